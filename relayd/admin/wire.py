@@ -1,0 +1,241 @@
+"""What goes over the admin socket, as types: the server encodes them, every client decodes them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from relayd.state.records import AuditEntry, KeyInfo, Phase, RequestRecord
+
+
+class Intake(StrEnum):
+    """Whether the daemon takes new work."""
+
+    LIVE = "live"
+    PAUSED = "paused"
+    DRAINING = "draining"
+
+
+class StreamProgress(msgspec.Struct, kw_only=True, frozen=True):
+    """Where one open stream is. Times are milliseconds before `Progress.at`."""
+
+    id: str
+    client: str | None
+    key_id: str | None
+    ip: str
+    model: str | None
+    phase: Phase
+    waiting_for: str
+    """`upstream` or `client`."""
+    age_ms: int
+    deltas: int
+    bytes_out: int
+    stalled_ms: int
+    last_delta_ms: int | None
+    """Since the last delta; None before the first."""
+
+
+class Hello(msgspec.Struct, tag_field="event", tag="hello", frozen=True):
+    """The first event of every connection; `seq` is the newest in the log."""
+
+    boot_id: str
+    version: str
+    seq: int
+
+
+class Started(msgspec.Struct, tag_field="event", tag="started", frozen=True):
+    """A request was admitted or refused; the record as it was then."""
+
+    seq: int
+    boot_id: str
+    record: RequestRecord
+
+
+class Ended(msgspec.Struct, tag_field="event", tag="ended", frozen=True):
+    """A request ended; the whole record. `record.seq` is that of its start."""
+
+    seq: int
+    boot_id: str
+    record: RequestRecord
+
+
+class Audited(msgspec.Struct, tag_field="event", tag="audit", frozen=True):
+    """An operator acted, or a key changed; `GET /keys` has the ring after it."""
+
+    seq: int
+    boot_id: str
+    entry: AuditEntry
+
+
+class Lost(msgspec.Struct, tag_field="event", tag="lost", frozen=True):
+    """The log could not keep up or could not write: this many records are gone for good."""
+
+    seq: int
+    boot_id: str
+    at: str
+    count: int
+    reason: str
+
+
+class Gap(msgspec.Struct, tag_field="event", tag="gap", frozen=True):
+    """Events `first` to `last` are no longer kept (retention); what follows continues after `last`."""
+
+    first: int
+    last: int
+
+
+class Progress(msgspec.Struct, tag_field="event", tag="progress", frozen=True):
+    """Once a second while anything is in flight, and once more when nothing is. Not part of the log."""
+
+    at: str
+    streams: list[StreamProgress]
+
+
+LogEvent = Started | Ended | Audited | Lost
+"""What has a place (`seq`) in the log."""
+
+Event = Hello | LogEvent | Gap | Progress
+"""Every line that `GET /events` can send."""
+
+
+class StreamCounts(msgspec.Struct, frozen=True):
+    """Open streams by phase."""
+
+    connecting: int = 0
+    waiting: int = 0
+    streaming: int = 0
+
+
+class Rates(msgspec.Struct, kw_only=True, frozen=True):
+    """What the last minutes looked like; percentiles are None without samples."""
+
+    requests_1m: int
+    deltas_per_s: float
+    """Over the last five seconds."""
+    errors_5m: int
+    first_token_p50_ms: int | None
+    first_token_p95_ms: int | None
+
+
+class LogHealth(msgspec.Struct, kw_only=True, frozen=True):
+    """The request log: what waits for the disk, what was lost, and why it fails now if it does."""
+
+    queued: int
+    lost: int
+    error: str | None
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """Bytes used by the database and its WAL, and bytes free beside it."""
+
+    database_bytes: int
+    free_bytes: int
+
+
+class RingSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """The key ring at a glance."""
+
+    generation: int
+    active: int
+    retiring: int
+    next_expiry_at: str | None
+
+
+class Status(msgspec.Struct, kw_only=True, frozen=True):
+    """`GET /status`."""
+
+    version: str
+    boot_id: str
+    pid: int
+    started_at: str
+    uptime_s: int
+    intake: Intake
+    address: str
+    """Where clients are served, as a URL."""
+    upstream: str
+    """Where models are asked, as a URL without credentials."""
+    demo: bool
+    state_dir: str
+    seq: int
+    streams: StreamCounts
+    max_streams: int
+    drain_timeout_s: float
+    rates: Rates
+    log: LogHealth
+    disk: Disk
+    ring: RingSummary
+
+
+class Ring(msgspec.Struct, frozen=True):
+    """`GET /keys`; `generation` is also the ETag that a change names in If-Match."""
+
+    generation: int
+    keys: list[KeyInfo]
+
+
+class KeyChange(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer to every change of the ring, sent only after it is on disk."""
+
+    generation: int
+    key: KeyInfo
+    """The key that the change made or touched."""
+    old: KeyInfo | None = None
+    """After rotate: the retiring key. After undo: the revoked one."""
+    secret: str | None = None
+    """The new key, once. None in every repeated answer, and where no key was made."""
+    already_done: bool = False
+    """True where this Idempotency-Key had done its work before."""
+    cut: int = 0
+    """How many open streams a revoke ended."""
+
+
+class RequestPage(msgspec.Struct, frozen=True):
+    """`GET /requests`, newest first; ask again with `before=next_before` for older ones."""
+
+    records: list[RequestRecord]
+    next_before: int | None
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """`GET /audit`, newest first."""
+
+    entries: list[AuditEntry]
+    next_before: int | None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """A refusal: a code for programs, a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    """The body of every answer with a status of 400 or more."""
+
+    error: ErrorDetail
+
+
+class AddKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /keys`."""
+
+    client: str
+
+
+class RotateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /keys/{id}/rotate`; without a grace, `keys.grace_s` of the configuration."""
+
+    grace_s: float | None = None
+
+
+class ExtendKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /keys/{id}/extend`: moves the end later by this many seconds."""
+
+    by_s: float
+
+
+class RevokeKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /keys/{id}/revoke`."""
+
+    cut: bool = False

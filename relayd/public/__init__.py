@@ -1,0 +1,1 @@
+"""What the internet sees: routes, admission, CORS, /chat and health."""

@@ -1,0 +1,1 @@
+"""One stream: upstream bytes in, lines out, and the registry of open streams."""
