@@ -6,7 +6,62 @@ from enum import StrEnum
 
 import msgspec
 
-from relayd.state.records import AuditEntry, KeyInfo, Phase, RequestRecord
+from relayd.state.events import Audited, Ended, Gap, LogEvent, Lost, Started
+from relayd.state.filter import Filter, FilterError, parse_filter
+from relayd.state.records import (
+    AuditEntry,
+    KeyInfo,
+    KeyState,
+    Outcome,
+    Phase,
+    RecordedError,
+    RequestRecord,
+    epoch_s,
+    utc_text,
+)
+
+# The terminal app knows the shapes of the log only from here.
+__all__ = [
+    "AddKey",
+    "AuditEntry",
+    "AuditPage",
+    "Audited",
+    "Disk",
+    "Ended",
+    "ErrorDetail",
+    "ErrorReply",
+    "Event",
+    "ExtendKey",
+    "Filter",
+    "FilterError",
+    "Gap",
+    "Hello",
+    "Intake",
+    "KeyChange",
+    "KeyInfo",
+    "KeyState",
+    "LogEvent",
+    "LogHealth",
+    "Lost",
+    "Outcome",
+    "Phase",
+    "Progress",
+    "Rates",
+    "RecordedError",
+    "RequestPage",
+    "RequestRecord",
+    "RevokeKey",
+    "Ring",
+    "RingSummary",
+    "RotateKey",
+    "Started",
+    "Status",
+    "StreamCounts",
+    "StreamProgress",
+    "epoch_s",
+    "parse_filter",
+    "utc_text",
+]
 
 
 class Intake(StrEnum):
@@ -44,47 +99,6 @@ class Hello(msgspec.Struct, tag_field="event", tag="hello", frozen=True):
     seq: int
 
 
-class Started(msgspec.Struct, tag_field="event", tag="started", frozen=True):
-    """A request was admitted or refused; the record as it was then."""
-
-    seq: int
-    boot_id: str
-    record: RequestRecord
-
-
-class Ended(msgspec.Struct, tag_field="event", tag="ended", frozen=True):
-    """A request ended; the whole record. `record.seq` is that of its start."""
-
-    seq: int
-    boot_id: str
-    record: RequestRecord
-
-
-class Audited(msgspec.Struct, tag_field="event", tag="audit", frozen=True):
-    """An operator acted, or a key changed; `GET /keys` has the ring after it."""
-
-    seq: int
-    boot_id: str
-    entry: AuditEntry
-
-
-class Lost(msgspec.Struct, tag_field="event", tag="lost", frozen=True):
-    """The log could not keep up or could not write: this many records are gone for good."""
-
-    seq: int
-    boot_id: str
-    at: str
-    count: int
-    reason: str
-
-
-class Gap(msgspec.Struct, tag_field="event", tag="gap", frozen=True):
-    """Events `first` to `last` are no longer kept (retention); what follows continues after `last`."""
-
-    first: int
-    last: int
-
-
 class Progress(msgspec.Struct, tag_field="event", tag="progress", frozen=True):
     """Once a second while anything is in flight, and once more when nothing is. Not part of the log."""
 
@@ -92,10 +106,7 @@ class Progress(msgspec.Struct, tag_field="event", tag="progress", frozen=True):
     streams: list[StreamProgress]
 
 
-LogEvent = Started | Ended | Audited | Lost
-"""What has a place (`seq`) in the log."""
-
-Event = Hello | LogEvent | Gap | Progress
+Event = Hello | Started | Ended | Audited | Lost | Gap | Progress
 """Every line that `GET /events` can send."""
 
 
