@@ -1,0 +1,181 @@
+"""Everything the app knows, and the one way events change it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from enum import StrEnum
+
+from relayd.admin.wire import (
+    Audited,
+    AuditEntry,
+    Ended,
+    Gap,
+    Intake,
+    KeyInfo,
+    KeyState,
+    Lost,
+    Progress,
+    RequestRecord,
+    Ring,
+    Started,
+    Status,
+    epoch_s,
+)
+from tui.model.evidence import Evidence
+from tui.model.live import Live
+from tui.model.marks import Mark, MarkKind
+from tui.model.stats import Stats
+from tui.model.store import RecordStore
+from tui.model.text import neutral, neutral_entry, neutral_key, neutral_record
+from tui.model.view import View
+
+MAX_AUDIT = 5000
+
+
+class Contact(StrEnum):
+    """How the app stands to the daemon; what the header says first."""
+
+    CONNECTING = "CONNECTING"
+    LIVE = "LIVE"
+    DOWN = "DOWN"
+    DENIED = "DENIED"
+    MISMATCH = "VERSION MISMATCH"
+
+
+class Desk:
+    """The model behind every screen. Screens read it; only the feed writes it."""
+
+    def __init__(self, keep: int) -> None:
+        self.store = RecordStore(keep)
+        self.view = View(self.store)
+        self.live = Live()
+        self.stats = Stats()
+        self.evidence = Evidence()
+        self.status: Status | None = None
+        self.ring = Ring(0, [])
+        self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
+        """Newest first."""
+        self.contact = Contact.CONNECTING
+        self.trouble = ""
+        """Why there is no live contact, and what to do: sentences."""
+        self.boot_id = ""
+        self.log_seq: int | None = None
+        """The newest event applied; the next connection continues after it."""
+        self.revision = 0
+
+    @property
+    def state_word(self) -> str:
+        """One word for the header: contact first, then what the daemon says of its intake."""
+        if self.contact is Contact.LIVE and self.status is not None and self.status.intake is not Intake.LIVE:
+            return self.status.intake.value.upper()
+        return self.contact.value
+
+    def set_contact(self, contact: Contact, trouble: str = "") -> None:
+        """Say how things stand."""
+        if (contact, trouble) != (self.contact, self.trouble):
+            self.contact, self.trouble = contact, neutral(trouble, 1000)
+            self.revision += 1
+
+    def set_status(self, status: Status) -> None:
+        """The daemon at a glance."""
+        self.status = status
+        self.revision += 1
+
+    def set_ring(self, ring: Ring) -> None:
+        """The keys; older news than what is known is ignored."""
+        if ring.generation < self.ring.generation and self.ring.keys:
+            return
+        self.ring = Ring(ring.generation, [neutral_key(key) for key in ring.keys])
+        self.evidence.retire(self.ring.keys, self._recent())
+        self.revision += 1
+
+    def _recent(self) -> Iterator[RequestRecord]:
+        oldest_made = min(
+            (epoch_s(key.created_at) for key in self.ring.keys if key.state is KeyState.ACTIVE), default=0.0
+        )
+        for index in range(len(self.store) - 1, -1, -1):
+            row = self.store.row_at(index)
+            if isinstance(row, RequestRecord):
+                if epoch_s(row.started_at) < oldest_made:
+                    return
+                yield row
+
+    def retiring(self) -> list[KeyInfo]:
+        """Keys in their grace, the one that ends first at the head."""
+        keys = [key for key in self.ring.keys if key.state is KeyState.RETIRING]
+        return sorted(keys, key=lambda key: key.expires_at or "")
+
+    def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
+        """The daemon that answers now is not the one before: say so in the list."""
+        boot_id = neutral(boot_id)
+        if self.boot_id and boot_id != self.boot_id:
+            self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
+            self.live.clear()
+        self.boot_id = boot_id
+        self.revision += 1
+
+    def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
+        """A page of records from disk, newest first."""
+        clean = [neutral_record(record) for record in records]
+        self.store.put_older(clean)
+        for record in clean:
+            if count:
+                self.stats.add(record)
+                self.evidence.saw(record)
+            if record.outcome is None and record.boot_id == self.boot_id:
+                self.live.started(record)
+        self.revision += 1
+
+    def started(self, event: Started) -> None:
+        """A request began."""
+        record = neutral_record(event.record)
+        record.seq = record.seq or event.seq
+        self._continue(event.boot_id, event.seq, record)
+        self.store.put(record)
+        self.stats.add(record)
+        self.evidence.saw(record)
+        self.live.started(record)
+
+    def ended(self, event: Ended) -> None:
+        """A request ended."""
+        record = neutral_record(event.record)
+        if record.seq:
+            self.store.put(record)
+            self.stats.add(record)
+        self.live.ended(record.id)
+        self._advance(event.seq)
+
+    def audited(self, event: Audited) -> None:
+        """Somebody acted."""
+        self.audit.appendleft(neutral_entry(event.entry))
+        self._advance(event.seq)
+
+    def lost(self, event: Lost) -> None:
+        """The daemon could not write some records."""
+        at_ms = round(epoch_s(event.at) * 1000)
+        mark = Mark(MarkKind.LOST, at_ms, count=event.count, reason=neutral(event.reason))
+        self.store.put_mark(event.seq, mark)
+        self._advance(event.seq)
+
+    def gap(self, event: Gap) -> None:
+        """Retention removed what this app has not seen."""
+        self.store.put_mark(
+            event.last + 1,
+            Mark(MarkKind.EXPIRED, 0, event.first, event.last, event.last - event.first + 1),
+        )
+        self._advance(event.last)
+
+    def progress(self, event: Progress) -> None:
+        """Where every open stream is."""
+        self.live.progress(event)
+        self.revision += 1
+
+    def _continue(self, boot_id: str, seq: int, record: RequestRecord) -> None:
+        if boot_id != self.boot_id:
+            self.new_boot(boot_id, seq, round(epoch_s(record.started_at) * 1000))
+        self._advance(seq)
+
+    def _advance(self, seq: int) -> None:
+        self.log_seq = max(seq, self.log_seq or 0)
+        self.revision += 1

@@ -1,0 +1,113 @@
+"""Who uses which key: what a rotation needs to show before it ends somebody's access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from relayd.admin.wire import KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
+
+MAX_USERS = 200
+RECENT_S = 24 * 3600
+
+
+@dataclass(slots=True)
+class Use:
+    """What one address did with one key."""
+
+    client: str
+    ip: str
+    first_s: float
+    last_s: float
+    requests: int = 0
+    refused: int = 0
+    refused_last_s: float = 0.0
+
+
+class Evidence:
+    """Uses by key and address, from the records this app has seen.
+
+    `since` cuts a key's uses at the moment its successor was made: what came before is history, what
+    came after is somebody who still has the old key.
+    """
+
+    def __init__(self) -> None:
+        self._uses: dict[str, dict[tuple[str, str], Use]] = {}
+        self._stragglers: dict[str, dict[tuple[str, str], Use]] = {}
+        self._since: dict[str, float] = {}
+        self.seen_from_s: float | None = None
+        self.revision = 0
+
+    def retire(self, keys: Iterable[KeyInfo], records: Iterable[RequestRecord]) -> None:
+        """Learn which keys were replaced and when; `records` are the ones already seen, any order."""
+        made = {key.id: epoch_s(key.created_at) for key in keys}
+        since = {
+            key.id: made[key.replaced_by]
+            for key in keys
+            if key.replaced_by in made and key.state is not KeyState.ACTIVE
+        }
+        if since == self._since:
+            return
+        fresh = {key_id for key_id, at_s in since.items() if self._since.get(key_id) != at_s}
+        self._since = since
+        self._stragglers = {k: v for k, v in self._stragglers.items() if k in since and k not in fresh}
+        for record in records:
+            if record.key_id in fresh:
+                self._note_straggler(record, epoch_s(record.started_at))
+        self.revision += 1
+
+    def saw(self, record: RequestRecord) -> None:
+        """Count a request, when it starts."""
+        if record.key_id is None:
+            return
+        at_s = epoch_s(record.started_at)
+        if self.seen_from_s is None or at_s < self.seen_from_s:
+            self.seen_from_s = at_s
+        _note(self._uses.setdefault(record.key_id, {}), record, at_s)
+        self._note_straggler(record, at_s)
+        self.revision += 1
+
+    def _note_straggler(self, record: RequestRecord, at_s: float) -> None:
+        key_id = record.key_id
+        if key_id is not None and at_s >= self._since.get(key_id, at_s + 1):
+            _note(self._stragglers.setdefault(key_id, {}), record, at_s)
+
+    def users(self, key_id: str, now_s: float) -> list[Use]:
+        """Who used this key in the last 24 hours, the latest first."""
+        return _latest_first(
+            use for use in self._uses.get(key_id, {}).values() if now_s - use.last_s < RECENT_S
+        )
+
+    def stragglers(self, key_id: str) -> list[Use]:
+        """Who used this key since it was replaced, the latest first."""
+        return _latest_first(self._stragglers.get(key_id, {}).values())
+
+    def straggler_count(self, keys: Iterable[KeyInfo]) -> int:
+        """How many addresses still use a retiring key."""
+        return sum(
+            1
+            for key in keys
+            if key.state is KeyState.RETIRING
+            for use in self._stragglers.get(key.id, {}).values()
+            if use.requests
+        )
+
+
+def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) -> None:
+    who = (record.client or "—", record.ip)
+    use = uses.get(who)
+    if use is None:
+        if len(uses) >= MAX_USERS:
+            del uses[min(uses, key=lambda known: uses[known].last_s)]
+        use = uses[who] = Use(*who, first_s=at_s, last_s=at_s)
+    use.first_s = min(use.first_s, at_s)
+    if record.outcome is Outcome.DENIED:
+        use.refused += 1
+        use.refused_last_s = max(use.refused_last_s, at_s)
+    else:
+        use.requests += 1
+    use.last_s = max(use.last_s, at_s)
+
+
+def _latest_first(uses: Iterable[Use]) -> list[Use]:
+    return sorted(uses, key=lambda use: (-use.last_s, use.client, use.ip))

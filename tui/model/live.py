@@ -1,0 +1,130 @@
+"""Requests that are open now, and how fast each one moves."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+
+from relayd.admin.wire import Progress, RequestRecord, StreamProgress, epoch_s
+from tui.model.text import neutral
+
+HISTORY_S = 60
+_SMOOTH = 0.5
+
+
+@dataclass(slots=True)
+class OpenStream:
+    """One open stream as its last progress event told it."""
+
+    progress: StreamProgress
+    at_s: float
+    """The time of that event by the daemon's clock."""
+    deltas_per_s: float = 0.0
+    """Smoothed over about two seconds."""
+
+    @property
+    def started_s(self) -> float:
+        """When it began, by the daemon's clock."""
+        return self.at_s - self.progress.age_ms / 1000
+
+
+class Live:
+    """Open streams by id, and the last minute of deltas per second over all of them."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, OpenStream] = {}
+        self.history: deque[float] = deque([0.0] * HISTORY_S, maxlen=HISTORY_S)
+        self.revision = 0
+        self.at_s = 0.0
+
+    @property
+    def deltas_per_s(self) -> float:
+        """All streams together, over the last second."""
+        return self.history[-1]
+
+    def progress(self, event: Progress) -> None:
+        """Take over where every open stream is now."""
+        at_s = epoch_s(event.at)
+        elapsed = at_s - self.at_s if self.at_s else 1.0
+        moved = 0
+        streams: dict[str, OpenStream] = {}
+        for given in event.streams:
+            known = self.streams.get(given.id)
+            before = known.progress.deltas if known is not None else 0
+            new = max(0, given.deltas - before)
+            moved += new
+            seconds = max(0.2, elapsed if known is not None else given.age_ms / 1000)
+            fresh = new / seconds
+            rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
+            streams[given.id] = OpenStream(given if known is not None else _neutral(given), at_s, rate)
+            if known is not None:
+                streams[given.id].progress = _same_texts(given, known.progress)
+        self.streams = streams
+        self.at_s = at_s
+        self._note(moved / max(0.2, elapsed), elapsed)
+        self.revision += 1
+
+    def _note(self, rate: float, elapsed_s: float) -> None:
+        for _ in range(min(HISTORY_S, round(elapsed_s) - 1)):
+            self.history.append(0.0)
+        self.history.append(rate)
+
+    def started(self, record: RequestRecord) -> None:
+        """Show a request before its first progress event."""
+        if record.outcome is not None or record.id in self.streams:
+            return
+        at_s = epoch_s(record.started_at)
+        self.streams[record.id] = OpenStream(
+            StreamProgress(
+                id=record.id,
+                client=record.client,
+                key_id=record.key_id,
+                ip=record.ip,
+                model=record.model,
+                phase=record.phase,
+                waiting_for="upstream",
+                age_ms=0,
+                deltas=record.deltas,
+                bytes_out=record.bytes_out,
+                stalled_ms=record.stalled_ms,
+                last_delta_ms=None,
+            ),
+            at_s,
+        )
+        self.revision += 1
+
+    def ended(self, request_id: str) -> None:
+        """Take a request away."""
+        if self.streams.pop(request_id, None) is not None:
+            self.revision += 1
+
+    def clear(self) -> None:
+        """Nothing is known to be open."""
+        self.streams.clear()
+        self.revision += 1
+
+
+def _neutral(given: StreamProgress) -> StreamProgress:
+    return msgspec.structs.replace(
+        given,
+        id=neutral(given.id),
+        client=None if given.client is None else neutral(given.client),
+        key_id=None if given.key_id is None else neutral(given.key_id),
+        ip=neutral(given.ip),
+        model=None if given.model is None else neutral(given.model),
+        waiting_for=neutral(given.waiting_for),
+    )
+
+
+def _same_texts(given: StreamProgress, known: StreamProgress) -> StreamProgress:
+    return msgspec.structs.replace(
+        given,
+        id=known.id,
+        client=known.client,
+        key_id=known.key_id,
+        ip=known.ip,
+        model=known.model,
+        waiting_for=neutral(given.waiting_for),
+    )

@@ -1,0 +1,224 @@
+"""Statistics over windows of time, kept as buckets: no record is read twice.
+
+A request counts in the bucket of its start, once, when it has ended. Deltas per second are the
+deltas of the requests that started in a bucket, divided by its width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from relayd.admin.wire import Outcome, RequestRecord, epoch_s
+from tui.model.histogram import Histogram
+
+MAX_NAMES = 40
+OTHERS = "others"
+NO_NAME = "—"
+# The client chose to leave: neither a success nor a fault of relayd.
+NOT_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_CLOSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of time that the Stats screen can show, in buckets of equal width."""
+
+    name: str
+    span_s: int
+    bucket_s: int
+
+    @property
+    def bucket_count(self) -> int:
+        """How many buckets the window has."""
+        return self.span_s // self.bucket_s
+
+
+WINDOWS = (
+    Window("5 min", 300, 5),
+    Window("1 h", 3600, 60),
+    Window("24 h", 86_400, 1200),
+    Window("7 d", 604_800, 7200),
+)
+
+
+def is_error(record: RequestRecord) -> bool:
+    """Whether an ended request counts as an error."""
+    return record.outcome is not None and record.outcome not in NOT_ERRORS
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some requests came to."""
+
+    requests: int = 0
+    errors: int = 0
+    deltas: int = 0
+    first: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one ended request."""
+        self.requests += 1
+        self.errors += is_error(record)
+        self.deltas += record.deltas
+        if record.first_token_ms is not None:
+            self.first.add(record.first_token_ms)
+        if record.duration_ms is not None:
+            self.duration.add(record.duration_ms)
+
+    def merge(self, other: Tally) -> None:
+        """Count all that the other counted."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.deltas += other.deltas
+        self.first.merge(other.first)
+        self.duration.merge(other.duration)
+
+
+@dataclass(slots=True)
+class Bucket:
+    """All requests that started in one span of time, together and apart."""
+
+    all: Tally = field(default_factory=Tally)
+    models: dict[str, Tally] = field(default_factory=dict)
+    clients: dict[str, Tally] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one ended request."""
+        self.all.add(record)
+        _named(self.models, record.model).add(record)
+        _named(self.clients, record.client).add(record)
+        if is_error(record):
+            cause = error_cause(record)
+            self.causes[cause] = self.causes.get(cause, 0) + 1
+
+
+def error_cause(record: RequestRecord) -> str:
+    """The code that names why a request failed."""
+    return record.error.code if record.error is not None else str(record.outcome)
+
+
+def _named(tallies: dict[str, Tally], name: str | None) -> Tally:
+    name = name or NO_NAME
+    if name not in tallies and len(tallies) >= MAX_NAMES:
+        name = OTHERS
+    return tallies.setdefault(name, Tally())
+
+
+class Series:
+    """The buckets of one window; old ones leave as time goes on."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self._buckets: dict[int, Bucket] = {}
+
+    def add(self, record: RequestRecord, started_s: float) -> None:
+        """Count one ended request."""
+        number = int(started_s // self.window.bucket_s)
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = Bucket()
+            self._forget()
+        bucket.add(record)
+
+    def _forget(self) -> None:
+        spare = len(self._buckets) - 2 * self.window.bucket_count
+        if spare > 0:
+            for number in sorted(self._buckets)[:spare]:
+                del self._buckets[number]
+
+    def last(self, now_s: float, count: int | None = None) -> list[Bucket]:
+        """The newest `count` buckets up to now, oldest first; empty ones included."""
+        newest = int(now_s // self.window.bucket_s)
+        count = count or self.window.bucket_count
+        return [self._buckets.get(n) or Bucket() for n in range(newest - count + 1, newest + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One window, ready to show."""
+
+    window: Window
+    buckets: list[Bucket]
+    all: Tally
+    models: list[tuple[str, Tally]]
+    clients: list[tuple[str, Tally]]
+    causes: list[tuple[str, int]]
+
+
+class Stats:
+    """Every window at once. A request is counted once, also when it is seen again."""
+
+    def __init__(self) -> None:
+        self.series = {window.name: Series(window) for window in WINDOWS}
+        self.counted_from: int | None = None
+        """The `seq` of the oldest record counted; older ones are asked of the daemon."""
+        self.oldest_s: float | None = None
+        """When that record started."""
+        self._open: set[int] = set()
+        self._newest = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Count a record: an open one is remembered and counted when it ends."""
+        if not self._is_new(record):
+            return
+        if record.outcome is None:
+            self._open.add(record.seq)
+            return
+        self._open.discard(record.seq)
+        started_s = epoch_s(record.started_at)
+        for series in self.series.values():
+            series.add(record, started_s)
+
+    def _is_new(self, record: RequestRecord) -> bool:
+        if record.seq in self._open:
+            return True
+        if self.counted_from is None:
+            self.counted_from = self._newest = record.seq
+            self.oldest_s = epoch_s(record.started_at)
+            return True
+        if record.seq > self._newest:
+            self._newest = record.seq
+            return True
+        if record.seq < self.counted_from:
+            self.counted_from = record.seq
+            self.oldest_s = epoch_s(record.started_at)
+            return True
+        return False
+
+    def add_page(self, newest_first: Iterable[RequestRecord]) -> None:
+        """Count a page of records as the daemon gives it."""
+        for record in newest_first:
+            self.add(record)
+
+    def summary(self, window: Window, now_s: float) -> Summary:
+        """One window up to now."""
+        buckets = self.series[window.name].last(now_s)
+        whole = Tally()
+        models: dict[str, Tally] = {}
+        clients: dict[str, Tally] = {}
+        causes: dict[str, int] = {}
+        for bucket in buckets:
+            whole.merge(bucket.all)
+            _merge(models, bucket.models)
+            _merge(clients, bucket.clients)
+            for cause, count in bucket.causes.items():
+                causes[cause] = causes.get(cause, 0) + count
+        return Summary(
+            window,
+            buckets,
+            whole,
+            sorted(models.items(), key=_by_requests),
+            sorted(clients.items(), key=_by_requests),
+            sorted(causes.items(), key=lambda item: (-item[1], item[0])),
+        )
+
+
+def _by_requests(item: tuple[str, Tally]) -> tuple[int, str]:
+    return -item[1].requests, item[0]
+
+
+def _merge(into: dict[str, Tally], tallies: dict[str, Tally]) -> None:
+    for name, tally in tallies.items():
+        into.setdefault(name, Tally()).merge(tally)

@@ -1,0 +1,181 @@
+"""Every record the app holds, in the order of the log, in little memory.
+
+Rows are addressed by a key that never changes: twice the `seq` of a record's start, plus one. A mark
+takes the even number before the record it stands above. The view, the cursor and the pinned top of
+the list hold keys, so rows may come, change and go without moving what the operator looks at.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Protocol
+
+from relayd.admin.wire import RequestRecord
+from tui.model.marks import Mark, MarkKind
+from tui.model.packed import Packer
+
+Row = RequestRecord | Mark
+KEEP_DEFAULT = 200_000
+_DROP_PART = 16
+
+
+def record_key(seq: int) -> int:
+    """The key of the record whose start has this `seq`."""
+    return seq << 1 | 1
+
+
+def mark_key(seq: int) -> int:
+    """The key of a mark above the record with this `seq`."""
+    return seq << 1
+
+
+class Watcher(Protocol):
+    """Told of every change of the store, at once."""
+
+    def row_added(self, key: int, row: Row) -> None:
+        """A row came, at its place by key."""
+
+    def row_changed(self, key: int, row: Row) -> None:
+        """A row has new content."""
+
+    def rows_dropped(self, below: int) -> None:
+        """All rows with keys under `below` are gone."""
+
+    def row_removed(self, key: int) -> None:
+        """One mark is gone."""
+
+
+class RecordStore:
+    """Records and marks, at most about `keep` of them: the oldest leave first."""
+
+    def __init__(self, keep: int = KEEP_DEFAULT) -> None:
+        self.keep = max(keep, 1000)
+        self.revision = 0
+        """Grows with every change."""
+        self._packer = Packer()
+        self._keys = array("q")
+        self._rows: list[bytes | Mark] = []
+        self._watchers: list[Watcher] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every change from now on."""
+        self._watchers.append(watcher)
+
+    def key_at(self, index: int) -> int:
+        """The key of the row at this place."""
+        return self._keys[index]
+
+    def row_at(self, index: int) -> Row:
+        """The row at this place, unpacked."""
+        row = self._rows[index]
+        if isinstance(row, bytes):
+            return self._packer.unpack(row, self._keys[index] >> 1)
+        return row
+
+    def place(self, key: int) -> int:
+        """Where the row with this key is, or where it would be."""
+        return bisect_left(self._keys, key)
+
+    def get(self, key: int) -> Row | None:
+        """The row with this key."""
+        index = self.place(key)
+        if index < len(self._keys) and self._keys[index] == key:
+            return self.row_at(index)
+        return None
+
+    @property
+    def oldest_seq(self) -> int | None:
+        """The `seq` of the oldest record held."""
+        return self._keys[0] >> 1 if self._keys else None
+
+    @property
+    def newest_seq(self) -> int | None:
+        """The `seq` of the newest record held."""
+        return self._keys[-1] >> 1 if self._keys else None
+
+    def put(self, record: RequestRecord) -> None:
+        """Add a record, or replace the one with the same `seq`. Texts must be neutral already."""
+        self._put(record_key(record.seq), record, self._packer.pack(record))
+
+    def put_mark(self, seq: int, mark: Mark) -> None:
+        """Add a mark above the record with this `seq`, or replace the one there."""
+        self._put(mark_key(seq), mark, mark)
+
+    def _put(self, key: int, row: Row, packed: bytes | Mark) -> None:
+        self.revision += 1
+        if not self._keys or key > self._keys[-1]:
+            self._keys.append(key)
+            self._rows.append(packed)
+            self._tell_added(key, row)
+            self._shrink()
+            return
+        index = self.place(key)
+        if self._keys[index] == key:
+            self._rows[index] = packed
+            for watcher in self._watchers:
+                watcher.row_changed(key, row)
+            return
+        self._keys.insert(index, key)
+        self._rows.insert(index, packed)
+        self._tell_added(key, row)
+
+    def put_older(self, records: Iterable[RequestRecord]) -> None:
+        """Add a page of records, in any order, where it belongs: much faster than one by one."""
+        fresh: dict[int, RequestRecord] = {}
+        for record in records:
+            key = record_key(record.seq)
+            index = self.place(key)
+            if index < len(self._keys) and self._keys[index] == key:
+                self.put(record)
+            else:
+                fresh[key] = record
+        if not fresh:
+            return
+        self.revision += 1
+        keys = sorted(fresh)
+        index = self.place(keys[0])
+        if self.place(keys[-1]) != index:
+            for key in keys:
+                self.put(fresh[key])
+            return
+        self._keys[index:index] = array("q", keys)
+        self._rows[index:index] = [self._packer.pack(fresh[key]) for key in keys]
+        for key in keys:
+            self._tell_added(key, fresh[key])
+
+    def remove_mark(self, key: int) -> None:
+        """Take a mark away, for example when its gap is filled."""
+        index = self.place(key)
+        if index < len(self._keys) and self._keys[index] == key and not key & 1:
+            self.revision += 1
+            del self._keys[index]
+            del self._rows[index]
+            for watcher in self._watchers:
+                watcher.row_removed(key)
+
+    def marks(self, kind: MarkKind) -> list[tuple[int, Mark]]:
+        """Every mark of one kind, with its key, oldest first."""
+        found = []
+        for index, row in enumerate(self._rows):
+            if isinstance(row, Mark) and row.kind is kind:
+                found.append((self._keys[index], row))
+        return found
+
+    def _tell_added(self, key: int, row: Row) -> None:
+        for watcher in self._watchers:
+            watcher.row_added(key, row)
+
+    def _shrink(self) -> None:
+        part = self.keep // _DROP_PART
+        if len(self._keys) <= self.keep + part:
+            return
+        below = self._keys[part * 2]
+        del self._keys[: part * 2]
+        del self._rows[: part * 2]
+        for watcher in self._watchers:
+            watcher.rows_dropped(below)

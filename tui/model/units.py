@@ -1,0 +1,118 @@
+"""Numbers as an operator reads them: short, aligned by the caller, the unit always named."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+from relayd.admin.wire import utc_text
+
+_TENTH_MS = 100
+_SECOND_MS = 1000
+_TEN_S_MS = 10_000
+_MINUTE_MS = 60_000
+_HOUR_MS = 3_600_000
+_DAY_MS = 86_400_000
+_THOUSAND = 1000
+_TEN = 10
+
+
+def duration(ms: float | None) -> str:
+    """`87ms`, `0.4s`, `12s`, `3m07`, `2h05`, `4d`; an em dash for None. At most five characters."""
+    if ms is None:
+        return "—"
+    if ms < _MINUTE_MS - 500:
+        return _seconds(ms)
+    if ms < _HOUR_MS - 500:
+        minutes, seconds = divmod(round(ms / _SECOND_MS), 60)
+        return f"{minutes}m{seconds:02d}"
+    if ms < _DAY_MS:
+        hours, minutes = divmod(int(ms // _MINUTE_MS), 60)
+        return f"{hours}h{minutes:02d}"
+    return f"{ms / _DAY_MS:.0f}d"
+
+
+def _seconds(ms: float) -> str:
+    if ms < _TENTH_MS:
+        return f"{ms:.0f}ms"
+    return f"{ms / _SECOND_MS:.{1 if ms < _TEN_S_MS - 50 else 0}f}s"
+
+
+def countdown(seconds: float) -> str:
+    """`14:32`, `1:02:03`, `3d 4h`; `now` at the end."""
+    left = int(seconds)
+    if left <= 0:
+        return "now"
+    if left >= 2 * 86_400:
+        return f"{left // 86_400}d {left % 86_400 // 3600}h"
+    minutes, second = divmod(left, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: `4s`, `12m`, `3h`, `8d`."""
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{max(0, seconds):.0f}s"
+    if seconds < 3600:  # noqa: PLR2004 - an hour
+        return f"{seconds // 60:.0f}m"
+    if seconds < 2 * 86_400:
+        return f"{seconds // 3600:.0f}h"
+    return f"{seconds // 86_400:.0f}d"
+
+
+def count(number: float) -> str:
+    """`7`, `999`, `1.2k`, `38k`, `1.2M`: at most four characters."""
+    if number < _THOUSAND:
+        return f"{number:.0f}"
+    for unit in ("k", "M", "G"):
+        number /= _THOUSAND
+        if number < _TEN - 0.05:
+            return f"{number:.1f}{unit}"
+        if number < _THOUSAND - 0.5:
+            return f"{number:.0f}{unit}"
+    return f"{number:.0f}T"
+
+
+def rate(number: float) -> str:
+    """A number a second: one decimal under ten."""
+    return f"{number:.1f}" if 0 < number < _TEN else count(number)
+
+
+def bytes_text(number: float) -> str:
+    """`512 B`, `1.4 KiB`, `38 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:  # noqa: PLR2004 - the next unit
+            return f"{number:.0f} {unit}" if number >= _TEN or unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def clock(at_s: float) -> str:
+    """The local time of day, to the second."""
+    return time.strftime("%H:%M:%S", time.localtime(at_s))
+
+
+def clock_short(at_s: float) -> str:
+    """The local time of day, to the minute."""
+    return time.strftime("%H:%M", time.localtime(at_s))
+
+
+def day_clock(at_s: float) -> str:
+    """The local date and time of day."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 client`, `2 clients`, `12,481 records`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def utc_from_ms(at_ms: int) -> str:
+    """A Unix time in milliseconds as `utc_text` writes it, ten times faster for neighbours in time."""
+    return f"{_second(at_ms // 1000)}{at_ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=512)
+def _second(epoch_s: int) -> str:
+    return utc_text(epoch_s)[:-4]

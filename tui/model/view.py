@@ -1,0 +1,210 @@
+"""What of the store the list shows: all of it, what passes the filter, or a sorted cut.
+
+A filter is tried on the records newest first and in slices, so that the first matches are on the
+screen at once and a million records never hold up a key press.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+from enum import StrEnum
+
+from relayd.admin.wire import Filter, RequestRecord
+from tui.model.marks import Mark
+from tui.model.store import RecordStore, Row
+
+SLICE_ROWS = 1000
+
+
+class Order(StrEnum):
+    """How the list is sorted. Everything but TIME is a still picture, most first."""
+
+    TIME = "time"
+    DURATION = "duration"
+    FIRST = "first token"
+    TOKENS = "tokens"
+    STALLED = "waiting for the client"
+
+
+_SORT_BY: dict[Order, Callable[[RequestRecord], int]] = {
+    Order.TIME: lambda record: record.seq,
+    Order.DURATION: lambda record: record.duration_ms or 0,
+    Order.FIRST: lambda record: record.first_token_ms or 0,
+    Order.TOKENS: lambda record: record.completion_tokens or record.deltas,
+    Order.STALLED: lambda record: record.stalled_ms,
+}
+
+
+class View:
+    """Rows of the store by place. Watches the store; `scan` must be called until it returns False."""
+
+    def __init__(self, store: RecordStore) -> None:
+        self._store = store
+        self.filter: Filter | None = None
+        self.filtering = True
+        """False: the filter is kept, everything is shown, and matches are only marked."""
+        self.order = Order.TIME
+        self.revision = 0
+        self._matches = array("q")
+        self._scanned_to: int | None = None
+        self._sorted: list[int] | None = None
+        store.watch(self)
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the list shows less than the store because of a filter."""
+        return self.filter is not None and self.filtering
+
+    @property
+    def scanning(self) -> bool:
+        """Whether older records have not been tried against the filter yet."""
+        return self._scanned_to is not None
+
+    @property
+    def match_count(self) -> int:
+        """How many records pass the filter, as far as they were tried."""
+        return len(self._matches)
+
+    def __len__(self) -> int:
+        if self._sorted is not None:
+            return len(self._sorted)
+        return len(self._matches) if self.narrowed else len(self._store)
+
+    def key_at(self, index: int) -> int:
+        """The key of the row at this place of the view."""
+        if self._sorted is not None:
+            return self._sorted[index]
+        return self._matches[index] if self.narrowed else self._store.key_at(index)
+
+    def row_at(self, index: int) -> Row | None:
+        """The row at this place of the view; None when it has just gone."""
+        if self._sorted is None and not self.narrowed:
+            return self._store.row_at(index)
+        return self._store.get(self.key_at(index))
+
+    def place(self, key: int) -> int:
+        """Where the row with this key is in the view, or the place of the next one."""
+        if self._sorted is not None:
+            try:
+                return self._sorted.index(key)
+            except ValueError:
+                return 0
+        if self.narrowed:
+            return bisect_left(self._matches, key)
+        return self._store.place(key)
+
+    def is_match(self, key: int) -> bool:
+        """Whether the record with this key passes the filter."""
+        index = bisect_left(self._matches, key)
+        return index < len(self._matches) and self._matches[index] == key
+
+    def neighbour_match(self, key: int, step: int) -> int | None:
+        """The key of the next (`step` 1) or previous (-1) match from `key`."""
+        index = bisect_left(self._matches, key)
+        if step > 0 and index < len(self._matches) and self._matches[index] == key:
+            index += 1
+        elif step < 0:
+            index -= 1
+        return self._matches[index] if 0 <= index < len(self._matches) else None
+
+    def find(self, key: int, step: int, wanted: Callable[[RequestRecord], bool]) -> int | None:
+        """The key of the nearest row of the view before or after `key` that is wanted."""
+        index = self.place(key) + (step if step < 0 or self._has(key) else 0)
+        while 0 <= index < len(self):
+            row = self.row_at(index)
+            if isinstance(row, RequestRecord) and wanted(row):
+                return self.key_at(index)
+            index += step
+        return None
+
+    def _has(self, key: int) -> bool:
+        index = self.place(key)
+        return index < len(self) and self.key_at(index) == key
+
+    def set_filter(self, new: Filter | None) -> None:
+        """Show what passes `new`, or everything."""
+        self.filter = new if new is not None and new.alternatives else None
+        self.filtering = True
+        self._matches = array("q")
+        self._scanned_to = len(self._store) and self._store.key_at(len(self._store) - 1) + 1
+        if self.filter is None or not len(self._store):
+            self._scanned_to = None
+        self._sorted = None
+        self.order = Order.TIME
+        self.revision += 1
+
+    def scan(self, rows: int = SLICE_ROWS) -> bool:
+        """Try the next older slice against the filter; False when nothing is left to try."""
+        if self._scanned_to is None or self.filter is None:
+            return False
+        end = self._store.place(self._scanned_to)
+        start = max(0, end - rows)
+        found = array("q")
+        for index in range(start, end):
+            row = self._store.row_at(index)
+            if isinstance(row, RequestRecord) and self.filter.matches(row):
+                found.append(self._store.key_at(index))
+        if found:
+            place = bisect_left(self._matches, self._scanned_to)
+            self._matches[place:place] = found
+        self._scanned_to = self._store.key_at(start) if start > 0 else None
+        self.revision += 1
+        return self._scanned_to is not None
+
+    def sort(self, order: Order) -> None:
+        """Sort what is shown now, most first; `Order.TIME` goes back to the living list."""
+        self._sorted = None
+        self.order = order
+        self.revision += 1
+        if order is Order.TIME:
+            return
+        by = _SORT_BY[order]
+        rated = []
+        for index in range(len(self)):
+            row = self.row_at(index)
+            if isinstance(row, RequestRecord):
+                rated.append((by(row), self.key_at(index)))
+        rated.sort(reverse=True)
+        self._sorted = [key for _, key in rated]
+
+    # The store's watcher.
+
+    def row_added(self, key: int, row: Row) -> None:
+        """Keep the matches true."""
+        self.revision += 1
+        self._judge(key, row)
+
+    def row_changed(self, key: int, row: Row) -> None:
+        """Keep the matches true."""
+        self.revision += 1
+        self._judge(key, row)
+
+    def rows_dropped(self, below: int) -> None:
+        """Forget matches that are gone."""
+        del self._matches[: bisect_left(self._matches, below)]
+        if self._scanned_to is not None and self._scanned_to <= below:
+            self._scanned_to = None
+        if self._sorted is not None:
+            self._sorted = [key for key in self._sorted if key >= below]
+        self.revision += 1
+
+    def row_removed(self, key: int) -> None:
+        """A mark left; marks are never matches."""
+        if self._sorted is not None and key in self._sorted:
+            self._sorted.remove(key)
+        self.revision += 1
+
+    def _judge(self, key: int, row: Row) -> None:
+        if self.filter is None or isinstance(row, Mark):
+            return
+        if self._scanned_to is not None and key < self._scanned_to:
+            return
+        index = bisect_left(self._matches, key)
+        known = index < len(self._matches) and self._matches[index] == key
+        passes = self.filter.matches(row)
+        if passes and not known:
+            self._matches.insert(index, key)
+        elif known and not passes:
+            del self._matches[index]
