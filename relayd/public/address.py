@@ -1,0 +1,61 @@
+"""Which address a request comes from, believing a proxy only where the operator trusts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+_Address = IPv4Address | IPv6Address
+
+
+class ClientAddress:
+    """Finds the client behind trusted proxies.
+
+    Args:
+        trusted_proxies: addresses or networks (CIDR) whose X-Forwarded-For is believed.
+    """
+
+    def __init__(self, trusted_proxies: Iterable[str]) -> None:
+        self._trusted: list[IPv4Network | IPv6Network] = [
+            ip_network(entry, strict=False) for entry in trusted_proxies
+        ]
+
+    def of(self, peer: str, forwarded_for: Iterable[str]) -> str:
+        """The client's address in its normal form.
+
+        The last hop that is not a trusted proxy is the client: what stands to its left is only what
+        it claims. A hop that is no address ends the search at the hop that reported it.
+
+        Args:
+            peer: the other end of the connection; empty for a Unix socket, which is trusted.
+            forwarded_for: the X-Forwarded-For header lines, in order.
+        """
+        client = _parsed(peer)
+        if peer and (client is None or not self._is_trusted(client)):
+            return peer if client is None else str(client)
+        hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
+        for hop in reversed(hops):
+            address = _parsed(hop)
+            if address is None:
+                break
+            client = address
+            if not self._is_trusted(address):
+                break
+        return "" if client is None else str(client)
+
+    def _is_trusted(self, address: _Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def _parsed(text: str) -> _Address | None:
+    """An address, with or without brackets and port, IPv4 inside IPv6 unwrapped; None where it is none."""
+    host = text
+    if text.startswith("["):
+        host = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        host = text.partition(":")[0]
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

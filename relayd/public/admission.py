@@ -1,0 +1,96 @@
+"""Who may start a request: decided from the headers alone, before any of the body is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tornado.httputil import HTTPHeaders
+
+from relayd.relay.failure import Code, Failure
+from relayd.relay.intake import Intake
+from relayd.relay.registry import Registry
+
+_SCHEME = "bearer "
+
+
+class Holder(Protocol):
+    """Whose key it was."""
+
+    @property
+    def key_id(self) -> str:
+        """The key's public id."""
+        ...
+
+    @property
+    def client(self) -> str:
+        """The name of the client that it belongs to."""
+        ...
+
+
+class Keys(Protocol):
+    """What admission asks of the key ring."""
+
+    def verify(self, presented: bytes) -> Holder | None:
+        """The holder of a live key, or None."""
+        ...
+
+    def used(self, key_id: str, ip: str) -> None:
+        """Note a key's use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The checks in order: key, intake, size, places."""
+
+    keys: Keys
+    intake: Intake
+    registry: Registry
+    max_body_bytes: int
+
+    def identify(self, headers: HTTPHeaders, ip: str) -> Holder:
+        """Whose request this is.
+
+        Raises:
+            Failure: `unauthorized`, the same for every reason.
+        """
+        holder = self.keys.verify(_presented(headers))
+        if holder is None:
+            raise unauthorized()
+        self.keys.used(holder.key_id, ip)
+        return holder
+
+    def check_intake(self, headers: HTTPHeaders) -> None:
+        """Whether one more request fits, before its body.
+
+        Raises:
+            Failure: `draining` or `too_large`.
+        """
+        refusal = self.intake.refusal()
+        if refusal is not None:
+            raise refusal
+        length = headers.get("Content-Length", "0")
+        if not length.isdecimal() or int(length) > self.max_body_bytes:
+            raise self.too_large()
+
+    def too_large(self) -> Failure:
+        """The failure of a body over the limit."""
+        return Failure(Code.TOO_LARGE, f"The body may have at most {self.max_body_bytes} bytes.")
+
+
+def unauthorized() -> Failure:
+    """The one answer to every key that is not valid, whatever is wrong with it."""
+    return Failure(Code.UNAUTHORIZED, "The Authorization header has no key that is valid here.")
+
+
+def _presented(headers: HTTPHeaders) -> bytes:
+    """The key as it was sent; what cannot be a key becomes empty, which no key equals."""
+    values = headers.get_list("Authorization")
+    if len(values) != 1:
+        return b""
+    value = values[0].strip()
+    if value[: len(_SCHEME)].lower() == _SCHEME:
+        value = value[len(_SCHEME) :].strip()
+    # Tornado decodes headers as Latin-1, so this gives back the bytes that were sent.
+    return value.encode("latin-1", "replace")

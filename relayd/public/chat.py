@@ -1,0 +1,227 @@
+"""`POST /chat`, in the order it happens: admit, read, parse, relay, close the record."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from tornado.iostream import StreamClosedError
+from tornado.web import stream_request_body
+
+from relayd.public.admission import Admission
+from relayd.public.base import BaseHandler, PublicSide
+from relayd.public.chatrequest import ChatRules, parse_chat_request
+from relayd.public.hangup import HangupWatch
+from relayd.public.reply import CONTENT_TYPE, ChatReply
+from relayd.relay.failure import ClientGone, Code, Failure
+from relayd.relay.ledger import Ledger
+from relayd.relay.lines import DONE, error_line
+from relayd.relay.registry import Registry
+from relayd.relay.stream import RelayStream, StreamLimits
+from relayd.relay.upstream import Upstream
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, utc_text
+
+_LINGER_S = 1.0
+_MAX_HEADER_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChatService:
+    """What `/chat` works with; built once by the server. `rules` and `limits` may change live."""
+
+    boot_id: str
+    admission: Admission
+    registry: Registry
+    ledger: Ledger
+    upstream: Upstream
+    hangups: HangupWatch
+    rules: Callable[[], ChatRules]
+    limits: StreamLimits
+    body_timeout_s: float
+    write_timeout_s: float
+
+
+@stream_request_body
+class ChatHandler(BaseHandler):
+    """One request to the model."""
+
+    _service: ChatService
+
+    def initialize(self, public: PublicSide, service: ChatService | None = None) -> None:
+        """Take the service beside the common part."""
+        super().initialize(public)
+        assert service is not None  # noqa: S101 - only optional to fit the base class's signature
+        self._service = service
+        self._began_at = time.monotonic()
+        self._body = bytearray()
+        self._left = asyncio.Event()
+        self._stream: RelayStream | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._place: str | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._body_read = self.request.headers.get("Content-Length", "0") == "0" and (
+            "Transfer-Encoding" not in self.request.headers
+        )
+        self._refused = False
+        self._closed = False
+
+    async def prepare(self) -> None:
+        """Admit or refuse from the headers alone."""
+        if self.request.method == "OPTIONS":
+            return
+        if self.request.method != "POST":
+            self.set_header("Allow", "POST, OPTIONS")
+            self.write_error(HTTPStatus.METHOD_NOT_ALLOWED)
+            return
+        self._record = self._new_record()
+        try:
+            self._admit()
+        except Failure as failure:
+            await self._refuse(failure)
+
+    def _admit(self) -> None:
+        service, record, headers = self._service, self._record, self.request.headers
+        sock = self.socket
+        if sock is None:
+            self._close(Outcome.CLIENT_CLOSED)
+            return
+        self.connection.stream.set_nodelay(True)
+        self._unwatch = service.hangups.watch(sock, self._client_left)
+        holder = service.admission.identify(headers, record.ip)
+        record.key_id, record.client = holder.key_id, holder.client
+        service.admission.check_intake(headers)
+        service.registry.take_place(record.ip)
+        self._place = record.ip
+        # Over its own limit Tornado answers a bare 400; `data_received` says it properly.
+        self.connection.set_max_body_size(sys.maxsize)
+        self._body_timer = asyncio.get_running_loop().call_later(service.body_timeout_s, self._body_late)
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Collect the body; one without a Content-Length shows its size only here."""
+        if self._closed:
+            return
+        self._body += chunk
+        if len(self._body) > self._service.admission.max_body_bytes:
+            self._body.clear()
+            await self._refuse(self._service.admission.too_large())
+
+    async def post(self) -> None:
+        """Relay the request; at the end of this the client and the record know how it ended."""
+        if self._closed:
+            return
+        service, record = self._service, self._record
+        self._body_read = True
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+        try:
+            request = parse_chat_request(bytes(self._body), service.rules())
+        except Failure as failure:
+            await self._refuse(failure)
+            return
+        self._body.clear()
+        record.model = request.model
+        stream = self._stream = RelayStream(
+            record,
+            request.upstream_body,
+            tell_usage=request.tell_usage,
+            upstream=service.upstream,
+            reply=ChatReply(self, write_timeout_s=service.write_timeout_s),
+            limits=service.limits,
+        )
+        service.ledger.open(record)
+        service.registry.add(stream)
+        try:
+            await stream.run()
+        finally:
+            service.registry.remove(stream)
+            self._release()
+            service.ledger.close(record)
+
+    async def _refuse(self, failure: Failure) -> None:
+        """Answer with the failure's status and lines, and end the record."""
+        self._send_refusal(failure)
+        try:
+            await self.flush()
+            if not self._body_read:
+                # Closing with bytes unread resets the connection, and a reset can overtake the
+                # reply. Nothing more is read; the client has until it leaves, or this long.
+                async with asyncio.timeout(_LINGER_S):
+                    await self._left.wait()
+        except (StreamClosedError, TimeoutError):
+            # The client left, or had its time: either way the connection ends here.
+            self.close_connection()
+        finally:
+            self._close(failure.outcome, failure)
+            self.finish()
+
+    def _send_refusal(self, failure: Failure) -> None:
+        self._refused = True
+        lines = error_line(failure) + DONE
+        self.set_status(failure.status)
+        self.set_reply_headers(CONTENT_TYPE, failure)
+        self.set_header("Content-Length", str(len(lines)))
+        if not self._body_read:
+            self.set_header("Connection", "close")
+        self.write(lines)
+
+    def _body_late(self) -> None:
+        failure = Failure(
+            Code.BAD_REQUEST, f"The body did not arrive within {self._service.body_timeout_s:g} s."
+        )
+        self._send_refusal(failure)
+        self._close(failure.outcome, failure)
+        self.finish()
+
+    def _client_left(self) -> None:
+        self._left.set()
+        if self._stream is not None:
+            self._stream.stop(ClientGone())
+        elif not self._refused:
+            self._close(Outcome.CLIENT_CLOSED)
+
+    def _close(self, outcome: Outcome, failure: Failure | None = None) -> None:
+        """End the record of a request that never became a stream."""
+        if self._closed:
+            return
+        self._closed = True
+        self._release()
+        record = self._record
+        self._service.ledger.open(record)
+        record.phase = Phase.DONE
+        record.outcome = outcome
+        record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
+        if failure is not None:
+            record.status = failure.status
+            record.error = RecordedError(failure.code, failure.sentence)
+        self._service.ledger.close(record)
+
+    def _release(self) -> None:
+        """Give back what the request held."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+        if self._place is not None:
+            self._service.registry.give_back(self._place)
+            self._place = None
+
+    def _new_record(self) -> RequestRecord:
+        headers = self.request.headers
+        return RequestRecord(
+            id=self.request_id,
+            boot_id=self._service.boot_id,
+            started_at=utc_text(time.time()),
+            ip=self.client_address,
+            origin=_cut(headers.get("Origin")),
+            user_agent=_cut(headers.get("User-Agent")),
+            path=self.request.path,
+        )
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_MAX_HEADER_CHARS]

@@ -1,0 +1,120 @@
+"""The listening sockets of the public side, and every connection that they accept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, Lingering
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_ACCEPTS_A_TURN = 64
+_RETRY_ACCEPT_S = 0.2
+_BODY_PIECE_BYTES = 16 << 10
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening TCP sockets for a host name or address; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be resolved or bound.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+            if port == 0:
+                break
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+class Listener:
+    """Accepts connections and hands them to Tornado.
+
+    Args:
+        app: the public routes.
+        sockets: listening and non-blocking; closed by `stop_accepting`.
+        header_timeout_s: for a request's head, and for an idle connection between requests.
+    """
+
+    def __init__(
+        self, app: Application, sockets: Sequence[socket.socket], *, header_timeout_s: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = list(sockets)
+        self._lingering = Lingering()
+        self._server = HTTPServer(
+            app,
+            chunk_size=_BODY_PIECE_BYTES,
+            max_header_size=MAX_HEADER_BYTES,
+            idle_connection_timeout=header_timeout_s,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the first socket."""
+        host, port, *_ = self._sockets[0].getsockname()
+        return host, port
+
+    def start(self) -> None:
+        """Accept from now on."""
+        for sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                connection, peer = listening.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                # This client gave up while it waited; others may stand behind it.
+                continue
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            connection.setblocking(False)  # noqa: FBT003 - as above
+            self._server.handle_stream(GuardedStream(connection, self._lingering), peer)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """Out of descriptors or memory: the socket stays readable, so look away or spin."""
+        _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again, listening)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open connections go on."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    async def close(self) -> None:
+        """Close everything that is still open."""
+        self.stop_accepting()
+        await self._server.close_all_connections()
+        self._lingering.close()

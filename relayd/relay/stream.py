@@ -1,0 +1,263 @@
+"""One stream from its first byte to its end, which is decided once, here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from relayd.relay.completion import CompletionStream
+from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure
+from relayd.relay.lines import DONE, HEARTBEAT, delta_line, done_line, error_line
+from relayd.relay.upstream import Upstream, UpstreamBody
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
+
+_log = logging.getLogger(__name__)
+
+_FINISH_GRACE_S = 5.0
+"""After a finish reason, how long usage and `[DONE]` may take before the answer counts as whole."""
+
+
+@dataclass(slots=True)
+class StreamLimits:
+    """What the clock of a stream watches; seconds. One object serves all streams."""
+
+    heartbeat_s: float = 15.0
+    first_token_timeout_s: float = 300.0
+    idle_timeout_s: float = 60.0
+    total_timeout_s: float = 1800.0
+
+
+class Reply(Protocol):
+    """The way to the client. All methods take whole lines."""
+
+    begun: bool
+    status: int | None
+    stalled_s: float
+
+    async def write(self, lines: bytes) -> None:
+        """Send lines; returns when the client may be sent more. Raises ClientGone or ClientStalled."""
+        ...
+
+    def beat(self, line: bytes) -> None:
+        """Send a line in the silence, without waiting."""
+        ...
+
+    async def finish(self, lines: bytes, failure: Failure | None) -> None:
+        """Send the last lines and end the reply. Raises ClientGone or ClientStalled."""
+        ...
+
+
+class RelayStream:
+    """Relays one request. `run` returns when all is over and the record says how.
+
+    Args:
+        record: written while the stream runs; its outcome is set at the end.
+        body: the provider's request, as JSON.
+        tell_usage: whether the last line carries `finish_reason` and `usage`.
+    """
+
+    def __init__(
+        self,
+        record: RequestRecord,
+        body: bytes,
+        *,
+        tell_usage: bool,
+        upstream: Upstream,
+        reply: Reply,
+        limits: StreamLimits,
+    ) -> None:
+        self.record = record
+        self._body = body
+        self._tell_usage = tell_usage
+        self._upstream = upstream
+        self._reply = reply
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._last_line_at = self._last_data_at = self._loop.time()
+        self.last_delta_at: float | None = None
+        """The event loop's time of the last delta."""
+        self.writing = False
+        """True while a write waits for the client."""
+        self._completion: CompletionStream | None = None
+        self._concluded = False
+        self._stop_cause: Failure | ClientGone | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._relay_task: asyncio.Task[None] | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the stream was made."""
+        return self._loop.time() - self._started_at
+
+    def stop(self, cause: Failure | ClientGone) -> None:
+        """End the stream for this cause; the first cause counts, and none after the answer's end."""
+        if self._concluded or self._stop_cause is not None:
+            return
+        self._stop_cause = cause
+        if self._relay_task is not None:
+            self._relay_task.cancel()
+
+    async def run(self) -> None:
+        """Relay to the end, tell the client how it ended, and complete the record."""
+        if self._stop_cause is None:
+            self._relay_task = asyncio.create_task(self._relay(), name=f"relay {self.record.id}")
+            self._watch_clock()
+            try:
+                await asyncio.wait((self._relay_task,))
+            finally:
+                self._relay_task.cancel()
+                if self._timer is not None:
+                    self._timer.cancel()
+        if not self._concluded:
+            await self._conclude(self._cause())
+
+    def _cause(self) -> Exception | None:
+        """Why the relay task ended: its own exception, or what stopped it."""
+        if self._relay_task is None or self._relay_task.cancelled():
+            return self._stop_cause
+        error = self._relay_task.exception()
+        if error is None or isinstance(error, Failure | ClientGone | ClientStalled):
+            return error
+        _log.error("request %s met a bug", self.record.id, exc_info=error)
+        return Failure(
+            Code.INTERNAL, f"This relay failed; its log has the details under request {self.record.id}."
+        )
+
+    async def _relay(self) -> None:
+        record = self.record
+        async with self._upstream.stream(self._body, connected=self._connected) as body:
+            record.upstream_request_id = body.request_id
+            completion = self._completion = CompletionStream(self._upstream.scrub)
+            while piece := await _next_piece(body, completion):
+                self._last_data_at = self._loop.time()
+                texts = completion.feed(piece)
+                if texts:
+                    await self._send(texts)
+                if completion.failure is not None:
+                    raise completion.failure
+                if completion.done:
+                    break
+            if completion.finish_reason is None:
+                raise Failure(Code.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
+            await self._conclude(None)
+            await body.tidy()
+
+    def _connected(self) -> None:
+        record = self.record
+        if record.phase is Phase.CONNECTING:
+            record.phase = Phase.WAITING
+            record.connect_ms = self._age_ms()
+
+    async def _send(self, texts: list[str]) -> None:
+        record = self.record
+        self.last_delta_at = self._last_data_at
+        if record.first_token_ms is None:
+            record.first_token_ms = self._age_ms()
+            record.phase = Phase.STREAMING
+        lines = b"".join([delta_line(text) for text in texts])
+        record.deltas += len(texts)
+        record.bytes_out += len(lines)
+        self.writing = True
+        try:
+            await self._reply.write(lines)
+        finally:
+            self.writing = False
+        # Upstream is not read while the client is waited for, so its silence counts from here.
+        self._last_line_at = self._last_data_at = self._loop.time()
+
+    def _watch_clock(self) -> None:
+        """End the stream when a time is over, fill its silence, and come back when next needed.
+
+        One timer serves all of a stream's times; no delta touches it.
+        """
+        limits = self._limits
+        now = self._loop.time()
+        due = [self._started_at + limits.total_timeout_s]
+        if now >= due[0]:
+            self._time_out(f"The whole answer took longer than {limits.total_timeout_s:g} s")
+            return
+        if self.record.first_token_ms is None:
+            due.append(self._started_at + limits.first_token_timeout_s)
+            if now >= due[-1]:
+                self._time_out(f"The first word did not come within {limits.first_token_timeout_s:g} s")
+                return
+        elif not self.writing:
+            due.append(self._last_data_at + limits.idle_timeout_s)
+            if now >= due[-1]:
+                self._time_out(f"The answer fell silent for {limits.idle_timeout_s:g} s")
+                return
+        if now >= self._last_line_at + limits.heartbeat_s and not self._concluded:
+            if not self.writing:
+                self._reply.beat(HEARTBEAT)
+                self.record.bytes_out += len(HEARTBEAT)
+            self._last_line_at = now
+        due.append(self._last_line_at + limits.heartbeat_s)
+        self._timer = self._loop.call_at(min(due), self._watch_clock)
+
+    def _time_out(self, what: str) -> None:
+        self.stop(Failure(Code.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
+
+    async def _conclude(self, cause: Exception | None) -> None:
+        """The one end: the last lines to whoever still reads, and the outcome into the record."""
+        self._concluded = True
+        record = self.record
+        failure = cause if isinstance(cause, Failure) else None
+        if cause is None or failure is not None:
+            lines = self._last_lines(failure)
+            try:
+                await self._reply.finish(lines, failure)
+                record.bytes_out += len(lines)
+            except (ClientGone, ClientStalled) as error:
+                cause = cause or error
+        record.phase = Phase.DONE
+        record.status = self._reply.status
+        record.outcome = _outcome(cause)
+        record.stalled_ms = round(self._reply.stalled_s * 1000)
+        record.duration_ms = self._age_ms()
+        self._record_usage()
+        if failure is not None:
+            record.error = RecordedError(failure.code, failure.sentence)
+
+    def _last_lines(self, failure: Failure | None) -> bytes:
+        done = DONE
+        if self._tell_usage:
+            completion = self._completion
+            done = done_line(
+                completion.finish_reason if completion is not None else None,
+                completion.usage if completion is not None else None,
+            )
+        return error_line(failure) + done if failure is not None else done
+
+    def _record_usage(self) -> None:
+        """Whatever the end was: a client that leaves early has used what it used."""
+        completion = self._completion
+        if completion is None:
+            return
+        self.record.finish_reason = completion.finish_reason
+        if completion.usage is not None:
+            self.record.prompt_tokens = completion.usage.prompt_tokens
+            self.record.completion_tokens = completion.usage.completion_tokens
+
+    def _age_ms(self) -> int:
+        return round(self.age_s * 1000)
+
+
+async def _next_piece(body: UpstreamBody, completion: CompletionStream) -> bytes:
+    """The next bytes; after a finish reason the answer is whole, and whatever goes wrong is its end."""
+    if completion.finish_reason is None:
+        return await body.read()
+    try:
+        async with asyncio.timeout(_FINISH_GRACE_S):
+            return await body.read()
+    except (TimeoutError, Failure):
+        return b""
+
+
+def _outcome(cause: Exception | None) -> Outcome:
+    if cause is None:
+        return Outcome.COMPLETED
+    if isinstance(cause, Failure):
+        return cause.outcome
+    return Outcome.CLIENT_STALLED if isinstance(cause, ClientStalled) else Outcome.CLIENT_CLOSED

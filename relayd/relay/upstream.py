@@ -1,0 +1,185 @@
+"""The provider: opens one completion's stream, and says in our words why it would not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import httpx2
+import openai
+
+from relayd.relay.failure import Code, Failure
+from relayd.relay.scrub import Scrubber
+from relayd.relay.transport import AiohttpTransport, UnexpectedEncoding, body_of, on_connected
+
+_AUTH_STATUSES = frozenset({401, 403})
+_REJECTED_STATUSES = frozenset({400, 402, 404, 405, 406, 410, 411, 412, 413, 414, 415, 422, 431, 451})
+_REDIRECTS = range(300, 400)
+_LIMITED_STATUS = 429
+_MAX_RETRY_AFTER_S = 24 * 3600
+_TIDY_TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamOptions:
+    """How the provider is reached; times in seconds."""
+
+    base_url: str
+    connect_timeout_s: float = 5.0
+    max_retries: int = 2
+    ssl_context: ssl.SSLContext | None = None
+
+
+class UpstreamBody:
+    """One answer's bytes, as they come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._content = response.content
+        self.request_id = response.headers.get("x-request-id")
+
+    async def read(self) -> bytes:
+        """The next bytes, as many as are there; empty at the end.
+
+        Raises:
+            Failure: `upstream_failed`, the connection broke.
+        """
+        try:
+            return await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise Failure(
+                Code.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
+            ) from error
+
+    async def tidy(self) -> None:
+        """After the last event: take the end of the body, so that the connection can serve again."""
+        try:
+            async with asyncio.timeout(_TIDY_TIMEOUT_S):
+                while not self._content.is_eof() and await self._content.readany():
+                    pass
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            # The answer is complete; a connection that ends badly after it is closed, not reported.
+            return
+
+
+class Upstream:
+    """The one client of the provider, shared by every stream.
+
+    Args:
+        provider_key: sent as the bearer; never shown.
+        options: where and how.
+    """
+
+    def __init__(self, provider_key: str, options: UpstreamOptions) -> None:
+        self.scrub = Scrubber(provider_key)
+        self._transport = AiohttpTransport(
+            connect_timeout_s=options.connect_timeout_s, ssl_context=options.ssl_context
+        )
+        self._client = openai.AsyncOpenAI(
+            api_key=provider_key,
+            base_url=options.base_url,
+            # The stream's own clock watches every wait; the transport watches the connection.
+            timeout=None,
+            max_retries=options.max_retries,
+            default_headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
+            http_client=httpx2.AsyncClient(
+                transport=self._transport, follow_redirects=False, timeout=None, trust_env=False
+            ),
+        )
+
+    @asynccontextmanager
+    async def stream(
+        self, body: bytes, *, connected: Callable[[], None]
+    ) -> AsyncGenerator[UpstreamBody, None]:
+        """Ask for one completion; closes the connection on leaving unless its body was read whole.
+
+        Args:
+            body: the request as JSON, with `stream: true` in it.
+            connected: called when the request has its connection.
+
+        Raises:
+            Failure: any of the `upstream_…` codes, with the provider's words made fit to show.
+        """
+        token = on_connected.set(connected)
+        try:
+            response = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {"Content-Type": "application/json"}},
+                stream=True,
+            )
+        except openai.APIStatusError as error:
+            raise self._status_failure(error) from None
+        except openai.APIConnectionError as error:
+            raise self._connection_failure(error.__cause__) from None
+        except httpx2.HTTPError as error:
+            # The SDK reads an error's body outside its own net.
+            raise self._connection_failure(error) from None
+        finally:
+            on_connected.reset(token)
+        source = body_of(response)
+        try:
+            if source.content_type != "text/event-stream":
+                raise Failure(
+                    Code.UPSTREAM_FAILED,
+                    "The provider did not answer with an event stream; is upstream.base_url its API?",
+                )
+            yield UpstreamBody(source)
+        finally:
+            # Frees a connection whose body was read whole, and closes any other at once.
+            source.release() if source.content.at_eof() else source.close()
+
+    def _status_failure(self, error: openai.APIStatusError) -> Failure:
+        status = error.status_code
+        if status in _AUTH_STATUSES:
+            return Failure(
+                Code.UPSTREAM_AUTH,
+                f"The provider refused this relay's own key ({status}); its owner must mend that.",
+            )
+        said = self.scrub(_provider_message(error))
+        if status == _LIMITED_STATUS:
+            return Failure(
+                Code.UPSTREAM_LIMITED,
+                f"The provider's rate or quota limit is reached: {said}",
+                retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
+            )
+        if status in _REDIRECTS:
+            return Failure(
+                Code.UPSTREAM_FAILED,
+                f"The provider answered with a redirect ({status}), which is not followed; "
+                "upstream.base_url must be its final address.",
+            )
+        if status in _REJECTED_STATUSES:
+            return Failure(Code.UPSTREAM_REJECTED, f"The provider refused the request ({status}): {said}")
+        return Failure(Code.UPSTREAM_FAILED, f"The provider failed ({status}): {said}")
+
+    def _connection_failure(self, cause: BaseException | None) -> Failure:
+        if isinstance(cause, UnexpectedEncoding):
+            return Failure(Code.UPSTREAM_FAILED, "The provider compressed its answer unasked.")
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return Failure(
+                Code.UPSTREAM_UNREACHABLE, f"The provider cannot be reached: {self.scrub(str(cause))}."
+            )
+        return Failure(Code.UPSTREAM_FAILED, "The provider closed the connection without an answer.")
+
+    async def close(self) -> None:
+        """Close every connection to the provider."""
+        await self._client.close()
+
+
+def _provider_message(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, dict) and isinstance(body.get("message"), str) and body["message"]:
+        return str(body["message"])
+    return "it gave no reason"
+
+
+def _retry_after_s(value: str | None) -> int:
+    """Seconds from a Retry-After header; one second where it has none that can be read (RFC 9110, 10.2.3)."""
+    if value is not None and value.isascii() and value.isdigit():
+        return min(int(value), _MAX_RETRY_AFTER_S)
+    return 1

@@ -1,0 +1,205 @@
+"""The daemon's life, in the order it is lived: build, bind, run, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+
+from relayd import __version__
+from relayd.config import Settings
+from relayd.demo import DemoUpstream
+from relayd.public.address import ClientAddress
+from relayd.public.admission import Admission
+from relayd.public.app import public_app
+from relayd.public.base import PublicSide
+from relayd.public.chat import ChatService
+from relayd.public.chatrequest import ChatRules
+from relayd.public.cors import Cors
+from relayd.public.hangup import HangupWatch
+from relayd.public.listener import Listener
+from relayd.relay.failure import Code, Failure
+from relayd.relay.intake import Intake
+from relayd.relay.ledger import Ledger
+from relayd.relay.registry import Registry
+from relayd.relay.stream import StreamLimits
+from relayd.relay.upstream import Upstream, UpstreamOptions
+from relayd.state.state import State
+
+_log = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 5.0
+"""After the drain timeout, how long the last lines of ended streams may take."""
+_FORCED_LAST_WORDS_S = 1.0
+
+DEMO_KEY = "demo-upstream-needs-no-real-key"
+
+
+class Server:
+    """One daemon, from its settings to its exit status.
+
+    Args:
+        settings: checked.
+        state: opened by the caller, who also shows a first key; closed here.
+        boot_id: of this run.
+        demo: an offline upstream takes the provider's place.
+        announce: told in one line when work is accepted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        *,
+        boot_id: str,
+        demo: bool,
+        announce: Callable[[str], None],
+    ) -> None:
+        self._announce = announce
+        self._settings = settings
+        self._state = state
+        self._boot_id = boot_id
+        self._demo = DemoUpstream(DEMO_KEY) if demo else None
+        self._stop_signals = 0
+        self._stop_asked = asyncio.Event()
+        self._force_asked = asyncio.Event()
+        self.intake = Intake()
+        self.registry = Registry(
+            max_streams=settings.server.max_streams,
+            max_streams_per_address=settings.server.max_streams_per_address,
+        )
+
+    async def run(self, sockets: Sequence[socket.socket]) -> int:
+        """Serve until a signal or the operator ends it; returns the exit status.
+
+        Args:
+            sockets: listening TCP sockets.
+        """
+        self._build(sockets)
+        self._catch_signals()
+        self._freeze()
+        self._listener.start()
+        host, port = self._listener.address
+        shown = f"[{host}]" if ":" in host else host
+        self._announce(
+            f"relayd {__version__} serving on http://{shown}:{port}"
+            f"  state {self._settings.state_dir}  admin {self._settings.admin.socket}"
+        )
+        await self._stop_asked.wait()
+        await self._drain()
+        return await self._stop()
+
+    def _build(self, sockets: Sequence[socket.socket]) -> None:
+        settings = self._settings
+        self._upstream = self._build_upstream()
+        self._hangups = HangupWatch()
+        rules = ChatRules(
+            default_model=settings.chat.default_model,
+            allowed_models=frozenset(settings.chat.allowed_models),
+            max_tokens_limit=settings.chat.max_tokens_limit,
+            ask_usage=settings.upstream.include_usage,
+        )
+        service = ChatService(
+            boot_id=self._boot_id,
+            admission=Admission(
+                keys=self._state.ring,
+                intake=self.intake,
+                registry=self.registry,
+                max_body_bytes=settings.server.max_body_bytes,
+            ),
+            registry=self.registry,
+            ledger=Ledger(self._state.log),
+            upstream=self._upstream,
+            hangups=self._hangups,
+            rules=lambda: rules,
+            limits=StreamLimits(
+                heartbeat_s=settings.chat.heartbeat_s,
+                first_token_timeout_s=settings.upstream.first_token_timeout_s,
+                idle_timeout_s=settings.upstream.idle_timeout_s,
+                total_timeout_s=settings.upstream.total_timeout_s,
+            ),
+            body_timeout_s=settings.server.body_timeout_s,
+            write_timeout_s=settings.server.write_timeout_s,
+        )
+        public = PublicSide(
+            cors=Cors(settings.cors.allow_origins), address=ClientAddress(settings.server.trusted_proxies)
+        )
+        self._listener = Listener(
+            public_app(public, service, self.intake),
+            sockets,
+            header_timeout_s=settings.server.header_timeout_s,
+        )
+
+    def _build_upstream(self) -> Upstream:
+        settings = self._settings
+        base_url, key = settings.upstream.base_url, ""
+        if self._demo is not None:
+            self._demo.start()
+            base_url, key = self._demo.base_url, DEMO_KEY
+        elif settings.openai_api_key is not None:
+            key = settings.openai_api_key.get_secret_value()
+        return Upstream(
+            key,
+            UpstreamOptions(
+                base_url=base_url,
+                connect_timeout_s=settings.upstream.connect_timeout_s,
+                max_retries=settings.upstream.max_retries,
+            ),
+        )
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_stop)
+
+    @staticmethod
+    def _freeze() -> None:
+        """What was built lives as long as the process: the collector need not look at it again."""
+        gc.collect()
+        gc.freeze()
+
+    def ask_stop(self) -> None:
+        """Begin to drain; asked a second time, end the open streams at once."""
+        self.intake.drain()
+        (self._force_asked if self._stop_asked.is_set() else self._stop_asked).set()
+
+    async def _drain(self) -> None:
+        """Take nothing new, let the open streams finish, and end those that do not."""
+        self._listener.stop_accepting()
+        timeout_s = self._settings.server.drain_timeout_s
+        if len(self.registry):
+            _log.warning("draining: %d streams open, at most %g s", len(self.registry), timeout_s)
+        empty = asyncio.create_task(self.registry.wait_empty(timeout_s), name="drain")
+        forced = asyncio.create_task(self._force_asked.wait(), name="second signal")
+        await asyncio.wait((empty, forced), return_when=asyncio.FIRST_COMPLETED)
+        for task in (empty, forced):
+            task.cancel()
+        await asyncio.gather(empty, forced, return_exceptions=True)
+        left = self.registry.stop_all(
+            Failure(Code.DRAINING, "This relay is stopping and could not wait longer for the answer.")
+        )
+        if left:
+            _log.warning("draining: ended %d streams that were still open", left)
+        forced_now = self._force_asked.is_set()
+        await self.registry.wait_empty(_FORCED_LAST_WORDS_S if forced_now else _LAST_WORDS_S)
+
+    async def _stop(self) -> int:
+        await self._listener.close()
+        self._hangups.close()
+        await self._upstream.close()
+        if self._demo is not None:
+            await self._demo.close()
+        if not await asyncio.to_thread(self._state.close):
+            _log.error("some request records could not be written before the end")
+            return 1
+        _log.warning("stopped")
+        return 0
+
+
+def new_boot_id() -> str:
+    """Names one run of the daemon."""
+    return uuid.uuid4().hex[:12]
