@@ -1,0 +1,203 @@
+"""Plays a script over one connection: a stream at its pace, in its shape, with its fault."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tornado.http1connection import HTTP1Connection
+
+from relayd.demo_script import Script
+from relayd.demo_seen import Seen
+from relayd.demo_wire import BOM, DONE, Chunks, Events, encode, error_body, stamp
+
+_LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+async def stall() -> None:
+    """Say nothing until the client leaves or the upstream closes: both cancel this task."""
+    await asyncio.get_running_loop().create_future()
+
+
+def cut(conn: HTTP1Connection) -> None:
+    """Reset the connection: the peer gets RST instead of an orderly end."""
+    conn.set_close_callback(None)
+    if not conn.stream.closed():
+        conn.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+    conn.close()
+
+
+class Body:
+    """Writes a chunked body in the shape that the script asks for; the head has been written."""
+
+    def __init__(self, conn: HTTP1Connection, script: Script) -> None:
+        self._stream = conn.stream
+        self._gzip = zlib.compressobj(wbits=31) if "gzip" in script.faults else None
+        self._batch = script.batch if "coalesced" in script.faults else 1
+        self._waiting: list[bytes] = []
+        self._bytewise = bool(script.faults & {"one_byte", "slow_drip"})
+        self._byte_pause_s = script.interval_ms / 1000 if "slow_drip" in script.faults else 0.0
+
+    async def send(self, data: bytes) -> None:
+        """Write one event; returns when it is in the kernel's buffer, so a slow reader slows it.
+
+        Raises:
+            StreamClosedError: the client has gone.
+        """
+        if self._batch == 1:
+            await self._write(data)
+            return
+        self._waiting.append(data)
+        if len(self._waiting) >= self._batch:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what `coalesced` held back."""
+        if self._waiting:
+            waiting, self._waiting = b"".join(self._waiting), []
+            await self._write(waiting)
+
+    async def end(self) -> None:
+        """Write the rest of the body, but not its closing chunk."""
+        await self.flush()
+        if self._gzip is not None:
+            await self._write_chunks(self._gzip.flush())
+
+    async def _write(self, data: bytes) -> None:
+        if self._gzip is not None:
+            data = self._gzip.compress(data) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
+        await self._write_chunks(data)
+
+    async def _write_chunks(self, data: bytes) -> None:
+        if not self._bytewise:
+            await self._stream.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        for value in data:
+            await self._stream.write(b"1\r\n%c\r\n" % value)
+            await asyncio.sleep(self._byte_pause_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is said, apart from how."""
+
+    chunks: Chunks
+    pieces: Sequence[bytes]
+    include_usage: bool
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Player:
+    """One streamed reply, from the first chunk to its end."""
+
+    def __init__(self, conn: HTTP1Connection, script: Script, reply: Reply, seen: Seen) -> None:
+        self._conn = conn
+        self._script = script
+        self._reply = reply
+        self._seen = seen
+        self._body = Body(conn, script)
+        self._events = Events(script.faults)
+        self._total = len(reply.pieces) if script.deltas is None else script.deltas
+        self._break_at = -1 if script.break_ is None else min(script.after, self._total)
+        self._huge_at = min(script.after, self._total - 1) if "huge_event" in script.faults else -1
+        self._interval_s = 0.0 if "slow_drip" in script.faults else script.interval_ms / 1000
+        self._due = 0.0
+
+    async def play(self) -> None:
+        """Send the whole body; the reply is over when this returns, whichever way it ends.
+
+        Raises:
+            StreamClosedError: the client has gone.
+        """
+        if "bom" in self._script.faults:
+            await self._body.send(BOM)
+        if self._script.break_ == "stall_first":
+            await self._stall()
+        if "empty_choices" in self._script.faults:
+            await self._send(self._reply.chunks.empty())
+        if self._script.role:
+            await self._send(self._reply.chunks.role())
+        if "tool_calls" in self._script.faults:
+            await self._send(self._reply.chunks.tool())
+        if self._script.first_ms:
+            await asyncio.sleep(self._script.first_ms / 1000)
+        if await self._send_deltas():
+            await self._send_end()
+        if not self._conn.stream.closed():
+            await self._body.end()
+            self._conn.finish()
+
+    async def _send_deltas(self) -> bool:
+        """Send the text at its pace; false when the stream ends here."""
+        stamped = self._script.text == "stamp"
+        text, pieces = self._reply.chunks.text, self._reply.pieces
+        self._due = time.monotonic()
+        for k in range(self._total):
+            if k:
+                await self._pace()
+            if k == self._break_at and not await self._break_off():
+                return False
+            if k == self._huge_at:
+                piece = encode("x" * self._script.size)
+            elif stamped:
+                piece = stamp()
+            else:
+                piece = pieces[k % len(pieces)]
+            await self._send(text(piece))
+            self._seen.deltas += 1
+        return self._break_at != self._total or await self._break_off()
+
+    async def _pace(self) -> None:
+        """Wait for the next delta's time; one that is late is sent at once, and no debt is kept."""
+        now = time.monotonic()
+        self._due = max(self._due + self._interval_s, now)
+        await asyncio.sleep(self._due - now)
+
+    async def _break_off(self) -> bool:
+        """Do what the script's fault says at this point; true when the stream goes on."""
+        fault = self._script.break_
+        if fault in {"stall_mid", "cut_mid", "cut_fin"}:
+            await self._body.flush()
+        if fault == "stall_mid":
+            await self._stall()
+        elif fault == "cut_mid":
+            cut(self._conn)
+        elif fault == "cut_fin":
+            self._conn.set_close_callback(None)
+            self._conn.close()
+        elif fault == "bad_json":
+            await self._send(self._reply.chunks.text(b'"cut in half')[:-20])
+        elif fault == "bad_utf8":
+            await self._send(self._reply.chunks.text(b'"caf\xe9 \xff"'))
+        elif fault == "error_event":
+            await self._send(error_body(self._script.code or 500, self._script.message))
+        return fault not in {"cut_mid", "cut_fin", "error_event", "end_early"}
+
+    async def _send_end(self) -> None:
+        """Send the finish reason, the usage and `[DONE]`, as far as the script lets them come."""
+        script, chunks = self._script, self._reply.chunks
+        if script.finish_reason:
+            await self._send(chunks.finish(script.finish_reason))
+        if script.break_ == "stall_after_finish":
+            await self._body.flush()
+            await self._stall()
+        if self._reply.include_usage:
+            await self._send(chunks.usage(self._reply.prompt_tokens, self._reply.completion_tokens))
+        if script.break_ != "no_done":
+            await self._send(DONE)
+
+    async def _send(self, payload: bytes) -> None:
+        await self._body.send(self._events.event(payload))
+
+    async def _stall(self) -> None:
+        """Send no more deltas; with `comments` the line is kept busy without saying anything."""
+        while "comments" in self._script.faults and self._script.interval_ms:
+            await asyncio.sleep(self._script.interval_ms / 1000)
+            await self._body.send(self._events.comment())
+        await stall()
