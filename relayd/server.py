@@ -79,19 +79,28 @@ class Server:
         Args:
             sockets: listening TCP sockets.
         """
-        self._build(sockets)
+        self.start(sockets)
         self._catch_signals()
         self._freeze()
-        self._listener.start()
-        host, port = self._listener.address
-        shown = f"[{host}]" if ":" in host else host
         self._announce(
-            f"relayd {__version__} serving on http://{shown}:{port}"
+            f"relayd {__version__} serving on {self.url}"
             f"  state {self._settings.state_dir}  admin {self._settings.admin.socket}"
         )
         await self._stop_asked.wait()
         await self._drain()
-        return await self._stop()
+        return await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where clients are served."""
+        return self._url
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Build every part and accept work."""
+        self._build(sockets)
+        self._listener.start()
+        host, port = self._listener.address
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _build(self, sockets: Sequence[socket.socket]) -> None:
         settings = self._settings
@@ -187,7 +196,8 @@ class Server:
         forced_now = self._force_asked.is_set()
         await self.registry.wait_empty(_FORCED_LAST_WORDS_S if forced_now else _LAST_WORDS_S)
 
-    async def _stop(self) -> int:
+    async def stop(self) -> int:
+        """Close everything; open streams must have ended. Returns the exit status."""
         await self._listener.close()
         self._hangups.close()
         await self._upstream.close()

@@ -1,0 +1,128 @@
+"""`relayd serve`: from the configuration to a running daemon, and its first words to the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from relayd.config import ConfigError, Settings, load
+from relayd.logs import set_up_logging
+from relayd.public.listener import bind
+from relayd.server import Server, new_boot_id
+from relayd.state.errors import StateError
+from relayd.state.keyring import Filled, FillResult
+from relayd.state.state import State
+
+_log = logging.getLogger(__name__)
+
+FIRST_KEY_FILE = "first-key"
+_TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
+
+
+def serve(config_path: Path | None, *, demo: bool) -> int:
+    """Run the daemon until it is told to stop; returns the exit status.
+
+    Args:
+        config_path: `--config`.
+        demo: an offline upstream in this process takes the provider's place.
+    """
+    try:
+        settings = load(config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
+    except ConfigError as error:
+        return _refuse(str(error))
+    set_up_logging(settings.log.level, os.environ)
+    for warning in settings.warnings:
+        _log.warning("%s", warning)
+    if settings.openai_api_key is None and not demo:
+        return _refuse(
+            "There is no provider key: set OPENAI_API_KEY or openai_api_key_file, "
+            "or try relayd without one: relayd serve --demo"
+        )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(_serve(settings, demo=demo))
+        except StateError as error:
+            return _refuse(str(error))
+        except OSError as error:
+            return _refuse(f"relayd cannot start: {error}")
+
+
+async def _serve(settings: Settings, *, demo: bool) -> int:
+    try:
+        sockets = bind(settings.server.host, settings.server.port)
+    except OSError as error:
+        return _refuse(
+            f"relayd cannot listen on {settings.server.host} port {settings.server.port}: "
+            f"{error.strerror or error}; set server.host and server.port to an address that is free."
+        )
+    boot_id = new_boot_id()
+    state = State.open(
+        settings.state_dir,
+        boot_id=boot_id,
+        keep_days=settings.log.retention_days,
+        max_mib=settings.log.max_mib,
+        on_commit=lambda _events: None,
+    )
+    given = settings.authorization_key
+    filled = state.ring.fill(given.get_secret_value() if given is not None else None)
+    host, port, *_ = sockets[0].getsockname()
+    words = _first_words(filled, settings, f"http://{host}:{port}", demo=demo)
+
+    def announce(line: str) -> None:
+        sys.stderr.write("\n".join([line, *words, ""]))
+        sys.stderr.flush()
+
+    server = Server(settings, state, boot_id=boot_id, demo=demo, announce=announce)
+    return await server.run(sockets)
+
+
+def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:
+    """What the operator is told once the daemon serves; a first key is shown here and nowhere else."""
+    words = []
+    if demo:
+        words.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
+    if filled.note is not None:
+        _log.warning("%s", filled.note)
+    key = "$AUTHORIZATION_KEY"
+    if filled.kind is Filled.MADE and filled.secret is not None:
+        if sys.stderr.isatty():
+            key = filled.secret
+            words += [
+                "",
+                "The first authorization key, shown only this once:",
+                "",
+                f"    {filled.secret}",
+                "",
+            ]
+        else:
+            path = _save_first_key(settings.state_dir, filled.secret)
+            key = f"$(cat {path})"
+            words.append(f"The first authorization key is in {path}; read it, then delete the file.")
+    elif not demo:
+        return words
+    words += [
+        "Try it:",
+        "",
+        f"    curl -N {url}/chat -H \"Authorization: {key}\" -d '{_TRY_BODY}'",
+        "",
+    ]
+    return words
+
+
+def _save_first_key(state_dir: Path, secret: str) -> Path:
+    path = state_dir / FIRST_KEY_FILE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(secret + "\n")
+    return path
+
+
+def _refuse(sentence: str) -> int:
+    sys.stderr.write(sentence + "\n")
+    return 1
