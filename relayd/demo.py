@@ -125,7 +125,7 @@ class DemoUpstream:
         self._seen.add(seen)
         task = asyncio.create_task(self._answer(request, conn, seen), name=f"demo-request-{seen.n}")
         self._tasks.add(task)
-        task.add_done_callback(partial(self._on_done, seen))
+        task.add_done_callback(partial(self._on_done, seen, conn))
         conn.set_close_callback(partial(self._on_client_gone, seen, task))
 
     async def _answer(self, request: HTTPServerRequest, conn: HTTP1Connection, seen: Seen) -> None:
@@ -174,10 +174,11 @@ class DemoUpstream:
         seen.note_client_gone()
         task.cancel()
 
-    def _on_done(self, seen: Seen, task: asyncio.Task[None]) -> None:
+    def _on_done(self, seen: Seen, conn: HTTP1Connection, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if seen.ended_at is None:
             seen.note_end(completed=False)
+            conn.close()
         if not task.cancelled() and (error := task.exception()) is not None:
             context = {"message": f"{task.get_name()} failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)

@@ -166,9 +166,10 @@ class Events:
         self._eol = b"\r\n" if "crlf" in shapes else b"\r" if "cr_only" in shapes else b"\n"
         self._multiline = "multiline_data" in shapes
         self._end = self._eol + self._eol
-        # Fields that a client must accept and skip; the last one belongs to the event that follows.
-        self._unused_fields = self._eol.join(
-            (b":", b"id: 7", b"retry: 3000", b"unknown", b"event: message", b"")
+        # What a client must accept and skip; the last two belong to the event that follows.
+        fields = (b":", b"retry: 3000", b"id: 7", b"", b"unknown", b"event: message", b"")
+        self._prefix = (self.comment() if "comments" in shapes else b"") + (
+            self._eol.join(fields) if "unused_fields" in shapes else b""
         )
 
     def event(self, payload: bytes) -> bytes:
