@@ -146,17 +146,26 @@ class ChatHandler(BaseHandler):
         self._send_refusal(failure)
         try:
             await self.flush()
-            if not self._body_read:
-                # Closing with bytes unread resets the connection, and a reset can overtake the
-                # reply. Nothing more is read; the client has until it leaves, or this long.
-                async with asyncio.timeout(_LINGER_S):
-                    await self._left.wait()
-        except (StreamClosedError, TimeoutError):
-            # The client left, or had its time: either way the connection ends here.
+        except StreamClosedError:
+            self._left.set()
+        self._close(failure.outcome, failure)
+        if not self._body_read:
+            await self._linger()
+        self._release()
+        self.finish()
+
+    async def _linger(self) -> None:
+        """Let a client that is still sending read the refusal, then cut the connection.
+
+        Closing with bytes unread resets the connection, and a reset can overtake the reply. Nothing
+        more is read meanwhile.
+        """
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                await self._left.wait()
+        except TimeoutError:
+            # It had its time.
             self.close_connection()
-        finally:
-            self._close(failure.outcome, failure)
-            self.finish()
 
     def _send_refusal(self, failure: Failure) -> None:
         self._refused = True
@@ -174,6 +183,7 @@ class ChatHandler(BaseHandler):
         )
         self._send_refusal(failure)
         self._close(failure.outcome, failure)
+        self._release()
         self.finish()
 
     def _client_left(self) -> None:
@@ -182,19 +192,22 @@ class ChatHandler(BaseHandler):
             self._stream.stop(ClientGone())
         elif not self._refused:
             self._close(Outcome.CLIENT_CLOSED)
+            self._release()
 
     def _close(self, outcome: Outcome, failure: Failure | None = None) -> None:
         """End the record of a request that never became a stream."""
         if self._closed:
             return
         self._closed = True
-        self._release()
         record = self._record
         self._service.ledger.open(record)
         record.phase = Phase.DONE
         record.outcome = outcome
         record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
         if failure is not None:
+            if failure.code is Code.DRAINING:
+                # It never ran, so nothing of it was shut down.
+                record.outcome = Outcome.REJECTED
             record.status = failure.status
             record.error = RecordedError(failure.code, failure.sentence)
         self._service.ledger.close(record)
