@@ -22,6 +22,9 @@ from relayd.state.records import (
 
 # The terminal app knows the shapes of the log only from here.
 __all__ = [
+    "PROTOCOL",
+    "PROTOCOL_HEADER",
+    "VERSION_MISMATCH",
     "AddKey",
     "AuditEntry",
     "AuditPage",
@@ -62,6 +65,14 @@ __all__ = [
     "parse_filter",
     "utc_text",
 ]
+
+
+PROTOCOL = "1"
+"""Counts the changes of this file that an older program on the other side could not read."""
+PROTOCOL_HEADER = "Relayd-Admin"
+"""In every answer; a question that carries another number is refused."""
+VERSION_MISMATCH = "version_mismatch"
+"""The code of that refusal."""
 
 
 class Intake(StrEnum):

@@ -1,0 +1,68 @@
+"""What the daemon wrote down, read from its database while it is not there to ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+
+from relayd.admin.link import LinkError, Refused
+from relayd.admin.wire import AuditPage, FilterError, RequestPage, RequestRecord, Ring, parse_filter
+from relayd.state.errors import StateError
+from relayd.state.reader import LogReader
+
+T = TypeVar("T")
+
+
+class Archive:
+    """The reading half of `Link` on the database file; every method may raise `LinkError`.
+
+    Args:
+        database: path of `relayd.db`; it is opened at the first question, read-only.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self._reader = LogReader(database)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
+
+    async def requests(
+        self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
+    ) -> RequestPage:
+        """Records with `after < seq < before` that pass the filter, newest first."""
+        try:
+            chosen = parse_filter(where)
+        except FilterError as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, "bad_filter", str(error)) from error
+        page = await self._read(lambda: self._reader.page(chosen, after=after, before=before, limit=limit))
+        return RequestPage(page.records, page.next_before)
+
+    async def request(self, request_id: str) -> RequestRecord:
+        """One record."""
+        record = await self._read(lambda: self._reader.get(request_id))
+        if record is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "no_such_request", f"The log has no request {request_id}.")
+        return record
+
+    async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
+        """What operators did, newest first."""
+        rows = await self._read(lambda: self._reader.audit(before=before, limit=limit))
+        return AuditPage(rows.entries, rows.next_before)
+
+    async def keys(self) -> Ring:
+        """The ring as it was when the daemon stopped."""
+        return Ring(*await self._read(self._reader.keys))
+
+    async def close(self) -> None:
+        """Let go of the file; a question that is under way is waited for."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self._reader.close()
+
+    async def _read(self, question: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, question)
+        except StateError as error:
+            raise LinkError(str(error)) from error

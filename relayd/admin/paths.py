@@ -1,0 +1,47 @@
+"""Where the daemon's socket and database are, by the rules of its configuration."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+DATABASE = "relayd.db"
+SOCKET = "admin.sock"
+
+
+def state_dir(env: Mapping[str, str]) -> Path:
+    """`$RELAYD_STATE_DIR`, else the service's own of `$STATE_DIRECTORY`, else below the home directory.
+
+    A relative `$XDG_STATE_HOME` is ignored, as its specification asks.
+    """
+    for name in ("RELAYD_STATE_DIR", "STATE_DIRECTORY"):
+        # systemd may list several directories in its variable; the first is the service's own.
+        first = env.get(name, "").split(":")[0] if name == "STATE_DIRECTORY" else env.get(name, "")
+        if first:
+            return Path(first).expanduser()
+    if Path(env.get("XDG_STATE_HOME", "")).is_absolute():
+        return Path(env["XDG_STATE_HOME"]) / "relayd"
+    return _home(env) / ".local/state/relayd"
+
+
+def socket_path(env: Mapping[str, str], given: str | None = None) -> Path:
+    """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory."""
+    named = given or env.get("RELAYD_ADMIN__SOCKET")
+    return Path(named).expanduser() if named else state_dir(env) / SOCKET
+
+
+def database_path(env: Mapping[str, str], socket: Path) -> Path:
+    """The daemon's database: beside its socket, else in the state directory."""
+    beside = socket.parent / DATABASE
+    return beside if beside.exists() else state_dir(env) / DATABASE
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    if Path(env.get("HOME", "")).is_absolute():
+        return Path(env["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return Path("/")
