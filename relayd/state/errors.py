@@ -8,7 +8,7 @@ class StateError(Exception):
 
     StateError
     ├── StateUnreachable   no such directory or file, or no permission
-    ├── StateTooNew        a newer relayd wrote the file
+    ├── StateOtherFormat   another version of relayd wrote the file
     ├── StateDamaged       the file is not a database, or a damaged one
     └── StateBusy          the disk or another process does not let us read or write now
     """
@@ -18,8 +18,8 @@ class StateUnreachable(StateError):
     """No such directory or file, or no permission; the text names the path."""
 
 
-class StateTooNew(StateError):
-    """A newer relayd wrote the file; it is left untouched."""
+class StateOtherFormat(StateError):
+    """Another version of relayd wrote the file, in a format not known here; it is left untouched."""
 
 
 class StateDamaged(StateError):
