@@ -29,6 +29,7 @@ class Registry:
         self._places: Counter[str] = Counter()
         self._taken = 0
         self._streams: dict[str, RelayStream] = {}
+        self._cut_keys: set[str] = set()
         self._closed_deltas = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -66,8 +67,10 @@ class Registry:
             self._empty.set()
 
     def add(self, stream: RelayStream) -> None:
-        """List a stream as open."""
+        """List a stream as open; one whose key was cut while its body arrived ends at once."""
         self._streams[stream.record.id] = stream
+        if stream.record.key_id in self._cut_keys:
+            stream.stop(_key_revoked())
 
     def remove(self, stream: RelayStream) -> None:
         """Take a stream off the list."""
@@ -95,10 +98,14 @@ class Registry:
         return True
 
     def cut_key(self, key_id: str) -> int:
-        """End every stream that a key opened; returns how many there were."""
+        """End every stream that a key opened, and that it may still open; returns how many are open now.
+
+        The key must be revoked for good: admission no longer lets it in.
+        """
+        self._cut_keys.add(key_id)
         cut = [stream for stream in self if stream.record.key_id == key_id]
         for stream in cut:
-            stream.stop(Failure(Code.KEY_REVOKED, "The key of this request was revoked."))
+            stream.stop(_key_revoked())
         return len(cut)
 
     def stop_all(self, failure: Failure) -> int:
@@ -116,3 +123,7 @@ class Registry:
         except TimeoutError:
             return False
         return True
+
+
+def _key_revoked() -> Failure:
+    return Failure(Code.KEY_REVOKED, "The key of this request was revoked.")

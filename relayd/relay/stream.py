@@ -91,6 +91,11 @@ class RelayStream:
         """Seconds since the stream was made."""
         return self._loop.time() - self._started_at
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds spent waiting for the client so far; a wait that is not over is not in it."""
+        return self._reply.stalled_s
+
     def stop(self, cause: Failure | ClientGone) -> None:
         """End the stream for this cause; the first cause counts, and none after the answer's end."""
         if self._concluded or self._stop_cause is not None:
