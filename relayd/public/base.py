@@ -18,6 +18,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from relayd.public.address import ClientAddress
 from relayd.public.cors import Cors
+from relayd.public.guard import GuardedStream
 from relayd.relay.failure import Code, Failure
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class BaseHandler(RequestHandler):
     def connection(self) -> HTTP1Connection:
         """The connection that this request came on."""
         return cast("HTTP1Connection", self.request.connection)
+
+    @property
+    def stream(self) -> GuardedStream:
+        """The connection's bytes; the listener makes no other kind."""
+        return cast("GuardedStream", self.connection.stream)
 
     @property
     def socket(self) -> socket.socket | None:

@@ -141,6 +141,10 @@ class ChatHandler(BaseHandler):
             self._release()
             service.ledger.close(record)
 
+    def on_finish(self) -> None:
+        """The reply is sent: its connection may carry the next request from now on."""
+        self._release()
+
     async def _refuse(self, failure: Failure) -> None:
         """Answer with the failure's status and lines, and end the record."""
         self._send_refusal(failure)
@@ -151,7 +155,6 @@ class ChatHandler(BaseHandler):
         self._close(failure.outcome, failure)
         if not self._body_read:
             await self._linger()
-        self._release()
         self.finish()
 
     async def _linger(self) -> None:
@@ -183,8 +186,13 @@ class ChatHandler(BaseHandler):
         )
         self._send_refusal(failure)
         self._close(failure.outcome, failure)
-        self._release()
         self.finish()
+
+    def on_connection_close(self) -> None:
+        """Tornado met the end while it read the body; its socket is closed before the watch is asked."""
+        super().on_connection_close()
+        if self._unwatch is not None:
+            self._client_left()
 
     def _client_left(self) -> None:
         self._left.set()

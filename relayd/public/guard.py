@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import TypeAlias
 
-from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
 
 from relayd.public.admission import unauthorized
@@ -96,6 +96,27 @@ class GuardedStream(IOStream):
         """Read the size of a chunk: Tornado reads nothing else this way."""
         self._reading_head = False
         return super().read_until(delimiter, max_bytes)
+
+    def send_now(self, data: bytes) -> bytes:
+        """Hand bytes straight to the kernel; returns what it would not take now.
+
+        `write` costs a buffer, a future and two turns of the loop even where the kernel takes all at
+        once, which it nearly always does.
+
+        Raises:
+            StreamClosedError: the connection is gone.
+        """
+        if self.closed():
+            raise StreamClosedError(real_error=self.error)
+        if self.writing():
+            return data
+        try:
+            return data[self.socket.send(data) :]
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            self.close(exc_info=error)
+            raise StreamClosedError(real_error=error) from error
 
     @override
     def close(self, exc_info: _ExcInfo = False) -> None:

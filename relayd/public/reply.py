@@ -30,27 +30,25 @@ class ChatReply:
         self._handler = handler
         self._write_timeout_s = write_timeout_s
         self._loop = asyncio.get_running_loop()
+        self._stream = handler.stream
+        # RFC 9112, 6.1: an HTTP/1.0 client knows no chunks; the connection's end is the reply's.
+        self._chunked = handler.request.version == "HTTP/1.1"
         self.begun = False
         self.status: int | None = None
         self.stalled_s = 0.0
 
     async def write(self, lines: bytes) -> None:
         """Send lines; the first call sends the head with them."""
-        sent = self._send(lines)
-        if sent.done():
-            _raise_if_gone(sent)
-        else:
-            await self._wait(sent)
+        waiting = self._send(lines)
+        if waiting is not None:
+            await self._wait(waiting)
 
     def beat(self, line: bytes) -> None:
         """Send a line without waiting; a client that left is noticed elsewhere."""
         try:
-            sent = self._send(line)
+            self._send(line)
         except ClientGone:
             return
-        if sent.done():
-            # Looked at, so that the loop does not report it as never retrieved.
-            sent.exception()
 
     async def finish(self, lines: bytes, failure: Failure | None) -> None:
         """Send the last lines and end the reply; a failure before the first byte sets the status."""
@@ -58,22 +56,23 @@ class ChatReply:
         if not self.begun:
             self._begin(failure)
         try:
-            sent = handler.finish(lines)
+            waiting = _unless_done(handler.finish(lines))
         except StreamClosedError as error:
             raise ClientGone from error
-        if not sent.done():
-            await self._wait(sent)
-        else:
-            _raise_if_gone(sent)
+        if waiting is not None:
+            await self._wait(waiting)
 
-    def _send(self, lines: bytes) -> asyncio.Future[None]:
-        handler = self._handler
+    def _send(self, lines: bytes) -> asyncio.Future[None] | None:
+        """Send lines as one chunk; returns what to wait for where the client must read first."""
         try:
-            if self.begun:
-                return handler.connection.write(lines)
-            self._begin(None)
-            handler.write(lines)
-            return asyncio.ensure_future(handler.flush())
+            if not self.begun:
+                self._begin(None)
+                self._handler.write(lines)
+                return _unless_done(self._handler.flush())
+            if self._chunked:
+                lines = b"%x\r\n%b\r\n" % (len(lines), lines)
+            left = self._stream.send_now(lines)
+            return _unless_done(self._stream.write(left)) if left else None
         except StreamClosedError as error:
             raise ClientGone from error
 
@@ -98,9 +97,9 @@ class ChatReply:
             self.stalled_s += self._loop.time() - began
 
 
-def _raise_if_gone(sent: asyncio.Future[None]) -> None:
-    error = sent.exception()
-    if isinstance(error, StreamClosedError):
-        raise ClientGone from error
-    if error is not None:
-        raise error
+def _unless_done(sent: asyncio.Future[None]) -> asyncio.Future[None] | None:
+    """The future where there is something to wait for. Raises what a finished one holds."""
+    if not sent.done():
+        return sent
+    sent.result()
+    return None

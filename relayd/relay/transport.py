@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import aiohttp
@@ -21,11 +22,32 @@ _MAX_ERROR_BODY_BYTES = 64 << 10
 _READ_BUFFER_BYTES = 8 << 10
 _RESPONSE_KEY = "relayd.response"
 
-on_connected: ContextVar[Callable[[], None] | None] = ContextVar("on_connected", default=None)
-"""Called when the current request has its connection; the SDK offers no other way through."""
+
+@dataclass(slots=True)
+class Attempt:
+    """What travels with one request through the SDK, which has no other way to pass it on."""
+
+    connected: Callable[[], None]
+    """Called each time the request has a connection."""
+    first: aiohttp.ClientResponse | httpx2.TransportError | None = None
+    """What a try before the SDK's own brought; the SDK is given it as the outcome of its first."""
+    capture: bool = False
+    """Send nothing: raise what would be sent, as `Prepared`."""
 
 
-class UnexpectedEncoding(httpx2.DecodingError):
+class Prepared(Exception):
+    """A request as the SDK built it, without its body."""
+
+    def __init__(self, url: str, headers: CIMultiDict[str]) -> None:
+        super().__init__("captured, not sent")
+        self.url = url
+        self.headers = headers
+
+
+attempt: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
+
+
+class UnexpectedEncoding(httpx2.ProtocolError):
     """The provider compressed what was asked for plain: refused unread, so that no size can explode."""
 
 
@@ -43,7 +65,46 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send the request and return as soon as the head of the answer is there.
+        """Send what the SDK built and return as soon as the head of the answer is there.
+
+        Raises:
+            httpx2.TransportError: as `send`.
+            Prepared: the current attempt only captures.
+        """
+        current = attempt.get()
+        headers = CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw)
+        if current is not None and current.capture:
+            del headers["Content-Length"]
+            raise Prepared(str(request.url), headers)
+        if current is not None and current.first is not None:
+            first, current.first = current.first, None
+            if isinstance(first, httpx2.TransportError):
+                raise first
+            response = first
+        else:
+            response = await self.send(
+                request.method,
+                str(request.url),
+                headers,
+                await request.aread(),
+                current.connected if current is not None else None,
+            )
+        return httpx2.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Body(response),
+            extensions={_RESPONSE_KEY: response},
+        )
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: CIMultiDict[str],
+        body: bytes,
+        connected: Callable[[], None] | None,
+    ) -> aiohttp.ClientResponse:
+        """Send one request; return as soon as the head of the answer is there.
 
         Raises:
             httpx2.ConnectError, httpx2.ConnectTimeout: no connection; nothing was sent.
@@ -51,15 +112,14 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             UnexpectedEncoding: the answer is compressed.
         """
         session = self._session or self._open_session()
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw)
         try:
             response = await session.request(
-                request.method,
-                str(request.url),
+                method,
+                url,
                 headers=headers,
-                data=await request.aread() or None,
+                data=body or None,
                 allow_redirects=False,
-                trace_request_ctx=on_connected.get(),
+                trace_request_ctx=connected,
             )
         except (aiohttp.ConnectionTimeoutError, TimeoutError) as error:
             raise httpx2.ConnectTimeout(_sentence(error)) from error
@@ -72,12 +132,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             response.close()
             raise UnexpectedEncoding("the answer is compressed")
-        return httpx2.Response(
-            response.status,
-            headers=response.raw_headers,
-            stream=_Body(response),
-            extensions={_RESPONSE_KEY: response},
-        )
+        return response
 
     def _open_session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 import httpx2
@@ -14,7 +15,14 @@ import openai
 
 from relayd.relay.failure import Code, Failure
 from relayd.relay.scrub import Scrubber
-from relayd.relay.transport import AiohttpTransport, UnexpectedEncoding, body_of, on_connected
+from relayd.relay.transport import (
+    AiohttpTransport,
+    Attempt,
+    Prepared,
+    UnexpectedEncoding,
+    attempt,
+    body_of,
+)
 
 _AUTH_STATUSES = frozenset({401, 403})
 _REJECTED_STATUSES = frozenset({400, 402, 404, 405, 406, 410, 411, 412, 413, 414, 415, 422, 431, 451})
@@ -78,6 +86,7 @@ class Upstream:
         self._transport = AiohttpTransport(
             connect_timeout_s=options.connect_timeout_s, ssl_context=options.ssl_context
         )
+        self._prepared: Prepared | None = None
         self._client = openai.AsyncOpenAI(
             api_key=provider_key,
             base_url=options.base_url,
@@ -103,25 +112,7 @@ class Upstream:
         Raises:
             Failure: any of the `upstream_…` codes, with the provider's words made fit to show.
         """
-        token = on_connected.set(connected)
-        try:
-            response = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=body,
-                options={"headers": {"Content-Type": "application/json"}},
-                stream=True,
-            )
-        except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
-        except openai.APIConnectionError as error:
-            raise self._connection_failure(error.__cause__) from None
-        except httpx2.HTTPError as error:
-            # The SDK reads an error's body outside its own net.
-            raise self._connection_failure(error) from None
-        finally:
-            on_connected.reset(token)
-        source = body_of(response)
+        source = await self._open(body, Attempt(connected))
         try:
             if source.content_type != "text/event-stream":
                 raise Failure(
@@ -132,6 +123,62 @@ class Upstream:
         finally:
             # Frees a connection whose body was read whole, and closes any other at once.
             source.release() if source.content.at_eof() else source.close()
+
+    async def _open(self, body: bytes, trial: Attempt) -> aiohttp.ClientResponse:
+        """The answer's head, after retries.
+
+        The SDK builds the same request each time, at a cost of half a millisecond. So the request is
+        sent as it built it once; only where that does not end in 200 is the SDK asked, which takes
+        the outcome as that of its own first try and retries or raises from there.
+        """
+        prepared = self._prepared or await self.prepare()
+        try:
+            response = await self._transport.send(
+                "POST", prepared.url, prepared.headers, body, trial.connected
+            )
+        except httpx2.TransportError as error:
+            trial.first = error
+        else:
+            if response.status == HTTPStatus.OK:
+                return response
+            trial.first = response
+        return await self._ask_sdk(body, trial)
+
+    async def _ask_sdk(self, body: bytes, trial: Attempt) -> aiohttp.ClientResponse:
+        try:
+            return body_of(await self._post(body, trial))
+        except openai.APIStatusError as error:
+            raise self._status_failure(error) from None
+        except openai.APIConnectionError as error:
+            raise self._connection_failure(error.__cause__) from None
+        except httpx2.HTTPError as error:
+            # The SDK reads an error's body outside its own net.
+            raise self._connection_failure(error) from None
+
+    async def prepare(self) -> Prepared:
+        """Let the SDK build a request, and keep its address and headers. Nothing is sent.
+
+        It also pays for everything that the SDK does only the first time.
+        """
+        try:
+            await self._post(b"{}", Attempt(_nothing, capture=True))
+        except Prepared as prepared:
+            self._prepared = prepared
+            return prepared
+        raise AssertionError("an attempt that captures sends nothing")
+
+    async def _post(self, body: bytes, trial: Attempt) -> httpx2.Response:
+        token = attempt.set(trial)
+        try:
+            return await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {"Content-Type": "application/json"}},
+                stream=True,
+            )
+        finally:
+            attempt.reset(token)
 
     def _status_failure(self, error: openai.APIStatusError) -> Failure:
         status = error.status_code
@@ -169,6 +216,10 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection to the provider."""
         await self._client.close()
+
+
+def _nothing() -> None:
+    """Nobody waits for the connection of a request that is not sent."""
 
 
 def _provider_message(error: openai.APIStatusError) -> str:
