@@ -1,0 +1,48 @@
+"""A client that leaves is noticed in every phase, whatever it left unread."""
+
+from __future__ import annotations
+
+import pytest
+
+from relayd.state.records import Outcome
+from tests.public.room import KEY, Room, public_room
+from tests.wire import Wire, body, post
+
+
+def _leave(wire: Wire, how: str) -> None:
+    if how == "fin":
+        wire.finish()
+    elif how == "rst":
+        wire.reset()
+    else:
+        wire.half_close()
+
+
+async def _free(room: Room) -> None:
+    assert await room.registry.wait_empty(5.0), "a place was never given back"
+
+
+@pytest.mark.parametrize("how", ["fin", "rst", "half"])
+async def test_leaving_with_half_a_body_frees_the_place(how: str) -> None:
+    """Head, some of the body and the end arrive at once: the place is given back, the record closed."""
+    async with public_room() as room:
+        for n in range(20):
+            async with await Wire.open(room.port) as wire:
+                wire.send(post(KEY, body()[:10], length=1000))
+                _leave(wire, how)
+                record = await room.book.record(n)
+                assert record.outcome is Outcome.CLIENT_CLOSED
+        await _free(room)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst", "half"])
+async def test_leaving_in_the_middle_of_the_body_frees_the_place(how: str) -> None:
+    """The same when the server had already begun to wait for the rest."""
+    async with public_room() as room:
+        for n in range(20):
+            async with await Wire.open(room.port) as wire:
+                wire.send(post(KEY, body()[:10], length=1000))
+                await room.admitted(n)
+                _leave(wire, how)
+                assert (await room.book.record(n)).outcome is Outcome.CLIENT_CLOSED
+        await _free(room)
