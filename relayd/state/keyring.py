@@ -200,7 +200,7 @@ class KeyRing:
         )
 
     async def _change(self, ask: Ask) -> RingChange:
-        job = RingJob(ask, self._clock, self._expired)
+        job = RingJob(ask, self._clock, lambda: self._snapshot.ring, self._expired)
         try:
             # The new ring is adopted on the writer's thread, right after the commit: so memory and disk
             # stay together also when the caller is cancelled here.

@@ -14,7 +14,15 @@ from relayd.state.audit import new_entry
 from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, RingError
 from relayd.state.records import KeyInfo, KeyState, Peer, utc_text
 from relayd.state.ringrules import Decision, Moment, Rule
-from relayd.state.ringstore import StoredKey, StoredRing, advance, find_key, load_ring, store_key
+from relayd.state.ringstore import (
+    DEAD_KEYS_SHOWN,
+    StoredKey,
+    StoredRing,
+    advance,
+    find_key,
+    load_ring,
+    store_key,
+)
 from relayd.state.stored import storable_text
 from relayd.state.transactor import Tx
 
@@ -75,8 +83,15 @@ _reply = msgspec.json.Decoder(_Reply)
 class RingJob:
     """Does one `Ask` in a transaction; `refusal` is known even when its audit row can't be stored."""
 
-    def __init__(self, ask: Ask, clock: Callable[[], float], expired: AbstractSet[str]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        clock: Callable[[], float],
+        known: Callable[[], StoredRing],
+        expired: AbstractSet[str],
+    ) -> None:
         self._ask = ask
+        self._known = known
         # From outside: what SQLite could not take must not break the transaction.
         self._subject = storable_text(ask.subject[:_SUBJECT_CHARS])
         self._parameters = storable_text(ask.parameters)
@@ -90,7 +105,7 @@ class RingJob:
         Raises:
             sqlite3.Error: nothing is stored.
         """
-        ring = with_expired(load_ring(tx.connection), self._expired)
+        ring = with_expired(self._current(tx.connection), self._expired)
         now_s = self._clock()
         try:
             done = self._done_before(tx.connection)
@@ -104,6 +119,12 @@ class RingJob:
             self._audit_refusal(tx, ring, refusal, now_s)
             return Settled(ring, refusal=refusal)
         return self._store(tx, ring, decision, utc_text(now_s))
+
+    def _current(self, connection: sqlite3.Connection) -> StoredRing:
+        """The ring on disk: the known one, unless another process has changed it."""
+        known = self._known()
+        row = connection.execute("SELECT generation FROM ring").fetchone()
+        return known if row == (known.generation,) else load_ring(connection)
 
     def _done_before(self, connection: sqlite3.Connection) -> RingChange | None:
         key = self._ask.idempotency_key
@@ -184,6 +205,9 @@ def with_changes(
 ) -> StoredRing:
     """The ring after these keys were stored."""
     keys = {key.id: key for key in (*ring.keys, *changed)}
+    dead = sorted((key for key in keys.values() if key.is_dead()), key=StoredKey.ended_at)
+    for key in dead[:-DEAD_KEYS_SHOWN]:
+        del keys[key.id]
     return StoredRing(
         generation=generation,
         changed_at=now,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from typing import Any
 
 import msgspec
 
@@ -46,6 +45,14 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
         if self.state is KeyState.ACTIVE:
             return math.inf
         return -math.inf if self.expires_at is None else epoch_s(self.expires_at)
+
+    def is_dead(self) -> bool:
+        """Whether the row says that the key is expired or revoked."""
+        return self.state in (KeyState.EXPIRED, KeyState.REVOKED)
+
+    def ended_at(self) -> str:
+        """When a dead key died."""
+        return max(self.expires_at or "", self.revoked_at or "")
 
     def info(self, now: str) -> KeyInfo:
         """What may be shown of it."""
@@ -130,15 +137,16 @@ def find_key(connection: sqlite3.Connection, column: str, value: object) -> Stor
 
 
 def store_key(connection: sqlite3.Connection, key: StoredKey) -> None:
-    """Insert the key, or replace what is stored of it."""
-    values: list[Any] = [bytes.fromhex(key.digest_hex), *(getattr(key, column) for column in _COLUMNS)]
-    values[1 + _COLUMNS.index("state")] = key.state.value
-    columns = ("digest", *_COLUMNS)
-    changing = ", ".join(f"{column} = excluded.{column}" for column in columns if column != "id")
+    """Insert the key, or bring what is stored of it to its new state; its uses are not touched."""
     connection.execute(
-        f"INSERT INTO keys ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - own columns
-        f" ON CONFLICT (id) DO UPDATE SET {changing}",
-        values,
+        "INSERT INTO keys (id, client, digest, state, created_at, expires_at, revoked_at, replaced_by)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
+        " expires_at = excluded.expires_at, revoked_at = excluded.revoked_at,"
+        " replaced_by = excluded.replaced_by",
+        (
+            *(key.id, key.client, bytes.fromhex(key.digest_hex), key.state.value, key.created_at),
+            *(key.expires_at, key.revoked_at, key.replaced_by),
+        ),
     )
 
 
