@@ -27,7 +27,8 @@ from tui.demo.traffic import CALLERS, PAUSED, STRANGER, UNAUTHORIZED, Caller, Fa
 
 HISTORY_S = 2 * 3600
 OLD_HISTORY_S = 7 * 86_400
-_OLD_GAP_S = 260
+_OLD_GAP_S = 500
+_FULL_PACE_S = 240
 _BAD_SPELLS_MIN = ((18, 22), (170, 200))
 _STRAGGLER_IPS = ("203.0.113.9", "10.0.0.4")
 _CANCELLED = Fate(Outcome.CANCELLED, 200, "cancelled", "The operator cancelled this request.")
@@ -82,15 +83,15 @@ class DemoDaemon:
             at_s += self._random.expovariate(busy / _OLD_GAP_S)
         while at_s < self.now_s:
             self._past(at_s)
-            at_s += self._traffic.gap_s(at_s) * 3
+            at_s += self._traffic.gap_s(at_s) * (1 if at_s > self.now_s - _FULL_PACE_S else 3)
         self.log.clear()
 
     def _past(self, at_s: float) -> None:
         minutes_ago = (self.now_s - at_s) / 60
         caller = self._traffic.caller()
         fate = self._traffic.fate(incident=any(low < minutes_ago < high for low, high in _BAD_SPELLS_MIN))
-        key_id = self._key_then(caller, at_s)
-        if fate is UNAUTHORIZED:
+        key_id: str | None = self._key_then(caller, at_s)
+        if fate is UNAUTHORIZED or key_id is None:
             caller, key_id = STRANGER, None
         else:
             self.ring.used(key_id, caller.ip, at_s)

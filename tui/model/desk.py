@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from relayd.admin.wire import (
@@ -150,6 +150,11 @@ class Desk:
         """Somebody acted."""
         self.audit.appendleft(neutral_entry(event.entry))
         self._advance(event.seq)
+
+    def set_audit(self, entries: Iterable[AuditEntry]) -> None:
+        """A page of the audit, newest first."""
+        self.audit = deque((neutral_entry(entry) for entry in entries), maxlen=MAX_AUDIT)
+        self.revision += 1
 
     def lost(self, event: Lost) -> None:
         """The daemon could not write some records."""

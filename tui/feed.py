@@ -1,0 +1,265 @@
+"""Brings the daemon's news to the desk: backlog, live events, reconnecting, and history from disk."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Protocol
+
+from relayd.admin.link import Denied, Link, LinkError, NoDaemon, VersionMismatch
+from relayd.admin.wire import (
+    Audited,
+    AuditPage,
+    Ended,
+    Event,
+    Gap,
+    Hello,
+    Lost,
+    Progress,
+    RequestPage,
+    Ring,
+    Started,
+)
+from tui.model.desk import Contact, Desk
+from tui.model.marks import Mark, MarkKind
+
+PAGE = 500
+STATUS_EVERY_S = 2.0
+SKIP_EVENTS = 20_000
+_BACKOFF_FIRST_S = 0.25
+_BACKOFF_MAX_S = 5.0
+_DOWN_AFTER_S = 2.0
+_BUSY_SLICE_S = 0.004
+_BACKLOG_PAUSE_S = 0.02
+
+
+class Reader(Protocol):
+    """What the daemon's database offers when no daemon answers; a part of `Link`."""
+
+    async def requests(
+        self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
+    ) -> RequestPage:
+        """Records, newest first."""
+        ...
+
+    async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
+        """The audit, newest first."""
+        ...
+
+    async def keys(self) -> Ring:
+        """The ring."""
+        ...
+
+
+class Feed:
+    """The only writer of the desk. `changed` is called after every change and must return at once."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        link: Link,
+        *,
+        changed: Callable[[], None],
+        backlog_records: int,
+        open_archive: Callable[[], Reader | None] | None = None,
+    ) -> None:
+        self.desk = desk
+        self.link = link
+        self._changed = changed
+        self._backlog_records = backlog_records
+        self._open_archive = open_archive
+        self._archive: Reader | None = None
+        self._down_since_s: float | None = None
+        self._wake = asyncio.Event()
+        self._look = asyncio.Event()
+        self.exhausted = False
+        """True when the disk has no older records than the store."""
+        self._loading = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Follow the daemon until cancelled."""
+        backoff_s = _BACKOFF_FIRST_S
+        while True:
+            self._wake.clear()
+            try:
+                await self._session()
+                backoff_s = _BACKOFF_FIRST_S
+                self._note(Contact.CONNECTING, "The daemon closed the connection.")
+            except LinkError as error:
+                if self.desk.contact is Contact.LIVE:
+                    backoff_s = _BACKOFF_FIRST_S
+                await self._troubled(error)
+            wait_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects, guards nothing
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
+
+    def retry_now(self) -> None:
+        """Do not wait for the backoff."""
+        self._wake.set()
+
+    def look_soon(self) -> None:
+        """Ask for the status now, after a change of it."""
+        self._look.set()
+
+    def _note(self, contact: Contact, trouble: str = "") -> None:
+        self.desk.set_contact(contact, trouble)
+        self._changed()
+
+    async def _troubled(self, error: LinkError) -> None:
+        if isinstance(error, Denied):
+            self._note(Contact.DENIED, str(error))
+        elif isinstance(error, VersionMismatch):
+            self._note(Contact.MISMATCH, str(error))
+            await self._read_archive()
+        else:
+            now_s = time.monotonic()
+            first = self._down_since_s is None
+            self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
+            never = self.desk.log_seq is None
+            down = never or not first or now_s - self._down_since_s > _DOWN_AFTER_S
+            self._note(Contact.DOWN if down else Contact.CONNECTING, str(error))
+            if isinstance(error, NoDaemon) and down:
+                await self._read_archive()
+
+    async def _read_archive(self) -> None:
+        if self._archive is not None or self._open_archive is None:
+            return
+        self._archive = self._open_archive()
+        if self._archive is None:
+            return
+        try:
+            if not len(self.desk.store):
+                self.desk.backlog((await self._archive.requests(limit=PAGE)).records)
+            self.desk.set_ring(await self._archive.keys())
+            self.desk.set_audit((await self._archive.audit(limit=PAGE)).entries)
+        except LinkError as error:
+            self._note(self.desk.contact, f"{self.desk.trouble} {error}")
+        self._changed()
+
+    async def _session(self) -> None:
+        desk, link = self.desk, self.link
+        status = await link.status()
+        desk.set_status(status)
+        first = desk.log_seq is None
+        after = desk.log_seq if desk.log_seq is not None else status.seq
+        if first:
+            desk.new_boot(status.boot_id, status.seq, 0)
+            desk.backlog((await link.requests(limit=PAGE)).records)
+            desk.log_seq = status.seq
+        elif status.seq - after > SKIP_EVENTS:
+            await self._skip(after)
+            after = status.seq
+        await self.refresh_ring()
+        desk.set_audit((await link.audit(limit=PAGE)).entries)
+        self._down_since_s, self._archive = None, None
+        self._note(Contact.LIVE)
+        helpers = [asyncio.create_task(self._poll(), name="tui-status")]
+        if first:
+            helpers.append(asyncio.create_task(self._load_backlog(), name="tui-backlog"))
+        try:
+            await self._follow(link.events(after))
+        finally:
+            for task in helpers:
+                task.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _skip(self, after: int) -> None:
+        """Too much was missed to replay: take the newest page, and mark the gap before it."""
+        page = await self.link.requests(limit=PAGE)
+        fresh = [record for record in page.records if record.seq > after]
+        self.desk.backlog(fresh)
+        if fresh and page.next_before is not None and fresh[-1].seq > after + 1:
+            first, last = after + 1, fresh[-1].seq - 1
+            self.desk.store.put_mark(fresh[-1].seq, Mark(MarkKind.GAP, 0, first, last))
+        self.desk.log_seq = max(self.desk.log_seq or 0, *(record.seq for record in fresh), after)
+
+    async def _follow(self, events: AsyncIterator[Event]) -> None:
+        slice_started_s = time.monotonic()
+        async for event in events:
+            await self._apply(event)
+            self._changed()
+            if time.monotonic() - slice_started_s > _BUSY_SLICE_S:
+                await asyncio.sleep(0)
+                slice_started_s = time.monotonic()
+
+    async def _apply(self, event: Event) -> None:
+        desk = self.desk
+        match event:
+            case Started():
+                desk.started(event)
+            case Ended():
+                desk.ended(event)
+            case Progress():
+                desk.progress(event)
+            case Audited():
+                desk.audited(event)
+                await self.refresh_ring()
+            case Hello():
+                desk.new_boot(event.boot_id, (desk.log_seq or event.seq) + 1, round(time.time() * 1000))
+            case Gap():
+                desk.gap(event)
+            case Lost():
+                desk.lost(event)
+
+    async def _poll(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), STATUS_EVERY_S)
+            self._look.clear()
+            try:
+                self.desk.set_status(await self.link.status())
+                if self.desk.status and self.desk.status.ring.generation != self.desk.ring.generation:
+                    await self.refresh_ring()
+            except LinkError:
+                # The stream of events says it better, and says it once.
+                continue
+            self._changed()
+
+    async def refresh_ring(self) -> None:
+        """Look at the keys again."""
+        self.desk.set_ring(await self.link.keys())
+        self._changed()
+
+    async def _load_backlog(self) -> None:
+        more = True
+        while more and len(self.desk.store) < self._backlog_records:
+            more = await self.load_older()
+            await asyncio.sleep(_BACKLOG_PAUSE_S)
+
+    async def load_older(self) -> bool:
+        """Bring one more page of older records; False when there are none, or no room."""
+        desk = self.desk
+        async with self._loading:
+            if self.exhausted or len(desk.store) >= desk.store.keep:
+                return False
+            try:
+                reader: Reader = self._archive or self.link
+                page = await reader.requests(before=desk.store.oldest_seq, limit=PAGE)
+            except LinkError:
+                return False
+            desk.backlog(page.records)
+            self.exhausted = page.next_before is None
+            self._changed()
+            return not self.exhausted
+
+    async def fill_gap(self, key: int, mark: Mark) -> int:
+        """Bring what a gap hides, newest first; returns how many records came.
+
+        Raises:
+            LinkError: the daemon could not be asked; the gap stays.
+        """
+        before: int | None = mark.last + 1
+        came = 0
+        while before is not None:
+            page = await self.link.requests(after=mark.first - 1, before=before, limit=PAGE)
+            self.desk.backlog(page.records, count=False)
+            came += len(page.records)
+            before = page.next_before
+            self._changed()
+        self.desk.store.remove_mark(key)
+        self._changed()
+        return came

@@ -1,0 +1,1 @@
+"""What fills the window: the five screens, and the dialogs over them."""

@@ -1,0 +1,93 @@
+"""The In flight screen: every open stream, how fast it moves, and whom it waits for."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from relayd.admin.wire import RequestRecord
+from tui.screens.pane import Pane
+from tui.widgets.bars import Hint
+from tui.widgets.line_list import LineList
+from tui.widgets.overview import StreamList
+
+
+class InFlightPane(Pane):
+    """Enter opens the request, x cancels it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("x", "cancel", "Cancel this stream"),
+        Binding("y", "copy_id", "Copy the id"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="inflight")
+
+    def compose(self) -> ComposeResult:
+        """One list."""
+        yield StreamList(self.desk_app.desk, self.desk_app.now_s, id="streams")
+
+    @property
+    def rows(self) -> StreamList:
+        """The list."""
+        return self.query_one("#streams", StreamList)
+
+    def look_again(self) -> None:
+        """New numbers."""
+        self.rows.rows_changed()
+
+    def settle_focus(self) -> None:
+        """The list."""
+        self.rows.focus()
+
+    def chosen(self) -> RequestRecord | None:
+        """The record of the stream under the cursor, as far as the store has it."""
+        key = self.rows.cursor_key
+        store = self.desk_app.desk.store
+        if key is None:
+            return None
+        for index in range(len(store) - 1, -1, -1):
+            row = store.row_at(index)
+            if isinstance(row, RequestRecord) and row.id == key:
+                stream = self.desk_app.desk.live.streams.get(row.id)
+                if stream is not None:
+                    row.deltas = stream.progress.deltas
+                return row
+        return None
+
+    def hints(self) -> list[Hint]:
+        """Keys of this screen."""
+        empty = "" if self.rows.row_count() else "nothing is in flight"
+        refusal = self.desk_app.operator.refusal() or empty
+        return [
+            Hint("Enter", "open", "app.here('open')", empty),
+            Hint("x", "cancel", "app.here('cancel')", refusal),
+            Hint("P", "pause", "app.pause", self.desk_app.operator.refusal()),
+            Hint("D", "drain", "app.drain", self.desk_app.operator.refusal()),
+            Hint("K", "keys", "app.show_screen('keys')"),
+            Hint(":", "cmd", "app.command_palette"),
+            Hint("?", "help", "app.help"),
+            Hint("y", "copy id", "app.here('copy_id')"),
+        ]
+
+    @on(LineList.Chosen)
+    async def action_open(self) -> None:
+        """The request, on the Requests screen."""
+        record = self.chosen()
+        if record is None:
+            return
+        await self.desk_app.open_request(record.seq)
+
+    def action_cancel(self) -> None:
+        """Cancel it, after a dialog."""
+        record = self.chosen()
+        if record is not None:
+            self.desk_app.cancel_stream(record)
+
+    def action_copy_id(self) -> None:
+        """Copy the request's id."""
+        if self.rows.cursor_key is not None:
+            self.desk_app.copy(str(self.rows.cursor_key), "The id")

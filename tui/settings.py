@@ -1,0 +1,61 @@
+"""What the app remembers between runs: layout, filter, theme. Never a secret."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from tui.model.store import KEEP_DEFAULT
+
+
+class Settings(msgspec.Struct):
+    """`tui.json` in the config directory; a person may edit it."""
+
+    theme: str = ""
+    """Empty: chosen by what the terminal can show."""
+    filter: str = ""
+    screen: str = "requests"
+    columns_hidden: list[str] = []
+    keep_records: int = KEEP_DEFAULT
+    """How many records the app holds in memory; older ones stay on the daemon's disk."""
+    backlog_records: int = 10_000
+    """How many of the newest records are loaded at start."""
+    mouse: bool = True
+
+
+class SettingsFile:
+    """Reads once, writes when asked. A file that can't be read is reported, never overwritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trouble = ""
+        self.settings = self._read()
+
+    def _read(self) -> Settings:
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Settings)
+        except FileNotFoundError:
+            return Settings()
+        except (OSError, msgspec.DecodeError) as error:
+            self.trouble = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
+            return Settings()
+
+    def save(self) -> None:
+        """Replace the file in one step.
+
+        Raises:
+            OSError: the directory can't be made or written.
+        """
+        if self.trouble:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self.settings)) + b"\n")
+            fresh.replace(self.path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()

@@ -1,0 +1,209 @@
+"""The one place that decides colours. Every state is a word first; colour only repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from rich.style import Style
+from textual.app import App
+from textual.theme import Theme
+
+
+class Role(StrEnum):
+    """What a piece of text is, not how it looks."""
+
+    TEXT = "text"
+    DIM = "dim"
+    STRONG = "strong"
+    ACCENT = "accent"
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+    RUN = "run"
+    CONNECT = "connect"
+    WAIT = "wait"
+    STREAM = "stream"
+    CLIENT = "client"
+    HEAD = "head"
+    HEAD_DIM = "head_dim"
+    HEAD_STRONG = "head_strong"
+    HEAD_GOOD = "head_good"
+    HEAD_WARN = "head_warn"
+    HEAD_BAD = "head_bad"
+    KEY = "key"
+    CURSOR = "cursor"
+    MARK = "mark"
+    MATCH = "match"
+    TITLE = "title"
+    ALARM = "alarm"
+
+
+_DARK = {
+    "bg": "#0f1419",
+    "surface": "#151b22",
+    "panel": "#1b232c",
+    "cursor": "#23384d",
+    "fg": "#d3dae3",
+    "dim": "#7f8b99",
+    "line": "#2c3642",
+    "blue": "#79b0ee",
+    "green": "#86c98a",
+    "yellow": "#e2c06b",
+    "red": "#ee7f7c",
+    "magenta": "#c894e0",
+    "cyan": "#6cc3c7",
+    "alarm_fg": "#14100a",
+}
+_LIGHT = {
+    "bg": "#fbfaf7",
+    "surface": "#f3f1ec",
+    "panel": "#e9e6df",
+    "cursor": "#d3e3f4",
+    "fg": "#23282e",
+    "dim": "#6b7178",
+    "line": "#d2cec5",
+    "blue": "#1f62ad",
+    "green": "#2c7a39",
+    "yellow": "#8a6100",
+    "red": "#b3312d",
+    "magenta": "#8440a3",
+    "cyan": "#0f7378",
+    "alarm_fg": "#ffffff",
+}
+_ANSI = {
+    "bg": "default",
+    "surface": "default",
+    "panel": "default",
+    "cursor": "default",
+    "fg": "default",
+    "dim": "bright_black",
+    "line": "bright_black",
+    "blue": "blue",
+    "green": "green",
+    "yellow": "yellow",
+    "red": "red",
+    "magenta": "magenta",
+    "cyan": "cyan",
+    "alarm_fg": "black",
+}
+
+DARK, LIGHT, ANSI = "relayd-dark", "relayd-light", "relayd-ansi"
+_COLOURS: Mapping[str, Mapping[str, str]] = {DARK: _DARK, LIGHT: _LIGHT, ANSI: _ANSI}
+
+_HUES = {
+    Role.TEXT: "fg",
+    Role.DIM: "dim",
+    Role.STRONG: "fg",
+    Role.ACCENT: "blue",
+    Role.GOOD: "green",
+    Role.WARN: "yellow",
+    Role.BAD: "red",
+    Role.RUN: "cyan",
+    Role.CONNECT: "dim",
+    Role.WAIT: "yellow",
+    Role.STREAM: "blue",
+    Role.CLIENT: "magenta",
+    Role.KEY: "blue",
+    Role.MARK: "dim",
+    Role.MATCH: "yellow",
+    Role.TITLE: "fg",
+}
+_HEAD_HUES = {
+    Role.HEAD: "fg",
+    Role.HEAD_DIM: "dim",
+    Role.HEAD_STRONG: "fg",
+    Role.HEAD_GOOD: "green",
+    Role.HEAD_WARN: "yellow",
+    Role.HEAD_BAD: "red",
+}
+_BOLD = {
+    Role.STRONG,
+    Role.BAD,
+    Role.KEY,
+    Role.TITLE,
+    Role.HEAD_STRONG,
+    Role.HEAD_BAD,
+    Role.HEAD_WARN,
+    Role.HEAD_GOOD,
+}
+
+
+def _styles(name: str) -> dict[Role, Style]:
+    colours = _COLOURS[name]
+    plain = name == ANSI
+    styles = {role: Style(color=colours[hue], bold=role in _BOLD) for role, hue in _HUES.items()}
+    head_bg = None if plain else colours["panel"]
+    for role, hue in _HEAD_HUES.items():
+        styles[role] = Style(color=colours[hue], bgcolor=head_bg, bold=role in _BOLD)
+    styles[Role.CURSOR] = Style(reverse=True) if plain else Style(bgcolor=colours["cursor"])
+    styles[Role.ALARM] = (
+        Style(bold=True, reverse=True)
+        if plain
+        else Style(color=colours["alarm_fg"], bgcolor=colours["yellow"], bold=True)
+    )
+    return styles
+
+
+STYLES: Mapping[str, Mapping[Role, Style]] = {name: _styles(name) for name in _COLOURS}
+
+
+def style(app: App[object], role: Role) -> Style:
+    """How this role looks in the theme that is on."""
+    return STYLES.get(app.theme, STYLES[DARK])[role]
+
+
+def _theme(name: str) -> Theme:
+    colours = _COLOURS[name]
+    ansi = name == ANSI
+    hue = {key: f"ansi_{value}" if ansi else value for key, value in colours.items()}
+    return Theme(
+        name=name,
+        primary=hue["blue"],
+        secondary=hue["cyan"],
+        accent=hue["blue"],
+        warning=hue["yellow"],
+        error=hue["red"],
+        success=hue["green"],
+        foreground=hue["fg"],
+        background=hue["bg"],
+        surface=hue["surface"],
+        panel=hue["panel"],
+        boost=hue["panel"],
+        dark=name != LIGHT,
+        ansi=ansi,
+        variables={
+            "line": hue["line"],
+            "dim": hue["dim"],
+            "border": hue["blue"],
+            "border-blurred": hue["line"],
+            "block-cursor-background": hue["blue"],
+            "block-cursor-foreground": "ansi_black" if ansi else hue["bg"],
+            "block-cursor-text-style": "reverse" if ansi else "bold",
+            "input-cursor-background": hue["fg"] if not ansi else "ansi_white",
+            "input-cursor-foreground": hue["bg"] if not ansi else "ansi_black",
+            "input-selection-background": "ansi_blue" if ansi else hue["cursor"],
+            "input-selection-foreground": "ansi_black" if ansi else hue["fg"],
+            "screen-selection-background": "ansi_blue" if ansi else hue["cursor"],
+            "screen-selection-foreground": "ansi_black" if ansi else hue["fg"],
+            "ansi-background": "ansi_black",
+            "ansi-foreground": "ansi_white",
+            "scrollbar": hue["line"],
+            "scrollbar-background": hue["bg"],
+            "scrollbar-corner-color": hue["bg"],
+        },
+    )
+
+
+def themes() -> list[Theme]:
+    """The themes the app offers."""
+    return [_theme(name) for name in _COLOURS]
+
+
+def best_theme(env: Mapping[str, str]) -> str:
+    """The theme this terminal can show: ANSI where there are 16 colours or fewer, or none are wanted."""
+    if "NO_COLOR" in env:
+        return ANSI
+    if env.get("COLORTERM", "").lower() in {"truecolor", "24bit"} or "256" in env.get("TERM", ""):
+        return DARK
+    return ANSI

@@ -1,0 +1,60 @@
+"""What operators did, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relayd.admin.wire import AuditEntry, epoch_s
+from tui.model.desk import Desk
+from tui.model.units import day_clock
+from tui.theme import Role, style
+from tui.widgets.cells import Piece, fit
+from tui.widgets.line_list import Key, LineList
+
+
+class AuditList(LineList):
+    """One row an entry."""
+
+    def __init__(self, desk: Desk, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self.desk = desk
+
+    def row_count(self) -> int:
+        """Entries."""
+        return len(self.desk.audit)
+
+    def row_key(self, index: int) -> Key:
+        """Its place in the log."""
+        return self.desk.audit[index].seq
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - cut where the line ends
+        """Column names."""
+        titles = f"   {'time':<19} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
+        return [(titles, style(self.app, Role.DIM))]
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """One entry."""
+        entry = self.desk.audit[index]
+        look = {role: style(self.app, role) for role in Role}
+        done = entry.result == "done"
+        return [
+            (" ▶ " if selected else "   ", look[Role.ACCENT]),
+            (day_clock(epoch_s(entry.at)) + " ", look[Role.DIM]),
+            (fit(entry.action, 8) + " ", look[Role.STRONG]),
+            (fit(entry.result, 8) + " ", look[Role.GOOD if done else Role.BAD]),
+            (fit(entry.login, 10) + " ", look[Role.TEXT]),
+            (fit(entry.client or "—", 12) + " ", look[Role.TEXT]),
+            (fit(_rest(entry), max(0, width - 66)), look[Role.DIM]),
+        ]
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Nobody acted yet."""
+        return (
+            "Nobody has changed anything yet.",
+            "Every change of a key, every pause and cancel will stand here.",
+        )
+
+
+def _rest(entry: AuditEntry) -> str:
+    parts = [" → ".join(entry.key_ids), entry.detail or ""]
+    return "  ".join(part for part in parts if part)

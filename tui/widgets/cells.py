@@ -1,0 +1,43 @@
+"""Text fitted to terminal cells, and lines made of styled pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+Piece = tuple[str, Style]
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """The text in exactly `width` cells; cut with an ellipsis, padded on the left with `right`."""
+    if width <= 0:
+        return ""
+    length = len(text) if text.isascii() else cell_len(text)
+    if length > width:
+        return set_cell_size(text, width - 1) + "…"
+    pad = " " * (width - length)
+    return pad + text if right else text + pad
+
+
+def width_of(pieces: Iterable[Piece]) -> int:
+    """How many cells the pieces take."""
+    return sum(cell_len(text) for text, _ in pieces)
+
+
+def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = None) -> Strip:
+    """The pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor)."""
+    merged: list[tuple[str, Style]] = []
+    for text, style in pieces:
+        if not text:
+            continue
+        if merged and merged[-1][1] == style:
+            merged[-1] = (merged[-1][0] + text, style)
+        else:
+            merged.append((text, style))
+    segments = [Segment(text, rest + style + over if over else rest + style) for text, style in merged]
+    strip = Strip(segments)
+    return strip.adjust_cell_length(width, rest + over if over else rest)

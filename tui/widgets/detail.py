@@ -1,0 +1,154 @@
+"""One request in full: in words first, then where its time went, then every field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from rich.style import Style
+from rich.text import Text
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from relayd.admin.wire import RequestRecord, epoch_s
+from tui.model.stats import is_error
+from tui.model.units import age, bytes_text, clock, day_clock, duration, plural
+from tui.model.words import cause, state_word, time_parts, where_the_time_went
+from tui.theme import Role, style
+from tui.widgets.columns import state_role
+from tui.widgets.time_bar import shares
+
+_PARTS = {
+    "connect": (Role.CONNECT, "·", "connect"),
+    "first token": (Role.WAIT, "░", "first token"),
+    "stream": (Role.STREAM, "▓", "stream"),
+    "client": (Role.CLIENT, "▒", "wait for client"),
+}
+_LABEL = 15
+
+
+class Detail(VerticalScroll, can_focus=True):
+    """Shows a record. Its text can be selected with the mouse."""
+
+    DEFAULT_CSS = """
+    Detail { background: $surface; padding: 0 1; }
+    Detail Static { width: 1fr; height: auto; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(Static(id="detail-text", markup=False), id=id)
+        self.record: RequestRecord | None = None
+        self._shown: tuple[object, ...] = ()
+
+    def show(
+        self,
+        record: RequestRecord | None,
+        similar: Callable[[RequestRecord], list[RequestRecord]],
+        now_s: float,
+    ) -> None:
+        """Show this record; `similar` finds failures of the same kind in the last hour."""
+        fresh = record is None or self.record is None or record.id != self.record.id
+        stamp = (
+            record and msgspec.json.encode(record),
+            self.size.width,
+            self.app.theme,
+            record and not record.outcome and int(now_s),
+        )
+        self.record = record
+        if stamp == self._shown:
+            return
+        self._shown = stamp
+        text = self.query_one("#detail-text", Static)
+        if record is None:
+            text.update(Text("No request chosen.", style=self._look(Role.DIM)))
+            return
+        text.update(self._text(record, similar(record) if is_error(record) else [], now_s))
+        if fresh:
+            self.scroll_home(animate=False)
+
+    def _look(self, role: Role) -> Style:
+        return style(self.app, role)
+
+    def _text(self, record: RequestRecord, similar: list[RequestRecord], now_s: float) -> Text:
+        text = Text(no_wrap=False, overflow="fold")
+        role = state_role(record)
+        word = state_word(record)
+        text.append(f"{word}  ", self._look(role) + Style(bold=True))
+        text.append(f"{record.model or '—'}", self._look(Role.TITLE))
+        text.append(f"  {record.client or 'no client'}  {record.ip}\n", self._look(Role.TEXT))
+        text.append(f"{cause(record)}\n", self._look(Role.TEXT))
+        if record.error is not None:
+            text.append(f"{record.error.code}: ", self._look(Role.BAD))
+            text.append(f"{record.error.message}\n", self._look(Role.TEXT))
+        self._timeline(text, record, now_s)
+        if similar:
+            self._similar(text, similar, now_s)
+        self._fields(text, record)
+        return text
+
+    def _timeline(self, text: Text, record: RequestRecord, now_s: float) -> None:
+        running = record.outcome is None
+        age_ms = max(0.0, (now_s - epoch_s(record.started_at)) * 1000) if running else None
+        parts = time_parts(record, age_ms)
+        total = sum(part.ms for part in parts)
+        text.append("\nTime", self._look(Role.TITLE))
+        text.append(f"  {duration(total)}{' so far' if running else ''}\n", self._look(Role.TEXT))
+        width = max(10, min(60, self.size.width - 4))
+        for part, cells in zip(parts, shares([part.ms for part in parts], width), strict=True):
+            role, glyph, _ = _PARTS[part.name]
+            text.append(glyph * cells, self._look(role))
+        text.append("\n")
+        for part in parts:
+            role, glyph, name = _PARTS[part.name]
+            percent = round(100 * part.ms / total) if total else 0
+            text.append(f"{glyph} {name:<16}", self._look(role))
+            text.append(f"{duration(part.ms):>6} {percent:>4}%\n", self._look(Role.TEXT))
+        if not running:
+            text.append(f"{where_the_time_went(record)}\n", self._look(Role.DIM))
+
+    def _similar(self, text: Text, similar: list[RequestRecord], now_s: float) -> None:
+        text.append("\nAlike in the last hour", self._look(Role.TITLE))
+        text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
+        for record in similar[:4]:
+            started_s = epoch_s(record.started_at)
+            text.append(
+                f"{clock(started_s)}  {age(now_s - started_s):>3} ago  {record.client or '—'}  {record.ip}\n",
+                self._look(Role.DIM),
+            )
+
+    def _fields(self, text: Text, record: RequestRecord) -> None:
+        text.append("\nEvery field\n", self._look(Role.TITLE))
+        for name, value in self._values(record):
+            text.append(f"{name:<{_LABEL}} ", self._look(Role.DIM))
+            text.append(f"{value}\n", self._look(Role.TEXT))
+
+    def _values(self, record: RequestRecord) -> list[tuple[str, str]]:
+        def shown(value: object) -> str:
+            return "—" if value is None or value == "" else str(value)
+
+        return [
+            ("id", record.id),
+            ("started", f"{day_clock(epoch_s(record.started_at))}  ({record.started_at})"),
+            ("outcome", shown(record.outcome and record.outcome.value)),
+            ("status", shown(record.status)),
+            ("phase", record.phase.value),
+            ("client", shown(record.client)),
+            ("key", shown(record.key_id)),
+            ("address", shown(record.ip)),
+            ("origin", shown(record.origin)),
+            ("user agent", shown(record.user_agent)),
+            ("path", shown(record.path)),
+            ("model", shown(record.model)),
+            ("connect", duration(record.connect_ms)),
+            ("first token", duration(record.first_token_ms)),
+            ("duration", duration(record.duration_ms)),
+            ("stalled", duration(record.stalled_ms)),
+            ("deltas", f"{record.deltas:,}"),
+            ("sent", bytes_text(record.bytes_out)),
+            ("prompt tokens", shown(record.prompt_tokens)),
+            ("answer tokens", shown(record.completion_tokens)),
+            ("finish reason", shown(record.finish_reason)),
+            ("upstream id", shown(record.upstream_request_id)),
+            ("log seq", str(record.seq)),
+            ("boot", record.boot_id),
+        ]

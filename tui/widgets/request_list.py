@@ -1,0 +1,228 @@
+"""The list of requests: every record of the view, its marks, and follow or freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from relayd.admin.wire import RequestRecord, epoch_s
+from tui.model.desk import Desk
+from tui.model.marks import Mark, MarkKind
+from tui.model.stats import is_error
+from tui.model.units import clock, plural
+from tui.model.view import Order
+from tui.theme import Role, style
+from tui.widgets.cells import Piece, fit
+from tui.widgets.columns import Fitted, fitted, head, row
+from tui.widgets.line_list import Key, LineList
+
+_BAR_SAMPLES = 12
+
+
+class RequestList(LineList):
+    """Follows the newest request until the operator looks elsewhere; then nothing moves but `n new`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "freeze", "Freeze", show=False),
+        Binding("end,G", "follow", "Follow", show=False),
+    ]
+
+    @dataclass
+    class FollowChanged(Message):
+        """Following began or ended."""
+
+        following: bool
+
+    @dataclass
+    class AtTop(Message):
+        """The oldest row is in sight: older ones are wanted."""
+
+    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self.desk = desk
+        self._now_s = now_s
+        self.hidden: frozenset[str] = frozenset()
+        self.following = True
+        self._newest_seen = 0
+        self._columns: tuple[int, frozenset[str], list[Fitted]] = (0, frozenset(), [])
+        self._bar_marks: dict[tuple[int, int], Role | None] = {}
+        self._bar_for = (-1, -1)
+
+    @property
+    def new_count(self) -> int:
+        """How many rows came since the view was frozen."""
+        if self.following or not self.row_count():
+            return 0
+        if self.desk.view.order is not Order.TIME:
+            return 0
+        return self.row_count() - self.desk.view.place(self._newest_seen + 1)
+
+    # Rows.
+
+    def row_count(self) -> int:
+        """All rows of the view."""
+        return len(self.desk.view)
+
+    def row_key(self, index: int) -> Key:
+        """The store's key."""
+        return self.desk.view.key_at(index)
+
+    def row_place(self, key: Key) -> int | None:
+        """By bisection."""
+        return self.desk.view.place(int(key))
+
+    def _fitted(self, width: int) -> list[Fitted]:
+        if self._columns[:2] != (width, self.hidden):
+            self._columns = (width, self.hidden, fitted(width - 2, self.hidden))
+        return self._columns[2]
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+        """Column names."""
+        if width == 0:
+            return []
+        return [(" ", self._look(Role.DIM)), *head(self._fitted(width - 1), self._look)]
+
+    def _look(self, role: Role) -> Style:
+        return style(self.app, role)
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """A request or a mark."""
+        record = self.desk.view.row_at(index)
+        if record is None:
+            return []
+        if isinstance(record, Mark):
+            return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.MARK))]
+        live = self.desk.live.streams.get(record.id) if record.outcome is None else None
+        age_ms: float | None = None
+        if record.outcome is None:
+            age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
+        if live is not None:
+            record.phase = live.progress.phase
+            record.deltas = live.progress.deltas
+            record.stalled_ms = live.progress.stalled_ms
+        lead: Piece = (" ", self._look(Role.TEXT))
+        if selected:
+            lead = ("▶", self._look(Role.ACCENT))
+        elif not self.desk.view.filtering and self.desk.view.is_match(self.desk.view.key_at(index)):
+            lead = ("•", self._look(Role.MATCH))
+        return [lead, *row(record, age_ms, self._fitted(width), self._look)]
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Why there is nothing to see."""
+        view, desk = self.desk.view, self.desk
+        if view.narrowed:
+            if view.scanning:
+                return ("Looking through the records …",)
+            return ("Nothing passes this filter.", "f shows everything again · / changes it")
+        if desk.trouble:
+            return (f"{desk.state_word}: no records.", desk.trouble)
+        if desk.contact.value == "LIVE":
+            return ("No requests yet.", "They appear here the moment they start.")
+        return ("Connecting to the daemon …",)
+
+    def bar_role(self, start: int, end: int) -> Role | None:
+        """Errors, matches and gaps, from a few samples of each stretch."""
+        stamp = (self.desk.view.revision // 200, self.row_count() // 50)
+        if stamp != self._bar_for:
+            self._bar_marks.clear()
+            self._bar_for = stamp
+        if (start, end) not in self._bar_marks:
+            self._bar_marks[start, end] = self._sampled_role(start, end)
+        return self._bar_marks[start, end]
+
+    def _sampled_role(self, start: int, end: int) -> Role | None:
+        found: Role | None = None
+        step = max(1, (end - start) // _BAR_SAMPLES)
+        for index in range(start, min(end, self.row_count()), step):
+            row = self.desk.view.row_at(index)
+            if isinstance(row, Mark):
+                return Role.ACCENT
+            if isinstance(row, RequestRecord) and is_error(row):
+                found = Role.BAD
+        return found
+
+    # Follow and freeze.
+
+    def rows_changed(self) -> None:
+        """New rows: stay at the end while following, else stay where the operator is."""
+        if self.following and self.row_count():
+            count = self.row_count()
+            self.cursor = count - 1
+            self.top = max(0, count - self.body_height)
+            self._newest_seen = self.desk.view.key_at(count - 1)
+            self._settle(count)
+            self.redraw()
+            return
+        super().rows_changed()
+
+    def set_following(self, *, following: bool) -> None:
+        """Follow the newest, or hold still."""
+        if following == self.following:
+            return
+        self.following = following
+        if not following and self.row_count():
+            self._newest_seen = self.desk.view.key_at(self.row_count() - 1)
+        self.post_message(self.FollowChanged(following))
+        if following:
+            self.rows_changed()
+
+    def go_to(self, index: int) -> None:
+        """Looking elsewhere than at the end freezes."""
+        if index < self.row_count() - 1:
+            self.set_following(following=False)
+        super().go_to(index)
+        self._look_for_older()
+
+    def scroll_rows(self, rows: int) -> None:
+        """Scrolling up freezes; scrolling down to the end follows again."""
+        if rows < 0:
+            self.set_following(following=False)
+        super().scroll_rows(rows)
+        at_end = self.top + self.body_height >= self.row_count()
+        if rows > 0 and at_end and self.desk.view.order is Order.TIME:
+            self.set_following(following=True)
+        self._look_for_older()
+
+    def _look_for_older(self) -> None:
+        if self.top == 0 and self.row_count():
+            self.post_message(self.AtTop())
+
+    def on_resize(self) -> None:
+        """Stay at the end while following."""
+        self._drawn = []
+        if self.following:
+            self.rows_changed()
+        elif self.row_count():
+            super().go_to(self.cursor)
+
+    def action_freeze(self) -> None:
+        """Space: hold still, or follow again."""
+        self.set_following(following=not self.following)
+
+    def action_follow(self) -> None:
+        """End: go to the newest and follow."""
+        if self.desk.view.order is not Order.TIME:
+            super().go_to(self.row_count() - 1)
+            return
+        if self.following:
+            self.rows_changed()
+        self.set_following(following=True)
+
+
+def mark_text(mark: Mark, width: int) -> str:
+    """A mark as a line across the list."""
+    at = clock(mark.at_ms / 1000) if mark.at_ms else ""
+    if mark.kind is MarkKind.RESTART:
+        text = f"── daemon restarted {at} · what was open then is lost "
+    elif mark.kind is MarkKind.GAP:
+        text = f"── gap: up to {plural(mark.last - mark.first + 1, 'event')} not loaded · Enter loads them "
+    elif mark.kind is MarkKind.LOST:
+        text = f"── {plural(mark.count, 'record')} lost {at}: {mark.reason} "
+    else:
+        text = f"── {plural(mark.count, 'event')} no longer kept (retention) "
+    return text + "─" * max(0, width - len(text))
