@@ -18,23 +18,31 @@ from relayd.config_sources import nested
 EXIT_GOOD = 0
 EXIT_BAD = 1
 
-_KEY_COLUMNS = max(len(name.rpartition(".")[2]) for name in KEYS)
+_KEY_COLUMNS = max(len(key.leaf) for key in KEYS.values())
 _MAX_VALUE_COLUMNS = 40
 """A longer value pushes its origin to the right; it is never cut."""
 
 
-def run(checked: Settings | ConfigError, *, as_json: bool, out: TextIO, err: TextIO | None = None) -> int:
-    """Print `checked` to `out` and its problems to `err` (None: stderr). Returns the exit status, 0 or 1."""
-    if isinstance(checked, ConfigError):
-        for problem in checked.problems:
+def run(
+    settings_or_error: Settings | ConfigError,
+    as_json: bool,  # noqa: FBT001 - the command line passes its flag on
+    out: TextIO,
+    err: TextIO | None = None,
+) -> int:
+    """Print the settings to `out`, or the problems to `err` (None: stderr). Returns the exit status, 0 or 1.
+
+    With `as_json`, `out` gets exactly one JSON document in both cases.
+    """
+    if isinstance(settings_or_error, ConfigError):
+        for problem in settings_or_error.problems:
             print(problem, file=err or sys.stderr)
         if as_json:
-            _dump({"ok": False, "problems": [_facts(problem) for problem in checked.problems]}, out)
+            _dump({"ok": False, "problems": [_facts(problem) for problem in settings_or_error.problems]}, out)
         return EXIT_BAD
     if as_json:
-        _dump(_document(checked), out)
+        _dump(_document(settings_or_error), out)
     else:
-        out.writelines(f"{line}\n" for line in _lines(checked))
+        out.writelines(f"{line}\n" for line in _lines(settings_or_error))
     return EXIT_GOOD
 
 
@@ -67,18 +75,17 @@ def _lines(settings: Settings) -> Iterator[str]:
             section = key.section
             yield from ("", f"[{section}]") if section else ("",)
         yield _row(settings, key, text, columns)
-    yield ""
-    yield from (f"# Warning: {sentence}" for sentence in warnings_of(settings))
-    yield from (f"# Note: {sentence}" for sentence in notes_of(settings))
+    remarks = [f"# Warning: {sentence}" for sentence in warnings_of(settings)]
+    remarks += [f"# Note: {sentence}" for sentence in notes_of(settings)]
+    yield from ("", *remarks) if remarks else ()
 
 
 def _row(settings: Settings, key: Key, text: str, columns: int) -> str:
-    label = key.name.rpartition(".")[2]
     if key.secret:
-        return f"# {label}: {text}"
+        return f"# {key.leaf}: {text}"
     origin = settings.origins[key.name]
     where = "" if origin.kind is OriginKind.DEFAULT else f"  # {origin}"
-    return f"{label:<{_KEY_COLUMNS}} = {text:<{columns}}{where}".rstrip()
+    return f"{key.leaf:<{_KEY_COLUMNS}} = {text:<{columns}}{where}".rstrip()
 
 
 def _value(settings: Settings, key: Key) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 _SHOWN_CHARS = 60
 _LARGEST_SHOWN_BITS = 64
+_LAST_ASCII = 0x7F
+_LAST_OF_FOUR_DIGITS = 0xFFFF
 # A key pasted into the wrong place, or a URL that carries a password, must not reach a terminal or a log.
 _SECRET_LOOKING = re.compile(r"sk-|rly_|://.*[@?]", re.IGNORECASE | re.DOTALL)
 
@@ -47,14 +48,13 @@ class Findings:
 
 def printable(text: str) -> str:
     """Escape what could move a terminal's cursor or hide text: C0, C1, bidi and zero-width controls."""
-    return "".join(
-        char
-        if char.isprintable()
-        else json.dumps(char)[1:-1]
-        if not char.isascii()
-        else f"\\x{ord(char):02x}"
-        for char in text
-    )
+    return "".join(char if char.isprintable() else _escaped(ord(char)) for char in text)
+
+
+def _escaped(code: int) -> str:
+    if code <= _LAST_ASCII:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
 
 
 def looks_secret(text: str) -> bool:

@@ -63,7 +63,7 @@ def file_fault(path: Path) -> str | None:
     if not stat.S_ISREG(mode):
         # A pipe could block the daemon, and is empty when SIGHUP reads it again.
         return _NOT_REGULAR
-    return None if os.access(path, os.R_OK) else "cannot be read: Permission denied"
+    return None if os.access(path, os.R_OK, effective_ids=True) else "cannot be read: Permission denied"
 
 
 def world_readable(path: Path) -> bool:

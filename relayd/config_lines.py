@@ -87,8 +87,7 @@ class _Scan:
         """Read a dotted key and note it under `base`, unless that is None. None: there is no key."""
         path = base or ()
         while part := self._move(_KEY_PART):
-            name = part[1]
-            path += (tomli.loads(f"x = {name}")["x"] if name[0] in "\"'" else name,)
+            path += (_plain(part[1]),)
             if base is not None:
                 self._lines.setdefault(path, self._line)
             if self._text[self._at : self._at + 1] != ".":
@@ -110,3 +109,13 @@ class _Scan:
             self._line += self._text.count("\n", self._at, found.end())
             self._at = found.end()
         return found
+
+
+def _plain(name: str) -> str:
+    """A key without its quotes; one that the parser would not take stays as written."""
+    if name[0] not in "\"'":
+        return name
+    try:
+        return str(tomli.loads(f"x = {name}")["x"])
+    except tomli.TOMLDecodeError:
+        return name

@@ -150,6 +150,11 @@ class Key:
         return self.name.rpartition(".")[0]
 
     @property
+    def leaf(self) -> str:
+        """The key without its section."""
+        return self.name.rpartition(".")[2]
+
+    @property
     def secret(self) -> bool:
         """Whether the value must never be shown."""
         return self.kind == "secret"

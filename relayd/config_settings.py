@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import Strict
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -35,8 +36,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    state_dir: Annotated[Path, PATH]
-    openai_api_key_file: Annotated[Path | None, PATH_OR_NONE] = None
+    state_dir: Annotated[Path, Strict(), PATH]
+    openai_api_key_file: Annotated[Path | None, Strict(), PATH_OR_NONE] = None
     openai_api_key: ProviderKey = None
     authorization_key: AuthorizationKey = None
     server: ServerSettings = ServerSettings()

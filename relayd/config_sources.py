@@ -92,12 +92,14 @@ def entry(key: Key, raw: object, origin: Origin, here: Here, *, text: bool) -> E
         return Entry(SecretStr(raw), None, origin)
     elif text and isinstance(raw, str):
         value = _from_text(key.kind, raw)
+        if key.kind in {"int", "float"}:
+            raw = value  # a number is shown as one, not as the text it came in
     return Entry(value, raw, origin)
 
 
 def _from_text(kind: Kind, text: str) -> Any:
     word = text.strip()
-    if kind == "int" and _INT.fullmatch(word):
+    if kind in {"int", "float"} and _INT.fullmatch(word):
         return int(word)
     if kind == "float" and _FLOAT.fullmatch(word):
         return float(word)

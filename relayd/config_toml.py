@@ -147,19 +147,14 @@ class _Reader:
         )
 
     def _meant(self, name: str, section: str, *, table: bool) -> str | None:
-        """The name most likely meant: the same key of another section, or one spelt nearly so in this one."""
+        """The name most likely meant: one spelt nearly so in this section, or else in another."""
         if table:
             near = did_you_mean(name, {key.section for key in self.keys.values()} - {""})
             return near and f"[{near}]"
-        allowed = [key for key in self.keys.values() if not key.secret]
-        exact = [key.name for key in allowed if key.name.rpartition(".")[2] == name]
-        own = {key.name.rpartition(".")[2]: key.name for key in allowed if key.section == section}
-        near = did_you_mean(name, own)
-        if near:
-            return own[near]
-        return (
-            exact[0] if len(exact) == 1 else did_you_mean(f"{section}.{name}", self.keys if section else [])
-        )
+        by_leaf = {key.leaf: key.name for key in self.keys.values() if not key.secret}
+        own = [leaf for leaf, full in by_leaf.items() if self.keys[full].section == section]
+        near = did_you_mean(name, own) or did_you_mean(name, by_leaf)
+        return by_leaf[near] if near else KEPT_NAMES.get(name.upper())
 
 
 def _name(path: tuple[str, ...]) -> str:

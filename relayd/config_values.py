@@ -20,6 +20,7 @@ MAX_KEY_CHARS = 4096
 """A header of 16 KiB has room for this with ease."""
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_PORT_AT_END = re.compile(r":[0-9]{1,5}$")
 _MAX_NAME_CHARS = 200
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -80,7 +81,7 @@ def _is_host(name: str) -> bool:
 def check_host(host: str) -> str:
     """Accept an address or a name to listen on, without a port."""
     if not _is_host(host):
-        raise ValueError("the port has its own key, server.port" if host.count(":") == 1 else "")
+        raise ValueError("the port has its own key, server.port" if _PORT_AT_END.search(host) else "")
     return host
 
 

@@ -1,0 +1,171 @@
+"""Tests for relayd.checkcmd: what `relayd check` prints."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd import checkcmd
+from relayd.config import KEYS, ConfigError, Settings
+from tests.config_room import Room
+
+CANARY = "canary-4711-do-not-show"
+ENV = {"OPENAI_API_KEY": CANARY, "SERVER_PORT": "81", "STATE_DIRECTORY": "/var/lib/relayd"}
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    """An empty working directory."""
+    return Room(tmp_path)
+
+
+def check(checked: Settings | ConfigError, *, as_json: bool = False) -> tuple[int, str, str]:
+    """Exit status, output and errors of one check."""
+    out, err = io.StringIO(), io.StringIO()
+    return checkcmd.run(checked, as_json, out, err), out.getvalue(), err.getvalue()
+
+
+def refused(room: Room, toml: str) -> ConfigError:
+    """The error that a configuration gives."""
+    with pytest.raises(ConfigError) as caught:
+        room.load(toml)
+    return caught.value
+
+
+def test_good_settings(room: Room) -> None:
+    """The settings in effect are printed by section, aligned, each with its source unless it is a default."""
+    status, out, err = check(room.load("[log]\nlevel = 'debug'\nmax_mib = 512", env=ENV))
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert lines[:6] == [
+        f"# {room.cwd}/relayd.toml is good.",
+        "",
+        'state_dir               = "/var/lib/relayd"             # environment STATE_DIRECTORY',
+        'openai_api_key_file     = ""',
+        "# openai_api_key: set (from environment)",
+        "# authorization_key: not set",
+    ]
+    assert lines[7:10] == [
+        "[server]",
+        'host                    = "127.0.0.1"',
+        "port                    = 81                            # environment SERVER_PORT",
+    ]
+    at = lines.index("[log]")
+    assert lines[at + 1 : at + 4] == [
+        'level                   = "debug"                       # relayd.toml:2',
+        "retention_days          = 30",
+        "max_mib                 = 512                           # relayd.toml:3",
+    ]
+
+
+def test_the_output_is_a_configuration(room: Room) -> None:
+    """What is printed can be kept as relayd.toml and means the same, odd characters and all."""
+    env = ENV | {"RELAYD_STATE_DIR": 'a "b" \\ \t\u202e', "RELAYD_CHAT__HEARTBEAT_S": "0.25"}
+    env |= {
+        "RELAYD_CORS__ALLOW_ORIGINS": "https://a.example,https://b.example",
+        "RELAYD_KEYS__GRACE_S": "31622400",
+    }
+    first = room.load(env=env | {"RELAYD_UPSTREAM__INCLUDE_USAGE": "no"})
+    again = room.load(check(first)[1])
+    plain = [name for name, key in KEYS.items() if not key.secret]
+    assert {name: again.value(name) for name in plain} == {name: first.value(name) for name in plain}
+
+
+def test_no_file(room: Room) -> None:
+    """Without relayd.toml the first line says so."""
+    assert check(room.load())[1].startswith("# There is no relayd.toml; the defaults hold.\n")
+
+
+def test_where_secrets_come_from(room: Room) -> None:
+    """Of a secret only its source is told."""
+    room.write(".env", f"\nAUTHORIZATION_KEY={CANARY}")
+    room.write("key", CANARY)
+    out = check(room.load("openai_api_key_file = 'key'"))[1]
+    assert "# openai_api_key: set (from key)\n" in out
+    assert "# authorization_key: set (from .env:2)\n" in out
+    room.write("creds/openai_api_key", CANARY)
+    out = check(room.load("", env={"CREDENTIALS_DIRECTORY": str(room.cwd / "creds")}))[1]
+    assert "# openai_api_key: set (from systemd credential)\n" in out
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_secret_is_printed(room: Room, as_json: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """No form of the output holds a secret."""
+    room.write(".env", f"AUTHORIZATION_KEY={CANARY}", mode=0o644)
+    good = check(room.load(env=ENV), as_json=as_json)
+    bad = check(refused(room, f"openai_api_key = '{CANARY}'"), as_json=as_json)
+    assert CANARY not in "".join([good[1], good[2], bad[1], bad[2]])
+
+
+def test_warnings_and_notes(room: Room) -> None:
+    """Warnings and notes end the output; they do not make it fail. Any origin is a note, not a warning."""
+    status, out, _ = check(room.load("server.host = '::'"))
+    host, provider, note = out.rpartition("\n\n")[2].splitlines()
+    assert status == 0
+    assert host.startswith("# Warning: server.host :: is open to the network without TLS")
+    assert provider == (
+        "# Warning: no provider key: set OPENAI_API_KEY or openai_api_key_file,"
+        " or start with `relayd serve --demo`."
+    )
+    assert note == '# Note: cors.allow_origins holds "*": a page from anywhere may call, if it has a key.'
+
+
+def test_nothing_to_say(room: Room) -> None:
+    """A configuration without oddities ends with its last key."""
+    out = check(room.load("cors.allow_origins = []", env=ENV))[1]
+    assert out.endswith('\ngroup                   = ""\n')
+
+
+def test_problems(room: Room) -> None:
+    """Problems go to the error stream, one line each, and the status is 1."""
+    error = refused(room, "[server]\nport = -1\nprot = 1")
+    status, out, err = check(error)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.",
+        "relayd.toml:3: unknown key server.prot; did you mean server.port?",
+    ]
+
+
+def test_json_of_good_settings(room: Room) -> None:
+    """With --json one document holds settings, origins, warnings and notes; secrets are only set or not."""
+    status, out, err = check(room.load("tls = {}\n[log]\nlevel = 'debug'", env=ENV), as_json=True)
+    document: dict[str, Any] = json.loads(out)
+    assert (status, err) == (0, "")
+    assert document["ok"] is True
+    assert document["problems"] == []
+    assert document["config_file"] == f"{room.cwd}/relayd.toml"
+    assert document["settings"]["openai_api_key"] == {"set": True}
+    assert document["settings"]["authorization_key"] == {"set": False}
+    assert document["settings"]["server"]["trusted_proxies"] == ["127.0.0.1", "::1"]
+    assert document["settings"]["admin"]["socket"] == "/var/lib/relayd/admin.sock"
+    assert document["settings"]["tls"] == {"cert": None, "key": None}
+    assert document["origins"] == {
+        "state_dir": {"source": "environment", "place": "environment", "variable": "STATE_DIRECTORY"},
+        "openai_api_key": {"source": "environment", "place": "environment", "variable": "OPENAI_API_KEY"},
+        "server.port": {"source": "environment", "place": "environment", "variable": "SERVER_PORT"},
+        "log.level": {"source": "file", "place": "relayd.toml:3", "variable": None},
+    }
+    assert (len(document["warnings"]), len(document["notes"])) == (0, 1)
+
+
+def test_json_of_problems(room: Room) -> None:
+    """With --json problems are in the document too, with place and key apart."""
+    status, out, err = check(refused(room, "[server]\nport = -1"), as_json=True)
+    message = "server.port is -1, but must be a whole number from 0 to 65535."
+    assert status == 1
+    assert json.loads(out) == {
+        "ok": False,
+        "problems": [{"where": "relayd.toml:2", "key": "server.port", "message": message}],
+    }
+    assert err == f"relayd.toml:2: {message}\n"
+
+
+def test_stderr_by_default(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without another stream problems go to stderr."""
+    assert checkcmd.run(refused(room, "a = 1"), as_json=False, out=io.StringIO()) == 1
+    assert capsys.readouterr().err.startswith("relayd.toml:1: unknown key a; ")

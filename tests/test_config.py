@@ -1,0 +1,372 @@
+"""Tests for relayd.config: where values come from, and what refuses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relayd.config import KEYS, ConfigError, OriginKind
+from relayd.config_sources import variables_of
+from tests.config_room import Room
+
+CANARY = "canary-4711-do-not-show"
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    """An empty working directory."""
+    return Room(tmp_path)
+
+
+def test_defaults(room: Room) -> None:
+    """With no source at all the defaults of the contract hold, with their types."""
+    got = room.load()
+    assert got.state_dir == room.cwd / "home/.local/state/relayd"
+    assert got.admin.socket == got.state_dir / "admin.sock"
+    top = (got.openai_api_key, got.authorization_key, got.openai_api_key_file, got.config_file)
+    assert top == (None, None, None, None)
+    flat = {name: got.value(name) for name, key in KEYS.items() if key.section}
+    assert flat == {
+        "server.host": "127.0.0.1",
+        "server.port": 3666,
+        "server.max_body_bytes": 2 * 1024 * 1024,
+        "server.header_timeout_s": 10.0,
+        "server.body_timeout_s": 30.0,
+        "server.write_timeout_s": 30.0,
+        "server.max_streams": 1000,
+        "server.max_streams_per_address": 50,
+        "server.drain_timeout_s": 30.0,
+        "server.trusted_proxies": ("127.0.0.1", "::1"),
+        "cors.allow_origins": ("*",),
+        "chat.default_model": "gpt-4o-mini",
+        "chat.allowed_models": (),
+        "chat.heartbeat_s": 15.0,
+        "chat.max_tokens_limit": 0,
+        "upstream.base_url": "https://api.openai.com/v1",
+        "upstream.connect_timeout_s": 5.0,
+        "upstream.first_token_timeout_s": 300.0,
+        "upstream.idle_timeout_s": 60.0,
+        "upstream.total_timeout_s": 1800.0,
+        "upstream.max_retries": 2,
+        "upstream.include_usage": True,
+        "keys.grace_s": 3600.0,
+        "tls.cert": None,
+        "tls.key": None,
+        "log.level": "info",
+        "log.retention_days": 30,
+        "log.max_mib": 512,
+        "admin.socket": got.admin.socket,
+        "admin.group": "",
+    }
+
+
+def test_precedence(room: Room) -> None:
+    """Each source beats the ones before it: default, file, .env, environment, command line."""
+    name = "RELAYD_SERVER__MAX_STREAMS"
+    sources = [
+        (1000, OriginKind.DEFAULT, "default"),
+        (1, OriginKind.FILE, "relayd.toml:2"),
+        (2, OriginKind.DOTENV, f".env:1 {name}"),
+        (3, OriginKind.ENVIRONMENT, f"environment {name}"),
+        (4, OriginKind.COMMAND_LINE, "command line"),
+    ]
+    for depth, (value, kind, place) in enumerate(sources):
+        if depth == 1:
+            room.write("relayd.toml", "[server]\nmax_streams = 1")
+        if depth == 2:
+            room.write(".env", f"{name}=2")
+        env = {name: "3"} if depth >= 3 else {}
+        cli = {"server.max_streams": "4"} if depth >= 4 else {}
+        got = room.load(env=env, cli=cli)
+        origin = got.origins["server.max_streams"]
+        assert (got.server.max_streams, origin.kind, str(origin)) == (value, kind, place)
+
+
+def test_sources_merge(room: Room) -> None:
+    """A source that sets one key of a section leaves the section's other keys to the weaker sources."""
+    room.write(".env", "RELAYD_SERVER__HOST=localhost")
+    got = room.load("[server]\nmax_streams = 7\nhost = '::1'", env={"SERVER_PORT": "81"})
+    assert (got.server.max_streams, got.server.host, got.server.port) == (7, "localhost", 81)
+
+
+STATE_DIRS = [
+    ({}, "home/.local/state/relayd", "environment HOME"),
+    ({"XDG_STATE_HOME": "relative"}, "home/.local/state/relayd", "environment HOME"),
+    ({"XDG_STATE_HOME": "/xdg"}, "/xdg/relayd", "environment XDG_STATE_HOME"),
+    ({"XDG_STATE_HOME": "/xdg", "STATE_DIRECTORY": "/s/a:/s/b"}, "/s/a", "environment STATE_DIRECTORY"),
+    ({"STATE_DIRECTORY": "/s/a", "RELAYD_STATE_DIR": "~/x"}, "home/x", "environment RELAYD_STATE_DIR"),
+    ({"RELAYD_STATE_DIR": "x"}, "x", "environment RELAYD_STATE_DIR"),
+]
+
+
+@pytest.mark.parametrize(("env", "path", "origin"), STATE_DIRS)
+def test_state_dir(room: Room, env: dict[str, str], path: str, origin: str) -> None:
+    """State is kept where told, else where systemd says, else by the XDG rule; the socket follows."""
+    got = room.load(env=env)
+    assert got.state_dir == room.cwd / path
+    assert got.admin.socket == room.cwd / path / "admin.sock"
+    assert str(got.origins["state_dir"]) == origin
+
+
+def test_home_from_the_user_database(room: Room) -> None:
+    """Without HOME, as in a bare service, the home directory is the one of the user's own entry."""
+    got = room.load(env={"HOME": ""})
+    assert got.state_dir == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local/state/relayd"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A configuration with one fault, and the sentence that it must give."""
+
+    kind: str
+    says: str
+    toml: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    dotenv: str | None = None
+
+
+TEN_KINDS = [
+    Bad("syntax", "relayd.toml:2:8: this is not TOML: a value is missing or misspelt (text needs quotes).",
+        "[server]\nhost = localhost"),
+    Bad("unknown key", "relayd.toml:3: unknown key server.max_stream; did you mean server.max_streams?",
+        "[server]\n# no\nmax_stream = 5"),
+    Bad("unknown section", "relayd.toml:1: unknown section upstraem; did you mean [upstream]?",
+        "[upstraem]\nmax_retries = 5"),
+    Bad("wrong type",
+        'relayd.toml:2: server.port is "3666", but must be a whole number from 0 to 65535.',
+        '[server]\nport = "3666"'),
+    Bad("out of range",
+        "environment: SERVER_PORT (server.port) is 70000, but must be a whole number from 0 to 65535.",
+        env={"SERVER_PORT": "70000"}),
+    Bad("unknown variable",
+        "environment: unknown variable RELAYD_SERVER_HOST; did you mean RELAYD_SERVER__HOST?",
+        env={"RELAYD_SERVER_HOST": "::"}),
+    Bad("unusable URL",
+        '.env:2: RELAYD_UPSTREAM__BASE_URL (upstream.base_url) is "api.openai.com", but must be an http:// or'
+        " https:// URL with a host, no credentials and no query.",
+        dotenv="# provider\nRELAYD_UPSTREAM__BASE_URL=api.openai.com\n"),
+    Bad("not an origin",
+        'relayd.toml:2: cors.allow_origins[1] is "https://app.example/", but must be "*" or scheme://host[:port],'
+        ' without a path; browsers send "https://app.example".',
+        '[cors]\nallow_origins = ["https://a.example", "https://app.example/"]'),
+    Bad("half a pair",
+        "relayd.toml:1: tls.cert is set but tls.key is not; TLS needs both, plain HTTP neither.",
+        "tls.cert = 'relayd.toml'"),
+    Bad("unusable secret",
+        "environment: AUTHORIZATION_KEY (authorization_key) must be at least 16 printable ASCII characters;"
+        " it has 8.",
+        env={"AUTHORIZATION_KEY": "hunter22"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", TEN_KINDS, ids=lambda bad: bad.kind)
+def test_ten_kinds_of_bad_configuration(room: Room, bad: Bad) -> None:
+    """Bad configuration of ten kinds gives ten clear sentences: where, which key, what is allowed."""
+    if bad.dotenv:
+        room.write(".env", bad.dotenv)
+    assert room.problems(bad.toml, env=bad.env) == [bad.says]
+
+
+def test_all_problems_at_once(room: Room) -> None:
+    """Every fault of every source is told in one go, in the order in which a person mends them."""
+    room.write(".env", "\nSERVER_PORT=x\n")
+    toml = "[server]\nport = -1\nhost = 5\n\n\n\n\n\n[log]\nlevel = 'warn'\nlevels = 1\n[tls]\nkey = '/no'"
+    assert (
+        room.problems(toml, env={"RELAYD_X": "1"}, cli={"chat.heartbeat_s": "0"})
+        == """\
+relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.
+relayd.toml:3: server.host is 5, but must be an IP address or a host name, without a port.
+relayd.toml:10: log.level is "warn", but must be debug, info, warning or error; did you mean "warning"?
+relayd.toml:11: unknown key log.levels; did you mean log.level?
+relayd.toml:13: tls.key is set but tls.cert is not; TLS needs both, plain HTTP neither.
+relayd.toml:13: tls.key names /no, which does not exist.
+.env:2: SERVER_PORT (server.port) is "x", but must be a whole number from 0 to 65535.
+environment: unknown variable RELAYD_X; the names are RELAYD_<SECTION>__<KEY>, or RELAYD_<KEY> at the top.
+command line: chat.heartbeat_s is 0, but must be a number of seconds above 0, at most 604800.
+""".splitlines()
+    )
+
+
+def test_a_hidden_fault_is_a_fault(room: Room) -> None:
+    """A wrong value is told even where a stronger source overrides it: it would bite later."""
+    assert len(room.problems("[server]\nport = 'x'", env={"SERVER_PORT": "1"})) == 1
+
+
+WRONG_TYPES = [
+    ("server.port = true", "is true"),
+    ("server.port = 1.0", "is 1.0"),
+    ("server.port = {}", "is a table"),
+    ("server.port = [1]", "is a list"),
+    ("server.port = 1979-05-27", "is a date"),
+    (f"server.port = 0x{'f' * 6000}", "is a huge number"),
+    ("chat.heartbeat_s = true", "is true"),
+    ("chat.heartbeat_s = '3'", 'is "3"'),
+    ("chat.heartbeat_s = nan", "is nan"),
+    ("chat.heartbeat_s = inf", "is inf"),
+    (f"chat.heartbeat_s = 0x{'f' * 6000}", "is a huge number"),
+    ("upstream.include_usage = 1", "is 1"),
+    ("upstream.include_usage = 'true'", 'is "true"'),
+    ("cors.allow_origins = '*'", 'is "*"'),
+    ("cors.allow_origins = [3]", "is 3"),
+    ("tls.cert = 3", "is 3"),
+    ("state_dir = ['x']", "is a list"),
+    ("state_dir = ''", 'is ""'),
+    ("state_dir = '~other/x'", 'is "~other/x"'),
+    ("admin.socket = false", "is false"),
+]
+
+
+@pytest.mark.parametrize(("toml", "says"), WRONG_TYPES)
+def test_wrong_types(room: Room, toml: str, says: str) -> None:
+    """In the file nothing stands for something else: no boolean for a number, no string, nothing infinite."""
+    (sentence,) = room.problems(toml)
+    assert sentence.startswith(f"relayd.toml:1: {toml.partition(' ')[0]}")
+    assert f" {says}, but must be " in sentence
+
+
+def test_a_repr_shows_no_secret(room: Room) -> None:
+    """Neither repr, str, dump nor a traceback of a failure with the settings shows a secret."""
+    got = room.load(env={"OPENAI_API_KEY": CANARY, "AUTHORIZATION_KEY": CANARY})
+    assert got.openai_api_key is not None
+    assert got.openai_api_key.get_secret_value() == CANARY
+    texts = [
+        repr(got),
+        str(got),
+        got.model_dump_json(),
+        str(got.model_dump()),
+        repr(got.origins),
+        repr(vars(got)),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        room.load(
+            env={"OPENAI_API_KEY": f"{CANARY} x", "AUTHORIZATION_KEY": f"{CANARY}\n", "SERVER_PORT": "x"}
+        )
+    texts += traceback.format_exception(caught.value)
+    texts += [repr(caught.value), repr(caught.value.problems)]
+    assert caught.value.__context__ is None
+    assert not [text for text in texts if CANARY in text]
+
+
+MISPLACED = [
+    f"OPENAI_API_KEY = '{CANARY}'",
+    f"authorization_key = '{CANARY}'",
+    f"[upstream]\nopenai_api_key = '{CANARY}'",
+    f"[upstream]\nbase_url = 'https://me:{CANARY}@host/v1'",
+    f"[upstream]\nbase_url = 'ftp://host/v1?key={CANARY}'",
+    f"[server]\nhost = 'sk-{CANARY} x'",
+    f"[server]\n'sk-{CANARY}' = 1",
+]
+
+
+@pytest.mark.parametrize("toml", MISPLACED)
+def test_a_misplaced_secret_is_not_repeated(room: Room, toml: str) -> None:
+    """A secret in the wrong place is refused without being shown."""
+    problems = room.problems(toml)
+    assert len(problems) == 1
+    assert CANARY not in problems[0]
+
+
+def test_settings_are_frozen(room: Room) -> None:
+    """Nobody changes settings by accident."""
+    got = room.load()
+    with pytest.raises(ValueError, match="frozen"):
+        got.state_dir = Path("/")
+    with pytest.raises(ValueError, match="frozen"):
+        got.server.port = 1
+
+
+NAMES = [
+    *KEYS,
+    "server",
+    "chat",
+    "nope",
+    "server.nope",
+    "a.b.c",
+    "openai_api_key",
+    '"x y"',
+    "[server]",
+    "[[chat]]",
+]
+TOML_VALUES = st.one_of(
+    st.sampled_from(
+        ["1", "0.5", "-0", "nan", "1e999", "true", "{}", "[]", "[[1], {a=1}]", "'''\n'''", "07:00:00"]
+    ),
+    st.integers(-(10**30), 10**30).map(str),
+    st.text(max_size=20).map(json.dumps),
+    st.lists(st.text(max_size=8), max_size=3).map(json.dumps),
+)
+LINES = st.one_of(
+    st.builds("{} = {}".format, st.sampled_from(NAMES), TOML_VALUES),
+    st.sampled_from([f"[{section}]" for section in ("server", "cors", "tls", "nope", "server.port")]),
+    st.text(max_size=15),
+)
+
+
+def outcome(room: Room, env: dict[str, str]) -> Iterator[str]:
+    """Everything a person would see of one attempt to load."""
+    try:
+        got = room.load(env=env)
+    except ConfigError as error:
+        yield str(error)
+        yield from (f"{problem.where}{problem.message}" for problem in error.problems)
+    else:
+        yield repr(got)
+        yield from got.warnings
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(st.lists(LINES, max_size=6).map("\n".join))
+def test_any_toml(text: str) -> None:
+    """Whatever stands in relayd.toml, loading gives settings or a ConfigError that can be printed."""
+    with TemporaryDirectory() as directory:
+        room = Room(Path(directory))
+        (room.cwd / "relayd.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+        for said in outcome(room, {}):
+            assert said.encode()
+            assert all(line.isprintable() for line in said.splitlines())
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from(sorted(variables_of(KEYS))), st.text(max_size=20), max_size=4))
+def test_any_environment(env: dict[str, str]) -> None:
+    """Whatever stands in the environment, loading gives settings or a ConfigError that can be printed."""
+    with TemporaryDirectory() as directory:
+        for said in outcome(Room(Path(directory)), env):
+            assert all(line.isprintable() for line in said.splitlines())
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.text(max_size=10), st.text(max_size=10), st.booleans())
+def test_no_secret_in_any_error(before: str, after: str, in_dotenv: bool) -> None:  # noqa: FBT001 - drawn
+    """However malformed a secret is, and wherever it stands, no message repeats it."""
+    text = f"{before}{CANARY}{after}"
+    pairs = {"OPENAI_API_KEY": text, "AUTHORIZATION_KEY": text}
+    with TemporaryDirectory() as directory:
+        room = Room(Path(directory))
+        if in_dotenv:
+            room.write(".env", "".join(f"{name}={value}\n" for name, value in pairs.items()))
+        for said in outcome(room, {} if in_dotenv else pairs):
+            assert CANARY not in said
+
+
+def test_import_is_light() -> None:
+    """Importing the configuration loads nothing of the daemon: no Tornado, SDK, HTTP client or TLS."""
+    code = "import sys, relayd.config; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = set(done.stdout.split())
+    assert "pydantic_settings" in loaded
+    assert not loaded & {"tornado", "openai", "aiohttp", "httpx2", "httpx", "textual", "sqlite3", "difflib"}
