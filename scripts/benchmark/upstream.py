@@ -1,0 +1,166 @@
+"""A provider that costs next to nothing: raw asyncio protocols, so that the relay is what is measured.
+
+It reads its orders from the conversation, because every peer passes that on unchanged: a message that
+holds `bench:<deltas>,<interval_ms>` gets so many deltas at that pace. Each delta's text is the sender's
+CLOCK_MONOTONIC in nanoseconds, 20 digits, which other processes of the machine share.
+
+`python -m benchmark.upstream PORT` prints `ready` when it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import resource
+import sys
+import time
+from typing import cast
+
+import uvloop
+
+STAMP_DIGITS = 20
+_BURST_RUN = 8
+"""Deltas that a stream without a pace writes in one turn of the loop."""
+_ORDER = re.compile(rb"bench:(\d+),(\d+(?:\.\d+)?)")
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_STREAM = re.compile(rb'"stream": *true')
+_USAGE = re.compile(rb'"include_usage": *true')
+
+_CHUNK = (
+    b'{"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":"chat.completion.chunk",'
+    b'"created":1741569952,"model":"gpt-4o-mini","service_tier":"default",'
+    b'"system_fingerprint":"fp_44709d6fcb","choices":[%b]%b}'
+)
+_CHOICE = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}'
+_TOKENS = b'{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}'
+
+
+def _event(payload: bytes) -> bytes:
+    """One server-sent event in one HTTP chunk."""
+    event = b"data: " + payload + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def _chunk(delta: bytes, finish: bytes = b"null", tail: bytes = b"") -> bytes:
+    return _CHUNK % (_CHOICE % (delta, finish), tail)
+
+
+_MARK = b"@" * STAMP_DIGITS
+_BEFORE, _AFTER = _event(_chunk(b'{"content":"%b"}' % _MARK)).split(_MARK)
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    b"x-request-id: req_bench\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + _event(_chunk(b'{"role":"assistant","content":"","refusal":null}'))
+)
+_FINISH = _event(_chunk(b"{}", b'"stop"'))
+_USAGE_EVENT = _event(_CHUNK % (b"", b',"usage":' + _TOKENS))
+_END = _event(b"[DONE]") + b"0\r\n\r\n"
+_MODELS = b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":0,"owned_by":"bench"}]}'
+_WHOLE = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1741569952,"model":"gpt-4o-mini","choices":'
+    b'[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":%b}' % _TOKENS
+)
+
+
+def _json(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+
+
+class Answers(asyncio.Protocol):
+    """One connection: its requests are answered one after the other."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._left = 0
+        self._interval_s = 0.0
+        self._due = 0.0
+        self._end = b""
+        self._timer: asyncio.Handle | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._left and not self._interval_s:
+            self._burst()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[: end + 2]
+            taken = self._body_end(head, end + 4)
+            if taken is None:
+                return
+            body, self._buffer = self._buffer[end + 4 : taken], self._buffer[taken:]
+            self._answer(head, body)
+
+    def _body_end(self, head: bytes, start: int) -> int | None:
+        """Where the body ends in the buffer; None while it is not all there."""
+        if _CHUNKED.search(head):
+            end = self._buffer.find(b"0\r\n\r\n", start)
+            return None if end < 0 else end + 5
+        length = _LENGTH.search(head)
+        end = start + int(length[1]) if length else start
+        return None if len(self._buffer) < end else end
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        order = _ORDER.search(body)
+        if not head.startswith(b"POST"):
+            self._transport.write(_json(_MODELS))
+        elif order is None or not _STREAM.search(body):
+            self._transport.write(_json(_WHOLE))
+        else:
+            self._left, self._interval_s = int(order[1]), float(order[2]) / 1000
+            self._end = _FINISH + (_USAGE_EVENT if _USAGE.search(body) else b"") + _END
+            self._transport.write(_HEAD)
+            self._due = self._loop.time()
+            if self._interval_s:
+                self._tick()
+            else:
+                self._burst()
+
+    def _tick(self) -> None:
+        """Write one delta; a late one goes at once, and no debt is kept."""
+        self._write_delta()
+        if self._left:
+            self._due = max(self._due + self._interval_s, self._loop.time())
+            self._timer = self._loop.call_at(self._due, self._tick)
+
+    def _burst(self) -> None:
+        for _ in range(min(_BURST_RUN, self._left)):
+            self._write_delta()
+        if self._left and not self._paused:
+            self._timer = self._loop.call_soon(self._burst)
+
+    def _write_delta(self) -> None:
+        self._left -= 1
+        self._transport.write(b"%b%020d%b" % (_BEFORE, time.monotonic_ns(), _AFTER))
+        if not self._left:
+            self._transport.write(self._end)
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", port, backlog=4096)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    gc.disable()
+    uvloop.run(_serve(int(sys.argv[1])))
