@@ -1,0 +1,36 @@
+"""Runs async tests on uvloop through pytest-tornasync, strictly: see `tests.support.loop`."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.loop import TestLoop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker that pytest-tornasync reads."""
+    config.addinivalue_line("markers", "timeout(seconds): how long this async test may take (default: 60 s)")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give every async test the loop: without it, pytest-tornasync would make one that nobody closes."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.fixturenames.append("io_loop")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of the collections that each async test ends with: they cost 0.1 s else."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def io_loop() -> Iterator[TestLoop]:
+    """The loop of one async test; ask for it to call `expect_error`."""
+    loop = TestLoop()
+    yield loop
+    loop.close()
