@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
 import uvloop
 
+from relayd.admin.door import Door, DoorError, open_door
+from relayd.admin.hub import EventHub
 from relayd.config import ConfigError, Settings, load
 from relayd.logs import set_up_logging
 from relayd.public.listener import bind
 from relayd.server import Server, new_boot_id
-from relayd.state.errors import StateError
+from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import Filled, FillResult
 from relayd.state.state import State
 
@@ -46,7 +49,7 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(settings, demo=demo))
-        except StateError as error:
+        except (DoorError, RingError, StateError) as error:
             return _refuse(str(error))
         except OSError as error:
             return _refuse(f"relayd cannot start: {error}")
@@ -60,13 +63,20 @@ async def _serve(settings: Settings, *, demo: bool) -> int:
             f"relayd cannot listen on {settings.server.host} port {settings.server.port}: "
             f"{error.strerror or error}; set server.host and server.port to an address that is free."
         )
+    # Before the state: a daemon that is alive answers there, and its state is not ours to open.
+    with open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir) as door:
+        return await _serve_at(sockets, door, settings, demo=demo)
+
+
+async def _serve_at(sockets: list[socket.socket], door: Door, settings: Settings, *, demo: bool) -> int:
     boot_id = new_boot_id()
+    hub = EventHub()
     state = State.open(
         settings.state_dir,
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
-        on_commit=lambda _events: None,
+        on_commit=hub.committed,
     )
     given = settings.authorization_key
     filled = state.ring.fill(given.get_secret_value() if given is not None else None)
@@ -78,7 +88,7 @@ async def _serve(settings: Settings, *, demo: bool) -> int:
         sys.stderr.flush()
 
     server = Server(settings, state, boot_id=boot_id, demo=demo, announce=announce)
-    return await server.run(sockets)
+    return await server.run(sockets, door, hub)
 
 
 def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:

@@ -7,10 +7,16 @@ import gc
 import logging
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
 
 from relayd import __version__
+from relayd.admin.door import Door
+from relayd.admin.hub import EventHub
+from relayd.admin.parts import DaemonFacts, Limits
+from relayd.admin.side import AdminSide
+from relayd.admin.tally import Tally
 from relayd.config import Settings
 from relayd.demo import DemoUpstream
 from relayd.public.address import ClientAddress
@@ -65,6 +71,9 @@ class Server:
         self._boot_id = boot_id
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
         self._stop_signals = 0
+        self._started_at_s = time.time()
+        self._tally = Tally(asyncio.get_running_loop().time())
+        self._admin: AdminSide | None = None
         self._stop_asked = asyncio.Event()
         self._force_asked = asyncio.Event()
         self.intake = Intake()
@@ -73,13 +82,16 @@ class Server:
             max_streams_per_address=settings.server.max_streams_per_address,
         )
 
-    async def run(self, sockets: Sequence[socket.socket]) -> int:
+    async def run(self, sockets: Sequence[socket.socket], door: Door, hub: EventHub) -> int:
         """Serve until a signal or the operator ends it; returns the exit status.
 
         Args:
             sockets: listening TCP sockets.
+            door: the admin socket; the caller closes it.
+            hub: told of every commit of the state.
         """
         self.start(sockets)
+        await self.start_admin(door, hub)
         self._catch_signals()
         self._freeze()
         self._announce(
@@ -102,6 +114,33 @@ class Server:
         host, port = self._listener.address
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    async def start_admin(self, door: Door, hub: EventHub) -> None:
+        """Answer the operator too, after `start`."""
+        settings = self._settings
+        self._admin = AdminSide(
+            door,
+            hub=hub,
+            tally=self._tally,
+            facts=DaemonFacts(
+                boot_id=self._boot_id,
+                started_at_s=self._started_at_s,
+                address=self.url,
+                upstream=settings.upstream.base_url if self._demo is None else self._demo.base_url,
+                demo=self._demo is not None,
+                state_dir=str(settings.state_dir),
+            ),
+            limits=lambda: Limits(
+                max_streams=settings.server.max_streams,
+                drain_timeout_s=settings.server.drain_timeout_s,
+                grace_s=settings.keys.grace_s,
+            ),
+            state=self._state,
+            registry=self.registry,
+            intake=self.intake,
+            stop=self.ask_stop,
+        )
+        await self._admin.start()
+
     def _build(self, sockets: Sequence[socket.socket]) -> None:
         settings = self._settings
         self._upstream = self._build_upstream()
@@ -121,7 +160,7 @@ class Server:
                 max_body_bytes=settings.server.max_body_bytes,
             ),
             registry=self.registry,
-            ledger=Ledger(self._state.log),
+            ledger=Ledger(self._state.log, [self._tally.ended]),
             upstream=self._upstream,
             hangups=self._hangups,
             rules=lambda: rules,
@@ -203,6 +242,8 @@ class Server:
         await self._upstream.close()
         if self._demo is not None:
             await self._demo.close()
+        if self._admin is not None:
+            await self._admin.close()
         if not await asyncio.to_thread(self._state.close):
             _log.error("some request records could not be written before the end")
             return 1
