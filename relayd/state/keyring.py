@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from relayd.state import ringrules
 from relayd.state.audit import new_entry
 from relayd.state.errors import RingUnavailable, StateError
@@ -259,8 +261,9 @@ class KeyRing:
 
 
 def _store_expired(tx: Tx, gone: list[str]) -> StoredRing:
-    for key_id in gone:
-        tx.connection.execute(
-            "UPDATE keys SET state = 'expired' WHERE id = ? AND state = 'retiring'", (key_id,)
-        )
+    tx.connection.execute(
+        "UPDATE keys SET state = 'expired'"
+        " WHERE state = 'retiring' AND id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(gone).decode(),),
+    )
     return load_ring(tx.connection)

@@ -1,0 +1,1 @@
+"""The state room, on real SQLite files."""

@@ -1,0 +1,147 @@
+"""What the tests of the state room share: records, a clock to set, a disk that fails on command."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relayd.state.database import Connect
+from relayd.state.events import LogEvent
+from relayd.state.records import Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.state import State
+
+NOON_S = 1_800_000_000.0
+ALICE = Peer(uid=1000, pid=4242, login="alice")
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, now_s: float = NOON_S) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        """The Unix time."""
+        return self.now_s
+
+
+class Published:
+    """Collects the events that come out of the writer thread, and waits for them."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+        self._news = threading.Condition()
+
+    def __call__(self, events: Sequence[LogEvent]) -> None:
+        """In place of a listener to commits."""
+        with self._news:
+            self.events += events
+            self._news.notify_all()
+
+    def wait_for(self, count: int, timeout_s: float = 10.0) -> list[LogEvent]:
+        """The events, once there are so many."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.events) >= count, timeout_s), self.events
+            return list(self.events)
+
+
+class Disk:
+    """Makes connections, and fails chosen statements as a full or broken disk would."""
+
+    def __init__(self) -> None:
+        self.fails: Callable[[str], bool] = lambda _: False
+        self.statements: list[str] = []
+        self.connections: list[sqlite3.Connection] = []
+
+    def full(self, *, beginning: tuple[str, ...] = ("INSERT", "UPDATE", "DELETE", "COMMIT")) -> None:
+        """From now on, statements that begin so fail."""
+        self.fails = lambda sql: sql.startswith(beginning)
+
+    def mended(self) -> None:
+        """From now on, all works again."""
+        self.fails = lambda _: False
+
+    def connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        """In place of `sqlite3.connect`."""
+        disk = self
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+                disk.statements.append(sql)
+                if disk.fails(sql):
+                    raise sqlite3.OperationalError("database or disk is full")
+                return super().execute(sql, parameters)
+
+        connection = sqlite3.connect(*args, factory=Connection, **kwargs)
+        self.connections.append(connection)
+        return connection
+
+
+@contextmanager
+def opened(
+    state_dir: Path,
+    *,
+    boot_id: str = "boot-1",
+    published: Published | None = None,
+    clock: Callable[[], float] = time.time,
+    connect: Connect = sqlite3.connect,
+    max_mib: int = 512,
+) -> Iterator[State]:
+    """A state directory in use; closed in good order at the end."""
+    state = State.open(
+        state_dir,
+        boot_id=boot_id,
+        keep_days=30,
+        max_mib=max_mib,
+        on_commit=published or Published(),
+        clock=clock,
+        connect=connect,
+    )
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def a_record(number: int = 1, boot_id: str = "boot-1", started_s: float = NOON_S) -> RequestRecord:
+    """A request that has just been admitted."""
+    return RequestRecord(
+        id=f"req-{number:06d}",
+        boot_id=boot_id,
+        started_at=utc_text(started_s),
+        client="web",
+        key_id="abcd1234",
+        ip="203.0.113.7",
+        origin="https://example.org",
+        user_agent="Mozilla/5.0 (X11; Linux x86_64)",
+        path="/chat",
+        model="gpt-4o-mini",
+    )
+
+
+def as_ended(record: RequestRecord, status: int = 200, *, duration_ms: int = 800) -> RequestRecord:
+    """The record at its end; a status of 400 or more makes it a failure."""
+    record.phase = Phase.DONE
+    record.status = status
+    record.outcome = Outcome.COMPLETED
+    record.connect_ms, record.first_token_ms, record.duration_ms = 12, 120, duration_ms
+    record.deltas, record.bytes_out = 20, 2048
+    record.finish_reason = "stop"
+    if status >= 400:
+        record.outcome = Outcome.UPSTREAM_ERROR
+        record.error = RecordedError("upstream_failed", "The provider failed.")
+        record.finish_reason = None
+    return record
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Poll for what has no event to wait for."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.005)
