@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_plain(_link(options, env), sys.stdout)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        print("relayd-tui needs a terminal; --plain writes lines instead.", file=sys.stderr)
+        sys.stderr.write("relayd-tui needs a terminal; --plain writes lines instead.\n")
         return 1
     return _run_app(options, env)
 
@@ -54,30 +53,29 @@ def _link(options: argparse.Namespace, env: dict[str, str]) -> Link:
 
         return DemoLink(seed=options.seed)
     from relayd.admin.client import AdminClient  # noqa: PLC0415 - the demo needs no HTTP client
-    from tui.paths import socket_path  # noqa: PLC0415 - as above
+    from relayd.admin.paths import socket_path  # noqa: PLC0415 - as above
 
-    return AdminClient(str(socket_path(env, options.socket)))
+    return AdminClient(socket_path(env, options.socket))
 
 
-def _archive(socket: str) -> Reader | None:
+def _archive(options: argparse.Namespace, env: dict[str, str]) -> Reader | None:
     from relayd.admin.archive import Archive  # noqa: PLC0415 - only when the daemon is down
-    from tui.paths import database_path  # noqa: PLC0415 - as above
+    from relayd.admin.paths import database_path, socket_path  # noqa: PLC0415 - as above
 
-    path = database_path(Path(socket))
+    path = database_path(env, socket_path(env, options.socket))
     return Archive(path) if path.exists() else None
 
 
 def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
     from tui.app import Options, RelaydApp  # noqa: PLC0415 - line mode does without Textual
-    from tui.paths import config_dir, socket_path  # noqa: PLC0415 - as above
-    from tui.settings import SettingsFile  # noqa: PLC0415 - as above
+    from tui.settings import SettingsFile, config_dir  # noqa: PLC0415 - as above
 
     place = "demo" if options.demo else socket.gethostname().split(".")[0][:20]
     settings = SettingsFile(config_dir(env) / "tui.json")
 
     async def run() -> int:
         link = _link(options, env)
-        archive = None if options.demo else lambda: _archive(str(socket_path(env, options.socket)))
+        archive = None if options.demo else lambda: _archive(options, env)
         app = RelaydApp(link, Options(place, options.readonly, env), settings, open_archive=archive)
         _leave_on_signals(app)
         result = await app.run_async(mouse=settings.settings.mouse)

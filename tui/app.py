@@ -6,9 +6,11 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.segment import Segments
 from rich.traceback import Traceback
@@ -19,23 +21,25 @@ from textual.driver import Driver
 from textual.screen import Screen
 
 from relayd.admin.link import Link, LinkError
-from relayd.admin.wire import Intake, RequestRecord
-from tui import clipboard
 from tui.driver import RelaydDriver
 from tui.feed import Feed, Reader
-from tui.model import export
 from tui.model.desk import Contact, Desk
+from tui.model.stats import Window
 from tui.model.text import neutral
-from tui.model.units import plural
 from tui.operate import Operator
 from tui.screens.main import MainScreen
 from tui.settings import Settings, SettingsFile
+from tui.takeout import TakeOut
 from tui.theme import best_theme, themes
 from tui.widgets.bars import TABS
 
+if TYPE_CHECKING:
+    from tui.control import Control
+    from tui.key_flows import KeyFlows
+
 REDRAW_EVERY_S = 0.22
-SECOND_S = 1.0
 """Updates are drawn at most four to five times a second, however many events come."""
+SECOND_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class RelaydApp(App[int]):
             open_archive=open_archive,
         )
         self.operator = Operator(link, self.desk, readonly=options.readonly, unknown=self.tell)
+        self.take_out = TakeOut(self)
         self.hung = False
         self._drawn_at_s = 0.0
         self._draw_due: asyncio.TimerHandle | None = None
@@ -193,8 +198,12 @@ class RelaydApp(App[int]):
 
     def tell(self, text: str, *, bad: bool = False) -> None:
         """A sentence in the corner, for a few seconds."""
-        severity = "error" if bad else "information"
-        self.notify(neutral(text, 600), severity=severity, markup=False, timeout=8 if bad else 5)
+        self.notify(
+            neutral(text, 600),
+            severity="error" if bad else "information",
+            markup=False,
+            timeout=8 if bad else 5,
+        )
 
     def action_explain(self, reason: str) -> None:
         """Why an action can't run now."""
@@ -227,10 +236,10 @@ class RelaydApp(App[int]):
         if isinstance(pane, RequestsPane):
             pane.show_record(seq)
 
-    def action_back(self) -> None:
+    async def action_back(self) -> None:
         """One step back; on the first screen nothing."""
         if not self.main.pane.step_back() and self.main.pane.id != TABS[0].name:
-            self.run_worker(self.action_show_screen(TABS[0].name))
+            await self.action_show_screen(TABS[0].name)
 
     async def action_quit(self) -> None:
         """Leave; the daemon goes on."""
@@ -259,17 +268,77 @@ class RelaydApp(App[int]):
             else "The mouse is your terminal's now: select and copy with it. M takes it back."
         )
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+    @cached_property
+    def key_flows(self) -> KeyFlows:
+        """Changes of keys; loaded when first used."""
+        from tui.key_flows import KeyFlows  # noqa: PLC0415 - see above
+
+        return KeyFlows(self, Path(self.options.env.get("HOME") or Path.cwd()))
+
+    @cached_property
+    def control(self) -> Control:
+        """Cancel, pause, resume, drain; loaded when first used."""
+        from tui.control import Control  # noqa: PLC0415 - see above
+
+        return Control(self)
+
+    def action_pause(self) -> None:
+        """Take no new work, or take it again."""
+        self.control.pause_or_resume()
+
+    def action_drain(self) -> None:
+        """Let the daemon finish and stop."""
+        self.control.drain()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
         """Every action, for the palette."""
         from tui.palette import commands  # noqa: PLC0415 - loaded when first used
 
         yield from commands(self)
+
+    def action_colours(self, name: str) -> None:
+        """Another theme, remembered."""
+        self.theme = name
+        self.settings.theme = name
+        self.save_settings()
+        self.changed()
+
+    def write_to_terminal(self, sequence: str) -> None:
+        """Past Textual's drawing: for OSC 52 alone."""
+        if self._driver is not None:
+            self._driver.write(sequence)
 
     def hung_up(self) -> None:
         """The terminal is gone: leave at once."""
         if not self.hung:
             self.hung = True
             self.exit(129)
+
+    async def attempt(self, what: str, act: Awaitable[object]) -> bool:
+        """Do a change; a refusal is told, not raised. True when it was done."""
+        try:
+            await act
+        except LinkError as error:
+            self.tell(f"{what}: {error}", bad=True)
+            return False
+        return True
+
+    async def look_at_ring(self) -> None:
+        """See the keys as they are after a change; without contact the reconnect will."""
+        with suppress(LinkError):
+            await self.feed.refresh_ring()
+
+    async def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:  # type: ignore[override]
+        """A picture of the screen; never while a key is on it."""
+        if self.secret_shown:
+            self.tell("No screenshots while a key is on the screen.")
+            return
+        super().action_screenshot(filename, path)
+
+    @property
+    def secret_shown(self) -> bool:
+        """Whether a dialog with a new key is open."""
+        return any(type(screen).__name__ == "SecretDialog" for screen in self.screen_stack)
 
     # History and filter.
 
@@ -285,6 +354,24 @@ class RelaydApp(App[int]):
             return
         await self.feed.load_older()
 
+    @property
+    def history_complete(self) -> bool:
+        """Whether every record on disk has been counted."""
+        return self.feed.counted_all
+
+    async def load_history(self, window: Window) -> None:
+        """Count what is older than memory, as far back as the window goes."""
+        await self.feed.count_history(self.now_s() - window.span_s)
+
+    async def filter_requests(self, text: str) -> None:
+        """The Requests screen with this filter."""
+        from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
+
+        await self.action_show_screen("requests")
+        pane = self.main.pane
+        if isinstance(pane, RequestsPane):
+            pane.set_filter(text)
+
     def scan(self) -> None:
         """Try the records against the filter, a slice at a time."""
         if self._scan_task is None or self._scan_task.done():
@@ -295,132 +382,3 @@ class RelaydApp(App[int]):
             self.changed()
             await asyncio.sleep(0)
         self.changed()
-
-    # Taking out.
-
-    @work
-    async def copy(self, text: str, what: str) -> None:
-        """Towards the operator's clipboard; says by which way."""
-        self.tell(await self.send_to_clipboard(text, what))
-
-    async def send_to_clipboard(self, text: str, what: str, *, secret: bool = False) -> str:
-        """The same, returning the sentence; a secret never goes to a file on its own."""
-        write = self._driver.write if self._driver is not None else lambda _: None
-        return await clipboard.copy(text, what, self.options.env, write, may_use_file=not secret)
-
-    def copy_curl(self, record: RequestRecord) -> None:
-        """A command that sends a request like this one."""
-        address = self.desk.status.address if self.desk.status is not None else "http://127.0.0.1:3666"
-        self.copy(export.curl_command(record, address), "The curl command (put the key into $RELAYD_KEY)")
-
-    @work(exclusive=True, group="export")
-    async def export(self) -> None:
-        """What is shown, into a new file, after asking for its form."""
-        from tui.screens.ask import AskExport  # noqa: PLC0415 - loaded when first used
-
-        total = len(self.desk.view)
-        form = await self.push_screen_wait(AskExport(total))
-        if form is None:
-            return
-        try:
-            path, written = await self._export(form)
-        except OSError as error:
-            self.tell(f"Nothing was exported: {error}", bad=True)
-        else:
-            self.tell(f"{plural(written, 'record')} written to {path} (only you can read it).")
-
-    async def _export(self, form: str) -> tuple[Path, int]:
-        view = self.desk.view
-        lines = [export.csv_header()] if form == "csv" else []
-        for index in range(len(view)):
-            row = view.row_at(index)
-            if isinstance(row, RequestRecord):
-                line = export.csv_line(row) if form == "csv" else export.ndjson_line(row).decode()
-                lines.append(line)
-            if index % 500 == 0:
-                await asyncio.sleep(0)
-        name = time.strftime("relayd-%Y%m%d-%H%M%S-", time.localtime(self.now_s()))
-        written = len(lines) - (form == "csv")
-        path = await asyncio.to_thread(clipboard.private_file, "".join(lines), name, Path.cwd(), f".{form}")
-        return path, written
-
-    # Acting.
-
-    async def attempt(self, what: str, act: Awaitable[object]) -> bool:
-        """Do a change; a refusal is told, not raised. True when it was done."""
-        try:
-            await act
-        except LinkError as error:
-            self.tell(f"{what}: {error}", bad=True)
-            return False
-        return True
-
-    @work
-    async def cancel_stream(self, record: RequestRecord) -> None:
-        """Ask, then end one stream."""
-        from tui.screens.confirm import Confirm  # noqa: PLC0415 - loaded when first used
-
-        refusal = self.operator.refusal() or ("" if record.outcome is None else "this request has ended")
-        if refusal:
-            self.action_explain(refusal)
-            return
-        who = f"{record.client or 'no client'} at {record.ip}"
-        sure = await self.push_screen_wait(
-            Confirm(
-                "Cancel this request?",
-                f"{record.model or '—'} for {who}, {plural(record.deltas, 'delta')} so far.\n"
-                "The client gets one line that says so; the provider is told to stop.",
-                "Cancel the request",
-                no="Leave it",
-            )
-        )
-        if sure and await self.attempt("Not cancelled", self.operator.cancel(record.id)):
-            self.tell("The daemon cancelled the request.")
-
-    @work
-    async def action_pause(self) -> None:
-        """Take no new work, or take it again."""
-        refusal = self.operator.refusal()
-        if refusal:
-            self.action_explain(refusal)
-            return
-        status = self.desk.status
-        if status is not None and status.intake is Intake.LIVE:
-            from tui.screens.confirm import Confirm  # noqa: PLC0415 - loaded when first used
-
-            sure = await self.push_screen_wait(
-                Confirm(
-                    "Pause intake?",
-                    "New requests get 503 with Retry-After until you resume. Open streams go on.",
-                    "Pause",
-                )
-            )
-            if sure and await self.attempt("Not paused", self.operator.pause()):
-                self.tell("Intake is paused; P resumes it.")
-        elif await self.attempt("Not resumed", self.operator.resume()):
-            self.tell("The daemon takes new work again.")
-        self.feed.look_soon()
-
-    @work
-    async def action_drain(self) -> None:
-        """Ask, with the count and an estimate, then let the daemon finish and stop."""
-        from tui.screens.confirm import Confirm  # noqa: PLC0415 - loaded when first used
-
-        refusal = self.operator.refusal()
-        if refusal:
-            self.action_explain(refusal)
-            return
-        status = self.desk.status
-        at_most = f"{status.drain_timeout_s:.0f} s" if status is not None else "the drain timeout"
-        sure = await self.push_screen_wait(
-            Confirm(
-                "Drain, then stop the daemon?",
-                f"{plural(len(self.desk.live.streams), 'stream')} open now. They may finish, for at most"
-                f" {at_most}; what is left then ends with `draining`.\nAfter that the daemon stops. It does"
-                " not come back unless a supervisor starts it.",
-                "Drain and stop",
-            )
-        )
-        if sure and await self.attempt("Not drained", self.operator.drain()):
-            self.tell("Draining.")
-            self.feed.look_soon()

@@ -26,7 +26,7 @@ async def copy(
     read. With `may_use_file` False (secrets) there is no file, and the sentence says what to do.
     """
     if env.get("TMUX") and await _by_tmux(text, env):
-        return f"{what} was given to tmux (load-buffer -w): paste with the tmux paste key, or from your clipboard."
+        return f"{what} was given to tmux (load-buffer -w): paste with tmux, or from your clipboard."
     if env.get("TERM", "") not in _NO_OSC52_TERMS and len(text.encode()) <= _OSC52_MAX_BYTES:
         write(osc52(text, env))
         return f"{what} was sent by OSC 52; if your terminal allows that, it is in your clipboard."

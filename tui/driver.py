@@ -13,6 +13,7 @@ import re
 import selectors
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable
+from io import TextIOWrapper
 from typing import IO, Protocol, cast
 
 from textual._xterm_parser import XTermParser
@@ -118,7 +119,7 @@ class RelaydDriver(LinuxDriver):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
-        self._file = cast("IO[str]", TerminalFile(self._file, self._hang_up))
+        self._file = cast("TextIOWrapper", TerminalFile(cast("IO[str]", self._file), self._hang_up))
 
     def _hang_up(self) -> None:
         app = cast("HangUp", self._app)

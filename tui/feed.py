@@ -25,6 +25,7 @@ from relayd.admin.wire import (
 )
 from tui.model.desk import Contact, Desk
 from tui.model.marks import Mark, MarkKind
+from tui.model.text import neutral_record
 
 PAGE = 500
 STATUS_EVERY_S = 2.0
@@ -77,6 +78,8 @@ class Feed:
         self._look = asyncio.Event()
         self.exhausted = False
         """True when the disk has no older records than the store."""
+        self.counted_all = False
+        """True when the statistics have every record on disk."""
         self._loading = asyncio.Lock()
 
     async def run(self) -> None:
@@ -245,6 +248,21 @@ class Feed:
             self.exhausted = page.next_before is None
             self._changed()
             return not self.exhausted
+
+    async def count_history(self, since_s: float) -> None:
+        """Count older records for the statistics, without keeping them, back to a time.
+
+        Raises:
+            LinkError: the daemon could not be asked.
+        """
+        stats = self.desk.stats
+        while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
+            page = await self.link.requests(before=stats.counted_from, limit=PAGE)
+            for record in page.records:
+                stats.add(neutral_record(record))
+            self.counted_all = page.next_before is None
+            self._changed()
+            await asyncio.sleep(_BACKLOG_PAUSE_S)
 
     async def fill_gap(self, key: int, mark: Mark) -> int:
         """Bring what a gap hides, newest first; returns how many records came.

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from tui.model.store import KEEP_DEFAULT
+
+
+def config_dir(env: Mapping[str, str]) -> Path:
+    """`$XDG_CONFIG_HOME/relayd`, else `~/.config/relayd`; a relative variable is ignored."""
+    base = Path(env.get("XDG_CONFIG_HOME", ""))
+    return (base if base.is_absolute() else Path(env.get("HOME") or Path.home()) / ".config") / "relayd"
 
 
 class Settings(msgspec.Struct):

@@ -23,6 +23,17 @@ class OpenStream:
     """The time of that event by the daemon's clock."""
     deltas_per_s: float = 0.0
     """Smoothed over about two seconds."""
+    first_token_ms: int | None = None
+    """About when the first token came: halfway between the reports around it."""
+
+    def fill(self, record: RequestRecord) -> None:
+        """Put the live numbers into the record that its start left open."""
+        record.phase = self.progress.phase
+        record.deltas = self.progress.deltas
+        record.bytes_out = self.progress.bytes_out
+        record.stalled_ms = self.progress.stalled_ms
+        if record.first_token_ms is None:
+            record.first_token_ms = self.first_token_ms
 
     @property
     def started_s(self) -> float:
@@ -58,9 +69,8 @@ class Live:
             seconds = max(0.2, elapsed if known is not None else given.age_ms / 1000)
             fresh = new / seconds
             rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
-            streams[given.id] = OpenStream(given if known is not None else _neutral(given), at_s, rate)
-            if known is not None:
-                streams[given.id].progress = _same_texts(given, known.progress)
+            told = _neutral(given) if known is None else _same_texts(given, known.progress)
+            streams[given.id] = OpenStream(told, at_s, rate, _first_token_ms(given, known))
         self.streams = streams
         self.at_s = at_s
         self._note(moved / max(0.2, elapsed), elapsed)
@@ -104,6 +114,14 @@ class Live:
         """Nothing is known to be open."""
         self.streams.clear()
         self.revision += 1
+
+
+def _first_token_ms(given: StreamProgress, known: OpenStream | None) -> int | None:
+    if known is not None and known.first_token_ms is not None:
+        return known.first_token_ms
+    if not given.deltas:
+        return None
+    return (given.age_ms + (known.progress.age_ms if known is not None else 0)) // 2
 
 
 def _neutral(given: StreamProgress) -> StreamProgress:

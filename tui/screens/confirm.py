@@ -11,7 +11,7 @@ from textual.widgets import Button
 from tui.screens.dialog import Dialog, words
 
 
-class Confirm(Dialog[bool]):
+class Confirm(Dialog[bool | None]):
     """True: do it."""
 
     def __init__(self, title: str, text: str, yes: str, *, no: str = "Cancel") -> None:

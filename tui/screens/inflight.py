@@ -54,7 +54,7 @@ class InFlightPane(Pane):
             if isinstance(row, RequestRecord) and row.id == key:
                 stream = self.desk_app.desk.live.streams.get(row.id)
                 if stream is not None:
-                    row.deltas = stream.progress.deltas
+                    stream.fill(row)
                 return row
         return None
 
@@ -85,9 +85,9 @@ class InFlightPane(Pane):
         """Cancel it, after a dialog."""
         record = self.chosen()
         if record is not None:
-            self.desk_app.cancel_stream(record)
+            self.desk_app.control.cancel(record)
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
         if self.rows.cursor_key is not None:
-            self.desk_app.copy(str(self.rows.cursor_key), "The id")
+            self.desk_app.take_out.copy(str(self.rows.cursor_key), "The id")

@@ -142,10 +142,7 @@ class RequestsPane(Pane):
             return None
         stream = self.desk_app.desk.live.streams.get(row.id)
         if row.outcome is None and stream is not None:
-            row.phase = stream.progress.phase
-            row.deltas = stream.progress.deltas
-            row.bytes_out = stream.progress.bytes_out
-            row.stalled_ms = stream.progress.stalled_ms
+            stream.fill(row)
         return row
 
     def _similar(self, record: RequestRecord) -> list[RequestRecord]:
@@ -433,19 +430,19 @@ class RequestsPane(Pane):
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
-        self._with_chosen(lambda record: self.desk_app.copy(record.id, "The id"))
+        self._with_chosen(lambda record: self.desk_app.take_out.copy(record.id, "The id"))
 
     def action_copy_curl(self) -> None:
         """Copy a curl command like this request."""
-        self._with_chosen(self.desk_app.copy_curl)
+        self._with_chosen(self.desk_app.take_out.copy_curl)
 
     def action_export(self) -> None:
         """Write what is shown to a file."""
-        self.desk_app.export()
+        self.desk_app.take_out.export()
 
     def action_cancel(self) -> None:
         """Cancel this stream, after a dialog."""
-        self._with_chosen(self.desk_app.cancel_stream)
+        self._with_chosen(self.desk_app.control.cancel)
 
     def action_freeze(self) -> None:
         """From the footer."""

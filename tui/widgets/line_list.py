@@ -121,20 +121,26 @@ class LineList(Widget, can_focus=True):
 
     def rows_changed(self) -> None:
         """The rows are not what they were: find the place again, and draw what differs."""
-        count = self.row_count()
+        self._find_place(self.row_count())
+        self._settle(self.row_count())
+        self.redraw()
+
+    def _find_place(self, count: int) -> None:
+        """Indices from keys: rows may have come or gone at any time since they were last looked at."""
         if self._top_key is not None:
             place = self.row_place(self._top_key)
             self.top = self.top if place is None else place
         if self._cursor_key is not None:
             place = self.row_place(self._cursor_key)
             self.cursor = self.cursor if place is None else place
-        self._settle(count)
-        self.redraw()
+        self._clamp(count)
+
+    def _clamp(self, count: int) -> None:
+        self.cursor = max(0, min(self.cursor, count - 1))
+        self.top = max(0, min(self.top, count - self.body_height))
 
     def _settle(self, count: int) -> None:
-        height = self.body_height
-        self.cursor = max(0, min(self.cursor, count - 1))
-        self.top = max(0, min(self.top, count - height))
+        self._clamp(count)
         before = self._cursor_key
         self._cursor_key = self.row_key(self.cursor) if count else None
         self._top_key = self.row_key(self.top) if count else None
@@ -144,6 +150,7 @@ class LineList(Widget, can_focus=True):
     def go_to(self, index: int) -> None:
         """Put the cursor on a row and bring it into sight."""
         count = self.row_count()
+        self._find_place(count)
         self.cursor = max(0, min(index, count - 1))
         height = max(1, self.body_height)
         self.top = max(min(self.top, self.cursor), self.cursor - height + 1)
@@ -153,6 +160,7 @@ class LineList(Widget, can_focus=True):
     def scroll_rows(self, rows: int) -> None:
         """Scroll, and take the cursor along when it would leave the sight."""
         count = self.row_count()
+        self._find_place(count)
         height = max(1, self.body_height)
         self.top = max(0, min(self.top + rows, count - height))
         self.cursor = max(self.top, min(self.cursor, self.top + height - 1))
@@ -183,6 +191,7 @@ class LineList(Widget, can_focus=True):
         if not count:
             lines += self._empty_lines(width, height - len(lines), rest)
             return lines
+        self._find_place(count)
         rows = height - len(lines)
         bar = self._bar(count, rows, rest)
         cursor_style = style(self.app, Role.CURSOR)
@@ -251,10 +260,12 @@ class LineList(Widget, can_focus=True):
 
     def action_move(self, rows: int) -> None:
         """Cursor up or down."""
+        self._find_place(self.row_count())
         self.go_to(self.cursor + rows)
 
     def action_page(self, pages: int) -> None:
         """A screenful up or down."""
+        self._find_place(self.row_count())
         self.go_to(self.cursor + pages * max(1, self.body_height - 1))
 
     def action_first(self) -> None:

@@ -121,7 +121,7 @@ class StreamList(LineList):
 class CauseList(LineList):
     """Errors of the last hour by cause; Enter filters by it."""
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str) -> None:
+    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - as above
         super().__init__(id=id)
         self.desk = desk
         self._now_s = now_s

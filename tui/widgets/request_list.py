@@ -102,9 +102,7 @@ class RequestList(LineList):
         if record.outcome is None:
             age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
         if live is not None:
-            record.phase = live.progress.phase
-            record.deltas = live.progress.deltas
-            record.stalled_ms = live.progress.stalled_ms
+            live.fill(record)
         lead: Piece = (" ", self._look(Role.TEXT))
         if selected:
             lead = ("▶", self._look(Role.ACCENT))
@@ -136,29 +134,30 @@ class RequestList(LineList):
         return self._bar_marks[start, end]
 
     def _sampled_role(self, start: int, end: int) -> Role | None:
-        found: Role | None = None
+        """Any error among few rows; among many, only where errors are frequent."""
+        errors = 0
         step = max(1, (end - start) // _BAR_SAMPLES)
         for index in range(start, min(end, self.row_count()), step):
             row = self.desk.view.row_at(index)
             if isinstance(row, Mark):
                 return Role.ACCENT
-            if isinstance(row, RequestRecord) and is_error(row):
-                found = Role.BAD
-        return found
+            errors += isinstance(row, RequestRecord) and is_error(row)
+        return Role.BAD if errors > (step > 1) + (step > _BAR_SAMPLES) else None
 
     # Follow and freeze.
 
     def rows_changed(self) -> None:
         """New rows: stay at the end while following, else stay where the operator is."""
         if self.following and self.row_count():
-            count = self.row_count()
-            self.cursor = count - 1
-            self.top = max(0, count - self.body_height)
-            self._newest_seen = self.desk.view.key_at(count - 1)
-            self._settle(count)
-            self.redraw()
-            return
+            self._newest_seen = self.desk.view.key_at(self.row_count() - 1)
         super().rows_changed()
+
+    def _find_place(self, count: int) -> None:
+        if not self.following:
+            super()._find_place(count)
+            return
+        self.cursor = max(0, count - 1)
+        self.top = max(0, count - self.body_height)
 
     def set_following(self, *, following: bool) -> None:
         """Follow the newest, or hold still."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from relayd.admin.wire import Intake, epoch_s
+from rich.style import Style
+
+from relayd.admin.wire import Intake, Status, epoch_s
 from tui.model.desk import Contact, Desk
 from tui.model.units import countdown, duration, plural, rate
 from tui.theme import Role, style
@@ -33,40 +35,43 @@ class StatusBar(Bar):
 
     def _facts(self, width: int) -> list[Piece]:
         look = {role: style(self.app, role) for role in Role}
-        text, dim, strong = look[Role.HEAD], look[Role.HEAD_DIM], look[Role.HEAD_STRONG]
+        text, strong = look[Role.HEAD], look[Role.HEAD_STRONG]
         desk = self._desk
         word = desk.state_word
         role = Role.HEAD_GOOD if word == Contact.LIVE else Role.HEAD_WARN
         if word in {Contact.DOWN, Contact.DENIED, Contact.MISMATCH}:
             role = Role.HEAD_BAD
         dot = "●" if desk.contact is Contact.LIVE else "○"
-        pieces: list[Piece] = [(f" {self._place} ", strong), (f"{dot} {word}", look[role])]
-        status = desk.status
-        if desk.contact is Contact.LIVE and status is not None:
-            pieces += [*self._intake(), ("  run ", dim), (str(len(desk.live.streams)), strong)]
-            pieces += [("  ", dim), (rate(desk.live.deltas_per_s), strong), (" tok/s", dim)]
-            p50, p95 = status.rates.first_token_p50_ms, status.rates.first_token_p95_ms
-            if p50 is not None:
-                pieces += [("  first ", dim), (f"{duration(p50)}/{duration(p95)}", text)]
-            errors = status.rates.errors_5m
-            pieces += [("  err ", dim), (str(errors), look[Role.HEAD_BAD] if errors else text), ("/5m", dim)]
-            if status.log.error or status.log.lost:
-                pieces.append((f"  LOG LOSES {status.log.lost}", look[Role.HEAD_BAD]))
+        groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role])]]
+        if desk.contact is Contact.LIVE and desk.status is not None:
+            groups += self._rates(desk.status, look)
         right = self._rotation()
+        # The rotation matters more than the rates.
+        while len(groups) > 1 and sum(map(width_of, groups)) + width_of(right) > width:
+            groups.pop()
+        pieces = [piece for group in groups for piece in group]
         room = width - width_of(pieces) - width_of(right)
-        if room < 1 and right:
-            # The rotation matters more than the rates.
-            while len(pieces) > 2 and width_of(pieces) + width_of(right) >= width:  # noqa: PLR2004 - place and state stay
-                pieces.pop()
-            room = width - width_of(pieces) - width_of(right)
         return [*pieces, (" " * max(0, room), text), *right]
 
-    def _intake(self) -> list[Piece]:
-        status = self._desk.status
-        if status is None or status.intake is not Intake.DRAINING:
-            return []
-        left = len(self._desk.live.streams)
-        return [(f" {left} left, at most {status.drain_timeout_s:.0f} s", style(self.app, Role.HEAD_WARN))]
+    def _rates(self, status: Status, look: dict[Role, Style]) -> list[list[Piece]]:
+        text, dim, strong = look[Role.HEAD], look[Role.HEAD_DIM], look[Role.HEAD_STRONG]
+        live, rates = self._desk.live, status.rates
+        bad = look[Role.HEAD_BAD]
+        groups: list[list[Piece]] = []
+        if status.log.error or status.log.lost:
+            groups.append([(f"  LOG LOSES {status.log.lost}", bad)])
+        if status.intake is Intake.DRAINING:
+            at_most = f" {len(live.streams)} left, at most {status.drain_timeout_s:.0f} s"
+            groups.append([(at_most, look[Role.HEAD_WARN])])
+        groups.append([("  run ", dim), (str(len(live.streams)), strong)])
+        groups.append([("  ", dim), (rate(live.deltas_per_s), strong), (" tok/s", dim)])
+        errors = rates.errors_5m
+        error_group: list[Piece] = [("  err ", dim), (str(errors), bad if errors else text), ("/5m", dim)]
+        if rates.first_token_p50_ms is not None:
+            p50, p95 = duration(rates.first_token_p50_ms), duration(rates.first_token_p95_ms)
+            short = p50.removesuffix("s") if p50.endswith("s") and not p50.endswith("ms") else p50
+            groups.append([("  first ", dim), (f"{short}/{p95}", text)])
+        return [*groups, error_group]
 
     def _rotation(self) -> list[Piece]:
         desk, now_s = self._desk, self._now_s()

@@ -1,0 +1,91 @@
+"""What an operator does to running work: cancel a stream, pause, resume, drain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relayd.admin.wire import Intake, RequestRecord
+from tui.model.units import plural
+from tui.screens.confirm import Confirm
+
+if TYPE_CHECKING:
+    from tui.app import RelaydApp
+
+
+class Control:
+    """Each method starts one flow and returns at once; one that can't run now says why."""
+
+    def __init__(self, app: RelaydApp) -> None:
+        self._app = app
+
+    def cancel(self, record: RequestRecord) -> None:
+        """Ask, then end one stream."""
+        refusal = self._app.operator.refusal() or ("" if record.outcome is None else "this request has ended")
+        if refusal:
+            self._app.action_explain(refusal)
+            return
+        self._app.run_worker(self._cancel(record), exclusive=True, group="control")
+
+    async def _cancel(self, record: RequestRecord) -> None:
+        who = f"{record.client or 'no client'} at {record.ip}"
+        question = Confirm(
+            "Cancel this request?",
+            f"{record.model or '—'} for {who}, {plural(record.deltas, 'delta')} so far.\n"
+            "The client gets one line that says so; the provider is told to stop.",
+            "Cancel the request",
+            no="Leave it",
+        )
+        sure = await self._app.push_screen_wait(question)
+        if sure and await self._app.attempt("Not cancelled", self._app.operator.cancel(record.id)):
+            self._app.tell("The daemon cancelled the request.")
+
+    def pause_or_resume(self) -> None:
+        """Take no new work after a question, or take it again."""
+        refusal = self._app.operator.refusal()
+        if refusal:
+            self._app.action_explain(refusal)
+            return
+        status = self._app.desk.status
+        live = status is None or status.intake is Intake.LIVE
+        self._app.run_worker(self._pause() if live else self._resume(), exclusive=True, group="control")
+
+    async def _pause(self) -> None:
+        question = Confirm(
+            "Pause intake?",
+            "New requests get 503 with Retry-After until you resume. Open streams go on.",
+            "Pause",
+        )
+        if await self._app.push_screen_wait(question) and await self._app.attempt(
+            "Not paused", self._app.operator.pause()
+        ):
+            self._app.tell("Intake is paused; P resumes it.")
+        self._app.feed.look_soon()
+
+    async def _resume(self) -> None:
+        if await self._app.attempt("Not resumed", self._app.operator.resume()):
+            self._app.tell("The daemon takes new work again.")
+        self._app.feed.look_soon()
+
+    def drain(self) -> None:
+        """Ask, with the count and an estimate, then let the daemon finish and stop."""
+        refusal = self._app.operator.refusal()
+        if refusal:
+            self._app.action_explain(refusal)
+            return
+        self._app.run_worker(self._drain(), exclusive=True, group="control")
+
+    async def _drain(self) -> None:
+        desk = self._app.desk
+        at_most = f"{desk.status.drain_timeout_s:.0f} s" if desk.status is not None else "the drain timeout"
+        question = Confirm(
+            "Drain, then stop the daemon?",
+            f"{plural(len(desk.live.streams), 'stream')} open now. They may finish, for at most {at_most};"
+            " what is left then ends with `draining`.\n"
+            "After that the daemon stops. It does not come back unless a supervisor starts it.",
+            "Drain and stop",
+        )
+        if await self._app.push_screen_wait(question) and await self._app.attempt(
+            "Not drained", self._app.operator.drain()
+        ):
+            self._app.tell("Draining.")
+            self._app.feed.look_soon()

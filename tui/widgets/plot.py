@@ -1,0 +1,90 @@
+"""Plots over time, drawn with block characters: columns with a scale on the left and a clock below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.widget import Widget
+
+from tui.theme import Role, style
+from tui.widgets.spark import columns, nice_top, resampled
+
+_SCALE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of values, by the same buckets as the others of its plot."""
+
+    name: str
+    values: Sequence[float]
+    role: Role
+
+
+class Plot(Widget):
+    """One or two lines of values. The second is drawn over the first from the same ground."""
+
+    DEFAULT_CSS = "Plot { height: 1fr; width: 1fr; padding: 0 1; }"
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self._title = ""
+        self._lines: tuple[Line, ...] = ()
+        self._times: tuple[str, str] = ("", "")
+        self._unit: Callable[[float], str] = str
+
+    def show(
+        self, title: str, lines: Sequence[Line], times: tuple[str, str], unit: Callable[[float], str]
+    ) -> None:
+        """Draw these."""
+        fresh = (title, tuple(lines), times)
+        if fresh != (self._title, self._lines, self._times):
+            self._title, self._lines, self._times = fresh
+            self._unit = unit
+            self.refresh()
+
+    def render(self) -> Text:
+        """Title with the newest values, columns with a scale, clock."""
+        width, height = self.size
+        text = Text(no_wrap=True)
+        text.append(self._title, style(self.app, Role.TITLE))
+        for line in self._lines:
+            newest = line.values[-1] if line.values else 0.0
+            most = max(line.values, default=0.0)
+            text.append(f"   {line.name} ", style(self.app, Role.DIM))
+            text.append(f"{self._unit(newest)}", style(self.app, line.role))
+            text.append(f" most {self._unit(most)}", style(self.app, Role.DIM))
+        room, rows = max(1, width - _SCALE), max(1, height - 2)
+        top = nice_top(max((max(line.values, default=0.0) for line in self._lines), default=0.0))
+        drawn = [columns(resampled_max(line.values, room), rows, top) for line in self._lines]
+        for y in range(rows):
+            text.append("\n")
+            label = self._unit(top) if y == 0 else self._unit(0) if y == rows - 1 else ""
+            text.append(f"{label:>{_SCALE - 2}} ", style(self.app, Role.DIM))
+            text.append("┤" if label else "│", style(self.app, Role.DIM))
+            self._row(text, [lines[y] for lines in drawn])
+        left, right = self._times
+        gap = max(1, room - len(left) - len(right))
+        text.append(f"\n{' ' * _SCALE}{left}{' ' * gap}{right}", style(self.app, Role.DIM))
+        return text
+
+    def _row(self, text: Text, rows: list[str]) -> None:
+        """The last line that has a block in a cell wins it."""
+        if not rows:
+            return
+        for x in range(len(rows[0])):
+            shown, role = rows[0][x], self._lines[0].role
+            for line, row in zip(self._lines[1:], rows[1:], strict=True):
+                if row[x] != " ":
+                    shown, role = row[x], line.role
+            text.append(shown, style(self.app, role))
+
+
+def resampled_max(values: Sequence[float], width: int) -> list[float]:
+    """The values in `width` places; where several share a place, the greatest of them."""
+    count = len(values)
+    if count <= width:
+        return resampled(values, width)
+    return [max(values[place * count // width : (place + 1) * count // width]) for place in range(width)]
