@@ -1,0 +1,1 @@
+"""What each command does; `relayd.cli` imports the one that is asked for."""

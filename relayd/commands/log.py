@@ -1,0 +1,144 @@
+"""`relayd log`: what was asked of the relay, oldest first, and with `-f` what is being asked."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from relayd.admin.client import AdminClient
+from relayd.admin.link import LinkError
+from relayd.admin.wire import (
+    Audited,
+    Ended,
+    Event,
+    Filter,
+    Gap,
+    Hello,
+    Lost,
+    RequestRecord,
+    epoch_s,
+    parse_filter,
+    utc_text,
+)
+from relayd.commands.console import Console
+from relayd.commands.logline import HEADER, line_of
+
+_PAGE = 1000
+_TAIL = 50
+_FOLLOW_TAIL = 10
+_OVERLAP_S = 10.0
+
+
+async def run(args: Namespace, console: Console) -> int:
+    """Show the newest records, or all since a time; then follow if asked to."""
+    printer = _Printer(console, parse_filter(args.where), as_json=args.json)
+    client = console.client(args.socket)
+    if args.follow:
+        await _follow(client, args, printer)
+    else:
+        async for record in _past(client, args, None, _TAIL):
+            printer.record(record)
+    return 0
+
+
+async def _follow(client: AdminClient, args: Namespace, printer: _Printer) -> None:
+    def trouble(error: LinkError) -> None:
+        printer.console.note(f"{error} Trying again.")
+
+    async with aclosing(client.follow(on_trouble=trouble)) as events:
+        hello = await anext(events)
+        newest = hello.seq if isinstance(hello, Hello) else 0
+        # What ends while the past is read is in it and comes as an event too.
+        since_s = time.time() - _OVERLAP_S
+        async for record in _past(client, args, newest, _FOLLOW_TAIL):
+            if record.outcome is not None:
+                printer.record(record)
+                if _ended_s(record) >= since_s:
+                    printer.printed.add(record.id)
+        printer.flush()
+        async for event in events:
+            printer.event(event)
+
+
+def _ended_s(record: RequestRecord) -> float:
+    return epoch_s(record.started_at) + (record.duration_ms or 0) / 1000
+
+
+async def _past(
+    client: AdminClient, args: Namespace, newest: int | None, tail: int
+) -> AsyncIterator[RequestRecord]:
+    """Records up to `newest`, oldest first: all since `--since`, else the last few.
+
+    Pages come newest first, so their borders are found before any of them is shown: what is held in
+    memory is one page, however much there is.
+    """
+    before = None if newest is None else newest + 1
+    if args.since is None:
+        page = await client.requests(where=args.where, before=before, limit=tail)
+        for record in reversed(page.records):
+            yield record
+        return
+    since = utc_text(time.time() - args.since)
+    borders = [before]
+    while True:
+        page = await client.requests(where=args.where, before=borders[-1], limit=_PAGE)
+        if page.next_before is None or page.records[-1].started_at < since:
+            break
+        borders.append(page.next_before)
+    for border in reversed(borders):
+        page = await client.requests(where=args.where, before=border, limit=_PAGE)
+        for record in reversed(page.records):
+            if record.started_at >= since:
+                yield record
+
+
+class _Printer:
+    """Writes records and what happens between them."""
+
+    def __init__(self, console: Console, where: Filter, *, as_json: bool) -> None:
+        self.console = console
+        self.printed: set[str] = set()
+        """Records whose end may still come as an event."""
+        self._where = where
+        self._as_json = as_json
+        self._began = False
+
+    def record(self, record: RequestRecord) -> None:
+        """One request."""
+        if self._as_json:
+            self.console.json(record)
+            return
+        if not self._began:
+            self._began = True
+            self.console.say(HEADER)
+        self.console.say(line_of(record))
+
+    def event(self, event: Event) -> None:
+        """What the log tells while it is followed; a request is shown when it has ended."""
+        match event:
+            case Ended(record=record):
+                if record.id in self.printed:
+                    self.printed.remove(record.id)
+                elif self._where.matches(record):
+                    self.record(record)
+            case Audited(entry=entry) if not self._as_json:
+                what = " ".join([entry.action, entry.client or "", *entry.key_ids]).strip()
+                detail = f" ({entry.detail})" if entry.detail else ""
+                self.console.say(f"{entry.at}  -- {entry.login}: {what}, {entry.result}{detail}")
+            case Gap(first=first, last=last):
+                self._between(event, f"-- events {first} to {last} are no longer kept")
+            case Lost(at=at, count=count, reason=reason):
+                self._between(event, f"{at}  -- {count} records were lost: {reason}")
+        self.flush()
+
+    def _between(self, event: Event, sentence: str) -> None:
+        if self._as_json:
+            self.console.json(event)
+        else:
+            self.console.say(sentence)
+
+    def flush(self) -> None:
+        """Show it now, also through a pipe."""
+        self.console.out.flush()

@@ -1,0 +1,40 @@
+"""Spans of time as operators write and read them: `30s`, `10m`, `2h`, `7d`."""
+
+from __future__ import annotations
+
+import re
+
+MAX_S = 366 * 86_400
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_FORM = re.compile(r"([0-9]{1,9})([smhd])")
+_NAMES = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def parse_duration(text: str) -> int:
+    """A span in seconds, 0 to 366 days.
+
+    Raises:
+        ValueError: a sentence that says how spans are written.
+    """
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is no duration; write a number and a unit: 30s, 10m, 2h or 7d")
+    seconds = int(found[1]) * _UNITS_S[found[2]]
+    if seconds > MAX_S:
+        raise ValueError(f"{text[:40]!r} is more than 366d")
+    return seconds
+
+
+def short(seconds: float) -> str:
+    """At most two units, rounded down: `3s`, `42m`, `1h 5m`, `2d 3h`; less than a second is `0s`."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for name, size in _NAMES:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{name}")
+            if len(parts) > 1:
+                break
+        elif parts:
+            break
+    return " ".join(parts) or "0s"
