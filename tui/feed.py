@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,7 @@ from tui.model.text import neutral_record
 PAGE = 500
 STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000
+_RING_EVERY = 5
 _BACKOFF_FIRST_S = 0.25
 _BACKOFF_MAX_S = 5.0
 _DOWN_AFTER_S = 2.0
@@ -209,13 +211,14 @@ class Feed:
                 desk.lost(event)
 
     async def _poll(self) -> None:
-        while True:
+        for turn in itertools.count():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), STATUS_EVERY_S)
             self._look.clear()
             try:
                 self.desk.set_status(await self.link.status())
-                if self.desk.status and self.desk.status.ring.generation != self.desk.ring.generation:
+                # First and last uses move without an event: closely watched while a key retires.
+                if self.desk.retiring() or turn % _RING_EVERY == 0:
                     await self.refresh_ring()
             except LinkError:
                 # The stream of events says it better, and says it once.

@@ -59,15 +59,15 @@ class Live:
         """Take over where every open stream is now."""
         at_s = epoch_s(event.at)
         elapsed = at_s - self.at_s if self.at_s else 1.0
-        moved = 0
+        moved = 0.0
         streams: dict[str, OpenStream] = {}
         for given in event.streams:
             known = self.streams.get(given.id)
             before = known.progress.deltas if known is not None else 0
             new = max(0, given.deltas - before)
-            moved += new
             seconds = max(0.2, elapsed if known is not None else given.age_ms / 1000)
             fresh = new / seconds
+            moved += fresh * min(seconds, elapsed)
             rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
             told = _neutral(given) if known is None else _same_texts(given, known.progress)
             streams[given.id] = OpenStream(told, at_s, rate, _first_token_ms(given, known))

@@ -57,6 +57,10 @@ class KeysPane(Pane):
         """The list."""
         return self.query_one("#ring", KeyList)
 
+    def on_mount(self) -> None:
+        """The right layout at once."""
+        self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+
     def on_resize(self) -> None:
         """Another layout for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")

@@ -100,7 +100,10 @@ class MainScreen(Screen[None]):
         """Turn to a screen; it is made when it is not there yet."""
         switcher = self.query_one("#panes", ContentSwitcher)
         if not switcher.query(f"#{name}"):
-            await switcher.mount(_make_pane(name))
+            pane = _make_pane(name)
+            # The switcher shows one at a time; without this both would share the height for a moment.
+            pane.display = False
+            await switcher.mount(pane)
         switcher.current = name
         self.query_one(TabBar).current = name
         self.query_one(TabBar).redraw()

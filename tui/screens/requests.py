@@ -105,7 +105,7 @@ class RequestsPane(Pane):
         self._lay_out()
 
     def _lay_out(self) -> None:
-        width, height = self.size
+        width, height = self.size if self.size.width else self.app.size
         wide = width >= SIDE_BY_SIDE
         self.set_class(not wide, "-narrow")
         self.set_class(wide and height >= OVERVIEW_ROWS - 4, "-overview")

@@ -58,6 +58,10 @@ class StatsPane(Pane):
             yield TallyList("model", id="models")
             yield TallyList("client", id="clients")
 
+    def on_mount(self) -> None:
+        """The right layout at once."""
+        self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+
     def on_resize(self) -> None:
         """Another layout for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")

@@ -39,6 +39,13 @@ class Detail(VerticalScroll, can_focus=True):
         super().__init__(Static(id="detail-text", markup=False), id=id)
         self.record: RequestRecord | None = None
         self._shown: tuple[object, ...] = ()
+        self._similar: Callable[[RequestRecord], list[RequestRecord]] = lambda _: []
+        self._now_s = 0.0
+
+    def on_resize(self) -> None:
+        """The time bar is as wide as the pane."""
+        if self.record is not None:
+            self.show(self.record, self._similar, self._now_s)
 
     def show(
         self,
@@ -47,6 +54,7 @@ class Detail(VerticalScroll, can_focus=True):
         now_s: float,
     ) -> None:
         """Show this record; `similar` finds failures of the same kind in the last hour."""
+        self._similar, self._now_s = similar, now_s
         fresh = record is None or self.record is None or record.id != self.record.id
         stamp = (
             record and msgspec.json.encode(record),
@@ -82,7 +90,7 @@ class Detail(VerticalScroll, can_focus=True):
             text.append(f"{record.error.message}\n", self._look(Role.TEXT))
         self._timeline(text, record, now_s)
         if similar:
-            self._similar(text, similar, now_s)
+            self._alike(text, similar, now_s)
         self._fields(text, record)
         return text
 
@@ -106,7 +114,7 @@ class Detail(VerticalScroll, can_focus=True):
         if not running:
             text.append(f"{where_the_time_went(record)}\n", self._look(Role.DIM))
 
-    def _similar(self, text: Text, similar: list[RequestRecord], now_s: float) -> None:
+    def _alike(self, text: Text, similar: list[RequestRecord], now_s: float) -> None:
         text.append("\nAlike in the last hour", self._look(Role.TITLE))
         text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
         for record in similar[:4]:

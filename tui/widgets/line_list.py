@@ -137,7 +137,7 @@ class LineList(Widget, can_focus=True):
 
     def _clamp(self, count: int) -> None:
         self.cursor = max(0, min(self.cursor, count - 1))
-        self.top = max(0, min(self.top, count - self.body_height))
+        self.top = max(0, min(self.top, count - max(1, self.body_height)))
 
     def _settle(self, count: int) -> None:
         self._clamp(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.style import Style
 from rich.text import Text
 from textual.widget import Widget
 
@@ -12,6 +13,7 @@ from tui.theme import Role, style
 from tui.widgets.spark import columns, nice_top, resampled
 
 _SCALE = 7
+_FULL = "█"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Plot(Widget):
             most = max(line.values, default=0.0)
             text.append(f"   {line.name} ", style(self.app, Role.DIM))
             text.append(f"{self._unit(newest)}", style(self.app, line.role))
-            text.append(f" most {self._unit(most)}", style(self.app, Role.DIM))
+            text.append(f" (top {self._unit(most)})", style(self.app, Role.DIM))
         room, rows = max(1, width - _SCALE), max(1, height - 2)
         top = nice_top(max((max(line.values, default=0.0) for line in self._lines), default=0.0))
         drawn = [columns(resampled_max(line.values, room), rows, top) for line in self._lines]
@@ -71,15 +73,15 @@ class Plot(Widget):
         return text
 
     def _row(self, text: Text, rows: list[str]) -> None:
-        """The last line that has a block in a cell wins it."""
-        if not rows:
-            return
-        for x in range(len(rows[0])):
-            shown, role = rows[0][x], self._lines[0].role
+        """Later lines stand before earlier ones; where one only begins, the other shows above it."""
+        for x in range(len(rows[0]) if rows else 0):
+            shown, look = rows[0][x], style(self.app, self._lines[0].role)
             for line, row in zip(self._lines[1:], rows[1:], strict=True):
-                if row[x] != " ":
-                    shown, role = row[x], line.role
-            text.append(shown, style(self.app, role))
+                if row[x] == " ":
+                    continue
+                behind = look.color if shown == _FULL and row[x] != _FULL else None
+                shown, look = row[x], style(self.app, line.role) + Style(color=None, bgcolor=behind)
+            text.append(shown, look)
 
 
 def resampled_max(values: Sequence[float], width: int) -> list[float]:

@@ -157,7 +157,7 @@ class RequestList(LineList):
             super()._find_place(count)
             return
         self.cursor = max(0, count - 1)
-        self.top = max(0, count - self.body_height)
+        self.top = max(0, count - max(1, self.body_height))
 
     def set_following(self, *, following: bool) -> None:
         """Follow the newest, or hold still."""

@@ -49,7 +49,7 @@ def resampled(values: Sequence[float], width: int) -> list[float]:
 
 
 def nice_top(value: float) -> float:
-    """The next round number at or above: 1, 2, 5, 10 and so on."""
+    """The next round number at or above: 1, 1.5, 2, 3, 4, 5, 6, 8, 10 and so on."""
     if value <= 0:
         return 1.0
     power = 1.0
@@ -57,4 +57,4 @@ def nice_top(value: float) -> float:
         power /= 10
     while power * 10 <= value:
         power *= 10
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value - 1e-9)
+    return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value - 1e-9)
