@@ -29,7 +29,7 @@ class AuditList(LineList):
 
     def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - cut where the line ends
         """Column names."""
-        titles = f"   {'time':<19} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
+        titles = f"   {'time':<14} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
         return [(titles, style(self.app, Role.DIM))]
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
@@ -39,12 +39,12 @@ class AuditList(LineList):
         done = entry.result == "done"
         return [
             (" ▶ " if selected else "   ", look[Role.ACCENT]),
-            (day_clock(epoch_s(entry.at)) + " ", look[Role.DIM]),
+            (day_clock(epoch_s(entry.at))[5:] + " ", look[Role.DIM]),
             (fit(entry.action, 8) + " ", look[Role.STRONG]),
             (fit(entry.result, 8) + " ", look[Role.GOOD if done else Role.BAD]),
             (fit(entry.login, 10) + " ", look[Role.TEXT]),
             (fit(entry.client or "—", 12) + " ", look[Role.TEXT]),
-            (fit(_rest(entry), max(0, width - 66)), look[Role.DIM]),
+            (fit(_rest(entry), max(0, width - 61)), look[Role.DIM]),
         ]
 
     def empty_text(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from relayd.admin.wire import RequestRecord, epoch_s
 from tui.model.stats import is_error
-from tui.model.units import age, bytes_text, clock, day_clock, duration, plural
+from tui.model.units import bytes_text, clock, day_clock, duration, plural
 from tui.model.words import cause, state_word, time_parts, where_the_time_went
 from tui.theme import Role, style
 from tui.widgets.columns import state_role
@@ -90,7 +90,7 @@ class Detail(VerticalScroll, can_focus=True):
             text.append(f"{record.error.message}\n", self._look(Role.TEXT))
         self._timeline(text, record, now_s)
         if similar:
-            self._alike(text, similar, now_s)
+            self._alike(text, similar)
         self._fields(text, record)
         return text
 
@@ -114,13 +114,12 @@ class Detail(VerticalScroll, can_focus=True):
         if not running:
             text.append(f"{where_the_time_went(record)}\n", self._look(Role.DIM))
 
-    def _alike(self, text: Text, similar: list[RequestRecord], now_s: float) -> None:
+    def _alike(self, text: Text, similar: list[RequestRecord]) -> None:
         text.append("\nAlike in the last hour", self._look(Role.TITLE))
         text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
         for record in similar[:4]:
-            started_s = epoch_s(record.started_at)
             text.append(
-                f"{clock(started_s)}  {age(now_s - started_s):>3} ago  {record.client or '—'}  {record.ip}\n",
+                f"{clock(epoch_s(record.started_at))}  {record.client or '—'}  {record.ip}\n",
                 self._look(Role.DIM),
             )
 

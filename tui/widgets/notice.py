@@ -33,7 +33,8 @@ class Notice(Static):
         """Say how things stand."""
         desk = self._desk
         on = bool(desk.trouble) and desk.contact is not Contact.LIVE
-        told = f"{desk.contact}: {desk.trouble} {_WHAT_IS_SHOWN[desk.contact]}" if on else ""
+        trouble = desk.trouble if desk.trouble.endswith((".", "!", "?")) else f"{desk.trouble}."
+        told = f"{desk.contact}: {trouble} {_WHAT_IS_SHOWN[desk.contact]}" if on else ""
         if told != self._told:
             self._told = told
             self.update(Text(told, style=style(self.app, Role.WARN)))
