@@ -20,6 +20,7 @@ from relayd.server import Server, new_boot_id
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import Filled, FillResult
 from relayd.state.state import State
+from relayd.systemd import ServiceManager, SystemdError, inherited_sockets
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
 
 async def _serve(settings: Settings, *, demo: bool) -> int:
     try:
-        sockets = bind(settings.server.host, settings.server.port)
+        sockets = inherited_sockets(os.environ) or bind(settings.server.host, settings.server.port)
+    except SystemdError as error:
+        return _refuse(str(error))
     except OSError as error:
         return _refuse(
             f"relayd cannot listen on {settings.server.host} port {settings.server.port}: "
@@ -87,7 +90,14 @@ async def _serve_at(sockets: list[socket.socket], door: Door, settings: Settings
         sys.stderr.write("\n".join([line, *words, ""]))
         sys.stderr.flush()
 
-    server = Server(settings, state, boot_id=boot_id, demo=demo, announce=announce)
+    server = Server(
+        settings,
+        state,
+        boot_id=boot_id,
+        demo=demo,
+        announce=announce,
+        manager=ServiceManager(os.environ),
+    )
     return await server.run(sockets, door, hub)
 
 

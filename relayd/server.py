@@ -35,12 +35,15 @@ from relayd.relay.registry import Registry
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.state.state import State
+from relayd.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 5.0
 """After the drain timeout, how long the last lines of ended streams may take."""
 _FORCED_LAST_WORDS_S = 1.0
+_CLOSING_S = 10.0
+"""How long the rest of the end may take: the last records to disk, connections closed."""
 
 DEMO_KEY = "demo-upstream-needs-no-real-key"
 
@@ -54,6 +57,7 @@ class Server:
         boot_id: of this run.
         demo: an offline upstream takes the provider's place.
         announce: told in one line when work is accepted.
+        manager: told when the daemon is ready and when it stops; closed here.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class Server:
         boot_id: str,
         demo: bool,
         announce: Callable[[str], None],
+        manager: ServiceManager,
     ) -> None:
         self._announce = announce
+        self._manager = manager
         self._settings = settings
         self._state = state
         self._boot_id = boot_id
@@ -98,6 +104,7 @@ class Server:
             f"relayd {__version__} serving on {self.url}"
             f"  state {self._settings.state_dir}  admin {self._settings.admin.socket}"
         )
+        self._manager.ready(f"serving on {self.url}")
         await self._stop_asked.wait()
         await self._drain()
         return await self.stop()
@@ -219,6 +226,7 @@ class Server:
         """Take nothing new, let the open streams finish, and end those that do not."""
         self._listener.stop_accepting()
         timeout_s = self._settings.server.drain_timeout_s
+        self._manager.stopping(timeout_s + _LAST_WORDS_S + _CLOSING_S)
         if len(self.registry):
             _log.warning("draining: %d streams open, at most %g s", len(self.registry), timeout_s)
         empty = asyncio.create_task(self.registry.wait_empty(timeout_s), name="drain")
@@ -244,6 +252,7 @@ class Server:
             await self._demo.close()
         if self._admin is not None:
             await self._admin.close()
+        self._manager.close()
         if not await asyncio.to_thread(self._state.close):
             _log.error("some request records could not be written before the end")
             return 1

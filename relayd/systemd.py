@@ -1,0 +1,120 @@
+"""What systemd and a service tell each other: sockets passed in, readiness, the watchdog.
+
+The protocols are sd_listen_fds(3) and sd_notify(3). Without systemd every call does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+_log = logging.getLogger(__name__)
+
+_FIRST_FD = 3
+_MICROSECONDS = 1_000_000
+_PINGS_A_PERIOD = 3
+"""Two pings may be late or lost before systemd gives the process up."""
+
+
+class SystemdError(Exception):
+    """What systemd handed over can't be used; the text says why."""
+
+
+def inherited_sockets(env: Mapping[str, str]) -> list[socket.socket]:
+    """The listening TCP sockets that systemd opened for this process; none where it opened none.
+
+    Args:
+        env: with LISTEN_PID and LISTEN_FDS; of a parent's, meant for another process, nothing is taken.
+
+    Raises:
+        SystemdError: one of them is no listening TCP socket.
+    """
+    if env.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    number = env.get("LISTEN_FDS", "")
+    if not number.isdecimal():
+        raise SystemdError(
+            f"LISTEN_FDS is {number!r}, but must be a number; start relayd by its socket unit."
+        )
+    return [_adopted(descriptor) for descriptor in range(_FIRST_FD, _FIRST_FD + int(number))]
+
+
+def _adopted(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise SystemdError(
+            f"Descriptor {descriptor} from systemd is no socket; relayd.socket may hold ListenStream= alone."
+        ) from error
+    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        raise SystemdError(
+            f"Socket {descriptor} from systemd does not listen on TCP; relayd.socket takes "
+            "ListenStream=<address>:<port>, with Accept=no."
+        )
+    sock.set_inheritable(False)
+    sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    return sock
+
+
+class ServiceManager:
+    """Tells systemd how the service is. Every message is one datagram, sent without waiting.
+
+    Args:
+        env: NOTIFY_SOCKET says where to; WATCHDOG_USEC and WATCHDOG_PID ask for signs of life.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        # "@" stands for the zero byte that begins an abstract address (unix(7)).
+        address = env.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.setblocking(False)  # noqa: FBT003 - as above
+        self._ping_every_s = _ping_every_s(env) if address else None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ready(self, status: str) -> None:
+        """Work is accepted; from now on the event loop itself gives the signs of life."""
+        self._send(f"READY=1\nSTATUS={status}")
+        self._ping()
+
+    def stopping(self, within_s: float) -> None:
+        """The service stops, and may take this long for it."""
+        self._send(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round(within_s * _MICROSECONDS)}")
+
+    def close(self) -> None:
+        """Say nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _ping(self) -> None:
+        if self._ping_every_s is None:
+            return
+        self._send("WATCHDOG=1")
+        self._timer = asyncio.get_running_loop().call_later(self._ping_every_s, self._ping)
+
+    def _send(self, message: str) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(message.encode(), self._address)
+        except OSError as error:
+            # Streams matter more than what the manager hears; it acts by itself when it hears nothing.
+            _log.warning("systemd was not told %r: %s", message.partition("\n")[0], error)
+
+
+def _ping_every_s(env: Mapping[str, str]) -> float | None:
+    """How often a sign of life is due; None where nobody waits for one."""
+    period = env.get("WATCHDOG_USEC", "")
+    if not period.isdecimal() or int(period) == 0:
+        return None
+    if env.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(period) / _MICROSECONDS / _PINGS_A_PERIOD

@@ -1,0 +1,168 @@
+"""`relayd.systemd`: the daemon as systemd starts it, with a socket, a notify socket and a watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from relayd.systemd import ServiceManager, SystemdError, inherited_sockets
+from tests.e2e.daemon import KEY, PROVIDER_KEY, environment
+from tests.wire import HOST, ask, body
+
+# As systemd does it: the socket as descriptor 3, and the process id of who is to take it.
+_LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve", "--demo"])
+"""
+_PATIENCE_S = 20.0
+
+
+class Manager:
+    """The receiving end of sd_notify."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    async def message(self) -> list[str]:
+        """The lines of the next datagram."""
+        loop = asyncio.get_running_loop()
+        return (await asyncio.wait_for(loop.sock_recv(self._socket, 4096), _PATIENCE_S)).decode().split("\n")
+
+    async def until(self, line: str) -> list[str]:
+        """The next datagram that holds this line."""
+        while line not in (message := await self.message()):
+            pass
+        return message
+
+
+@contextmanager
+def _listening() -> Iterator[socket.socket]:
+    with socket.create_server((HOST, 0)) as listening:
+        yield listening
+
+
+@contextmanager
+def _started(
+    home: Path, listening: socket.socket, env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon under a service manager's hand; ended on leaving."""
+    known = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, "LISTEN_FDS": "1"}
+    with (home / "stderr").open("ab") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCH, str(listening.fileno())],
+            cwd=home,
+            env=environment(home, known | dict(env)),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=[listening.fileno()],
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(_PATIENCE_S)
+
+
+async def test_it_serves_on_the_socket_that_systemd_passes_and_says_when(tmp_path: Path) -> None:
+    """READY comes when requests are answered, on the inherited socket alone; STOPPING when it drains."""
+    address = f"@relayd-test-{os.getpid()}"
+    env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    with Manager(address) as manager, _listening() as listening:
+        port = listening.getsockname()[1]
+        with _started(tmp_path, listening, env) as process:
+            ready = await manager.message()
+            assert ready == ["READY=1", f"STATUS=serving on http://{HOST}:{port}"]
+            assert (await ask(port, KEY, body("demo:interval_ms=0"))).status == 200
+            process.send_signal(signal.SIGTERM)
+            stopping = await manager.until("STOPPING=1")
+            assert stopping[2] == "EXTEND_TIMEOUT_USEC=45000000"
+            assert await asyncio.to_thread(process.wait, _PATIENCE_S) == 0
+    assert f"serving on http://{HOST}:{port}" in (tmp_path / "stderr").read_text()
+
+
+async def test_a_client_that_comes_during_a_restart_waits_and_is_served(tmp_path: Path) -> None:
+    """The socket outlives the daemon: who connects between two runs is answered by the second."""
+    path = str(tmp_path / "notify")
+    with Manager(path) as manager, _listening() as listening:
+        port = listening.getsockname()[1]
+        with _started(tmp_path, listening, {"NOTIFY_SOCKET": path}) as process:
+            await manager.until("READY=1")
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, _PATIENCE_S) == 0
+        waiting = asyncio.create_task(ask(port, KEY, body("demo:interval_ms=0")), name="early client")
+        with _started(tmp_path, listening, {"NOTIFY_SOCKET": path}):
+            assert (await waiting).status == 200
+
+
+async def test_the_loop_itself_gives_the_signs_of_life() -> None:
+    """Pings come several times a watchdog period while the loop turns, and stop when it does not."""
+    address = f"@relayd-test-{os.getpid()}"
+    with Manager(address) as manager:
+        service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+        service.ready("here")
+        assert await manager.message() == ["READY=1", "STATUS=here"]
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            assert await manager.message() == ["WATCHDOG=1"]
+        assert 0.055 <= asyncio.get_running_loop().time() - began < 1
+        service.close()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(manager.message(), 0.1)
+
+
+@pytest.mark.parametrize("env", [{}, {"WATCHDOG_USEC": "1000"}, {"NOTIFY_SOCKET": "@nobody-listens-here"}])
+async def test_without_systemd_nothing_is_said_and_nothing_breaks(env: dict[str, str]) -> None:
+    """Where nobody listens, the daemon goes on."""
+    service = ServiceManager(env)
+    service.ready("here")
+    service.stopping(1)
+    service.close()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": "", "LISTEN_FDS": "1"}],
+)
+def test_descriptors_meant_for_another_process_are_left_alone(env: dict[str, str]) -> None:
+    """Without LISTEN_PID of its own a process takes nothing (sd_listen_fds(3))."""
+    assert inherited_sockets(env) == []
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1"])
+def test_a_wrong_number_of_descriptors_is_refused_in_words(number: str) -> None:
+    """The sentence names the variable."""
+    with pytest.raises(SystemdError, match="LISTEN_FDS"):
+        inherited_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": number})
+
+
+async def test_a_socket_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
+    """A datagram socket where a listening one should be stops the start with a sentence, not a traceback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
+        wrong.bind((HOST, 0))
+        with _started(tmp_path, wrong, {}) as process:
+            assert await asyncio.to_thread(process.wait, _PATIENCE_S) == 1
+    said = (tmp_path / "stderr").read_text()
+    assert "does not listen on TCP" in said
+    assert "Traceback" not in said
