@@ -216,7 +216,7 @@ class Answer:
         if "gzip" in script.faults:
             lines.append("Content-Encoding: gzip")
         if "header_flood" in script.faults:
-            lines += [f"X-Flood-{k:06d}: {'x' * 80}" for k in range(script.size // 100 + 1)]
+            lines += [f"X-Flood-{k:06d}: {'x' * 82}" for k in range(script.size // 100 + 1)]
         return "\r\n".join([*lines, "\r\n"]).encode()
 
     @property
