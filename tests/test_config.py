@@ -141,7 +141,7 @@ TEN_KINDS = [
     Bad("syntax", "relayd.toml:2:8: this is not TOML: a value is missing or misspelt (text needs quotes).",
         "[server]\nhost = localhost"),
     Bad("unknown key", "relayd.toml:3: unknown key server.max_stream; did you mean server.max_streams?",
-        "[server]\n# no\nmax_stream = 5"),
+        "[server]\n# limits\nmax_stream = 5"),
     Bad("unknown section", "relayd.toml:1: unknown section upstraem; did you mean [upstream]?",
         "[upstraem]\nmax_retries = 5"),
     Bad("wrong type",
@@ -177,6 +177,12 @@ def test_ten_kinds_of_bad_configuration(room: Room, bad: Bad) -> None:
     if bad.dotenv:
         room.write(".env", bad.dotenv)
     assert room.problems(bad.toml, env=bad.env) == [bad.says]
+
+
+def test_the_documentation_shows_them() -> None:
+    """docs/configuration.md shows each of the ten as it is printed."""
+    text = (Path(__file__).parent.parent / "docs/configuration.md").read_text()
+    assert [bad.kind for bad in TEN_KINDS if f"\n{bad.says}\n" not in text] == []
 
 
 def test_all_problems_at_once(room: Room) -> None:

@@ -13,6 +13,7 @@ from relayd.config import KEYS, OriginKind, ServerSettings
 from tests.config_room import Room
 
 SHIPPED = Path(__file__).parent.parent / "relayd.toml"
+WORKED_OUT = {"state_dir", "admin.socket"}
 LINE = re.compile(r"# (?P<setting>(?P<key>[a-z_]+) = .*?\S) +# (?P<comment>\S.*)")
 
 
@@ -48,6 +49,19 @@ def test_shipped_file_explains_each_key() -> None:
     """Each key of the shipped file stands on one line, with its default and a comment."""
     found = [match["key"] for line in SHIPPED.read_text().splitlines() if (match := LINE.fullmatch(line))]
     assert found == [key.leaf for key in KEYS.values() if not key.secret]
+
+
+def test_documentation_lists_each_key(room: Room) -> None:
+    """docs/configuration.md lists every key in order, with its default as TOML."""
+    text = (SHIPPED.parent / "docs/configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \| .+ \|$", text, flags=re.MULTILINE))
+    plain = [name for name, key in KEYS.items() if not key.secret]
+    assert list(rows) == plain
+    got = room.load(
+        "\n".join(f"{name} = {rows[name].strip('`')}" for name in plain if name not in WORKED_OUT)
+    )
+    bare = room.load("")
+    assert {name: got.value(name) for name in plain} == {name: bare.value(name) for name in plain}
 
 
 def test_every_key_says_what_it_may_be() -> None:
