@@ -8,7 +8,7 @@ from tornado.web import Application
 
 from relayd.admin.base import NotFoundHandler
 from relayd.admin.controlroutes import CancelHandler, DrainHandler, PauseHandler, ResumeHandler
-from relayd.admin.eventsroute import WRITE_TIMEOUT_S, EventsHandler
+from relayd.admin.eventsroute import EventsHandler
 from relayd.admin.keyroutes import ExtendHandler, KeysHandler, RevokeHandler, RotateHandler, UndoHandler
 from relayd.admin.logroutes import AuditHandler, RequestHandler, RequestsHandler
 from relayd.admin.parts import AdminParts
@@ -17,7 +17,7 @@ from relayd.admin.statusroutes import MetricsHandler, StatusHandler
 _ID = r"([^/]{1,200})"
 
 
-def admin_app(parts: AdminParts, *, event_write_timeout_s: float = WRITE_TIMEOUT_S) -> Application:
+def admin_app(parts: AdminParts, *, event_write_timeout_s: float) -> Application:
     """Everything that the operator's programs may ask for.
 
     Args:

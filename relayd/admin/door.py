@@ -91,7 +91,7 @@ def _make_private(path: Path, gid: int, state_dir: Path) -> None:
     wanted = 0o750 if gid >= 0 else 0o700
     if mode & ~wanted:
         alone = all(entry == path for entry in directory.iterdir())
-        if mode & _OTHERS_MAY_WRITE or not (alone or directory.samefile(state_dir)):
+        if mode & _OTHERS_MAY_WRITE or not (alone or directory.resolve() == state_dir.resolve()):
             raise DoorError(
                 f"The directory {directory} of the admin socket is open to others (mode {mode:04o}). "
                 f"Give the socket a directory of its own with admin.socket, or close this one: "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from relayd.admin.accept import AdminServer
 from relayd.admin.app import admin_app
 from relayd.admin.door import Door
+from relayd.admin.eventsroute import WRITE_TIMEOUT_S
 from relayd.admin.hub import EventHub
 from relayd.admin.offload import Offload
 from relayd.admin.parts import AdminParts, DaemonFacts, Limits
@@ -34,6 +35,7 @@ class AdminSide:
         registry: the open streams.
         intake: the switch.
         stop: begins to drain.
+        event_write_timeout_s: how long a reader of events may stand still.
     """
 
     def __init__(  # noqa: PLR0913 - the one place where all of the daemon meets
@@ -48,6 +50,7 @@ class AdminSide:
         registry: Registry,
         intake: Intake,
         stop: Callable[[], None],
+        event_write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         self._parts = AdminParts(
             facts=facts,
@@ -61,7 +64,9 @@ class AdminSide:
             quick=Offload("admin-quick", 1),
             stop=stop,
         )
-        self._server = AdminServer(admin_app(self._parts), door.socket)
+        self._server = AdminServer(
+            admin_app(self._parts, event_write_timeout_s=event_write_timeout_s), door.socket
+        )
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
