@@ -15,18 +15,18 @@ from relayd.config_errors import Findings
 from relayd.config_files import Here, is_present, is_regular, read_text
 
 NOBODY = 65534
-HERE = Here(Path("/work dir"), Path("/home/me"))
+HERE = Here(Path("/some dir"), Path("/home/me"))
 
 PATHS = [
     ("", None),
-    ("a", Path("/work dir/a")),
-    ("../a", Path("/work dir/../a")),
+    ("a", Path("/some dir/a")),
+    ("../a", Path("/some dir/../a")),
     ("/a", Path("/a")),
     ("~", Path("/home/me")),
     ("~/a", Path("/home/me/a")),
     ("~//a", Path("/home/me/a")),
     ("~you/a", "~you/a"),
-    ("a~", Path("/work dir/a~")),
+    ("a~", Path("/some dir/a~")),
     ("a\0", "a\0"),
 ]
 
