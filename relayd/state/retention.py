@@ -12,7 +12,7 @@ from relayd.state.transactor import Transactor, Tx
 
 CHUNK_ROWS = 500
 CHUNK_PAGES = 512
-SPARE_PAGES = 1024
+SPARE_PAGES = 256
 """Free pages that stay in the file for what comes next."""
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 AUDIT_DAYS = 365
@@ -114,7 +114,8 @@ def _give_back_pages(connection: sqlite3.Connection) -> bool:
     spare = _pragma(connection, "freelist_count") - SPARE_PAGES
     if spare <= 0:
         return False
-    connection.execute(f"PRAGMA incremental_vacuum({min(spare, CHUNK_PAGES)})").fetchall()
+    # It gives a row without columns for each page, and execute() stops at the first one.
+    connection.executescript(f"PRAGMA incremental_vacuum({min(spare, CHUNK_PAGES)})")
     return spare > CHUNK_PAGES
 
 

@@ -1,0 +1,182 @@
+"""The state as a whole: opened, used and closed by one daemon."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from relayd.state.database import FILE_NAME, make_private
+from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
+from relayd.state.events import Audited, Ended, Started
+from relayd.state.records import Outcome
+from tests.state.room import ALICE, NOON_S, Clock, Disk, Published, a_record, as_ended, opened, wait_until
+
+
+def test_a_request_is_on_disk_and_published_as_it_starts_and_ends(tmp_path: Path) -> None:
+    """The path of every request: noted, committed, published, readable, there after a restart."""
+    published = Published()
+    with opened(tmp_path / "state", published=published) as state:
+        record = a_record()
+        state.log.started(record)
+        (started,) = published.wait_for(1)
+        assert isinstance(started, Started)
+        state.log.ended(as_ended(record, 502))
+        ended = published.wait_for(2)[1]
+        assert isinstance(ended, Ended)
+        assert ended.record.seq == started.seq == 1
+        stored = state.reader.get(record.id)
+        assert stored == ended.record
+        assert (state.log.queued, state.log.lost, state.log.error) == (0, 0, None)
+    with opened(tmp_path / "state", boot_id="boot-2") as state:
+        assert state.reader.get(record.id) == stored
+        assert state.reader.newest_seq() == 2
+
+
+async def test_an_operator_s_act_is_audited(tmp_path: Path) -> None:
+    """The entry comes back with its place, is published and readable; hostile text does no harm."""
+    published = Published()
+    with opened(tmp_path / "state", published=published, clock=Clock()) as state:
+        entry = await state.audit("cancel", "done", peer=ALICE, client="web", detail="req-1\0\ud800")
+        assert (entry.seq, entry.boot_id, entry.detail) == (1, "boot-1", "req-1\ufffd\ufffd")
+        assert published.wait_for(1) == [Audited(1, "boot-1", entry)]
+        assert state.reader.audit().entries == [entry]
+
+
+async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
+    """With a full disk the caller learns that there is no audit row, in words."""
+    disk = Disk()
+    with opened(tmp_path / "state", connect=disk.connect) as state:
+        disk.full(beginning=("INSERT INTO audit",))
+        with pytest.raises(StateBusy, match="free space"):
+            await state.audit("pause", "done", peer=ALICE)
+        disk.mended()
+
+
+def test_the_disk_is_measured(tmp_path: Path) -> None:
+    """Bytes of the database with its WAL, and what is free beside them."""
+    with opened(tmp_path / "state") as state:
+        use = state.disk()
+        assert use.database_bytes >= sum(
+            file.stat().st_size for file in (tmp_path / "state").iterdir() if file.suffix == ".db"
+        )
+        assert use.free_bytes > 0
+
+
+def test_only_the_owner_can_read_the_state(tmp_path: Path) -> None:
+    """While the daemon runs, directory and files are closed to all others, whatever the umask."""
+    old = os.umask(0)
+    try:
+        with opened(tmp_path / "state") as state:
+            state.log.started(a_record())
+            wait_until(lambda: state.log.queued == 0)
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state").iterdir()}
+            assert modes == dict.fromkeys(["relayd.db", "relayd.db-wal", "relayd.db-shm"], 0o600)
+            assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    finally:
+        os.umask(old)
+
+
+def test_a_clean_end_leaves_one_file(tmp_path: Path) -> None:
+    """After the close there is no WAL left, and a second close does no harm."""
+    with opened(tmp_path / "state") as state:
+        state.log.started(a_record())
+        assert state.reader.newest_seq() >= 0
+        assert state.close() is True
+        assert state.close() is True
+    assert [file.name for file in (tmp_path / "state").iterdir()] == [FILE_NAME]
+    assert threading.active_count() == 1 or "relayd-state-writer" not in {
+        thread.name for thread in threading.enumerate()
+    }
+
+
+def try_to_open(state_dir: Path) -> None:
+    """Open and close."""
+    with opened(state_dir):
+        pass
+
+
+def set_version(path: Path, version: int) -> None:
+    """Pretend that another release wrote the file."""
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def test_each_reason_not_to_start_is_a_sentence(tmp_path: Path) -> None:
+    """Damaged, too new, and not a directory: each is told with the path, and nothing is changed."""
+    path = make_private(tmp_path / "garbage")
+    path.write_bytes(os.urandom(20_000))
+    with pytest.raises(StateDamaged, match="is damaged"):
+        try_to_open(tmp_path / "garbage")
+    try_to_open(tmp_path / "newer")
+    set_version(tmp_path / "newer" / FILE_NAME, 999)
+    with pytest.raises(StateOtherFormat, match="format 999"):
+        try_to_open(tmp_path / "newer")
+    (tmp_path / "file").touch()
+    with pytest.raises(StateUnreachable, match="file"):
+        try_to_open(tmp_path / "file")
+
+
+def test_a_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
+    """When not even the start can be noted, it ends with a sentence, and no thread stays behind."""
+    try_to_open(tmp_path / "state")
+    disk = Disk()
+    disk.full(beginning=("INSERT INTO boots",))
+    with (
+        pytest.raises(StateError, match="free space"),
+        opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect),
+    ):
+        pass
+    assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
+    with opened(tmp_path / "state", boot_id="boot-2"):
+        pass
+
+
+def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
+    """Requests go on, the log says why it waits, and all of it is there once the disk is back."""
+    disk, published = Disk(), Published()
+    with opened(tmp_path / "state", connect=disk.connect, published=published) as state:
+        filled = state.ring.fill(None)
+        assert filled.secret is not None
+        disk.full()
+        for number in range(50):
+            record = a_record(number)
+            state.log.started(record)
+            state.log.ended(as_ended(record))
+        wait_until(lambda: state.log.error is not None)
+        assert state.ring.verify(filled.secret.encode()) is not None
+        assert (state.log.queued, state.log.lost) == (100, 0)
+        disk.mended()
+        published.wait_for(101)
+        wait_until(lambda: state.log.error is None)
+        assert len(state.reader.page(limit=100).records) == 50
+
+
+def test_old_and_new_daemon_may_overlap(tmp_path: Path) -> None:
+    """While the old one drains, the new one serves; their events form one sequence on the file."""
+    with opened(tmp_path / "state", boot_id="old") as old, opened(tmp_path / "state", boot_id="new") as new:
+        for number in range(40):
+            log = (old, new)[number % 2].log
+            record = a_record(number, log.boot_id)
+            log.started(record)
+            log.ended(as_ended(record))
+        wait_until(lambda: old.log.queued + new.log.queued == 0)
+        events = new.reader.events(0)
+        assert [getattr(event, "seq", None) for event in events] == list(range(1, 81))
+        assert {record.outcome for record in new.reader.page().records} == {Outcome.COMPLETED}
+
+
+def test_retention_runs_by_itself(tmp_path: Path) -> None:
+    """Records beyond their days are gone soon after the start, without anyone asking."""
+    clock = Clock()
+    with opened(tmp_path / "state", clock=clock) as state:
+        for number in range(20):
+            state.log.ended(as_ended(a_record(number, started_s=NOON_S)))
+    clock.now_s += 31 * 86_400
+    with opened(tmp_path / "state", boot_id="boot-2", clock=clock) as state:
+        wait_until(lambda: state.reader.page().records == [])
