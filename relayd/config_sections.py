@@ -60,6 +60,7 @@ class ServerSettings(Section):
         tuple[Network, ...],
         Allowed("a list of addresses or CIDR networks", 'an IP address or a CIDR network like "10.0.0.0/8"'),
     ] = ("127.0.0.1", "::1")
+    page: Annotated[bool, Allowed("true or false")] = True
 
 
 class CorsSettings(Section):

@@ -28,6 +28,7 @@ from relayd.public.chatrequest import ChatRules
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
 from relayd.public.listener import Listener
+from relayd.public.root import load_page
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
@@ -184,7 +185,7 @@ class Server:
             cors=Cors(settings.cors.allow_origins), address=ClientAddress(settings.server.trusted_proxies)
         )
         self._listener = Listener(
-            public_app(public, service, self.intake),
+            public_app(public, service, self.intake, load_page() if settings.server.page else None),
             sockets,
             header_timeout_s=settings.server.header_timeout_s,
         )

@@ -43,6 +43,7 @@ def test_defaults(room: Room) -> None:
         "server.max_streams_per_address": 50,
         "server.drain_timeout_s": 30.0,
         "server.trusted_proxies": ("127.0.0.1", "::1"),
+        "server.page": True,
         "cors.allow_origins": ("*",),
         "chat.default_model": "gpt-4o-mini",
         "chat.allowed_models": (),

@@ -37,6 +37,7 @@ RESTART = {
     "server.host": "::1",
     "server.port": "1",
     "server.trusted_proxies": "",
+    "server.page": "no",
     "upstream.base_url": "https://other.example",
     "admin.socket": "other.sock",
 }

@@ -1,4 +1,4 @@
-"""`GET /healthz`, `GET /readyz` and the page at `/`."""
+"""`GET /healthz` and `GET /readyz`, and every path where nothing is."""
 
 from __future__ import annotations
 
@@ -6,18 +6,6 @@ from http import HTTPStatus
 
 from relayd.public.base import BaseHandler, PublicSide
 from relayd.relay.intake import Intake
-
-_PAGE = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>relayd</title>
-<h1>relayd</h1>
-<p>This is a relay for chat completions. It answers <code>POST /chat</code> with
-<code>{"model": "&hellip;", "messages": [&hellip;]}</code> and an <code>Authorization</code> key,
-as a stream of JSON lines, one for each piece of text as the model writes it.</p>
-<p>Keys come from the person who runs this relay.</p>
-"""
 
 
 class HealthHandler(BaseHandler):
@@ -48,16 +36,6 @@ class ReadyHandler(BaseHandler):
             self.send_json(
                 {"status": self._intake.state, "reason": refusal.sentence}, HTTPStatus.SERVICE_UNAVAILABLE
             )
-
-
-class RootHandler(BaseHandler):
-    """A short page that says what this is."""
-
-    def get(self) -> None:
-        """Show it."""
-        self.set_reply_headers("text/html; charset=utf-8")
-        self.set_header("Content-Security-Policy", "default-src 'none'")
-        self.finish(_PAGE)
 
 
 class NotFoundHandler(BaseHandler):
