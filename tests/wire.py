@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import struct
 import time
@@ -71,9 +72,15 @@ class Wire:
         self._writer = writer
 
     @classmethod
-    async def open(cls, port: int, host: str = HOST) -> Self:
-        """Connect."""
-        return cls(*await asyncio.wait_for(asyncio.open_connection(host, port), PATIENCE_S))
+    async def open(cls, port: int, host: str = HOST, *, receive_buffer_bytes: int = 0) -> Self:
+        """Connect; a small receive buffer makes a client that can be sent little before it reads."""
+        sock = socket.socket()
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+            return cls(*await asyncio.open_connection(sock=sock))
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,6 +109,20 @@ class Wire:
     async def drained(self) -> None:
         """Wait until the kernel took what was sent, as far as a writer must."""
         await self._writer.drain()
+
+    def pause(self) -> None:
+        """Read nothing more from the kernel."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
+
+    def lost(self) -> bool:
+        """Whether the other side reset or closed the connection, unread bytes or not."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def resume(self) -> None:
+        """Read again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
 
     def finish(self) -> None:
         """Close as a browser does: FIN, or RST where bytes are unread."""

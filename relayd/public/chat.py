@@ -63,9 +63,7 @@ class ChatHandler(BaseHandler):
         self._unwatch: Callable[[], None] | None = None
         self._place: str | None = None
         self._body_timer: asyncio.TimerHandle | None = None
-        self._body_read = self.request.headers.get("Content-Length", "0") == "0" and (
-            "Transfer-Encoding" not in self.request.headers
-        )
+        self._body_read = False
         self._refused = False
         self._closed = False
 
@@ -74,7 +72,6 @@ class ChatHandler(BaseHandler):
         if self.request.method == "OPTIONS":
             return
         if self.request.method != "POST":
-            self.set_header("Allow", "POST, OPTIONS")
             self.write_error(HTTPStatus.METHOD_NOT_ALLOWED)
             return
         self._record = self._new_record()
@@ -115,8 +112,7 @@ class ChatHandler(BaseHandler):
             return
         service, record = self._service, self._record
         self._body_read = True
-        if self._body_timer is not None:
-            self._body_timer.cancel()
+        self._stop_body_timer()
         try:
             request = parse_chat_request(bytes(self._body), service.rules())
         except Failure as failure:
@@ -140,6 +136,18 @@ class ChatHandler(BaseHandler):
             service.registry.remove(stream)
             self._release()
             service.ledger.close(record)
+        if record.outcome is Outcome.CLIENT_CLOSED:
+            # One that only closed its sending side still reads: it must not see an orderly end.
+            self.close_connection()
+
+    def set_reply_headers(self, content_type: str, failure: Failure | None = None) -> None:
+        """As every reply, and with its connection's end where that follows."""
+        super().set_reply_headers(content_type, failure)
+        if self.get_status() == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", "POST, OPTIONS")
+        if not self._body_read:
+            # Tornado hangs up after a reply that did not wait for the body.
+            self.set_header("Connection", "close")
 
     def on_finish(self) -> None:
         """The reply is sent: its connection may carry the next request from now on."""
@@ -147,15 +155,22 @@ class ChatHandler(BaseHandler):
 
     async def _refuse(self, failure: Failure) -> None:
         """Answer with the failure's status and lines, and end the record."""
+        self._stop_body_timer()
         self._send_refusal(failure)
-        try:
-            await self.flush()
-        except StreamClosedError:
-            self._left.set()
+        await self._flush_refusal()
         self._close(failure.outcome, failure)
-        if not self._body_read:
+        if not self._body_read and self._has_body:
             await self._linger()
         self.finish()
+
+    async def _flush_refusal(self) -> None:
+        """Wait for the kernel to take it; a client that pipelines and never reads may keep it from that."""
+        sent = self.flush()
+        await asyncio.wait((sent,), timeout=self._service.write_timeout_s)
+        if not sent.done():
+            self.close_connection()
+        elif isinstance(sent.exception(), StreamClosedError):
+            self._left.set()
 
     async def _linger(self) -> None:
         """Let a client that is still sending read the refusal, then cut the connection.
@@ -176,8 +191,6 @@ class ChatHandler(BaseHandler):
         self.set_status(failure.status)
         self.set_reply_headers(CONTENT_TYPE, failure)
         self.set_header("Content-Length", str(len(lines)))
-        if not self._body_read:
-            self.set_header("Connection", "close")
         self.write(lines)
 
     def _body_late(self) -> None:
@@ -201,6 +214,7 @@ class ChatHandler(BaseHandler):
         elif not self._refused:
             self._close(Outcome.CLIENT_CLOSED)
             self._release()
+            self.close_connection()
 
     def _close(self, outcome: Outcome, failure: Failure | None = None) -> None:
         """End the record of a request that never became a stream."""
@@ -225,11 +239,19 @@ class ChatHandler(BaseHandler):
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
-        if self._body_timer is not None:
-            self._body_timer.cancel()
+        self._stop_body_timer()
         if self._place is not None:
             self._service.registry.give_back(self._place)
             self._place = None
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+
+    @property
+    def _has_body(self) -> bool:
+        headers = self.request.headers
+        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
 
     def _new_record(self) -> RequestRecord:
         headers = self.request.headers

@@ -52,20 +52,26 @@ class ChatReply:
 
     async def finish(self, lines: bytes, failure: Failure | None) -> None:
         """Send the last lines and end the reply; a failure before the first byte sets the status."""
-        handler = self._handler
+        ends_with_connection = self.begun and not self._chunked
         if not self.begun:
             self._begin(failure)
         try:
-            waiting = _unless_done(handler.finish(lines))
+            waiting = _unless_done(self._handler.finish(lines))
         except StreamClosedError as error:
             raise ClientGone from error
         if waiting is not None:
             await self._wait(waiting)
+        if ends_with_connection:
+            # Tornado would keep it for a client that asked so, which then waits for ever.
+            self._handler.close_connection()
 
     def _send(self, lines: bytes) -> asyncio.Future[None] | None:
         """Send lines as one chunk; returns what to wait for where the client must read first."""
         try:
             if not self.begun:
+                if not self._chunked:
+                    # Else Tornado promises to keep the connection.
+                    self._handler.request.headers.pop("Connection", None)
                 self._begin(None)
                 self._handler.write(lines)
                 return _unless_done(self._handler.flush())
@@ -85,16 +91,18 @@ class ChatReply:
     async def _wait(self, sent: asyncio.Future[None]) -> None:
         began = self._loop.time()
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await sent
-        except TimeoutError as error:
-            # Whatever is buffered can never be delivered; only the socket's end frees it.
-            self._handler.close_connection()
-            raise ClientStalled from error
-        except StreamClosedError as error:
-            raise ClientGone from error
+            # Not awaited by itself: Tornado's callbacks fail on a future that a timeout has cancelled.
+            await asyncio.wait((sent,), timeout=self._write_timeout_s)
         finally:
             self.stalled_s += self._loop.time() - began
+        if not sent.done():
+            # Whatever is buffered can never be delivered; only the socket's end frees it.
+            self._handler.close_connection()
+            raise ClientStalled
+        try:
+            sent.result()
+        except StreamClosedError as error:
+            raise ClientGone from error
 
 
 def _unless_done(sent: asyncio.Future[None]) -> asyncio.Future[None] | None:

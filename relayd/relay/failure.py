@@ -48,19 +48,25 @@ _STATUS_AND_OUTCOME: dict[Code, tuple[int, Outcome]] = {
 }
 
 
+_COME_BACK_STATUSES = frozenset({429, 503})
+_RETRY_AFTER_S = 5
+
+
 class Failure(Exception):
     """A request's typed end: what the client is told, and what the record keeps.
 
     Args:
         code: one of the contract's codes.
         sentence: for a person; one line, without secrets.
-        retry_after_s: what `Retry-After` says; busy, draining and upstream_limited carry one.
+        retry_after_s: what `Retry-After` says; 429 and 503 carry one even where none is given.
     """
 
     def __init__(self, code: Code, sentence: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(f"{code}: {sentence}")
         self.code = code
         self.sentence = sentence
+        if retry_after_s is None and self.status in _COME_BACK_STATUSES:
+            retry_after_s = _RETRY_AFTER_S
         self.retry_after_s = retry_after_s
 
     @property

@@ -63,18 +63,24 @@ class Registry:
         self._places[address] -= 1
         if not self._places[address]:
             del self._places[address]
-        if not self._taken:
-            self._empty.set()
+        self._note_if_empty()
 
     def add(self, stream: RelayStream) -> None:
         """List a stream as open; one whose key was cut while its body arrived ends at once."""
         self._streams[stream.record.id] = stream
+        self._empty.clear()
         if stream.record.key_id in self._cut_keys:
             stream.stop(_key_revoked())
 
     def remove(self, stream: RelayStream) -> None:
         """Take a stream off the list."""
         self._closed_deltas += self._streams.pop(stream.record.id).record.deltas
+        self._note_if_empty()
+
+    def _note_if_empty(self) -> None:
+        """A stream gives its place back with its last line, and may still have its end to record."""
+        if not self._taken and not self._streams:
+            self._empty.set()
 
     def __iter__(self) -> Iterator[RelayStream]:
         """The open streams, oldest first."""
@@ -116,7 +122,7 @@ class Registry:
         return len(streams)
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until every place is given back; False where time ran out first."""
+        """Wait until every place is given back and every stream is over; False where time ran out first."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,8 @@ class Setup:
     header_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     write_timeout_s: float = 10.0
+    send_buffer_bytes: int = 0
+    """How much the kernel takes for a client that does not read; 0 leaves it to the kernel."""
     upstream: Callable[[str], Upstream] = lambda base_url: Upstream(
         PROVIDER_KEY, UpstreamOptions(base_url, max_retries=0)
     )
@@ -136,7 +139,11 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
         )
         public = PublicSide(Cors(setup.origins), ClientAddress(("127.0.0.1",)))
         app = public_app(public, service, intake)
-        listener = Listener(app, bind(HOST, 0), header_timeout_s=setup.header_timeout_s)
+        sockets = bind(HOST, 0)
+        if setup.send_buffer_bytes:
+            # Accepted sockets inherit it.
+            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, setup.send_buffer_bytes)
+        listener = Listener(app, sockets, header_timeout_s=setup.header_timeout_s)
         listener.start()
         try:
             yield Room(listener.address[1], demo, intake, registry, listener, keys, book)

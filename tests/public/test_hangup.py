@@ -46,3 +46,29 @@ async def test_leaving_in_the_middle_of_the_body_frees_the_place(how: str) -> No
                 _leave(wire, how)
                 assert (await room.book.record(n)).outcome is Outcome.CLIENT_CLOSED
         await _free(room)
+
+
+async def test_who_closed_only_one_side_sees_no_orderly_end() -> None:
+    """A half-closed connection counts as left: its reply is cut, so that it cannot pass for whole."""
+    async with public_room() as room, await Wire.open(room.port) as wire:
+        wire.send(post(KEY, body("demo:text=words,deltas=100,interval_ms=20")))
+        reply = await wire.head()
+        await wire.first_piece(reply)
+        wire.half_close()
+        rest = await wire.ended()
+        assert b"0\r\n\r\n" not in rest
+        assert b'"done":true' not in rest
+        assert (await room.book.record()).outcome is Outcome.CLIENT_CLOSED
+        await room.demo.wait_closed(0)
+
+
+async def test_who_closed_one_side_with_the_request_gets_no_empty_success() -> None:
+    """Request and FIN arrive at once: nothing is answered rather than an empty 200."""
+    async with public_room() as room:
+        for n in range(20):
+            async with await Wire.open(room.port) as wire:
+                wire.send(post(KEY, body("demo:fault=stall_headers")))
+                wire.half_close()
+                assert await wire.ended() == b""
+            assert (await room.book.record(n)).outcome is Outcome.CLIENT_CLOSED
+        await _free(room)
