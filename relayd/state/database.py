@@ -80,8 +80,9 @@ def open_for_writing(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # Only has an effect before the first table; lets retention give space back.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if connection.execute("PRAGMA page_count").fetchone() == (0,):
+        # Has to come before the first table; lets retention give space back.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise StateUnreachable(
