@@ -17,6 +17,7 @@ from relayd.public.chatrequest import ChatRules
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
 from relayd.public.listener import Listener, bind
+from relayd.public.root import Page, load_page
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
 from relayd.relay.registry import Registry
@@ -111,6 +112,7 @@ class Setup:
     write_timeout_s: float = 10.0
     send_buffer_bytes: int = 0
     """How much the kernel takes for a client that does not read; 0 leaves it to the kernel."""
+    page: Page | None = field(default_factory=load_page)
     upstream: Callable[[str], Upstream] = lambda base_url: Upstream(
         PROVIDER_KEY, UpstreamOptions(base_url, max_retries=0)
     )
@@ -138,7 +140,7 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             write_timeout_s=setup.write_timeout_s,
         )
         public = PublicSide(Cors(setup.origins), ClientAddress(("127.0.0.1",)))
-        app = public_app(public, service, intake)
+        app = public_app(public, service, intake, setup.page)
         sockets = bind(HOST, 0)
         if setup.send_buffer_bytes:
             # Accepted sockets inherit it.
