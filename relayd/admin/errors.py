@@ -54,6 +54,11 @@ class AdminError(Exception):
             HTTPStatus.SERVICE_UNAVAILABLE, "busy", "Too many questions wait for the disk; ask again shortly."
         )
 
+    @classmethod
+    def stopping(cls) -> Self:
+        """The daemon ends."""
+        return cls(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", "The daemon is stopping.")
+
 
 def as_admin_error(error: BaseException | None) -> AdminError | None:
     """The error as it is answered; None for a bug."""

@@ -21,8 +21,8 @@ from relayd.admin.wire import Hello, Progress
 from relayd.state.events import Gap, LogEvent
 from relayd.state.reader import LogReader
 
-_MEMORY_EVENTS = 1000
-_MEMORY_BYTES = 1 << 20
+_MEMORY_EVENTS = 500
+_MEMORY_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
 _REPLAY_EVENTS = 200
 

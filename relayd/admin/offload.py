@@ -26,20 +26,29 @@ class Offload:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._most = threads + _MAX_WAITING
         self._pending = 0
+        self._closed = False
 
     async def run(self, question: Callable[[], T]) -> T:
         """The answer of `question`, computed in a thread.
 
         Raises:
-            AdminError: too much is waiting.
+            AdminError: too much is waiting, or this is closed.
             Exception: whatever the question raises.
         """
+        if self._closed:
+            raise AdminError.stopping()
         if self._pending >= self._most:
             raise AdminError.too_busy()
         self._pending += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, question)
         future.add_done_callback(self._done)
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # Either the asker is cancelled, or `close` came before the question's turn.
+            if future.cancelled():
+                raise AdminError.stopping() from None
+            raise
 
     def _done(self, future: asyncio.Future[T]) -> None:
         self._pending -= 1
@@ -49,4 +58,5 @@ class Offload:
 
     async def close(self) -> None:
         """Wait for what runs, refuse what waits."""
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)

@@ -1,0 +1,48 @@
+"""Behaviour of `relayd.admin.archive`: the log and the ring of a daemon that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.archive import Archive
+from relayd.admin.link import LinkError, Refused
+from relayd.admin.wire import KeyState
+from tests.admin.room import admin_room
+
+
+async def test_it_tells_what_the_daemon_wrote_down(tmp_path: Path) -> None:
+    """Records by filter and page, one record, the audit and the ring, as the daemon itself would."""
+    async with admin_room(tmp_path) as room:
+        room.log(3, client="web")
+        room.log(1, prefix="x", client="cli")
+        await room.logged(9)
+        whole = await room.client.requests()
+    archive = Archive(tmp_path / "state" / "relayd.db")
+    assert await archive.requests() == whole
+    page = await archive.requests(where="client=web", limit=2)
+    assert [record.id for record in page.records] == ["r000002", "r000001"]
+    older = await archive.requests(where="client=web", before=page.next_before)
+    assert [record.id for record in older.records] == ["r000000"]
+    assert (await archive.request("x000000")).client == "cli"
+    assert [entry.action for entry in (await archive.audit()).entries] == ["fill"]
+    ring = await archive.keys()
+    assert (ring.generation, [key.state for key in ring.keys]) == (1, [KeyState.ACTIVE])
+    await archive.close()
+
+
+async def test_what_can_not_be_read_is_said_in_words(tmp_path: Path) -> None:
+    """No file, no such record, no such field: errors of the link, as from the daemon."""
+    archive = Archive(tmp_path / "none" / "relayd.db")
+    with pytest.raises(LinkError, match=str(tmp_path / "none")):
+        await archive.requests()
+    with pytest.raises(Refused, match="did you mean 'status'"):
+        await archive.requests(where="sttus=1")
+    await archive.close()
+    async with admin_room(tmp_path):
+        pass
+    archive = Archive(tmp_path / "state" / "relayd.db")
+    with pytest.raises(Refused, match="nope"):
+        await archive.request("nope")
+    await archive.close()

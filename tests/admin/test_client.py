@@ -1,0 +1,196 @@
+"""Behaviour of `relayd.admin.client`: typed answers, and typed reasons for none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.admin.client import AdminClient
+from relayd.admin.link import AnswerUnknown, Link, LinkError, NoDaemon, Refused, VersionMismatch
+from relayd.admin.wire import PROTOCOL, PROTOCOL_HEADER, Hello, Started
+from tests.admin.room import admin_room
+
+_OK = f"HTTP/1.1 200 OK\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n"
+
+
+@asynccontextmanager
+async def _playing(path: Path, wire: str) -> AsyncIterator[AdminClient]:
+    """A daemon that reads a question and answers this, whatever it was."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(wire.encode())
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, str(path))
+    try:
+        yield AdminClient(path)
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def _answer(body: str, status: str = "200 OK", protocol: str = PROTOCOL) -> str:
+    head = f"HTTP/1.1 {status}\r\n{PROTOCOL_HEADER}: {protocol}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head + body
+
+
+def _change(client: AdminClient) -> Coroutine[Any, Any, object]:
+    return client.rotate_key("id", grace_s=1, generation=1, idempotency_key="k")
+
+
+async def test_it_is_a_link(tmp_path: Path) -> None:
+    """What the terminal app asks of a daemon, the client can do."""
+    client: Link = AdminClient(tmp_path / "none.sock")
+    await client.close()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "stale", "file", "no directory"])
+async def test_where_nobody_answers_it_names_the_path(kind: str, tmp_path: Path) -> None:
+    """`NoDaemon` says which path was tried, whatever is or is not there."""
+    path = tmp_path / "admin.sock"
+    if kind == "stale":
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+    elif kind == "file":
+        path.touch()
+    elif kind == "no directory":
+        path = tmp_path / "none" / "admin.sock"
+    with pytest.raises(NoDaemon, match=str(path)):
+        await AdminClient(path).status()
+
+
+@pytest.mark.parametrize("ask", [AdminClient.status, AdminClient.drain, _change])
+async def test_a_daemon_of_another_version_is_said_so(
+    ask: Callable[[AdminClient], Coroutine[Any, Any, object]], tmp_path: Path
+) -> None:
+    """By the number in its answers, by its own refusal, or by an answer that can't be read."""
+    for wire in (
+        _answer("{}", protocol="2"),
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        _answer('{"error":{"code":"version_mismatch","message":"other"}}', status="409 Conflict"),
+        _answer('{"version":1}'),
+        _answer("[]"),
+    ):
+        async with _playing(tmp_path / "s", wire) as client:
+            with pytest.raises(VersionMismatch):
+                await ask(client)
+
+
+@pytest.mark.parametrize("wire", ["", "HTTP/1.1 200", f"{_OK}Content-Length: 5\r\n\r\n{{"])
+async def test_a_change_whose_answer_breaks_off_is_unknown_and_a_question_is_not(
+    wire: str, tmp_path: Path
+) -> None:
+    """What was sent may have happened: only changes say so."""
+    async with _playing(tmp_path / "s", wire) as client:
+        with pytest.raises(AnswerUnknown, match="may or may not have happened"):
+            await _change(client)
+        with pytest.raises(AnswerUnknown):
+            await client.pause()
+        with pytest.raises(LinkError) as trouble:
+            await client.status()
+        assert type(trouble.value) is LinkError
+
+
+async def test_an_answer_that_does_not_come_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    """A daemon that hangs is told from one that is down, and a change from a question."""
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "s"))
+        mute.listen(8)
+        client = AdminClient(tmp_path / "s", answer_timeout_s=0.05)
+        with pytest.raises(LinkError, match=r"did not answer within 0\.05 s"):
+            await client.status()
+        with pytest.raises(AnswerUnknown, match=r"did not answer within 0\.05 s"):
+            await _change(client)
+
+
+async def test_a_refusal_has_its_status_its_code_and_its_sentence(tmp_path: Path) -> None:
+    """Also one that does not come from relayd."""
+    async with admin_room(tmp_path) as room:
+        with pytest.raises(Refused, match="'nope'") as refusal:
+            await room.client.request("nope")
+        assert (refusal.value.status, refusal.value.code) == (404, "not_found")
+    async with _playing(tmp_path / "s", _answer("<html>", status="502 Bad Gateway")) as client:
+        with pytest.raises(Refused, match="502"):
+            await client.status()
+
+
+async def test_every_question_is_answered_in_its_type(tmp_path: Path) -> None:
+    """Against the real routes; odd ids and filters travel unharmed."""
+    async with admin_room(tmp_path) as room:
+        client = room.client
+        room.log(3, client="web")
+        await room.logged(7)
+        assert (await client.status()).seq == 7
+        page = await client.requests(where='client="web" id~r00', limit=2)
+        assert [record.id for record in page.records] == ["r000002", "r000001"]
+        older = await client.requests(before=page.next_before, after=1)
+        assert [record.id for record in older.records] == ["r000000"]
+        assert (await client.request("r000001")).client == "web"
+        assert (await client.audit(limit=1)).entries[0].action == "fill"
+        assert (await client.keys()).generation == 1
+        assert "relayd_keys" in await client.metrics()
+        with pytest.raises(Refused, match="'a/b"):
+            await client.request("a/b?c d\u00e9")
+
+
+async def test_following_survives_a_restart(tmp_path: Path) -> None:
+    """The same iterator goes on with the next daemon: hello again, and nothing missed."""
+    async with admin_room(tmp_path) as room:
+        story = room.client.follow()
+        assert await anext(story) == Hello("boot", (await room.client.status()).version, 1)
+    async with admin_room(tmp_path, boot_id="next") as room:
+        room.log(1)
+        async with aclosing(story), asyncio.timeout(10):
+            hello = await anext(story)
+            assert isinstance(hello, Hello)
+            assert hello.boot_id == "next"
+            event = await anext(story)
+            assert isinstance(event, Started)
+            assert event.seq == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: Path) -> None:
+    """`Denied` names the path, the missing permission, its owner, and a command."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    program = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from relayd.admin.client import AdminClient\n"
+        "from relayd.admin.link import Denied\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: asyncio.run(AdminClient(Path(sys.argv[1])).status())\n"
+        "except Denied as error: print(error)\n"
+    )
+    async with admin_room(tmp_path) as room:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", program, str(room.socket)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    assert f"may not enter {tmp_path}/state: search (x) permission is missing" in done.stdout
+    assert "owner root" in done.stdout
+    assert "mode 0700" in done.stdout
+    assert "admin.group" in done.stdout
+
+
+def test_importing_the_client_is_light() -> None:
+    """The command line and the app's first paint wait for it: no HTTP library, no SDK, no pydantic."""
+    program = "import sys, relayd.admin.client; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"aiohttp", "openai", "tornado", "pydantic", "httpx2", "prometheus_client", "textual", "sqlite3"}
+    assert heavy & set(done.stdout.split()) == set()

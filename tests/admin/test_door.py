@@ -1,0 +1,200 @@
+"""Behaviour of `relayd.admin.door`: a socket that nobody else can reach, and that is never stolen."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.door import Door, DoorError, open_door
+
+_NOBODY = 65534
+_AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+def _open(home: Path, group: str = "") -> Door:
+    return open_door(home / "state" / "admin.sock", group=group, state_dir=home / "state")
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_socket_is_0600_in_a_0700_directory_under_any_umask(tmp_path: Path) -> None:
+    """The modes do not depend on the umask, and the umask is as before afterwards."""
+    before = os.umask(0)
+    try:
+        with _open(tmp_path) as door:
+            assert (_mode(door.path), _mode(door.path.parent)) == (0o600, 0o700)
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+
+
+def test_a_group_opens_the_directory_and_the_socket_to_it_alone(tmp_path: Path) -> None:
+    """With `admin.group` the directory is 0750 and the socket 0660, both of that group."""
+    gid = os.getgid()
+    with _open(tmp_path, group=grp.getgrgid(gid).gr_name) as door:
+        assert (_mode(door.path), _mode(door.path.parent)) == (0o660, 0o750)
+        assert door.path.stat().st_gid == door.path.parent.stat().st_gid == gid
+
+
+def test_an_unknown_group_is_named(tmp_path: Path) -> None:
+    """A group that the machine does not have stops the start in words."""
+    with pytest.raises(DoorError, match="no-such-group"):
+        _open(tmp_path, group="no-such-group")
+
+
+def test_the_state_directory_is_closed_to_others(tmp_path: Path) -> None:
+    """A state directory that others may read becomes 0700."""
+    (tmp_path / "state").mkdir(mode=0o755)
+    with _open(tmp_path) as door:
+        assert _mode(door.path.parent) == 0o700
+
+
+def test_a_directory_that_holds_other_things_is_not_closed_but_refused(tmp_path: Path) -> None:
+    """Closing somebody's home would surprise: the sentence names the directory and the command."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "page.html").touch()
+    with pytest.raises(DoorError, match=rf"chmod 700 {shared}"):
+        open_door(shared / "admin.sock", group="", state_dir=tmp_path / "state")
+    assert _mode(shared) == 0o755
+
+
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """There the socket could be replaced, or was laid out as a trap."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o1777)
+    with pytest.raises(DoorError, match="open to others"):
+        _open(tmp_path)
+
+
+def test_a_path_too_long_for_a_socket_is_said_in_words(tmp_path: Path) -> None:
+    """The sentence has the length, the limit and the setting to change."""
+    long = tmp_path / ("d" * 120) / "admin.sock"
+    with pytest.raises(DoorError, match=r"allows 107.*admin\.socket"):
+        open_door(long, group="", state_dir=tmp_path)
+
+
+def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
+    """Nobody answers there, so it is in nobody's use."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    path = tmp_path / "state" / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with _open(tmp_path) as door, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(door.path))
+
+
+def test_a_living_daemons_socket_is_not_stolen(tmp_path: Path) -> None:
+    """The second start is refused in words, and the first one's socket still works."""
+    with _open(tmp_path) as first:
+        with pytest.raises(DoorError, match="already serves"):
+            _open(tmp_path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(first.path))
+
+
+def test_a_daemon_whose_backlog_is_full_is_alive_too(tmp_path: Path) -> None:
+    """A socket that can't be connected to at once is not taken for stale."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    path = tmp_path / "state" / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        waiting.connect(str(path))
+        with pytest.raises(DoorError, match="already serves"):
+            _open(tmp_path)
+
+
+def test_something_else_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    """A file or a symbolic link at the socket's path is neither followed nor removed."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    path = tmp_path / "state" / "admin.sock"
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DoorError, match="in the way"):
+        _open(tmp_path)
+    assert path.is_symlink()
+
+
+def test_closing_removes_the_socket_only_while_it_is_its_own(tmp_path: Path) -> None:
+    """A socket that another daemon has put in its place stays."""
+    door = _open(tmp_path)
+    door.path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(door.path))
+        door.close()
+        assert door.path.is_socket()
+    door.path.unlink()
+    with _open(tmp_path) as again:
+        path = again.path
+    assert not path.exists()
+
+
+def test_of_many_daemons_that_start_at_once_one_gets_the_socket(tmp_path: Path) -> None:
+    """All find the same stale socket; one replaces it, and the others are told that it is alive."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    path = tmp_path / "state" / "admin.sock"
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as dead:
+            path.unlink(missing_ok=True)
+            dead.bind(str(path))
+        doors, refused, ready = [], [], threading.Barrier(4)
+
+        def start() -> None:
+            ready.wait()  # noqa: B023 - the threads end within the turn
+            try:
+                doors.append(_open(tmp_path))  # noqa: B023
+            except DoorError as error:
+                refused.append(error)  # noqa: B023
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(doors), len(refused)) == (1, 3)
+        doors[0].close()
+
+
+@_AS_ROOT
+@pytest.mark.parametrize("name", ["admin.sock", "relayd.db", "first-key", ""])
+def test_another_user_can_neither_reach_nor_read_what_is_in_the_directory(name: str, tmp_path: Path) -> None:
+    """Not the socket, the database, the first key, or their names; tried as that user."""
+    # pytest's own directories are 0700: the way to ours must not be what stops the other user.
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    with _open(tmp_path) as door:
+        for file in ("relayd.db", "first-key"):
+            (door.path.parent / file).touch(mode=0o644)
+        tries = (
+            "import os, socket, sys\n"
+            "path, nobody = sys.argv[1], int(sys.argv[2])\n"
+            "os.setgroups([]); os.setgid(nobody); os.setuid(nobody)\n"
+            "ways = [lambda: open(path), lambda: os.listdir(path),\n"
+            "        lambda: socket.socket(socket.AF_UNIX).connect(path)]\n"
+            "for way in ways:\n"
+            "    try: way()\n"
+            "    except PermissionError: continue\n"
+            "    except OSError as error: sys.exit(f'stopped by something else: {error}')\n"
+            "    sys.exit('reached it')\n"
+        )
+        target = door.path.parent / name
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", tries, str(target), str(_NOBODY)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            cwd="/",
+        )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,49 @@
+"""Behaviour of `relayd.admin.paths`: the same places as the daemon's own configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.paths import database_path, socket_path, state_dir
+from relayd.config import load
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"XDG_STATE_HOME": "/srv/state"},
+        {"XDG_STATE_HOME": "relative"},
+        {"STATE_DIRECTORY": "/var/lib/relayd:/var/lib/other"},
+        {"STATE_DIRECTORY": "/var/lib/relayd", "RELAYD_STATE_DIR": "/elsewhere"},
+        {"RELAYD_STATE_DIR": "/elsewhere", "RELAYD_ADMIN__SOCKET": "/run/relayd/admin.sock"},
+    ],
+)
+def test_the_command_finds_what_the_daemon_was_told(env: Mapping[str, str], tmp_path: Path) -> None:
+    """In every environment the socket and the state directory are those of `relayd serve`."""
+    env = {"HOME": "/home/someone", **env}
+    settings = load(config_path=None, cli={}, env=env, cwd=tmp_path, system_config=tmp_path / "none")
+    assert state_dir(env) == settings.state_dir
+    assert socket_path(env) == settings.admin.socket
+
+
+def test_a_given_socket_wins() -> None:
+    """`--socket` is above every variable."""
+    assert socket_path({"RELAYD_ADMIN__SOCKET": "/a"}, "/b") == Path("/b")
+
+
+def test_without_a_home_the_user_database_has_one() -> None:
+    """As in cron jobs and services."""
+    assert socket_path({}).is_absolute()
+
+
+def test_the_database_is_beside_the_socket_or_in_the_state_directory(tmp_path: Path) -> None:
+    """A socket of its own directory, as in /run, leaves the database where the state is."""
+    env = {"RELAYD_STATE_DIR": str(tmp_path / "state")}
+    assert database_path(env, tmp_path / "run" / "admin.sock") == tmp_path / "state" / "relayd.db"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "relayd.db").touch()
+    assert database_path(env, tmp_path / "run" / "admin.sock") == tmp_path / "run" / "relayd.db"
