@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tui.control import Control
     from tui.key_flows import KeyFlows
 
+# Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22
-"""Updates are drawn at most four to five times a second, however many events come."""
 SECOND_S = 1.0
 
 
@@ -50,6 +50,7 @@ class Options:
     """What the header calls the daemon: the host's name, or `demo`."""
     readonly: bool = False
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    redraw_every_s: float = REDRAW_EVERY_S
 
 
 class RelaydApp(App[int]):
@@ -70,7 +71,8 @@ class RelaydApp(App[int]):
         now_s: Callable[[], float] = time.time,
         open_archive: Callable[[], Reader | None] | None = None,
     ) -> None:
-        super().__init__()
+        # Textual looks at NO_COLOR here, before the theme is known: with ANSI colours it can leave them out.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self.options = options
         self.settings_file = settings_file
         self.now_s = now_s
@@ -154,7 +156,7 @@ class RelaydApp(App[int]):
     def changed(self) -> None:
         """The desk changed: draw soon, once for all changes until then."""
         if self._draw_due is None:
-            wait_s = max(0.0, self._drawn_at_s + REDRAW_EVERY_S - time.monotonic())
+            wait_s = max(0.0, self._drawn_at_s + self.options.redraw_every_s - time.monotonic())
             self._draw_due = asyncio.get_running_loop().call_later(wait_s, self._draw)
 
     def _draw(self) -> None:
@@ -328,7 +330,7 @@ class RelaydApp(App[int]):
         with suppress(LinkError):
             await self.feed.refresh_ring()
 
-    async def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:  # type: ignore[override]
+    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """A picture of the screen; never while a key is on it."""
         if self.secret_shown:
             self.tell("No screenshots while a key is on the screen.")

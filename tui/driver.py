@@ -25,7 +25,7 @@ _READ_BYTES = 4096
 _POLL_S = 0.1
 # ESC [ M and three bytes of any value: button, column, row, each plus 32.
 _X10_MOUSE = re.compile(rb"\x1b\[M[\x20-\xff]{3}", re.DOTALL)
-_X10_BEGUN = re.compile(rb"\x1b\[M[\x20-\xff]{0,2}\Z", re.DOTALL)
+_X10_BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2})?\Z", re.DOTALL)
 
 
 class HangUp(Protocol):
@@ -58,7 +58,9 @@ class SafeParser:
         self._parser = make()
 
     def feed(self, text: str) -> Iterable[Message]:
-        """The events of this text."""
+        """The events of this text; the parser would take an empty one for the end of all input."""
+        if not text:
+            return []
         return self._guarded(lambda: self._parser.feed(text))
 
     def tick(self) -> Iterable[Message]:

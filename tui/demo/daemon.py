@@ -40,7 +40,7 @@ _MAX_REFUSALS = 6
 class DemoDaemon:
     """What a daemon holds. `advance` moves it to a time; nothing else makes it move."""
 
-    def __init__(self, seed: int, now_s: float) -> None:
+    def __init__(self, seed: int, now_s: float, *, history_s: float = OLD_HISTORY_S) -> None:
         self._traffic = Traffic(seed, f"demo-boot-{seed}-1")
         rng = random.Random(seed + 1)  # noqa: S311 - made-up keys, never let in anywhere
         self._random = rng
@@ -59,7 +59,7 @@ class DemoDaemon:
         self._moves: list[tuple[float, tuple[str, str], str]] = []
         self._refusals: dict[tuple[str, str], int] = {}
         self._hand_out_keys()
-        self._make_history()
+        self._make_history(history_s)
         self._next_arrival_s = now_s + 0.2
 
     @property
@@ -75,8 +75,8 @@ class DemoDaemon:
         self._made_s = {key.id: epoch_s(key.created_at) for key in self.ring.keys.values()}
         self._replaced = [(key.id, key.replaced_by) for key in self.ring.keys.values()]
 
-    def _make_history(self) -> None:
-        at_s = self.now_s - OLD_HISTORY_S
+    def _make_history(self, history_s: float) -> None:
+        at_s = self.now_s - history_s
         while at_s < self.now_s - HISTORY_S:
             self._past(at_s)
             busy = 1.1 + math.sin(at_s / 86_400 * math.tau)

@@ -28,7 +28,7 @@ from relayd.admin.wire import (
     parse_filter,
     utc_text,
 )
-from tui.demo.daemon import DemoDaemon
+from tui.demo.daemon import OLD_HISTORY_S, DemoDaemon
 from tui.model.stats import is_error
 
 VERSION = "demo"
@@ -39,32 +39,43 @@ class DemoLink:
     """Plays the daemon for one app. With a frozen `clock`, only `advance` moves it."""
 
     def __init__(
-        self, *, seed: int | None = None, clock: Callable[[], float] = time.time, moves: bool = True
+        self,
+        *,
+        seed: int | None = None,
+        clock: Callable[[], float] = time.time,
+        moves: bool = True,
+        history_s: float = OLD_HISTORY_S,
     ) -> None:
         self._clock = clock
         self._moves = moves
         self._offset_s = 0.0
         seed = random.randrange(1 << 16) if seed is None else seed  # noqa: S311 - picks a play, guards nothing
-        self.daemon = DemoDaemon(seed, clock())
+        self.daemon = DemoDaemon(seed, clock(), history_s=history_s)
         self.trouble: LinkError | None = None
         """Set by tests: every question fails with it, and open connections end."""
         self._news = asyncio.Condition()
+        self._wakes = 0
         self._answers: dict[str, KeyChange] = {}
 
     def now_s(self) -> float:
         """The simulated daemon's time."""
         return self._clock() + self._offset_s
 
+    def jump(self, seconds: float) -> None:
+        """Move a frozen simulation on at once; who follows it learns of it at the next `wake`."""
+        self._offset_s += seconds
+        self.daemon.advance(self.now_s())
+
     async def advance(self, seconds: float) -> None:
-        """Move a frozen simulation on, and wake who follows it."""
+        """Move a frozen simulation on second by second, and wake who follows it each time."""
         for _ in range(max(1, round(seconds))):
-            self._offset_s += seconds / max(1, round(seconds))
-            self.daemon.advance(self.now_s())
+            self.jump(seconds / max(1, round(seconds)))
             await self.wake()
 
     async def wake(self) -> None:
         """Let followers look again."""
         async with self._news:
+            self._wakes += 1
             self._news.notify_all()
         await asyncio.sleep(0)
 
@@ -160,6 +171,7 @@ class DemoLink:
         progress_s = 0.0
         idle = True
         while self.trouble is None and daemon.boot_id == boot_id:
+            wakes = self._wakes
             fresh = [event for event in daemon.log[-4000:] if event.seq > sent]
             for event in fresh:
                 sent = event.seq
@@ -168,17 +180,17 @@ class DemoLink:
                 progress_s = daemon.now_s
                 idle = not daemon.open
                 yield daemon.progress()
-            await self._wait()
+            await self._wait(wakes)
         if self.trouble is not None:
             raise NoDaemon(str(self.trouble))
 
-    async def _wait(self) -> None:
+    async def _wait(self, wakes: int) -> None:
         if self._moves:
             await asyncio.sleep(_TICK_S)
             self.daemon.advance(self.now_s())
             return
         async with self._news:
-            await self._news.wait()
+            await self._news.wait_for(lambda: self._wakes != wakes)
 
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """What operators did, newest first."""

@@ -27,7 +27,7 @@ def duration(ms: float | None) -> str:
         minutes, seconds = divmod(round(ms / _SECOND_MS), 60)
         return f"{minutes}m{seconds:02d}"
     if ms < _DAY_MS:
-        hours, minutes = divmod(int(ms // _MINUTE_MS), 60)
+        hours, minutes = divmod(round(ms / _MINUTE_MS), 60)
         return f"{hours}h{minutes:02d}"
     return f"{ms / _DAY_MS:.0f}d"
 

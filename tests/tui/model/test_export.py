@@ -1,0 +1,74 @@
+"""Data taken out, and durations and secrets typed in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+
+import pytest
+
+from tests.tui.samples import a_failure, a_record
+from tui.model.durations import in_words, parse_duration
+from tui.model.export import CSV_FIELDS, csv_header, csv_line, curl_command, ndjson_line
+from tui.model.secret import Secret
+
+
+def test_a_line_of_ndjson_is_the_record() -> None:
+    """Every field by its name on the wire."""
+    parsed = json.loads(ndjson_line(a_failure(3)))
+    assert parsed["error"]["code"] == "upstream_failed"
+    assert parsed["seq"] == 3
+
+
+def test_a_csv_row_has_a_value_for_every_column() -> None:
+    """Header and rows have the same width, errors in two columns."""
+    rows = list(csv.reader(io.StringIO(csv_header() + csv_line(a_failure(3)) + csv_line(a_record(4)))))
+    assert {len(row) for row in rows} == {len(CSV_FIELDS) + 2}
+    assert rows[1][-2] == "upstream_failed"
+
+
+def test_a_spreadsheet_formula_is_defused() -> None:
+    """A user agent that begins like a formula gets an apostrophe."""
+    assert "'=HYPERLINK(1)" in csv_line(a_record(1, user_agent="=HYPERLINK(1)"))
+
+
+def test_curl_has_a_placeholder_for_the_key_and_quotes_the_model() -> None:
+    """A model name can't break out of the command, and no key is in it."""
+    command = curl_command(a_record(1, model="x'; rm -rf /"), "http://127.0.0.1:3666/")
+    words = shlex.split(command)
+    assert "Authorization: $RELAYD_KEY" in words
+    assert json.loads(words[-1])["model"] == "x'; rm -rf /"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), (" 2h ", 7200), ("7d", 604_800)])
+def test_durations_are_read(text: str, seconds: int) -> None:
+    """A number and a unit."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "0s", "1y", "400d", "1 h 5 m"])
+def test_other_texts_are_no_durations(text: str) -> None:
+    """The error says how durations are written."""
+    with pytest.raises(ValueError, match=r"30s|between"):
+        parse_duration(text)
+
+
+def test_durations_in_words_use_the_largest_unit() -> None:
+    """Ninety minutes stay minutes."""
+    assert [in_words(s) for s in (3600, 5400, 60, 45)] == ["1 hour", "90 minutes", "1 minute", "45 seconds"]
+
+
+def test_a_secret_shows_nothing_by_accident() -> None:
+    """Neither `repr` nor the mask has the key's text, and clearing lets go of it."""
+    secret = Secret("rly_Ab12Cd34_SENSITIVE")
+    assert "SENSITIVE" not in repr(secret) + str([secret]) + secret.masked
+    assert secret.masked.startswith("rly_Ab12Cd34_")
+    secret.clear()
+    assert secret.text == ""
+
+
+def test_a_key_of_another_form_is_masked_whole() -> None:
+    """A key given by the operator has no id to show."""
+    assert set(Secret("a-key-of-my-own-making").masked) == {"•"}

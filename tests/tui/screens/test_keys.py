@@ -1,0 +1,225 @@
+"""The Keys screen: rotation from question to evidence, and how a key's text is kept."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from textual.widgets import Button, Input
+
+from relayd.admin.link import AnswerUnknown
+from relayd.admin.wire import KeyChange, KeyInfo, KeyState
+from tests.tui.stage import Stage, files, on_stage, until
+from tui.demo.link import DemoLink
+from tui.model.secret import Secret
+from tui.screens.key_dialogs import AskGrace, AskRevoke
+from tui.screens.secret import SecretDialog
+from tui.widgets.key_list import KeyList
+
+
+def current(stage: Stage, client: str) -> KeyInfo:
+    """The newest key of a client, as the daemon has it."""
+    key = stage.link.daemon.ring.current(client)
+    assert key is not None
+    return key
+
+
+async def choose(stage: Stage, key_id: str) -> None:
+    """Put the cursor on a key."""
+    await stage.press("K")
+    rows = stage.app.main.query_one(KeyList)
+    rows.go_to(rows.row_place(key_id) or 0)
+    await stage.pilot.pause()
+
+
+async def rotate(stage: Stage, client: str) -> tuple[KeyInfo, str]:
+    """Rotate by keys alone, as far as the dialog with the new key; the old key and the new secret."""
+    old = current(stage, client)
+    await choose(stage, old.id)
+    await stage.press("r")
+    await until(lambda: isinstance(stage.app.screen, AskGrace))
+    assert isinstance(stage.app.focused, Button)
+    assert stage.app.focused.id == "no"
+    await stage.press("tab", "enter")
+    await until(lambda: isinstance(stage.app.screen, SecretDialog))
+    assert isinstance(stage.app.screen, SecretDialog)
+    return old, stage.app.screen._secret.text
+
+
+async def test_a_rotation_is_confirmed_shown_once_and_followed(tmp_path: Path) -> None:
+    """Cancel has the focus; the key is masked until asked; then the evidence is live."""
+    async with on_stage(tmp_path) as stage:
+        await choose(stage, current(stage, "laptop").id)
+        await stage.press("r")
+        await until(lambda: isinstance(stage.app.screen, AskGrace))
+        await stage.press("enter")
+        assert current(stage, "laptop").state is KeyState.ACTIVE
+        assert stage.link.daemon.ring.generation == 12
+
+        old, secret = await rotate(stage, "web")
+        assert secret not in stage.text()
+        await stage.press("v")
+        assert secret in stage.text()
+        await stage.press("v")
+        assert secret not in stage.text()
+        await stage.press("escape")
+        await until(lambda: len(stage.app.screen_stack) == 1)
+        new = current(stage, "web")
+        assert new.id != old.id
+        await choose(stage, new.id)
+        assert "Not used yet." in stage.text()
+        await stage.go_on(120)
+        await stage.app.look_at_ring()
+        await choose(stage, new.id)
+        assert "First used at" in stage.text()
+        assert "still used web" in stage.text()
+        assert "OLD KEY" in stage.text().splitlines()[0]
+
+
+async def test_the_keys_text_is_gone_when_the_dialog_closes(tmp_path: Path) -> None:
+    """Nothing that lives on in the app has the text: not the model, not a widget, not the settings."""
+    async with on_stage(tmp_path) as stage:
+        _, secret = await rotate(stage, "web")
+        held = stage.app.screen._secret  # type: ignore[attr-defined]
+        await stage.press("v", "escape")
+        await until(lambda: len(stage.app.screen_stack) == 1)
+        assert held.text == ""
+        del held
+        await stage.settle()
+        gc.collect()
+        assert [item for item in gc.get_objects() if isinstance(item, Secret) and item.text] == []
+        changes = [item for item in gc.get_objects() if isinstance(item, KeyChange) and item.secret == secret]
+        assert changes == []
+        await stage.press("Q")
+    assert secret not in (tmp_path / "tui.json").read_text()
+
+
+async def test_closing_without_keeping_the_key_asks_once(tmp_path: Path) -> None:
+    """The first Escape asks, the second one closes."""
+    async with on_stage(tmp_path) as stage:
+        await rotate(stage, "web")
+        await stage.press("escape")
+        assert "Close without keeping the key?" in stage.text()
+        await stage.press("escape")
+        await until(lambda: len(stage.app.screen_stack) == 1)
+
+
+async def test_no_screenshot_is_taken_while_a_key_is_shown(tmp_path: Path) -> None:
+    """The palette's picture is refused, and the dialog's text can't be selected."""
+    async with on_stage(tmp_path) as stage:
+        await rotate(stage, "web")
+        await stage.press("v")
+        stage.app.action_screenshot(path=str(tmp_path))
+        await stage.pilot.pause()
+        assert files(tmp_path, "*.svg") == []
+        assert not stage.app.screen.allow_select
+
+
+async def test_the_key_is_saved_to_a_private_file(tmp_path: Path) -> None:
+    """`s` writes the key to a new file of mode 0600."""
+    async with on_stage(tmp_path) as stage:
+        _, secret = await rotate(stage, "web")
+        await stage.press("s")
+        await until(lambda: files(tmp_path, "relayd-key-web-*"))
+        [path] = files(tmp_path, "relayd-key-web-*")
+        await until(lambda: path.read_text() == f"{secret}\n")
+        assert path.stat().st_mode & 0o777 == 0o600
+        await stage.press("escape")
+
+
+async def test_a_leaked_key_is_dead_in_seven_key_presses(tmp_path: Path) -> None:
+    """`K ! four characters Enter` from any screen, whichever row has the cursor."""
+    async with on_stage(tmp_path) as stage:
+        leaked = current(stage, "support-bot")
+        await stage.press("K", "exclamation_mark", *leaked.id[-4:], "enter")
+        await until(lambda: current(stage, "support-bot").state is KeyState.REVOKED)
+
+
+async def test_a_wrong_ending_revokes_nothing(tmp_path: Path) -> None:
+    """Enter without a named key does nothing, and the dialog says that no live key ends so."""
+    async with on_stage(tmp_path) as stage:
+        await stage.press("K", "exclamation_mark")
+        await until(lambda: isinstance(stage.app.screen, AskRevoke))
+        await stage.press("z", "z", "z", "z", "enter")
+        assert "No live key ends like that." in stage.text()
+        assert stage.link.daemon.ring.generation == 12
+
+
+async def test_revoking_can_cut_open_streams(tmp_path: Path) -> None:
+    """With the choice made, the key's streams end too, and their number is told."""
+    async with on_stage(tmp_path) as stage:
+        await stage.go_on(5)
+        key_id = next(plan.key_id for plan in stage.link.daemon.open.values() if plan.key_id)
+        await choose(stage, key_id)
+        await stage.press("exclamation_mark", *key_id[-4:], "tab", "space", "shift+tab", "enter")
+        await until(lambda: not stage.link.daemon.ring.works(key_id))
+        assert [plan for plan in stage.link.daemon.open.values() if plan.key_id == key_id] == []
+
+
+async def test_a_grace_is_extended_and_a_rotation_undone(tmp_path: Path) -> None:
+    """`+` moves the end; `u` makes the old key active again and revokes the new one."""
+    async with on_stage(tmp_path) as stage:
+        [old] = stage.app.desk.retiring()
+        await choose(stage, old.id)
+        await stage.press("plus")
+        await until(lambda: isinstance(stage.app.screen, AskGrace))
+        await stage.press("tab", "enter")
+        await until(lambda: stage.link.daemon.ring.generation == 13)
+        await until(lambda: len(stage.app.screen_stack) == 1)
+        await stage.settle()
+        await stage.press("u")
+        await until(lambda: len(stage.app.screen_stack) == 2)
+        await stage.press("tab", "enter")
+        await until(lambda: stage.link.daemon.ring.keys[old.id].state is KeyState.ACTIVE)
+        assert current(stage, "web").state is KeyState.REVOKED
+
+
+async def test_a_client_is_added(tmp_path: Path) -> None:
+    """A name, Enter, and the new client's key is shown once."""
+    async with on_stage(tmp_path) as stage:
+        await stage.press("K", "a")
+        await until(lambda: isinstance(stage.app.focused, Input))
+        await stage.type("tablet")
+        await stage.press("enter")
+        await until(lambda: isinstance(stage.app.screen, SecretDialog))
+        assert current(stage, "tablet").state is KeyState.ACTIVE
+
+
+class _Forgetful(DemoLink):
+    """A daemon whose first answer to a rotation is lost on the way."""
+
+    lost = False
+    keys_seen: list[str] = []  # noqa: RUF012 - one link a test
+
+    async def rotate_key(
+        self, key_id: str, *, grace_s: float | None, generation: int, idempotency_key: str
+    ) -> KeyChange:
+        self.keys_seen.append(idempotency_key)
+        change = await super().rotate_key(
+            key_id, grace_s=grace_s, generation=generation, idempotency_key=idempotency_key
+        )
+        if not self.lost:
+            self.lost = True
+            raise AnswerUnknown("The connection broke.")
+        return change
+
+
+async def test_an_answer_that_never_came_is_asked_for_again_with_the_same_key(tmp_path: Path) -> None:
+    """The rotation happens once, UNKNOWN is shown, and the lost secret is told."""
+
+    def forgetful(link: DemoLink) -> DemoLink:
+        link.__class__ = _Forgetful
+        return link
+
+    async with on_stage(tmp_path, wrap=forgetful) as stage:
+        old = current(stage, "web")
+        await choose(stage, old.id)
+        await stage.press("r")
+        await until(lambda: isinstance(stage.app.screen, AskGrace))
+        await stage.press("tab", "enter")
+        await until(lambda: any("was lost" in n.message for n in stage.app._notifications), "the word")
+        assert any("UNKNOWN" in n.message for n in stage.app._notifications)
+        seen = _Forgetful.keys_seen
+        assert len(seen) == 2
+        assert len(set(seen)) == 1
+        assert stage.link.daemon.ring.generation == 13

@@ -1,0 +1,122 @@
+"""The app on a stage: a frozen, seeded daemon before it, no terminal behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.style import Style
+from textual.color import Color
+from textual.pilot import Pilot
+
+from relayd.admin.link import Link
+from tests.tui.samples import NOON_S
+from tui.app import Options, RelaydApp
+from tui.demo.link import DemoLink
+from tui.feed import Reader
+from tui.model.desk import Contact
+from tui.settings import SettingsFile
+
+WAIT_S = 20.0
+SHORT_HISTORY_S = 2400.0
+TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
+
+
+async def until(holds: Callable[[], object], what: str = "it") -> None:
+    """Wait until it holds; fails after 20 s."""
+    end_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end_s, f"{what} did not come"
+        await asyncio.sleep(0.01)
+
+
+def files(directory: Path, pattern: str) -> list[Path]:
+    """The files of this name."""
+    return list(directory.glob(pattern))
+
+
+@dataclass
+class Stage:
+    """The app, the daemon that it plays with, and the hands of an operator."""
+
+    app: RelaydApp
+    link: DemoLink
+    pilot: Pilot[int]
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, and let the app settle."""
+        for key in keys:
+            await self.pilot.press(key)
+            await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Type a text."""
+        names = {"!": "exclamation_mark", "+": "plus", "=": "equals_sign", ">": "greater_than_sign"}
+        names |= {" ": "space", "_": "underscore", "~": "tilde", "-": "minus", ":": "colon"}
+        await self.press(*(names.get(char, char) for char in text))
+
+    async def go_on(self, seconds: float) -> None:
+        """Let the daemon's time pass, and its news arrive."""
+        await self.link.advance(seconds)
+        await until(self._knows_all, "the news")
+        await self.settle()
+
+    def _knows_all(self) -> bool:
+        desk, daemon = self.app.desk, self.link.daemon
+        if desk.status is None or desk.status.seq != daemon.seq or desk.ring != daemon.ring.ring():
+            self.app.feed.look_soon()
+            return False
+        told = not daemon.open or desk.live.at_s > daemon.now_s - 0.999
+        return desk.log_seq == daemon.seq and told
+
+    async def settle(self) -> None:
+        """Wait until what is known is drawn."""
+        self.app.changed()
+        await until(lambda: self.app._draw_due is None)
+        await self.pilot.pause()
+        await self.pilot.pause()
+
+    def text(self) -> str:
+        """The screen as lines of text."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text.rstrip() for strip in strips)
+
+    def styles(self) -> set[Style]:
+        """Every style that reaches the terminal."""
+        found = set()
+        for strip in self.app.screen._compositor.render_strips():
+            for line_filter in self.app.get_line_filters():
+                strip = strip.apply_filter(line_filter, Color(0, 0, 0))  # noqa: PLW2901 - each filter works on the last one's result
+            found |= {segment.style for segment in strip if segment.style is not None}
+        return found
+
+
+@asynccontextmanager
+async def on_stage(  # noqa: PLR0913 - a stage is set by many things
+    tmp_path: Path,
+    *,
+    size: tuple[int, int] = (80, 24),
+    seed: int = 7,
+    readonly: bool = False,
+    env: dict[str, str] | None = None,
+    wrap: Callable[[DemoLink], Link] = lambda link: link,
+    archive: Callable[[], Reader | None] | None = None,
+    wait_live: bool = True,
+) -> AsyncIterator[Stage]:
+    """A running app on a frozen demo daemon of 40 minutes' history."""
+    link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=SHORT_HISTORY_S)
+    options = Options("demo", readonly, {"HOME": str(tmp_path), **(env or TRUECOLOR)}, redraw_every_s=0.0)
+    app = RelaydApp(
+        wrap(link), options, SettingsFile(tmp_path / "tui.json"), now_s=link.now_s, open_archive=archive
+    )
+    async with app.run_test(size=size) as pilot:
+        stage = Stage(app, link, pilot)
+        if wait_live:
+            await until(lambda: app.desk.contact is Contact.LIVE, "contact")
+            await until(lambda: app.feed.exhausted, "the backlog")
+            await stage.settle()
+        yield stage

@@ -1,0 +1,40 @@
+"""Text that a client controls, on the screen."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from relayd.admin.wire import Outcome, RecordedError
+from tests.tui.samples import a_record
+from tests.tui.stage import on_stage
+
+HOSTILE = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202eevil\u200b\u2066[red]x[/red]\x00"
+
+
+async def test_no_control_character_of_a_client_is_drawn(tmp_path: Path) -> None:
+    """Escape sequences, C1, bidi and markup in every field show as harmless text, in list and detail."""
+    async with on_stage(tmp_path, size=(140, 40)) as stage:
+        record = a_record(
+            stage.link.daemon.seq + 1,
+            id=HOSTILE,
+            client=HOSTILE,
+            ip=HOSTILE,
+            origin=HOSTILE,
+            user_agent=HOSTILE * 50_000,
+            model=HOSTILE,
+            path=HOSTILE,
+            finish_reason=HOSTILE,
+            upstream_request_id=HOSTILE,
+            outcome=Outcome.UPSTREAM_ERROR,
+            error=RecordedError(HOSTILE, HOSTILE),
+            boot_id=stage.app.desk.boot_id,
+        )
+        stage.app.desk.backlog([record])
+        await stage.settle()
+        await stage.press("enter")
+        screen = stage.text()
+        assert "evil" in screen
+        assert "[red]" in screen
+        bad = {c for c in screen if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl"}}
+        assert bad == set()

@@ -1,0 +1,45 @@
+"""Which way the app's imports point."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "tui").rglob("*.py"))
+
+
+def imported(source: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_app_knows_of_relayd_only_its_admin_room(source: Path) -> None:
+    """Nothing of the daemon is imported but `relayd.admin`: the app can never start one."""
+    foreign = {name for name in imported(source) if name.split(".")[0] == "relayd"}
+    assert {name for name in foreign if not name.startswith("relayd.admin")} == set()
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "tui/model").rglob("*.py")), ids=lambda path: path.name)
+def test_the_model_knows_no_screen(source: Path) -> None:
+    """tui/model imports neither Textual nor Rich, nor any part of the app outside itself."""
+    names = imported(source)
+    assert {name for name in names if name.split(".")[0] in {"textual", "rich"}} == set()
+    assert {name for name in names if name.startswith("tui.") and not name.startswith("tui.model")} == set()
+
+
+def test_line_mode_and_the_model_load_no_textual() -> None:
+    """In a fresh process, line mode and the model leave Textual unloaded."""
+    code = "import sys, tui.__main__, tui.plain, tui.model.desk; sys.exit('textual' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
