@@ -9,20 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
-import aiohttp
 import httpx2
 import openai
 
+from relayd.relay.connection import Answer, Broken
 from relayd.relay.failure import Code, Failure
+from relayd.relay.pool import Origin, Pool
 from relayd.relay.scrub import Scrubber
-from relayd.relay.transport import (
-    AiohttpTransport,
-    Attempt,
-    Prepared,
-    UnexpectedEncoding,
-    attempt,
-    body_of,
-)
+from relayd.relay.transport import Attempt, Prepared, Transport, UnexpectedEncoding, answer_of, attempt
 
 _AUTH_STATUSES = frozenset({401, 403})
 _REJECTED_STATUSES = frozenset({400, 402, 404, 405, 406, 410, 411, 412, 413, 414, 415, 422, 431, 451})
@@ -30,6 +24,8 @@ _REDIRECTS = range(300, 400)
 _LIMITED_STATUS = 429
 _MAX_RETRY_AFTER_S = 24 * 3600
 _TIDY_TIMEOUT_S = 0.5
+_HTTP_PORT = 80
+_HTTPS_PORT = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +41,9 @@ class UpstreamOptions:
 class UpstreamBody:
     """One answer's bytes, as they come."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._content = response.content
-        self.request_id = response.headers.get("x-request-id")
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.request_id = answer.header(b"x-request-id") or None
 
     async def read(self) -> bytes:
         """The next bytes, as many as are there; empty at the end.
@@ -56,19 +52,21 @@ class UpstreamBody:
             Failure: `upstream_failed`, the connection broke.
         """
         try:
-            return await self._content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            return await self._answer.read()
+        except Broken as error:
             raise Failure(
                 Code.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
             ) from error
 
     async def tidy(self) -> None:
         """After the last event: take the end of the body, so that the connection can serve again."""
+        if self._answer.ended:
+            return
         try:
             async with asyncio.timeout(_TIDY_TIMEOUT_S):
-                while not self._content.is_eof() and await self._content.readany():
+                while await self._answer.read():
                     pass
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (Broken, TimeoutError):
             # The answer is complete; a connection that ends badly after it is closed, not reported.
             return
 
@@ -83,8 +81,8 @@ class Upstream:
 
     def __init__(self, provider_key: str, options: UpstreamOptions) -> None:
         self.scrub = Scrubber(provider_key)
-        self._transport = AiohttpTransport(
-            connect_timeout_s=options.connect_timeout_s, ssl_context=options.ssl_context
+        self._transport = Transport(
+            Pool(_origin(options.base_url, options.ssl_context), connect_timeout_s=options.connect_timeout_s)
         )
         self._prepared: Prepared | None = None
         self._client = openai.AsyncOpenAI(
@@ -112,19 +110,18 @@ class Upstream:
         Raises:
             Failure: any of the `upstream_…` codes, with the provider's words made fit to show.
         """
-        source = await self._open(body, Attempt(connected))
+        answer = await self._open(body, Attempt(connected))
         try:
-            if source.content_type != "text/event-stream":
+            if not answer.header(b"content-type").startswith("text/event-stream"):
                 raise Failure(
                     Code.UPSTREAM_FAILED,
                     "The provider did not answer with an event stream; is upstream.base_url its API?",
                 )
-            yield UpstreamBody(source)
+            yield UpstreamBody(answer)
         finally:
-            # Frees a connection whose body was read whole, and closes any other at once.
-            source.release() if source.content.at_eof() else source.close()
+            answer.close()
 
-    async def _open(self, body: bytes, trial: Attempt) -> aiohttp.ClientResponse:
+    async def _open(self, body: bytes, trial: Attempt) -> Answer:
         """The answer's head, after retries.
 
         The SDK builds the same request each time, at a cost of half a millisecond. So the request is
@@ -133,20 +130,18 @@ class Upstream:
         """
         prepared = self._prepared or await self.prepare()
         try:
-            response = await self._transport.send(
-                "POST", prepared.url, prepared.headers, body, trial.connected
-            )
+            answer = await self._transport.send(prepared.head, body, trial.connected)
         except httpx2.TransportError as error:
             trial.first = error
         else:
-            if response.status == HTTPStatus.OK:
-                return response
-            trial.first = response
+            if answer.status == HTTPStatus.OK:
+                return answer
+            trial.first = answer
         return await self._ask_sdk(body, trial)
 
-    async def _ask_sdk(self, body: bytes, trial: Attempt) -> aiohttp.ClientResponse:
+    async def _ask_sdk(self, body: bytes, trial: Attempt) -> Answer:
         try:
-            return body_of(await self._post(body, trial))
+            return answer_of(await self._post(body, trial))
         except openai.APIStatusError as error:
             raise self._status_failure(error) from None
         except openai.APIConnectionError as error:
@@ -156,7 +151,7 @@ class Upstream:
             raise self._connection_failure(error) from None
 
     async def prepare(self) -> Prepared:
-        """Let the SDK build a request, and keep its address and headers. Nothing is sent.
+        """Let the SDK build a request, and keep its head. Nothing is sent.
 
         It also pays for everything that the SDK does only the first time.
         """
@@ -216,6 +211,13 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection to the provider."""
         await self._client.close()
+
+
+def _origin(base_url: str, ssl_context: ssl.SSLContext | None) -> Origin:
+    url = httpx2.URL(base_url)
+    if url.scheme == "http":
+        return Origin(url.host, url.port or _HTTP_PORT, None)
+    return Origin(url.host, url.port or _HTTPS_PORT, ssl_context or ssl.create_default_context())
 
 
 def _nothing() -> None:

@@ -1,0 +1,124 @@
+"""The connections to the provider: opened as needed, kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohappyeyeballs
+
+from relayd.relay.connection import Answer, Broken, Connection
+
+_IDLE_S = 15.0
+"""Shorter than what providers and their proxies allow, so that a kept connection is rarely a dead one."""
+_MAX_IDLE = 100
+_HAPPY_EYEBALLS_DELAY_S = 0.25
+
+
+class Unreachable(Exception):
+    """No connection could be made: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the provider is."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+
+class Pool:
+    """Connections to one origin. There is no upper bound: `server.max_streams` is the bound.
+
+    Args:
+        origin: the provider.
+        connect_timeout_s: for DNS, TCP and TLS together.
+    """
+
+    def __init__(self, origin: Origin, *, connect_timeout_s: float) -> None:
+        self._origin = origin
+        self.connect_timeout_s = connect_timeout_s
+        self._idle: dict[Connection, asyncio.TimerHandle] = {}
+        self._open: set[Connection] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, head: bytes, body: bytes, connected: Callable[[], None]) -> Answer:
+        """Send a request on an idle connection or a new one; returns with the answer's head.
+
+        Raises:
+            Unreachable: no connection, within the time.
+            Broken: the connection ended before the answer.
+        """
+        kept = self._take_idle()
+        if kept is not None:
+            connected()
+            try:
+                return await kept.send(head, body)
+            except Broken:
+                if kept.head_bytes:
+                    raise
+                # The provider closed it while it was idle: that is no failure of this request.
+        try:
+            async with asyncio.timeout(self.connect_timeout_s):
+                connection = await self._connect()
+        except TimeoutError as error:
+            raise Unreachable(f"no connection within {self.connect_timeout_s:g} s") from error
+        except OSError as error:
+            raise Unreachable(error.strerror or str(error)) from error
+        connected()
+        return await connection.send(head, body)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection, expiry = self._idle.popitem()
+            expiry.cancel()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connect(self) -> Connection:
+        origin = self._origin
+        found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        sock = await aiohappyeyeballs.start_connection(
+            found, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=self._loop
+        )
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self._keep, self._forget),
+                sock=sock,
+                ssl=origin.tls,
+                server_hostname=origin.host if origin.tls is not None else None,
+            )
+        except BaseException:
+            sock.close()
+            raise
+        self._open.add(connection)
+        self._none_open.clear()
+        return connection
+
+    def _keep(self, connection: Connection) -> None:
+        if len(self._idle) >= _MAX_IDLE:
+            connection.abort()
+            return
+        self._idle[connection] = self._loop.call_later(_IDLE_S, connection.abort)
+
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._none_open.set()
+        expiry = self._idle.pop(connection, None)
+        if expiry is not None:
+            expiry.cancel()
+
+    async def close(self) -> None:
+        """Cut every connection, and wait until the loop has let go of them."""
+        for connection in tuple(self._open):
+            connection.abort()
+        await self._none_open.wait()
