@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Problem, Settings
-from relayd.config_errors import printable
-from relayd.config_sources import nested
+from relayd.config.errors import printable
+from relayd.config.sources import nested
 
 EXIT_GOOD = 0
 EXIT_BAD = 1

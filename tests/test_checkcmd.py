@@ -11,7 +11,7 @@ import pytest
 
 from relayd import checkcmd
 from relayd.config import KEYS, ConfigError, Settings
-from tests.config_room import Room
+from tests.config.room import Room
 
 CANARY = "canary-4711-do-not-show"
 ENV = {"OPENAI_API_KEY": CANARY, "SERVER_PORT": "81", "STATE_DIRECTORY": "/var/lib/relayd"}

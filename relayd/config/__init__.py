@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from relayd.config_checks import cautions, misfits
-from relayd.config_errors import ConfigError, Findings, Problem, did_you_mean, in_order, shown
-from relayd.config_files import Here
-from relayd.config_live import LiveDiff, live_changes
-from relayd.config_secrets import credentials, fill_from_key_file, warn_of_hidden_keys
-from relayd.config_sections import (
+from relayd.config.checks import cautions, misfits
+from relayd.config.errors import ConfigError, Findings, Problem, did_you_mean, in_order, shown
+from relayd.config.files import Here
+from relayd.config.live import LiveDiff, live_changes
+from relayd.config.secrets import credentials, fill_from_key_file, warn_of_hidden_keys
+from relayd.config.sections import (
     AdminSettings,
     ChatSettings,
     CorsSettings,
@@ -30,8 +30,8 @@ from relayd.config_sections import (
     TlsSettings,
     UpstreamSettings,
 )
-from relayd.config_settings import KEYS, Settings
-from relayd.config_sources import (
+from relayd.config.settings import KEYS, Settings
+from relayd.config.sources import (
     Entry,
     Layer,
     Origin,
@@ -41,7 +41,7 @@ from relayd.config_sources import (
     layer_of_command_line,
     layer_of_variables,
 )
-from relayd.config_toml import SYSTEM_CONFIG, find_config, read_toml
+from relayd.config.toml import SYSTEM_CONFIG, find_config, read_toml
 
 __all__ = [
     "KEYS",

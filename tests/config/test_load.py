@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relayd.config import KEYS, ConfigError, OriginKind
-from tests.config_room import Room
+from tests.config.room import Room
 
 CANARY = "canary-4711-do-not-show"
 
@@ -176,7 +176,7 @@ def test_ten_kinds_of_bad_configuration(room: Room, bad: Bad) -> None:
 
 def test_the_documentation_shows_them() -> None:
     """docs/configuration.md shows each of the ten as it is printed."""
-    text = (Path(__file__).parent.parent / "docs/configuration.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
     assert [bad.kind for bad in TEN_KINDS if f"\n{bad.says}\n" not in text] == []
 
 

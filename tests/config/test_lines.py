@@ -1,0 +1,121 @@
+"""Tests for relayd.config.lines: the line of each key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tomli
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relayd.config.lines import KeyPath, key_lines
+
+FORMS = [
+    pytest.param("a = 1", {("a",): 1}, id="bare"),
+    pytest.param("\n\n# c\na = 1 # d\n", {("a",): 4}, id="blank lines and comments"),
+    pytest.param("\"a b\" = 1\n'c.d' = 2", {("a b",): 1, ("c.d",): 2}, id="quoted"),
+    pytest.param(r'"\u0061\"\t" = 1', {('a"\t',): 1}, id="escapes in a quoted key"),
+    pytest.param("[a]\nb = 1", {("a",): 1, ("a", "b"): 2}, id="table"),
+    pytest.param("\n[ a . 'b' ]\nc = 1", {("a",): 2, ("a", "b"): 2, ("a", "b", "c"): 3}, id="dotted table"),
+    pytest.param("a . b = 1\na.c = 2", {("a",): 1, ("a", "b"): 1, ("a", "c"): 2}, id="dotted key"),
+    pytest.param(
+        "a = {b = 1, c.d = 2}", {("a",): 1, ("a", "b"): 1, ("a", "c"): 1, ("a", "c", "d"): 1}, id="inline"
+    ),
+    pytest.param(
+        "a = {\n b = 1,\n c = {\n d = 2 } }\ne = 1",
+        {("a",): 1, ("a", "b"): 2, ("a", "c"): 3, ("a", "c", "d"): 4, ("e",): 5},
+        id="inline over several lines",
+    ),
+    pytest.param("a = [\n1,\n[2, '}'], # ]\n{ b = 1 }\n]\nc = 1", {("a",): 1, ("c",): 6}, id="array"),
+    pytest.param('a = """\nb = 1\n[c]\n"""\nd = 1', {("a",): 1, ("d",): 5}, id="long basic string"),
+    pytest.param(
+        "a = '''\n''b = 1'''''\nd = 1", {("a",): 1, ("d",): 3}, id="long literal string with quotes"
+    ),
+    pytest.param('a = """x\\""""""\nd = 1', {("a",): 1, ("d",): 2}, id="escaped quote before the end"),
+    pytest.param("a = '\\'\nb = \"\\\\\"\nc = 1", {("a",): 1, ("b",): 2, ("c",): 3}, id="backslashes"),
+    pytest.param("a = 1979-05-27 07:32:00 # x\nb = 1", {("a",): 1, ("b",): 2}, id="date with a space"),
+    pytest.param("[[a]]\nb = 1\n[[a]]\nb = 2", {("a",): 1, ("a", "b"): 2}, id="array of tables: the first"),
+    pytest.param("", {}, id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("text", "lines"), FORMS)
+def test_every_form(text: str, lines: dict[KeyPath, int]) -> None:
+    """Each way to write a key in TOML gives the line on which the key stands."""
+    tomli.loads(text)
+    assert key_lines(text) == lines
+
+
+def test_deep_nesting() -> None:
+    """Nesting as deep as the parser takes it needs no recursion."""
+    deep = 150
+    text = f"a = {'[' * deep}{']' * deep}\nb = {'{c=' * deep}1{'}' * deep}\nd = 1"
+    tomli.loads(text)
+    assert key_lines(text)["d",] == 3
+
+
+BLANKS = st.sampled_from(["", "\n", "# a = 0\n", "\n  \t\n", "# [x]\n\n"])
+VALUES = st.sampled_from(
+    [
+        "1",
+        "-2.5e3",
+        "true",
+        "'x # y'",
+        '"\\" = [x]"',
+        "'''\n[x]\na = 1\n'''",
+        '"""\n\\""" # """',
+        "[\n1, # ]\n'}',\n]",
+        "[{ a = 1 }, { a = [2] }]",
+        "1979-05-27T07:32:00Z",
+        "[]",
+        "{}",
+        "{ a.b = 1, 'c' = [ {} ] }",
+    ]
+)
+QUOTES = st.sampled_from(["{}", '"{}"', "'{}'"])
+
+
+@st.composite
+def numbered(draw: st.DrawFn) -> str:
+    """A TOML text in which the value of each key `lineN` is the line that the key stands on."""
+    text = ""
+    for table in range(draw(st.integers(0, 4))):
+        if table:
+            text += draw(BLANKS) + draw(QUOTES).format(f"t{table}").join(["[", "]\n"])
+        for row in range(draw(st.integers(0, 4))):
+            text += draw(BLANKS)
+            dots = draw(st.sampled_from(["", f"p{row}.", f"p{row} . 'q' ."]))
+            pair = f"{dots}{draw(QUOTES).format(f'line{row}')} = {text.count(chr(10)) + 1}"
+            inline = draw(st.booleans())
+            text += f"in{row} = {{ {pair}, x = {draw(VALUES)} }}\n" if inline else f"{pair}\n"
+            text += f"other{row} = {draw(VALUES)}\n"
+    return text
+
+
+def leaves(table: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every key of a parsed document that is not inside an array, tables included."""
+    for name, value in table.items():
+        yield (*path, name), value
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, name))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(numbered())
+def test_any_document(text: str) -> None:
+    """In any mixture of forms every key has a line, and each `lineN` has the line it carries as its value."""
+    lines = key_lines(text)
+    found = dict(leaves(tomli.loads(text)))
+    assert set(found) == set(lines)
+    for path, value in found.items():
+        if path[-1].startswith("line"):
+            assert lines[path] == value
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(alphabet="ab.=[]{}\"'\\#,\n 1", max_size=60))
+def test_any_text(text: str) -> None:
+    """On any text at all the search ends, and names only lines that exist."""
+    assert all(1 <= line <= text.count("\n") + 1 for line in key_lines(text).values())
