@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._answer: Answer | None = None
         self._framed = False
+        self._keep_alive = False
         self.head_bytes = 0
         """How much has come of the current answer's head."""
 
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self, *, reuse: bool) -> None:
         """End the exchange: back to the idle ones where that is possible, else cut."""
-        if reuse and self.usable and self._parser.should_keep_alive():
+        if reuse and self._keep_alive and self.usable:
             self._begin()
             self._idle(self)
         else:
@@ -222,6 +223,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Parser: the body is whole."""
         if self._answer is not None:
+            # Asked here: the parser forgets with the message.
+            self._keep_alive = self._parser.should_keep_alive()
             self._answer.end(None)
 
     def _fail(self, what: str) -> None:

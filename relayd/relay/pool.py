@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class Pool:
         except TimeoutError as error:
             raise Unreachable(f"no connection within {self.connect_timeout_s:g} s") from error
         except OSError as error:
-            raise Unreachable(error.strerror or str(error)) from error
+            raise Unreachable(_reason(error)) from error
         connected()
         return await connection.send(head, body)
 
@@ -122,3 +123,12 @@ class Pool:
         for connection in tuple(self._open):
             connection.abort()
         await self._none_open.wait()
+
+
+def _reason(error: OSError) -> str:
+    """What an error says, without the addresses that asyncio adds."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if error.errno is not None and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from relayd.relay.completion import CompletionStream
 from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure
 from relayd.relay.lines import DONE, HEARTBEAT, delta_line, done_line, error_line
-from relayd.relay.upstream import Upstream, UpstreamBody
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,35 @@ class StreamLimits:
     first_token_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
     total_timeout_s: float = 1800.0
+
+
+class SourceBody(Protocol):
+    """One answer in the provider's form, as it comes."""
+
+    request_id: str | None
+
+    async def read(self) -> bytes:
+        """The next bytes, as many as are there; empty at the end. Raises Failure."""
+        ...
+
+    async def tidy(self) -> None:
+        """After the last event: whatever makes the connection fit to serve again."""
+        ...
+
+
+class Source(Protocol):
+    """Whoever answers: the provider, or the relay itself when it is probed."""
+
+    @property
+    def scrub(self) -> Callable[[str], str]:
+        """Makes its error messages fit to show."""
+        ...
+
+    def stream(
+        self, body: bytes, *, connected: Callable[[], None]
+    ) -> AbstractAsyncContextManager[SourceBody]:
+        """Ask for one completion; leaving closes it. Raises Failure."""
+        ...
 
 
 class Reply(Protocol):
@@ -64,7 +94,7 @@ class RelayStream:
         body: bytes,
         *,
         tell_usage: bool,
-        upstream: Upstream,
+        upstream: Source,
         reply: Reply,
         limits: StreamLimits,
     ) -> None:
@@ -249,7 +279,7 @@ class RelayStream:
         return round(self.age_s * 1000)
 
 
-async def _next_piece(body: UpstreamBody, completion: CompletionStream) -> bytes:
+async def _next_piece(body: SourceBody, completion: CompletionStream) -> bytes:
     """The next bytes; after a finish reason the answer is whole, and whatever goes wrong is its end."""
     if completion.finish_reason is None:
         return await body.read()

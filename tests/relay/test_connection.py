@@ -1,0 +1,213 @@
+"""One connection to the provider: answers in any split, and every way for them to break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relayd.relay.connection import Answer, Broken
+from relayd.relay.pool import Origin, Pool
+
+_HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n"
+_CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _provider(script: Script) -> AsyncGenerator[Pool, None]:
+    """A pool whose provider follows the script on each connection, after the request has come."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await reader.readexactly(len(_HEAD) + 2)
+            await script(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    pool = Pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], None), connect_timeout_s=5)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        server.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ask(pool: Pool) -> Answer:
+    async with asyncio.timeout(5):
+        return await pool.send(_HEAD, b"{}", lambda: None)
+
+
+async def _whole(answer: Answer) -> bytes:
+    body = b""
+    async with asyncio.timeout(5):
+        while piece := await answer.read():
+            body += piece
+    return body
+
+
+def _says(*pieces: bytes, then_wait: bool = False) -> Script:
+    """A provider that writes these pieces, each on its own, then closes or waits."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.001)
+        if then_wait:
+            await reader.read()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (_CHUNKED + b"5\r\nhello\r\n3\r\n it\r\n0\r\n\r\n", b"hello it"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + _CHUNKED + b"1\r\nx\r\n0\r\n\r\n", b"x"),
+    ],
+)
+async def test_every_framing_is_read_whole_also_byte_by_byte(answer: bytes, body: bytes) -> None:
+    """Chunked, counted and close-delimited bodies arrive whole, however their bytes are cut."""
+    for pieces in ([answer], [bytes([byte]) for byte in answer]):
+        async with _provider(_says(*pieces)) as pool:
+            got = await _ask(pool)
+            assert got.status == 200
+            assert await _whole(got) == body
+            assert got.ended
+            got.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        b"not http at all\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Flood: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+    ],
+)
+async def test_a_head_that_is_none_is_broken(answer: bytes) -> None:
+    """An early end, other protocols, two lengths and endless headers are one typed error."""
+    async with _provider(_says(answer)) as pool:
+        with pytest.raises(Broken):
+            await _ask(pool)
+
+
+@pytest.mark.parametrize(
+    "answer", [_CHUNKED + b"5\r\nhel", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel"]
+)
+async def test_a_body_that_is_cut_gives_what_came_and_then_breaks(answer: bytes) -> None:
+    """What arrived before the cut is not lost, and the cut is never taken for the end."""
+    async with _provider(_says(answer)) as pool:
+        got = await _ask(pool)
+        assert await got.read() == b"hel"
+        with pytest.raises(Broken):
+            await _whole(got)
+
+
+async def test_a_connection_serves_again_after_a_whole_body() -> None:
+    """The next request goes over the same connection, once the last body was read to its end."""
+    connections = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            await reader.readexactly(len(_HEAD) + 2)
+
+    async with _provider(script) as pool:
+        for _ in range(3):
+            answer = await _ask(pool)
+            assert await _whole(answer) == b"hi"
+            answer.close()
+            answer.close()
+    assert connections == 1
+
+
+async def test_an_unread_body_ends_its_connection() -> None:
+    """Closing an answer early cuts the connection at once, so that the provider stops."""
+    left = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_CHUNKED + b"5\r\nhello\r\n")
+        try:
+            await reader.read()
+        finally:
+            left.set()
+
+    async with _provider(script) as pool:
+        answer = await _ask(pool)
+        answer.close()
+        async with asyncio.timeout(5):
+            await left.wait()
+
+
+async def test_a_kept_connection_that_the_provider_closed_is_replaced() -> None:
+    """A request that finds its kept connection dead goes over a new one, unseen by the caller."""
+    async with _provider(_says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")) as pool:
+        for _ in range(5):
+            answer = await _ask(pool)
+            assert await _whole(answer) == b"hi"
+            answer.close()
+
+
+async def test_a_reader_that_stops_stops_the_provider() -> None:
+    """Unread, a body holds a bounded buffer, and goes on whole when it is read again."""
+    size = 8 << 20
+    sent = 0
+
+    async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        piece = b"x" * 65_536
+        while sent < size:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    async with _provider(script) as pool:
+        answer = await _ask(pool)
+        before = -1
+        while sent != before:
+            before = sent
+            await asyncio.sleep(0.05)
+        assert sent < size
+        assert answer._buffered_bytes < 1 << 20
+        assert len(await _whole(answer)) == size
+
+
+async def test_cancelling_a_wait_for_the_head_cuts_the_connection() -> None:
+    """A client that leaves before the headers frees the provider at once."""
+    left = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        left.set()
+
+    async with _provider(script) as pool:
+        asking = asyncio.create_task(_ask(pool), name="asking")
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await left.wait()
