@@ -32,6 +32,7 @@ from relayd.public.root import load_page
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
+from relayd.relay.probe import Probe
 from relayd.relay.registry import Registry
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
@@ -159,6 +160,12 @@ class Server:
             max_tokens_limit=settings.chat.max_tokens_limit,
             ask_usage=settings.upstream.include_usage,
         )
+        limits = StreamLimits(
+            heartbeat_s=settings.chat.heartbeat_s,
+            first_token_timeout_s=settings.upstream.first_token_timeout_s,
+            idle_timeout_s=settings.upstream.idle_timeout_s,
+            total_timeout_s=settings.upstream.total_timeout_s,
+        )
         service = ChatService(
             boot_id=self._boot_id,
             admission=Admission(
@@ -172,12 +179,8 @@ class Server:
             upstream=self._upstream,
             hangups=self._hangups,
             rules=lambda: rules,
-            limits=StreamLimits(
-                heartbeat_s=settings.chat.heartbeat_s,
-                first_token_timeout_s=settings.upstream.first_token_timeout_s,
-                idle_timeout_s=settings.upstream.idle_timeout_s,
-                total_timeout_s=settings.upstream.total_timeout_s,
-            ),
+            limits=limits,
+            probe=Probe(limits),
             body_timeout_s=settings.server.body_timeout_s,
             write_timeout_s=settings.server.write_timeout_s,
         )

@@ -20,9 +20,9 @@ from relayd.public.reply import CONTENT_TYPE, ChatReply
 from relayd.relay.failure import ClientGone, Code, Failure
 from relayd.relay.ledger import Ledger
 from relayd.relay.lines import DONE, error_line
+from relayd.relay.probe import Probe, is_probe
 from relayd.relay.registry import Registry
-from relayd.relay.stream import RelayStream, StreamLimits
-from relayd.relay.upstream import Upstream
+from relayd.relay.stream import RelayStream, Source, StreamLimits
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, utc_text
 
 _LINGER_S = 1.0
@@ -37,12 +37,21 @@ class ChatService:
     admission: Admission
     registry: Registry
     ledger: Ledger
-    upstream: Upstream
+    upstream: Source
+    probe: Probe
     hangups: HangupWatch
     rules: Callable[[], ChatRules]
     limits: StreamLimits
     body_timeout_s: float
     write_timeout_s: float
+
+    def source(self, model: str, ip: str) -> Source:
+        """Who answers a request: the provider, or the relay itself when it is probed.
+
+        Raises:
+            Failure: `bad_request`, a probe that cannot be read.
+        """
+        return self.probe.answering(model, ip) if is_probe(model) else self.upstream
 
 
 @stream_request_body
@@ -115,6 +124,7 @@ class ChatHandler(BaseHandler):
         self._stop_body_timer()
         try:
             request = parse_chat_request(bytes(self._body), service.rules())
+            source = service.source(request.model, record.ip)
         except Failure as failure:
             await self._refuse(failure)
             return
@@ -124,7 +134,7 @@ class ChatHandler(BaseHandler):
             record,
             request.upstream_body,
             tell_usage=request.tell_usage,
-            upstream=service.upstream,
+            upstream=source,
             reply=ChatReply(self, write_timeout_s=service.write_timeout_s),
             limits=service.limits,
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from relayd.relay.failure import Code, Failure
+from relayd.relay.probe import is_probe
 
 _MAX_SHOWN_CHARS = 80
 
@@ -94,7 +95,7 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
     except RecursionError as error:
         raise Failure(Code.BAD_REQUEST, "The body is nested too deeply.") from error
     model = fields.model or rules.default_model
-    if rules.allowed_models and model not in rules.allowed_models:
+    if rules.allowed_models and model not in rules.allowed_models and not is_probe(model):
         allowed = ", ".join(sorted(rules.allowed_models))
         raise Failure(
             Code.MODEL_NOT_ALLOWED,

@@ -20,6 +20,7 @@ from relayd.public.listener import Listener, bind
 from relayd.public.root import Page, load_page
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
+from relayd.relay.probe import Probe
 from relayd.relay.registry import Registry
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
@@ -136,6 +137,7 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             hangups=hangups,
             rules=lambda: setup.rules,
             limits=setup.limits,
+            probe=Probe(setup.limits),
             body_timeout_s=setup.body_timeout_s,
             write_timeout_s=setup.write_timeout_s,
         )
