@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from relayd.admin.denied import explain
-from relayd.admin.follow import follow
 from relayd.admin.http1 import Answer, Broken, connect, exchange
 from relayd.admin.link import AnswerUnknown, Denied, LinkError, NoDaemon, Refused, VersionMismatch
 from relayd.admin.wire import (
@@ -34,6 +31,7 @@ from relayd.admin.wire import (
     Status,
 )
 
+_FIRST_REFUSAL = 400
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0
 _MAX_LINE_BYTES = 16 << 20
@@ -98,6 +96,8 @@ class AdminClient:
         self, after: int | None = None, *, on_trouble: Callable[[LinkError], None] | None = None
     ) -> AsyncGenerator[Event, None]:
         """`events`, connected again whenever the connection ends; see `relayd.admin.follow`."""
+        from relayd.admin.follow import follow  # noqa: PLC0415 - few commands follow; each import costs all
+
         return follow(self.events, after, on_trouble=on_trouble)
 
     async def add_key(self, client: str, *, generation: int, idempotency_key: str) -> KeyChange:
@@ -174,7 +174,7 @@ class AdminClient:
             try:
                 async with asyncio.timeout(self._answer_timeout_s):
                     answer = await exchange(reader, writer, (method, target), sent, body)
-                    if answer.status >= HTTPStatus.BAD_REQUEST:
+                    if answer.status >= _FIRST_REFUSAL:
                         raise self._refusal(answer, await answer.body())
             except (TimeoutError, Broken) as error:
                 raise self._unanswered(method, error) from error
@@ -188,6 +188,8 @@ class AdminClient:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 reader, writer = await connect(self.socket)
         except PermissionError as error:
+            from relayd.admin.denied import explain  # noqa: PLC0415 - as in `follow`
+
             raise Denied(explain(self.socket)) from error
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise NoDaemon(

@@ -167,6 +167,7 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
     program = (
         "import asyncio, os, sys\n"
         "from pathlib import Path\n"
+        "import relayd.admin.denied\n"
         "from relayd.admin.client import AdminClient\n"
         "from relayd.admin.link import Denied\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

@@ -1,0 +1,108 @@
+"""Behaviour of `relayd.commands.keys`: what the operator sees, and what a script can take."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.admin.room import admin_room
+from tests.commands.room import relayd
+
+_KEY = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
+
+
+async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None:
+    """`key=$(relayd keys rotate default)` is the key; what happens next is said beside it."""
+    async with admin_room(tmp_path) as room:
+        old = room.state.ring.keys()[0].id
+        ran = await relayd(room.socket, "keys", "rotate", "default", "--grace", "10m")
+        assert ran.status == 0
+        assert _KEY.fullmatch(ran.out.removesuffix("\n"))
+        assert room.state.ring.verify(ran.out.strip().encode()) is not None
+        assert "shown only this once" in ran.err
+        assert f"The old key {old} works until " in ran.err
+        assert "(9m 59s left)" in ran.err
+        for advice in (f"keys extend {old} 1h", "keys undo default", f"keys revoke {old}"):
+            assert advice in ran.err
+        assert _KEY.search(ran.err) is None
+
+
+async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
+    """State, what is left, last use and from where; no key and no digest."""
+    async with admin_room(tmp_path) as room:
+        old = room.state.ring.keys()[0]
+        room.state.ring.used(old.id, "192.0.2.7")
+        await relayd(room.socket, "keys", "rotate", "default", "--grace", "1h")
+        await relayd(room.socket, "keys", "add", "web")
+        ran = await relayd(room.socket, "keys", "list")
+        head, *rows = ran.lines
+        assert head.split() == ["KEY", "CLIENT", "FINGERPRINT", "STATE"]
+        names = ("default", "default", "web")
+        assert {row.index(name) for row, name in zip(rows, names, strict=True)} == {head.index("CLIENT")}
+        assert re.fullmatch(
+            rf"{old.id}  default  {old.fingerprint}     retiring, 59m \d+s left, "
+            r"last used \ds ago from 192\.0\.2\.7",
+            rows[0],
+        )
+        assert re.search(r"web +[0-9a-f]{8} +active, made \ds ago, never used$", rows[2])
+
+
+async def test_old_dead_keys_are_counted_not_listed(tmp_path: Path) -> None:
+    """The list stays short; --json has all."""
+    async with admin_room(tmp_path) as room:
+        for _ in range(8):
+            await relayd(room.socket, "keys", "rotate", "default", "--grace", "0s")
+        ran = await relayd(room.socket, "keys", "list")
+        assert len(ran.lines) == 1 + 1 + 5
+        assert ran.err == "3 older dead keys not shown; --json has them.\n"
+        whole = json.loads((await relayd(room.socket, "keys", "list", "--json")).out)
+        assert (whole["generation"], len(whole["keys"])) == (9, 9)
+
+
+async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None:
+    """One sentence each, by client name or key id."""
+    async with admin_room(tmp_path) as room:
+        old = room.state.ring.keys()[0].id
+        await relayd(room.socket, "keys", "rotate", "default", "--grace", "1m")
+        longer = await relayd(room.socket, "keys", "extend", old, "1h")
+        assert re.fullmatch(rf"Key {old} works until \S+Z \(1h( \d+s)? left\)\.\n", longer.out)
+        new = (await room.client.keys()).keys[1].id
+        undone = await relayd(room.socket, "keys", "undo", "default")
+        assert undone.out == f"Key {old} of default is active again; {new} is revoked.\n"
+        again = await relayd(room.socket, "keys", "undo", "default")
+        assert (again.status, "nothing can be undone" in again.err) == (1, True)
+        dead = await relayd(room.socket, "keys", "revoke", old)
+        assert dead.out == (
+            f"Key {old} of default is dead. Streams that it opened go on to their end. "
+            "default has no key now: relayd keys add default\n"
+        )
+        cut = await relayd(room.socket, "keys", "revoke", old, "--cut")
+        assert (cut.status, cut.out) == (1, "")
+        assert "that is final" in cut.err
+
+
+async def test_a_change_in_json_is_one_document(tmp_path: Path) -> None:
+    """With the key in it, and nothing else on stdout or stderr."""
+    async with admin_room(tmp_path) as room:
+        ran = await relayd(room.socket, "keys", "add", "web", "--json")
+        change = json.loads(ran.out)
+        assert _KEY.fullmatch(change["secret"])
+        assert (change["key"]["client"], change["generation"], ran.err) == ("web", 2, "")
+        revoked = await relayd(room.socket, "keys", "revoke", change["key"]["id"], "--cut", "--json")
+        assert json.loads(revoked.out)["cut"] == 0
+
+
+async def test_what_is_refused_is_1_with_one_line(tmp_path: Path) -> None:
+    """A client that is there, a client that is not, a key that is not."""
+    async with admin_room(tmp_path) as room:
+        for words, says in (
+            ("keys add default", "rotate that one"),
+            ("keys add a/b", "letters, digits"),
+            ("keys rotate nobody", "Clients: default"),
+            ("keys extend nope 1h", "'nope'"),
+            ("keys revoke nope", "'nope'"),
+        ):
+            ran = await relayd(room.socket, *words.split())
+            assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+            assert says in ran.err

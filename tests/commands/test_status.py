@@ -1,0 +1,61 @@
+"""Behaviour of `relayd.commands.status` and `.control`: the daemon in a dozen lines, and its switches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from relayd import __version__
+from tests.admin.room import admin_room, whole_room
+from tests.commands.room import relayd
+
+
+async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:
+    """Labels and sentences in two columns, without escape sequences."""
+    async with admin_room(tmp_path) as room:
+        ran = await relayd(room.socket, "status")
+        assert ran.status == 0
+        labels = [line[:13].strip() for line in ran.lines]
+        assert labels == [
+            *("relayd", "up", "serving", "upstream", "streams", "lately"),
+            *("first token", "keys", "log", "disk", "state"),
+        ]
+        assert ran.lines[0] == f"relayd       {__version__}, live"
+        assert "1 active, 0 retiring, generation 1" in ran.out
+        assert "\x1b" not in ran.out
+
+
+async def test_status_in_json_is_what_the_socket_says(tmp_path: Path) -> None:
+    """One document."""
+    async with admin_room(tmp_path) as room:
+        assert json.loads((await relayd(room.socket, "status", "--json")).out)["boot_id"] == "boot"
+
+
+async def test_pause_resume_and_drain_say_what_follows(tmp_path: Path) -> None:
+    """Each in one sentence; the status shows it until it is undone."""
+    async with admin_room(tmp_path) as room:
+        paused = await relayd(room.socket, "pause")
+        assert paused.out.startswith("Paused: new requests get 503; 0 open streams go on to the end.")
+        assert "paused" in (await relayd(room.socket, "status")).lines[0]
+        assert (await relayd(room.socket, "resume")).out.startswith("Live: new requests are taken at ")
+        drained = await relayd(room.socket, "drain")
+        assert "no stream is open, so relayd stops now" in drained.out
+        assert room.stopped == [True]
+        late = await relayd(room.socket, "resume")
+        assert (late.status, late.out) == (1, "")
+
+
+async def test_cancel_names_the_request(tmp_path: Path) -> None:
+    """0 for an open one, 1 for one that is not."""
+    async with whole_room(tmp_path) as room:
+        wire, reply = await room.open("demo:deltas=100,interval_ms=50")
+        request_id = reply.header("X-Request-Id")
+        assert request_id is not None
+        ran = await relayd(room.socket, "cancel", request_id)
+        assert (ran.status, ran.out.startswith(f"Cancelled {request_id}:")) == (0, True)
+        async for _ in wire.pieces(reply):
+            pass
+        assert reply.error is not None
+        wire.finish()
+        again = await relayd(room.socket, "cancel", request_id, "--json")
+        assert (again.status, again.out) == (1, "")

@@ -1,0 +1,144 @@
+"""Behaviour of `relayd.cli`: usage, exit statuses, and quiet ends."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd import __version__
+from tests.admin.room import admin_room
+from tests.commands.room import run
+
+_RELAYD = [sys.executable, "-m", "relayd"]
+
+
+def test_the_version_is_told() -> None:
+    """`--version` needs no daemon."""
+    assert run("--version").out == f"relayd {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "COMMAND"),
+        (("frobnicate",), "frobnicate"),
+        (("keys",), "ACTION"),
+        (("keys", "rotate"), "NAME"),
+        (("keys", "rotate", "default", "--grace", "1"), "30s, 10m, 2h or 7d"),
+        (("keys", "extend", "id"), "1h"),
+        (("log", "--since", "5y"), "30s, 10m, 2h or 7d"),
+        (("log", "--sinc", "5m"), "--sinc"),
+        (("status", "extra"), "extra"),
+        (("serve", "--socket", "x"), "--socket"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_meant(words: tuple[str, ...], says: str) -> None:
+    """On stderr, with nothing on stdout; no option may be abbreviated."""
+    ran = run(*words)
+    assert (ran.status, ran.out) == (2, "")
+    assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("status", "keys list", "keys add web", "keys rotate web", "keys extend id 1h", "keys undo web"),
+        *("keys revoke id", "log", "log -f", "cancel id", "pause", "resume", "drain"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_without_a_daemon_it_is_3_and_one_line_names_the_socket(
+    words: str, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Every command that asks the daemon, with and without --json."""
+    ran = run(*words.split(), *more, "--socket", str(tmp_path / "none.sock"))
+    assert (ran.status, ran.out) == (3, "")
+    assert len(ran.err.splitlines()) == 1
+    assert str(tmp_path / "none.sock") in ran.err
+
+
+def test_the_socket_comes_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the daemon's own configuration has it."""
+    monkeypatch.setenv("RELAYD_ADMIN__SOCKET", str(tmp_path / "elsewhere.sock"))
+    assert "elsewhere.sock" in run("status").err
+
+
+def test_check_shows_the_settings_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 with settings that work, 1 with some that do not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relayd.toml").write_text("[server]\nport = 4000\n")
+    good = run("check")
+    assert (good.status, "4000" in good.out) == (0, True)
+    (tmp_path / "bad.toml").write_text("[server]\nprot = 4000\n")
+    bad = run("check", "--config", "bad.toml")
+    assert bad.status == 1
+    assert "prot" in bad.err
+
+
+async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: Path) -> None:
+    """`relayd log | head -1`: no traceback, and the status of a death by SIGPIPE."""
+    async with admin_room(tmp_path) as room:
+        room.log(3000, user_agent="u" * 100)
+        await room.logged(6001)
+        program = [*_RELAYD, "log", "--since", "300d", "--json", "--socket", str(room.socket)]
+        process = await asyncio.create_subprocess_exec(
+            *program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdout.readline()
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # no public way
+        told = await asyncio.wait_for(process.stderr.read(), 40)
+        assert (await asyncio.wait_for(process.wait(), 40), told) == (141, b"")
+
+
+async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:
+    """No traceback; 130, as shells expect."""
+    async with admin_room(tmp_path) as room:
+        room.log(1)
+        await room.logged(3)
+        process = await asyncio.create_subprocess_exec(
+            *[*_RELAYD, "log", "-f", "--socket", str(room.socket)],
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 40)
+        process.send_signal(signal.SIGINT)
+        _, told = await asyncio.wait_for(process.communicate(), 40)
+        assert (process.returncode, told) == (130, b"")
+
+
+def test_a_command_costs_little_processor_time(tmp_path: Path) -> None:
+    """A quarter second on an idle machine; twice that is allowed here, because neighbours cost cache."""
+    costs = []
+    for _ in range(3):
+        before = _children_cpu_s()
+        subprocess.run(
+            [*_RELAYD, "status", "--socket", str(tmp_path / "none")], stderr=subprocess.DEVNULL, check=False
+        )
+        costs.append(_children_cpu_s() - before)
+    assert min(costs) < 0.5
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_building_the_parser_imports_nothing_heavy() -> None:
+    """`relayd --help` is at hand at once."""
+    program = (
+        "import sys, relayd.cli\n"
+        "try: relayd.cli.main(['--help'])\n"
+        "except SystemExit: print('MODULES', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.partition("MODULES")[2].split())
+    assert {"asyncio", "msgspec", "tornado", "pydantic", "openai"} & loaded == set()
