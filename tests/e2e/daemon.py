@@ -1,0 +1,177 @@
+"""`relayd serve` as a process of its own, in a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from relayd.admin.client import AdminClient
+from relayd.state.reader import LogReader
+from relayd.state.records import Phase, RequestRecord
+from tests.wire import HOST, PATIENCE_S, Reply, until
+
+KEY = "the-key-of-the-end-to-end-tests"
+PROVIDER_KEY = "provider-key-that-must-stay-inside"
+_START_S = 30.0
+_URL = re.compile(r"serving on http://127\.0\.0\.1:([0-9]+)")
+
+
+class Daemon:
+    """One daemon; start it with `start` or as a context manager, which also ends it.
+
+    Args:
+        home: an empty directory: working directory, HOME, and the place of the state.
+        demo: serve with `--demo`.
+        settings: configuration by dotted key; the port is free unless given.
+        env: more environment; `AUTHORIZATION_KEY` is `KEY` unless it says otherwise.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        demo: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self.state_dir = home / "state"
+        self._demo = demo
+        self._stderr = home / "stderr"
+        self._env = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, **(env or {})}
+        self._settings = {"server.port": 0, "state_dir": str(self.state_dir), **(settings or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process; it must have been started."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def stderr(self) -> str:
+        """All that it wrote, in all its starts."""
+        return self._stderr.read_text()
+
+    @property
+    def database(self) -> Path:
+        """The file that holds its state."""
+        return self.state_dir / "relayd.db"
+
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
+        (self.home / "relayd.toml").write_text(_toml(self._settings))
+        with self._stderr.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                command("serve", *(["--demo"] if self._demo else [])),
+                cwd=self.home,
+                env=environment(self.home, self._env),
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+
+    def start(self) -> Self:
+        """Start the process and wait until it accepts work."""
+        known = self._stderr.stat().st_size if self._stderr.exists() else 0
+        self.launch()
+        deadline = time.monotonic() + _START_S
+        while (serving := _URL.search(self.stderr, known)) is None:
+            assert self.process.poll() is None, f"the daemon ended at its start:\n{self.stderr}"
+            assert time.monotonic() < deadline, f"the daemon does not serve:\n{self.stderr}"
+            time.sleep(0.01)
+        self.port = int(serving[1])
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Wait for its end; returns the exit status."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """Ask it to stop, and wait; what is open has its drain timeout."""
+        self.signal(signal.SIGTERM)
+        return self.wait(60)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def records(self) -> list[RequestRecord]:
+        """All records on disk, newest first."""
+        with LogReader(self.database) as reader:
+            return reader.page(limit=10_000).records
+
+    @property
+    def admin(self) -> AdminClient:
+        """The operator's way in."""
+        return AdminClient(self.state_dir / "admin.sock")
+
+    async def record(self, reply: Reply) -> RequestRecord:
+        """The record of a reply, once it is closed and on disk."""
+        request_id = reply.header("X-Request-Id")
+        assert request_id is not None
+        with LogReader(self.database) as reader:
+            await until(lambda: (record := reader.get(request_id)) is not None and record.phase is Phase.DONE)
+            record = reader.get(request_id)
+        assert record is not None
+        return record
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of relayd."""
+    return [sys.executable, "-m", "relayd", *arguments]
+
+
+def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """An environment with nothing in it that could configure relayd but what is given."""
+    passed_on = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**passed_on, "HOME": str(home), **more}
+
+
+def _toml(settings: Mapping[str, Any]) -> str:
+    """Settings by dotted key as relayd.toml; JSON's numbers, strings and lists are TOML's as well."""
+    tables: dict[str, list[str]] = {"": []}
+    for name, value in settings.items():
+        table, _, key = name.rpartition(".")
+        tables.setdefault(table, []).append(f"{key} = {json.dumps(value)}")
+    return "".join("\n".join([f"[{table}]"] * bool(table) + lines) + "\n" for table, lines in tables.items())
+
+
+def closed_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+__all__ = ["KEY", "PATIENCE_S", "PROVIDER_KEY", "Daemon", "closed_port", "command", "environment"]
