@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -81,6 +82,11 @@ class Wire:
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
             return cls(*await asyncio.open_connection(sock=sock))
+
+    @classmethod
+    async def open_unix(cls, path: Path) -> Self:
+        """Connect to a Unix socket."""
+        return cls(*await asyncio.wait_for(asyncio.open_unix_connection(path), PATIENCE_S))
 
     async def __aenter__(self) -> Self:
         return self
