@@ -44,4 +44,11 @@ def set_up_logging(level: str, env: Mapping[str, str]) -> None:
     else:
         handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # Its warnings are what strangers do wrong (a broken handshake, a reset), as often as they like.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Show relayd's own messages from this level up, from now on."""
     logging.getLogger("relayd").setLevel(level.upper())

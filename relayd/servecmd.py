@@ -16,7 +16,8 @@ from relayd.admin.hub import EventHub
 from relayd.config import ConfigError, Settings, load
 from relayd.logs import set_up_logging
 from relayd.public.listener import bind
-from relayd.server import Server, new_boot_id
+from relayd.public.tls import TlsError, TlsFiles
+from relayd.server import Server, new_boot_id, public_url
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import Filled, FillResult
 from relayd.state.state import State
@@ -58,6 +59,10 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
 
 async def _serve(settings: Settings, *, demo: bool) -> int:
     try:
+        tls = _tls_files(settings)
+    except TlsError as error:
+        return _refuse(str(error))
+    try:
         sockets = inherited_sockets(os.environ) or bind(settings.server.host, settings.server.port)
     except SystemdError as error:
         return _refuse(str(error))
@@ -68,10 +73,17 @@ async def _serve(settings: Settings, *, demo: bool) -> int:
         )
     # Before the state: a daemon that is alive answers there, and its state is not ours to open.
     with open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir) as door:
-        return await _serve_at(sockets, door, settings, demo=demo)
+        return await _serve_at(sockets, door, settings, tls, demo=demo)
 
 
-async def _serve_at(sockets: list[socket.socket], door: Door, settings: Settings, *, demo: bool) -> int:
+def _tls_files(settings: Settings) -> TlsFiles | None:
+    tls = settings.tls
+    return None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
+
+
+async def _serve_at(
+    sockets: list[socket.socket], door: Door, settings: Settings, tls: TlsFiles | None, *, demo: bool
+) -> int:
     boot_id = new_boot_id()
     hub = EventHub()
     state = State.open(
@@ -84,7 +96,8 @@ async def _serve_at(sockets: list[socket.socket], door: Door, settings: Settings
     given = settings.authorization_key
     filled = state.ring.fill(given.get_secret_value() if given is not None else None)
     host, port, *_ = sockets[0].getsockname()
-    words = _first_words(filled, settings, f"http://{host}:{port}", demo=demo)
+    url = public_url(host, port, tls=tls is not None)
+    words = _first_words(filled, settings, url, demo=demo)
 
     def announce(line: str) -> None:
         sys.stderr.write("\n".join([line, *words, ""]))
@@ -97,6 +110,7 @@ async def _serve_at(sockets: list[socket.socket], door: Door, settings: Settings
         demo=demo,
         announce=announce,
         manager=ServiceManager(os.environ),
+        tls=tls,
     )
     return await server.run(sockets, door, hub)
 

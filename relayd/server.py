@@ -25,10 +25,12 @@ from relayd.public.app import public_app
 from relayd.public.base import PublicSide
 from relayd.public.chat import ChatService
 from relayd.public.chatrequest import ChatRules
+from relayd.public.connections import Connections, connection_limit
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
 from relayd.public.listener import Listener
 from relayd.public.root import load_page
+from relayd.public.tls import TlsFiles
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
@@ -60,6 +62,7 @@ class Server:
         demo: an offline upstream takes the provider's place.
         announce: told in one line when work is accepted.
         manager: told when the daemon is ready and when it stops; closed here.
+        tls: the certificate that clients are shown; None: plain HTTP.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class Server:
         demo: bool,
         announce: Callable[[str], None],
         manager: ServiceManager,
+        tls: TlsFiles | None = None,
     ) -> None:
+        self._tls = tls
         self._announce = announce
         self._manager = manager
         self._settings = settings
@@ -121,7 +126,7 @@ class Server:
         self._build(sockets)
         self._listener.start()
         host, port = self._listener.address
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url = public_url(host, port, tls=self._tls is not None)
 
     async def start_admin(self, door: Door, hub: EventHub) -> None:
         """Answer the operator too, after `start`."""
@@ -184,13 +189,16 @@ class Server:
             body_timeout_s=settings.server.body_timeout_s,
             write_timeout_s=settings.server.write_timeout_s,
         )
-        public = PublicSide(
-            cors=Cors(settings.cors.allow_origins), address=ClientAddress(settings.server.trusted_proxies)
-        )
+        address = ClientAddress(settings.server.trusted_proxies)
+        public = PublicSide(cors=Cors(settings.cors.allow_origins), address=address)
         self._listener = Listener(
             public_app(public, service, self.intake, load_page() if settings.server.page else None),
             sockets,
             header_timeout_s=settings.server.header_timeout_s,
+            connections=Connections(
+                lambda: connection_limit(self.registry.max_streams), is_proxy=address.is_proxy
+            ),
+            tls=self._tls,
         )
 
     def _build_upstream(self) -> Upstream:
@@ -262,6 +270,11 @@ class Server:
             return 1
         _log.warning("stopped")
         return 0
+
+
+def public_url(host: str, port: int, *, tls: bool) -> str:
+    """Where clients are served."""
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def new_boot_id() -> str:

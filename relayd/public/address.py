@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _Address = IPv4Address | IPv6Address
+_SITE_BITS = 64
+"""RFC 6177: the least that a site is given. Half of an address, so it is the shift as well."""
 
 
 class ClientAddress:
@@ -43,8 +45,24 @@ class ClientAddress:
                 break
         return "" if client is None else str(client)
 
+    def is_proxy(self, peer: str) -> bool:
+        """Whether this other end of a connection is a trusted proxy, or a Unix socket."""
+        address = _parsed(peer)
+        return not peer or (address is not None and self._is_trusted(address))
+
     def _is_trusted(self, address: _Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def network_of(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 site gets as a whole.
+
+    What is no address stands for itself.
+    """
+    parsed = _parsed(address) if ":" in address else None
+    if not isinstance(parsed, IPv6Address):
+        return address if parsed is None else str(parsed)
+    return str(IPv6Network((int(parsed) >> _SITE_BITS << _SITE_BITS, _SITE_BITS)))
 
 
 def _parsed(text: str) -> _Address | None:

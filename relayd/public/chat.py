@@ -99,6 +99,7 @@ class ChatHandler(BaseHandler):
         self._unwatch = service.hangups.watch(sock, self._client_left)
         holder = service.admission.identify(headers, record.ip)
         record.key_id, record.client = holder.key_id, holder.client
+        self.stream.admitted()
         service.admission.check_intake(headers)
         service.registry.take_place(record.ip)
         self._place = record.ip

@@ -1,19 +1,22 @@
-"""A connection that answers a head too large to be anyone's, where Tornado would only hang up."""
+"""A connection that refuses what is not a request by the letter, before Tornado reads anything into it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
 
 from relayd.public.admission import unauthorized
-from relayd.relay.failure import Code
-from relayd.relay.lines import DONE, error_line
+from relayd.public.connections import Connections
+from relayd.public.framing import head_fault
+from relayd.public.refusal import Lingering, raw_reply
+from relayd.relay.failure import Code, Failure
 
 MAX_HEADER_BYTES = 16 << 10
 _READ_CHUNK_BYTES = 16 << 10
@@ -23,74 +26,59 @@ _ExcInfo: TypeAlias = (
     | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
     | None
 )
-_MAX_LINGERING = 64
-_LINGER_S = 1.0
-
-
-def _oversize_reply() -> bytes:
-    body = error_line(unauthorized()) + DONE
-    head = (
-        "HTTP/1.1 401 Unauthorized\r\n"
-        "Content-Type: application/x-ndjson; charset=utf-8\r\n"
-        "Cache-Control: no-store\r\n"
-        f"X-Relayd-Error: {Code.UNAUTHORIZED}\r\n"
-        "WWW-Authenticate: Bearer\r\n"
-        "Connection: close\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "\r\n"
-    )
-    return head.encode() + body
-
-
-_OVERSIZE_REPLY = _oversize_reply()
-
-
-class Lingering:
-    """Keeps refused sockets open for a moment, unread, so that a reset does not overtake the reply.
-
-    At most `_MAX_LINGERING` at a time; beyond that a refused client may see a reset instead of its 401.
-    """
-
-    def __init__(self) -> None:
-        self._sockets: set[socket.socket] = set()
-        self._loop = asyncio.get_running_loop()
-
-    def keep(self, sock: socket.socket) -> None:
-        """Hold a duplicate of this socket for a second."""
-        if len(self._sockets) >= _MAX_LINGERING:
-            return
-        held = sock.dup()
-        self._sockets.add(held)
-        self._loop.call_later(_LINGER_S, self._let_go, held)
-
-    def _let_go(self, held: socket.socket) -> None:
-        self._sockets.discard(held)
-        held.close()
-
-    def close(self) -> None:
-        """Let go of all."""
-        for held in tuple(self._sockets):
-            self._let_go(held)
+_OVERSIZE_REPLY = raw_reply(unauthorized())
 
 
 class GuardedStream(IOStream):
-    """Reads at most one head of `MAX_HEADER_BYTES`; a longer one holds no key and gets a 401.
+    """Reads at most one head of `MAX_HEADER_BYTES`, and hands on only a sound one.
+
+    A longer head holds no key and gets a 401; an unsound one gets a 400. Both end the connection.
 
     Args:
         sock: an accepted, non-blocking connection.
         lingering: where the socket waits after a refusal.
+        connections: told when a key was shown that is valid, and when the connection is closed.
     """
 
-    def __init__(self, sock: socket.socket, lingering: Lingering) -> None:
+    def __init__(
+        self, sock: socket.socket, lingering: Lingering, connections: Connections, **options: Any
+    ) -> None:
         # A body passes through in pieces, so no more than this is ever held.
-        super().__init__(sock, max_buffer_size=4 * _READ_CHUNK_BYTES, read_chunk_size=_READ_CHUNK_BYTES)
+        super().__init__(
+            sock, max_buffer_size=4 * _READ_CHUNK_BYTES, read_chunk_size=_READ_CHUNK_BYTES, **options
+        )
         self._lingering = lingering
+        self._connections = connections
         self._reading_head = False
+
+    def admitted(self) -> None:
+        """A valid key came over this connection: it is not counted with the strangers any more."""
+        self._connections.admitted(self)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read a head: Tornado reads nothing else this way."""
         self._reading_head = True
-        return super().read_until_regex(regex, max_bytes)
+        checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        asyncio.ensure_future(super().read_until_regex(regex, max_bytes)).add_done_callback(
+            lambda read: self._check_head(read, checked)
+        )
+        return checked
+
+    def _check_head(self, read: asyncio.Future[bytes], checked: asyncio.Future[bytes]) -> None:
+        error = read.exception()
+        if checked.done():
+            return
+        if error is None:
+            fault = head_fault(read.result())
+            if fault is None:
+                checked.set_result(read.result())
+                return
+            self._say(raw_reply(Failure(Code.BAD_REQUEST, fault)))
+            self.close()
+            error = StreamClosedError()
+        checked.set_exception(error)
+        # Nobody may wait for it any more, after a timeout; then it is not worth a log line.
+        checked.exception()
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read the size of a chunk: Tornado reads nothing else this way."""
@@ -122,14 +110,39 @@ class GuardedStream(IOStream):
     def close(self, exc_info: _ExcInfo = False) -> None:
         """Close as Tornado asks; say why first where the head was too large."""
         if isinstance(exc_info, UnsatisfiableReadError) and self._reading_head and not self.closed():
-            self._refuse_head()
+            self._say(_OVERSIZE_REPLY)
         super().close(exc_info)
+        self._connections.forget(self)
 
-    def _refuse_head(self) -> None:
+    def _say(self, reply: bytes) -> None:
+        """The last words of a connection, as far as the kernel takes them at once."""
         try:
-            self.socket.send(_OVERSIZE_REPLY)
+            self.socket.send(reply)
             self.socket.shutdown(socket.SHUT_WR)
             self._lingering.keep(self.socket)
         except OSError:
             # The client is gone already, which is what comes next anyway.
             return
+
+
+class GuardedTlsStream(GuardedStream, SSLIOStream):
+    """The same over TLS. The handshake begins at once, and shares the head's time.
+
+    Args:
+        sock: wrapped for the server's side, the handshake not done.
+        lingering: as for a plain connection.
+        connections: as for a plain connection.
+    """
+
+    socket: ssl.SSLSocket
+
+    def __init__(self, sock: ssl.SSLSocket, lingering: Lingering, connections: Connections) -> None:
+        # Without a context of its own Tornado makes one for a client.
+        super().__init__(sock, lingering, connections, ssl_options=sock.context)
+
+    @override
+    def send_now(self, data: bytes) -> bytes:
+        """Leave all of it to `write`: what OpenSSL would not take must be offered again as it was."""
+        if self.closed():
+            raise StreamClosedError(real_error=self.error)
+        return data

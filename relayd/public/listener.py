@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, Lingering
+from relayd.public.address import network_of
+from relayd.public.connections import Connections
+from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream
+from relayd.public.refusal import Lingering
+from relayd.public.tls import TlsFiles
 
 _log = logging.getLogger(__name__)
 
@@ -54,14 +58,25 @@ class Listener:
     Args:
         app: the public routes.
         sockets: listening and non-blocking; closed by `stop_accepting`.
-        header_timeout_s: for a request's head, and for an idle connection between requests.
+        header_timeout_s: for a request's head, TLS handshake included, and for an idle connection
+            between requests.
+        connections: counts them, and makes room.
+        tls: None: plain HTTP.
     """
 
     def __init__(
-        self, app: Application, sockets: Sequence[socket.socket], *, header_timeout_s: float
+        self,
+        app: Application,
+        sockets: Sequence[socket.socket],
+        *,
+        header_timeout_s: float,
+        connections: Connections,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
+        self._connections = connections
+        self._tls = tls
         self._lingering = Lingering()
         self._server = HTTPServer(
             app,
@@ -94,7 +109,25 @@ class Listener:
                 self._pause(listening, error)
                 return
             connection.setblocking(False)  # noqa: FBT003 - as above
-            self._server.handle_stream(GuardedStream(connection, self._lingering), peer)
+            self._serve(connection, peer)
+
+    def _serve(self, connection: socket.socket, peer: tuple[str, int]) -> None:
+        try:
+            stream = self._guarded(connection)
+        except OSError as error:
+            # It left before TLS could begin: a scanner, not worth more than a word for who looks for it.
+            _log.debug("a connection from %s ended before TLS began: %s", peer[0], error)
+            connection.close()
+            return
+        self._connections.opened(stream, peer[0], network_of(peer[0]))
+        if not stream.closed():
+            self._server.handle_stream(stream, peer)
+
+    def _guarded(self, connection: socket.socket) -> GuardedStream:
+        if self._tls is None:
+            return GuardedStream(connection, self._lingering, self._connections)
+        wrapped = self._tls.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return GuardedTlsStream(wrapped, self._lingering, self._connections)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""
@@ -105,6 +138,10 @@ class Listener:
     def _accept_again(self, listening: socket.socket) -> None:
         if listening in self._sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def set_header_timeout(self, seconds: float) -> None:
+        """For heads that begin to be read from now on."""
+        self._server.conn_params.header_timeout = seconds
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""

@@ -14,10 +14,12 @@ from relayd.public.app import public_app
 from relayd.public.base import PublicSide
 from relayd.public.chat import ChatService
 from relayd.public.chatrequest import ChatRules
+from relayd.public.connections import Connections
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
 from relayd.public.listener import Listener, bind
 from relayd.public.root import Page, load_page
+from relayd.public.tls import TlsFiles
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
 from relayd.relay.probe import Probe
@@ -86,6 +88,7 @@ class Room:
     intake: Intake
     registry: Registry
     listener: Listener
+    connections: Connections
     keys: OneKey = field(default_factory=OneKey)
     book: Book = field(default_factory=Book)
 
@@ -108,6 +111,9 @@ class Setup:
     max_body_bytes: int = 1 << 20
     max_streams: int = 100
     max_streams_per_address: int = 100
+    max_connections: int = 1000
+    trusted_proxies: Sequence[str] = ("127.0.0.1",)
+    tls: TlsFiles | None = None
     header_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     write_timeout_s: float = 10.0
@@ -141,16 +147,23 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             body_timeout_s=setup.body_timeout_s,
             write_timeout_s=setup.write_timeout_s,
         )
-        public = PublicSide(Cors(setup.origins), ClientAddress(("127.0.0.1",)))
+        public = PublicSide(Cors(setup.origins), ClientAddress(setup.trusted_proxies))
         app = public_app(public, service, intake, setup.page)
         sockets = bind(HOST, 0)
         if setup.send_buffer_bytes:
             # Accepted sockets inherit it.
             sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, setup.send_buffer_bytes)
-        listener = Listener(app, sockets, header_timeout_s=setup.header_timeout_s)
+        connections = Connections(lambda: setup.max_connections, is_proxy=public.address.is_proxy)
+        listener = Listener(
+            app,
+            sockets,
+            header_timeout_s=setup.header_timeout_s,
+            connections=connections,
+            tls=setup.tls,
+        )
         listener.start()
         try:
-            yield Room(listener.address[1], demo, intake, registry, listener, keys, book)
+            yield Room(listener.address[1], demo, intake, registry, listener, connections, keys, book)
         finally:
             await listener.close()
             hangups.close()
