@@ -1,0 +1,148 @@
+"""The key is changed under load: nobody who may is refused, nobody who may not is let in.
+
+`RELAYD_TEST_ROTATIONS=500` runs the whole figure of it at 200 requests a second; everyday it is a tenth
+at half the rate. Add `--log-cli-level=info` to see the times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.client import AdminClient
+from relayd.admin.wire import KeyState, epoch_s
+from tests.e2e.daemon import KEY, Daemon
+from tests.wire import DONE, Reply, Wire, ask, body, post
+
+_log = logging.getLogger(__name__)
+
+_ROTATIONS = int(os.environ.get("RELAYD_TEST_ROTATIONS", "50"))
+_REQUESTS_A_SECOND = 200 if _ROTATIONS > 50 else 100
+_GRACE_S = 1.0
+_LATE_S = 0.1
+"""How long after its end an expired key may still be let in."""
+
+
+@dataclass(slots=True)
+class _Key:
+    secret: str
+    ends_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Tried:
+    key: _Key
+    sent_s: float
+    answered_s: float
+    status: int
+
+
+@dataclass(slots=True)
+class _Play:
+    """One client that uses all keys, and one operator who changes them."""
+
+    port: int
+    client: AdminClient
+    keys: list[_Key] = field(default_factory=lambda: [_Key(KEY)])
+    tried: list[_Tried] = field(default_factory=list)
+    rotation_s: list[float] = field(default_factory=list)
+
+    async def rotate(self) -> None:
+        """As often as asked for, with a pause that lets requests come in between."""
+        for n in range(_ROTATIONS):
+            ring = await self.client.keys()
+            active = next(key for key in ring.keys if key.state is KeyState.ACTIVE)
+            began_s = time.perf_counter()
+            change = await self.client.rotate_key(
+                active.id, grace_s=_GRACE_S, generation=ring.generation, idempotency_key=f"rotation-{n}"
+            )
+            self.rotation_s.append(time.perf_counter() - began_s)
+            assert change.secret is not None
+            assert change.old is not None
+            assert change.old.expires_at is not None
+            self.keys[-1].ends_s = epoch_s(change.old.expires_at)
+            self.keys.append(_Key(change.secret))
+            await asyncio.sleep(0.03)
+
+    async def load(self, until: asyncio.Event) -> None:
+        """So many requests a second, whether or not earlier ones are answered."""
+        dice = random.Random(3)  # noqa: S311 - a fixed play
+        async with asyncio.TaskGroup() as group:
+            due_s = time.perf_counter()
+            while not until.is_set():
+                dead = [key for key in self.keys[:-1] if key.ends_s is not None and key.ends_s < time.time()]
+                live = self.keys[len(dead) :]
+                key = dice.choice(dead[-20:] if dead and dice.random() < 0.3 else [*live[-3:], live[-1]])
+                group.create_task(self._try(key), name="request")
+                due_s += 1 / _REQUESTS_A_SECOND
+                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+
+    async def _try(self, key: _Key) -> None:
+        sent_s = time.time()
+        reply = await ask(self.port, key.secret, body("demo:deltas=2,interval_ms=0"))
+        self.tried.append(_Tried(key, sent_s, time.time(), reply.status))
+
+    def wrongly_refused(self) -> list[_Tried]:
+        """Answered before the key's end, and refused."""
+        return [
+            tried
+            for tried in self.tried
+            if (tried.key.ends_s is None or tried.answered_s < tried.key.ends_s) and tried.status != 200
+        ]
+
+    def wrongly_admitted(self) -> list[_Tried]:
+        """Sent too long after the key's end, and let in."""
+        return [
+            tried
+            for tried in self.tried
+            if tried.key.ends_s is not None
+            and tried.sent_s > tried.key.ends_s + _LATE_S
+            and tried.status != 401
+        ]
+
+
+@pytest.mark.timeout(180)
+async def test_rotations_under_load_refuse_nobody_and_let_nobody_in_too_late(tmp_path: Path) -> None:
+    """With a grace of 1 s, with requests under every kind of key; open streams are not disturbed."""
+    settings = {"server.max_streams_per_address": 1000}
+    with Daemon(tmp_path, demo=True, settings=settings) as daemon:
+        play = _Play(daemon.port, AdminClient(daemon.state_dir / "admin.sock"))
+        streams = [await _open(daemon.port, deltas=60) for _ in range(5)]
+        over = asyncio.Event()
+        load = asyncio.create_task(play.load(over), name="load")
+        try:
+            await play.rotate()
+            await asyncio.sleep(_GRACE_S + 2 * _LATE_S)
+        finally:
+            over.set()
+            await load
+        for wire, reply in streams:
+            async for _ in wire.pieces(reply):
+                pass
+            wire.finish()
+            assert (reply.error, reply.lines[-1]) == (None, DONE)
+            assert len([line for line in reply.lines if line["content"] and not line["done"]]) == 60
+    by_status = {status: sum(tried.status == status for tried in play.tried) for status in (200, 401)}
+    p50_ms, p99_ms = (1000 * statistics.quantiles(play.rotation_s, n=100)[at] for at in (49, 98))
+    _log.info("%d rotations: p50 %.1f ms, p99 %.1f ms; %s", _ROTATIONS, p50_ms, p99_ms, by_status)
+    assert play.wrongly_refused() == []
+    assert play.wrongly_admitted() == []
+    assert len(play.keys) == _ROTATIONS + 1
+    assert sum(by_status.values()) == len(play.tried)
+    assert min(by_status.values()) > _ROTATIONS
+
+
+async def _open(port: int, deltas: int) -> tuple[Wire, Reply]:
+    wire = await Wire.open(port)
+    wire.send(post(KEY, body(f"demo:deltas={deltas},interval_ms=50,text=words")))
+    reply = await wire.head()
+    await wire.first_piece(reply)
+    return wire, reply
