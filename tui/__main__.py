@@ -9,13 +9,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relayd.admin.link import Link
-    from tui.app import RelaydApp
+    from tui.app import Options, RelaydApp
     from tui.feed import Reader
+    from tui.settings import SettingsFile
 
 _LEAVE_WITHIN_S = 2.0
 
@@ -67,21 +68,35 @@ def _archive(options: argparse.Namespace, env: dict[str, str]) -> Reader | None:
 
 
 def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
-    from tui.app import Options, RelaydApp  # noqa: PLC0415 - line mode does without Textual
+    from tui.app import Options  # noqa: PLC0415 - line mode does without Textual
     from tui.settings import SettingsFile, config_dir  # noqa: PLC0415 - as above
 
     place = "demo" if options.demo else socket.gethostname().split(".")[0][:20]
     settings = SettingsFile(config_dir(env) / "tui.json")
 
+    archive = None if options.demo else lambda: _archive(options, env)
+
     async def run() -> int:
         link = _link(options, env)
-        archive = None if options.demo else lambda: _archive(options, env)
-        app = RelaydApp(link, Options(place, options.readonly, env), settings, open_archive=archive)
-        _leave_on_signals(app)
-        result = await app.run_async(mouse=settings.settings.mouse)
-        return app.return_code or 0 if result is None else result
+        return await run_app(link, Options(place, options.readonly, env), settings, open_archive=archive)
 
     return asyncio.run(run())
+
+
+async def run_app(
+    link: Link,
+    options: Options,
+    settings: SettingsFile,
+    *,
+    open_archive: Callable[[], Reader | None] | None = None,
+) -> int:
+    """Run the app on this terminal until the operator leaves; returns the exit status."""
+    from tui.app import RelaydApp  # noqa: PLC0415 - line mode does without Textual
+
+    app = RelaydApp(link, options, settings, open_archive=open_archive)
+    _leave_on_signals(app)
+    result = await app.run_async(mouse=settings.settings.mouse)
+    return app.return_code or 0 if result is None else result
 
 
 def _leave_on_signals(app: RelaydApp) -> None:

@@ -1,9 +1,9 @@
 """Textual's terminal driver, made to survive what real terminals do.
 
-Three faults of the stock driver (Textual 8.2.8), each tried: a mouse report in the old X10 form has
+Four faults of the stock driver (Textual 8.2.8), each tried: a mouse report in the old X10 form has
 bytes that are not UTF-8, and the strict decoder ends the app; a terminal that is gone reads as empty
 for ever, and the input thread spins; writing to it kills the output thread, and the app then blocks
-for ever on a full queue.
+for ever on a full queue; going on after SIGSTOP starts a second input thread beside the first.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import termios
+import tty
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import IO, Protocol, cast
 
@@ -127,6 +130,31 @@ class RelaydDriver(LinuxDriver):
         app = cast("HangUp", self._app)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(app.hung_up)
+
+    def _sigcont_application(self, *args: object) -> None:
+        """Go on after a stop.
+
+        Textual starts everything anew here, also when the stop was not its own (SIGSTOP): two threads
+        then read the keys, and the app can't end. In that case only the terminal is set up again.
+        """
+        if self._must_signal_resume:
+            super()._sigcont_application(*args)
+        elif self._writer_thread is not None and not self.exit_event.is_set():
+            self._set_up_again()
+
+    def _set_up_again(self) -> None:
+        """The modes that a shell changes while this process is stopped."""
+        with suppress(termios.error):
+            attributes = termios.tcgetattr(self.fileno)
+            attributes[tty.LFLAG] = self._patch_lflag(attributes[tty.LFLAG])
+            attributes[tty.IFLAG] = self._patch_iflag(attributes[tty.IFLAG])
+            attributes[tty.CC][termios.VMIN] = 1
+            termios.tcsetattr(self.fileno, termios.TCSANOW, attributes)
+        self.write("\x1b[?1049h\x1b[?25l\x1b[?1004h")
+        self._enable_mouse_support()
+        self._enable_bracketed_paste()
+        self._disable_line_wrap()
+        self._loop.call_soon_threadsafe(lambda: self._app.refresh(layout=True))
 
     def set_mouse(self, *, on: bool) -> None:
         """Ask the terminal for mouse reports, or give the mouse back to it."""

@@ -22,7 +22,7 @@ from tui.model.desk import Contact
 from tui.settings import SettingsFile
 
 WAIT_S = 20.0
-SHORT_HISTORY_S = 2400.0
+SHORT_HISTORY_S = 1500.0
 TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
 
 
@@ -107,7 +107,7 @@ async def on_stage(  # noqa: PLR0913 - a stage is set by many things
     archive: Callable[[], Reader | None] | None = None,
     wait_live: bool = True,
 ) -> AsyncIterator[Stage]:
-    """A running app on a frozen demo daemon of 40 minutes' history."""
+    """A running app on a frozen demo daemon of 25 minutes of history."""
     link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=SHORT_HISTORY_S)
     options = Options("demo", readonly, {"HOME": str(tmp_path), **(env or TRUECOLOR)}, redraw_every_s=0.0)
     app = RelaydApp(

@@ -25,10 +25,9 @@ from relayd.admin.wire import (
 from tui.demo.ring import DemoRing
 from tui.demo.traffic import CALLERS, PAUSED, STRANGER, UNAUTHORIZED, Caller, Fate, Plan, Traffic
 
-HISTORY_S = 2 * 3600
 OLD_HISTORY_S = 7 * 86_400
-_OLD_GAP_S = 500
-_FULL_PACE_S = 240
+# The further back, the thinner: enough for every window of the statistics, made in a moment.
+_THINNED = ((240, 1), (3600, 4), (12 * 3600, 30), (24 * 3600, 45), (math.inf, 500))
 _BAD_SPELLS_MIN = ((18, 22), (170, 200))
 _STRAGGLER_IPS = ("203.0.113.9", "10.0.0.4")
 _CANCELLED = Fate(Outcome.CANCELLED, 200, "cancelled", "The operator cancelled this request.")
@@ -77,13 +76,12 @@ class DemoDaemon:
 
     def _make_history(self, history_s: float) -> None:
         at_s = self.now_s - history_s
-        while at_s < self.now_s - HISTORY_S:
-            self._past(at_s)
-            busy = 1.1 + math.sin(at_s / 86_400 * math.tau)
-            at_s += self._random.expovariate(busy / _OLD_GAP_S)
         while at_s < self.now_s:
             self._past(at_s)
-            at_s += self._traffic.gap_s(at_s) * (1 if at_s > self.now_s - _FULL_PACE_S else 3)
+            ago_s = self.now_s - at_s
+            thinned = next(factor for reach_s, factor in _THINNED if ago_s <= reach_s)
+            day = 1.25 + math.sin(at_s / 86_400 * math.tau)
+            at_s += self._traffic.gap_s(at_s) * thinned / (day if thinned > 1 else 1)
         self.log.clear()
 
     def _past(self, at_s: float) -> None:

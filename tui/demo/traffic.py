@@ -224,7 +224,7 @@ class Traffic:
     def __init__(self, seed: int, boot_id: str) -> None:
         self._random = random.Random(seed)  # noqa: S311 - simulated traffic, nothing secret
         self.boot_id = boot_id
-        self.requests_per_s = 1.3
+        self.requests_per_s = 1.0
 
     def new_id(self) -> str:
         """An id that looks like the daemon's."""

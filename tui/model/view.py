@@ -15,7 +15,7 @@ from relayd.admin.wire import Filter, RequestRecord
 from tui.model.marks import Mark
 from tui.model.store import RecordStore, Row
 
-SLICE_ROWS = 1000
+SLICE_ROWS = 200
 
 
 class Order(StrEnum):

@@ -42,7 +42,10 @@ class Bar(Widget):
             self.refresh()
 
     def _line(self, y: int) -> Strip:
-        return line(self.pieces(y, self.size.width), self.size.width, self.rest_style())
+        ground = (
+            Style() if self.app.native_ansi_color else Style(bgcolor=self.background_colors[1].rich_color)
+        )
+        return line(self.pieces(y, self.size.width), self.size.width, ground + self.rest_style())
 
     def render_line(self, y: int) -> Strip:
         """One line."""

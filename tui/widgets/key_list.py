@@ -17,7 +17,7 @@ _ROLES = {
     KeyState.EXPIRED: Role.DIM,
     KeyState.REVOKED: Role.DIM,
 }
-_WITH_PRINT = 90
+_WITH_PRINT = 96
 _LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 
 
@@ -53,7 +53,7 @@ class KeyList(LineList):
         return self._keys[index].id
 
     def _client_width(self, width: int) -> int:
-        return max(12, min(24, width - (70 if width >= _WITH_PRINT else 61)))
+        return max(12, min(24, width - (77 if width >= _WITH_PRINT else 68)))
 
     def _print(self, text: str, width: int) -> str:
         """The fingerprint's column, where there is room."""

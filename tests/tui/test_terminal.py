@@ -1,0 +1,99 @@
+"""The app in a real pseudo-terminal: what it writes, what it bears, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+from tests.tui.terminal import ROOT, Terminal
+
+# What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
+SEQUENCE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\]22;[a-z-]*(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\|\x1b[()][0-9A-Za-z]|\x1b[=>78]"
+)
+FROM_CLIENTS = (b"\x1b]52", b"\x1b[31;7;66m", "\x9b33;66m".encode(), b"\x9b33", "\u202e".encode())
+DEMO = ("-m", "tui", "--demo", "--seed", "3")
+RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
+
+
+def dangerous(raw: bytes) -> set[str]:
+    """Characters a terminal acts on that are in no sequence of Textual's own."""
+    text = SEQUENCE.sub("", raw.decode())
+    return {c for c in text if c not in "\r\n" and unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"}}
+
+
+def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
+    """Every field a client controls is hostile: list, detail, filter and In flight write no such byte."""
+    with Terminal(("-m", "tests.tui.hostile_app"), tmp_path) as terminal:
+        terminal.until(lambda raw: b"LIVE" in raw and b"evil" in raw)
+        for keys in (b"k", b"\r", b"\x1b[F", b"\x1b", b"2", b"4", b"1", b"/evil\r"):
+            terminal.send(keys)
+            terminal.read(0.7)
+        terminal.send(b"Q")
+        assert terminal.wait() == 0
+        assert [bad for bad in FROM_CLIENTS if bad in terminal.raw] == []
+        left = SEQUENCE.sub("", terminal.raw.decode())
+        at = left.find("\x1b")
+        assert dangerous(terminal.raw) == set(), ascii(left[max(0, at - 20) : at + 40])
+
+
+def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path: Path) -> None:
+    """An X10 mouse report, 40x10 and back, a stop: no crash; after Q the screen and modes are restored."""
+    with Terminal(DEMO, tmp_path) as terminal:
+        terminal.until(lambda raw: b"LIVE" in raw)
+        terminal.send(b"\x1b[M \xf0\xa1")
+        terminal.resize(40, 10)
+        terminal.read(0.8)
+        terminal.resize(80, 24)
+        terminal.read(0.8)
+        terminal.signal(signal.SIGSTOP)
+        time.sleep(1)
+        terminal.signal(signal.SIGCONT)
+        terminal.send(b"4")
+        terminal.until(lambda raw: b"last used" in raw)
+        terminal.send(b"Q")
+        assert terminal.wait() == 0
+        assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
+
+
+def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
+    """The terminal is restored, and the exit status tells the signal."""
+    with Terminal(DEMO, tmp_path) as terminal:
+        terminal.until(lambda raw: b"LIVE" in raw)
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait(15) == 128 + signal.SIGTERM
+        assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
+
+
+def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
+    """When the terminal goes away the app is gone within seconds, with little processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with Terminal(DEMO, tmp_path) as terminal:
+        terminal.until(lambda raw: b"LIVE" in raw)
+        ticks = _cpu_s(terminal.process.pid)
+        terminal.hang_up()
+        assert terminal.wait(15) != 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used_s - ticks < 2.0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_without_a_terminal_it_says_so() -> None:
+    """Started from a pipe it explains itself in one line and exits 1."""
+    done = subprocess.run(
+        [sys.executable, *DEMO], stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert b"--plain" in done.stderr
