@@ -7,6 +7,8 @@ import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
+SERVICE_STATE_DIR = Path("/var/lib/relayd")
+"""Where systemd's `StateDirectory=relayd` is."""
 DATABASE = "relayd.db"
 SOCKET = "admin.sock"
 
@@ -26,16 +28,34 @@ def state_dir(env: Mapping[str, str]) -> Path:
     return _home(env) / ".local/state/relayd"
 
 
-def socket_path(env: Mapping[str, str], given: str | None = None) -> Path:
-    """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory."""
+def socket_path(
+    env: Mapping[str, str], given: str | None = None, *, service: Path = SERVICE_STATE_DIR
+) -> Path:
+    """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory.
+
+    Where the environment names none and there is no socket of the user's own, it is the service's.
+    """
     named = given or env.get("RELAYD_ADMIN__SOCKET")
-    return Path(named).expanduser() if named else state_dir(env) / SOCKET
+    if named:
+        return Path(named).expanduser()
+    own = state_dir(env) / SOCKET
+    is_chosen = env.get("RELAYD_STATE_DIR") or env.get("STATE_DIRECTORY")
+    # The service's socket itself may be out of sight: then the answer says which permission is missing.
+    return own if is_chosen or _exists(own) or not _exists(service) else service / SOCKET
 
 
 def database_path(env: Mapping[str, str], socket: Path) -> Path:
     """The daemon's database: beside its socket, else in the state directory."""
     beside = socket.parent / DATABASE
-    return beside if beside.exists() else state_dir(env) / DATABASE
+    return beside if _exists(beside) else state_dir(env) / DATABASE
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there and may be seen."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _home(env: Mapping[str, str]) -> Path:

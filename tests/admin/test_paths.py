@@ -27,12 +27,24 @@ def test_the_command_finds_what_the_daemon_was_told(env: Mapping[str, str], tmp_
     env = {"HOME": "/home/someone", **env}
     settings = load(config_path=None, cli={}, env=env, cwd=tmp_path, system_config=tmp_path / "none")
     assert state_dir(env) == settings.state_dir
-    assert socket_path(env) == settings.admin.socket
+    assert socket_path(env, service=tmp_path / "none") == settings.admin.socket
 
 
 def test_a_given_socket_wins() -> None:
     """`--socket` is above every variable."""
     assert socket_path({"RELAYD_ADMIN__SOCKET": "/a"}, "/b") == Path("/b")
+
+
+def test_the_services_socket_is_found_where_the_user_has_no_daemon(tmp_path: Path) -> None:
+    """So that an administrator need not name it; a daemon of the user's own, or a named one, comes first."""
+    env, service = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}, tmp_path / "service"
+    service.mkdir()
+    assert socket_path(env, service=service) == service / "admin.sock"
+    assert socket_path({**env, "RELAYD_STATE_DIR": "/named"}, service=service) == Path("/named/admin.sock")
+    own = tmp_path / "relayd" / "admin.sock"
+    own.parent.mkdir()
+    own.touch()
+    assert socket_path(env, service=service) == own
 
 
 def test_without_a_home_the_user_database_has_one() -> None:
