@@ -104,6 +104,7 @@ class Server:
             hub: told of every commit of the state.
         """
         self.start(sockets)
+        await self._upstream.prepare()
         await self.start_admin(door, hub)
         self._catch_signals()
         self._freeze()
