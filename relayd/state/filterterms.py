@@ -7,13 +7,14 @@ that is null fails every comparison except `!=` and `!~`.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
 from relayd.state.records import RequestRecord
-from relayd.state.stored import fold_ascii, storable_int, storable_text
+from relayd.state.stored import INT_MAX, fold_ascii, storable_int, storable_text
 
 TEXT_FIELDS = (
     "id",
@@ -47,6 +48,13 @@ NUMBER_FIELDS = (
 
 # Where a field's column has another name, or more than one. Exact comparison uses the first.
 _COLUMNS = {"seq": ("start_seq",), "error": ("error_code", "error_message")}
+
+# LIKE folds ASCII case only, as `fold_ascii` does, and is three times as fast as instr() over lower().
+_LIKE = r"LIKE ? ESCAPE '\'"
+_WILDCARD = re.compile(r"[%_\\]")
+_ESCAPED = r"\\\g<0>"
+_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
+"""A number as it is written by `str`: `007` and `-0` are only texts."""
 
 Test = Callable[[RequestRecord], bool]
 Where = tuple[str, list[object]]
@@ -101,9 +109,9 @@ class Comparison:
         """The term as an SQL expression with bound parameters."""
         columns = _columns(self.field)
         if self.op in (Op.HAS, Op.HAS_NOT):
-            needle = fold_ascii(str(self.value))
-            found = " + ".join(_found(column) for column in columns)
-            return f"({found}) {'>' if self.op is Op.HAS else '='} 0", [needle] * len(columns)
+            found = " OR ".join(f"{column} {_LIKE}" for column in columns)
+            wanted = "IS 1" if self.op is Op.HAS else "IS NOT 1"
+            return f"({found}) {wanted}", [_pattern(str(self.value))] * len(columns)
         sign = "IS NOT" if self.op is Op.NE else self.op.value
         return f"{columns[0]} {sign} ?", [self.value]
 
@@ -144,11 +152,13 @@ class Word:
     def where(self) -> Where:
         """The term as an SQL expression with bound parameters."""
         texts = [column for field in TEXT_FIELDS for column in _columns(field)]
-        numbers = [column for field in NUMBER_FIELDS for column in _columns(field)]
-        parts = [f"{_found(column)} > 0" for column in texts]
-        # "None" is no number: the comparison of texts keeps a word like `none` from matching null.
-        parts += [f"CAST({column} AS TEXT) = ?" for column in numbers]
-        return f"({' OR '.join(parts)})", [fold_ascii(self.text)] * len(parts)
+        parts = [f"{column} {_LIKE}" for column in texts]
+        values: list[object] = [_pattern(self.text)] * len(parts)
+        if _NUMBER.fullmatch(self.text) and abs(int(self.text)) <= INT_MAX:
+            numbers = [column for field in NUMBER_FIELDS for column in _columns(field)]
+            parts += [f"{column} = ?" for column in numbers]
+            values += [int(self.text)] * len(numbers)
+        return f"({' OR '.join(parts)})", values
 
 
 Term = Comparison | Word
@@ -158,9 +168,9 @@ def _columns(field: str) -> tuple[str, ...]:
     return _COLUMNS.get(field, (field,))
 
 
-def _found(column: str) -> str:
-    # instr, not LIKE: nothing in the needle is a wildcard, and there is no limit on its length.
-    return f"coalesce(instr(lower(CAST({column} AS TEXT)), ?), 0)"
+def _pattern(needle: str) -> str:
+    """What LIKE has to be given to find the needle anywhere, its wildcards taken literally."""
+    return f"%{_WILDCARD.sub(_ESCAPED, needle)}%"
 
 
 def _reader(field: str) -> Callable[[RequestRecord], str | int | None]:

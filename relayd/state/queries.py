@@ -70,35 +70,32 @@ EVENTS = f"SELECT {FLOOR}, ({{}})".format(
 )
 """The floor, and what follows `:after` or the floor; one statement, so that both are of one moment."""
 
-_FIGURES_JSON = """json_object(
-    'name', coalesce(name, ''), 'count', count(*), 'errors', sum(failed), 'deltas', sum(deltas),
-    'first_token_p50_ms', min(CASE WHEN first_rank * 2 >= firsts THEN first_token_ms END),
-    'first_token_p95_ms', min(CASE WHEN first_rank * 20 >= firsts * 19 THEN first_token_ms END),
-    'duration_p50_ms', min(CASE WHEN duration_rank * 2 >= durations THEN duration_ms END),
-    'duration_p95_ms', min(CASE WHEN duration_rank * 20 >= durations * 19 THEN duration_ms END))"""
+COUNT_SINCE = "SELECT count(*) FROM requests WHERE started_at >= ?"
 
 
-def bucket(bucket_s: int) -> str:
-    """The start of the bucket of so many seconds that a request started in, as UTC text."""
-    start = f"CAST(strftime('%s', started_at) AS INTEGER) / {bucket_s:d} * {bucket_s:d}"
-    return f"strftime('%Y-%m-%dT%H:%M:%S.000Z', {start}, 'unixepoch')"
-
-
-def figures(group: str, where: str, order: str) -> str:
-    """Figures of each group of requests since `?` that pass `where`, at most `?` groups."""
+def counts(bucket_s: int, where: str) -> str:
+    """Counts since `?` of what passes `where`, by bucket, model and client."""
     return json_list(
-        f"""WITH picked AS MATERIALIZED (
-            SELECT {group} AS name, first_token_ms, duration_ms, deltas,
-                error_code IS NOT NULL OR outcome IS 'crashed' AS failed
-            FROM requests WHERE started_at >= ? AND {where}
-        ), ranked AS (
-            SELECT *,
-                row_number() OVER (PARTITION BY name ORDER BY first_token_ms IS NULL, first_token_ms)
-                    AS first_rank,
-                count(first_token_ms) OVER (PARTITION BY name) AS firsts,
-                row_number() OVER (PARTITION BY name ORDER BY duration_ms IS NULL, duration_ms)
-                    AS duration_rank,
-                count(duration_ms) OVER (PARTITION BY name) AS durations
-            FROM picked
-        ) SELECT {_FIGURES_JSON} AS item FROM ranked GROUP BY name ORDER BY {order} LIMIT ?"""  # noqa: S608 - as `page`
+        f"SELECT json_array({_bucket(bucket_s)}, coalesce(model, ''), coalesce(client, ''), count(*),"  # noqa: S608 - as `page`
+        " sum(error_code IS NOT NULL OR outcome IS 'crashed'), sum(deltas)) AS item"
+        f" FROM requests WHERE started_at >= ? AND {where} GROUP BY {_bucket(bucket_s)}, model, client"
     )
+
+
+def samples(group: str, bucket_s: int, column: str, where: str) -> str:
+    """The values of a column since `?` that pass `where`, in order, by `bucket`, `model` or `client`.
+
+    Only one request in `?` counts, picked by a fixed hash of its place.
+    """
+    name = f"CAST({_bucket(bucket_s)} AS TEXT)" if group == "bucket" else f"coalesce({group}, '')"
+    return json_list(
+        "SELECT '[' || json_quote(name) || ',[' || group_concat(value, ',') || ']]' AS item"  # noqa: S608 - as `page`
+        f" FROM (SELECT {name} AS name, {column} AS value FROM requests WHERE started_at >= ? AND {where}"
+        f" AND {column} IS NOT NULL AND (start_seq % 1000003 * 2654435761 >> 16) % ? = 0 ORDER BY 1, 2)"
+        " GROUP BY name"
+    )
+
+
+def _bucket(bucket_s: int) -> str:
+    """How many buckets of so many seconds fit between 1970 and the start of a request."""
+    return f"CAST(strftime('%s', started_at) AS INTEGER) / {bucket_s:d}"

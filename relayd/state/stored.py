@@ -28,5 +28,5 @@ _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def fold_ascii(text: str) -> str:
-    """The text with ASCII capitals made small and nothing else changed, as SQLite's `lower()` does it."""
+    """The text with ASCII capitals made small and nothing else changed, as SQLite's LIKE does it."""
     return text.lower() if text.isascii() else text.translate(_FOLD)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relayd.state import history
 from relayd.state.filter import parse_filter
 from relayd.state.history import Figures
 from relayd.state.records import RequestRecord, epoch_s, utc_text
@@ -75,22 +76,42 @@ def test_figures_are_exact(tmp_path: Path) -> None:
         for text in ("", "status=200 client=web"):
             where = parse_filter(text)
             counted = [one for one in records if one.started_at >= since and where.matches(one)]
-            history = state.reader.buckets(since, 300, where)
-            assert {figures.name: figures for figures in history.buckets} == plainly(counted, bucket_of)
-            assert [figures.name for figures in history.buckets] == sorted(set(map(bucket_of, counted)))
+            found = state.reader.buckets(since, 300, where)
+            assert {figures.name: figures for figures in found.buckets} == plainly(counted, bucket_of)
+            assert [figures.name for figures in found.buckets] == sorted(set(map(bucket_of, counted)))
             by_model = plainly(counted, lambda record: record.model or "")
-            assert {figures.name: figures for figures in history.models} == by_model
+            assert {figures.name: figures for figures in found.models} == by_model
             by_client = plainly(counted, lambda record: record.client or "")
-            assert {figures.name: figures for figures in history.clients} == by_client
-            counts = [figures.count for figures in history.models]
+            assert {figures.name: figures for figures in found.clients} == by_client
+            counts = [figures.count for figures in found.models]
             assert counts == sorted(counts, reverse=True)
+
+
+def test_many_requests_are_sampled_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound, counts stay exact and percentiles come from a part of the requests."""
+    monkeypatch.setattr(history, "MAX_SAMPLES", 500)
+    records = some_records(2000)
+    with opened(tmp_path / "state") as state:
+        for record in records:
+            state.log.ended(record)
+        wait_until(lambda: state.log.queued == 0)
+        found = state.reader.buckets(utc_text(NOON_S), 60)
+        assert found.one_in == 4
+        assert sum(figures.count for figures in found.buckets) == 2000
+        for figures in found.clients:
+            exact = plainly(records, lambda record: record.client or "")[figures.name]
+            assert figures.count == exact.count
+            assert figures.duration_p50_ms is not None
+            assert exact.duration_p50_ms is not None
+            assert figures != exact, "nothing was left out"
+            assert abs(figures.duration_p50_ms - exact.duration_p50_ms) < 500
 
 
 def test_an_empty_span_has_no_figures(tmp_path: Path) -> None:
     """Nothing happened: empty lists, no error."""
     with opened(tmp_path / "state") as state:
-        history = state.reader.buckets(utc_text(NOON_S), 60)
-        assert (history.buckets, history.models, history.clients) == ([], [], [])
+        found = state.reader.buckets(utc_text(NOON_S), 60)
+        assert (found.buckets, found.models, found.clients) == ([], [], [])
 
 
 def test_a_bucket_has_a_length(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from relayd.state import keyring
 from relayd.state.errors import NoSuchKey, RingUnavailable, StateDamaged
 from relayd.state.keyring import Admitted, KeyRing, RingChange
 from relayd.state.keys import new_key
@@ -148,8 +149,9 @@ async def test_the_time_of_a_refusal_tells_nothing(tmp_path: Path) -> None:
         assert max(typical.values()) < 1.5 * min(typical.values()), typical
 
 
-async def test_uses_show_at_once_and_reach_the_disk(tmp_path: Path) -> None:
+async def test_uses_show_at_once_and_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first use of a key is on disk promptly, later ones lazily, and all of them at the close."""
+    monkeypatch.setattr(keyring, "USE_EVERY_S", 3600.0)
     clock = Clock()
     with opened(tmp_path / "state", clock=clock) as state:
         first = await make_client(state.ring)

@@ -93,6 +93,7 @@ async def test_a_rotated_key_stays_dead_at_the_next_start(tmp_path: Path) -> Non
     with opened(tmp_path / "state", clock=clock) as state:
         filled = state.ring.fill(GIVEN)
         assert filled.key is not None
+        clock.now_s += 1
         await state.ring.rotate(
             filled.key.id, grace_s=60, peer=ALICE, expected_generation=1, idempotency_key=None
         )
