@@ -27,7 +27,6 @@ async def stall() -> None:
 
 def cut(conn: HTTP1Connection) -> None:
     """Reset the connection: the peer gets RST instead of an orderly end."""
-    conn.set_close_callback(None)
     if not conn.stream.closed():
         conn.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
     conn.close()
@@ -191,7 +190,6 @@ class Player:
         elif fault == "cut_mid":
             cut(self._conn)
         elif fault == "cut_fin":
-            self._conn.set_close_callback(None)
             self._conn.close()
         elif fault == "bad_json":
             await self._send(self._reply.chunks.text(b'"cut in half')[:-20])
