@@ -81,9 +81,13 @@ def load_context(cert: Path, key: Path) -> ssl.SSLContext:
     # A client could have the server do the costly part of a handshake over and over.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
+
+    def passphrase() -> str:
+        # Without this, OpenSSL would ask at the terminal.
+        raise TlsError(f"tls.key {key} has a passphrase, but a daemon has nobody to ask; store it without.")
+
     try:
-        # Without a password given, OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(cert, key, password=lambda: "")
+        context.load_cert_chain(cert, key, password=passphrase)
     except ssl.SSLError as error:
         raise TlsError(f"tls.cert {cert} and tls.key {key} cannot be used: {_in_words(error)}.") from error
     except OSError as error:
@@ -95,8 +99,6 @@ def _in_words(error: ssl.SSLError) -> str:
     reason = error.reason or ""
     if reason == "KEY_VALUES_MISMATCH":
         return "the key does not belong to the certificate"
-    if reason in {"BAD_DECRYPT", "BAD_PASSWORD_READ", "EMPTY_PASSWORD"}:
-        return "the key has a passphrase, but a daemon has nobody to ask; store it without one"
     if not reason or "PEM" in reason or "START_LINE" in reason:
         return "one of them is not in PEM form"
     return reason.lower().replace("_", " ")

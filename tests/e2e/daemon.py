@@ -23,7 +23,7 @@ from tests.wire import HOST, PATIENCE_S, Reply, until
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
 _START_S = 30.0
-_URL = re.compile(r"serving on http://127\.0\.0\.1:([0-9]+)")
+_URL = re.compile(r"serving on https?://127\.0\.0\.1:([0-9]+)")
 
 
 class Daemon:

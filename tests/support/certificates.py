@@ -1,0 +1,74 @@
+"""A throwaway certificate authority, made by the openssl command."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+
+    cert: Path
+    key: Path
+
+    def replace(self, other: Pair) -> None:
+        """Take over the other's content, as a renewal does: file by file, each by a rename."""
+        for mine, theirs in ((self.cert, other.cert), (self.key, other.key)):
+            fresh = mine.with_suffix(".new")
+            fresh.write_bytes(theirs.read_bytes())
+            fresh.replace(mine)
+
+
+class Authority:
+    """Signs certificates; everything is kept in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(exist_ok=True)
+        self.root = directory / "root.pem"
+        self._root_key = directory / "root.key"
+        _openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=root",
+            "-keyout",
+            self._root_key,
+            "-out",
+            self.root,
+        )
+
+    def pair(self, name: str, *, passphrase: str = "") -> Pair:
+        """A new certificate whose common name is `name`."""
+        made = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
+        secret = ["-passout", f"pass:{passphrase}"] if passphrase else ["-nodes"]
+        _openssl(
+            f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN={name}"
+            " -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE",
+            *secret,
+            "-CA",
+            self.root,
+            "-CAkey",
+            self._root_key,
+            "-keyout",
+            made.key,
+            "-out",
+            made.cert,
+        )
+        return made
+
+    def trusted(self, latest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        """A client's context that trusts this authority and nothing else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.root)
+        if latest is not None:
+            # Below 1.2 OpenSSL itself refuses to speak, unless told that no security is wanted.
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = latest
+            context.set_ciphers("ALL:@SECLEVEL=0")
+        return context
+
+
+def _openssl(words: str, *more: str | Path) -> None:
+    subprocess.run(["openssl", *words.split(), *map(str, more)], check=True, capture_output=True, timeout=30)
