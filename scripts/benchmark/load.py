@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: the connection is there."""
         self.transport = cast("asyncio.Transport", transport)
 
     async def ask(self, request: bytes, group: Group) -> None:
@@ -46,6 +47,7 @@ class Connection(asyncio.Protocol):
         await self._over
 
     def data_received(self, data: bytes) -> None:
+        """Asyncio: bytes have come."""
         now = time.monotonic_ns()
         if self._over is None:
             return
@@ -64,6 +66,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Asyncio: it is gone."""
         self.closed = True
         if self._over is not None:
             self._reply.close()

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Peer:
     Args:
         start: given its folder for this run, its port and the upstream's port.
         share: of the load's streams that it gets, where it saturates far below the others.
-        slow_start_s: how long it may take to listen.
+        start_timeout_s: how long it may take to listen.
     """
 
     name: str
@@ -85,9 +85,7 @@ def _relayd(folder: Path, port: int, upstream: int) -> Start:
         "RELAYD_SERVER__MAX_STREAMS": "10000",
         "RELAYD_SERVER__MAX_STREAMS_PER_ADDRESS": "10000",
     }
-    return Start(
-        [sys.executable, "-c", "import sys;from relayd.servecmd import serve;sys.exit(serve(None,demo=False))"], env, path="/chat", body={"model": "gpt-4o-mini"}
-    )
+    return Start([sys.executable, "-m", "relayd", "serve"], env, path="/chat", body={"model": "gpt-4o-mini"})
 
 
 def _ferrogw(folder: Path, port: int, upstream: int) -> Start:
@@ -99,6 +97,9 @@ def _ferrogw(folder: Path, port: int, upstream: int) -> Start:
         "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}",
         "PORT": str(port),
         "MASTER_KEY": KEY,
+        # It refuses more than a few requests a second otherwise.
+        "RATE_LIMIT_RPS": "1000000",
+        "RATE_LIMIT_BURST": "1000000",
     }
     return Start([str(HOME / "ferrogw/bin/ferrogw"), "serve"], env)
 
@@ -137,6 +138,18 @@ def _litellm(folder: Path, port: int, upstream: int) -> Start:
 
 
 RELAYD = Peer("relayd", _relayd)
+
+
+def before(tree: Path) -> Peer:
+    """Relayd as it is in another checkout, to measure a change beside what was there before it."""
+
+    def start(folder: Path, port: int, upstream: int) -> Start:
+        start = _relayd(folder, port, upstream)
+        return replace(start, env=start.env | {"PYTHONPATH": str(tree.resolve())})
+
+    return Peer("before", start)
+
+
 PEERS = (
     Peer("nginx", _nginx),
     Peer("ferrogw", _ferrogw),

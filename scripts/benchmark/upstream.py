@@ -60,7 +60,8 @@ _END = _event(b"[DONE]") + b"0\r\n\r\n"
 _MODELS = b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":0,"owned_by":"bench"}]}'
 _WHOLE = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1741569952,"model":"gpt-4o-mini","choices":'
-    b'[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":%b}' % _TOKENS
+    b'[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":%b}'
+    % _TOKENS
 )
 
 
@@ -85,21 +86,26 @@ class Answers(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: the connection is there."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        """Asyncio: it is gone."""
         if self._timer is not None:
             self._timer.cancel()
 
     def pause_writing(self) -> None:
+        """Asyncio: the reader is slower than we are."""
         self._paused = True
 
     def resume_writing(self) -> None:
+        """Asyncio: the reader has caught up."""
         self._paused = False
         if self._left and not self._interval_s:
             self._burst()
 
     def data_received(self, data: bytes) -> None:
+        """Asyncio: bytes have come."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[: end + 2]

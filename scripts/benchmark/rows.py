@@ -1,0 +1,10 @@
+"""The rows that are no relays, by name: each measures, and says its figures as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmark import rows_db
+
+ROWS: dict[str, Callable[[], str]] = {"db": rows_db.measure}
+"""The operator's app gets its own here: `rows_tui.measure` (paint, events a second, idle CPU)."""
