@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable
-from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -17,7 +16,6 @@ from tornado.web import HTTPError, RequestHandler
 
 from relayd.admin.errors import AdminError, as_admin_error
 from relayd.admin.parts import AdminParts
-from relayd.admin.peer import as_peer, credentials
 from relayd.admin.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
 from relayd.state.records import Peer
 
@@ -82,7 +80,7 @@ class AdminHandler(RequestHandler):
         stream = self.connection.stream
         if stream.closed():
             raise AdminError.bad_request("The asker has left.")
-        return await self.parts.quick.run(partial(as_peer, *credentials(stream.socket)))
+        return await self.parts.peers.of(stream.socket)
 
     def body(self, kind: type[T]) -> T:
         """The body; an empty one has every default.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from relayd.admin.hub import EventHub
 from relayd.admin.offload import Offload
+from relayd.admin.peer import PeerBook
 from relayd.admin.tally import Tally
 from relayd.relay.intake import Intake
 from relayd.relay.registry import Registry
@@ -52,5 +53,6 @@ class AdminParts:
     """For what reads the log."""
     quick: Offload
     """For what must not wait behind a long read."""
+    peers: PeerBook
     stop: Callable[[], None]
     """Begin to drain, as a signal would."""

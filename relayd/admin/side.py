@@ -12,6 +12,7 @@ from relayd.admin.eventsroute import WRITE_TIMEOUT_S
 from relayd.admin.hub import EventHub
 from relayd.admin.offload import Offload
 from relayd.admin.parts import AdminParts, DaemonFacts, Limits
+from relayd.admin.peer import PeerBook
 from relayd.admin.progress import progress_of
 from relayd.admin.tally import Tally
 from relayd.relay.intake import Intake
@@ -52,6 +53,7 @@ class AdminSide:
         stop: Callable[[], None],
         event_write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
+        quick = Offload("admin-quick", 1)
         self._parts = AdminParts(
             facts=facts,
             limits=limits,
@@ -61,7 +63,8 @@ class AdminSide:
             tally=tally,
             hub=hub,
             offload=Offload("admin-read", _READ_THREADS),
-            quick=Offload("admin-quick", 1),
+            quick=quick,
+            peers=PeerBook(quick),
             stop=stop,
         )
         self._server = AdminServer(
