@@ -120,8 +120,29 @@ class Wire:
         """Read nothing more from the kernel."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
 
+    def taken(self, sent: int) -> int:
+        """How much of what was sent the other side's process has read: the rest waits in a kernel.
+
+        Args:
+            sent: how much was handed to `send`.
+        """
+        waiting = self._writer.transport.get_write_buffer_size()
+        here, there = self.socket.getsockname()[1], self.socket.getpeername()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            # proc(5): slot, local, remote, state, tx_queue:rx_queue; addresses and figures in hex.
+            _, local, remote, _, queues, *_ = line.split()
+            ends = int(local.split(":")[1], 16), int(remote.split(":")[1], 16)
+            unacknowledged, unread = (int(figure, 16) for figure in queues.split(":"))
+            if ends == (here, there):
+                waiting += unacknowledged
+            elif ends == (there, here):
+                waiting += unread
+        return sent - waiting
+
     def lost(self) -> bool:
         """Whether the other side reset or closed the connection, unread bytes or not."""
+        if self._writer.transport.is_closing():
+            return True
         poll = select.poll()
         poll.register(self.socket, select.POLLRDHUP)
         return bool(poll.poll(0))

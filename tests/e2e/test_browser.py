@@ -90,8 +90,8 @@ async def test_an_answer_is_read_as_it_comes(browser: str, daemon: Daemon) -> No
 async def test_letters_of_several_bytes_stay_whole(browser: str, daemon: Daemon, text: str) -> None:
     """Even a reader that decodes each piece by itself sees no broken character."""
     async with _page(browser) as (tab, _):
-        seen = await _ask(tab, daemon, KEY, f"demo:text={text},deltas=40,interval_ms=1,fault=one_byte")
-    assert len(seen["pieces"]) == 41
+        seen = await _ask(tab, daemon, KEY, f"demo:text={text},deltas=12,interval_ms=1,fault=one_byte")
+    assert len(seen["pieces"]) == 13
     assert "\ufffd" not in json.dumps(seen["pieces"], ensure_ascii=False)
 
 

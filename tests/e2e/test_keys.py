@@ -1,0 +1,152 @@
+"""Keys that are not valid: one answer for all of them, before any of the body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relayd.state.records import Outcome
+from tests.e2e.daemon import KEY, Daemon
+from tests.wire import HOST, Reply, Wire, ask, body, post, until
+
+ORIGIN = "https://page.example"
+_MEGABYTE = 1 << 20
+_ACCEPTED_BYTES = 64 << 10
+
+_FORGED = "rly_" + "A" * 8 + "_" + "B" * 49
+_WRONG: dict[str, list[bytes]] = {
+    "none": [],
+    "empty": [b""],
+    "a bare scheme": [b"Bearer"],
+    "wrong": [b"wrong"],
+    "wrong with its scheme": [b"Bearer wrong"],
+    "nearly right": [KEY.encode()[:-1]],
+    "right and more": [KEY.encode() + b"x"],
+    "of another scheme": [b"Basic " + KEY.encode()],
+    "shaped like ours": [_FORGED.encode()],
+    "twice": [KEY.encode(), KEY.encode()],
+    "right and wrong": [KEY.encode(), b"wrong"],
+    "two in one line": [KEY.encode() + b", " + KEY.encode()],
+    "Latin-1": ["schlüssel".encode("latin-1")],
+    "UTF-8": ["鍵🔑".encode()],
+    "8 KiB": [b"k" * (8 << 10)],
+}
+_HUGE = [b"k" * _MEGABYTE]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon in front of a demo upstream."""
+    with Daemon(tmp_path_factory.mktemp("keys"), demo=True) as daemon:
+        yield daemon
+
+
+def _request(keys: list[bytes], payload: bytes, length: int | None = None) -> bytes:
+    authorization = b"".join(b"Authorization: " + key + b"\r\n" for key in keys)
+    first, rest = post(None, payload, {"Origin": ORIGIN}, length=length).split(b"\r\n", 1)
+    # Origin comes first, as in browsers, which send what scripts add after what they add themselves.
+    head, rest = rest.split(b"\r\n\r\n", 1)
+    return first + b"\r\n" + head + b"\r\n" + authorization + b"\r\n" + rest
+
+
+async def _refused(daemon: Daemon, keys: list[bytes]) -> Reply:
+    async with await Wire.open(daemon.port) as wire:
+        wire.send(_request(keys, body("demo")))
+        return await wire.reply()
+
+
+@pytest.mark.parametrize("name", _WRONG)
+async def test_every_wrong_key_gets_the_same_answer(daemon: Daemon, name: str) -> None:
+    """Status, headers and body tell nothing of what was wrong; the address is recorded."""
+    usual = await _refused(daemon, [b"wrong"])
+    reply = await _refused(daemon, _WRONG[name])
+    assert reply.status == 401
+    assert reply.body == usual.body
+    ignored = {"date", "x-request-id"}
+    assert sorted(h for h in reply.headers if h[0].lower() not in ignored) == sorted(
+        h for h in usual.headers if h[0].lower() not in ignored
+    )
+    assert reply.header("WWW-Authenticate") == "Bearer"
+    assert reply.header("Access-Control-Allow-Origin") == ORIGIN
+    record = await daemon.record(reply)
+    assert (record.outcome, record.status, record.ip) == (Outcome.DENIED, 401, HOST)
+    assert (record.client, record.key_id) == (None, None)
+
+
+async def test_a_key_of_a_megabyte_gets_it_too(daemon: Daemon) -> None:
+    """A head that is too large for anyone is refused with the same body, and never read to its end."""
+    usual = await _refused(daemon, [b"wrong"])
+    reply = await _refused(daemon, _HUGE)
+    assert (reply.status, reply.body) == (401, usual.body)
+    assert reply.header("X-Relayd-Error") == "unauthorized"
+    assert reply.header("WWW-Authenticate") == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[], [b"wrong"], [KEY.encode()] * 2, _WRONG["UTF-8"], _HUGE],
+    ids=["none", "wrong", "twice", "UTF-8", "1 MB"],
+)
+async def test_the_body_of_a_refused_request_is_not_read(daemon: Daemon, keys: list[bytes]) -> None:
+    """A client that sends 100 MB gets its 401 at once, and the daemon takes at most 64 KiB of it."""
+    async with await Wire.open(daemon.port) as wire:
+        sent = _request(keys, b"", length=100 * _MEGABYTE) + b"x" * (4 * _MEGABYTE)
+        wire.send(sent)
+        reply = await wire.reply()
+        # The connection stays open a moment, so that the reply is not lost: nothing is read meanwhile.
+        await asyncio.sleep(0.2)
+        assert wire.taken(len(sent)) <= _ACCEPTED_BYTES
+        assert reply.status == 401
+        await wire.ended()
+
+
+async def test_a_slow_sender_is_not_waited_for(daemon: Daemon) -> None:
+    """Who is refused and goes on sending is cut off within two seconds."""
+    async with await Wire.open(daemon.port) as wire:
+        wire.send(_request([b"wrong"], b"", length=100 * _MEGABYTE))
+        assert (await wire.reply()).status == 401
+        async with asyncio.timeout(2):
+            while not wire.lost():
+                wire.send(b"x")
+                await asyncio.sleep(0.02)
+
+
+async def test_many_refused_senders_leave_nothing_behind(daemon: Daemon) -> None:
+    """A hundred of them at once: each reads its 401, and no connection stays."""
+    before = _descriptors(daemon)
+    replies = await asyncio.gather(*(_refused(daemon, [b"k" * n * 1000]) for n in range(100)))
+    assert {reply.status for reply in replies} == {401}
+    await until(lambda: _descriptors(daemon) <= before)
+
+
+def _descriptors(daemon: Daemon) -> int:
+    return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
+
+
+async def test_no_key_is_ever_written_down(daemon: Daemon) -> None:
+    """Neither the right one nor a wrong one: not on stderr, not in the database, not in its WAL."""
+    wrong = b"a-wrong-key-that-someone-mistyped"
+    await _refused(daemon, [wrong])
+    reply = await ask(daemon.port, KEY, body("demo:deltas=1"))
+    await daemon.record(reply)
+    written = daemon.stderr.encode()
+    for path in daemon.state_dir.iterdir():
+        if not path.is_socket():
+            written += path.read_bytes()
+    for secret in (KEY.encode(), wrong, _FORGED.encode(), "schlüssel".encode("latin-1")):
+        assert secret not in written
+
+
+async def test_a_valid_key_is_found_through_a_segmented_head(daemon: Daemon) -> None:
+    """A head that comes byte by byte is a head."""
+    async with await Wire.open(daemon.port) as wire:
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request = post(KEY, body("demo:deltas=1"))
+        for n in range(0, len(request), 7):
+            wire.send(request[n : n + 7])
+            await asyncio.sleep(0)
+        assert (await wire.reply()).status == 200
