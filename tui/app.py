@@ -10,13 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 from rich.segment import Segments
 from rich.traceback import Traceback
 from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.screen import Screen
 
@@ -60,7 +59,6 @@ class RelaydApp(App[int]):
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "copy_selected", "Copy", show=False)]
 
     def __init__(
         self,
@@ -304,6 +302,10 @@ class RelaydApp(App[int]):
         self.settings.theme = name
         self.save_settings()
         self.changed()
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Textual's own copying of selected text, by our way."""
+        self.take_out.copy(text, "The selection")
 
     def write_to_terminal(self, sequence: str) -> None:
         """Past Textual's drawing: for OSC 52 alone."""

@@ -16,7 +16,8 @@ from tests.tui.terminal import ROOT, Terminal
 
 # What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
 SEQUENCE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\]22;[a-z-]*(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\|\x1b[()][0-9A-Za-z]|\x1b[=>78]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\]22;[a-z-]*(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\"
+    r"|\x1b[()][0-9A-Za-z]|\x1b[=>78]"
 )
 FROM_CLIENTS = (b"\x1b]52", b"\x1b[31;7;66m", "\x9b33;66m".encode(), b"\x9b33", "\u202e".encode())
 DEMO = ("-m", "tui", "--demo", "--seed", "3")

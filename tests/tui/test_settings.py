@@ -1,0 +1,33 @@
+"""What the app remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tui.settings import SettingsFile, config_dir
+
+
+def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+    """Filter and theme come back with the next start; the directory is made on the way."""
+    path = tmp_path / "deep" / "tui.json"
+    first = SettingsFile(path)
+    first.settings.filter = "status>=500"
+    first.save()
+    assert SettingsFile(path).settings.filter == "status>=500"
+    assert [entry.name for entry in path.parent.iterdir()] == ["tui.json"]
+
+
+def test_a_broken_file_is_reported_and_left_alone(tmp_path: Path) -> None:
+    """A person's slip in the file does not cost them the rest of it."""
+    path = tmp_path / "tui.json"
+    path.write_text('{"filter": 3}')
+    file = SettingsFile(path)
+    assert "can't be read" in file.trouble
+    file.save()
+    assert path.read_text() == '{"filter": 3}'
+
+
+def test_the_config_directory_follows_xdg() -> None:
+    """A relative variable is ignored, as the specification asks."""
+    assert config_dir({"XDG_CONFIG_HOME": "/etc/xdg", "HOME": "/home/ada"}) == Path("/etc/xdg/relayd")
+    assert config_dir({"XDG_CONFIG_HOME": "xdg", "HOME": "/home/ada"}) == Path("/home/ada/.config/relayd")
