@@ -34,8 +34,13 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def running_chromium(home: Path) -> Iterator[str]:
-    """Start Chromium with an empty profile; yields its DevTools address."""
+def running_chromium(home: Path, *, local_name: str = "") -> Iterator[str]:
+    """Start Chromium with an empty profile; yields its DevTools address.
+
+    Args:
+        home: an empty directory.
+        local_name: a host name that leads to this machine.
+    """
     program = chromium()
     assert program is not None
     with (home / "chromium.log").open("wb") as log:
@@ -50,6 +55,7 @@ def running_chromium(home: Path) -> Iterator[str]:
                 "--remote-debugging-port=0",
                 # Certificates of test authorities are made on the spot.
                 "--ignore-certificate-errors",
+                f"--host-resolver-rules=MAP {local_name or 'localhost'} 127.0.0.1",
                 f"--user-data-dir={home / 'profile'}",
                 "about:blank",
             ],

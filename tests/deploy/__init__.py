@@ -1,0 +1,1 @@
+"""Deployment: proxies, units, containers, as the docs have them."""

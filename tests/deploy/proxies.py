@@ -1,0 +1,194 @@
+"""The proxies of docs/deploy, run as they stand there but for ports, certificates and times."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.daemon import closed_port
+from tests.wire import HOST
+
+DOCS = Path(__file__).parents[2] / "docs" / "deploy"
+NAME = "relay.example.com"
+_START_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A running proxy."""
+
+    port: int
+    """Where it speaks TLS."""
+    plain_port: int
+    authority: Path
+    """The certificate of the authority that signed its own."""
+
+    def tls(self, *protocols: str) -> ssl.SSLContext:
+        """A client's context that trusts it and offers these protocols."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.set_alpn_protocols(list(protocols))
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a proxy is started with."""
+
+    home: Path
+    backend: int
+    port: int
+    plain_port: int
+    idle_s: int
+    """Stands for the 60 s that the configuration gives a silent connection."""
+
+
+@contextmanager
+def front(kind: str, home: Path, backend: int, *, idle_s: int = 60) -> Iterator[Front]:
+    """Run a proxy before a port of this machine.
+
+    Args:
+        kind: nginx, caddy or haproxy.
+        home: an empty directory.
+        backend: the port it passes requests on to.
+        idle_s: takes the place of its 60 s.
+    """
+    plan = _Plan(home, backend, closed_port(), closed_port(), idle_s)
+    command, authority = _COMMANDS[kind](plan)
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(home)
+        )
+    try:
+        _wait_until_it_serves(process, plan, authority)
+        yield Front(plan.port, plan.plain_port, authority)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _nginx(plan: _Plan) -> tuple[list[str], Path]:
+    chain, key = _certificate(plan.home)
+    site = _edited(
+        "nginx.conf",
+        {
+            r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}",
+            r"listen 443 ": f"listen {HOST}:{plan.port} ",
+            r"listen 80;": f"listen {HOST}:{plan.plain_port};",
+            r"listen \[::\]:.*;": "",
+            r"/etc/letsencrypt\S+fullchain\.pem": str(chain),
+            r"/etc/letsencrypt\S+privkey\.pem": str(key),
+            r"60s": f"{plan.idle_s}s",
+        },
+    )
+    (plan.home / "site.conf").write_text(site)
+    user = "user root;" if os.getuid() == 0 else ""
+    main = f"{user} daemon off; master_process off; pid {plan.home}/pid; events {{}}\n"
+    main += f"http {{ access_log off; client_body_temp_path {plan.home}/body; include site.conf; }}\n"
+    (plan.home / "nginx.conf").write_text(main)
+    command = ["nginx", "-p", str(plan.home), "-e", "stderr", "-c", str(plan.home / "nginx.conf")]
+    return command, chain
+
+
+def _caddy(plan: _Plan) -> tuple[list[str], Path]:
+    site = _edited("Caddyfile", {r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}"})
+    if plan.idle_s != 60:
+        # Caddy waits without a limit; give it one, to see that heartbeats hold it off.
+        wait = f"{{\n transport http {{\n read_timeout {plan.idle_s}s\n }}\n}}"
+        site = site.replace(f":{plan.backend}", f":{plan.backend} {wait}")
+    # No address of the file is changed: these options only move Caddy off the privileged ports, and
+    # let it sign for the name itself.
+    options = (
+        f"{{\n admin off\n local_certs\n skip_install_trust\n http_port {plan.plain_port}\n"
+        f" https_port {plan.port}\n default_bind {HOST}\n storage file_system {plan.home}/store\n}}\n"
+    )
+    (plan.home / "Caddyfile").write_text(options + site)
+    command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(plan.home / "Caddyfile")]
+    return command, plan.home / "store/pki/authorities/local/root.crt"
+
+
+def _haproxy(plan: _Plan) -> tuple[list[str], Path]:
+    chain, key = _certificate(plan.home)
+    pem = plan.home / "site.pem"
+    pem.write_text(chain.read_text() + key.read_text())
+    config = _edited(
+        "haproxy.cfg",
+        {
+            r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}",
+            r"bind :443": f"bind {HOST}:{plan.port}",
+            r"bind :80": f"bind {HOST}:{plan.plain_port}",
+            r"/etc/haproxy/\S+\.pem": str(pem),
+            r"(?m)^    (log /dev/log|user|group) .*\n": "",
+            r"60s": f"{plan.idle_s}s",
+        },
+    )
+    (plan.home / "haproxy.cfg").write_text(config)
+    return ["haproxy", "-db", "-f", str(plan.home / "haproxy.cfg")], chain
+
+
+_COMMANDS: dict[str, Callable[[_Plan], tuple[list[str], Path]]] = {
+    "nginx": _nginx,
+    "caddy": _caddy,
+    "haproxy": _haproxy,
+}
+
+
+def installed(kind: str) -> bool:
+    """Whether the program is there."""
+    return shutil.which(kind, path=_PATH) is not None
+
+
+_PATH = f"{os.environ['PATH']}:/usr/sbin"
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {"PATH": _PATH, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+
+
+def _edited(name: str, changes: dict[str, str]) -> str:
+    """The file of the docs, with each change made at least once."""
+    text = (DOCS / name).read_text()
+    for pattern, replacement in changes.items():
+        text, count = re.subn(pattern, replacement, text)
+        assert count, f"{name} no longer has {pattern}"
+    return text
+
+
+def _certificate(home: Path) -> tuple[Path, Path]:
+    chain, key = home / "chain.pem", home / "key.pem"
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", *kind),
+            *("-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"),
+            *("-keyout", str(key), "-out", str(chain)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return chain, key
+
+
+def _wait_until_it_serves(process: subprocess.Popen[bytes], plan: _Plan, authority: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while True:
+        assert process.poll() is None, (plan.home / "log").read_text()
+        try:
+            context = ssl.create_default_context(cafile=str(authority))
+            with (
+                socket.create_connection((HOST, plan.port), timeout=5) as sock,
+                context.wrap_socket(sock, server_hostname=NAME),
+            ):
+                return
+        except OSError:
+            assert time.monotonic() < deadline, (plan.home / "log").read_text()
+            time.sleep(0.05)

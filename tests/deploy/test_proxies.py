@@ -1,0 +1,259 @@
+"""relayd behind nginx, Caddy and HAProxy, each as Debian ships it and with the file of docs/deploy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relayd.demo import DemoUpstream
+from tests.deploy.proxies import NAME, Front, front, installed
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port
+from tests.support.browser import chromium, open_tab, running_chromium
+from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
+
+_HEARTBEAT_S = 0.3
+_ELSEWHERE = "127.0.0.2"
+"""A client's address that is not the proxy's."""
+_PACED = "demo:deltas=8,interval_ms=80,text=words"
+_ENDLESS = "demo:deltas=500,interval_ms=40,text=words"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A daemon behind one proxy."""
+
+    daemon: Daemon
+    front: Front
+    upstream_port: int
+
+    @asynccontextmanager
+    async def demo(self) -> AsyncIterator[DemoUpstream]:
+        """The provider, in the test's own loop."""
+        async with DemoUpstream(PROVIDER_KEY, port=self.upstream_port) as demo:
+            yield demo
+
+    @asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        """A connection over TLS, from an address of its own."""
+        streams = await asyncio.open_connection(
+            HOST,
+            self.front.port,
+            ssl=self.front.tls("http/1.1"),
+            server_hostname=NAME,
+            local_addr=(_ELSEWHERE, 0),
+        )
+        async with Wire(*streams) as wire:
+            yield wire
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, int]]:
+    """One daemon for all proxies, and the port of its provider."""
+    upstream_port = closed_port()
+    settings = {
+        "upstream.base_url": f"http://{HOST}:{upstream_port}/v1",
+        "chat.heartbeat_s": _HEARTBEAT_S,
+    }
+    with Daemon(tmp_path_factory.mktemp("daemon"), settings=settings) as daemon:
+        yield daemon, upstream_port
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy", "haproxy"])
+def site(
+    request: pytest.FixtureRequest, behind: tuple[Daemon, int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Each proxy before the daemon."""
+    kind = request.param
+    if not installed(kind):
+        pytest.skip(f"{kind} is not installed")
+    daemon, upstream_port = behind
+    with front(kind, tmp_path_factory.mktemp(kind), daemon.port, idle_s=1) as running:
+        yield Site(daemon, running, upstream_port)
+
+
+def _post(
+    payload: bytes, *, key: str = KEY, headers: dict[str, str] | None = None, path: str = "/chat"
+) -> bytes:
+    """A request to the site's own name: a proxy answers others otherwise."""
+    return post(key, payload, headers, path=path).replace(b"Host: relay\r\n", f"Host: {NAME}\r\n".encode())
+
+
+async def _ask(site: Site, model: str, headers: dict[str, str] | None = None) -> Reply:
+    async with site.wire() as wire:
+        wire.send(_post(body(model), headers=headers))
+        return await wire.reply()
+
+
+def _span_s(reply: Reply) -> float:
+    return reply.pieces[-1][0] - reply.pieces[0][0]
+
+
+async def test_each_line_comes_through_at_once(site: Site) -> None:
+    """Lines that the model writes over 0.6 s come apart, not in one piece at the end."""
+    async with site.demo():
+        reply = await _ask(site, _PACED)
+    assert reply.status == 200
+    assert reply.error is None
+    assert _span_s(reply) > 0.4
+    assert len(reply.pieces) >= 6
+    assert reply.header("Content-Encoding") is None
+
+
+async def test_the_clients_address_is_recorded_not_the_proxys_nor_a_claimed_one(site: Site) -> None:
+    """The record holds where the client connected from, whatever X-Forwarded-For it sends itself."""
+    async with site.demo():
+        reply = await _ask(site, "demo:interval_ms=0", {"X-Forwarded-For": "192.0.2.66"})
+    assert (await site.daemon.record(reply)).ip == _ELSEWHERE
+
+
+@pytest.mark.parametrize("phase", ["waiting", "streaming"])
+async def test_a_client_that_leaves_ends_the_models_work(site: Site, phase: str) -> None:
+    """Within 250 ms of the client's leaving the provider's connection is closed, in any phase."""
+    model = _ENDLESS if phase == "streaming" else "demo:first_ms=20000"
+    async with site.demo() as demo:
+        async with site.wire() as wire:
+            wire.send(_post(body(model)))
+            await demo.wait_request(0)
+            # Before the first word too the head comes, with the first heartbeat.
+            await wire.first_piece(await wire.head())
+            left_at = time.monotonic()
+        closed_at = (await demo.wait_closed(0)).closed_by_client_at
+    assert closed_at is not None
+    assert closed_at - left_at < 0.25
+
+
+async def test_a_client_that_leaves_before_any_answer_ends_the_models_work(site: Site) -> None:
+    """Also before the first heartbeat, when the proxy has seen nothing of the reply yet."""
+    async with site.demo() as demo:
+        async with site.wire() as wire:
+            wire.send(_post(body("demo:headers_ms=20000")))
+            await demo.wait_request(0)
+            left_at = time.monotonic()
+        closed_at = (await demo.wait_closed(0)).closed_by_client_at
+    assert closed_at is not None
+    assert closed_at - left_at < 0.25
+
+
+async def test_a_silence_longer_than_the_proxys_patience_is_survived(site: Site) -> None:
+    """Heartbeats hold a proxy off that gives up after 1 s, through 2.5 s without a word."""
+    async with site.demo():
+        reply = await _ask(site, "demo:first_ms=2500,interval_ms=0")
+    assert reply.status == 200
+    assert reply.error is None
+    assert sum(1 for line in reply.lines if line["content"] == "") >= 5
+
+
+async def test_without_heartbeats_the_same_silence_is_not_survived(
+    request: pytest.FixtureRequest, site: Site, tmp_path: Path
+) -> None:
+    """The test before this one can fail: straight before the provider, who sends none, the proxy cuts."""
+    kind = request.node.callspec.params["site"]
+    with front(kind, tmp_path, site.upstream_port, idle_s=1) as running:
+        async with site.demo(), Site(site.daemon, running, site.upstream_port).wire() as wire:
+            request_ = {"model": "demo:headers_ms=0,first_ms=2500", "stream": True, "messages": []}
+            request_["messages"] = [{"role": "user", "content": "hi"}]
+            payload = json.dumps(request_).encode()
+            wire.send(_post(payload, key=f"Bearer {PROVIDER_KEY}", path="/v1/chat/completions"))
+            reply = await wire.reply()
+    # nginx and HAProxy break it off, Caddy even ends it in good order: only the protocol's end is missing.
+    assert b"[DONE]" not in reply.body
+
+
+async def test_a_large_body_passes_and_one_too_large_gets_relayds_own_answer(site: Site) -> None:
+    """A body just under 2 MiB is relayed; one over it is refused by relayd, in the two lines."""
+    async with site.demo():
+        for size, status in ((2_000_000, 200), (2_200_000, 413)):
+            async with site.wire() as wire:
+                payload = body("demo:interval_ms=0", messages=[{"role": "user", "content": "x" * size}])
+                wire.send(_post(payload))
+                reply = await wire.reply()
+            assert reply.status == status
+            assert (reply.error or "").startswith("too_large: " if status == 413 else "")
+            assert reply.lines[-1]["done"]
+
+
+async def test_errors_and_cors_come_through_as_relayd_sends_them(site: Site) -> None:
+    """A refusal keeps its status, its lines and one CORS header; a preflight needs no key."""
+    async with site.wire() as wire:
+        wire.send(_post(body("demo"), key="wrong", headers={"Origin": "https://page.example"}))
+        reply = await wire.reply()
+    assert reply.status == 401
+    assert (reply.error or "").startswith("unauthorized: ")
+    assert reply.header("Access-Control-Allow-Origin") == "https://page.example"
+    assert reply.header("X-Relayd-Error") == "unauthorized"
+    async with site.wire() as wire:
+        wire.send(
+            b"OPTIONS /chat HTTP/1.1\r\nHost: relay.example.com\r\nOrigin: https://page.example\r\n"
+            b"Access-Control-Request-Method: POST\r\n\r\n"
+        )
+        preflight = await wire.reply()
+    assert preflight.status == 204
+    assert preflight.header("Access-Control-Allow-Origin") == "https://page.example"
+
+
+async def test_plain_http_is_sent_to_https(site: Site) -> None:
+    """Port 80 answers with a redirect that keeps the method."""
+    async with await Wire.open(site.front.plain_port) as wire:
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: relay.example.com\r\n\r\n")
+        reply = await wire.head()
+    assert reply.status == 308
+    assert (reply.header("Location") or "").startswith("https://relay.example.com")
+
+
+async def test_http_2_streams_as_well(site: Site) -> None:
+    """Over HTTP/2 too each line comes at once (curl, with its own clock beside each read)."""
+    async with site.demo():
+        curl = await asyncio.create_subprocess_exec(
+            "curl",
+            *("--no-progress-meter", "--no-buffer", "--http2", "--write-out", "%{http_version}"),
+            *("--cacert", str(site.front.authority), "--resolve", f"{NAME}:{site.front.port}:{HOST}"),
+            *("--header", f"Authorization: {KEY}", "--data", body(_PACED).decode()),
+            f"https://{NAME}:{site.front.port}/chat",
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert curl.stdout is not None
+        times, lines = [], []
+        async with asyncio.timeout(PATIENCE_S):
+            while line := await curl.stdout.readline():
+                times.append(time.monotonic())
+                lines.append(line)
+            assert await curl.wait() == 0
+    assert lines[-1] == b"2"
+    assert json.loads(lines[-2])["done"]
+    assert times[-2] - times[0] > 0.4
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Chromium's DevTools address."""
+    if chromium() is None:
+        pytest.skip("Chromium is not installed")
+    with running_chromium(tmp_path_factory.mktemp("chromium"), local_name=NAME) as address:
+        yield address
+
+
+async def test_stop_in_a_browser_reaches_the_model_over_http_2(site: Site, browser: str) -> None:
+    """The page's Stop resets one HTTP/2 stream, and the provider's connection closes within 250 ms."""
+    async with site.demo() as demo, open_tab(browser) as tab:
+        await tab.goto(f"https://{NAME}:{site.front.port}/")
+        await tab.type(KEY)
+        await tab.click("#model")
+        await tab.type(_ENDLESS)
+        await tab.click("#text")
+        await tab.type("Say hi")
+        await tab.press("Enter")
+        await tab.until("(document.querySelector('.model p')?.innerText || '').length > 5")
+        protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
+        assert await tab.eval(protocol) == "h2"
+        stopped_at = time.monotonic()
+        await tab.press("Escape")
+        closed_at = (await demo.wait_closed(0)).closed_by_client_at
+    assert closed_at is not None
+    assert closed_at - stopped_at < 0.25
