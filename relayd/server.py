@@ -160,6 +160,7 @@ class Server:
         settings = self._settings
         self._upstream = self._build_upstream()
         self._hangups = HangupWatch()
+        self._ledger = Ledger(self._state.log, [self._tally.ended])
         rules = ChatRules(
             default_model=settings.chat.default_model,
             allowed_models=frozenset(settings.chat.allowed_models),
@@ -181,7 +182,7 @@ class Server:
                 max_body_bytes=settings.server.max_body_bytes,
             ),
             registry=self.registry,
-            ledger=Ledger(self._state.log, [self._tally.ended]),
+            ledger=self._ledger,
             upstream=self._upstream,
             hangups=self._hangups,
             rules=lambda: rules,
@@ -260,6 +261,7 @@ class Server:
         """Close everything; open streams must have ended. Returns the exit status."""
         await self._listener.close()
         self._hangups.close()
+        self._ledger.settle()
         await self._upstream.close()
         if self._demo is not None:
             await self._demo.close()

@@ -40,9 +40,9 @@ class Keys(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
-    """The checks in order: key, intake, size, places."""
+    """The checks in order: key, intake, size, places. `max_body_bytes` may change live."""
 
     keys: Keys
     intake: Intake

@@ -6,16 +6,19 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from tornado.iostream import StreamClosedError
 from tornado.web import stream_request_body
 
+from relayd.public.address import network_of
 from relayd.public.admission import Admission
 from relayd.public.base import BaseHandler, PublicSide
 from relayd.public.chatrequest import ChatRules, parse_chat_request
 from relayd.public.hangup import HangupWatch
+from relayd.public.penalty import Penalties
+from relayd.public.record import opened_record
 from relayd.public.reply import CONTENT_TYPE, ChatReply
 from relayd.relay.failure import ClientGone, Code, Failure
 from relayd.relay.ledger import Ledger
@@ -23,15 +26,14 @@ from relayd.relay.lines import DONE, error_line
 from relayd.relay.probe import Probe, is_probe
 from relayd.relay.registry import Registry
 from relayd.relay.stream import RelayStream, Source, StreamLimits
-from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.records import Outcome, Phase, RecordedError
 
 _LINGER_S = 1.0
-_MAX_HEADER_CHARS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatService:
-    """What `/chat` works with; built once by the server. `rules` and `limits` may change live."""
+    """What `/chat` works with; built once by the server. Rules, limits and times may change live."""
 
     boot_id: str
     admission: Admission
@@ -44,6 +46,7 @@ class ChatService:
     limits: StreamLimits
     body_timeout_s: float
     write_timeout_s: float
+    penalties: Penalties = field(default_factory=Penalties)
 
     def source(self, model: str, ip: str) -> Source:
         """Who answers a request: the provider, or the relay itself when it is probed.
@@ -83,11 +86,12 @@ class ChatHandler(BaseHandler):
         if self.request.method != "POST":
             self.write_error(HTTPStatus.METHOD_NOT_ALLOWED)
             return
-        self._record = self._new_record()
+        self._record = opened_record(self, self._service.boot_id)
         try:
             self._admit()
         except Failure as failure:
-            await self._refuse(failure)
+            if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
+                await self._refuse(failure)
 
     def _admit(self) -> None:
         service, record, headers = self._service, self._record, self.request.headers
@@ -106,6 +110,25 @@ class ChatHandler(BaseHandler):
         # Over its own limit Tornado answers a bare 400; `data_received` says it properly.
         self.connection.set_max_body_size(sys.maxsize)
         self._body_timer = asyncio.get_running_loop().call_later(service.body_timeout_s, self._body_late)
+
+    async def _hold(self, failure: Failure) -> bool:
+        """Let an address that keeps failing wait for its refusal; False where it gets none.
+
+        Nobody else waits, and who leaves meanwhile is denied all the same.
+        """
+        if self.public.address.is_proxy(self._record.ip):
+            # It speaks for many, and does not say for whom.
+            return True
+        network = network_of(self._record.ip)
+        seconds = self._service.penalties.failed(network)
+        self._refused = True
+        with self._service.penalties.held(network) as is_held:
+            if not seconds or (is_held and not await self._leaves_within(seconds)):
+                return True
+        self._close(failure.outcome, failure, told=False)
+        self._release()
+        self.close_connection()
+        return False
 
     async def data_received(self, chunk: bytes) -> None:
         """Collect the body; one without a Content-Length shows its size only here."""
@@ -189,12 +212,16 @@ class ChatHandler(BaseHandler):
         Closing with bytes unread resets the connection, and a reset can overtake the reply. Nothing
         more is read meanwhile.
         """
+        if not await self._leaves_within(_LINGER_S):
+            self.close_connection()
+
+    async def _leaves_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(seconds):
                 await self._left.wait()
         except TimeoutError:
-            # It had its time.
-            self.close_connection()
+            return False
+        return True
 
     def _send_refusal(self, failure: Failure) -> None:
         self._refused = True
@@ -227,13 +254,14 @@ class ChatHandler(BaseHandler):
             self._release()
             self.close_connection()
 
-    def _close(self, outcome: Outcome, failure: Failure | None = None) -> None:
+    def _close(self, outcome: Outcome, failure: Failure | None = None, *, told: bool = True) -> None:
         """End the record of a request that never became a stream."""
         if self._closed:
             return
         self._closed = True
-        record = self._record
-        self._service.ledger.open(record)
+        record, ledger = self._record, self._service.ledger
+        if outcome is not Outcome.DENIED:
+            ledger.open(record)
         record.phase = Phase.DONE
         record.outcome = outcome
         record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
@@ -241,9 +269,12 @@ class ChatHandler(BaseHandler):
             if failure.code is Code.DRAINING:
                 # It never ran, so nothing of it was shut down.
                 record.outcome = Outcome.REJECTED
-            record.status = failure.status
+            record.status = failure.status if told else None
             record.error = RecordedError(failure.code, failure.sentence)
-        self._service.ledger.close(record)
+        if outcome is Outcome.DENIED:
+            ledger.denied(record, network_of(record.ip))
+        else:
+            ledger.close(record)
 
     def _release(self) -> None:
         """Give back what the request held."""
@@ -263,19 +294,3 @@ class ChatHandler(BaseHandler):
     def _has_body(self) -> bool:
         headers = self.request.headers
         return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-
-    def _new_record(self) -> RequestRecord:
-        headers = self.request.headers
-        return RequestRecord(
-            id=self.request_id,
-            boot_id=self._service.boot_id,
-            started_at=utc_text(time.time()),
-            ip=self.client_address,
-            origin=_cut(headers.get("Origin")),
-            user_agent=_cut(headers.get("User-Agent")),
-            path=self.request.path,
-        )
-
-
-def _cut(text: str | None) -> str | None:
-    return None if text is None else text[:_MAX_HEADER_CHARS]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from relayd.relay.denials import WINDOW_S, Denials
 from relayd.relay.logfmt import logfmt
 from relayd.state.records import Outcome, RequestRecord
 
@@ -37,6 +39,8 @@ class Ledger:
     def __init__(self, log: RecordLog, observers: Sequence[Callable[[RequestRecord], None]] = ()) -> None:
         self._log = log
         self._observers = observers
+        self._denials = Denials()
+        self._settling: asyncio.TimerHandle | None = None
 
     def open(self, record: RequestRecord) -> None:
         """A request starts."""
@@ -44,9 +48,38 @@ class Ledger:
 
     def close(self, record: RequestRecord) -> None:
         """A request has ended; its record is complete."""
-        self._log.ended(record)
+        self._observe(record)
+        self._end(record)
+
+    def denied(self, record: RequestRecord, network: str) -> None:
+        """A request was refused for its key, and its record is complete; a flood of them is summed up.
+
+        Args:
+            record: never opened.
+            network: whose refusals are summed up together.
+        """
+        self._observe(record)
+        if self._denials.is_told(record, network):
+            self._log.started(record)
+            self._end(record)
+        elif self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(WINDOW_S, self.settle)
+
+    def settle(self) -> None:
+        """Record now what was only counted so far; at the end nothing else would."""
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        for record in self._denials.settle():
+            self._log.started(record)
+            self._end(record)
+
+    def _observe(self, record: RequestRecord) -> None:
         for observe in self._observers:
             observe(record)
+
+    def _end(self, record: RequestRecord) -> None:
+        self._log.ended(record)
         level = logging.INFO if record.outcome in _QUIET_OUTCOMES else logging.WARNING
         if _log.isEnabledFor(level):
             _log.log(level, "request %s", _line(record))

@@ -18,6 +18,7 @@ from relayd.public.connections import Connections
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
 from relayd.public.listener import Listener, bind
+from relayd.public.penalty import Penalties
 from relayd.public.root import Page, load_page
 from relayd.public.tls import TlsFiles
 from relayd.relay.intake import Intake
@@ -89,6 +90,7 @@ class Room:
     registry: Registry
     listener: Listener
     connections: Connections
+    penalties: Penalties
     keys: OneKey = field(default_factory=OneKey)
     book: Book = field(default_factory=Book)
 
@@ -163,7 +165,17 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
         )
         listener.start()
         try:
-            yield Room(listener.address[1], demo, intake, registry, listener, connections, keys, book)
+            yield Room(
+                listener.address[1],
+                demo,
+                intake,
+                registry,
+                listener,
+                connections,
+                service.penalties,
+                keys,
+                book,
+            )
         finally:
             await listener.close()
             hangups.close()

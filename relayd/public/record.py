@@ -1,0 +1,28 @@
+"""What a request's headers put into its record."""
+
+from __future__ import annotations
+
+import time
+
+from relayd.public.base import BaseHandler
+from relayd.state.records import RequestRecord, utc_text
+
+_MAX_HEADER_CHARS = 200
+
+
+def opened_record(handler: BaseHandler, boot_id: str) -> RequestRecord:
+    """The record of a request that begins now."""
+    headers = handler.request.headers
+    return RequestRecord(
+        id=handler.request_id,
+        boot_id=boot_id,
+        started_at=utc_text(time.time()),
+        ip=handler.client_address,
+        origin=_cut(headers.get("Origin")),
+        user_agent=_cut(headers.get("User-Agent")),
+        path=handler.request.path,
+    )
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_MAX_HEADER_CHARS]
