@@ -33,7 +33,7 @@ class Daemon:
         home: an empty directory: working directory, HOME, and the place of the state.
         demo: serve with `--demo`.
         settings: configuration by dotted key; the port is free unless given.
-        env: more environment; `AUTHORIZATION_KEY` is `KEY` unless it says otherwise.
+        env: more environment; `AUTHORIZATION_KEY` is `KEY` unless it says otherwise, empty leaves it out.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ def command(*arguments: str) -> list[str]:
 def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
     """An environment with nothing in it that could configure relayd but what is given."""
     passed_on = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    return {**passed_on, "HOME": str(home), **more}
+    return {**passed_on, "HOME": str(home), **{name: value for name, value in more.items() if value}}
 
 
 def _toml(settings: Mapping[str, Any]) -> str:

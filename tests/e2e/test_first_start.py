@@ -1,0 +1,142 @@
+"""The first start makes a key and shows it once: on the terminal, or in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relayd.state.keys import looks_wrong
+from tests.e2e.daemon import KEY, Daemon, command, environment
+from tests.wire import ask, body
+
+_SECRET = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
+_CURL = re.compile(r"^\s*(curl -N .*)$", re.MULTILINE)
+_QUICK = body("demo:deltas=1")
+
+
+def _pasted(told: str, home: Path, env: dict[str, str] | None = None) -> list[str]:
+    """What the shell prints when the line that the daemon shows is pasted into it."""
+    line = _CURL.search(told)
+    assert line is not None, told
+    shell = subprocess.run(
+        ["bash", "-c", line[1]],
+        env=environment(home, env or {}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return shell.stdout.splitlines()
+
+
+def _everything_but_the_key_file(daemon: Daemon) -> bytes:
+    files = [path for path in daemon.state_dir.iterdir() if path.name != "first-key" and not path.is_socket()]
+    return daemon.stderr.encode() + b"".join(path.read_bytes() for path in files)
+
+
+async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> None:
+    """Mode 0600, named on stderr, working; and the key stands nowhere else, not even after a restart."""
+    with Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""}) as daemon:
+        path = daemon.state_dir / "first-key"
+        key = path.read_text().strip()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(daemon.state_dir.stat().st_mode) == 0o700
+        assert _SECRET.fullmatch(key)
+        assert not looks_wrong(key.encode())
+        assert str(path) in daemon.stderr
+        assert _pasted(daemon.stderr, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+        assert daemon.stop() == 0
+        shown = len(daemon.stderr)
+        path.unlink()
+        daemon.start()
+        assert (await ask(daemon.port, key, _QUICK)).status == 200
+        assert not path.exists()
+        assert "first authorization key" not in daemon.stderr[shown:]
+        daemon.stop()
+        assert key.encode() not in _everything_but_the_key_file(daemon)
+
+
+async def test_on_a_terminal_the_first_key_is_shown_once(tmp_path: Path) -> None:
+    """It is shown with a line that works when pasted, and written into no file; the next start is silent."""
+    with _on_a_terminal(tmp_path) as told:
+        key = _SECRET.search(told)
+        assert key is not None
+        assert "shown only this once" in told
+        assert _pasted(told, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+    state_dir = tmp_path / "state"
+    assert not (state_dir / "first-key").exists()
+    with _on_a_terminal(tmp_path) as told:
+        assert _SECRET.search(told) is None
+        assert _pasted(told, tmp_path, {"AUTHORIZATION_KEY": key[0]})[-1].startswith('{"done":true')
+    written = b"".join(path.read_bytes() for path in state_dir.iterdir() if not path.is_socket())
+    assert key[0].encode() not in written
+
+
+@contextmanager
+def _on_a_terminal(home: Path) -> Iterator[str]:
+    """A demo daemon whose stderr is a terminal; yields what it said until it served."""
+    ours, its = pty.openpty()
+    env = {"RELAYD_STATE_DIR": str(home / "state"), "SERVER_PORT": "0"}
+    process = subprocess.Popen(
+        command("serve", "--demo"),
+        cwd=home,
+        env=environment(home, env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=its,
+    )
+    os.close(its)
+    try:
+        yield _read_until(ours, "curl -N", process)
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(ours)
+
+
+def _read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> str:
+    told, deadline = "", time.monotonic() + 30
+    while text not in told or not told.endswith("\n"):
+        assert time.monotonic() < deadline, told
+        assert process.poll() is None, told
+        if select.select([terminal], [], [], 0.05)[0]:
+            told += os.read(terminal, 1 << 16).decode().replace("\r\n", "\n")
+    return told
+
+
+async def test_a_given_key_fills_the_empty_ring_and_no_other(tmp_path: Path) -> None:
+    """The stored ring wins: another AUTHORIZATION_KEY at a later start is told, and opens nothing."""
+    other = "another-key-that-is-long-enough"
+    with Daemon(tmp_path, demo=True) as daemon:
+        assert not (daemon.state_dir / "first-key").exists()
+        assert (await ask(daemon.port, KEY, _QUICK)).status == 200
+        assert daemon.stop() == 0
+    with Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": other}) as daemon:
+        assert (await ask(daemon.port, KEY, _QUICK)).status == 200
+        assert (await ask(daemon.port, other, _QUICK)).status == 401
+        assert "AUTHORIZATION_KEY is not in the key ring and is ignored" in daemon.stderr
+        assert daemon.stop() == 0
+        for secret in (KEY, other):
+            assert secret.encode() not in _everything_but_the_key_file(daemon)
+
+
+async def test_a_ring_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    """A damaged file is never taken for a new one, and no key is made in its place."""
+    daemon = Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""})
+    daemon.state_dir.mkdir(mode=0o700)
+    damage = b"not a database at all, by any reading " * 300
+    daemon.database.write_bytes(damage)
+    daemon.launch()
+    assert daemon.wait() == 1
+    assert str(daemon.database) in daemon.stderr
+    assert "Traceback" not in daemon.stderr
+    assert not (daemon.state_dir / "first-key").exists()
+    assert daemon.database.read_bytes() == damage
