@@ -150,7 +150,9 @@ def _listen(path: Path, gid: int) -> socket.socket:
         finally:
             os.umask(before)
         if gid >= 0:
-            os.chown(path, -1, gid)
+            # A service whose own group this is may be forbidden to change owners at all.
+            if path.stat().st_gid != gid:
+                os.chown(path, -1, gid)
             path.chmod(0o660)
         listening.listen(_BACKLOG)
     except BaseException:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SERVICE_STATE_DIR = Path("/var/lib/relayd")
-"""Where systemd's `StateDirectory=relayd` is."""
+SERVICE_DIRS = (Path("/run/relayd"), Path("/var/lib/relayd"))
+"""Where systemd's `RuntimeDirectory=relayd` and `StateDirectory=relayd` are."""
 DATABASE = "relayd.db"
 SOCKET = "admin.sock"
 
@@ -29,7 +29,7 @@ def state_dir(env: Mapping[str, str]) -> Path:
 
 
 def socket_path(
-    env: Mapping[str, str], given: str | None = None, *, service: Path = SERVICE_STATE_DIR
+    env: Mapping[str, str], given: str | None = None, *, services: Sequence[Path] = SERVICE_DIRS
 ) -> Path:
     """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory.
 
@@ -40,14 +40,17 @@ def socket_path(
         return Path(named).expanduser()
     own = state_dir(env) / SOCKET
     is_chosen = env.get("RELAYD_STATE_DIR") or env.get("STATE_DIRECTORY")
+    if is_chosen or _exists(own):
+        return own
     # The service's socket itself may be out of sight: then the answer says which permission is missing.
-    return own if is_chosen or _exists(own) or not _exists(service) else service / SOCKET
+    return next((service / SOCKET for service in services if _exists(service)), own)
 
 
-def database_path(env: Mapping[str, str], socket: Path) -> Path:
-    """The daemon's database: beside its socket, else in the state directory."""
-    beside = socket.parent / DATABASE
-    return beside if _exists(beside) else state_dir(env) / DATABASE
+def database_path(env: Mapping[str, str], socket: Path, *, services: Sequence[Path] = SERVICE_DIRS) -> Path:
+    """The daemon's database: beside its socket, else in the state directory, else the service's."""
+    own = state_dir(env) / DATABASE
+    places = [socket.parent / DATABASE, own, *(service / DATABASE for service in services)]
+    return next(filter(_exists, places), own)
 
 
 def _exists(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -36,6 +37,10 @@ class Console:
         """The answer as one line of JSON."""
         # Everything outside ASCII is escaped by the encoder below: no terminal can be moved by it.
         self.out.write(ascii_json(document) + "\n")
+
+    def give_up_output(self) -> None:
+        """Let what is still to be written to a broken stdout go nowhere, in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Rows in aligned columns; the last column is as long as it likes."""

@@ -68,11 +68,14 @@ async def rotate(args: Namespace, console: Console) -> int:
     said = f"Client {name} has the new key {change.key.id}, which works from now on."
     if old is None or old.expires_at is None:
         return _show_new(args, console, change, said)
-    retiring = (
-        f"The old key {old.id} works until {old.expires_at} ({left(old.expires_at, time.time())}). "
-        f"Until then: relayd keys extend {old.id} 1h | relayd keys undo {name} | relayd keys revoke {old.id}"
+    return _show_new(
+        args,
+        console,
+        change,
+        said,
+        f"The old key {old.id} works until {old.expires_at} ({left(old.expires_at, time.time())}).",
+        f"Until then: relayd keys extend {old.id} 1h | relayd keys undo {name} | relayd keys revoke {old.id}",
     )
-    return _show_new(args, console, change, said, retiring)
 
 
 async def extend(args: Namespace, console: Console) -> int:
@@ -171,17 +174,33 @@ def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: 
         return 0
     if change.secret is None:
         console.note(
-            f"{sentences[0]} But the answer with the key itself was lost on the way, and it is shown only "
-            f"once. Rotate again for one that you can use: relayd keys rotate {change.key.client}"
+            f"relayd: {sentences[0]} But the answer with the key itself was lost on the way, and it can't be "
+            f"shown again. {_way_back(change)}"
         )
         return 1
     console.note(f"{sentences[0]} It is shown only this once:")
     console.err.flush()
-    console.say(change.secret)
-    console.out.flush()
+    try:
+        console.say(change.secret)
+        console.out.flush()
+    except OSError as error:
+        # Nobody has the key now, so nobody may believe that the change is complete.
+        console.give_up_output()
+        console.note(
+            f"relayd: the new key could not be written ({error.strerror}), and it can't be shown again. "
+            f"{_way_back(change)}"
+        )
+        return 1
     for sentence in sentences[1:]:
         console.note(sentence)
     return 0
+
+
+def _way_back(change: KeyChange) -> str:
+    name = change.key.client
+    if change.old is not None:
+        return f"Take the rotation back: relayd keys undo {name}"
+    return f"Rotate it for one that you can see: relayd keys rotate {name} --grace 0s"
 
 
 def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -> int:

@@ -19,16 +19,15 @@ HEADER = _laid_out(_NAMES)
 
 def line_of(record: RequestRecord) -> str:
     """Its time, how it ended and how long it took, who asked for what, and its error if it had one."""
-    running = record.outcome is None
     error = "" if record.error is None else f"{record.error.code}: {record.error.message}"
     cells = (
         record.started_at,
         "-" if record.status is None else str(record.status),
-        record.phase.value if record.outcome is None else record.outcome.value,
+        "running" if record.outcome is None else record.outcome.value,
         _cut(record.client or "-", 12),
         _cut(record.model or "-", 18),
         millis(record.first_token_ms),
-        "running" if running else millis(record.duration_ms),
+        millis(record.duration_ms),
         str(record.deltas),
         record.ip,
         record.id,

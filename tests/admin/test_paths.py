@@ -27,7 +27,7 @@ def test_the_command_finds_what_the_daemon_was_told(env: Mapping[str, str], tmp_
     env = {"HOME": "/home/someone", **env}
     settings = load(config_path=None, cli={}, env=env, cwd=tmp_path, system_config=tmp_path / "none")
     assert state_dir(env) == settings.state_dir
-    assert socket_path(env, service=tmp_path / "none") == settings.admin.socket
+    assert socket_path(env, services=[tmp_path / "none"]) == settings.admin.socket
 
 
 def test_a_given_socket_wins() -> None:
@@ -39,12 +39,12 @@ def test_the_services_socket_is_found_where_the_user_has_no_daemon(tmp_path: Pat
     """So that an administrator need not name it; a daemon of the user's own, or a named one, comes first."""
     env, service = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}, tmp_path / "service"
     service.mkdir()
-    assert socket_path(env, service=service) == service / "admin.sock"
-    assert socket_path({**env, "RELAYD_STATE_DIR": "/named"}, service=service) == Path("/named/admin.sock")
+    assert socket_path(env, services=[service]) == service / "admin.sock"
+    assert socket_path({**env, "RELAYD_STATE_DIR": "/named"}, services=[service]) == Path("/named/admin.sock")
     own = tmp_path / "relayd" / "admin.sock"
     own.parent.mkdir()
     own.touch()
-    assert socket_path(env, service=service) == own
+    assert socket_path(env, services=[service]) == own
 
 
 def test_without_a_home_the_user_database_has_one() -> None:

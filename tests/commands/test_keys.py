@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import sys
 from pathlib import Path
 
+from relayd.admin.wire import KeyState
 from tests.admin.room import admin_room
 from tests.commands.room import relayd
 
@@ -26,6 +29,25 @@ async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None
         for advice in (f"keys extend {old} 1h", "keys undo default", f"keys revoke {old}"):
             assert advice in ran.err
         assert _KEY.search(ran.err) is None
+
+
+async def test_a_key_that_can_not_be_written_is_no_success(tmp_path: Path) -> None:
+    """A full disk or a closed pipe: 1, and the way back, which works."""
+    async with admin_room(tmp_path) as room:
+        old = room.state.ring.keys()[0].id
+        rotate = f"{sys.executable} -m relayd keys rotate default --socket {room.socket}"
+        for command in (f"{rotate} > /dev/full", f"{rotate} | true; exit ${{PIPESTATUS[0]}}"):
+            process = await asyncio.create_subprocess_exec(
+                "bash", "-c", command, stderr=asyncio.subprocess.PIPE
+            )
+            _, told = await asyncio.wait_for(process.communicate(), 60)
+            assert process.returncode == 1
+            assert b"could not be written" in told
+            assert b"relayd keys undo default" in told
+            assert b"Traceback" not in told
+            assert _KEY.search(told.decode()) is None
+            assert (await relayd(room.socket, "keys", "undo", "default")).status == 0
+        assert [key.id for key in room.state.ring.keys() if key.state is KeyState.ACTIVE] == [old]  # noqa: SIM118 - a ring is no dict
 
 
 async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
