@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relayd.admin.link import Link
-    from tui.app import Options, RelaydApp
+    from tui.app import RelaydApp
     from tui.feed import Reader
     from tui.settings import SettingsFile
+    from tui.terminal_app import Options
 
 _LEAVE_WITHIN_S = 2.0
 
@@ -68,8 +69,8 @@ def _archive(options: argparse.Namespace, env: dict[str, str]) -> Reader | None:
 
 
 def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
-    from tui.app import Options  # noqa: PLC0415 - line mode does without Textual
     from tui.settings import SettingsFile, config_dir  # noqa: PLC0415 - as above
+    from tui.terminal_app import Options  # noqa: PLC0415 - line mode does without Textual
 
     place = "demo" if options.demo else socket.gethostname().split(".")[0][:20]
     settings = SettingsFile(config_dir(env) / "tui.json")

@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rich.segment import Segments
-from rich.traceback import Traceback
 from textual import work
-from textual.app import App, SystemCommand
-from textual.driver import Driver
+from textual.app import SystemCommand
 from textual.screen import Screen
 
 from relayd.admin.link import Link, LinkError
-from tui.driver import RelaydDriver
 from tui.feed import Feed, Reader
 from tui.model.desk import Contact, Desk
 from tui.model.stats import Window
-from tui.model.text import neutral
 from tui.operate import Operator
 from tui.screens.main import MainScreen
-from tui.settings import Settings, SettingsFile
+from tui.settings import SettingsFile
 from tui.takeout import TakeOut
-from tui.theme import best_theme, themes
+from tui.terminal_app import Options, TerminalApp
+from tui.theme import themes
 from tui.widgets.bars import TABS
 
 if TYPE_CHECKING:
     from tui.control import Control
     from tui.key_flows import KeyFlows
 
-# Updates are drawn at most four to five times a second, however many events come.
-REDRAW_EVERY_S = 0.22
 SECOND_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How this run was asked for."""
-
-    place: str
-    """What the header calls the daemon: the host's name, or `demo`."""
-    readonly: bool = False
-    env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
-    redraw_every_s: float = REDRAW_EVERY_S
-
-
-class RelaydApp(App[int]):
+class RelaydApp(TerminalApp):
     """Everything a screen needs is an attribute or a method here."""
 
     TITLE = "relayd"
@@ -69,10 +50,7 @@ class RelaydApp(App[int]):
         now_s: Callable[[], float] = time.time,
         open_archive: Callable[[], Reader | None] | None = None,
     ) -> None:
-        # Textual looks at NO_COLOR here, before the theme is known: with ANSI colours it can leave them out.
-        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
-        self.options = options
-        self.settings_file = settings_file
+        super().__init__(options, settings_file)
         self.now_s = now_s
         self.link = link
         self.desk = Desk(self.settings.keep_records)
@@ -85,34 +63,10 @@ class RelaydApp(App[int]):
         )
         self.operator = Operator(link, self.desk, readonly=options.readonly, unknown=self.tell)
         self.take_out = TakeOut(self)
-        self.hung = False
         self._drawn_at_s = 0.0
         self._draw_due: asyncio.TimerHandle | None = None
         self._feed_task: asyncio.Task[None] | None = None
         self._scan_task: asyncio.Task[None] | None = None
-        for theme in themes():
-            self.register_theme(theme)
-        self.theme = self._wanted_theme()
-
-    @property
-    def settings(self) -> Settings:
-        """What is remembered between runs."""
-        return self.settings_file.settings
-
-    def _wanted_theme(self) -> str:
-        if self.no_color:
-            return best_theme({"NO_COLOR": "1"})
-        remembered = self.settings.theme
-        known = {theme.name for theme in themes()}
-        return remembered if remembered in known else best_theme(self.options.env)
-
-    def get_driver_class(self) -> type[Driver]:
-        """The driver that survives real terminals."""
-        return RelaydDriver
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Our own variables, for the moments before the theme is on."""
-        return dict(themes()[0].variables)
 
     def get_default_screen(self) -> Screen[None]:
         """The one window."""
@@ -187,35 +141,6 @@ class RelaydApp(App[int]):
             return "!" if self.desk.evidence.straggler_count(self.desk.ring.keys) else ""
         return ""
 
-    def _fatal_error(self) -> None:
-        """A crash shows where, never the values: a variable may hold a key."""
-        self._exit_renderables.append(
-            Segments(self.console.render(Traceback(show_locals=False), self.console.options))
-        )
-        self._close_messages_no_wait()
-
-    # Saying things.
-
-    def tell(self, text: str, *, bad: bool = False) -> None:
-        """A sentence in the corner, for a few seconds."""
-        self.notify(
-            neutral(text, 600),
-            severity="error" if bad else "information",
-            markup=False,
-            timeout=8 if bad else 5,
-        )
-
-    def action_explain(self, reason: str) -> None:
-        """Why an action can't run now."""
-        self.tell(f"Not now: {reason}.")
-
-    def save_settings(self) -> None:
-        """Remember; failing to is worth a word, not an end."""
-        try:
-            self.settings_file.save()
-        except OSError as error:
-            self.tell(f"The settings were not saved: {error}", bad=True)
-
     # Getting around.
 
     async def action_show_screen(self, name: str) -> None:
@@ -256,18 +181,6 @@ class RelaydApp(App[int]):
         """Connect now instead of at the next try."""
         self.feed.retry_now()
 
-    def action_mouse(self) -> None:
-        """Give the mouse to the terminal, for its own selection, or take it back."""
-        driver = self._driver
-        self.settings.mouse = not self.settings.mouse
-        if isinstance(driver, RelaydDriver):
-            driver.set_mouse(on=self.settings.mouse)
-        self.tell(
-            "The mouse works in the app again."
-            if self.settings.mouse
-            else "The mouse is your terminal's now: select and copy with it. M takes it back."
-        )
-
     @cached_property
     def key_flows(self) -> KeyFlows:
         """Changes of keys; loaded when first used."""
@@ -296,28 +209,6 @@ class RelaydApp(App[int]):
 
         yield from commands(self)
 
-    def action_colours(self, name: str) -> None:
-        """Another theme, remembered."""
-        self.theme = name
-        self.settings.theme = name
-        self.save_settings()
-        self.changed()
-
-    def copy_to_clipboard(self, text: str) -> None:
-        """Textual's own copying of selected text, by our way."""
-        self.take_out.copy(text, "The selection")
-
-    def write_to_terminal(self, sequence: str) -> None:
-        """Past Textual's drawing: for OSC 52 alone."""
-        if self._driver is not None:
-            self._driver.write(sequence)
-
-    def hung_up(self) -> None:
-        """The terminal is gone: leave at once."""
-        if not self.hung:
-            self.hung = True
-            self.exit(129)
-
     async def attempt(self, what: str, act: Awaitable[object]) -> bool:
         """Do a change; a refusal is told, not raised. True when it was done."""
         try:
@@ -332,17 +223,9 @@ class RelaydApp(App[int]):
         with suppress(LinkError):
             await self.feed.refresh_ring()
 
-    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
-        """A picture of the screen; never while a key is on it."""
-        if self.secret_shown:
-            self.tell("No screenshots while a key is on the screen.")
-            return
-        super().action_screenshot(filename, path)
-
-    @property
-    def secret_shown(self) -> bool:
-        """Whether a dialog with a new key is open."""
-        return any(type(screen).__name__ == "SecretDialog" for screen in self.screen_stack)
+    def copy_to_clipboard(self, text: str) -> None:
+        """Textual's own copying of selected text, by our way."""
+        self.take_out.copy(text, "The selection")
 
     # History and filter.
 

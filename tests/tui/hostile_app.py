@@ -9,9 +9,9 @@ from pathlib import Path
 
 from relayd.admin.wire import RecordedError
 from tui.__main__ import run_app
-from tui.app import Options
 from tui.demo.link import DemoLink
 from tui.settings import SettingsFile
+from tui.terminal_app import Options
 
 HOSTILE = "evil\x1b]52;c;aGk=\x07\x1b[31;7;66m\x9b33;66m\x90q\x9c\u202eevil\u200b\u2066\u2028"
 

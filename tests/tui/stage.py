@@ -15,11 +15,12 @@ from textual.pilot import Pilot
 
 from relayd.admin.link import Link
 from tests.tui.samples import NOON_S
-from tui.app import Options, RelaydApp
+from tui.app import RelaydApp
 from tui.demo.link import DemoLink
 from tui.feed import Reader
 from tui.model.desk import Contact
 from tui.settings import SettingsFile
+from tui.terminal_app import Options
 
 WAIT_S = 20.0
 SHORT_HISTORY_S = 1500.0

@@ -9,16 +9,15 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
 
 from relayd.admin.link import LinkError
-from relayd.admin.wire import FilterError, Phase, RequestRecord, epoch_s, parse_filter
+from relayd.admin.wire import Phase, RequestRecord, epoch_s
 from tui.model.marks import Mark, MarkKind
 from tui.model.stats import error_cause, is_error
 from tui.model.store import record_key
 from tui.model.units import plural
 from tui.model.view import Order
-from tui.screens.pane import Pane
+from tui.screens.request_filter import RequestFilter
 from tui.widgets.bars import Hint
 from tui.widgets.columns import COLUMN_NAMES
 from tui.widgets.detail import Detail
@@ -33,7 +32,7 @@ _SIMILAR_S = 3600
 _SIMILAR_LOOK_AT = 20_000
 
 
-class RequestsPane(Pane):
+class RequestsPane(RequestFilter):
     """List on the left, detail beside it from 100 columns, full-screen below that."""
 
     DEFAULT_CSS = """
@@ -69,7 +68,6 @@ class RequestsPane(Pane):
 
     def __init__(self) -> None:
         super().__init__(id="requests")
-        self._bookmark: int | None = None
 
     def compose(self) -> ComposeResult:
         """Filter line, list, detail, overview."""
@@ -89,16 +87,6 @@ class RequestsPane(Pane):
         if self.desk_app.settings.filter:
             self._apply(self.desk_app.settings.filter)
         self._lay_out()
-
-    @property
-    def rows(self) -> RequestList:
-        """The list."""
-        return self.query_one("#list", RequestList)
-
-    @property
-    def line(self) -> FilterLine:
-        """The filter line."""
-        return self.query_one(FilterLine)
 
     def on_resize(self) -> None:
         """Another layout for another size."""
@@ -263,161 +251,6 @@ class RequestsPane(Pane):
         view = self.desk_app.desk.view
         self.rows.go_to(view.place(record_key(seq)))
         self.action_open()
-
-    # Filter.
-
-    def action_filter(self) -> None:
-        """Type a filter."""
-        self.line.edit()
-
-    @on(Input.Changed, "#filter-input")
-    def _typed(self, event: Input.Changed) -> None:
-        event.stop()
-        if not self.line.editing:
-            return
-        try:
-            parsed = parse_filter(event.value)
-        except FilterError as error:
-            self.line.fault(error)
-            return
-        self.line.fault(None)
-        self.desk_app.desk.view.set_filter(parsed)
-        self.desk_app.scan()
-        self._filter_changed()
-
-    @on(FilterLine.Closed)
-    def _filter_closed(self, event: FilterLine.Closed) -> None:
-        self._apply(event.text)
-        self.desk_app.settings.filter = event.text
-        self.desk_app.save_settings()
-        self.settle_focus()
-
-    def _apply(self, text: str) -> None:
-        try:
-            self.desk_app.desk.view.set_filter(parse_filter(text))
-        except FilterError as error:
-            self.desk_app.tell(f"The filter stays as it was: {error}", bad=True)
-            return
-        self.desk_app.scan()
-        self._filter_changed()
-
-    def set_filter(self, text: str) -> None:
-        """Filter by this, from another screen."""
-        self.line.text = text
-        self._apply(text)
-        self.rows.action_follow()
-
-    def _filter_changed(self) -> None:
-        self.rows.rows_changed()
-        self.look_again()
-
-    def action_toggle_filter(self) -> None:
-        """Show everything, or only what passes; the filter itself is kept."""
-        view = self.desk_app.desk.view
-        if view.filter is None:
-            self.desk_app.tell("There is no filter; / makes one.")
-            return
-        view.filtering = not view.filtering
-        self._filter_changed()
-
-    # Moving.
-
-    def _jump(self, key: int | None, what: str) -> None:
-        if key is None:
-            self.desk_app.tell(f"No {what} that way.")
-            return
-        self.rows.go_to(self.desk_app.desk.view.place(key))
-
-    def action_match(self, step: int) -> None:
-        """To the next or previous match."""
-        view = self.desk_app.desk.view
-        if view.filter is None:
-            self.desk_app.tell("There is no filter; / makes one.")
-        elif self.rows.cursor_key is not None:
-            self._jump(view.neighbour_match(int(self.rows.cursor_key), step), "match")
-
-    def action_error(self, step: int) -> None:
-        """To the next or previous error; at the newest row the search goes up."""
-        key = self.rows.cursor_key
-        if key is None:
-            return
-        view = self.desk_app.desk.view
-        if step > 0 and self.rows.following:
-            step = -1
-        found = view.find(int(key), step, is_error)
-        if found == key:
-            found = view.find(int(key) + step, step, is_error)
-        self._jump(found, "error")
-
-    def action_bookmark(self) -> None:
-        """Mark this place; on another one, go back to the mark."""
-        key = self.rows.cursor_key
-        if key is None:
-            return
-        if self._bookmark is None or self._bookmark == key:
-            self._bookmark = None if self._bookmark == key else int(key)
-            self.desk_app.tell("Marked; m elsewhere comes back here." if self._bookmark else "Mark removed.")
-            return
-        self._jump(self._bookmark, "mark")
-
-    @work
-    async def action_go_to_time(self) -> None:
-        """Ask for a time and go there."""
-        from tui.screens.ask import AskTime  # noqa: PLC0415 - dialogs are loaded when first used
-
-        at_s = await self.app.push_screen_wait(AskTime(self.desk_app.now_s()))
-        if at_s is None:
-            return
-        found = self._place_of_time(at_s)
-        self.rows.set_following(following=False)
-        self.rows.go_to(found)
-        if found == 0:
-            self.desk_app.tell("The oldest loaded record; g loads older ones.")
-
-    def _place_of_time(self, at_s: float) -> int:
-        view = self.desk_app.desk.view
-        low, high = 0, len(view)
-        while low < high:
-            middle = (low + high) // 2
-            row = view.row_at(middle)
-            row_s = epoch_s(row.started_at) if isinstance(row, RequestRecord) else 0.0
-            if isinstance(row, Mark):
-                row_s = row.at_ms / 1000
-            low, high = (middle + 1, high) if row_s < at_s else (low, middle)
-        return low
-
-    # Looks.
-
-    def action_sort(self) -> None:
-        """The next order."""
-        orders = list(Order)
-        now = self.desk_app.desk.view.order
-        self._sort(orders[(orders.index(now) + 1) % len(orders)])
-
-    def _sort(self, order: Order) -> None:
-        self.rows.set_following(following=False)
-        self.desk_app.desk.view.sort(order)
-        self.rows.action_follow() if order is Order.TIME else self.rows.action_first()
-        self.look_again()
-
-    @work
-    async def action_columns(self) -> None:
-        """Choose the columns."""
-        from tui.screens.ask import AskColumns  # noqa: PLC0415 - dialogs are loaded when first used
-
-        hidden = await self.app.push_screen_wait(AskColumns(self.rows.hidden))
-        if hidden is not None:
-            self.rows.hidden = hidden
-            self.desk_app.settings.columns_hidden = sorted(hidden)
-            self.desk_app.save_settings()
-            self.rows.forget_drawn()
-
-    def action_zoom(self) -> None:
-        """The list or the detail over the whole screen, and back."""
-        zoomed = not self.has_class("-zoom")
-        self.set_class(zoomed and not self.query_one(Detail).has_focus, "-list")
-        self.set_class(zoomed, "-zoom")
-        self.settle_focus()
 
     # Taking out and acting.
 

@@ -20,6 +20,7 @@ from textual.widget import Widget
 
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, line
+from tui.widgets.list_parts import Extent, empty_lines, scrollbar
 
 Key = int | str
 _WHEEL_ROWS = 3
@@ -189,11 +190,15 @@ class LineList(Widget, can_focus=True):
             lines.append(line(head, width, rest))
         count = self.row_count()
         if not count:
-            lines += self._empty_lines(width, height - len(lines), rest)
+            lines += empty_lines(
+                self.empty_text(), (width, height - len(lines)), style(self.app, Role.DIM), rest
+            )
             return lines
         self._find_place(count)
         rows = height - len(lines)
-        bar = self._bar(count, rows, rest)
+        bar = scrollbar(
+            Extent(count, rows, self.top), self.bar_role, lambda role: style(self.app, role), rest
+        )
         cursor_style = style(self.app, Role.CURSOR)
         for y in range(rows):
             index = self.top + y
@@ -214,30 +219,6 @@ class LineList(Widget, can_focus=True):
     @property
     def _ansi(self) -> bool:
         return self.app.native_ansi_color
-
-    def _empty_lines(self, width: int, height: int, rest: Style) -> list[Strip]:
-        texts = self.empty_text()
-        above = max(0, (height - len(texts)) // 3)
-        dim = style(self.app, Role.DIM)
-        lines = [Strip.blank(width, rest)] * above
-        lines += [line([(text.center(width), dim)], width, rest) for text in texts]
-        lines += [Strip.blank(width, rest)] * max(0, height - len(lines))
-        return lines[:height]
-
-    def _bar(self, count: int, rows: int, rest: Style) -> list[Strip]:
-        if count <= rows or not rows:
-            return [line([], 1, rest)] * rows
-        size = max(1, rows * rows // count)
-        start = round(self.top * (rows - size) / max(1, count - rows))
-        dim, thumb = style(self.app, Role.DIM), style(self.app, Role.ACCENT)
-        strips = []
-        for y in range(rows):
-            inside = start <= y < start + size
-            role = self.bar_role(y * count // rows, max(y * count // rows + 1, (y + 1) * count // rows))
-            glyph = ("┃" if inside else "│") if role is None else ("╋" if inside else "┿")
-            colour = style(self.app, role) if role is not None else thumb if inside else dim
-            strips.append(line([(glyph, colour)], 1, rest))
-        return strips
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget, from the lines drawn last."""

@@ -74,14 +74,22 @@ class Plot(Widget):
 
     def _row(self, text: Text, rows: list[str]) -> None:
         """Later lines stand before earlier ones; where one only begins, the other shows above it."""
+        run, run_look = "", Style()
         for x in range(len(rows[0]) if rows else 0):
-            shown, look = rows[0][x], style(self.app, self._lines[0].role)
-            for line, row in zip(self._lines[1:], rows[1:], strict=True):
-                if row[x] == " ":
-                    continue
-                behind = look.color if shown == _FULL and row[x] != _FULL else None
-                shown, look = row[x], style(self.app, line.role) + Style(color=None, bgcolor=behind)
-            text.append(shown, look)
+            shown, look = self._cell([row[x] for row in rows])
+            if look != run_look:
+                text.append(run, run_look)
+                run, run_look = "", look
+            run += shown
+        text.append(run, run_look)
+
+    def _cell(self, glyphs: list[str]) -> tuple[str, Style]:
+        shown, look = glyphs[0], style(self.app, self._lines[0].role)
+        for line, glyph in zip(self._lines[1:], glyphs[1:], strict=True):
+            if glyph != " ":
+                behind = look.color if shown == _FULL and glyph != _FULL else None
+                shown, look = glyph, style(self.app, line.role) + Style(bgcolor=behind)
+        return shown, Style() if shown == " " else look
 
 
 def resampled_max(values: Sequence[float], width: int) -> list[float]:

@@ -1,0 +1,73 @@
+"""Filtering the list of requests: typing, preview, keeping, turning off and on."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.widgets import Input
+
+from relayd.admin.wire import FilterError, parse_filter
+from tui.screens.request_moves import RequestMoves
+from tui.widgets.filter_line import FilterLine
+
+
+class RequestFilter(RequestMoves):
+    """The part of the Requests screen that narrows its list; the rest is in `requests`."""
+
+    @property
+    def line(self) -> FilterLine:
+        """The filter line."""
+        return self.query_one(FilterLine)
+
+    def action_filter(self) -> None:
+        """Type a filter."""
+        self.line.edit()
+
+    @on(Input.Changed, "#filter-input")
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        if not self.line.editing:
+            return
+        try:
+            parsed = parse_filter(event.value)
+        except FilterError as error:
+            self.line.fault(error)
+            return
+        self.line.fault(None)
+        self.desk_app.desk.view.set_filter(parsed)
+        self.desk_app.scan()
+        self._filter_changed()
+
+    @on(FilterLine.Closed)
+    def _filter_closed(self, event: FilterLine.Closed) -> None:
+        self._apply(event.text)
+        self.desk_app.settings.filter = event.text
+        self.desk_app.save_settings()
+        self.settle_focus()
+
+    def _apply(self, text: str) -> None:
+        try:
+            self.desk_app.desk.view.set_filter(parse_filter(text))
+        except FilterError as error:
+            self.desk_app.tell(f"The filter stays as it was: {error}", bad=True)
+            return
+        self.desk_app.scan()
+        self._filter_changed()
+
+    def set_filter(self, text: str) -> None:
+        """Filter by this, from another screen."""
+        self.line.text = text
+        self._apply(text)
+        self.rows.action_follow()
+
+    def _filter_changed(self) -> None:
+        self.rows.rows_changed()
+        self.look_again()
+
+    def action_toggle_filter(self) -> None:
+        """Show everything, or only what passes; the filter itself is kept."""
+        view = self.desk_app.desk.view
+        if view.filter is None:
+            self.desk_app.tell("There is no filter; / makes one.")
+            return
+        view.filtering = not view.filtering
+        self._filter_changed()
