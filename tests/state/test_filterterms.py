@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -113,6 +114,13 @@ def in_sql(connection: sqlite3.Connection, where: Filter, record: RequestRecord)
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(case=(a_record(), parse_filter("none")))
+@example(case=(a_record(), parse_filter("model~gpt_4o or model~g%i or client~\\")))
+@example(case=(msgspec.structs.replace(a_record(), seq=1, deltas=-3), parse_filter("-3")))
+@example(case=(msgspec.structs.replace(a_record(), seq=1, deltas=7), parse_filter("007 or -0")))
+@example(case=(as_ended(msgspec.structs.replace(a_record(), seq=1), 502), parse_filter("error~provider")))
+@example(
+    case=(as_ended(msgspec.structs.replace(a_record(), seq=1), 502), parse_filter('"the provider failed"'))
+)
 @given(case=cases())
 def test_memory_and_sql_give_the_same_answer(
     connection: sqlite3.Connection, case: tuple[RequestRecord, Filter]

@@ -13,7 +13,7 @@ import pytest
 from relayd.state import history
 from relayd.state.filter import parse_filter
 from relayd.state.history import Figures
-from relayd.state.records import RequestRecord, epoch_s, utc_text
+from relayd.state.records import Outcome, RequestRecord, epoch_s, utc_text
 from tests.state.room import NOON_S, a_record, as_ended, opened, wait_until
 
 
@@ -27,6 +27,8 @@ def some_records(count: int) -> list[RequestRecord]:
             502 if chance.random() < 0.2 else 200,
             duration_ms=chance.randrange(5000),
         )
+        if number % 50 == 0:
+            record.outcome, record.error = Outcome.CRASHED, None
         record.model = chance.choice(["gpt-a", "gpt-b", None])
         record.client = chance.choice(["web", "api"])
         record.first_token_ms = chance.choice([None, chance.randrange(900)])
@@ -49,7 +51,7 @@ def plainly(records: list[RequestRecord], group: Callable[[RequestRecord], str])
         name: Figures(
             name=name,
             count=len(members),
-            errors=sum(member.error is not None for member in members),
+            errors=sum(member.error is not None or member.outcome is Outcome.CRASHED for member in members),
             deltas=sum(member.deltas for member in members),
             first_token_p50_ms=nearest_rank((member.first_token_ms for member in members), 50),
             first_token_p95_ms=nearest_rank((member.first_token_ms for member in members), 95),
