@@ -52,10 +52,12 @@ def test_without_a_home_the_user_database_has_one() -> None:
     assert socket_path({}).is_absolute()
 
 
-def test_the_database_is_beside_the_socket_or_in_the_state_directory(tmp_path: Path) -> None:
+def test_the_database_is_beside_the_socket_or_in_the_state_directory_or_the_services(tmp_path: Path) -> None:
     """A socket of its own directory, as in /run, leaves the database where the state is."""
-    env = {"RELAYD_STATE_DIR": str(tmp_path / "state")}
-    assert database_path(env, tmp_path / "run" / "admin.sock") == tmp_path / "state" / "relayd.db"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "relayd.db").touch()
-    assert database_path(env, tmp_path / "run" / "admin.sock") == tmp_path / "run" / "relayd.db"
+    env, run, service = {"RELAYD_STATE_DIR": str(tmp_path / "state")}, tmp_path / "run", tmp_path / "service"
+    found = [database_path(env, run / "admin.sock", services=[service])]
+    for directory in (service, tmp_path / "state", run):
+        directory.mkdir()
+        (directory / "relayd.db").touch()
+        found.append(database_path(env, run / "admin.sock", services=[service]))
+    assert [path.parent.name for path in found] == ["state", "service", "state", "run"]
