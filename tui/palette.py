@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from textual.app import SystemCommand
 from textual.binding import Binding
 
+from tui.key_names import key_name
 from tui.theme import themes
 from tui.widgets.bars import TABS
 
@@ -23,7 +24,7 @@ def commands(app: RelaydApp) -> Iterator[SystemCommand]:
         if isinstance(binding, Binding):
             action = f"app.here({binding.action!r})"
             reason = reasons.get(action, "")
-            help_text = f"not now: {reason}" if reason else f"key {binding.key}"
+            help_text = f"not now: {reason}" if reason else f"key {key_name(binding.key)}"
             yield SystemCommand(binding.description, help_text, _run(app, binding.action))
     for tab in TABS:
         yield SystemCommand(

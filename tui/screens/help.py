@@ -10,6 +10,7 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
+from tui.key_names import key_name
 from tui.screens.dialog import Dialog
 from tui.screens.pane import Pane
 from tui.theme import Role, style
@@ -23,16 +24,6 @@ _MOVE = (
     ("Tab", "next part of the screen"),
     ("mouse", "click, double-click, wheel, scrollbar, tabs, footer"),
 )
-_NAMES = {
-    "slash": "/",
-    "plus": "+",
-    "exclamation_mark": "!",
-    "colon": ":",
-    "question_mark": "?",
-    "escape": "Esc",
-    "right_square_bracket,right": "→ ]",
-    "left_square_bracket,left": "← [",
-}
 _BARS = "The bar of a request: · connect  ░ first token  ▓ stream  ▒ client reads  ✗ failed  ⊣ client left"
 
 
@@ -77,7 +68,5 @@ class HelpScreen(Dialog[None]):
 
 def _described(bindings: Iterable[object]) -> list[tuple[str, str]]:
     return [
-        (_NAMES.get(binding.key, binding.key), binding.description)
-        for binding in bindings
-        if isinstance(binding, Binding)
+        (key_name(binding.key), binding.description) for binding in bindings if isinstance(binding, Binding)
     ]
