@@ -27,9 +27,13 @@ class Retention:
 
     def __init__(self, path: Path, *, keep_days: int, max_mib: int, clock: Callable[[], float]) -> None:
         self._wal = side_files(path)[0]
+        self._clock = clock
+        self.keep(keep_days=keep_days, max_mib=max_mib)
+
+    def keep(self, *, keep_days: int, max_mib: int) -> None:
+        """How much is kept from now on. Any thread may say so; the next chore obeys."""
         self._keep_days = keep_days
         self._max_bytes = max_mib * 1024 * 1024
-        self._clock = clock
 
     def prune(self, transactor: Transactor) -> bool:
         """Remove one chunk of what is too old or too much; whether more waits."""

@@ -48,13 +48,21 @@ class State:
     """The state directory in use by one daemon."""
 
     def __init__(
-        self, path: Path, writer: Writer, log: RequestLog, ring: KeyRing, *, clock: Callable[[], float]
+        self,
+        path: Path,
+        writer: Writer,
+        log: RequestLog,
+        ring: KeyRing,
+        retention: Retention,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self.path = path
         self.log = log
         self.ring = ring
         self.reader = LogReader(path, clock=clock)
         self._writer = writer
+        self._retention = retention
         self._clock = clock
 
     @classmethod
@@ -96,7 +104,7 @@ class State:
             Chore("old audit", TIDY_EVERY_S, retention.tidy),
         ]
         writer.start(BatchWriter(log, path, clock), chores)
-        state = cls(path, writer, log, ring, clock=clock)
+        state = cls(path, writer, log, ring, retention, clock=clock)
         try:
             with in_words(path):
                 writer.submit(partial(boots.register, started_at=utc_text(clock()))).result(OPEN_TIMEOUT_S)
@@ -130,6 +138,10 @@ class State:
             return await asyncio.wrap_future(self._writer.submit(lambda tx: tx.audit(entry)))
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
+
+    def keep(self, *, keep_days: int, max_mib: int) -> None:
+        """How much of the request log is kept from now on."""
+        self._retention.keep(keep_days=keep_days, max_mib=max_mib)
 
     def disk(self) -> DiskUse:
         """What the state takes of the disk, and what is left. A few quick system calls.

@@ -41,6 +41,7 @@ class Chore:
     every_s: float
     run: Callable[[Transactor], bool]
     due: float = 0.0
+    is_failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +175,12 @@ class Writer:
         more = False
         try:
             more = chore.run(self._transactor)
+            chore.is_failing = False
         except sqlite3.Error as error:
-            _log.warning("The chore '%s' failed and will be tried again: %s", chore.name, error)
+            # Told once: a disk that is full stays so for a while.
+            if not chore.is_failing:
+                _log.warning("The chore '%s' failed and will be tried again: %s", chore.name, error)
+            chore.is_failing = True
         except Exception:  # noqa: BLE001 - whatever it is
             # As in _write_records.
             _log.exception("The chore '%s' failed", chore.name)

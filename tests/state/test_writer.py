@@ -178,6 +178,17 @@ def test_a_failing_chore_is_logged_and_tried_again(
     assert "The chore 'fragile' failed" in caplog.text
 
 
+def test_a_chore_that_goes_on_failing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk does not fill the journal too."""
+    count: list[int] = []
+    full = sqlite3.OperationalError("database or disk is full")
+    with running(
+        tmp_path, Chore("fragile", 0.01, counting(count, failing=lambda n: full if n < 8 else None))
+    ):
+        wait_until(lambda: len(count) >= 9)
+    assert caplog.text.count("The chore 'fragile' failed") == 1
+
+
 def test_closing_writes_everything_that_waits(tmp_path: Path) -> None:
     """Records and jobs that were handed in before the close are on disk after it, and the last chore ran."""
     room = Room(tmp_path / "state")
