@@ -7,6 +7,9 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -14,6 +17,7 @@ import uvloop
 from relayd.admin.door import Door, DoorError, open_door
 from relayd.admin.hub import EventHub
 from relayd.config import ConfigError, Settings, load
+from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
 from relayd.public.listener import bind
 from relayd.public.tls import TlsError, TlsFiles
@@ -36,8 +40,9 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
         config_path: `--config`.
         demo: an offline upstream in this process takes the provider's place.
     """
+    read = partial(load, config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
     try:
-        settings = load(config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
+        settings = read()
     except ConfigError as error:
         return _refuse(str(error))
     set_up_logging(settings.log.level, os.environ)
@@ -50,14 +55,22 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(settings, demo=demo))
+            return runner.run(_serve(_Plan(settings, read, demo)))
         except (DoorError, RingError, StateError) as error:
             return _refuse(str(error))
         except OSError as error:
             return _refuse(f"relayd cannot start: {error}")
 
 
-async def _serve(settings: Settings, *, demo: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    settings: Settings
+    reread: Callable[[], Settings]
+    demo: bool
+
+
+async def _serve(plan: _Plan) -> int:
+    settings = plan.settings
     try:
         tls = _tls_files(settings)
     except TlsError as error:
@@ -73,7 +86,7 @@ async def _serve(settings: Settings, *, demo: bool) -> int:
         )
     # Before the state: a daemon that is alive answers there, and its state is not ours to open.
     with open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir) as door:
-        return await _serve_at(sockets, door, settings, tls, demo=demo)
+        return await _serve_at(sockets, door, plan, tls)
 
 
 def _tls_files(settings: Settings) -> TlsFiles | None:
@@ -81,9 +94,8 @@ def _tls_files(settings: Settings) -> TlsFiles | None:
     return None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
 
 
-async def _serve_at(
-    sockets: list[socket.socket], door: Door, settings: Settings, tls: TlsFiles | None, *, demo: bool
-) -> int:
+async def _serve_at(sockets: list[socket.socket], door: Door, plan: _Plan, tls: TlsFiles | None) -> int:
+    settings = plan.settings
     boot_id = new_boot_id()
     hub = EventHub()
     state = State.open(
@@ -97,19 +109,20 @@ async def _serve_at(
     filled = state.ring.fill(given.get_secret_value() if given is not None else None)
     host, port, *_ = sockets[0].getsockname()
     url = public_url(host, port, tls=tls is not None)
-    words = _first_words(filled, settings, url, demo=demo)
+    words = _first_words(filled, settings, url, demo=plan.demo)
 
     def announce(line: str) -> None:
         sys.stderr.write("\n".join([line, *words, ""]))
         sys.stderr.flush()
 
+    manager = ServiceManager(os.environ)
     server = Server(
-        settings,
+        LiveSettings(settings, plan.reread, manager),
         state,
         boot_id=boot_id,
-        demo=demo,
+        demo=plan.demo,
         announce=announce,
-        manager=ServiceManager(os.environ),
+        manager=manager,
         tls=tls,
     )
     return await server.run(sockets, door, hub)

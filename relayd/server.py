@@ -17,14 +17,13 @@ from relayd.admin.hub import EventHub
 from relayd.admin.parts import DaemonFacts, Limits
 from relayd.admin.side import AdminSide
 from relayd.admin.tally import Tally
-from relayd.config import Settings
 from relayd.demo import DemoUpstream
+from relayd.live import LiveParts, LiveSettings, chat_rules, stream_limits
 from relayd.public.address import ClientAddress
 from relayd.public.admission import Admission
 from relayd.public.app import public_app
 from relayd.public.base import PublicSide
 from relayd.public.chat import ChatService
-from relayd.public.chatrequest import ChatRules
 from relayd.public.connections import Connections, connection_limit
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
@@ -36,7 +35,6 @@ from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
 from relayd.relay.probe import Probe
 from relayd.relay.registry import Registry
-from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
@@ -56,7 +54,7 @@ class Server:
     """One daemon, from its settings to its exit status.
 
     Args:
-        settings: checked.
+        live: the settings, which SIGHUP reads again.
         state: opened by the caller, who also shows a first key; closed here.
         boot_id: of this run.
         demo: an offline upstream takes the provider's place.
@@ -67,7 +65,7 @@ class Server:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         state: State,
         *,
         boot_id: str,
@@ -79,7 +77,8 @@ class Server:
         self._tls = tls
         self._announce = announce
         self._manager = manager
-        self._settings = settings
+        settings = live.now
+        self._live = live
         self._state = state
         self._boot_id = boot_id
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
@@ -110,7 +109,7 @@ class Server:
         self._freeze()
         self._announce(
             f"relayd {__version__} serving on {self.url}"
-            f"  state {self._settings.state_dir}  admin {self._settings.admin.socket}"
+            f"  state {self._live.now.state_dir}  admin {self._live.now.admin.socket}"
         )
         self._manager.ready(f"serving on {self.url}")
         await self._stop_asked.wait()
@@ -131,7 +130,7 @@ class Server:
 
     async def start_admin(self, door: Door, hub: EventHub) -> None:
         """Answer the operator too, after `start`."""
-        settings = self._settings
+        settings = self._live.now
         self._admin = AdminSide(
             door,
             hub=hub,
@@ -145,9 +144,9 @@ class Server:
                 state_dir=str(settings.state_dir),
             ),
             limits=lambda: Limits(
-                max_streams=settings.server.max_streams,
-                drain_timeout_s=settings.server.drain_timeout_s,
-                grace_s=settings.keys.grace_s,
+                max_streams=self._live.now.server.max_streams,
+                drain_timeout_s=self._live.now.server.drain_timeout_s,
+                grace_s=self._live.now.keys.grace_s,
             ),
             state=self._state,
             registry=self.registry,
@@ -157,22 +156,11 @@ class Server:
         await self._admin.start()
 
     def _build(self, sockets: Sequence[socket.socket]) -> None:
-        settings = self._settings
+        settings = self._live.now
         self._upstream = self._build_upstream()
         self._hangups = HangupWatch()
         self._ledger = Ledger(self._state.log, [self._tally.ended])
-        rules = ChatRules(
-            default_model=settings.chat.default_model,
-            allowed_models=frozenset(settings.chat.allowed_models),
-            max_tokens_limit=settings.chat.max_tokens_limit,
-            ask_usage=settings.upstream.include_usage,
-        )
-        limits = StreamLimits(
-            heartbeat_s=settings.chat.heartbeat_s,
-            first_token_timeout_s=settings.upstream.first_token_timeout_s,
-            idle_timeout_s=settings.upstream.idle_timeout_s,
-            total_timeout_s=settings.upstream.total_timeout_s,
-        )
+        rules, limits = chat_rules(settings), stream_limits(settings)
         service = ChatService(
             boot_id=self._boot_id,
             admission=Admission(
@@ -202,9 +190,12 @@ class Server:
             ),
             tls=self._tls,
         )
+        self._live.feed(
+            LiveParts(service, public.cors, self._listener, self._upstream, self._state, self._tls)
+        )
 
     def _build_upstream(self) -> Upstream:
-        settings = self._settings
+        settings = self._live.now
         base_url, key = settings.upstream.base_url, ""
         if self._demo is not None:
             self._demo.start()
@@ -224,6 +215,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._live.reload)
 
     @staticmethod
     def _freeze() -> None:
@@ -239,7 +231,7 @@ class Server:
     async def _drain(self) -> None:
         """Take nothing new, let the open streams finish, and end those that do not."""
         self._listener.stop_accepting()
-        timeout_s = self._settings.server.drain_timeout_s
+        timeout_s = self._live.now.server.drain_timeout_s
         self._manager.stopping(timeout_s + _LAST_WORDS_S + _CLOSING_S)
         if len(self.registry):
             _log.warning("draining: %d streams open, at most %g s", len(self.registry), timeout_s)
@@ -259,6 +251,7 @@ class Server:
 
     async def stop(self) -> int:
         """Close everything; open streams must have ended. Returns the exit status."""
+        await self._live.close()
         await self._listener.close()
         self._hangups.close()
         self._ledger.settle()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,14 @@ class ServiceManager:
         """Work is accepted; from now on the event loop itself gives the signs of life."""
         self._send(f"READY=1\nSTATUS={status}")
         self._ping()
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `reloaded` follows."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        """It was read, whether it could be used or not: work goes on."""
+        self._send("READY=1")
 
     def stopping(self, within_s: float) -> None:
         """The service stops, and may take this long for it."""

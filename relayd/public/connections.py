@@ -44,6 +44,11 @@ class Connections:
         """How many are open."""
         return len(self._open)
 
+    @property
+    def networks(self) -> int:
+        """How many networks have strangers here."""
+        return len(self._by_network)
+
     def opened(self, connection: Closable, address: str, network: str) -> None:
         """Count a new connection, which may cut an older one, or this one.
 

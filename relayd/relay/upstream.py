@@ -81,9 +81,10 @@ class Upstream:
 
     def __init__(self, provider_key: str, options: UpstreamOptions) -> None:
         self.scrub = Scrubber(provider_key)
-        self._transport = Transport(
-            Pool(_origin(options.base_url, options.ssl_context), connect_timeout_s=options.connect_timeout_s)
+        self._pool = Pool(
+            _origin(options.base_url, options.ssl_context), connect_timeout_s=options.connect_timeout_s
         )
+        self._transport = Transport(self._pool)
         self._prepared: Prepared | None = None
         self._client = openai.AsyncOpenAI(
             api_key=provider_key,
@@ -96,6 +97,11 @@ class Upstream:
                 transport=self._transport, follow_redirects=False, timeout=None, trust_env=False
             ),
         )
+
+    def retune(self, *, connect_timeout_s: float, max_retries: int) -> None:
+        """For requests from now on."""
+        self._pool.connect_timeout_s = connect_timeout_s
+        self._client.max_retries = max_retries
 
     @asynccontextmanager
     async def stream(

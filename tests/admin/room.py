@@ -19,6 +19,7 @@ from relayd.admin.parts import DaemonFacts, Limits
 from relayd.admin.side import AdminSide
 from relayd.admin.tally import Tally
 from relayd.config import load
+from relayd.live import LiveSettings
 from relayd.public.listener import bind
 from relayd.relay.intake import Intake
 from relayd.relay.registry import Registry
@@ -158,13 +159,14 @@ async def whole_room(
             chosen.state_dir, boot_id=boot_id, keep_days=30, max_mib=512, on_commit=hub.committed
         )
         state.ring.fill(KEY)
+        manager = ServiceManager({})
         server = Server(
-            chosen,
+            LiveSettings(chosen, lambda: chosen, manager),
             state,
             boot_id=boot_id,
             demo=True,
             announce=lambda _line: None,
-            manager=ServiceManager({}),
+            manager=manager,
         )
         server.start(bind(HOST, 0))
         await server.start_admin(door, hub)

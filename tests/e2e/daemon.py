@@ -74,9 +74,14 @@ class Daemon:
         """The file that holds its state."""
         return self.state_dir / "relayd.db"
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Change the configuration file, by dotted key; a start or SIGHUP reads it."""
+        self._settings |= settings
+        (self.home / "relayd.toml").write_text(_toml(self._settings))
+
     def launch(self) -> None:
         """Start the process and wait for nothing."""
-        (self.home / "relayd.toml").write_text(_toml(self._settings))
+        self.configure({})
         with self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
                 command("serve", *(["--demo"] if self._demo else [])),

@@ -1,0 +1,116 @@
+"""`relayd.live`: SIGHUP, as the operator of a real daemon meets it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.daemon import KEY, Daemon
+from tests.support.certificates import Authority
+from tests.test_systemd import Manager
+from tests.wire import HOST, Wire, ask, body, post, until
+
+_QUICK = "demo:text=words,deltas=1,interval_ms=0,first_ms=0"
+
+
+async def _reload(daemon: Daemon, marks: str, **settings: Any) -> str:
+    """Change the file, send SIGHUP, and wait for words; those that came since are returned."""
+    known = len(daemon.stderr)
+    daemon.configure({name.replace("__", "."): value for name, value in settings.items()})
+    daemon.signal(signal.SIGHUP)
+    await until(lambda: marks in daemon.stderr[known:])
+    return daemon.stderr[known:]
+
+
+async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path) -> None:
+    """Models, CORS, limits, times and the log's level change under an open stream, which is not touched."""
+    with Daemon(tmp_path, demo=True) as daemon:
+        async with await Wire.open(daemon.port) as wire:
+            wire.send(post(KEY, body("demo:text=words,deltas=8,interval_ms=150")))
+            head = await wire.head()
+            await wire.first_piece(head)
+            said = await _reload(
+                daemon,
+                "restart",
+                chat__allowed_models=["other"],
+                cors__allow_origins=["https://page.example"],
+                server__max_streams_per_address=1,
+                server__max_body_bytes=300,
+                server__port=1,
+                log__level="error",
+            )
+            assert "chat.allowed_models is other now, was empty" in said
+            assert "server.max_streams_per_address is 1 now, was 50" in said
+            assert "after a restart: server.port" in said
+            assert (await ask(daemon.port, KEY, body(_QUICK))).status == 429
+            async for _ in wire.pieces(head):
+                pass
+            assert (head.error, head.text) == (None, "The relay passes each delta on as one ")
+        foreign = await ask(daemon.port, KEY, body(_QUICK), {"Origin": "https://other.example"})
+        assert foreign.status == 403
+        assert foreign.header("Access-Control-Allow-Origin") is None
+        assert (await ask(daemon.port, KEY, body("other", stop="x" * 300))).status == 413
+        assert " WARNING request" not in daemon.stderr.split("after a restart")[1], "level error shows none"
+
+
+async def test_a_faulty_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
+    """One wrong value keeps all the others out; mended, they come in."""
+    with Daemon(tmp_path, demo=True) as daemon:
+        said = await _reload(
+            daemon, "nothing is changed", chat__allowed_models=["other"], server__max_streams=0
+        )
+        assert "server.max_streams" in said
+        assert (await ask(daemon.port, KEY, body(_QUICK))).status == 200
+        await _reload(daemon, "allowed_models is other", server__max_streams=10)
+        assert (await ask(daemon.port, KEY, body(_QUICK))).status == 403
+        assert "as before" in await _reload(daemon, "as before")
+
+
+async def test_tls_files_are_read_again(tmp_path: Path) -> None:
+    """Another certificate is shown at once; one that cannot be used is told and changes nothing."""
+    authority = Authority(tmp_path / "ca")
+    one, two = authority.pair("one"), authority.pair("two")
+    with Daemon(tmp_path, demo=True, settings={"tls.cert": str(one.cert), "tls.key": str(one.key)}) as daemon:
+        await _reload(daemon, "tls.key is", tls__cert=str(two.cert), tls__key=str(two.key))
+        assert await _name(daemon.port, authority.trusted()) == "two"
+        said = await _reload(
+            daemon, "nothing is changed", tls__cert=str(one.cert), chat__allowed_models=["x"]
+        )
+        assert "does not belong to the certificate" in said
+        assert await _name(daemon.port, authority.trusted()) == "two"
+
+
+async def test_systemd_is_told_when_a_reload_begins_and_ends(tmp_path: Path) -> None:
+    """RELOADING with its time, then READY, whether the file could be used or not."""
+    address = f"@relayd-live-{os.getpid()}"
+    with Manager(address) as manager, Daemon(tmp_path, demo=True, env={"NOTIFY_SOCKET": address}) as daemon:
+        await manager.until("READY=1")
+        for max_streams in (10, 0):
+            daemon.configure({"server.max_streams": max_streams})
+            daemon.signal(signal.SIGHUP)
+            began = await manager.until("RELOADING=1")
+            assert began[1].startswith("MONOTONIC_USEC=")
+            assert await manager.message() == ["READY=1"]
+
+
+async def test_a_volley_of_signals_ends_with_the_last_file(tmp_path: Path) -> None:
+    """However the signals fall, what the file says last is in force."""
+    with Daemon(tmp_path, demo=True) as daemon:
+        for streams in range(11, 31):
+            daemon.configure({"server.max_streams": streams})
+            daemon.signal(signal.SIGHUP)
+            await asyncio.sleep(0.005)
+        await until(lambda: "max_streams is 30 now" in daemon.stderr)
+        assert (await daemon.admin.status()).max_streams == 30
+
+
+async def _name(port: int, context: ssl.SSLContext) -> str:
+    _, writer = await asyncio.open_connection(HOST, port, ssl=context)
+    found: str = dict(entry[0] for entry in writer.get_extra_info("peercert")["subject"])["commonName"]
+    writer.close()
+    await writer.wait_closed()
+    return found
