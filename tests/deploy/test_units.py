@@ -1,0 +1,91 @@
+"""The systemd units: what they allow, and that systemd itself finds nothing wrong with them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd.config import load
+
+_UNITS = Path(__file__).parents[2] / "relayd" / "deploy"
+_SERVICES = ("relayd.service", "relayd@.service")
+_WORST = 1.5
+"""nginx, HAProxy and sshd stand at 9.6 as Debian ships them."""
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", _SERVICES)
+def test_the_service_is_exposed_to_little(name: str) -> None:
+    """`systemd-analyze security` rates it 1.5 or better."""
+    told = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(_UNITS / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    rated = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
+    assert rated is not None, told
+    assert float(rated[1]) <= _WORST, told
+
+
+@needs_systemd
+def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+    """`systemd-analyze verify` is silent: no unknown key, no wrong value, no program that is missing."""
+    for name in ("relayd.socket", *_SERVICES):
+        unit = (_UNITS / name).read_text()
+        (tmp_path / name.replace("@.", "@team.")).write_text(
+            unit.replace("/opt/relayd/current/bin/relayd", sys.executable)
+        )
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *(str(path) for path in tmp_path.iterdir())],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+def test_an_instance_differs_only_in_its_names() -> None:
+    """What one unit allows the other allows too; only the names and the socket unit differ."""
+    one, many = ((_UNITS / name).read_text() for name in _SERVICES)
+    for instance, alone in {
+        ", %i\n": "\n",
+        "/%i.toml": "/relayd.toml",
+        "/%i.": "/",
+        "relayd-%i": "relayd",
+        "After=network-online.target": "Requires=relayd.socket\nAfter=network-online.target relayd.socket",
+    }.items():
+        assert instance in many
+        many = many.replace(instance, alone)
+    assert [line for line in many.splitlines() if line[:1] != "#"] == [
+        line for line in one.splitlines() if line[:1] != "#"
+    ]
+
+
+@pytest.mark.parametrize("name", _SERVICES)
+def test_relayd_reads_what_the_unit_gives_it(name: str, tmp_path: Path) -> None:
+    """The credential has the name that relayd looks for, and its variables are configuration keys."""
+    unit = (_UNITS / name).read_text()
+    credential = re.search(r"(?m)^LoadCredential=(\w+):", unit)
+    variables = re.search(r"(?m)^Environment=(.*)$", unit)
+    assert credential
+    assert variables
+    (tmp_path / credential[1]).write_text("provider-key-of-the-unit")
+    env = dict(pair.split("=") for pair in variables[1].split())
+    # The group need not exist on the machine that runs the tests.
+    assert env.pop("RELAYD_ADMIN__GROUP") == "relayd-admin"
+    env |= {"STATE_DIRECTORY": "/var/lib/relayd", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    settings = load(config_path=None, cli={}, env=env, cwd=tmp_path, system_config=tmp_path / "none")
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "provider-key-of-the-unit"
+    assert str(settings.admin.socket).startswith("/run/relayd")
+    assert str(settings.state_dir) == "/var/lib/relayd"
