@@ -79,9 +79,13 @@ class Wire:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         if receive_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.get_running_loop().sock_connect(sock, (host, port))
-            return cls(*await asyncio.open_connection(sock=sock))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.get_running_loop().sock_connect(sock, (host, port))
+                return cls(*await asyncio.open_connection(sock=sock))
+        except BaseException:
+            sock.close()
+            raise
 
     @classmethod
     async def open_unix(cls, path: Path) -> Self:

@@ -1,0 +1,83 @@
+"""`kill -9` under load, and the start after it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from relayd.state.records import Outcome, Phase, RequestRecord
+from tests.e2e.cpu import Stopwatch
+from tests.e2e.daemon import KEY, Daemon
+from tests.wire import ask, body, until
+
+_CLIENTS = 16
+_MODEL = "demo:text=words,deltas=5,interval_ms=10"
+_MAY_BE_LOST_S = 0.1
+
+
+class _Load:
+    """Clients that ask again and again, and note when each answer was whole."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.finished: dict[str, float] = {}
+        self._port = daemon.port
+
+    async def _client(self) -> None:
+        while True:
+            reply = await ask(self._port, KEY, body(_MODEL))
+            request_id = reply.header("X-Request-Id")
+            if reply.cut or request_id is None:
+                return
+            assert reply.error is None
+            self.finished[request_id] = time.monotonic()
+
+    async def run(self, clients: int) -> None:
+        """Ask until the daemon is gone."""
+        tasks = [asyncio.create_task(self._client(), name=f"client {n}") for n in range(clients)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_crash_loses_no_more_than_a_tenth_of_a_second(tmp_path: Path) -> None:
+    """Three times: what ended before is there as it ended; what was open is `crashed`; the ring holds."""
+    known: dict[str, RequestRecord] = {}
+    daemon = Daemon(tmp_path, demo=True)
+    with daemon:
+        for n in range(3):
+            load = _Load(daemon)
+            running = asyncio.create_task(load.run(_CLIENTS), name="load")
+            safe_until = await _kill_in_the_middle(daemon, load, 0.2 + 0.017 * n)
+            await running
+            daemon.start()
+            records = {record.id: record for record in daemon.records()}
+            _check(records, load, safe_until)
+            assert known.items() <= records.items(), "a record of an earlier run has changed"
+            known = records
+        assert (await ask(daemon.port, KEY, body(_MODEL))).status == 200
+        assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def _kill_in_the_middle(daemon: Daemon, load: _Load, after_s: float) -> float:
+    """Kill the daemon under load; returns the moment before which nothing that ended may be lost."""
+    await until(lambda: len(load.finished) > 3 * _CLIENTS)
+    watch = Stopwatch(daemon.pid)
+    await until(lambda: watch.taken_s(time.monotonic()) > after_s)
+    killed_at = time.monotonic()
+    waited_s = killed_at - watch.began_at - watch.taken_s(killed_at)
+    daemon.kill()
+    return killed_at - _MAY_BE_LOST_S - waited_s
+
+
+def _check(records: dict[str, RequestRecord], load: _Load, safe_until: float) -> None:
+    safe = {request_id for request_id, at in load.finished.items() if at < safe_until}
+    assert len(safe) > _CLIENTS
+    assert safe <= set(records), f"{len(safe - set(records))} finished requests are lost"
+    assert {records[request_id].outcome for request_id in safe} == {Outcome.COMPLETED}
+    assert {record.phase for record in records.values()} == {Phase.DONE}
+    crashed = [record for record in records.values() if record.outcome is Outcome.CRASHED]
+    assert crashed, "nothing was open when the daemon was killed"
+    assert all(record.status is None or record.duration_ms is None for record in crashed)
