@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+_MAX_REMEMBERED = 4096
 _Address = IPv4Address | IPv6Address
 _SITE_BITS = 64
 """RFC 6177: the least that a site is given. Half of an address, so it is the shift as well."""
@@ -21,6 +23,8 @@ class ClientAddress:
         self._trusted: list[IPv4Network | IPv6Network] = [
             ip_network(entry, strict=False) for entry in trusted_proxies
         ]
+        # Clients come again, and parsing addresses is a good part of admitting one.
+        self._found = lru_cache(_MAX_REMEMBERED)(self._find)
 
     def of(self, peer: str, forwarded_for: Iterable[str]) -> str:
         """The client's address in its normal form.
@@ -32,6 +36,9 @@ class ClientAddress:
             peer: the other end of the connection; empty for a Unix socket, which is trusted.
             forwarded_for: the X-Forwarded-For header lines, in order.
         """
+        return self._found(peer, tuple(forwarded_for))
+
+    def _find(self, peer: str, forwarded_for: tuple[str, ...]) -> str:
         client = _parsed(peer)
         if peer and (client is None or not self._is_trusted(client)):
             return peer if client is None else str(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tornado.iostream import StreamClosedError
@@ -37,11 +38,10 @@ class ChatReply:
         self.status: int | None = None
         self.stalled_s = 0.0
 
-    async def write(self, lines: bytes) -> None:
-        """Send lines; the first call sends the head with them."""
+    def send(self, lines: bytes) -> Awaitable[None] | None:
+        """Send lines, the first time with the head; returns what to wait for, if anything."""
         waiting = self._send(lines)
-        if waiting is not None:
-            await self._wait(waiting)
+        return None if waiting is None else self._wait(waiting)
 
     def beat(self, line: bytes) -> None:
         """Send a line without waiting; a client that left is noticed elsewhere."""

@@ -55,6 +55,11 @@ class CompletionStream:
         self.failure: Failure | None = None
         """Set once the stream said that it failed, or cannot be read; what came before it counts."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the answer has come to a good end, and nothing more is of interest."""
+        return self.done and self.finish_reason is not None and self.failure is None
+
     def feed(self, piece: bytes) -> list[str]:
         """Take the next bytes; return the pieces of text in them, in order, none empty."""
         texts: list[str] = []

@@ -12,13 +12,24 @@ from typing import cast
 
 import httptools
 
+from relayd.relay.failure import Code, Failure
+
 _MAX_HEAD_BYTES = 64 << 10
 _MAX_BUFFERED_BYTES = 64 << 10
 _FIRST_FINAL_STATUS = 200
 
 
-class Broken(Exception):
-    """The connection, or what came over it, cannot be used any more."""
+class Broken(Failure):
+    """The connection, or what came over it, cannot be used any more; `what` says why.
+
+    As a failure it is that of a body, where nobody else puts it into words.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            Code.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
+        )
+        self.what = what
 
 
 class Answer:

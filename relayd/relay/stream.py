@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,8 +35,9 @@ class SourceBody(Protocol):
 
     request_id: str | None
 
-    async def read(self) -> bytes:
-        """The next bytes, as many as are there; empty at the end. Raises Failure."""
+    @property
+    def read(self) -> Callable[[], Coroutine[None, None, bytes]]:
+        """Reads the next bytes, as many as are there; empty at the end. Raises Failure."""
         ...
 
     async def tidy(self) -> None:
@@ -66,8 +67,11 @@ class Reply(Protocol):
     status: int | None
     stalled_s: float
 
-    async def write(self, lines: bytes) -> None:
-        """Send lines; returns when the client may be sent more. Raises ClientGone or ClientStalled."""
+    def send(self, lines: bytes) -> Awaitable[None] | None:
+        """Send lines; returns what to wait for before the client may be sent more, if anything.
+
+        Both may raise ClientGone, the wait also ClientStalled.
+        """
         ...
 
     def beat(self, line: bytes) -> None:
@@ -165,18 +169,25 @@ class RelayStream:
         async with self._upstream.stream(self._body, connected=self._connected) as body:
             record.upstream_request_id = body.request_id
             completion = self._completion = CompletionStream(self._upstream.scrub)
-            while piece := await _next_piece(body, completion):
+            texts: list[str] = []
+            while piece := await (
+                body.read() if completion.finish_reason is None else _read_after_finish(body)
+            ):
                 self._last_data_at = self._loop.time()
                 texts = completion.feed(piece)
+                if completion.whole:
+                    break
                 if texts:
-                    await self._send(texts)
+                    waiting = self._send(texts)
+                    if waiting is not None:
+                        await self._wait(waiting)
                 if completion.failure is not None:
                     raise completion.failure
                 if completion.done:
                     break
             if completion.finish_reason is None:
                 raise Failure(Code.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
-            await self._conclude(None)
+            await self._conclude(None, self._lines_of(texts) if completion.whole else b"")
             await body.tidy()
 
     def _connected(self) -> None:
@@ -185,7 +196,25 @@ class RelayStream:
             record.phase = Phase.WAITING
             record.connect_ms = self._age_ms()
 
-    async def _send(self, texts: list[str]) -> None:
+    def _send(self, texts: list[str]) -> Awaitable[None] | None:
+        """Send deltas; returns what to wait for where the client must read first."""
+        waiting = self._reply.send(self._lines_of(texts))
+        self._last_line_at = self._last_data_at
+        return waiting
+
+    async def _wait(self, waiting: Awaitable[None]) -> None:
+        self.writing = True
+        try:
+            await waiting
+        finally:
+            self.writing = False
+        # Upstream is not read while the client is waited for, so its silence counts from here.
+        self._last_line_at = self._last_data_at = self._loop.time()
+
+    def _lines_of(self, texts: list[str]) -> bytes:
+        """The lines of deltas that are about to be sent, counted into the record."""
+        if not texts:
+            return b""
         record = self.record
         self.last_delta_at = self._last_data_at
         if record.first_token_ms is None:
@@ -194,13 +223,7 @@ class RelayStream:
         lines = b"".join([delta_line(text) for text in texts])
         record.deltas += len(texts)
         record.bytes_out += len(lines)
-        self.writing = True
-        try:
-            await self._reply.write(lines)
-        finally:
-            self.writing = False
-        # Upstream is not read while the client is waited for, so its silence counts from here.
-        self._last_line_at = self._last_data_at = self._loop.time()
+        return lines
 
     def _watch_clock(self) -> None:
         """End the stream when a time is over, fill its silence, and come back when next needed.
@@ -234,15 +257,18 @@ class RelayStream:
     def _time_out(self, what: str) -> None:
         self.stop(Failure(Code.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
 
-    async def _conclude(self, cause: Exception | None) -> None:
-        """The one end: the last lines to whoever still reads, and the outcome into the record."""
+    async def _conclude(self, cause: Exception | None, unsent: bytes = b"") -> None:
+        """The one end: the last lines to whoever still reads, and the outcome into the record.
+
+        `unsent` are deltas that came with the end of the answer, and leave with it.
+        """
         self._concluded = True
         record = self.record
         failure = cause if isinstance(cause, Failure) else None
         if cause is None or failure is not None:
             lines = self._last_lines(failure)
             try:
-                await self._reply.finish(lines, failure)
+                await self._reply.finish(unsent + lines, failure)
                 record.bytes_out += len(lines)
             except (ClientGone, ClientStalled) as error:
                 cause = cause or error
@@ -279,10 +305,8 @@ class RelayStream:
         return round(self.age_s * 1000)
 
 
-async def _next_piece(body: SourceBody, completion: CompletionStream) -> bytes:
-    """The next bytes; after a finish reason the answer is whole, and whatever goes wrong is its end."""
-    if completion.finish_reason is None:
-        return await body.read()
+async def _read_after_finish(body: SourceBody) -> bytes:
+    """The next bytes of an answer that is whole already: whatever goes wrong is only its end."""
     try:
         async with asyncio.timeout(_FINISH_GRACE_S):
             return await body.read()

@@ -91,7 +91,7 @@ class Transport(httpx2.AsyncBaseTransport):
         except Unreachable as error:
             raise httpx2.ConnectError(str(error)) from error
         except Broken as error:
-            raise httpx2.ReadError(str(error)) from error
+            raise httpx2.ReadError(error.what) from error
         if answer.header(b"content-encoding").lower() not in {"", "identity"}:
             answer.close()
             raise UnexpectedEncoding("the answer is compressed")
@@ -115,7 +115,7 @@ class _Body(httpx2.AsyncByteStream):
                 yield piece[:left]
                 left -= len(piece)
         except Broken as error:
-            raise httpx2.ReadError(str(error)) from error
+            raise httpx2.ReadError(error.what) from error
 
     async def aclose(self) -> None:
         self._answer.close()

@@ -43,20 +43,9 @@ class UpstreamBody:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self.read = answer.read
+        """The next bytes, as many as are there; empty at the end. Raises `Broken`, a Failure."""
         self.request_id = answer.header(b"x-request-id") or None
-
-    async def read(self) -> bytes:
-        """The next bytes, as many as are there; empty at the end.
-
-        Raises:
-            Failure: `upstream_failed`, the connection broke.
-        """
-        try:
-            return await self._answer.read()
-        except Broken as error:
-            raise Failure(
-                Code.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
-            ) from error
 
     async def tidy(self) -> None:
         """After the last event: take the end of the body, so that the connection can serve again."""

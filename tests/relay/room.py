@@ -29,7 +29,7 @@ class KeptReply:
         self.trouble: ClientGone | ClientStalled | None = None
         """What every write meets from now on."""
 
-    async def write(self, lines: bytes) -> None:
+    def send(self, lines: bytes) -> None:
         """Keep the lines."""
         self._send(lines, None)
         self.first.set()
