@@ -76,6 +76,9 @@ def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--demo", action="store_true", help="answer from a small offline upstream; needs no provider key"
     )
     check = _command(commands, "check", "show the effective settings, and what is wrong with them")
+    check.add_argument(
+        "--upstream", action="store_true", help="go to the provider as well, step by step; costs nothing"
+    )
     for parser in (serve, check):
         parser.add_argument("--config", metavar="FILE", type=Path, help="instead of relayd.toml")
 

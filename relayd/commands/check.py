@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import Namespace
@@ -19,4 +20,17 @@ def run(args: Namespace) -> int:
         found = load(config_path=args.config, cli=overrides, env=os.environ, cwd=Path.cwd())
     except ConfigError as error:
         found = error
+    if args.upstream and isinstance(found, Settings):
+        return _check_upstream(found, as_json=args.json)
     return checkcmd.run(found, args.json, sys.stdout, sys.stderr)
+
+
+def _check_upstream(settings: Settings, *, as_json: bool) -> int:
+    from relayd.checkupstream import Provider, document, show  # noqa: PLC0415 - only this needs the network
+
+    provider = Provider.of(settings)
+    if not as_json:
+        return 0 if show(provider) else 1
+    told = document(provider)
+    sys.stdout.write(json.dumps(told) + "\n")
+    return 0 if told["ok"] else 1
