@@ -1,0 +1,366 @@
+"""Every row of the contract's error table, provoked over a real socket and found in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from relayd.relay.failure import Code
+from relayd.server import DEMO_KEY
+from relayd.state.records import Outcome, Phase
+from tests.e2e.daemon import KEY, Daemon, closed_port
+from tests.wire import DONE_BYTES, Reply, Wire, ask, body, post, until
+
+ORIGIN = "https://page.example"
+_MAX_BODY = 4096
+_MODELS_OF_STRICT = ["demo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A failure before the first byte."""
+
+    code: str
+    status: int
+    payload: bytes
+    says: str
+    retry_after: str | None = None
+    outcome: Outcome = Outcome.UPSTREAM_ERROR
+    key: str | None = KEY
+
+
+def _fault(script: str) -> bytes:
+    return body(f"demo:{script}")
+
+
+_REFUSED = {"outcome": Outcome.REJECTED}
+_BEFORE_THE_FIRST_BYTE = {
+    "not json": Case("bad_request", 400, b"{", "not JSON", **_REFUSED),
+    "unknown field": Case("bad_request", 400, body("demo", n=2), "unknown field `n`", **_REFUSED),
+    "no key": Case("unauthorized", 401, body("demo"), "no key", key=None, outcome=Outcome.DENIED),
+    "wrong key": Case("unauthorized", 401, body("demo"), "no key", key="wrong", outcome=Outcome.DENIED),
+    "too large": Case("too_large", 413, b" " * (_MAX_BODY + 1), "at most 4096 bytes", **_REFUSED),
+    "refused by the provider": Case(
+        "upstream_rejected", 400, _fault("fault=status,code=400,message=No%20such%20thing."), "No such thing."
+    ),
+    "no such model": Case("upstream_rejected", 400, _fault("fault=status,code=404"), "(404)"),
+    "not to be processed": Case("upstream_rejected", 400, _fault("fault=status,code=422"), "(422)"),
+    "rate limit": Case(
+        "upstream_limited",
+        429,
+        _fault("fault=status,code=429,retry_after=70"),
+        "Rate limit",
+        retry_after="70",
+    ),
+    "the relay's own key": Case("upstream_auth", 502, _fault("fault=echo_key"), "own key (401)"),
+    "not allowed": Case("upstream_auth", 502, _fault("fault=status,code=403"), "own key (403)"),
+    "provider fails": Case(
+        "upstream_failed", 502, _fault("fault=status,code=500"), "The provider failed (500)"
+    ),
+    "provider hangs up": Case("upstream_failed", 502, _fault("fault=cut_headers"), "without an answer"),
+    "garbage": Case("upstream_truncated", 502, _fault("fault=garbage"), "before it was finished"),
+    "a web page": Case("upstream_failed", 502, _fault("fault=html"), "event stream"),
+    "a redirect": Case("upstream_failed", 502, _fault("fault=redirect"), "redirect (307)"),
+    "compressed": Case("upstream_failed", 502, _fault("fault=gzip"), "compressed"),
+    "an error event": Case("upstream_failed", 502, _fault("fault=error_event,after=0"), "reported an error"),
+    "no headers in time": Case("upstream_timeout", 504, _fault("fault=stall_headers"), "first word"),
+    "no token in time": Case("upstream_timeout", 504, _fault("fault=stall_first"), "first word"),
+    "nothing at all": Case(
+        "upstream_truncated", 502, _fault("deltas=0,finish=none"), "before it was finished"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A failure in the middle of the answer."""
+
+    code: str
+    script: str
+    says: str
+    deltas: int | None = 3
+
+
+_MID_STREAM = {
+    "cut": Break("upstream_failed", "fault=cut_mid", "broke"),
+    "closed": Break("upstream_failed", "fault=cut_fin", "broke"),
+    "an error event": Break("upstream_failed", "fault=error_event,message=Out%20of%20luck.", "Out of luck."),
+    "broken json": Break("upstream_failed", "fault=bad_json", "not a chat completion chunk"),
+    "broken utf-8": Break("upstream_failed", "fault=bad_utf8", "not a chat completion chunk"),
+    "a huge event": Break("upstream_failed", "fault=huge_event,size=2000000", "more than 1048576 bytes"),
+    "silence": Break("upstream_timeout", "fault=stall_mid", "fell silent"),
+    "too long": Break("upstream_timeout", "deltas=1000,interval_ms=50", "whole answer", deltas=None),
+    "ended early": Break("upstream_truncated", "fault=end_early", "before it was finished"),
+    "no finish reason": Break("upstream_truncated", "deltas=3,finish=none", "before it was finished"),
+}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with short times in front of a demo upstream."""
+    settings = {
+        "upstream.first_token_timeout_s": 0.4,
+        "upstream.idle_timeout_s": 0.4,
+        "upstream.total_timeout_s": 1.5,
+        "upstream.max_retries": 0,
+        "server.max_body_bytes": _MAX_BODY,
+    }
+    with Daemon(tmp_path_factory.mktemp("demo"), demo=True, settings=settings) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with narrow limits in front of a provider that is not there."""
+    settings = {
+        "upstream.base_url": f"http://127.0.0.1:{closed_port()}/v1",
+        "upstream.max_retries": 0,
+        "chat.allowed_models": _MODELS_OF_STRICT,
+        "server.max_streams": 3,
+        "server.max_streams_per_address": 2,
+    }
+    with Daemon(tmp_path_factory.mktemp("strict"), settings=settings) as daemon:
+        yield daemon
+
+
+async def _check(daemon: Daemon, reply: Reply, code: str, status: int, says: str, outcome: Outcome) -> None:
+    """Status, headers, lines and record of a failure before the first byte."""
+    assert reply.status == status
+    assert reply.header("X-Relayd-Error") == code
+    assert reply.header("Content-Type") == "application/x-ndjson; charset=utf-8"
+    assert reply.header("Access-Control-Allow-Origin") == ORIGIN
+    assert reply.header("Access-Control-Allow-Credentials") == "true"
+    assert reply.header("Access-Control-Expose-Headers") == "X-Request-Id, X-Relayd-Error, Retry-After"
+    assert reply.header("Vary") == "Origin"
+    assert (reply.header("Retry-After") is not None) == (status in {429, 503})
+    assert len(reply.lines) == 2
+    await _check_end(daemon, reply, code, says, outcome)
+
+
+async def _check_end(daemon: Daemon, reply: Reply, code: str, says: str, outcome: Outcome) -> None:
+    """The last two lines of a failed reply, and its record."""
+    assert not reply.cut
+    *_, error, done = reply.body.splitlines(keepends=True)
+    assert error.startswith(b'{"done":false,"error":true,"content":"%b: ' % code.encode())
+    assert done == DONE_BYTES
+    assert reply.body.count(b'"done":true') == 1
+    assert reply.error is not None
+    assert says in reply.error
+    assert DEMO_KEY[:8] not in reply.error
+    record = await daemon.record(reply)
+    assert (record.phase, record.outcome, record.status) == (Phase.DONE, outcome, reply.status)
+    assert record.error is not None
+    assert f"{record.error.code}: {record.error.message}" == reply.error
+    assert record.origin == ORIGIN
+
+
+async def _ask(daemon: Daemon, payload: bytes, key: str | None = KEY) -> Reply:
+    return await ask(daemon.port, key, payload, {"Origin": ORIGIN})
+
+
+@pytest.mark.parametrize("name", _BEFORE_THE_FIRST_BYTE)
+async def test_a_failure_before_the_first_byte_has_its_status_and_its_lines(demo: Daemon, name: str) -> None:
+    """Both kinds of client see it: those that check the status, and those that only read lines."""
+    case = _BEFORE_THE_FIRST_BYTE[name]
+    reply = await _ask(demo, case.payload, case.key)
+    await _check(demo, reply, case.code, case.status, case.says, case.outcome)
+    assert reply.header("Retry-After") == case.retry_after
+
+
+@pytest.mark.parametrize("name", _MID_STREAM)
+async def test_a_failure_in_the_middle_is_the_last_but_one_line(demo: Daemon, name: str) -> None:
+    """What came before it counts, the error line and the done line end it, and the record tells both."""
+    case = _MID_STREAM[name]
+    script = case.script if "interval_ms" in case.script else f"{case.script},interval_ms=5"
+    reply = await _ask(demo, _fault(f"text=words,{script}"))
+    assert reply.status == 200
+    assert reply.header("X-Relayd-Error") is None
+    deltas = len(reply.lines) - 2
+    assert deltas == (case.deltas or deltas)
+    assert reply.text.startswith("The relay passes ")
+    await _check_end(demo, reply, case.code, case.says, Outcome.UPSTREAM_ERROR)
+    assert (await demo.record(reply)).deltas == deltas
+
+
+async def test_a_model_outside_the_list_is_refused(strict: Daemon) -> None:
+    """`model_not_allowed`: the provider is not asked."""
+    reply = await _ask(strict, body("gpt-9"))
+    await _check(strict, reply, "model_not_allowed", 403, "allowed are: demo", Outcome.REJECTED)
+
+
+async def test_a_provider_that_is_not_there_is_unreachable(strict: Daemon) -> None:
+    """`upstream_unreachable`: the sentence says what the system said."""
+    reply = await _ask(strict, body("demo"))
+    await _check(strict, reply, "upstream_unreachable", 502, "refused", Outcome.UPSTREAM_ERROR)
+
+
+async def test_one_address_has_its_limit(strict: Daemon) -> None:
+    """`busy`: two requests hold this address's places while their bodies come, the third is refused."""
+    async with _held(strict, 2):
+        reply = await _ask(strict, body("demo"))
+        await _check(strict, reply, "busy", 429, "Your address has its limit of 2", Outcome.REJECTED)
+        assert reply.header("Retry-After") == "5"
+
+
+async def test_the_server_has_its_limit(strict: Daemon) -> None:
+    """`busy`: the sentence tells one limit from the other; behind a trusted proxy addresses differ."""
+    async with _held(strict, 2), _held(strict, 1, {"X-Forwarded-For": "192.0.2.7"}):
+        headers = {"X-Forwarded-For": "192.0.2.8", "Origin": ORIGIN}
+        reply = await ask(strict.port, KEY, body("demo"), headers)
+        await _check(strict, reply, "busy", 429, "its limit of 3 streams", Outcome.REJECTED)
+        assert (await strict.record(reply)).ip == "192.0.2.8"
+
+
+@asynccontextmanager
+async def _held(daemon: Daemon, places: int, headers: dict[str, str] | None = None) -> AsyncIterator[None]:
+    """So many requests are admitted and stay so: each waits for its body."""
+    wires = []
+    for _ in range(places):
+        wire = await Wire.open(daemon.port)
+        wires.append(wire)
+        wire.send(post(KEY, b"", {"Expect": "100-continue", **(headers or {})}, length=10))
+        assert (await wire.head()).status == 100
+    try:
+        yield
+    finally:
+        for wire in wires:
+            # An answer, rather than an end, tells that the place is free again.
+            wire.send(b"0123456789")
+            assert (await wire.reply()).status == 400
+            wire.finish()
+
+
+@asynccontextmanager
+async def _streaming(daemon: Daemon, script: str, **fields: object) -> AsyncIterator[tuple[Wire, Reply, str]]:
+    """A stream that has begun: its wire, its reply so far, its id."""
+    async with await Wire.open(daemon.port) as wire:
+        wire.send(post(KEY, body(f"demo:{script}", **fields), {"Origin": ORIGIN}))
+        reply = await wire.head()
+        await wire.first_piece(reply)
+        request_id = reply.header("X-Request-Id")
+        assert request_id is not None
+        yield wire, reply, request_id
+
+
+async def _rest(wire: Wire, reply: Reply) -> None:
+    async with asyncio.timeout(5):
+        async for _ in wire.pieces(reply):
+            pass
+
+
+async def _waiting(daemon: Daemon, wire: Wire) -> str:
+    """A request that waits for its first token; returns its id."""
+    wire.send(post(KEY, body("demo:fault=stall_first"), {"Origin": ORIGIN}))
+    await until(lambda: _open_ids(daemon))
+    return _open_ids(daemon)[0]
+
+
+def _open_ids(daemon: Daemon) -> list[str]:
+    return [
+        record.id
+        for record in daemon.records()
+        if record.phase is not Phase.DONE and record.model == "demo:fault=stall_first"
+    ]
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon in front of a demo upstream, with its usual times."""
+    with Daemon(tmp_path_factory.mktemp("patient"), demo=True) as daemon:
+        yield daemon
+
+
+async def test_the_operator_cancels_before_the_first_byte(patient: Daemon) -> None:
+    """`cancelled`, with a status."""
+    async with await Wire.open(patient.port) as wire:
+        await patient.admin.cancel(await _waiting(patient, wire))
+        reply = await wire.reply()
+    await _check(patient, reply, "cancelled", 503, "operator", Outcome.CANCELLED)
+
+
+async def test_the_operator_cancels_in_the_middle(patient: Daemon) -> None:
+    """`cancelled`, as a line."""
+    async with _streaming(patient, "deltas=1000,interval_ms=20") as (wire, reply, request_id):
+        await patient.admin.cancel(request_id)
+        await _rest(wire, reply)
+    assert reply.status == 200
+    await _check_end(patient, reply, "cancelled", "operator", Outcome.CANCELLED)
+
+
+async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
+    """`key_revoked` before the first byte and in the middle; the key's next request is unauthorized."""
+    with Daemon(tmp_path, demo=True) as daemon:
+        async with (
+            await Wire.open(daemon.port) as waiting,
+            _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, streamed, _),
+        ):
+            await _waiting(daemon, waiting)
+            ring = await daemon.admin.keys()
+            await daemon.admin.revoke_key(
+                ring.keys[0].id, cut=True, generation=ring.generation, idempotency_key=uuid4().hex
+            )
+            await _rest(wire, streamed)
+            refused = await waiting.reply()
+        await _check(daemon, refused, "key_revoked", 401, "revoked", Outcome.CANCELLED)
+        await _check_end(daemon, streamed, "key_revoked", "revoked", Outcome.CANCELLED)
+        after = await _ask(daemon, body("demo"))
+        await _check(daemon, after, "unauthorized", 401, "no key", Outcome.DENIED)
+
+
+async def test_paused_intake_refuses_new_work_and_keeps_the_old(patient: Daemon) -> None:
+    """`draining` while the operator has paused; the open stream ends well; `resume` takes new work."""
+    async with _streaming(patient, "deltas=10,interval_ms=20") as (wire, reply, _):
+        await patient.admin.pause()
+        try:
+            refused = await _ask(patient, body("demo"))
+        finally:
+            await patient.admin.resume()
+        await _rest(wire, reply)
+    await _check(patient, refused, "draining", 503, "paused", Outcome.REJECTED)
+    assert refused.header("Connection") == "close"
+    assert reply.error is None
+    assert (await _ask(patient, body("demo:deltas=1"))).status == 200
+
+
+async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path) -> None:
+    """`draining` with its status before the first byte, and as a line in the middle."""
+    settings = {"server.drain_timeout_s": 0.2}
+    with Daemon(tmp_path, demo=True, settings=settings) as daemon:
+        async with (
+            await Wire.open(daemon.port) as waiting,
+            _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, streamed, _),
+        ):
+            await _waiting(daemon, waiting)
+            daemon.signal(signal.SIGTERM)
+            await _rest(wire, streamed)
+            refused = await waiting.reply()
+        assert await asyncio.to_thread(daemon.wait) == 0
+        await _check(daemon, refused, "draining", 503, "stopping", Outcome.SHUTDOWN)
+        await _check_end(daemon, streamed, "draining", "stopping", Outcome.SHUTDOWN)
+
+
+def test_every_row_of_the_table_is_provoked() -> None:
+    """`internal` needs a bug: tests/public/test_chat.py has one."""
+    provoked = {case.code for case in _BEFORE_THE_FIRST_BYTE.values()}
+    provoked |= {case.code for case in _MID_STREAM.values()}
+    provoked |= {"model_not_allowed", "upstream_unreachable", "busy", "cancelled", "key_revoked", "draining"}
+    assert provoked == {str(code) for code in Code} - {"internal"}
+
+
+async def test_after_all_that_the_relay_still_relays(demo: Daemon) -> None:
+    """No failure leaves anything behind: no open record, no bug in the log, no key."""
+    reply = await _ask(demo, body("demo:deltas=2,interval_ms=0"))
+    assert (await demo.record(reply)).outcome is Outcome.COMPLETED
+    assert all(record.phase is Phase.DONE for record in demo.records())
+    assert "met a bug" not in demo.stderr
+    assert "Traceback" not in demo.stderr
+    assert KEY not in demo.stderr
+    assert DEMO_KEY not in demo.stderr
+    assert KEY.encode() not in demo.database.read_bytes()
