@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx2
 
 from relayd.config import Settings
 from relayd.config.errors import did_you_mean
@@ -163,20 +163,20 @@ async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
         )
     url = provider.base_url.rstrip("/") + "/models"
     headers = {"Authorization": f"Bearer {provider.key}"}
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.get(url, ssl=context, allow_redirects=False) as answer,
+            asyncio.timeout(_ANSWER_TIMEOUT_S),
+            httpx2.AsyncClient(verify=context, follow_redirects=False, trust_env=False) as client,
+            client.stream("GET", url, headers=headers, timeout=_ANSWER_TIMEOUT_S) as answer,
         ):
             body = await _read(answer)
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (httpx2.HTTPError, TimeoutError) as error:
         said = Scrubber(provider.key)(str(error)) or f"no answer within {_ANSWER_TIMEOUT_S:g} s"
         raise _Failed(
             "key", f"asking for the models failed: {said}", "try again; is it the provider?"
         ) from error
-    if answer.status != HTTPStatus.OK:
-        raise _refused(provider, answer.status, body)
+    if answer.status_code != HTTPStatus.OK:
+        raise _refused(provider, answer.status_code, body)
     names = _names(body)
     if names is None:
         raise _Failed(
@@ -185,9 +185,9 @@ async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
     return names
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
+async def _read(answer: httpx2.Response) -> bytes:
     body = bytearray()
-    async for piece in answer.content.iter_any():
+    async for piece in answer.aiter_bytes():
         body += piece
         if len(body) > _MAX_ANSWER_BYTES:
             break
