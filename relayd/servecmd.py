@@ -19,7 +19,7 @@ from relayd.admin.hub import EventHub
 from relayd.config import ConfigError, Settings, load
 from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
-from relayd.public.listener import bind
+from relayd.public.listener import bind, bound_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.errors import RingError, StateError
@@ -76,7 +76,10 @@ async def _serve(plan: _Plan) -> int:
     except TlsError as error:
         return _refuse(str(error))
     try:
-        sockets = inherited_sockets(os.environ) or bind(settings.server.host, settings.server.port)
+        sockets = inherited_sockets(os.environ)
+        for sock in sockets:
+            bound_send_buffer(sock)
+        sockets = sockets or bind(settings.server.host, settings.server.port)
     except SystemdError as error:
         return _refuse(str(error))
     except OSError as error:
