@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from relayd.state.records import Outcome
 from tests.e2e.daemon import KEY, Daemon
-from tests.wire import HOST, Reply, Wire, ask, body, post, until
+from tests.wire import Reply, Wire, ask, body, post, until
 
 ORIGIN = "https://page.example"
 _MEGABYTE = 1 << 20
@@ -46,11 +47,19 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def _request(keys: list[bytes], payload: bytes, length: int | None = None) -> bytes:
-    authorization = b"".join(b"Authorization: " + key + b"\r\n" for key in keys)
-    first, rest = post(None, payload, {"Origin": ORIGIN}, length=length).split(b"\r\n", 1)
-    # Origin comes first, as in browsers, which send what scripts add after what they add themselves.
-    head, rest = rest.split(b"\r\n\r\n", 1)
-    return first + b"\r\n" + head + b"\r\n" + authorization + b"\r\n" + rest
+    """The bytes of a request from an address that was not seen before: who fails often is held up."""
+    headers = {"Origin": ORIGIN, "X-Forwarded-For": _next_address()}
+    head, _, rest = post(None, payload, headers, length=length).partition(b"\r\n\r\n")
+    authorization = b"".join(b"\r\nAuthorization: " + key for key in keys)
+    return head + authorization + b"\r\n\r\n" + rest
+
+
+_addresses = count()
+
+
+def _next_address() -> str:
+    n = next(_addresses)
+    return f"10.{n >> 8}.{n & 255}.1"
 
 
 async def _refused(daemon: Daemon, keys: list[bytes]) -> Reply:
@@ -73,7 +82,8 @@ async def test_every_wrong_key_gets_the_same_answer(daemon: Daemon, name: str) -
     assert reply.header("WWW-Authenticate") == "Bearer"
     assert reply.header("Access-Control-Allow-Origin") == ORIGIN
     record = await daemon.record(reply)
-    assert (record.outcome, record.status, record.ip) == (Outcome.DENIED, 401, HOST)
+    assert (record.outcome, record.status) == (Outcome.DENIED, 401)
+    assert record.ip.startswith("10.")
     assert (record.client, record.key_id) == (None, None)
 
 
