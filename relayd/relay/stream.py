@@ -232,7 +232,8 @@ class RelayStream:
         """
         limits = self._limits
         now = self._loop.time()
-        due = [self._started_at + limits.total_timeout_s]
+        # A silence that begins later ends no earlier than the second: so none is noticed late.
+        due = [self._started_at + limits.total_timeout_s, now + limits.idle_timeout_s]
         if now >= due[0]:
             self._time_out(f"The whole answer took longer than {limits.total_timeout_s:g} s")
             return
