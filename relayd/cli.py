@@ -47,6 +47,10 @@ def _run(args: argparse.Namespace) -> int:
         from relayd.commands.check import run as check  # noqa: PLC0415 - as above
 
         return check(args)
+    if args.command == "init":
+        from relayd.init.command import run as init  # noqa: PLC0415 - as above
+
+        return init(args)
     from relayd.commands.remote import run  # noqa: PLC0415 - as above
 
     return run(args)
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"relayd {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_local(commands)
+    _add_init(commands)
     _add_remote(commands)
     _add_keys(commands)
     return parser
@@ -81,6 +86,25 @@ def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     for parser in (serve, check):
         parser.add_argument("--config", metavar="FILE", type=Path, help="instead of relayd.toml")
+
+
+def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "write a configuration that works", reaches_daemon=False)
+    init.add_argument(
+        "--system", action="store_true", help="for the whole machine, as a systemd service; needs root"
+    )
+    init.add_argument("--config", metavar="FILE", type=Path, help="instead of relayd.toml, here")
+    init.add_argument("--base-url", metavar="URL", help="the provider's address")
+    init.add_argument("--key-file", metavar="FILE", help="holds the provider's key; - reads it from stdin")
+    init.add_argument("--model", metavar="NAME", help="used when a request names none")
+    init.add_argument("--host", metavar="ADDRESS", help="to listen on")
+    init.add_argument("--port", metavar="N", type=int, help="to listen on")
+    init.add_argument("--no-check", action="store_true", help="do not ask the provider")
+    init.add_argument("--yes", action="store_true", help="ask nothing; take what is given, else the defaults")
+    init.add_argument("--force", action="store_true", help="replace a configuration that is there")
+    init.add_argument(
+        "--root", metavar="DIR", default="/", help="with --system: of an image that is being made"
+    )
 
 
 def _add_remote(commands: _Commands[argparse.ArgumentParser]) -> None:
