@@ -7,18 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-# In the wheel it is package data; in a checkout it stands at the top.
-_PLACES = (
-    Path(__file__).parents[1] / "deploy" / "relayd.toml",
-    Path(__file__).parents[2] / "relayd.toml",
-)
+# A copy of the file at the top of the repository, which the wheel does not hold and people may edit.
+_TEMPLATE = Path(__file__).parents[1] / "deploy" / "relayd.toml"
 _SECTION = re.compile(r"\[(\w+)\]")
 _KEY = re.compile(r"# (?P<key>\w+) += (?P<value>.*?)(?P<gap> +)(?P<comment># .*)")
 
 
 def template() -> str:
     """Every key with its default, commented out, and a line that explains it."""
-    return next(path for path in _PLACES if path.is_file()).read_text(encoding="utf-8")
+    return _TEMPLATE.read_text(encoding="utf-8")
 
 
 def with_values(text: str, values: Mapping[str, object]) -> str:

@@ -22,7 +22,7 @@ _VALUES = {
 
 
 def test_the_template_is_the_file_that_the_repository_shows() -> None:
-    """So that it explains every key."""
+    """So that it explains every key; after a change of the one, copy it over the other."""
     assert template() == (Path(__file__).parents[2] / "relayd.toml").read_text()
 
 
