@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from relayd.config import KEYS, LiveDiff, live_changes
@@ -41,12 +39,6 @@ RESTART = {
     "upstream.base_url": "https://other.example",
     "admin.socket": "other.sock",
 }
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "text"), [*LIVE.items(), *RESTART.items()])

@@ -18,12 +18,6 @@ from tests.config.room import Room
 CANARY = "canary-4711-do-not-show"
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
-
-
 def test_defaults(room: Room) -> None:
     """With no source at all the defaults of the contract hold, with their types."""
     got = room.load()

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from relayd.config import Settings
 from tests.config.room import Room
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
 
 
 def provider_key(settings: Settings) -> tuple[str | None, str]:

@@ -17,12 +17,6 @@ WORKED_OUT = {"state_dir", "admin.socket"}
 LINE = re.compile(r"# (?P<setting>(?P<key>[a-z_]+) = .*?\S) +# (?P<comment>\S.*)")
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
-
-
 def test_shipped_file_as_it_is(room: Room) -> None:
     """The shipped relayd.toml loads, and changes nothing: every value has its default as origin."""
     got, bare = room.load(SHIPPED.read_text()), room.load("")

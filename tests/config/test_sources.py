@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from relayd.config import KEYS, OriginKind
 from relayd.config.sources import variables_of
 from tests.config.room import Room
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
-
 
 FROM_TEXT = [
     ("server.port", "0", 0),

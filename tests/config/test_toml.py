@@ -9,12 +9,6 @@ import pytest
 from tests.config.room import Room
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """An empty working directory."""
-    return Room(tmp_path)
-
-
 def test_search_order(room: Room) -> None:
     """--config, else $RELAYD_CONFIG, else ./relayd.toml, else the system's file, else none."""
     assert room.load().config_file is None

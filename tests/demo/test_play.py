@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import itertools
 import json
 import time
 import zlib
@@ -243,11 +242,12 @@ async def test_the_pace_is_kept() -> None:
         head_at = time.monotonic()
         async for _ in wire.pieces(reply):
             pass
-    first, *deltas = (at for at, data in reply.pieces if b'"content"' in data)
+    role_at, *deltas = (at for at, data in reply.pieces if b'"content"' in data)
     assert head_at - started >= 0.095
-    assert deltas[0] - first >= 0.075
-    assert all(later - earlier > 0.02 for earlier, later in itertools.pairwise(deltas))
-    assert deltas[-1] - deltas[0] >= 0.115
+    assert role_at - started >= 0.095
+    # Against the start, not the one before: a machine that lags may deliver two at once, but none early.
+    for place, at in enumerate(deltas):
+        assert at - started >= 0.175 + 0.04 * place
 
 
 async def test_stamps_are_the_sender_s_clock() -> None:
