@@ -15,7 +15,7 @@ import httptools
 from relayd.relay.failure import Code, Failure
 
 _MAX_HEAD_BYTES = 64 << 10
-_MAX_BUFFERED_BYTES = 64 << 10
+_MAX_BUFFERED_BYTES = 16 << 10
 _FIRST_FINAL_STATUS = 200
 
 

@@ -16,6 +16,8 @@ from relayd.relay.connection import Answer, Broken, Connection
 _IDLE_S = 15.0
 """Shorter than what providers and their proxies allow, so that a kept connection is rarely a dead one."""
 _MAX_IDLE = 100
+_RECEIVE_BUFFER_BYTES = 32 << 10
+"""What the kernel keeps of an answer whose client does not read; Linux would let it grow to 6 MiB."""
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 
 
@@ -91,6 +93,7 @@ class Pool:
         )
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             _, connection = await self._loop.create_connection(
                 lambda: Connection(self._keep, self._forget),
                 sock=sock,

@@ -1,0 +1,1 @@
+"""Attacks on a real daemon, scaled down; `scripts/soak` runs the same at full size."""

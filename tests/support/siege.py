@@ -1,0 +1,190 @@
+"""What attackers do to a daemon, in any size, and what it costs the daemon and its ordinary clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count as counting
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
+from tests.wire import DONE, Reply, Wire, body, post
+
+ORDINARY = "demo:text=words,deltas=20,interval_ms=20,first_ms=0"
+PATIENCE_S = 120.0
+_LONG_DELTAS = 1500
+_LONG_DELTA = 200
+LONG = f"demo:text=x{_LONG_DELTA},deltas={_LONG_DELTAS},interval_ms=0,first_ms=0"
+"""More lines than the kernel keeps for a client with a small receive buffer."""
+_TRICKLE_S = 0.5
+_addresses = counting(1)
+
+
+@contextmanager
+def provider() -> Iterator[str]:
+    """A demo upstream as a process of its own, so that only the daemon is measured; gives its base URL."""
+    env = {**os.environ, "RELAYD_DEMO_KEY": PROVIDER_KEY}
+    with subprocess.Popen(
+        [sys.executable, "-m", "relayd.demo"], env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip()
+        finally:
+            process.kill()
+
+
+def besieged(home: Path, base_url: str, settings: Mapping[str, Any] | None = None) -> Daemon:
+    """A daemon in front of `provider`, with room for many clients of one address."""
+    room = {"upstream.base_url": base_url, "server.max_streams": 3000, "server.max_streams_per_address": 3000}
+    return Daemon(home, settings={**room, "log.level": "error", **(settings or {})})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process holds and has used."""
+
+    rss_kib: int
+    descriptors: int
+    cpu_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        """Read it from proc(5)."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        cpu_s = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+        return cls(int(rss.split()[1]), len(list(Path(f"/proc/{pid}/fd").iterdir())), cpu_s)
+
+
+@dataclass(slots=True)
+class Ordinary:
+    """What clients saw that did nothing wrong."""
+
+    first_ms: list[float] = field(default_factory=list)
+    wrong: int = 0
+    """Answers that were not exactly what the provider sent."""
+
+    def percentile(self, percent: int) -> float:
+        """The nearest rank of the time to the first delta."""
+        ordered = sorted(self.first_ms)
+        return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def fresh_address() -> str:
+    """An address that no other client of this process came from (RFC 2544's network)."""
+    number = next(_addresses)
+    return f"198.18.{number >> 8 & 255}.{number & 255}"
+
+
+async def ask_one(port: int, model: str, ip: str, seen: Ordinary | None = None, words: int = 20) -> Reply:
+    """One ordinary request from an address, on a connection of its own."""
+    began = time.monotonic()
+    async with asyncio.timeout(PATIENCE_S), await Wire.open(port) as wire:
+        wire.send(post(KEY, body(model), {"X-Forwarded-For": ip}))
+        reply = await wire.head()
+        async for _ in wire.pieces(reply):
+            pass
+    if seen is not None:
+        seen.first_ms.append((reply.pieces[0][0] - began) * 1000)
+        whole = reply.lines[-1] == DONE and reply.error is None
+        seen.wrong += not (whole and sum(1 for line in reply.lines if line["content"]) == words + 1)
+    return reply
+
+
+async def ordinary(port: int, clients: int, rounds: int) -> Ordinary:
+    """So many clients at the same time, each of which asks again and again."""
+    seen = Ordinary()
+
+    async def client() -> None:
+        ip = fresh_address()
+        for _ in range(rounds):
+            await ask_one(port, ORDINARY, ip, seen)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return seen
+
+
+async def stuck_readers(stack: AsyncExitStack, port: int, number: int) -> list[Wire]:
+    """Clients that ask for a long answer and do not read."""
+    wires = []
+    for _ in range(number):
+        wire = await stack.enter_async_context(await Wire.open(port, receive_buffer_bytes=4096))
+        wire.pause()
+        wire.send(post(KEY, body(LONG), {"X-Forwarded-For": "198.19.0.1"}))
+        wires.append(wire)
+    return wires
+
+
+async def resumed(wire: Wire) -> str:
+    """Read on: `exact`, `typed` (an error line and the done line), `cut`, or what was wrong."""
+    wire.resume()
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            reply = await wire.head()
+            async for _ in wire.pieces(reply):
+                pass
+        except (EOFError, ConnectionError):
+            return "cut"
+    if reply.cut:
+        return "cut"
+    if reply.lines[-1] != DONE:
+        return "no done line"
+    if reply.error is not None:
+        return "typed"
+    return "exact" if reply.text == "x" * _LONG_DELTA * _LONG_DELTAS else "wrong text"
+
+
+async def gone_after_s(wires: list[Wire], trickle: bytes, limit_s: float) -> float:
+    """Feed connections a byte now and then; the seconds until the last one was cut."""
+    began = time.monotonic()
+    left = list(wires)
+    while left:
+        assert time.monotonic() - began < limit_s, f"{len(left)} of {len(wires)} are still there"
+        await asyncio.sleep(_TRICKLE_S / 5)
+        left = [wire for wire in left if not wire.lost()]
+        if int((time.monotonic() - began) / _TRICKLE_S) % 2:
+            for wire in left:
+                wire.send(trickle)
+    return time.monotonic() - began
+
+
+async def slow(stack: AsyncExitStack, port: int, number: int, start: bytes) -> list[Wire]:
+    """Connections that begin a request and then take their time."""
+    wires = []
+    for _ in range(number):
+        wire = await stack.enter_async_context(await Wire.open(port))
+        wire.send(start)
+        wires.append(wire)
+    return wires
+
+
+SLOW_HEAD = f"POST /chat HTTP/1.1\r\nHost: relay\r\nAuthorization: {KEY}\r\nX-".encode()
+SLOW_BODY = post(KEY, b"{", length=1000)
+SLOW_BODY_WITHOUT_KEY = post("a-key-that-is-wrong", b"{", length=1000)
+
+
+async def wrong_keys(port: int, number: int, parallel: int, ip: str) -> int:
+    """So many requests with wrong keys from one address; how many got their 401, the others being cut."""
+    left, refused = iter(range(number)), 0
+
+    async def attacker() -> None:
+        nonlocal refused
+        for n in left:
+            try:
+                async with await Wire.open(port) as wire:
+                    wire.send(post(f"wrong-key-number-{n:08}", b"", {"X-Forwarded-For": ip}))
+                    refused += b" 401 " in await wire.ended()
+            except (OSError, EOFError):
+                continue
+
+    await asyncio.gather(*(attacker() for _ in range(parallel)))
+    return refused
