@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == "serve":
         from relayd.servecmd import serve  # noqa: PLC0415 - only this command needs the daemon
 
-        return serve(args.config, demo=args.demo)
+        return serve(args.config, demo=args.demo, demo_without_key=args.demo_without_key)
     if args.command == "check":
         from relayd.commands.check import run as check  # noqa: PLC0415 - as above
 
@@ -79,6 +79,9 @@ def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
     serve = _command(commands, "serve", "run the daemon", reaches_daemon=False)
     serve.add_argument(
         "--demo", action="store_true", help="answer from a small offline upstream; needs no provider key"
+    )
+    serve.add_argument(
+        "--demo-without-key", action="store_true", help="as --demo, but only where there is no provider key"
     )
     check = _command(commands, "check", "show the effective settings, and what is wrong with them")
     check.add_argument(

@@ -33,12 +33,13 @@ FIRST_KEY_FILE = "first-key"
 _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
 
-def serve(config_path: Path | None, *, demo: bool) -> int:
+def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = False) -> int:
     """Run the daemon until it is told to stop; returns the exit status.
 
     Args:
         config_path: `--config`.
         demo: an offline upstream in this process takes the provider's place.
+        demo_without_key: it does so only where there is no provider key.
     """
     read = partial(load, config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
     try:
@@ -48,6 +49,7 @@ def serve(config_path: Path | None, *, demo: bool) -> int:
     set_up_logging(settings.log.level, os.environ)
     for warning in settings.warnings:
         _log.warning("%s", warning)
+    demo = demo or (demo_without_key and settings.openai_api_key is None)
     if settings.openai_api_key is None and not demo:
         return _refuse(
             "There is no provider key: set OPENAI_API_KEY or openai_api_key_file, "
