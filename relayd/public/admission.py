@@ -12,6 +12,8 @@ from relayd.relay.intake import Intake
 from relayd.relay.registry import Registry
 
 _SCHEME = "bearer "
+# Python's own idea of white space has bytes in it that belong to a key.
+_WHITESPACE = " \t"
 
 
 class Holder(Protocol):
@@ -89,8 +91,8 @@ def _presented(headers: HTTPHeaders) -> bytes:
     values = headers.get_list("Authorization")
     if len(values) != 1:
         return b""
-    value = values[0].strip()
+    value = values[0].strip(_WHITESPACE)
     if value[: len(_SCHEME)].lower() == _SCHEME:
-        value = value[len(_SCHEME) :].strip()
+        value = value[len(_SCHEME) :].strip(_WHITESPACE)
     # Tornado decodes headers as Latin-1, so this gives back the bytes that were sent.
     return value.encode("latin-1", "replace")

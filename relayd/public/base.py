@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from relayd.relay.failure import Code, Failure
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE = struct.pack("ii", 1, 0)
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_TIME_CHARS = 9
 _ID_RANDOM_BITS = 35
@@ -82,6 +84,14 @@ class BaseHandler(RequestHandler):
 
     def close_connection(self) -> None:
         """Cut the connection now, with whatever is still to be sent."""
+        self.connection.close()
+
+    def reset_connection(self) -> None:
+        """Cut the connection now, and take from the kernel what a client that does not read left there."""
+        sock = self.socket
+        if sock is not None:
+            # socket(7): SO_LINGER with no time makes close() send RST and free what is unsent.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.connection.close()
 
     def set_reply_headers(self, content_type: str, failure: Failure | None = None) -> None:

@@ -202,7 +202,7 @@ class ChatHandler(BaseHandler):
         sent = self.flush()
         await asyncio.wait((sent,), timeout=self._service.write_timeout_s)
         if not sent.done():
-            self.close_connection()
+            self.reset_connection()
         elif isinstance(sent.exception(), StreamClosedError):
             self._left.set()
 

@@ -97,7 +97,7 @@ class ChatReply:
             self.stalled_s += self._loop.time() - began
         if not sent.done():
             # Whatever is buffered can never be delivered; only the socket's end frees it.
-            self._handler.close_connection()
+            self._handler.reset_connection()
             raise ClientStalled
         try:
             sent.result()

@@ -49,8 +49,8 @@ def test_a_request_is_logged_once_when_it_ends(caplog: pytest.LogCaptureFixture)
         ledger.open(record)
         assert caplog.messages == []
         ledger.close(record)
-    told = "request id=abc client=web ip=192.0.2.1 model=demo outcome=completed status=200 duration_ms=12 deltas=3"
-    assert caplog.messages == [told]
+    told = "id=abc client=web ip=192.0.2.1 model=demo outcome=completed status=200 duration_ms=12 deltas=3"
+    assert caplog.messages == [f"request {told}"]
     assert log.calls == [("started", "abc"), ("ended", "abc")]
     assert seen == [record]
 
