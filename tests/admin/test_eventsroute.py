@@ -124,6 +124,24 @@ async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repe
     assert seen.events > 1000
 
 
+async def test_a_gap_at_the_end_of_the_log_is_told_once_and_the_story_goes_on(tmp_path: Path) -> None:
+    """When retention has removed everything, the reader learns how much, and then what is new."""
+    async with admin_room(tmp_path, clock=lambda: NOON_S) as room:
+        room.log(5)
+        await room.logged(11)
+    async with (
+        admin_room(tmp_path, boot_id="later", keep_days=1, clock=lambda: NOON_S + 3 * _DAY_S) as room,
+        asyncio.timeout(10),
+        aclosing(room.client.events(1)) as events,
+    ):
+        assert isinstance(await anext(events), Hello)
+        assert await anext(events) == Gap(2, 11)
+        room.log(1, prefix="new")
+        started = await anext(events)
+        assert isinstance(started, Started)
+        assert started.seq == 12
+
+
 @asynccontextmanager
 async def _frozen(room: AdminRoom, after: int) -> AsyncIterator[socket.socket]:
     """A reader that connects, asks, and never reads."""

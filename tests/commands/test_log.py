@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 import time
+from argparse import Namespace
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from relayd.state.records import utc_text
+import msgspec
+import pytest
+
+from relayd.admin.client import AdminClient
+from relayd.admin.link import VersionMismatch
+from relayd.admin.wire import Ended, Event, Hello, RequestPage
+from relayd.commands import log
+from relayd.commands.console import Console
+from relayd.state.records import Outcome, Phase, utc_text
 from tests.admin.room import AdminRoom, admin_room, new_record
 from tests.commands.room import relayd
 from tests.wire import until
@@ -107,6 +118,43 @@ async def test_following_shows_each_request_once_when_it_ends_also_through_a_pip
             room.log(1, prefix="last", client="web", started_at=now)
             assert json.loads(await following.line())["id"] == "running"
             assert json.loads(await following.line())["id"] == "last000000"
+
+
+class _Overlapping(AdminClient):
+    """A request ends after the stream of events began and before the past is read: both tell of it."""
+
+    ended = msgspec.structs.replace(new_record("twice"), seq=4, phase=Phase.DONE, outcome=Outcome.COMPLETED)
+    later = msgspec.structs.replace(ended, id="later", seq=7)
+
+    async def requests(self, **_: Any) -> RequestPage:
+        """The past, in which it has ended."""
+        now = utc_text(time.time())
+        return RequestPage([msgspec.structs.replace(self.ended, started_at=now)], None)
+
+    async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+        """Its end, the end of another one, and of this daemon."""
+        if after is not None:
+            raise VersionMismatch("enough")
+        yield Hello("boot", "1", 5)
+        yield Ended(6, "boot", self.ended)
+        yield Ended(8, "boot", self.later)
+
+
+class _Played(Console):
+    """A console whose daemon is played."""
+
+    def client(self, socket: str | None) -> AdminClient:
+        """The play."""
+        return _Overlapping(Path(socket or "none"))
+
+
+async def test_what_ends_while_the_past_is_read_is_shown_once() -> None:
+    """It is in the past and comes as an event too."""
+    out = io.StringIO()
+    args = Namespace(follow=True, since=None, where="", json=True, socket=None)
+    with pytest.raises(VersionMismatch):
+        await log.run(args, _Played({}, out, io.StringIO()))
+    assert [json.loads(line)["id"] for line in out.getvalue().splitlines()] == ["twice", "later"]
 
 
 async def test_following_says_what_operators_do_and_goes_on_after_a_restart(tmp_path: Path) -> None:
