@@ -20,12 +20,13 @@ from relayd.public.hangup import HangupWatch
 from relayd.public.penalty import Penalties
 from relayd.public.record import opened_record
 from relayd.public.reply import CONTENT_TYPE, ChatReply
+from relayd.relay.ends import Source
 from relayd.relay.failure import ClientGone, Code, Failure
 from relayd.relay.ledger import Ledger
 from relayd.relay.lines import DONE, error_line
 from relayd.relay.probe import Probe, is_probe
 from relayd.relay.registry import Registry
-from relayd.relay.stream import RelayStream, Source, StreamLimits
+from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.state.records import Outcome, Phase, RecordedError
 
 _LINGER_S = 1.0

@@ -17,7 +17,7 @@ CONTENT_TYPE = "application/x-ndjson; charset=utf-8"
 
 
 class ChatReply:
-    """Implements `relayd.relay.stream.Reply`.
+    """Implements `relayd.relay.ends.Reply`.
 
     Awaiting a write is the back-pressure: it returns at once while the kernel takes the bytes, and
     otherwise when the client has read enough.

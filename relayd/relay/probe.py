@@ -116,7 +116,7 @@ class Probe:
 
 
 class ProbeSource:
-    """Takes the provider's place for one request: implements `relayd.relay.stream.Source` and its body."""
+    """Takes the provider's place for one request: implements `relayd.relay.ends.Source` and its body."""
 
     request_id: str | None = None
 

@@ -1,0 +1,62 @@
+"""The two ends of a stream: who answers, and the way to who asked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from relayd.relay.failure import Failure
+
+
+class SourceBody(Protocol):
+    """One answer in the provider's form, as it comes."""
+
+    request_id: str | None
+
+    @property
+    def read(self) -> Callable[[], Coroutine[None, None, bytes]]:
+        """Reads the next bytes, as many as are there; empty at the end. Raises Failure."""
+        ...
+
+    async def tidy(self) -> None:
+        """After the last event: whatever makes the connection fit to serve again."""
+        ...
+
+
+class Source(Protocol):
+    """Whoever answers: the provider, or the relay itself when it is probed."""
+
+    @property
+    def scrub(self) -> Callable[[str], str]:
+        """Makes its error messages fit to show."""
+        ...
+
+    def stream(
+        self, body: bytes, *, connected: Callable[[], None]
+    ) -> AbstractAsyncContextManager[SourceBody]:
+        """Ask for one completion; leaving closes it. Raises Failure."""
+        ...
+
+
+class Reply(Protocol):
+    """The way to the client. All methods take whole lines."""
+
+    begun: bool
+    status: int | None
+    stalled_s: float
+
+    def send(self, lines: bytes) -> Awaitable[None] | None:
+        """Send lines; returns what to wait for before the client may be sent more, if anything.
+
+        Both may raise ClientGone, the wait also ClientStalled.
+        """
+        ...
+
+    def beat(self, line: bytes) -> None:
+        """Send a line in the silence, without waiting."""
+        ...
+
+    async def finish(self, lines: bytes, failure: Failure | None) -> None:
+        """Send the last lines and end the reply. Raises ClientGone or ClientStalled."""
+        ...
