@@ -17,6 +17,7 @@ import uvloop
 from relayd.admin.door import Door, DoorError, open_door
 from relayd.admin.hub import EventHub
 from relayd.config import ConfigError, Settings, load
+from relayd.descriptors import ask_for_descriptors
 from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
 from relayd.public.listener import bind, bound_send_buffer
@@ -55,6 +56,7 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
             "There is no provider key: set OPENAI_API_KEY or openai_api_key_file, "
             "or try relayd without one: relayd serve --demo"
         )
+    ask_for_descriptors(settings.server.max_streams)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(_Plan(settings, read, demo)))
@@ -152,9 +154,9 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
                 "",
             ]
         else:
-            path = _save_first_key(settings.state_dir, filled.secret)
+            path = settings.state_dir / FIRST_KEY_FILE
             key = f"$(cat {path})"
-            words.append(f"The first authorization key is in {path}; read it, then delete the file.")
+            words.append(_saved(path, filled.secret))
     elif not demo:
         return words
     words += [
@@ -166,13 +168,19 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
     return words
 
 
-def _save_first_key(state_dir: Path, secret: str) -> Path:
-    path = state_dir / FIRST_KEY_FILE
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(secret + "\n")
-    return path
+def _saved(path: Path, secret: str) -> str:
+    """Save the first key, and say where; or say how to get another: nobody has seen this one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(secret + "\n")
+    except OSError as error:
+        return (
+            f"The first authorization key could not be saved in {path} ({error.strerror}) and is lost; "
+            "make another: relayd keys rotate default --grace 0s"
+        )
+    return f"The first authorization key is in {path}; read it, then delete the file."
 
 
 def _refuse(sentence: str) -> int:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,10 @@ class Manager:
         """The lines of the next datagram."""
         loop = asyncio.get_running_loop()
         return (await asyncio.wait_for(loop.sock_recv(self._socket, 4096), _PATIENCE_S)).decode().split("\n")
+
+    def heard(self) -> bytes:
+        """A datagram that has come already; BlockingIOError where none has."""
+        return self._socket.recv(4096)
 
     async def until(self, line: str) -> list[str]:
         """The next datagram that holds this line."""
@@ -130,6 +135,20 @@ async def test_the_loop_itself_gives_the_signs_of_life() -> None:
         service.close()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(manager.message(), 0.1)
+
+
+async def test_a_blocked_loop_gives_no_sign_of_life() -> None:
+    """While the loop stands still for several periods, systemd hears nothing, and may act."""
+    address = f"@relayd-test-blocked-{os.getpid()}"
+    with Manager(address) as manager:
+        service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+        service.ready("here")
+        await manager.until("WATCHDOG=1")
+        time.sleep(0.3)  # noqa: ASYNC251 - to block the loop is the test
+        with pytest.raises(BlockingIOError):
+            manager.heard()
+        assert await manager.message() == ["WATCHDOG=1"]
+        service.close()
 
 
 @pytest.mark.parametrize("env", [{}, {"WATCHDOG_USEC": "1000"}, {"NOTIFY_SOCKET": "@nobody-listens-here"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -66,6 +67,11 @@ class Connections:
                 self._cut(next(iter(mine)))
         if len(self._open) > self._limit():
             self._cut(next(iter(self._strangers)))
+
+    def make_room(self, number: int) -> None:
+        """Cut so many strangers, those that waited longest: descriptors have run out."""
+        for connection in list(itertools.islice(self._strangers, number)):
+            self._cut(connection)
 
     def admitted(self, connection: Closable) -> None:
         """A valid key came over this connection."""

@@ -141,6 +141,7 @@ class Listener:
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""
+        self._connections.make_room(_ACCEPTS_A_TURN)
         _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again, listening)

@@ -41,10 +41,12 @@ def provider() -> Iterator[str]:
             process.kill()
 
 
-def besieged(home: Path, base_url: str, settings: Mapping[str, Any] | None = None) -> Daemon:
+def besieged(
+    home: Path, base_url: str, settings: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
+) -> Daemon:
     """A daemon in front of `provider`, with room for many clients of one address."""
     room = {"upstream.base_url": base_url, "server.max_streams": 3000, "server.max_streams_per_address": 3000}
-    return Daemon(home, settings={**room, "log.level": "error", **(settings or {})})
+    return Daemon(home, settings={**room, "log.level": "error", **(settings or {})}, env=env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,8 @@ async def wrong_keys(port: int, number: int, parallel: int, ip: str) -> int:
             try:
                 async with await Wire.open(port) as wire:
                     wire.send(post(f"wrong-key-number-{n:08}", b"", {"X-Forwarded-For": ip}))
-                    refused += b" 401 " in await wire.ended()
+                    answer = await wire.ended()
+                    refused += b" 401 " in answer
             except (OSError, EOFError):
                 continue
 

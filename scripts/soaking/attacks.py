@@ -1,0 +1,118 @@
+"""Hostile clients: what they cost, and what ordinary clients notice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from soaking.row import Row, Seen
+from tests.support.siege import (
+    SLOW_BODY,
+    SLOW_BODY_WITHOUT_KEY,
+    SLOW_HEAD,
+    Usage,
+    besieged,
+    fresh_address,
+    gone_after_s,
+    ordinary,
+    provider,
+    resumed,
+    slow,
+    stuck_readers,
+    wrong_keys,
+)
+
+_STUCK_S = 60.0
+_MIB = 1024
+_GONE_S = 15.0
+_MAX_RECORDS = 1000
+
+
+async def stuck(home: Path, size: float) -> Seen:
+    """1,000 clients that never read, for a minute; 50 ordinary ones beside them."""
+    number = round(1000 * size)
+    with provider() as base_url, besieged(home, base_url, {"server.write_timeout_s": 300}) as daemon:
+        await ordinary(daemon.port, 50, 2)
+        before = Usage.of(daemon.pid)
+        async with AsyncExitStack() as stack:
+            wires = await stuck_readers(stack, daemon.port, number)
+            began, most_kib, seen = time.monotonic(), 0, []
+            while time.monotonic() - began < _STUCK_S * min(1.0, size):
+                seen.append(await ordinary(daemon.port, 50, 1))
+                most_kib = max(most_kib, Usage.of(daemon.pid).rss_kib)
+            streaming = (await daemon.admin.status()).streams.streaming
+            ends = Counter(await asyncio.gather(*map(resumed, wires)))
+    grown = (most_kib - before.rss_kib) / _MIB
+    wrong = sum(one.wrong for one in seen)
+    asked = sum(len(one.first_ms) for one in seen)
+    return Seen(
+        f"{streaming} stuck; memory {before.rss_kib / _MIB:.0f} MiB, +{grown:.0f} MiB;"
+        f" {asked} ordinary answers, {wrong} not whole; resumed: {dict(ends)}",
+        held=grown <= 64 * max(size, 0.2) and not wrong and set(ends) <= {"exact", "typed"},
+    )
+
+
+async def slow_heads(home: Path, size: float) -> Seen:
+    """1,000 connections that never finish their head."""
+    return await _slow(home, round(1000 * size), SLOW_HEAD, b"x")
+
+
+async def slow_bodies(home: Path, size: float) -> Seen:
+    """1,000 connections with a valid key that never finish their body, body_timeout_s = 10."""
+    return await _slow(home, round(1000 * size), SLOW_BODY, b" ")
+
+
+async def slow_refused(home: Path, size: float) -> Seen:
+    """1,000 connections without a valid key that never finish their body."""
+    return await _slow(home, round(1000 * size), SLOW_BODY_WITHOUT_KEY, b" ")
+
+
+async def _slow(home: Path, number: int, start: bytes, trickle: bytes) -> Seen:
+    with provider() as base_url, besieged(home, base_url, {"server.body_timeout_s": 10}) as daemon:
+        await ordinary(daemon.port, 10, 2)
+        calm = await ordinary(daemon.port, 10, 10)
+        before = Usage.of(daemon.pid)
+        async with AsyncExitStack() as stack:
+            wires = await slow(stack, daemon.port, number, start)
+            gone = asyncio.create_task(gone_after_s(wires, trickle, 60), name="slow clients")
+            seen = await ordinary(daemon.port, 10, 10)
+            most = Usage.of(daemon.pid)
+            gone_s = await gone
+    p99, was = seen.percentile(99), calm.percentile(99)
+    return Seen(
+        f"all {number} gone after {gone_s:.1f} s; ordinary first delta p99 {p99:.0f} ms, before {was:.0f} ms;"
+        f" +{(most.rss_kib - before.rss_kib) / _MIB:.0f} MiB; {seen.wrong} answers not whole",
+        held=gone_s <= _GONE_S and p99 <= 2 * was and not seen.wrong,
+    )
+
+
+async def keys(home: Path, size: float) -> Seen:
+    """10,000 wrong keys from one address, 50 at a time; an ordinary client elsewhere."""
+    number = round(10_000 * size)
+    with provider() as base_url, besieged(home, base_url, {"log.level": "warning"}) as daemon:
+        await ordinary(daemon.port, 5, 2)
+        calm = await ordinary(daemon.port, 5, 20)
+        before = Usage.of(daemon.pid)
+        began = time.monotonic()
+        attack = asyncio.create_task(wrong_keys(daemon.port, number, 50, fresh_address()), name="wrong keys")
+        seen = await ordinary(daemon.port, 5, 20)
+        refused = await attack
+        took_s = time.monotonic() - began
+        used = Usage.of(daemon.pid)
+        daemon.stop()
+        records = daemon.records()
+        lines = daemon.stderr.count("outcome=denied")
+    p99, was = seen.percentile(99), calm.percentile(99)
+    told = sum(record.outcome == "denied" for record in records)
+    return Seen(
+        f"{number} tries in {took_s:.0f} s: {refused} got a 401, the others were cut; first delta p99"
+        f" elsewhere {p99:.0f} ms, before {was:.0f} ms; {told} records, {lines} log lines;"
+        f" {used.cpu_s - before.cpu_s:.1f} s of CPU, +{(used.rss_kib - before.rss_kib) / _MIB:.1f} MiB",
+        held=p99 <= 2 * was and not seen.wrong and told < _MAX_RECORDS,
+    )
+
+
+ROWS: tuple[Row, ...] = (stuck, slow_heads, slow_bodies, slow_refused, keys)

@@ -1,0 +1,95 @@
+"""What only many repetitions show: leaks, and differences of microseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+
+from relayd.state.keys import new_key
+from soaking.row import Row, Seen
+from tests.e2e.daemon import KEY
+from tests.support.siege import Usage, besieged, provider
+from tests.wire import Wire, body, post
+
+_QUICK = "demo:text=words,deltas=5,interval_ms=0,first_ms=0"
+_MIB = 1024
+_MAX_GROWTH_MIB = 2
+
+
+async def streams(home: Path, size: float) -> Seen:
+    """100,000 streams: memory after a tenth and after the last; descriptors back at base."""
+    number = round(100_000 * size)
+    with provider() as base_url, besieged(home, base_url) as daemon:
+        base = Usage.of(daemon.pid)
+        wrong = await _many(daemon.port, number // 10)
+        early = Usage.of(daemon.pid)
+        wrong += await _many(daemon.port, number - number // 10)
+        late = Usage.of(daemon.pid)
+        # Kept connections to the provider go after 15 s of idleness.
+        await asyncio.sleep(20)
+        end = Usage.of(daemon.pid)
+    grown = (late.rss_kib - early.rss_kib) / _MIB
+    return Seen(
+        f"{number} streams, {wrong} not whole; memory {early.rss_kib / _MIB:.1f} MiB after a tenth,"
+        f" {grown:+.1f} MiB after the last; descriptors {base.descriptors} before, {end.descriptors} after;"
+        f" {(late.cpu_s - base.cpu_s) / number * 1000:.2f} ms of CPU a stream",
+        held=not wrong and grown <= _MAX_GROWTH_MIB and end.descriptors <= base.descriptors + 1,
+    )
+
+
+async def _many(port: int, number: int) -> int:
+    left, wrong = iter(range(number)), 0
+
+    async def client() -> None:
+        nonlocal wrong
+        async with await Wire.open(port) as wire:
+            for _ in left:
+                wire.send(post(KEY, body(_QUICK)))
+                reply = await wire.reply()
+                wrong += reply.text != "The relay passes each delta "
+
+    await asyncio.gather(*(client() for _ in range(20)))
+    return wrong
+
+
+async def timing(home: Path, size: float) -> Seen:
+    """50,000 tries each of four kinds of wrong key: whether time tells them apart."""
+    tries = round(50_000 * size)
+    with provider() as base_url, besieged(home, base_url, {"log.level": "error"}) as daemon:
+        unknown = new_key()[1].encode()
+        kinds = {
+            "wrong prefix": b"x" + unknown[1:],
+            "wrong checksum": unknown[:-1] + b"~",
+            "unknown id": unknown,
+            "near miss": KEY.encode()[:-1] + b"~",
+        }
+        times: dict[str, list[int]] = {kind: [] for kind in kinds}
+        for _ in range(tries):
+            for kind, key in kinds.items():
+                times[kind].append(await _refused_ns(daemon.port, key))
+    medians = {kind: statistics.median(found) / 1000 for kind, found in times.items()}
+    spread = max(medians.values()) - min(medians.values())
+    # The same kind, split in two halves, differs by this much from itself: what noise alone gives.
+    noise = max(
+        abs(statistics.median(found[::2]) - statistics.median(found[1::2])) / 1000 for found in times.values()
+    )
+    listed = ", ".join(f"{kind} {value:.1f}" for kind, value in medians.items())
+    return Seen(
+        f"{tries} tries each, median µs: {listed}; spread {spread:.1f},"
+        f" of one kind against itself {noise:.1f}",
+        held=spread <= max(3 * noise, 2.0),
+    )
+
+
+async def _refused_ns(port: int, key: bytes) -> int:
+    async with await Wire.open(port) as wire:
+        request = post(key, b"")
+        began = time.perf_counter_ns()
+        wire.send(request)
+        await wire.ended()
+        return time.perf_counter_ns() - began
+
+
+ROWS: tuple[Row, ...] = (streams, timing)
