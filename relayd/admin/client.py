@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -143,6 +144,14 @@ class AdminClient:
 
     async def close(self) -> None:
         """Nothing is held between questions."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def _get(self, target: str, kind: type[T]) -> T:
         return self._decode(await self._ask("GET", target), kind)

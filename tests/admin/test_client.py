@@ -50,8 +50,9 @@ def _change(client: AdminClient) -> Coroutine[Any, Any, object]:
 
 async def test_it_is_a_link(tmp_path: Path) -> None:
     """What the terminal app asks of a daemon, the client can do."""
-    client: Link = AdminClient(tmp_path / "none.sock")
-    await client.close()
+    async with AdminClient(tmp_path / "none.sock") as client:
+        link: Link = client
+        await link.close()
 
 
 @pytest.mark.parametrize("kind", ["nothing", "stale", "file", "no directory"])
