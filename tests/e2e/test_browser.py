@@ -34,13 +34,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon in front of a demo upstream."""
-    with Daemon(tmp_path_factory.mktemp("relay"), demo=True, settings={"upstream.max_retries": 0}) as daemon:
-        yield daemon
-
-
 @asynccontextmanager
 async def _page(browser: str) -> AsyncIterator[tuple[Tab, str]]:
     """A tab that shows the page, and the page's origin."""

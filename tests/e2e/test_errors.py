@@ -270,28 +270,21 @@ def _open_ids(daemon: Daemon) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon in front of a demo upstream, with its usual times."""
-    with Daemon(tmp_path_factory.mktemp("patient"), demo=True) as daemon:
-        yield daemon
-
-
-async def test_the_operator_cancels_before_the_first_byte(patient: Daemon) -> None:
+async def test_the_operator_cancels_before_the_first_byte(daemon: Daemon) -> None:
     """`cancelled`, with a status."""
-    async with await Wire.open(patient.port) as wire:
-        await patient.admin.cancel(await _waiting(patient, wire))
+    async with await Wire.open(daemon.port) as wire:
+        await daemon.admin.cancel(await _waiting(daemon, wire))
         reply = await wire.reply()
-    await _check(patient, reply, "cancelled", 503, "operator", Outcome.CANCELLED)
+    await _check(daemon, reply, "cancelled", 503, "operator", Outcome.CANCELLED)
 
 
-async def test_the_operator_cancels_in_the_middle(patient: Daemon) -> None:
+async def test_the_operator_cancels_in_the_middle(daemon: Daemon) -> None:
     """`cancelled`, as a line."""
-    async with _streaming(patient, "deltas=1000,interval_ms=20") as (wire, reply, request_id):
-        await patient.admin.cancel(request_id)
+    async with _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, reply, request_id):
+        await daemon.admin.cancel(request_id)
         await _rest(wire, reply)
     assert reply.status == 200
-    await _check_end(patient, reply, "cancelled", "operator", Outcome.CANCELLED)
+    await _check_end(daemon, reply, "cancelled", "operator", Outcome.CANCELLED)
 
 
 async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
@@ -314,19 +307,19 @@ async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
         await _check(daemon, after, "unauthorized", 401, "no key", Outcome.DENIED)
 
 
-async def test_paused_intake_refuses_new_work_and_keeps_the_old(patient: Daemon) -> None:
+async def test_paused_intake_refuses_new_work_and_keeps_the_old(daemon: Daemon) -> None:
     """`draining` while the operator has paused; the open stream ends well; `resume` takes new work."""
-    async with _streaming(patient, "deltas=10,interval_ms=20") as (wire, reply, _):
-        await patient.admin.pause()
+    async with _streaming(daemon, "deltas=10,interval_ms=20") as (wire, reply, _):
+        await daemon.admin.pause()
         try:
-            refused = await _ask(patient, body("demo"))
+            refused = await _ask(daemon, body("demo"))
         finally:
-            await patient.admin.resume()
+            await daemon.admin.resume()
         await _rest(wire, reply)
-    await _check(patient, refused, "draining", 503, "paused", Outcome.REJECTED)
+    await _check(daemon, refused, "draining", 503, "paused", Outcome.REJECTED)
     assert refused.header("Connection") == "close"
     assert reply.error is None
-    assert (await _ask(patient, body("demo:deltas=1"))).status == 200
+    assert (await _ask(daemon, body("demo:deltas=1"))).status == 200
 
 
 async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path) -> None:

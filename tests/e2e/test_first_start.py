@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import re
@@ -140,3 +141,29 @@ async def test_a_ring_that_cannot_be_read_stops_the_start(tmp_path: Path) -> Non
     assert "Traceback" not in daemon.stderr
     assert not (daemon.state_dir / "first-key").exists()
     assert daemon.database.read_bytes() == damage
+
+
+async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -> None:
+    """The daemon serves, says so, and the command it names makes a key that works."""
+    daemon = Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""})
+    (daemon.state_dir / "first-key").mkdir(parents=True)
+    daemon.state_dir.chmod(0o700)
+    with daemon:
+        assert "could not be saved" in daemon.stderr
+        advice = re.search(r"make another: relayd (.*)", daemon.stderr)
+        assert advice is not None
+        key = _SECRET.search(await asyncio.to_thread(_told_by, daemon, advice[1]))
+        assert key is not None
+        assert (await ask(daemon.port, key[0], _QUICK)).status == 200
+
+
+def _told_by(daemon: Daemon, words: str) -> str:
+    """What a command says of this daemon."""
+    done = subprocess.run(
+        command(*words.split(), "--socket", str(daemon.state_dir / "admin.sock")),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout

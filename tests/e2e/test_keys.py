@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -37,13 +36,6 @@ _WRONG: dict[str, list[bytes]] = {
     "8 KiB": [b"k" * (8 << 10)],
 }
 _HUGE = [b"k" * _MEGABYTE]
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon in front of a demo upstream."""
-    with Daemon(tmp_path_factory.mktemp("keys"), demo=True) as daemon:
-        yield daemon
 
 
 def _request(keys: list[bytes], payload: bytes, length: int | None = None) -> bytes:

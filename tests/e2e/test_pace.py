@@ -21,13 +21,6 @@ _FIRST_S = 0.3
 _SCRIPT = f"demo:text=stamp,deltas={_WORDS},interval_ms={_INTERVAL_S * 1000:g}"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon in front of a demo upstream."""
-    with Daemon(tmp_path_factory.mktemp("pace"), demo=True) as daemon:
-        yield daemon
-
-
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A directory whose path is short enough for a socket in it."""
