@@ -37,15 +37,18 @@ class _Load:
     async def run(self, clients: int) -> None:
         """Ask until the daemon is gone."""
         tasks = [asyncio.create_task(self._client(), name=f"client {n}") for n in range(clients)]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            # The daemon's end breaks connections at any place; a wrong answer is another matter.
+            if isinstance(ended, AssertionError):
+                raise ended
 
 
 async def test_a_crash_loses_no_more_than_a_tenth_of_a_second(tmp_path: Path) -> None:
-    """Three times: what ended before is there as it ended; what was open is `crashed`; the ring holds."""
+    """Twice: what ended before is there as it ended; what was open is `crashed`; the ring holds."""
     known: dict[str, RequestRecord] = {}
     daemon = Daemon(tmp_path, demo=True)
     with daemon:
-        for n in range(3):
+        for n in range(2):
             load = _Load(daemon)
             running = asyncio.create_task(load.run(_CLIENTS), name="load")
             safe_until = await _kill_in_the_middle(daemon, load, 0.2 + 0.017 * n)
