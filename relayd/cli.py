@@ -51,6 +51,10 @@ def _run(args: argparse.Namespace) -> int:
         from relayd.init.command import run as init  # noqa: PLC0415 - as above
 
         return init(args)
+    if args.command == "doctor":
+        from relayd.doctor.command import run as doctor  # noqa: PLC0415 - as above
+
+        return doctor(args)
     from relayd.commands.remote import run  # noqa: PLC0415 - as above
 
     return run(args)
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_local(commands)
     _add_init(commands)
+    _add_doctor(commands)
     _add_remote(commands)
     _add_keys(commands)
     return parser
@@ -108,6 +113,22 @@ def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
     init.add_argument(
         "--root", metavar="DIR", default="/", help="with --system: of an image that is being made"
     )
+
+
+def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
+    doctor = _command(
+        commands, "doctor", "look at a deployment from outside, and say what to mend", reaches_daemon=False
+    )
+    doctor.add_argument("url", metavar="URL", help="of the relay, such as https://relay.example.com")
+    doctor.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help="holds a client's key; - reads it from stdin (or AUTHORIZATION_KEY)",
+    )
+    doctor.add_argument("--origin", metavar="ORIGIN", help="of a page that should be able to call")
+    doctor.add_argument("--ca", metavar="FILE", type=Path, help="trust this authority instead of the usual")
+    doctor.add_argument("--address", metavar="IP", help="look there instead of where the name leads")
+    doctor.add_argument("--json", action="store_true", help="answer in JSON, for programs")
 
 
 def _add_remote(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from tornado.web import Application, RequestHandler
 from relayd.checkupstream import Provider, Step, document, show, steps
 from relayd.demo import DemoUpstream
 from tests.e2e.daemon import closed_port, command, environment
+from tests.support.certificate import certificate
 from tests.wire import HOST, PATIENCE_S
 
 KEY = "provider-key-of-the-check"
@@ -102,27 +102,10 @@ async def test_a_closed_port_fails_at_the_connection() -> None:
     assert done[-1].said == f"{HOST} port {port}: Connection refused"
 
 
-def _certificate(home: Path, days: int) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context, and that of a client who trusts it."""
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-days", str(days), "-subj", "/CN=provider", "-addext", f"subjectAltName=IP:{HOST}"),
-            *("-keyout", str(home / "key.pem"), "-out", str(home / "chain.pem")),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(home / "chain.pem", home / "key.pem")
-    return server, ssl.create_default_context(cafile=home / "chain.pem")
-
-
 @pytest.mark.parametrize(("days", "result"), [(90, "good"), (5, "doubtful")])
 async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path, days: int, result: str) -> None:
     """The step says for how long; one that ends soon is doubtful."""
-    server, client = _certificate(tmp_path, days)
+    server, client = certificate(tmp_path, f"IP:{HOST}", days=days)
     async with _provider(tls=server) as port:
         done = await _steps(_at(port, scheme="https", ssl_context=client))
     tls = done[2]
@@ -133,7 +116,7 @@ async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path, days: int,
 
 async def test_a_certificate_of_an_unknown_authority_fails_in_words(tmp_path: Path) -> None:
     """Who is not trusted and what to look at."""
-    server, _ = _certificate(tmp_path, 90)
+    server, _ = certificate(tmp_path, f"IP:{HOST}", days=90)
     async with _provider(tls=server) as port:
         done = await _steps(_at(port, scheme="https"))
     assert _results(done) == {"name": "good", "connect": "good", "TLS": "failed"}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.daemon import closed_port
+from tests.support.certificate import certificate
 from tests.wire import HOST
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy"
@@ -49,10 +50,14 @@ class _Plan:
     plain_port: int
     idle_s: int
     """Stands for the 60 s that the configuration gives a silent connection."""
+    spoiled: dict[str, str]
+    """What a careless hand changed: pattern and replacement."""
 
 
 @contextmanager
-def front(kind: str, home: Path, backend: int, *, idle_s: int = 60) -> Iterator[Front]:
+def front(
+    kind: str, home: Path, backend: int, *, idle_s: int = 60, spoiled: dict[str, str] | None = None
+) -> Iterator[Front]:
     """Run a proxy before a port of this machine.
 
     Args:
@@ -60,8 +65,9 @@ def front(kind: str, home: Path, backend: int, *, idle_s: int = 60) -> Iterator[
         home: an empty directory.
         backend: the port it passes requests on to.
         idle_s: takes the place of its 60 s.
+        spoiled: further changes, pattern and replacement, to see what comes of them.
     """
-    plan = _Plan(home, backend, closed_port(), closed_port(), idle_s)
+    plan = _Plan(home, backend, closed_port(), closed_port(), idle_s, spoiled or {})
     command, authority = _COMMANDS[kind](plan)
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -87,7 +93,8 @@ def _nginx(plan: _Plan) -> tuple[list[str], Path]:
             r"/etc/letsencrypt\S+fullchain\.pem": str(chain),
             r"/etc/letsencrypt\S+privkey\.pem": str(key),
             r"60s": f"{plan.idle_s}s",
-        },
+        }
+        | plan.spoiled,
     )
     (plan.home / "site.conf").write_text(site)
     user = "user root;" if os.getuid() == 0 else ""
@@ -99,7 +106,7 @@ def _nginx(plan: _Plan) -> tuple[list[str], Path]:
 
 
 def _caddy(plan: _Plan) -> tuple[list[str], Path]:
-    site = _edited("Caddyfile", {r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}"})
+    site = _edited("Caddyfile", {r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}"} | plan.spoiled)
     if plan.idle_s != 60:
         # Caddy waits without a limit; give it one, to see that heartbeats hold it off.
         wait = f"{{\n transport http {{\n read_timeout {plan.idle_s}s\n }}\n}}"
@@ -128,7 +135,8 @@ def _haproxy(plan: _Plan) -> tuple[list[str], Path]:
             r"/etc/haproxy/\S+\.pem": str(pem),
             r"(?m)^    (log /dev/log|user|group) .*\n": "",
             r"60s": f"{plan.idle_s}s",
-        },
+        }
+        | plan.spoiled,
     )
     (plan.home / "haproxy.cfg").write_text(config)
     return ["haproxy", "-db", "-f", str(plan.home / "haproxy.cfg")], chain
@@ -163,19 +171,8 @@ def _edited(name: str, changes: dict[str, str]) -> str:
 
 
 def _certificate(home: Path) -> tuple[Path, Path]:
-    chain, key = home / "chain.pem", home / "key.pem"
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", *kind),
-            *("-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"),
-            *("-keyout", str(key), "-out", str(chain)),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return chain, key
+    certificate(home, f"DNS:{NAME}", days=30)
+    return home / "chain.pem", home / "key.pem"
 
 
 def _wait_until_it_serves(process: subprocess.Popen[bytes], plan: _Plan, authority: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from relayd.demo import DemoUpstream
 from tests.deploy.proxies import NAME, Front, front, installed
-from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port, command, environment
 from tests.support.browser import chromium, open_tab, running_chromium
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
@@ -228,6 +228,45 @@ async def test_http_2_streams_as_well(site: Site) -> None:
     assert lines[-1] == b"2"
     assert json.loads(lines[-2])["done"]
     assert times[-2] - times[0] > 0.4
+
+
+async def _doctor(port: int, authority: Path) -> dict[str, str]:
+    """The faults that `relayd doctor` finds: check and sentence."""
+    process = await asyncio.create_subprocess_exec(
+        *command("doctor", "--json", "--ca", str(authority), "--address", HOST, f"https://{NAME}:{port}"),
+        env=environment(authority.parent, {"AUTHORIZATION_KEY": KEY}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 3 * PATIENCE_S)
+    found = json.loads(out)
+    assert process.returncode == bool(found["faults"])
+    return {finding["check"]: finding["said"] for finding in found["findings"] if finding["level"] == "fault"}
+
+
+async def test_the_doctor_finds_nothing_wrong(site: Site) -> None:
+    """Behind each proxy as documented, every check of `relayd doctor` is good."""
+    assert await _doctor(site.front.port, site.front.authority) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoiled", "check"),
+    [
+        ("nginx", {r"(?m)^.*client_max_body_size.*$": ""}, "large bodies"),
+        ("nginx", {"proxy_buffering off;": "proxy_ignore_client_abort on;"}, "disconnects"),
+        ("nginx", {"proxy_buffering off;": "proxy_ignore_headers X-Accel-Buffering;"}, "streaming"),
+        ("caddy", {r"(reverse_proxy \S+)": r"\1 {\n flush_interval -1\n}"}, "disconnects"),
+        ("haproxy", {r"(?m)^    option abortonclose\n": ""}, "disconnects"),
+    ],
+)
+async def test_the_doctor_finds_what_a_careless_hand_changed(
+    kind: str, spoiled: dict[str, str], check: str, behind: tuple[Daemon, int], tmp_path: Path
+) -> None:
+    """Each line of the documented files that looks as if it could go is missed when it is gone."""
+    if not installed(kind):
+        pytest.skip(f"{kind} is not installed")
+    with front(kind, tmp_path, behind[0].port, spoiled=spoiled) as running:
+        assert check in await _doctor(running.port, running.authority)
 
 
 @pytest.fixture(scope="module")
