@@ -96,19 +96,19 @@ def parse_url(text: str) -> SplitResult:
 
 
 async def _site(url: SplitResult, authority: Path | None, address: str | None) -> Site:
+    try:
+        # Read here, so that a file that can't be read is named.
+        trusted = authority.read_text(encoding="ascii") if authority is not None else None
+        tls = ssl.create_default_context(cadata=trusted) if url.scheme == "https" else None
+    except (ssl.SSLError, ValueError) as error:
+        raise DoctorError(f"--ca {authority} holds no certificate in PEM.") from error
     host = url.hostname or ""
     try:
-        address = address or await outside.resolved(host, url.port or 0)
-        tls = ssl.create_default_context(cafile=authority) if url.scheme == "https" else None
-    except ssl.SSLError as error:
-        raise DoctorError(f"--ca {authority} holds no certificate in PEM.") from error
-    except FileNotFoundError:
-        raise
+        return Site(url, address or await outside.resolved(host, url.port or 0), tls)
     except OSError as error:
         raise DoctorError(
             f"{host} has no address: {error.strerror or error}; is it spelled right?"
         ) from error
-    return Site(url, address, tls)
 
 
 def _key(args: Namespace, env: Mapping[str, str]) -> str:

@@ -18,10 +18,10 @@ from tests.wire import HOST, PATIENCE_S
 _SETUP = Setup(limits=StreamLimits(heartbeat_s=0.2), max_body_bytes=2 << 20)
 
 
-async def _doctor(home: Path, *words: str, key: str = "", stdin: bytes = b"") -> tuple[int, str, str]:
+async def _doctor(home: Path, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *command("doctor", *words),
-        env=environment(home, {"AUTHORIZATION_KEY": key} if key else {}),
+        env=environment(home, {}),
         cwd=home,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -57,15 +57,14 @@ async def test_a_fault_is_told_with_its_remedy_and_status_1(tmp_path: Path) -> N
 
 
 async def test_for_programs_it_is_one_document(tmp_path: Path) -> None:
-    """--json: every finding with its level; a key may come from stdin or the environment."""
+    """--json: every finding with its level; the key may come from stdin."""
     async with public_room(_SETUP) as room:
         url = f"http://{HOST}:{room.port}"
-        for words, key, stdin in ((["--key-file", "-"], "", KEY.encode()), ([], KEY, b"")):
-            status, out, _ = await _doctor(tmp_path, url, "--json", *words, key=key, stdin=stdin)
-            told = json.loads(out)
-            assert (status, told["url"], told["faults"]) == (0, url, 0)
-            assert {finding["level"] for finding in told["findings"]} == {"good"}
-            assert set(told["findings"][0]) == {"check", "level", "said", "todo"}
+        status, out, _ = await _doctor(tmp_path, url, "--json", "--key-file", "-", stdin=KEY.encode())
+    told = json.loads(out)
+    assert (status, told["url"], told["faults"]) == (0, url, 0)
+    assert {finding["level"] for finding in told["findings"]} == {"good"}
+    assert set(told["findings"][0]) == {"check", "level", "said", "todo"}
 
 
 @pytest.mark.parametrize(
