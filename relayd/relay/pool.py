@@ -16,7 +16,7 @@ from relayd.relay.connection import Answer, Broken, Connection
 _IDLE_S = 15.0
 """Shorter than what providers and their proxies allow, so that a kept connection is rarely a dead one."""
 _MAX_IDLE = 100
-_RECEIVE_BUFFER_BYTES = 32 << 10
+_RECEIVE_BUFFER_BYTES = 16 << 10
 """What the kernel keeps of an answer whose client does not read; Linux would let it grow to 6 MiB."""
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 

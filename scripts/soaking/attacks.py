@@ -22,7 +22,7 @@ from tests.support.siege import (
     resumed,
     slow,
     stuck_readers,
-    wrong_keys,
+    wrong_keys_elsewhere,
 )
 
 _STUCK_S = 60.0
@@ -97,7 +97,9 @@ async def keys(home: Path, size: float) -> Seen:
         calm = await ordinary(daemon.port, 5, 20)
         before = Usage.of(daemon.pid)
         began = time.monotonic()
-        attack = asyncio.create_task(wrong_keys(daemon.port, number, 50, fresh_address()), name="wrong keys")
+        attack = asyncio.create_task(
+            wrong_keys_elsewhere(daemon.port, number, 50, fresh_address()), name="wrong keys"
+        )
         seen = await ordinary(daemon.port, 5, 20)
         refused = await attack
         took_s = time.monotonic() - began

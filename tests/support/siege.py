@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ _LONG_DELTAS = 1500
 _LONG_DELTA = 200
 LONG = f"demo:text=x{_LONG_DELTA},deltas={_LONG_DELTAS},interval_ms=0,first_ms=0"
 """More lines than the kernel keeps for a client with a small receive buffer."""
-_TRICKLE_S = 0.5
+_TURN_S = 0.05
+_TRICKLE_TURNS = 20
 _addresses = counting(1)
 
 
@@ -148,15 +150,21 @@ async def resumed(wire: Wire) -> str:
 async def gone_after_s(wires: list[Wire], trickle: bytes, limit_s: float) -> float:
     """Feed connections a byte now and then; the seconds until the last one was cut."""
     began = time.monotonic()
-    left = list(wires)
-    while left:
+    poll, left = select.poll(), {wire.socket.fileno(): wire for wire in wires}
+    for number in left:
+        poll.register(number, select.POLLRDHUP)
+    for turn in counting():
+        for number, _ in poll.poll(0):
+            poll.unregister(number)
+            del left[number]
+        if not left:
+            return time.monotonic() - began
         assert time.monotonic() - began < limit_s, f"{len(left)} of {len(wires)} are still there"
-        await asyncio.sleep(_TRICKLE_S / 5)
-        left = [wire for wire in left if not wire.lost()]
-        if int((time.monotonic() - began) / _TRICKLE_S) % 2:
-            for wire in left:
-                wire.send(trickle)
-    return time.monotonic() - began
+        # A few at a time: it is the daemon that is to be kept busy.
+        for wire in list(left.values())[turn % _TRICKLE_TURNS :: _TRICKLE_TURNS]:
+            wire.send(trickle)
+        await asyncio.sleep(_TURN_S)
+    raise AssertionError
 
 
 async def slow(stack: AsyncExitStack, port: int, number: int, start: bytes) -> list[Wire]:
@@ -191,3 +199,12 @@ async def wrong_keys(port: int, number: int, parallel: int, ip: str) -> int:
 
     await asyncio.gather(*(attacker() for _ in range(parallel)))
     return refused
+
+
+async def wrong_keys_elsewhere(port: int, number: int, parallel: int, ip: str) -> int:
+    """As `wrong_keys`, from a process of its own, so that the ordinary clients are measured alone."""
+    code = f"import asyncio; from tests.support.siege import wrong_keys as attack; \
+print(asyncio.run(attack({port}, {number}, {parallel}, {ip!r})))"
+    attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    said, _ = await attacker.communicate()
+    return int(said)
