@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,12 @@ async def _serve(plan: _Plan) -> int:
             f"{error.strerror or error}; set server.host and server.port to an address that is free."
         )
     # Before the state: a daemon that is alive answers there, and its state is not ours to open.
-    with open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir) as door:
+    with ExitStack() as held:
+        for sock in sockets:
+            held.enter_context(sock)
+        door = held.enter_context(
+            open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
+        )
         return await _serve_at(sockets, door, plan, tls)
 
 
@@ -113,7 +119,11 @@ async def _serve_at(sockets: list[socket.socket], door: Door, plan: _Plan, tls: 
         on_commit=hub.committed,
     )
     given = settings.authorization_key
-    filled = state.ring.fill(given.get_secret_value() if given is not None else None)
+    try:
+        filled = state.ring.fill(given.get_secret_value() if given is not None else None)
+    except RingError:
+        state.close()
+        raise
     host, port, *_ = sockets[0].getsockname()
     url = public_url(host, port, tls=tls is not None)
     words = _first_words(filled, settings, url, demo=plan.demo)

@@ -1,0 +1,94 @@
+"""`relayd serve` up to where it serves; what follows is proved in tests/e2e with real processes."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relayd.servecmd import serve
+from tests.wire import HOST
+
+_KEY = "the-key-of-the-serve-tests"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A directory and an environment of its own; logging as it was before."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RELAYD_CONFIG", "OPENAI_API_KEY", "STATE_DIRECTORY", "XDG_STATE_HOME", "LISTEN_PID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AUTHORIZATION_KEY", _KEY)
+    monkeypatch.setenv("SERVER_PORT", "0")
+    loggers = [logging.getLogger(name) for name in ("", "relayd", "tornado.general")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level = handlers, level
+
+
+def _refused(capsys: pytest.CaptureFixture[str], config: Path | None = None, *, demo: bool = True) -> str:
+    """The one sentence with which the start is refused."""
+    assert serve(config, demo=demo) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert _KEY not in told.err
+    return told.err
+
+
+def test_a_faulty_configuration_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every fault, with its place."""
+    config = tmp_path / "other.toml"
+    config.write_text("[server]\nport = true\nprot = 1\n")
+    told = _refused(capsys, config)
+    assert told.count("\n") == 2
+    assert "other.toml:2: server.port is true" in told
+    assert "other.toml:3: unknown key server.prot" in told
+
+
+def test_a_configuration_that_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that was named must exist."""
+    assert "none.toml" in _refused(capsys, tmp_path / "none.toml")
+
+
+def test_without_a_provider_key_there_is_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence says how to give a key, and how to try without one."""
+    told = _refused(capsys, demo=False)
+    assert "OPENAI_API_KEY" in told
+    assert "relayd serve --demo" in told
+
+
+def test_a_port_that_is_taken_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Host, port, what the system said, and what to set."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("SERVER_PORT", port)
+        told = _refused(capsys)
+    assert f"{HOST} port {port}: " in told
+    assert "server.host and server.port" in told
+
+
+def test_a_state_directory_that_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in its place is named, and left alone."""
+    (tmp_path / "state").write_text("a file")
+    monkeypatch.setenv("RELAYD_STATE_DIR", str(tmp_path / "state"))
+    assert str(tmp_path / "state") in _refused(capsys)
+    assert (tmp_path / "state").read_text() == "a file"
+
+
+def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that looks like relayd's own and is not: nothing serves with it."""
+    monkeypatch.setenv("AUTHORIZATION_KEY", "rly_AAAAAAAA_" + "B" * 49)
+    assert "mistyped" in _refused(capsys)
