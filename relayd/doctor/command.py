@@ -32,8 +32,7 @@ def run(args: Namespace) -> int:
     """Look at the deployment; returns 0 where no fault was found."""
     try:
         url = parse_url(args.url)
-        key = _key(args, os.environ)
-        return asyncio.run(_run(args, url, key))
+        return asyncio.run(_run(args, url, _tls(url, args.ca), _key(args, os.environ)))
     except DoctorError as error:
         sys.stderr.write(f"relayd: {error}\n")
     except OSError as error:
@@ -41,8 +40,8 @@ def run(args: Namespace) -> int:
     return 1
 
 
-async def _run(args: Namespace, url: SplitResult, key: str) -> int:
-    site = await _site(url, args.ca, args.address)
+async def _run(args: Namespace, url: SplitResult, tls: ssl.SSLContext | None, key: str) -> int:
+    site = Site(url, args.address or await _address(url), tls)
     found = []
     async for finding in examine(Patient(site, key), origin=args.origin):
         found.append(finding)
@@ -95,16 +94,22 @@ def parse_url(text: str) -> SplitResult:
     return url._replace(path=url.path.rstrip("/").removesuffix("/chat"))
 
 
-async def _site(url: SplitResult, authority: Path | None, address: str | None) -> Site:
+def _tls(url: SplitResult, authority: Path | None) -> ssl.SSLContext | None:
+    """How the site's certificate is judged."""
     try:
         # Read here, so that a file that can't be read is named.
         trusted = authority.read_text(encoding="ascii") if authority is not None else None
-        tls = ssl.create_default_context(cadata=trusted) if url.scheme == "https" else None
+        if trusted == "":
+            raise ValueError("an empty file would mean the usual authorities")
+        return ssl.create_default_context(cadata=trusted) if url.scheme == "https" else None
     except (ssl.SSLError, ValueError) as error:
         raise DoctorError(f"--ca {authority} holds no certificate in PEM.") from error
+
+
+async def _address(url: SplitResult) -> str:
     host = url.hostname or ""
     try:
-        return Site(url, address or await outside.resolved(host, url.port or 0), tls)
+        return await outside.resolved(host, url.port or 0)
     except OSError as error:
         raise DoctorError(
             f"{host} has no address: {error.strerror or error}; is it spelled right?"

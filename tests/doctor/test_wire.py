@@ -1,0 +1,98 @@
+"""`relayd.doctor.wire`: answers read as they come, in every framing."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relayd.doctor.wire import Answer, Unanswered
+from tests.doctor.room import site_at
+from tests.wire import HOST
+
+_TEXT = b"one\n\xe2\x82\xac\nthree\n"
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+def _chunked(data: bytes, size: int) -> bytes:
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@asynccontextmanager
+async def _answering(reply: bytes) -> AsyncIterator[int]:
+    """A server that reads a head and answers with these bytes, one at a time."""
+    done: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        done.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in reply:
+            if writer.is_closing():  # the client has read enough
+                break
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.gather(*(task for task in done if task is not None))
+
+
+async def _ask(reply: bytes) -> Answer:
+    async with _answering(reply) as port:
+        return await site_at(port).ask("GET", "/x")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        _HEAD + b"Content-Length: %d\r\n\r\n" % len(_TEXT) + _TEXT,
+        _HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + _chunked(_TEXT, 1),
+        _HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + _chunked(_TEXT, 100),
+        _HEAD + b"\r\n" + _TEXT,
+        _HEAD
+        + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + _chunked(gzip.compress(_TEXT), 7),
+    ],
+)
+async def test_every_framing_gives_the_same_lines(reply: bytes) -> None:
+    """With a length, in chunks, to the end of the connection, compressed; split at every byte."""
+    answer = await _ask(reply)
+    assert [line for _, line in answer.lines] == _TEXT.splitlines()
+    assert (answer.status, answer.cut) == (200, False)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        _HEAD + b"Content-Length: 100\r\n\r\n" + _TEXT,
+        _HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n",
+        _HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\none\n\r\nzz\r\n",
+        _HEAD + b"Content-Encoding: gzip\r\n\r\nno gzip at all",
+    ],
+)
+async def test_a_body_that_breaks_off_is_marked(reply: bytes) -> None:
+    """What came before it is kept."""
+    assert (await _ask(reply)).cut
+
+
+@pytest.mark.parametrize("reply", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200"])
+async def test_what_is_no_http_is_no_answer(reply: bytes) -> None:
+    """It is told as such, whatever it is."""
+    with pytest.raises(Unanswered, match=r"^GET /x is not answered in HTTP$"):
+        await _ask(reply)
+
+
+async def test_headers_are_kept_apart_as_they_came() -> None:
+    """Two of the same name are two: that is a finding for browsers."""
+    answer = await _ask(_HEAD + b"A: 1\r\na: 2\r\nContent-Length: 0\r\n\r\n")
+    assert answer.all("A") == ["1", "2"]
+    assert answer.header("a") == "1, 2"
+    assert answer.event(0) == {}
