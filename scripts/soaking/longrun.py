@@ -10,6 +10,7 @@ from pathlib import Path
 from relayd.state.keys import new_key
 from soaking.row import Row, Seen
 from tests.e2e.daemon import KEY
+from tests.support.restarts import restarted
 from tests.support.siege import Usage, besieged, provider
 from tests.wire import Wire, body, post
 
@@ -92,4 +93,11 @@ async def _refused_ns(port: int, key: bytes) -> int:
         return time.perf_counter_ns() - began
 
 
-ROWS: tuple[Row, ...] = (streams, timing)
+async def restarts(home: Path, size: float) -> Seen:
+    """20 restarts under load with a kept socket: no connection refused, every stream whole or typed."""
+    times = max(1, round(20 * size))
+    ends = await restarted(home, times)
+    return Seen(f"{times} restarts; requests ended {dict(ends)}", held=set(ends) <= {"whole", "draining"})
+
+
+ROWS: tuple[Row, ...] = (streams, timing, restarts)
