@@ -96,14 +96,15 @@ def parse_url(text: str) -> SplitResult:
 
 def _tls(url: SplitResult, authority: Path | None) -> ssl.SSLContext | None:
     """How the site's certificate is judged."""
+    if url.scheme != "https" or authority is None:
+        return ssl.create_default_context() if url.scheme == "https" else None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         # Read here, so that a file that can't be read is named.
-        trusted = authority.read_text(encoding="ascii") if authority is not None else None
-        if trusted == "":
-            raise ValueError("an empty file would mean the usual authorities")
-        return ssl.create_default_context(cadata=trusted) if url.scheme == "https" else None
+        context.load_verify_locations(cadata=authority.read_text(encoding="ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise DoctorError(f"--ca {authority} holds no certificate in PEM.") from error
+    return context
 
 
 async def _address(url: SplitResult) -> str:
