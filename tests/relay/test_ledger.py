@@ -42,7 +42,8 @@ def _ended(outcome: Outcome, error: RecordedError | None = None) -> RequestRecor
 
 def test_a_request_is_logged_once_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     """The start is quiet; the end has id, client, model, outcome, status, times and deltas, never a key."""
-    log, seen = _Log(), []
+    log = _Log()
+    seen: list[RequestRecord] = []
     ledger = Ledger(log, [seen.append])
     record = _ended(Outcome.COMPLETED)
     with caplog.at_level(logging.INFO, "relayd.request"):
@@ -68,7 +69,8 @@ def test_what_went_wrong_is_a_warning(caplog: pytest.LogCaptureFixture, outcome:
 
 async def test_a_flood_of_refusals_is_summed_up() -> None:
     """Observers see each; the log has the first ones and, in the end, one for all others."""
-    log, seen = _Log(), []
+    log = _Log()
+    seen: list[RequestRecord] = []
     ledger = Ledger(log, [seen.append])
     flood = RECORDED_PER_NETWORK + 40
     for n in range(flood):
