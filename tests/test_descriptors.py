@@ -1,0 +1,41 @@
+"""`relayd.descriptors`: the limit that a process gives itself, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_CODE = """
+import logging, resource, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+soft, hard, streams = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from relayd.descriptors import ask_for_descriptors
+ask_for_descriptors(streams)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "streams", "given", "warned"),
+    [
+        (256, 4096, 1000, 2512, False),
+        (4096, 4096, 1000, 4096, False),
+        (256, 1024, 1000, 1024, True),
+    ],
+)
+def test_the_soft_limit_is_raised_as_far_as_streams_need_and_the_hard_one_lets(
+    *, soft: int, hard: int, streams: int, given: int, warned: bool
+) -> None:
+    """Two descriptors a stream and room beside them; where that cannot be, a sentence says what to do."""
+    said = subprocess.run(
+        [sys.executable, "-c", _CODE, str(soft), str(hard), str(streams)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout.splitlines()
+    assert said[-1] == str(given)
+    assert ("raise LimitNOFILE" in said[0]) == warned
