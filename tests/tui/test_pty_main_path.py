@@ -1,0 +1,122 @@
+"""The main path in a real terminal, by keys alone, on a real daemon: from the first request to a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from relayd.admin.wire import KeyState, Outcome
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import Wire, ask, body, post, until
+from tui.model.secret import Secret
+
+SLOW = "demo:deltas=4000,interval_ms=25"
+SHORT = "demo:deltas=2"
+ROW = re.compile(r"^[ ▶](\d\d:\d\d:\d\d) ", re.MULTILINE)
+
+
+@needs_tmux
+async def test_the_main_path_by_keys(tmp_path: Path) -> None:
+    """Streams, is filtered, opened, cancelled; rotated, straggler seen, revoked; SIGKILL loses nothing."""
+    daemon = Daemon(tmp_path, demo=True)
+    await asyncio.to_thread(daemon.start)
+    try:
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as desk:
+            await desk.until("● LIVE")
+            await _cancel_what_streams(desk, daemon)
+            new_key = await _rotate(desk, daemon)
+            await _see_the_straggler_and_revoke(desk, daemon, new_key)
+            await _crash_and_restart(desk, daemon, new_key)
+            desk.press("Q")
+            await desk.until("Pane is dead")
+    finally:
+        daemon.kill()
+
+
+async def _cancel_what_streams(desk: Tmux, daemon: Daemon) -> None:
+    assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+    async with await Wire.open(daemon.port) as wire:
+        wire.send(post(KEY, body(SLOW)))
+        await wire.head()
+        await desk.until(lambda screen: re.search(r" run .*▸", screen))
+        desk.press("/")
+        await desk.until("Enter keeps it")
+        desk.type("phase!=done")
+        await desk.until("1 match ")
+        desk.press("Enter")
+        await desk.until("1 of 2 ")
+        desk.press("Enter")
+        await desk.until("Streaming.")
+        desk.press("x")
+        await desk.until("Cancel this request?")
+        desk.press("Tab", "Enter")
+        await desk.until("cancelled the request.")
+    await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
+    await desk.until("0 of 2 ")
+    # Sent at once, Escape and slash would be one key to a terminal: Alt and slash.
+    desk.press("Escape")
+    await desk.until("Enter open")
+    desk.press("/")
+    await desk.until("Enter keeps it")
+    desk.press("C-u", "Enter")
+    await desk.until("2 records")
+
+
+async def _rotate(desk: Tmux, daemon: Daemon) -> Secret:
+    """Rotate by keys; returns the new key as the file has it that `s` wrote."""
+    desk.press("K")
+    await desk.until("r rotate")
+    desk.press("r")
+    await desk.until("Rotate the key of default?")
+    desk.press("Tab", "Enter")
+    await desk.until("•" * 12)
+    desk.press("s")
+    await desk.until("Saved to")
+    (kept,) = daemon.home.glob("relayd-key-*")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    new_key = Secret(kept.read_text().strip())
+    assert new_key.text not in desk.screen()
+    desk.press("Escape")
+    await desk.until("Not used yet.")
+    return new_key
+
+
+async def _see_the_straggler_and_revoke(desk: Tmux, daemon: Daemon, new_key: Secret) -> None:
+    assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
+    assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+    await desk.until("First used at")
+    await desk.until("still used default  127.0.0.1")
+    await desk.until(lambda screen: re.search(r"OLD KEY \S+ 1 user", screen.splitlines()[0]))
+    old = next(key for key in (await daemon.admin.keys()).keys if key.state is KeyState.RETIRING)
+    desk.press("!")
+    await desk.until("Type the last four characters")
+    desk.type(old.id[-4:])
+    await desk.until(f"Ends the retiring key {old.id}")
+    desk.press("Enter")
+    await desk.until("is revoked.")
+    assert (await ask(daemon.port, KEY, body(SHORT))).status == 401
+    assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
+    await desk.until(f"Old key {old.id}  revoked at")
+
+
+async def _crash_and_restart(desk: Tmux, daemon: Daemon, new_key: Secret) -> None:
+    desk.press("1")
+    async with await Wire.open(daemon.port) as wire:
+        wire.send(post(new_key.text, body(SLOW)))
+        await wire.head()
+        await desk.until(lambda screen: re.search(r" run .*▸", screen))
+        await asyncio.to_thread(daemon.kill)
+        await desk.until(lambda screen: "LIVE" not in screen.splitlines()[0])
+    await asyncio.to_thread(daemon.start)
+    desk.press("R")
+    await desk.until("● LIVE")
+    for _ in range(3):
+        assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
+    began = [record.started_at[11:19] for record in reversed(daemon.records())]
+    screen = await desk.until(lambda screen: len(ROW.findall(screen)) >= len(began))
+    assert ROW.findall(screen) == began, screen
+    assert screen.count("daemon restarted") == 1
+    assert re.search(r" lost .*✗", screen)
+    assert not re.search(r" run .*▸", screen)

@@ -1,0 +1,69 @@
+"""Each screen in tmux, at both sizes, by keys alone and by mouse alone, on a real daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.wire import Outcome
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import Wire, ask, body, post, until
+
+SLOW = "demo:deltas=4000,interval_ms=25"
+SIZES = ((80, 24), (140, 40))
+SCREENS = (
+    ("2", "2 In flight", "x cancel"),
+    ("3", "3 Stats", "filter by it"),
+    ("4", "4 Keys", "r rotate"),
+    ("5", "5 Audit", "result"),
+    ("1", "1 Requests", "/ filter"),
+)
+
+
+@needs_tmux
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Every screen comes by its number and by a click on its tab; the mouse alone cancels a stream."""
+    daemon = Daemon(tmp_path, demo=True)
+    await asyncio.to_thread(daemon.start)
+    try:
+        assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, size) as desk:
+            await desk.until("● LIVE")
+            async with await Wire.open(daemon.port) as wire:
+                wire.send(post(KEY, body(SLOW)))
+                await wire.head()
+                await desk.until(lambda screen: re.search(r" run .*▸", screen))
+                await _each_by_key(desk)
+                await _each_by_click(desk)
+                await _cancel_by_mouse(desk)
+            await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
+    finally:
+        daemon.kill()
+
+
+async def _each_by_key(desk: Tmux) -> None:
+    for key, title, there in SCREENS:
+        desk.press(key)
+        await desk.until(lambda screen, title=title: f"[{title}" in screen)  # type: ignore[misc]  # the loop's own value
+        await desk.until(there)
+
+
+async def _each_by_click(desk: Tmux) -> None:
+    for _, title, there in SCREENS:
+        desk.click_on(title)
+        await desk.until(lambda screen, title=title: f"[{title}" in screen)  # type: ignore[misc]  # as above
+        await desk.until(there)
+
+
+async def _cancel_by_mouse(desk: Tmux) -> None:
+    desk.click_on(" run ")
+    await desk.until(lambda screen: re.search(r"▶\S+ run ", screen))
+    desk.click_on("x cancel")
+    await desk.until("Cancel this request?")
+    desk.click_on("Cancel the request")
+    await desk.until("cancelled the request.")

@@ -1,0 +1,109 @@
+"""The app in a tmux of its own: a real terminal whose screen can be read as text."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.tui.terminal import ROOT
+
+WAIT_S = 20.0
+_LOOK_EVERY_S = 0.05
+_CONFIG = "set -g status off\nset -s escape-time 0\nset -g remain-on-exit on\n"
+
+needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+
+
+class Tmux:
+    """One server, one window, the app in it; as a context manager it is started and ended.
+
+    Args:
+        arguments: of `python -m tui`.
+        home: HOME of the app.
+        size: columns and rows.
+    """
+
+    def __init__(self, arguments: Sequence[str], home: Path, size: tuple[int, int]) -> None:
+        self._arguments = arguments
+        self._home = home
+        self._size = size
+        # Not in the test's own directory: the path of a Unix socket holds 107 bytes.
+        self._folder = tempfile.TemporaryDirectory(prefix="relayd-tmux-")
+        self._socket = Path(self._folder.name) / "socket"
+
+    def __enter__(self) -> Self:
+        config = Path(self._folder.name) / "tmux.conf"
+        config.write_text(_CONFIG)
+        program = shlex.join([sys.executable, "-m", "tui", *self._arguments])
+        size = ["-x", str(self._size[0]), "-y", str(self._size[1])]
+        self._tmux("-f", str(config), "new-session", "-d", *size, "-c", str(ROOT), f"exec {program}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._tmux("kill-server")
+        finally:
+            self._folder.cleanup()
+
+    def _tmux(self, *arguments: str) -> str:
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._home),
+            "TZ": "UTC",
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT),
+            "SHELL": "/bin/sh",
+            "TERM": "xterm-256color",
+        }
+        command = ["tmux", "-u", "-S", str(self._socket), *arguments]
+        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=10).stdout
+
+    def screen(self) -> str:
+        """What the terminal shows now."""
+        return self._tmux("capture-pane", "-p")
+
+    def press(self, *keys: str) -> None:
+        """Press keys by tmux's names: `Enter`, `Tab`, `K`."""
+        self._tmux("send-keys", *keys)
+
+    def type(self, text: str) -> None:
+        """Type a text."""
+        self._tmux("send-keys", "-l", text)
+
+    def click(self, column: int, row: int) -> None:
+        """Press and let go of the left button there, counted from 0, as SGR mouse reports."""
+        at = f"\x1b[<0;{column + 1};{row + 1}"
+        self._tmux("send-keys", "-l", f"{at}M{at}m")
+
+    def click_on(self, text: str) -> None:
+        """Click in the middle of the first place that shows this text."""
+        for row, line in enumerate(self.screen().splitlines()):
+            column = line.find(text)
+            if column >= 0:
+                self.click(column + len(text) // 2, row)
+                return
+        raise AssertionError(f"{text!r} is not on the screen:\n{self.screen()}")
+
+    async def until(self, holds: Callable[[str], object] | str) -> str:
+        """Wait until the screen shows a text, or holds; returns it. Fails with the screen after 20 s."""
+        end_s = time.monotonic() + WAIT_S
+        while True:
+            screen = self.screen()
+            if holds in screen if isinstance(holds, str) else holds(screen):
+                return screen
+            assert time.monotonic() < end_s, f"not within {WAIT_S:.0f} s; the screen:\n{screen}"
+            await asyncio.sleep(_LOOK_EVERY_S)
