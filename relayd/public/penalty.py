@@ -21,7 +21,7 @@ FORGIVEN_EVERY_S = 30.0
 MAX_SCORE = 30.0
 """So that all is forgotten after 15 minutes, however many there were."""
 MAX_NETWORKS = 10_000
-MAX_HELD_PER_NETWORK = 32
+MAX_HELD_PER_NETWORK = 64
 MAX_HELD = 512
 
 

@@ -97,7 +97,7 @@ def test_what_is_http_by_the_letter_is_taken(name: str) -> None:
     assert head_fault(_SOUND[name]) is None
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(_NAME, _VALUE), max_size=8), st.booleans())
 def test_any_sound_fields_are_taken(fields: list[tuple[bytes, bytes]], chunked: bool) -> None:  # noqa: FBT001 - hypothesis passes it
     """Whatever tokens and visible bytes a client sends, beside one framing field."""
@@ -105,7 +105,7 @@ def test_any_sound_fields_are_taken(fields: list[tuple[bytes, bytes]], chunked: 
     assert head_fault(_head(*(name + b":" + value for name, value in fields), framing)) is None
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.integers(min_value=0), st.sampled_from(_CONTROLS), st.sampled_from(sorted(_SOUND)))
 def test_a_control_anywhere_spoils_a_head(place: int, control: int, name: str) -> None:
     """No position hides a control: at any of them the head is refused."""
@@ -117,7 +117,7 @@ def test_a_control_anywhere_spoils_a_head(place: int, control: int, name: str) -
     assert head_fault(spoiled)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.sampled_from([b"Content-Length: 5", b"content-length:5", b"Transfer-Encoding: chunked"]),

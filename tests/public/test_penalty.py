@@ -55,7 +55,7 @@ def test_failures_are_forgotten_with_time() -> None:
     assert penalties.failed("a") == 0
 
 
-@settings(max_examples=20)
+@settings(max_examples=4)
 @given(st.lists(st.integers(0, 30_000), max_size=50))
 def test_the_table_is_bounded_and_forgets_the_oldest(networks: list[int]) -> None:
     """However many addresses fail, no more are kept; one that still fails is not the one forgotten."""

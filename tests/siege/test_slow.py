@@ -24,7 +24,7 @@ from tests.support.siege import (
 )
 from tests.wire import until
 
-_STUCK = 60
+_STUCK = 30
 
 
 @pytest.mark.timeout(120)

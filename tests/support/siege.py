@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count as counting
 from pathlib import Path
@@ -182,29 +182,35 @@ SLOW_BODY = post(KEY, b"{", length=1000)
 SLOW_BODY_WITHOUT_KEY = post("a-key-that-is-wrong", b"{", length=1000)
 
 
-async def wrong_keys(port: int, number: int, parallel: int, ip: str) -> int:
-    """So many requests with wrong keys from one address; how many got their 401, the others being cut."""
-    left, refused = iter(range(number)), 0
+async def wrong_keys(port: int, number: int, parallel: int, ip: str, limit_s: float) -> tuple[int, int]:
+    """So many requests with wrong keys from one address, as far as there is time: tried, and given a 401."""
+    left, tried, refused = iter(range(number)), 0, 0
 
     async def attacker() -> None:
-        nonlocal refused
+        nonlocal tried, refused
         for n in left:
             try:
                 async with await Wire.open(port) as wire:
                     wire.send(post(f"wrong-key-number-{n:08}", b"", {"X-Forwarded-For": ip}))
+                    tried += 1
                     answer = await wire.ended()
                     refused += b" 401 " in answer
             except (OSError, EOFError):
                 continue
 
-    await asyncio.gather(*(attacker() for _ in range(parallel)))
-    return refused
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await asyncio.gather(*(attacker() for _ in range(parallel)))
+    return tried, refused
 
 
-async def wrong_keys_elsewhere(port: int, number: int, parallel: int, ip: str) -> int:
+async def wrong_keys_elsewhere(
+    port: int, number: int, parallel: int, ip: str, limit_s: float
+) -> tuple[int, int]:
     """As `wrong_keys`, from a process of its own, so that the ordinary clients are measured alone."""
     code = f"import asyncio; from tests.support.siege import wrong_keys as attack; \
-print(asyncio.run(attack({port}, {number}, {parallel}, {ip!r})))"
+print(*asyncio.run(attack({port}, {number}, {parallel}, {ip!r}, {limit_s})))"
     attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
     said, _ = await attacker.communicate()
-    return int(said)
+    tried, refused = map(int, said.split())
+    return tried, refused
