@@ -1,0 +1,161 @@
+"""The examples of docs/examples, as someone would run them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relayd.public.chatrequest import ChatRules
+from tests.public.room import KEY, Setup, public_room
+from tests.support.browser import chromium, open_tab, running_chromium
+from tests.wire import HOST, PATIENCE_S
+
+_EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+_PROGRAMS = {
+    "chat.mjs": ("node", ["node"]),
+    "chat.py": ("python3", [sys.executable]),
+    "chat.sh": ("jq", ["sh"]),
+}
+_PACED = "demo:deltas=8,interval_ms=60,text=words"
+_ENDLESS = "demo:deltas=500,interval_ms=40,text=words"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What came of an example."""
+
+    status: int
+    out: list[tuple[float, str]]
+    err: str
+
+    @property
+    def text(self) -> str:
+        """All that it printed."""
+        return "".join(piece for _, piece in self.out)
+
+
+def _room(model: str) -> Setup:
+    # The examples name no model, so the relay's own choice decides.
+    return Setup(rules=ChatRules(default_model=model))
+
+
+async def _start(name: str, port: int, key: str = KEY) -> asyncio.subprocess.Process:
+    needed, program = _PROGRAMS[name]
+    if shutil.which(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    return await asyncio.create_subprocess_exec(
+        *program,
+        str(_EXAMPLES / name),
+        "Say hi",
+        env={"PATH": os.environ["PATH"], "RELAY": f"http://{HOST}:{port}", "RELAY_KEY": key},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+async def _run(name: str, port: int, key: str = KEY) -> _Ran:
+    process = await _start(name, port, key)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out = []
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while piece := await process.stdout.read(4096):
+            out.append((time.monotonic(), piece.decode()))
+        err = (await process.stderr.read()).decode()
+        return _Ran(await process.wait(), out, err)
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+async def test_the_answer_is_printed_as_it_comes(name: str) -> None:
+    """Words that come over 0.4 s are printed over that time, and end with a line feed."""
+    async with public_room(_room(_PACED)) as room:
+        ran = await _run(name, room.port)
+        record = await room.book.record()
+    assert (ran.status, ran.err) == (0, "")
+    assert len(ran.text.split()) == 8
+    assert ran.text.endswith("\n")
+    assert ran.out[-1][0] - ran.out[0][0] > 0.25
+    assert record.outcome == "completed"
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+@pytest.mark.parametrize(
+    ("model", "key", "says"),
+    [
+        ("demo", "wrong-key", "unauthorized: "),
+        ("demo:fault=cut_mid,interval_ms=0,text=words", KEY, "upstream_failed: "),
+    ],
+)
+async def test_a_failure_is_told_in_the_relays_words(name: str, model: str, key: str, says: str) -> None:
+    """Refused at once or broken in the middle: the sentence on stderr, status 1."""
+    async with public_room(_room(model)) as room:
+        ran = await _run(name, room.port, key)
+    assert ran.status == 1
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+async def test_ending_it_ends_the_models_work(name: str) -> None:
+    """Whoever stops the example stops what is paid for."""
+    async with public_room(_room(_ENDLESS)) as room:
+        process = await _start(name, room.port)
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.read(1), PATIENCE_S)
+        # To all of its processes, as Ctrl-C at a terminal.
+        os.killpg(process.pid, signal.SIGTERM)
+        await room.demo.wait_closed(0)
+        await asyncio.wait_for(process.wait(), PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Chromium's DevTools address."""
+    if chromium() is None:
+        pytest.skip("Chromium is not installed")
+    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@asynccontextmanager
+async def _another_page() -> AsyncIterator[str]:
+    """The address of an empty page with an origin of its own."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<p>page")
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    async with server:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
+
+
+async def test_the_same_file_serves_a_page_of_another_origin(browser: str) -> None:
+    """A page that is not the relay's own imports `ask`, and its answer streams."""
+    module = "data:text/javascript;base64," + base64.b64encode((_EXAMPLES / "chat.mjs").read_bytes()).decode()
+    async with public_room(_room(_PACED)) as room, _another_page() as page, open_tab(browser) as tab:
+        await tab.goto(page)
+        script = (
+            f"import('{module}').then(async ({{ ask }}) => {{ const seen = []; const began = Date.now();"
+            f" await ask('http://{HOST}:{room.port}', '{KEY}', [{{role: 'user', content: 'hi'}}],"
+            " { onText: (text) => seen.push([Date.now() - began, text]) }); return seen; })"
+        )
+        seen = await tab.eval(script)
+        assert len(seen) == 8
+        assert seen[-1][0] - seen[0][0] > 250
+        assert tab.complaints == []
