@@ -1,0 +1,136 @@
+"""The built wheel in an environment of its own: everything it needs is in it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import termios
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tests.e2e.daemon import closed_port
+from tests.wire import HOST
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of `relayd` and `relayd-tui`, installed from the wheel alone.
+
+    What relayd depends on is taken from here, since fetching it again would only test the registry.
+    """
+    home = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    _run(*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(home), str(_ROOT))
+    venv.create(home / "venv", with_pip=False)
+    python = home / "venv" / "bin" / "python"
+    (wheel,) = home.glob("*.whl")
+    _run(*pip, "--python", str(python), "install", "--no-index", "--no-deps", str(wheel))
+    # A path in a .pth file is only searched: an installation in place that lies there is not found.
+    site = next((home / "venv" / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    found = _run(str(python), "-c", "import relayd, tui; print(relayd.__file__, tui.__file__)", cwd=home)
+    assert found.count(str(site)) == 2, found
+    return python.parent
+
+
+def _run(*words: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_S,
+        check=False,
+        env=_environment(cwd),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _environment(home: Path | None) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home or Path.home()), "TERM": "xterm-256color"}
+
+
+def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> None:
+    """`relayd init` finds its template and its units, `relayd serve` finds the page."""
+    port = closed_port()
+    relayd = str(programs / "relayd")
+    assert _run(relayd, "--version").startswith("relayd ")
+    _run(relayd, "init", "--yes", "--port", str(port), cwd=tmp_path)
+    _run(relayd, "init", "--yes", "--system", "--root", str(tmp_path / "image"), cwd=tmp_path)
+    assert f"{relayd} serve" in (tmp_path / "image/etc/systemd/system/relayd.service").read_text()
+    with (tmp_path / "stderr").open("wb") as stderr:
+        daemon = subprocess.Popen(
+            [relayd, "serve", "--demo"], cwd=tmp_path, env=_environment(tmp_path), stderr=stderr
+        )
+    try:
+        _wait_for(tmp_path / "stderr", "serving on")
+        with urlopen(f"http://{HOST}:{port}/page.js", timeout=_PATIENCE_S) as page:
+            assert b"submit" in page.read()
+        assert "relayd" in _run(relayd, "status", cwd=tmp_path)
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(_PATIENCE_S) == 0
+
+
+def _wait_for(path: Path, text: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while text not in path.read_text():
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.02)
+
+
+def test_the_operators_app_comes_from_the_wheel(programs: Path, tmp_path: Path) -> None:
+    """`relayd-tui --demo` draws its screens in a real terminal, styles included, and quits on Q."""
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    app = subprocess.Popen(
+        [programs / "relayd-tui", "--demo"],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    )
+    os.close(inside)
+    try:
+        seen = b""
+        for piece in _shown(terminal):
+            before, seen = seen, seen + piece
+            if b"Requests" in seen and b"Requests" not in before:
+                os.write(terminal, b"Q")
+        assert app.wait(_PATIENCE_S) == 0
+    finally:
+        app.kill()
+        app.wait(_PATIENCE_S)
+        os.close(terminal)
+    assert b"LIVE" in seen
+
+
+def _shown(terminal: int) -> Iterator[bytes]:
+    """What the terminal shows, until the program ends."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.5)[0]:
+            try:
+                piece = os.read(terminal, 1 << 16)
+            except OSError:  # the program is gone
+                return
+            if not piece:
+                return
+            yield piece
+    pytest.fail("the app does not end", pytrace=False)
