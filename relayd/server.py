@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _LAST_WORDS_S = 5.0
 """After the drain timeout, how long the last lines of ended streams may take."""
 _FORCED_LAST_WORDS_S = 1.0
+_HEARING_S = 1.0
+"""Without it, a client that connected just before the end would be cut without a word."""
 _CLOSING_S = 10.0
 """How long the rest of the end may take: the last records to disk, connections closed."""
 
@@ -248,6 +250,8 @@ class Server:
             _log.warning("draining: ended %d streams that were still open", left)
         forced_now = self._force_asked.is_set()
         await self.registry.wait_empty(_FORCED_LAST_WORDS_S if forced_now else _LAST_WORDS_S)
+        if not forced_now:
+            await self._listener.hear_out(_HEARING_S)
 
     async def stop(self) -> int:
         """Close everything; open streams must have ended. Returns the exit status."""

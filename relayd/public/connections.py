@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -10,6 +12,7 @@ from typing import Protocol
 MAX_STRANGERS_PER_NETWORK = 64
 """Connections of one address or IPv6 /64 that showed no valid key yet."""
 _ROOM_BESIDE_STREAMS = 256
+_LOOK_EVERY_S = 0.01
 
 
 class Closable(Protocol):
@@ -67,6 +70,12 @@ class Connections:
                 self._cut(next(iter(mine)))
         if len(self._open) > self._limit():
             self._cut(next(iter(self._strangers)))
+
+    async def strangers_heard(self, timeout_s: float) -> None:
+        """Wait until no stranger is open, or time is over: one that was just accepted may still ask."""
+        deadline = time.monotonic() + timeout_s
+        while self._strangers and time.monotonic() < deadline:  # noqa: ASYNC110 - once a life, at its end
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def make_room(self, number: int) -> None:
         """Cut so many strangers, those that waited longest: descriptors have run out."""

@@ -161,6 +161,10 @@ class Listener:
             sock.close()
         self._sockets.clear()
 
+    async def hear_out(self, timeout_s: float) -> None:
+        """Let who was accepted last have an answer, which while draining is a refusal that ends it."""
+        await self._connections.strangers_heard(timeout_s)
+
     async def close(self) -> None:
         """Close everything that is still open."""
         self.stop_accepting()
