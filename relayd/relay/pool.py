@@ -16,8 +16,12 @@ from relayd.relay.connection import Answer, Broken, Connection
 _IDLE_S = 15.0
 """Shorter than what providers and their proxies allow, so that a kept connection is rarely a dead one."""
 _MAX_IDLE = 100
-_RECEIVE_BUFFER_BYTES = 16 << 10
-"""What the kernel keeps of an answer whose client does not read; Linux would let it grow to 6 MiB."""
+_RECEIVE_BUFFER_BYTES = 64 << 10
+"""What the kernel keeps of an answer whose client does not read; Linux would let it grow to 6 MiB.
+
+With less than a segment of the loopback device (64 KiB) a provider on the same machine sends only when a
+timer lets it, after each pause of a client: 16 KiB made 160 kB/s of 60 MB/s.
+"""
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 
 
