@@ -14,13 +14,12 @@ from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
-from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, line
-from tui.widgets.list_parts import Extent, empty_lines, scrollbar
+from tui.widgets.list_parts import Extent, ListMessage, empty_lines, scrollbar
 
 Key = int | str
 _WHEEL_ROWS = 3
@@ -43,28 +42,16 @@ class LineList(Widget, can_focus=True):
     ]
 
     @dataclass
-    class Chosen(Message):
+    class Chosen(ListMessage):
         """Enter or a double click on a row."""
 
-        list: LineList
         key: Key
 
-        @property
-        def control(self) -> LineList:
-            """The list, for `@on` with a selector."""
-            return self.list
-
     @dataclass
-    class Moved(Message):
+    class Moved(ListMessage):
         """The cursor stands on another row."""
 
-        list: LineList
         key: Key | None
-
-        @property
-        def control(self) -> LineList:
-            """The list, for `@on` with a selector."""
-            return self.list
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
@@ -183,7 +170,9 @@ class LineList(Widget, can_focus=True):
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
     def _all_lines(self, width: int, height: int) -> list[Strip]:
-        rest = Style(bgcolor=self.background_colors[1].rich_color) if not self._ansi else Style()
+        rest = (
+            Style(bgcolor=self.background_colors[1].rich_color) if not self.app.native_ansi_color else Style()
+        )
         head = self.head_pieces(width)
         lines: list[Strip] = []
         if head is not None:
@@ -215,10 +204,6 @@ class LineList(Widget, can_focus=True):
     def cursor_shown(self) -> bool:
         """Whether the row under the cursor is set off."""
         return True
-
-    @property
-    def _ansi(self) -> bool:
-        return self.app.native_ansi_color
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget, from the lines drawn last."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.style import Style
+from textual.message import Message
 from textual.strip import Strip
+from textual.widget import Widget
 
 from tui.theme import Role
 from tui.widgets.cells import line
@@ -19,6 +21,18 @@ class Extent:
     count: int
     rows: int
     top: int
+
+
+@dataclass
+class ListMessage(Message):
+    """What a list tells its parents."""
+
+    list: Widget
+
+    @property
+    def control(self) -> Widget:
+        """The list, for `@on` with a selector."""
+        return self.list
 
 
 def scrollbar(
