@@ -10,6 +10,7 @@ from tornado.httputil import HTTPHeaders
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
 from relayd.relay.registry import Registry
+from relayd.state.records import RequestRecord
 
 _SCHEME = "bearer "
 # Python's own idea of white space has bytes in it that belong to a key.
@@ -37,6 +38,10 @@ class Keys(Protocol):
         """The holder of a live key, or None."""
         ...
 
+    def former(self, presented: bytes) -> Holder | None:
+        """Whose key a refused one was, or None."""
+        ...
+
     def used(self, key_id: str, ip: str) -> None:
         """Note a key's use."""
         ...
@@ -51,17 +56,20 @@ class Admission:
     registry: Registry
     max_body_bytes: int
 
-    def identify(self, headers: HTTPHeaders, ip: str) -> Holder:
-        """Whose request this is.
+    def identify(self, headers: HTTPHeaders, record: RequestRecord) -> None:
+        """Put down whose request this is; also where the key is dead, so that its holder can be told.
 
         Raises:
             Failure: `unauthorized`, the same for every reason.
         """
-        holder = self.keys.verify(_presented(headers))
+        presented = _presented(headers)
+        holder = self.keys.verify(presented)
+        known = holder or self.keys.former(presented)
+        if known is not None:
+            record.key_id, record.client = known.key_id, known.client
         if holder is None:
             raise unauthorized()
-        self.keys.used(holder.key_id, ip)
-        return holder
+        self.keys.used(holder.key_id, record.ip)
 
     def check_intake(self, headers: HTTPHeaders) -> None:
         """Whether one more request fits, before its body.

@@ -102,8 +102,7 @@ class ChatHandler(BaseHandler):
             return
         self.connection.stream.set_nodelay(True)
         self._unwatch = service.hangups.watch(sock, self._client_left)
-        holder = service.admission.identify(headers, record.ip)
-        record.key_id, record.client = holder.key_id, holder.client
+        service.admission.identify(headers, record)
         self.stream.admitted()
         service.admission.check_intake(headers)
         service.registry.take_place(record.ip)

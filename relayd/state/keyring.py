@@ -55,6 +55,8 @@ class _Snapshot:
 
     ring: StoredRing
     live: tuple[_Live, ...]
+    known: dict[bytes, Admitted]
+    """Every key of the ring by its digest, the dead ones too."""
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
@@ -66,6 +68,7 @@ class _Snapshot:
                 for key in ring.keys
                 if key.state in live
             ),
+            {bytes.fromhex(key.digest_hex): Admitted(key.id, key.client) for key in ring.keys},
         )
 
 
@@ -103,6 +106,10 @@ class KeyRing:
         if found is None or found.admitted.key_id in self._expired:
             return None
         return found.admitted
+
+    def former(self, presented: bytes) -> Admitted | None:
+        """Whose key this was, of one that `verify` refused: for the record, never for the answer."""
+        return self._snapshot.known.get(digest(presented))
 
     def used(self, key_id: str, ip: str) -> None:
         """Note that a key admitted a request from this address; written to disk within seconds."""

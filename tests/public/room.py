@@ -17,6 +17,7 @@ from relayd.public.chatrequest import ChatRules
 from relayd.public.connections import Connections
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
+from relayd.public.largehead import LargeHeads
 from relayd.public.listener import Listener, bind
 from relayd.public.penalty import Penalties
 from relayd.public.root import Page, load_page
@@ -42,6 +43,9 @@ class Holder:
     client: str = "default"
 
 
+DEAD_KEY = "a-key-that-was-revoked"
+
+
 class OneKey:
     """A ring of one key, which notes each use."""
 
@@ -51,6 +55,10 @@ class OneKey:
     def verify(self, presented: bytes) -> Holder | None:
         """The holder of the one key."""
         return Holder() if presented == KEY.encode() else None
+
+    def former(self, presented: bytes) -> Holder | None:
+        """The holder of the one dead key."""
+        return Holder("key00000", "gone") if presented == DEAD_KEY.encode() else None
 
     def used(self, key_id: str, ip: str) -> None:
         """Note it."""
@@ -161,6 +169,7 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             sockets,
             header_timeout_s=setup.header_timeout_s,
             connections=connections,
+            refuse_large=LargeHeads(public.cors, public.address, service.ledger, "boot").refuse,
             tls=setup.tls,
         )
         listener.start()

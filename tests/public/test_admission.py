@@ -8,21 +8,30 @@ from tornado.httputil import HTTPHeaders
 from relayd.public.admission import Admission
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
-from tests.public.room import KEY, OneKey
-from tests.relay.room import new_registry
+from relayd.state.records import RequestRecord
+from tests.public.room import DEAD_KEY, KEY, OneKey
+from tests.relay.room import new_record, new_registry
 
 
 def _admission(keys: OneKey | None = None, intake: Intake | None = None) -> Admission:
     return Admission(keys or OneKey(), intake or Intake(), new_registry(), max_body_bytes=100)
 
 
+def _record() -> RequestRecord:
+    record = new_record()
+    record.key_id = record.client = None
+    record.ip = "192.0.2.1"
+    return record
+
+
 @pytest.mark.parametrize("value", [KEY, f"Bearer {KEY}", f"bEaReR {KEY}", f" Bearer  {KEY} "])
 async def test_a_key_is_known_in_both_forms(value: str) -> None:
     """With its scheme in any case and without it; its use is noted with the address."""
     keys = OneKey()
-    holder = _admission(keys).identify(HTTPHeaders({"Authorization": value}), "192.0.2.1")
-    assert holder.key_id == "key00001"
-    assert keys.uses == [("key00001", "192.0.2.1")]
+    record = _record()
+    _admission(keys).identify(HTTPHeaders({"Authorization": value}), record)
+    assert (record.key_id, record.client) == ("key00001", "default")
+    assert keys.uses == [("key00001", record.ip)]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +57,18 @@ async def test_all_else_is_unauthorized_in_the_same_words(values: list[str]) -> 
     for value in values:
         headers.add("Authorization", value)
     with pytest.raises(Failure) as refused:
-        _admission(keys).identify(headers, "192.0.2.1")
+        _admission(keys).identify(headers, _record())
     assert str(refused.value) == "unauthorized: The Authorization header has no key that is valid here."
+    assert keys.uses == []
+
+
+async def test_a_dead_key_is_refused_like_any_other_and_its_holder_put_down() -> None:
+    """The operator learns whom to tell; the client learns nothing, and no use is noted."""
+    keys, record = OneKey(), _record()
+    with pytest.raises(Failure) as refused:
+        _admission(keys).identify(HTTPHeaders({"Authorization": DEAD_KEY}), record)
+    assert str(refused.value) == "unauthorized: The Authorization header has no key that is valid here."
+    assert (record.key_id, record.client) == ("key00000", "gone")
     assert keys.uses == []
 
 

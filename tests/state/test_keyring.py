@@ -57,6 +57,9 @@ async def test_a_change_is_in_force_when_it_is_acknowledged(tmp_path: Path) -> N
             second.key.id, cut=False, peer=ALICE, expected_generation=None, idempotency_key=None
         )
         assert state.ring.verify(key_of(second)) is None
+        assert state.ring.former(key_of(first)) == Admitted(first.key.id, "web")
+        assert state.ring.former(key_of(second)) == Admitted(second.key.id, "web")
+        assert state.ring.former(b"never one of ours") is None
 
 
 async def test_the_ring_survives_a_restart(tmp_path: Path) -> None:
