@@ -27,6 +27,7 @@ from relayd.public.chat import ChatService
 from relayd.public.connections import Connections, connection_limit
 from relayd.public.cors import Cors
 from relayd.public.hangup import HangupWatch
+from relayd.public.largehead import LargeHeads
 from relayd.public.listener import Listener
 from relayd.public.root import load_page
 from relayd.public.tls import TlsFiles
@@ -190,6 +191,7 @@ class Server:
             connections=Connections(
                 lambda: connection_limit(self.registry.max_streams), is_proxy=address.is_proxy
             ),
+            refuse_large=LargeHeads(public.cors, address, self._ledger, self._boot_id).refuse,
             tls=self._tls,
         )
         self._live.feed(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import struct
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,20 +18,12 @@ from tornado.web import HTTPError, RequestHandler
 from relayd.public.address import ClientAddress
 from relayd.public.cors import Cors
 from relayd.public.guard import GuardedStream
+from relayd.public.requestid import new_request_id
 from relayd.relay.failure import Code, Failure
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = struct.pack("ii", 1, 0)
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_ID_TIME_CHARS = 9
-_ID_RANDOM_BITS = 35
-
-
-def new_request_id() -> str:
-    """16 characters that sort by time: 45 bits of milliseconds, 35 random ones (Crockford's base 32)."""
-    number = (time.time_ns() // 1_000_000) << _ID_RANDOM_BITS | int.from_bytes(os.urandom(5)) >> 5
-    return "".join(_ID_ALPHABET[number >> shift & 31] for shift in range(75, -1, -5))
 
 
 @dataclass(frozen=True, slots=True)

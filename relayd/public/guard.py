@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
 
-from relayd.public.admission import unauthorized
 from relayd.public.connections import Connections
 from relayd.public.framing import head_fault
 from relayd.public.refusal import Lingering, raw_reply
@@ -26,7 +25,7 @@ _ExcInfo: TypeAlias = (
     | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
     | None
 )
-_OVERSIZE_REPLY = raw_reply(unauthorized())
+RefuseLarge: TypeAlias = Callable[[bytes, str], bytes]
 
 
 class GuardedStream(IOStream):
@@ -38,10 +37,16 @@ class GuardedStream(IOStream):
         sock: an accepted, non-blocking connection.
         lingering: where the socket waits after a refusal.
         connections: told when a key was shown that is valid, and when the connection is closed.
+        refuse_large: makes the reply to a longer head, from what was read of it and the other end's address.
     """
 
     def __init__(
-        self, sock: socket.socket, lingering: Lingering, connections: Connections, **options: Any
+        self,
+        sock: socket.socket,
+        lingering: Lingering,
+        connections: Connections,
+        refuse_large: RefuseLarge,
+        **options: Any,
     ) -> None:
         # A body passes through in pieces, so no more than this is ever held.
         super().__init__(
@@ -49,6 +54,7 @@ class GuardedStream(IOStream):
         )
         self._lingering = lingering
         self._connections = connections
+        self._refuse_large = refuse_large
         self._reading_head = False
 
     def admitted(self) -> None:
@@ -110,9 +116,17 @@ class GuardedStream(IOStream):
     def close(self, exc_info: _ExcInfo = False) -> None:
         """Close as Tornado asks; say why first where the head was too large."""
         if isinstance(exc_info, UnsatisfiableReadError) and self._reading_head and not self.closed():
-            self._say(_OVERSIZE_REPLY)
+            self._say_too_large()
         super().close(exc_info)
         self._connections.forget(self)
+
+    def _say_too_large(self) -> None:
+        try:
+            peer = self.socket.getpeername()[0]
+        except OSError:
+            # The client is gone: nobody is left to be refused.
+            return
+        self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), peer))
 
     def _say(self, reply: bytes) -> None:
         """The last words of a connection, as far as the kernel takes them at once."""
@@ -132,13 +146,16 @@ class GuardedTlsStream(GuardedStream, SSLIOStream):
         sock: wrapped for the server's side, the handshake not done.
         lingering: as for a plain connection.
         connections: as for a plain connection.
+        refuse_large: as for a plain connection.
     """
 
     socket: ssl.SSLSocket
 
-    def __init__(self, sock: ssl.SSLSocket, lingering: Lingering, connections: Connections) -> None:
+    def __init__(
+        self, sock: ssl.SSLSocket, lingering: Lingering, connections: Connections, refuse_large: RefuseLarge
+    ) -> None:
         # Without a context of its own Tornado makes one for a client.
-        super().__init__(sock, lingering, connections, ssl_options=sock.context)
+        super().__init__(sock, lingering, connections, refuse_large, ssl_options=sock.context)
 
     @override
     def send_now(self, data: bytes) -> bytes:

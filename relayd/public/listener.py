@@ -12,7 +12,7 @@ from tornado.web import Application
 
 from relayd.public.address import network_of
 from relayd.public.connections import Connections
-from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream
+from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream, RefuseLarge
 from relayd.public.refusal import Lingering
 from relayd.public.tls import TlsFiles
 
@@ -71,6 +71,7 @@ class Listener:
         header_timeout_s: for a request's head, TLS handshake included, and for an idle connection
             between requests.
         connections: counts them, and makes room.
+        refuse_large: makes the reply to a head that is too large to be read.
         tls: None: plain HTTP.
     """
 
@@ -81,11 +82,13 @@ class Listener:
         *,
         header_timeout_s: float,
         connections: Connections,
+        refuse_large: RefuseLarge,
         tls: TlsFiles | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._connections = connections
+        self._refuse_large = refuse_large
         self._tls = tls
         self._lingering = Lingering()
         self._server = HTTPServer(
@@ -135,9 +138,9 @@ class Listener:
 
     def _guarded(self, connection: socket.socket) -> GuardedStream:
         if self._tls is None:
-            return GuardedStream(connection, self._lingering, self._connections)
+            return GuardedStream(connection, self._lingering, self._connections, self._refuse_large)
         wrapped = self._tls.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return GuardedTlsStream(wrapped, self._lingering, self._connections)
+        return GuardedTlsStream(wrapped, self._lingering, self._connections, self._refuse_large)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""

@@ -18,11 +18,12 @@ def opened_record(handler: BaseHandler, boot_id: str) -> RequestRecord:
         boot_id=boot_id,
         started_at=utc_text(time.time()),
         ip=handler.client_address,
-        origin=_cut(headers.get("Origin")),
-        user_agent=_cut(headers.get("User-Agent")),
+        origin=cut(headers.get("Origin")),
+        user_agent=cut(headers.get("User-Agent")),
         path=handler.request.path,
     )
 
 
-def _cut(text: str | None) -> str | None:
+def cut(text: str | None) -> str | None:
+    """A client's words at the length that a record has room for."""
     return None if text is None else text[:_MAX_HEADER_CHARS]

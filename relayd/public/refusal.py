@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from relayd.relay.failure import Code, Failure
@@ -14,20 +15,23 @@ _MAX_LINGERING = 64
 _LINGER_S = 1.0
 
 
-def raw_reply(failure: Failure) -> bytes:
-    """A whole reply, head and lines; its connection ends after it."""
+def raw_reply(failure: Failure, more: Mapping[str, str] | None = None) -> bytes:
+    """A whole reply, head with `more` fields and lines; its connection ends after it."""
     body = error_line(failure) + DONE
     head = [
         f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}",
         "Content-Type: application/x-ndjson; charset=utf-8",
         "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "X-Accel-Buffering: no",
         f"X-Relayd-Error: {failure.code}",
         "Connection: close",
         f"Content-Length: {len(body)}",
     ]
     if failure.code is Code.UNAUTHORIZED:
         head.append("WWW-Authenticate: Bearer")
-    return "\r\n".join([*head, "", ""]).encode() + body
+    head += [f"{name}: {value}" for name, value in (more or {}).items()]
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
 
 class Lingering:
