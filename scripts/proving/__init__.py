@@ -1,0 +1,1 @@
+"""Proofs that need a machine of their own, made by debootstrap and run by systemd-nspawn."""

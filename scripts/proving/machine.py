@@ -1,0 +1,119 @@
+"""A booted Debian, and a person at its terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from proving.roots import ProofFailed, Supplies, call
+
+_BOOT_S = 120.0
+_STEP_S = 900.0
+
+
+class Machine:
+    """One container with systemd as its first process; ended on leaving."""
+
+    def __init__(self, supplies: Supplies, root: Path) -> None:
+        self.root = root
+        self._command = supplies.nspawn(root, "--boot", "systemd.log_level=warning")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with (self.root.parent / "console.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.wait_until_up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.terminate()
+        try:
+            self._container.wait(60)
+        except subprocess.TimeoutExpired:
+            self._container.kill()
+            self._container.wait()
+
+    @property
+    def _container(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise LookupError("not started yet")
+        return self._process
+
+    def wait_until_up(self) -> None:
+        """Wait for the end of the boot. Raises ProofFailed."""
+        deadline = time.monotonic() + _BOOT_S
+        while True:
+            try:
+                state = call([*self._inside(), "systemctl", "is-system-running", "--wait"])
+            except (ProofFailed, LookupError) as failure:
+                # A bare container has units that can't start; what matters is that the boot is over.
+                state = str(failure)
+            if "running" in state or "degraded" in state:
+                return
+            if time.monotonic() > deadline:
+                raise ProofFailed(f"the machine does not boot: {state}")
+            time.sleep(0.5)
+
+    def _leader(self) -> int:
+        """The container's first process, seen from here."""
+        pid = self._container.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            raise LookupError("not started yet")
+        return int(children[0])
+
+    def _inside(self) -> list[str]:
+        return ["nsenter", f"--target={self._leader()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+
+    def run(self, *words: str) -> str:
+        """Run a command as root; returns what it said. Raises ProofFailed."""
+        return call([*self._inside(), *words])
+
+    def type(self, user: str, script: str, answers: Sequence[tuple[str, str]] = ()) -> str:
+        """Type a script at a user's terminal, and answer what is asked.
+
+        Args:
+            user: who types.
+            script: ends at the first command that fails.
+            answers: part of each question, in order, and what is typed then.
+
+        Raises:
+            ProofFailed: it failed, or takes too long.
+        """
+        shell = ["su", "--login", user, "--command", f"set -euxo pipefail; {script}"]
+        pid, terminal = pty.fork()
+        if pid == 0:
+            inside = self._inside()
+            os.execvp(inside[0], [*inside, *shell])  # noqa: S606 - fixed words
+        seen, left, deadline = "", list(answers), time.monotonic() + _STEP_S
+        while time.monotonic() < deadline:
+            if not select.select([terminal], [], [], 1)[0]:
+                continue
+            try:
+                piece = os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # the shell is gone
+                break
+            if not piece:
+                break
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            seen += piece
+            if left and left[0][0] in seen.rpartition("\n")[2]:
+                os.write(terminal, (left.pop(0)[1] + "\n").encode())
+        os.close(terminal)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status != 0 or left:
+            raise ProofFailed(f"status {status}, unasked: {[question for question, _ in left]}")
+        return seen.replace("\r\n", "\n")

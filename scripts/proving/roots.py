@@ -1,0 +1,81 @@
+"""Debian file trees: made once by debootstrap, copied for each use, entered by systemd-nspawn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+RELEASE = "bookworm"
+
+
+class ProofFailed(Exception):
+    """What was to be proved does not hold; the text says what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """Where things come from.
+
+    Attributes:
+        cache: keeps the bare trees between runs.
+        pip_conf: for a mirror of the package registry; None for the usual one.
+        binds: directories of this machine that are seen inside, as for such a mirror.
+    """
+
+    cache: Path
+    pip_conf: Path | None
+    binds: tuple[Path, ...]
+
+    def bare(self, name: str, packages: Sequence[str]) -> Path:
+        """A tree with these packages beside the essential ones; made where it is not in the cache."""
+        root = self.cache / f"{RELEASE}-{name}"
+        if not root.exists():
+            print(f"Making {root} ...", flush=True)
+            part = root.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            include = [f"--include={','.join(packages)}"] if packages else []
+            call(["debootstrap", "--variant=minbase", *include, RELEASE, str(part)])
+            part.rename(root)
+        return root
+
+    def copy(self, bare: Path, to: Path) -> Path:
+        """A copy that may be changed."""
+        call(["cp", "-a", "--reflink=auto", str(bare), str(to)])
+        if self.pip_conf is not None:
+            shutil.copy(self.pip_conf, to / "etc" / "pip.conf")
+        for bind in self.binds:
+            (to / str(bind).lstrip("/")).mkdir(parents=True, exist_ok=True)
+        return to
+
+    def nspawn(self, root: Path, *words: str) -> list[str]:
+        """The command that enters a tree, with this machine's network."""
+        binds = [f"--bind-ro={bind}" for bind in self.binds]
+        options = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host", *binds]
+        return ["systemd-nspawn", *options, f"--directory={root}", *words]
+
+
+def call(words: Sequence[str], *, quiet: bool = True) -> str:
+    """Run a command; returns what it said.
+
+    Raises:
+        ProofFailed: it failed.
+    """
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=_environment()
+    )
+    if done.returncode != 0:
+        raise ProofFailed(f"{' '.join(words)}\n{done.stdout[-4000:]}")
+    if not quiet:
+        print(done.stdout, end="", flush=True)
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's but what reaches the network."""
+    kept = ("PATH", "HOME", "http_proxy", "https_proxy", "no_proxy")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C.UTF-8"}

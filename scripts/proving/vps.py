@@ -1,0 +1,120 @@
+"""The README's steps on an empty Debian: from apt to a stream over TLS, through a reboot and an upgrade."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from proving.machine import Machine
+from proving.roots import ProofFailed, Supplies, call
+
+_TOP = Path(__file__).parents[2]
+_NAME = "relay.example.com"
+_USER = "operator"
+_PROVIDER_KEY = "provider-key-of-the-proof"
+_BLOCK = re.compile(r"<!-- scripts/prove vps: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
+# What a freshly rented machine has, beside the essential packages.
+_PACKAGES = ("systemd-sysv", "dbus", "sudo", "ca-certificates", "curl", "iproute2")
+_AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+
+
+def prove(supplies: Supplies, home: Path) -> None:
+    """Do as the README says, and look whether what it promises came true."""
+    steps = dict(_BLOCK.findall((_TOP / "README.md").read_text(encoding="utf-8")))
+    root = supplies.copy(supplies.bare("vps", _PACKAGES), home / "root")
+    _prepare(root, home)
+    with _provider() as url, Machine(supplies, root) as machine:
+        began = time.monotonic()
+        machine.type(
+            _USER,
+            _fitted(steps["install"]),
+            [("provider's address", url), ("Listen on", ""), ("provider's key", _PROVIDER_KEY)],
+        )
+        print(f"\n--- installed in {time.monotonic() - began:.0f} s", flush=True)
+        _trust(machine)
+        seen = machine.type(_USER, _fitted(steps["try"]))
+        _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
+        _must(seen, "completed      default", "relayd log lists it")
+        _must(seen, "No fault found", "relayd doctor finds nothing")
+        _after_reboot(machine, steps["try"])
+        _upgrade_and_back(machine, steps["try"])
+
+
+def _prepare(root: Path, home: Path) -> None:
+    """A user who may sudo, a name that leads here, and a repository to clone."""
+    call(["chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER])
+    (root / "etc/sudoers.d").mkdir(exist_ok=True)
+    (root / "etc/sudoers.d" / _USER).write_text(f"{_USER} ALL=(ALL) NOPASSWD: ALL\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost {_NAME}\n")
+    (root / "etc/hostname").write_text("vps\n")
+    work, bare = home / "work", root / "srv" / "repository.git"
+    git = ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid", "-C", str(work)]
+    call(["git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(work)])
+    site = work / "docs/deploy/Caddyfile"
+    # No authority of the world signs for an example: Caddy does it itself.
+    site.write_text("{\n\tlocal_certs\n}\n" + site.read_text(encoding="utf-8"))
+    call([*git, "commit", "--quiet", "--all", "--message", "Sign for the name ourselves"])
+    call([*git, "clone", "--quiet", "--bare", ".", str(bare)])
+    call(["chroot", str(root), "chown", "-R", _USER, "/srv/repository.git"])
+
+
+def _fitted(steps: str) -> str:
+    return steps.replace("REPOSITORY", "/srv/repository.git").replace("YOUR.NAME", _NAME).strip()
+
+
+@contextmanager
+def _provider() -> Iterator[str]:
+    """The offline upstream in the provider's place, on this machine; yields its address."""
+    env = {"RELAYD_DEMO_KEY": _PROVIDER_KEY, "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "relayd.demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            yield process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.terminate()
+
+
+def _trust(machine: Machine) -> None:
+    """Let the machine trust Caddy's own authority, once Caddy has made it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            machine.run("cp", _AUTHORITY, "/usr/local/share/ca-certificates/caddy.crt")
+        except ProofFailed:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            machine.run("update-ca-certificates")
+            return
+
+
+def _after_reboot(machine: Machine, again: str) -> None:
+    machine.run("systemctl", "reboot")
+    time.sleep(5)
+    machine.wait_until_up()
+    seen = machine.type(_USER, _fitted(again))
+    _must(seen, "[DONE]", "after a reboot it serves by itself")
+    _must(seen, "completed      default", "and the log goes on")
+
+
+def _upgrade_and_back(machine: Machine, again: str) -> None:
+    seen = machine.type(_USER, "cd relayd && sudo scripts/install && readlink /opt/relayd/current")
+    newer = seen.split()[-1]
+    seen = machine.type(_USER, _fitted(again))
+    _must(seen, "[DONE]", "after an upgrade it serves with the same key")
+    seen = machine.type(_USER, "cd relayd && sudo scripts/install --rollback && readlink /opt/relayd/current")
+    if seen.split()[-1] == newer:
+        raise ProofFailed("the rollback changed nothing")
+    _must(machine.type(_USER, _fitted(again)), "[DONE]", "and after the way back")
+
+
+def _must(seen: str, text: str, claim: str) -> None:
+    if text not in seen:
+        raise ProofFailed(f"{claim}: {text!r} was not seen")
+    print(f"--- {claim}", flush=True)
