@@ -105,10 +105,11 @@ class Server:
             door: the admin socket; the caller closes it.
             hub: told of every commit of the state.
         """
+        # First: a signal that comes while the rest is built must drain as well.
+        self._catch_signals()
         self.start(sockets)
         await self._upstream.prepare()
         await self.start_admin(door, hub)
-        self._catch_signals()
         self._freeze()
         self._announce(
             f"relayd {__version__} serving on {self.url}"
