@@ -15,7 +15,7 @@ from proving.roots import ProofFailed, Supplies, call
 
 _TOP = Path(__file__).parents[2]
 _NAME = "relay.example.com"
-_USER = "operator"
+_USER = "alice"
 _PROVIDER_KEY = "provider-key-of-the-proof"
 _BLOCK = re.compile(r"<!-- scripts/prove vps: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
 # What a freshly rented machine has, beside the essential packages.
@@ -50,7 +50,7 @@ def _prepare(root: Path, home: Path) -> None:
     call(["chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER])
     (root / "etc/sudoers.d").mkdir(exist_ok=True)
     (root / "etc/sudoers.d" / _USER).write_text(f"{_USER} ALL=(ALL) NOPASSWD: ALL\n")
-    (root / "etc/hosts").write_text(f"127.0.0.1 localhost {_NAME}\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost vps {_NAME}\n")
     (root / "etc/hostname").write_text("vps\n")
     work, bare = home / "work", root / "srv" / "repository.git"
     git = ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid", "-C", str(work)]
