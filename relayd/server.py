@@ -85,7 +85,6 @@ class Server:
         self._state = state
         self._boot_id = boot_id
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
-        self._stop_signals = 0
         self._started_at_s = time.time()
         self._tally = Tally(asyncio.get_running_loop().time())
         self._admin: AdminSide | None = None

@@ -9,7 +9,7 @@ from collections import Counter
 
 from relayd import __version__
 from relayd.admin.parts import AdminParts
-from relayd.admin.wire import Disk, Intake, LogHealth, RingSummary, Status, StreamCounts
+from relayd.admin.wire import Disk, LogHealth, RingSummary, Status, StreamCounts
 from relayd.relay.registry import Registry
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
@@ -28,7 +28,7 @@ async def status_of(parts: AdminParts) -> Status:
         pid=os.getpid(),
         started_at=utc_text(facts.started_at_s),
         uptime_s=max(0, int(time.time() - facts.started_at_s)),
-        intake=Intake(parts.intake.state.value),
+        intake=parts.intake.state,
         address=facts.address,
         upstream=facts.upstream,
         demo=facts.demo,

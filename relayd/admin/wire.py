@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
+from relayd.relay.intake import IntakeState as Intake
 from relayd.state.events import Audited, Ended, Gap, LogEvent, Lost, Started
 from relayd.state.filter import Filter, FilterError, parse_filter
 from relayd.state.records import (
@@ -73,14 +72,6 @@ PROTOCOL_HEADER = "Relayd-Admin"
 """In every answer; a question that carries another number is refused."""
 VERSION_MISMATCH = "version_mismatch"
 """The code of that refusal."""
-
-
-class Intake(StrEnum):
-    """Whether the daemon takes new work."""
-
-    LIVE = "live"
-    PAUSED = "paused"
-    DRAINING = "draining"
 
 
 class StreamProgress(msgspec.Struct, kw_only=True, frozen=True):
