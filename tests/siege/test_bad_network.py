@@ -18,23 +18,23 @@ _TEXT = "The relay passes each delta on as one line, as "
 @pytest.mark.parametrize(
     ("faults", "codes"),
     [
-        (Faults(), {None}),
-        (Faults(latency_s=0.05), {None}),
-        (Faults(slice_bytes=1), {None}),
-        (Faults(slice_bytes=7, bytes_per_s=20_000), {None}),
-        (Faults(reset_after=0), {"upstream_failed"}),
-        (Faults(reset_after=100), {"upstream_failed"}),
-        (Faults(reset_after=900), {"upstream_failed"}),
-        (Faults(cut_after=0), {"upstream_failed"}),
-        (Faults(cut_after=900), {"upstream_failed", "upstream_truncated"}),
-        (Faults(stall_after=0), {"upstream_timeout"}),
-        (Faults(stall_after=100), {"upstream_timeout"}),
-        (Faults(stall_after=900), {"upstream_timeout"}),
+        (Faults(), (None,)),
+        (Faults(latency_s=0.05), (None,)),
+        (Faults(slice_bytes=1), (None,)),
+        (Faults(slice_bytes=7, bytes_per_s=20_000), (None,)),
+        (Faults(reset_after=0), ("upstream_failed",)),
+        (Faults(reset_after=100), ("upstream_failed",)),
+        (Faults(reset_after=900), ("upstream_failed",)),
+        (Faults(cut_after=0), ("upstream_failed",)),
+        (Faults(cut_after=900), ("upstream_failed", "upstream_truncated")),
+        (Faults(stall_after=0), ("upstream_timeout",)),
+        (Faults(stall_after=100), ("upstream_timeout",)),
+        (Faults(stall_after=900), ("upstream_timeout",)),
     ],
     ids=str,
 )
 async def test_a_bad_network_gives_the_answer_or_one_typed_line(
-    faults: Faults, codes: set[str | None]
+    faults: Faults, codes: tuple[str | None, ...]
 ) -> None:
     """In bounded time, and nothing of the request is left behind."""
     made: list[FaultProxy] = []
