@@ -101,6 +101,7 @@ class RelaydApp(TerminalApp):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.keys.close()
         await self.link.close()
 
     # Drawing.

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relayd.admin.wire import Intake, RequestRecord
+from tui.key_order import ASKS
 from tui.model.units import plural
 from tui.screens.confirm import Confirm
 
 if TYPE_CHECKING:
     from tui.app import RelaydApp
+
+_GROUP = f"{ASKS}-control"
 
 
 class Control:
@@ -24,7 +27,7 @@ class Control:
         if refusal:
             self._app.action_explain(refusal)
             return
-        self._app.run_worker(self._cancel(record), exclusive=True, group="control")
+        self._app.run_worker(self._cancel(record), exclusive=True, group=_GROUP)
 
     async def _cancel(self, record: RequestRecord) -> None:
         who = f"{record.client or 'no client'} at {record.ip}"
@@ -47,7 +50,10 @@ class Control:
             return
         status = self._app.desk.status
         live = status is None or status.intake is Intake.LIVE
-        self._app.run_worker(self._pause() if live else self._resume(), exclusive=True, group="control")
+        if live:
+            self._app.run_worker(self._pause(), exclusive=True, group=_GROUP)
+        else:
+            self._app.run_worker(self._resume(), exclusive=True, group="resume")
 
     async def _pause(self) -> None:
         question = Confirm(
@@ -72,7 +78,7 @@ class Control:
         if refusal:
             self._app.action_explain(refusal)
             return
-        self._app.run_worker(self._drain(), exclusive=True, group="control")
+        self._app.run_worker(self._drain(), exclusive=True, group=_GROUP)
 
     async def _drain(self) -> None:
         desk = self._app.desk

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from relayd.admin.link import LinkError
 from relayd.admin.wire import KeyChange, KeyInfo, epoch_s
+from tui.key_order import ASKS
 from tui.model.durations import in_words
 from tui.model.secret import Secret
 from tui.model.text import neutral
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tui.app import RelaydApp
 
 _MAX_NAMED = 4
+_GROUP = f"{ASKS}-key"
 
 
 class KeyFlows:
@@ -31,23 +33,23 @@ class KeyFlows:
 
     def rotate(self, key: KeyInfo) -> None:
         """Make a new key for the client of this one."""
-        self._app.run_worker(self._rotate(key), exclusive=True, group="key")
+        self._app.run_worker(self._rotate(key), exclusive=True, group=_GROUP)
 
     def add(self) -> None:
         """Make a key for a new client."""
-        self._app.run_worker(self._add(), exclusive=True, group="key")
+        self._app.run_worker(self._add(), exclusive=True, group=_GROUP)
 
     def extend(self, key: KeyInfo) -> None:
         """Give a retiring key more time."""
-        self._app.run_worker(self._extend(key), exclusive=True, group="key")
+        self._app.run_worker(self._extend(key), exclusive=True, group=_GROUP)
 
     def undo(self, key: KeyInfo) -> None:
         """Make a retiring key the primary one again."""
-        self._app.run_worker(self._undo(key), exclusive=True, group="key")
+        self._app.run_worker(self._undo(key), exclusive=True, group=_GROUP)
 
     def revoke(self, key: KeyInfo | None) -> None:
         """End a key now."""
-        self._app.run_worker(self._revoke(key), exclusive=True, group="key")
+        self._app.run_worker(self._revoke(key), exclusive=True, group=_GROUP)
 
     def _open_streams(self) -> dict[str, int]:
         counts: dict[str, int] = {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from relayd.admin.wire import RequestRecord
 from tui import clipboard
+from tui.key_order import ASKS
 from tui.model import export
 from tui.model.units import plural
 
@@ -45,7 +46,7 @@ class TakeOut:
 
     def export(self) -> None:
         """What is shown, into a new file, after asking for its form."""
-        self._app.run_worker(self._export(), exclusive=True, group="export")
+        self._app.run_worker(self._export(), exclusive=True, group=f"{ASKS}-export")
 
     async def _export(self) -> None:
         from tui.screens.ask import AskExport  # noqa: PLC0415 - loaded when first used

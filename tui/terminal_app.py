@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from rich.segment import Segments
 from rich.traceback import Traceback
+from textual import events
 from textual.app import App
 from textual.driver import Driver
 
 from tui.driver import RelaydDriver
+from tui.key_order import KeyOrder
 from tui.model.text import neutral
 from tui.settings import Settings, SettingsFile
 from tui.theme import best_theme, themes
@@ -40,6 +42,7 @@ class TerminalApp(App[int]):
         self.options = options
         self.settings_file = settings_file
         self.hung = False
+        self.keys = KeyOrder(self, super().on_event)
         for theme in themes():
             self.register_theme(theme)
         self.theme = self._wanted_theme()
@@ -55,6 +58,13 @@ class TerminalApp(App[int]):
         remembered = self.settings.theme
         known = {theme.name for theme in themes()}
         return remembered if remembered in known else best_theme(self.options.env)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys take turns; everything else goes Textual's way."""
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            await self.keys.take(event)
+        else:
+            await super().on_event(event)
 
     def get_driver_class(self) -> type[Driver]:
         """The driver that survives real terminals."""

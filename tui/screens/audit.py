@@ -40,7 +40,7 @@ class AuditPane(Pane):
 
     def settle_focus(self) -> None:
         """The list."""
-        self.rows.focus()
+        self.take_focus(self.rows)
 
     def on_line_list_moved(self, event: LineList.Moved) -> None:
         """Another entry."""

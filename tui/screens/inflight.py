@@ -41,7 +41,7 @@ class InFlightPane(Pane):
 
     def settle_focus(self) -> None:
         """The list."""
-        self.rows.focus()
+        self.take_focus(self.rows)
 
     def chosen(self) -> RequestRecord | None:
         """The record of the stream under the cursor, as far as the store has it."""

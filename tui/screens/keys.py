@@ -72,7 +72,7 @@ class KeysPane(Pane):
 
     def settle_focus(self) -> None:
         """The list."""
-        self.rows.focus()
+        self.take_focus(self.rows)
 
     @on(LineList.Moved)
     def _moved(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from textual.containers import Vertical
+from textual.widget import Widget
 
 from tui.widgets.bars import Hint
 
@@ -31,6 +32,10 @@ class Pane(Vertical):
 
     def settle_focus(self) -> None:
         """Take the focus where the operator expects it."""
+
+    def take_focus(self, widget: Widget) -> None:
+        """Give the focus at once; `Widget.focus` would do it after the next key was handed out."""
+        self.screen.set_focus(widget, scroll_visible=False)
 
     def step_back(self) -> bool:
         """Escape: close what is open inside; False when there was nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual import work
 
 from relayd.admin.wire import RequestRecord, epoch_s
+from tui.key_order import ASKS
 from tui.model.marks import Mark
 from tui.model.stats import is_error
 from tui.model.view import Order
@@ -61,7 +62,7 @@ class RequestMoves(Pane):
             return
         self._jump(self._bookmark, "mark")
 
-    @work
+    @work(group=ASKS)
     async def action_go_to_time(self) -> None:
         """Ask for a time and go there."""
         from tui.screens.ask import AskTime  # noqa: PLC0415 - dialogs are loaded when first used
@@ -101,7 +102,7 @@ class RequestMoves(Pane):
         self.rows.action_follow() if order is Order.TIME else self.rows.action_first()
         self.look_again()
 
-    @work
+    @work(group=ASKS)
     async def action_columns(self) -> None:
         """Choose the columns."""
         from tui.screens.ask import AskColumns  # noqa: PLC0415 - dialogs are loaded when first used

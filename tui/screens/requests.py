@@ -105,7 +105,7 @@ class RequestsPane(RequestFilter):
     def settle_focus(self) -> None:
         """The list, or the detail when it covers the list."""
         covered = self.has_class("-narrow") and self.has_class("-detail")
-        (self.query_one(Detail) if covered else self.rows).focus()
+        self.take_focus(self.query_one(Detail) if covered else self.rows)
 
     def look_again(self) -> None:
         """New rows, new numbers."""

@@ -69,7 +69,7 @@ class StatsPane(Pane):
     def settle_focus(self) -> None:
         """The table in sight."""
         clients = self.has_class("-narrow") and self.has_class("-clients")
-        self.query_one("#clients" if clients else "#models", TallyList).focus()
+        self.take_focus(self.query_one("#clients" if clients else "#models", TallyList))
 
     def look_again(self) -> None:
         """New numbers."""

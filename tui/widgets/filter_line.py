@@ -105,7 +105,8 @@ class FilterLine(Vertical):
         self.add_class("-editing")
         box = self.query_one(Input)
         box.value = self._before or self.text
-        box.focus()
+        # At once: `box.focus()` would let a key that is typed right now reach the list.
+        self.screen.set_focus(box, scroll_visible=False)
         box.cursor_position = len(box.value)
 
     def fault(self, error: FilterError | None) -> None:
