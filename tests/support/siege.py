@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count as counting
@@ -119,11 +119,17 @@ async def ordinary(port: int, clients: int, rounds: int) -> Ordinary:
 
 async def stuck_readers(stack: AsyncExitStack, port: int, number: int) -> list[Wire]:
     """Clients that ask for a long answer and do not read."""
+    request = post(KEY, body(LONG), {"X-Forwarded-For": "198.19.0.1"})
+    return await unread(stack, port, [request] * number)
+
+
+async def unread(stack: AsyncExitStack, port: int, requests: Iterable[bytes]) -> list[Wire]:
+    """Connections that ask and do not read; little fits into their receive buffers."""
     wires = []
-    for _ in range(number):
+    for request in requests:
         wire = await stack.enter_async_context(await Wire.open(port, receive_buffer_bytes=4096))
         wire.pause()
-        wire.send(post(KEY, body(LONG), {"X-Forwarded-For": "198.19.0.1"}))
+        wire.send(request)
         wires.append(wire)
     return wires
 
