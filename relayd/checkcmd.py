@@ -6,6 +6,7 @@ For people the answer is itself TOML that relayd can load: keys in place, the re
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Problem, Settings
 from relayd.config.errors import printable
 from relayd.config.sources import nested
+from relayd.public.tls import TlsError, load_context
 
 EXIT_GOOD = 0
 EXIT_BAD = 1
@@ -44,6 +46,28 @@ def run(
     else:
         out.writelines(f"{line}\n" for line in _lines(settings_or_error))
     return EXIT_GOOD
+
+
+def tls_problem(settings: Settings) -> Problem | None:
+    """What would keep TLS from starting with the files of `tls.cert` and `tls.key`; None: nothing."""
+    cert, key = settings.tls.cert, settings.tls.key
+    if cert is None or key is None:
+        return None
+    try:
+        load_context(cert, key)
+    except TlsError as error:
+        name = "tls.key" if _holds_certificate(cert) else "tls.cert"
+        return Problem(settings.origins[name].place, printable(str(error)), name)
+    return None
+
+
+def _holds_certificate(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:
+        # ssl.SSLError is one.
+        return False
+    return True
 
 
 def warnings_of(settings: Settings) -> list[str]:

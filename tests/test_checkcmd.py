@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from relayd import checkcmd
 from relayd.config import KEYS, ConfigError, Settings
 from tests.config.room import Room
+from tests.e2e.daemon import command, environment
+from tests.support.certificates import Authority
 
 CANARY = "canary-4711-do-not-show"
 ENV = {"OPENAI_API_KEY": CANARY, "SERVER_PORT": "81", "STATE_DIRECTORY": "/var/lib/relayd"}
@@ -169,3 +172,40 @@ def test_stderr_by_default(room: Room, capsys: pytest.CaptureFixture[str]) -> No
     """Without another stream problems go to stderr."""
     assert checkcmd.run(refused(room, "a = 1"), as_json=False, out=io.StringIO()) == 1
     assert capsys.readouterr().err.startswith("relayd.toml:1: unknown key a; ")
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`relayd check` as an operator calls it."""
+    return subprocess.run(
+        command("check", *arguments),
+        cwd=home,
+        env=environment(home, {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_tls_files_are_tried_before_a_restart_needs_them(room: Room) -> None:
+    """Those that belong together pass; else place, key of the configuration and file are told."""
+    authority = Authority(room.cwd / "tls")
+    pair, other = authority.pair("one"), authority.pair("other")
+    locked = authority.pair("locked", passphrase="a-passphrase")
+    text = room.write("tls/text.pem", "no PEM at all")
+    cases = {
+        (pair.cert, pair.key): (0, None, ""),
+        (pair.cert, other.key): (1, "tls.key", "the key does not belong to the certificate"),
+        (locked.cert, locked.key): (1, "tls.key", f"tls.key {locked.key} has a passphrase"),
+        (text, pair.key): (1, "tls.cert", f"tls.cert {text} and"),
+        (pair.cert, text): (1, "tls.key", f"tls.key {text} cannot be used"),
+        (pair.cert, room.cwd / "absent"): (1, "tls.key", str(room.cwd / "absent")),
+    }
+    for (cert, key), (status, name, words) in cases.items():
+        room.write("relayd.toml", f"[tls]\ncert = '{cert}'\nkey = '{key}'\n")
+        done = run(room.cwd, "--json")
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["ok"]) == (status, status == 0), done
+        found = [(one["where"], one["key"]) for one in told["problems"]]
+        assert found == ([(f"relayd.toml:{2 if name == 'tls.cert' else 3}", name)] if name else [])
+        assert words in done.stderr

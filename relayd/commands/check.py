@@ -20,6 +20,10 @@ def run(args: Namespace) -> int:
         found = load(config_path=args.config, cli=overrides, env=os.environ, cwd=Path.cwd())
     except ConfigError as error:
         found = error
+    else:
+        problem = checkcmd.tls_problem(found)
+        if problem is not None:
+            found = ConfigError([problem])
     if args.upstream and isinstance(found, Settings):
         return _check_upstream(found, as_json=args.json)
     return checkcmd.run(found, args.json, sys.stdout, sys.stderr)
