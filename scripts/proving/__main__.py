@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proving import image, vps
+from proving import host, image, vps
 from proving.roots import ProofFailed, Supplies
 
 _NEEDED = ("debootstrap", "systemd-nspawn", "nsenter", "git")
@@ -25,16 +25,12 @@ def main() -> int:
     parser.add_argument(
         "--cache", type=Path, default=cache, help="keeps the bare Debian (default: %(default)s)"
     )
-    parser.add_argument("--pip-conf", type=Path, help="for a mirror of the package registry")
-    parser.add_argument(
-        "--bind", type=Path, action="append", default=[], help="shown inside, as for a mirror"
-    )
     chosen = parser.parse_args()
     missing = [program for program in _NEEDED if shutil.which(program) is None]
     if missing or os.geteuid() != 0:
         print(f"scripts/prove must run as root and needs {', '.join(missing or _NEEDED)}.", file=sys.stderr)
         return 1
-    supplies = Supplies(chosen.cache, chosen.pip_conf, tuple(chosen.bind))
+    supplies = Supplies(chosen.cache, host.effective_pip_settings())
     with tempfile.TemporaryDirectory(prefix="relayd-proof-", ignore_cleanup_errors=True) as home:
         try:
             {"vps": vps.prove, "image": image.prove}[chosen.what](supplies, Path(home))

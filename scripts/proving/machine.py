@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,8 @@ from proving.roots import ProofFailed, Supplies, call
 
 _BOOT_S = 120.0
 _STEP_S = 900.0
+_WANTS_A_RESTART = 133
+"""What systemd-nspawn --keep-unit ends with where the container asked for a reboot."""
 
 
 class Machine:
@@ -28,16 +31,26 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with (self.root.parent / "console.log").open("wb") as log:
+        self._boot()
+        return self
+
+    def _boot(self) -> None:
+        with (self.root.parent / "console.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-        self.wait_until_up()
-        return self
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self._end()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._container.terminate()
         try:
             self._container.wait(60)
@@ -51,8 +64,19 @@ class Machine:
             raise LookupError("not started yet")
         return self._process
 
-    def wait_until_up(self) -> None:
-        """Wait for the end of the boot. Raises ProofFailed."""
+    def reboot(self) -> None:
+        """Go down and come up again. Raises ProofFailed."""
+        with suppress(ProofFailed):  # the machine may be gone before it has answered
+            self.run("systemctl", "reboot")
+        try:
+            status = self._container.wait(_BOOT_S)
+        except subprocess.TimeoutExpired as failure:
+            raise ProofFailed("the machine does not go down") from failure
+        if status != _WANTS_A_RESTART:
+            raise ProofFailed(f"the machine went down with {status}")
+        self._boot()
+
+    def _wait_until_up(self) -> None:
         deadline = time.monotonic() + _BOOT_S
         while True:
             try:

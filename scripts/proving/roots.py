@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from proving import host
 
 RELEASE = "bookworm"
 
@@ -22,13 +24,11 @@ class Supplies:
 
     Attributes:
         cache: keeps the bare trees between runs.
-        pip_conf: for a mirror of the package registry; None for the usual one.
-        binds: directories of this machine that are seen inside, as for such a mirror.
+        pip: how this machine's pip reaches its registry.
     """
 
     cache: Path
-    pip_conf: Path | None
-    binds: tuple[Path, ...]
+    pip: Mapping[str, str]
 
     def bare(self, name: str, packages: Sequence[str]) -> Path:
         """A tree with these packages beside the essential ones; made where it is not in the cache."""
@@ -39,22 +39,29 @@ class Supplies:
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
             include = [f"--include={','.join(packages)}"] if packages else []
-            call(["debootstrap", "--variant=minbase", *include, RELEASE, str(part)])
+            # Where this machine has the release itself, its mirror is one that can be reached.
+            mirrors = [url for url, suite in host.apt_sources(RELEASE) if suite == RELEASE]
+            call(["debootstrap", "--variant=minbase", *include, RELEASE, str(part), *mirrors[:1]])
             part.rename(root)
         return root
 
     def copy(self, bare: Path, to: Path) -> Path:
         """A copy that may be changed."""
         call(["cp", "-a", "--reflink=auto", str(bare), str(to)])
-        if self.pip_conf is not None:
-            shutil.copy(self.pip_conf, to / "etc" / "pip.conf")
-        for bind in self.binds:
-            (to / str(bind).lstrip("/")).mkdir(parents=True, exist_ok=True)
+        host.hand_over(to, RELEASE, self.pip)
+        for shown in self._shown:
+            (to / str(shown).lstrip("/")).mkdir(parents=True, exist_ok=True)
+        if (to / "usr/sbin/update-ca-certificates").exists():
+            call(["chroot", str(to), "update-ca-certificates"])
         return to
+
+    @property
+    def _shown(self) -> tuple[Path, ...]:
+        return host.directories(self.pip)
 
     def nspawn(self, root: Path, *words: str) -> list[str]:
         """The command that enters a tree, with this machine's network."""
-        binds = [f"--bind-ro={bind}" for bind in self.binds]
+        binds = [f"--bind-ro={bind}" for bind in self._shown]
         options = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host", *binds]
         return ["systemd-nspawn", *options, f"--directory={root}", *words]
 

@@ -95,9 +95,7 @@ def _trust(machine: Machine) -> None:
 
 
 def _after_reboot(machine: Machine, again: str) -> None:
-    machine.run("systemctl", "reboot")
-    time.sleep(5)
-    machine.wait_until_up()
+    machine.reboot()
     seen = machine.type(_USER, _fitted(again))
     _must(seen, "[DONE]", "after a reboot it serves by itself")
     _must(seen, "completed      default", "and the log goes on")
