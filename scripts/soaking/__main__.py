@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from soaking import attacks, canaries, longrun
+from soaking import attacks, canaries, disk, longrun
 from soaking.row import Row
 
-_ROWS = {row.__name__: row for row in (*attacks.ROWS, *canaries.ROWS, *longrun.ROWS)}
+_ROWS = {row.__name__: row for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS)}
 
 
 def main() -> int:
