@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relayd.admin.link import Link
     from tui.app import RelaydApp
-    from tui.feed import Reader
+    from tui.history import Reader
     from tui.settings import SettingsFile
     from tui.terminal_app import Options
 

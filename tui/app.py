@@ -10,14 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from textual import work
 from textual.app import SystemCommand
 from textual.screen import Screen
 
 from relayd.admin.link import Link, LinkError
-from tui.feed import Feed, Reader
+from tui.feed import Feed
+from tui.history import Reader
 from tui.model.desk import Contact, Desk
 from tui.model.stats import Window
+from tui.model.store import record_key
+from tui.model.units import plural
 from tui.operate import Operator
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
@@ -67,6 +69,7 @@ class RelaydApp(TerminalApp):
         self._draw_due: asyncio.TimerHandle | None = None
         self._feed_task: asyncio.Task[None] | None = None
         self._scan_task: asyncio.Task[None] | None = None
+        self._older_task: asyncio.Task[None] | None = None
 
     def get_default_screen(self) -> Screen[None]:
         """The one window."""
@@ -97,7 +100,8 @@ class RelaydApp(TerminalApp):
 
     async def on_unmount(self) -> None:
         """Stop following."""
-        tasks = [task for task in (self._feed_task, self._scan_task) if task is not None]
+        ours = (self._feed_task, self._scan_task, self._older_task)
+        tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -153,8 +157,14 @@ class RelaydApp(TerminalApp):
         """An action of the screen that is on."""
         await self.main.pane.run_action(action)
 
-    async def open_request(self, seq: int) -> None:
-        """One request in full, on the Requests screen."""
+    async def open_request(self, request_id: str, seq: int | None) -> None:
+        """One request in full, on the Requests screen; one that is not loaded is asked for."""
+        if seq is None or self.desk.store.get(record_key(seq)) is None:
+            try:
+                seq = await self.feed.history.bring(request_id)
+            except LinkError as error:
+                self.tell(f"Not opened: {error}", bad=True)
+                return
         from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
 
         await self.action_show_screen("requests")
@@ -230,26 +240,37 @@ class RelaydApp(TerminalApp):
 
     # History and filter.
 
-    @work(exclusive=True, group="older")
-    async def load_older(self) -> None:
-        """One more page of older records."""
-        if self.feed.exhausted or self.desk.contact is Contact.CONNECTING:
+    def load_older(self) -> None:
+        """One more page of older records; with a filter on, of those that pass it."""
+        if self._older_task is None or self._older_task.done():
+            self._older_task = asyncio.create_task(self._load_older(), name="tui-older")
+
+    async def _load_older(self) -> None:
+        if self.desk.contact is Contact.CONNECTING:
+            return
+        if self.desk.view.narrowed:
+            try:
+                await self.feed.history.load_older_matches()
+            except LinkError as error:
+                self.desk.view.asked_all = True
+                self.tell(f"Older records were not searched: {error}", bad=True)
+            return
+        if self.feed.history.exhausted:
             return
         if len(self.desk.store) >= self.desk.store.keep:
-            self.tell(
-                f"The app holds {len(self.desk.store):,} records; keep_records in its settings allows more."
-            )
+            held = f"The app holds {plural(self.desk.store.record_count, 'record')}"
+            self.tell(f"{held}; keep_records in its settings allows more.")
             return
-        await self.feed.load_older()
+        await self.feed.history.load_older()
 
     @property
     def history_complete(self) -> bool:
         """Whether every record on disk has been counted."""
-        return self.feed.counted_all
+        return self.feed.history.counted_all
 
     async def load_history(self, window: Window) -> None:
         """Count what is older than memory, as far back as the window goes."""
-        await self.feed.count_history(self.now_s() - window.span_s)
+        await self.feed.history.count_history(self.now_s() - window.span_s)
 
     async def filter_requests(self, text: str) -> None:
         """The Requests screen with this filter."""

@@ -8,27 +8,22 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Protocol
 
 from relayd.admin.link import Denied, Link, LinkError, NoDaemon, VersionMismatch
 from relayd.admin.wire import (
     Audited,
-    AuditPage,
     Ended,
     Event,
     Gap,
     Hello,
     Lost,
     Progress,
-    RequestPage,
-    Ring,
     Started,
 )
+from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.desk import Contact, Desk
 from tui.model.marks import Mark, MarkKind
-from tui.model.text import neutral_record
 
-PAGE = 500
 STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000
 _RING_EVERY = 5
@@ -36,25 +31,6 @@ _BACKOFF_FIRST_S = 0.25
 _BACKOFF_MAX_S = 5.0
 _DOWN_AFTER_S = 2.0
 _BUSY_SLICE_S = 0.004
-_BACKLOG_PAUSE_S = 0.02
-
-
-class Reader(Protocol):
-    """What the daemon's database offers when no daemon answers; a part of `Link`."""
-
-    async def requests(
-        self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
-    ) -> RequestPage:
-        """Records, newest first."""
-        ...
-
-    async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """The audit, newest first."""
-        ...
-
-    async def keys(self) -> Ring:
-        """The ring."""
-        ...
 
 
 class Feed:
@@ -78,11 +54,7 @@ class Feed:
         self._down_since_s: float | None = None
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
-        self.exhausted = False
-        """True when the disk has no older records than the store."""
-        self.counted_all = False
-        """True when the statistics have every record on disk."""
-        self._loading = asyncio.Lock()
+        self.history = History(desk, lambda: self._archive or link, changed)
 
     async def run(self) -> None:
         """Follow the daemon until cancelled."""
@@ -233,54 +205,5 @@ class Feed:
     async def _load_backlog(self) -> None:
         more = True
         while more and len(self.desk.store) < self._backlog_records:
-            more = await self.load_older()
-            await asyncio.sleep(_BACKLOG_PAUSE_S)
-
-    async def load_older(self) -> bool:
-        """Bring one more page of older records; False when there are none, or no room."""
-        desk = self.desk
-        async with self._loading:
-            if self.exhausted or len(desk.store) >= desk.store.keep:
-                return False
-            try:
-                reader: Reader = self._archive or self.link
-                page = await reader.requests(before=desk.store.oldest_seq, limit=PAGE)
-            except LinkError:
-                return False
-            desk.backlog(page.records)
-            self.exhausted = page.next_before is None
-            self._changed()
-            return not self.exhausted
-
-    async def count_history(self, since_s: float) -> None:
-        """Count older records for the statistics, without keeping them, back to a time.
-
-        Raises:
-            LinkError: the daemon could not be asked.
-        """
-        stats = self.desk.stats
-        while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
-            page = await self.link.requests(before=stats.counted_from, limit=PAGE)
-            for record in page.records:
-                stats.add(neutral_record(record))
-            self.counted_all = page.next_before is None
-            self._changed()
-            await asyncio.sleep(_BACKLOG_PAUSE_S)
-
-    async def fill_gap(self, key: int, mark: Mark) -> int:
-        """Bring what a gap hides, newest first; returns how many records came.
-
-        Raises:
-            LinkError: the daemon could not be asked; the gap stays.
-        """
-        before: int | None = mark.last + 1
-        came = 0
-        while before is not None:
-            page = await self.link.requests(after=mark.first - 1, before=before, limit=PAGE)
-            self.desk.backlog(page.records, count=False)
-            came += len(page.records)
-            before = page.next_before
-            self._changed()
-        self.desk.store.remove_mark(key)
-        self._changed()
-        return came
+            more = await self.history.load_older()
+            await asyncio.sleep(PAUSE_S)

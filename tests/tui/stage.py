@@ -17,7 +17,7 @@ from relayd.admin.link import Link
 from tests.tui.samples import NOON_S
 from tui.app import RelaydApp
 from tui.demo.link import DemoLink
-from tui.feed import Reader
+from tui.history import Reader
 from tui.model.desk import Contact
 from tui.settings import SettingsFile
 from tui.terminal_app import Options
@@ -107,9 +107,10 @@ async def on_stage(  # noqa: PLR0913 - a stage is set by many things
     wrap: Callable[[DemoLink], Link] = lambda link: link,
     archive: Callable[[], Reader | None] | None = None,
     wait_live: bool = True,
+    history_s: float = SHORT_HISTORY_S,
 ) -> AsyncIterator[Stage]:
     """A running app on a frozen demo daemon of 25 minutes of history."""
-    link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=SHORT_HISTORY_S)
+    link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=history_s)
     options = Options("demo", readonly, {"HOME": str(tmp_path), **(env or TRUECOLOR)}, redraw_every_s=0.0)
     app = RelaydApp(
         wrap(link), options, SettingsFile(tmp_path / "tui.json"), now_s=link.now_s, open_archive=archive
@@ -118,6 +119,6 @@ async def on_stage(  # noqa: PLR0913 - a stage is set by many things
         stage = Stage(app, link, pilot)
         if wait_live:
             await until(lambda: app.desk.contact is Contact.LIVE, "contact")
-            await until(lambda: app.feed.exhausted, "the backlog")
+            await until(lambda: app.feed.history.exhausted, "the backlog")
             await stage.settle()
         yield stage

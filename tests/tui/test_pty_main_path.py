@@ -43,7 +43,7 @@ async def _cancel_what_streams(desk: Tmux, daemon: Daemon) -> None:
         await desk.until(lambda screen: re.search(r" run .*▸", screen))
         desk.press("/")
         await desk.until("Enter keeps it")
-        desk.type("phase!=done")
+        desk.type("phase=streaming")
         await desk.until("1 match ")
         desk.press("Enter")
         await desk.until("1 of 2 ")

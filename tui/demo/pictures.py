@@ -29,7 +29,7 @@ class _Play:
 
     async def ready(self) -> None:
         for _ in range(1200):
-            if self._app.desk.contact is Contact.LIVE and self._app.feed.exhausted:
+            if self._app.desk.contact is Contact.LIVE and self._app.feed.history.exhausted:
                 return
             await asyncio.sleep(0.05)
 

@@ -26,7 +26,7 @@ from tui.model.evidence import Evidence
 from tui.model.live import Live
 from tui.model.marks import Mark, MarkKind
 from tui.model.stats import Stats
-from tui.model.store import RecordStore
+from tui.model.store import RecordStore, record_key
 from tui.model.text import neutral, neutral_entry, neutral_key, neutral_record
 from tui.model.view import View
 
@@ -48,8 +48,8 @@ class Desk:
 
     def __init__(self, keep: int) -> None:
         self.store = RecordStore(keep)
-        self.view = View(self.store)
         self.live = Live()
+        self.view = View(self.store, self.live.fill)
         self.stats = Stats()
         self.evidence = Evidence()
         self.status: Status | None = None
@@ -174,6 +174,9 @@ class Desk:
     def progress(self, event: Progress) -> None:
         """Where every open stream is."""
         self.live.progress(event)
+        self.view.judge_again(
+            record_key(stream.seq) for stream in self.live.streams.values() if stream.seq is not None
+        )
         self.revision += 1
 
     def _continue(self, boot_id: str, seq: int, record: RequestRecord) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from relayd.admin.wire import Progress, RequestRecord, StreamProgress, epoch_s
+from relayd.admin.wire import Progress, RequestRecord, StreamProgress, epoch_s, utc_text
 from tui.model.text import neutral
 
 HISTORY_S = 60
@@ -25,6 +25,8 @@ class OpenStream:
     """Smoothed over about two seconds."""
     first_token_ms: int | None = None
     """About when the first token came: halfway between the reports around it."""
+    seq: int | None = None
+    """The place of its record in the log, once that is known."""
 
     def fill(self, record: RequestRecord) -> None:
         """Put the live numbers into the record that its start left open."""
@@ -34,6 +36,21 @@ class OpenStream:
         record.stalled_ms = self.progress.stalled_ms
         if record.first_token_ms is None:
             record.first_token_ms = self.first_token_ms
+
+    def record(self) -> RequestRecord:
+        """What is known of its record from here alone."""
+        told = self.progress
+        record = RequestRecord(
+            id=told.id,
+            boot_id="",
+            started_at=utc_text(self.started_s),
+            client=told.client,
+            key_id=told.key_id,
+            ip=told.ip,
+            model=told.model,
+        )
+        self.fill(record)
+        return record
 
     @property
     def started_s(self) -> float:
@@ -70,7 +87,8 @@ class Live:
             moved += fresh * min(seconds, elapsed)
             rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
             told = _neutral(given) if known is None else _same_texts(given, known.progress)
-            streams[given.id] = OpenStream(told, at_s, rate, _first_token_ms(given, known))
+            seq = None if known is None else known.seq
+            streams[given.id] = OpenStream(told, at_s, rate, _first_token_ms(given, known), seq)
         self.streams = streams
         self.at_s = at_s
         self._note(moved / max(0.2, elapsed), elapsed)
@@ -83,7 +101,11 @@ class Live:
 
     def started(self, record: RequestRecord) -> None:
         """Show a request before its first progress event."""
-        if record.outcome is not None or record.id in self.streams:
+        if record.outcome is not None:
+            return
+        known = self.streams.get(record.id)
+        if known is not None:
+            known.seq = record.seq
             return
         at_s = epoch_s(record.started_at)
         self.streams[record.id] = OpenStream(
@@ -102,8 +124,14 @@ class Live:
                 last_delta_ms=None,
             ),
             at_s,
+            seq=record.seq,
         )
         self.revision += 1
+
+    def fill(self, record: RequestRecord) -> None:
+        """Put the live numbers into the record of a request that is open; others stay as they are."""
+        if record.outcome is None and (stream := self.streams.get(record.id)) is not None:
+            stream.fill(record)
 
     def ended(self, request_id: str) -> None:
         """Take a request away."""

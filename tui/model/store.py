@@ -57,10 +57,16 @@ class RecordStore:
         self._packer = Packer()
         self._keys = array("q")
         self._rows: list[bytes | Mark] = []
+        self._mark_count = 0
         self._watchers: list[Watcher] = []
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def record_count(self) -> int:
+        """How many of the rows are records."""
+        return len(self._keys) - self._mark_count
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every change from now on."""
@@ -108,21 +114,18 @@ class RecordStore:
 
     def _put(self, key: int, row: Row, packed: bytes | Mark) -> None:
         self.revision += 1
-        if not self._keys or key > self._keys[-1]:
-            self._keys.append(key)
-            self._rows.append(packed)
-            self._tell_added(key, row)
-            self._shrink()
-            return
-        index = self.place(key)
-        if self._keys[index] == key:
+        index = self.place(key) if self._keys and key <= self._keys[-1] else len(self._keys)
+        if index < len(self._keys) and self._keys[index] == key:
             self._rows[index] = packed
             for watcher in self._watchers:
                 watcher.row_changed(key, row)
             return
+        self._mark_count += isinstance(row, Mark)
         self._keys.insert(index, key)
         self._rows.insert(index, packed)
         self._tell_added(key, row)
+        if index == len(self._keys) - 1:
+            self._shrink()
 
     def put_older(self, records: Iterable[RequestRecord]) -> None:
         """Add a page of records, in any order, where it belongs: much faster than one by one."""
@@ -153,6 +156,7 @@ class RecordStore:
         index = self.place(key)
         if index < len(self._keys) and self._keys[index] == key and not key & 1:
             self.revision += 1
+            self._mark_count -= 1
             del self._keys[index]
             del self._rows[index]
             for watcher in self._watchers:
@@ -175,6 +179,7 @@ class RecordStore:
         if len(self._keys) <= self.keep + part:
             return
         below = self._keys[part * 2]
+        self._mark_count -= sum(isinstance(row, Mark) for row in self._rows[: part * 2])
         del self._keys[: part * 2]
         del self._rows[: part * 2]
         for watcher in self._watchers:

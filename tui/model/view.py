@@ -1,21 +1,23 @@
 """What of the store the list shows: all of it, what passes the filter, or a sorted cut.
 
 A filter is tried on the records newest first and in slices, so that the first matches are on the
-screen at once and a million records never hold up a key press.
+screen at once and a million records never hold up a key press. Older matches than the store has come
+from the daemon, which is asked with the filter: they are shown above, and let go of with the filter.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from relayd.admin.wire import Filter, RequestRecord
 from tui.model.marks import Mark
-from tui.model.store import RecordStore, Row
+from tui.model.store import RecordStore, Row, record_key
 
 SLICE_ROWS = 200
+MAX_OLDER = 5000
 
 
 class Order(StrEnum):
@@ -38,10 +40,16 @@ _SORT_BY: dict[Order, Callable[[RequestRecord], int]] = {
 
 
 class View:
-    """Rows of the store by place. Watches the store; `scan` must be called until it returns False."""
+    """Rows of the store by place. Watches the store; `scan` must be called until it returns False.
 
-    def __init__(self, store: RecordStore) -> None:
+    Args:
+        store: the rows.
+        fill: puts what is known of an open request by now into its record.
+    """
+
+    def __init__(self, store: RecordStore, fill: Callable[[RequestRecord], None] = lambda _: None) -> None:
         self._store = store
+        self._fill = fill
         self.filter: Filter | None = None
         self.filtering = True
         """False: the filter is kept, everything is shown, and matches are only marked."""
@@ -50,6 +58,11 @@ class View:
         self._matches = array("q")
         self._scanned_to: int | None = None
         self._sorted: list[int] | None = None
+        self._older: dict[int, RequestRecord] = {}
+        self.asked_to: int | None = None
+        """The daemon was asked for matches down to this `seq`; None: not yet."""
+        self.asked_all = False
+        """Every match on disk is here, or as many as the view holds."""
         store.watch(self)
 
     @property
@@ -64,8 +77,13 @@ class View:
 
     @property
     def match_count(self) -> int:
-        """How many records pass the filter, as far as they were tried."""
-        return len(self._matches)
+        """How many records of the store pass the filter, as far as they were tried."""
+        return len(self._matches) - len(self._older)
+
+    @property
+    def older_count(self) -> int:
+        """How many matches older than the store are shown."""
+        return len(self._older)
 
     def __len__(self) -> int:
         if self._sorted is not None:
@@ -81,8 +99,18 @@ class View:
     def row_at(self, index: int) -> Row | None:
         """The row at this place of the view; None when it has just gone."""
         if self._sorted is None and not self.narrowed:
-            return self._store.row_at(index)
-        return self._store.get(self.key_at(index))
+            return self._filled(self._store.row_at(index))
+        return self.get(self.key_at(index))
+
+    def get(self, key: int) -> Row | None:
+        """The row with this key, an open request with its live numbers."""
+        row = self._store.get(key)
+        return self._older.get(key) if row is None else self._filled(row)
+
+    def _filled(self, row: Row) -> Row:
+        if isinstance(row, RequestRecord) and row.outcome is None:
+            self._fill(row)
+        return row
 
     def place(self, key: int) -> int:
         """Where the row with this key is in the view, or the place of the next one."""
@@ -107,7 +135,8 @@ class View:
             index += 1
         elif step < 0:
             index -= 1
-        return self._matches[index] if 0 <= index < len(self._matches) else None
+        found = self._matches[index] if 0 <= index < len(self._matches) else None
+        return None if found in self._older and not self.narrowed else found
 
     def find(self, key: int, step: int, wanted: Callable[[RequestRecord], bool]) -> int | None:
         """The key of the nearest row of the view before or after `key` that is wanted."""
@@ -128,6 +157,8 @@ class View:
         self.filter = new if new is not None and new.alternatives else None
         self.filtering = True
         self._matches = array("q")
+        self._older.clear()
+        self.asked_to, self.asked_all = None, False
         self._scanned_to = len(self._store) and self._store.key_at(len(self._store) - 1) + 1
         if self.filter is None or not len(self._store):
             self._scanned_to = None
@@ -143,7 +174,7 @@ class View:
         start = max(0, end - rows)
         found = array("q")
         for index in range(start, end):
-            row = self._store.row_at(index)
+            row = self._filled(self._store.row_at(index))
             if isinstance(row, RequestRecord) and self.filter.matches(row):
                 found.append(self._store.key_at(index))
         if found:
@@ -152,6 +183,28 @@ class View:
         self._scanned_to = self._store.key_at(start) if start > 0 else None
         self.revision += 1
         return self._scanned_to is not None
+
+    def judge_again(self, keys: Iterable[int]) -> None:
+        """Try open requests anew: their numbers moved."""
+        if self.filter is None:
+            return
+        for key in keys:
+            row = self._store.get(key)
+            if row is not None:
+                self._judge(key, row)
+        self.revision += 1
+
+    def add_older(self, records: Iterable[RequestRecord], next_before: int | None) -> None:
+        """Show matches that the daemon found; it was asked down to `next_before`, None: to the end."""
+        for record in records:
+            key = record_key(record.seq)
+            index = bisect_left(self._matches, key)
+            if self._store.get(key) is None and not self.is_match(key):
+                self._older[key] = record
+                self._matches.insert(index, key)
+        self.asked_to = next_before
+        self.asked_all = next_before is None or len(self._older) >= MAX_OLDER
+        self.revision += 1
 
     def sort(self, order: Order) -> None:
         """Sort what is shown now, most first; `Order.TIME` goes back to the living list."""
@@ -184,6 +237,8 @@ class View:
     def rows_dropped(self, below: int) -> None:
         """Forget matches that are gone."""
         del self._matches[: bisect_left(self._matches, below)]
+        self._older.clear()
+        self.asked_to, self.asked_all = None, False
         if self._scanned_to is not None and self._scanned_to <= below:
             self._scanned_to = None
         if self._sorted is not None:
@@ -199,6 +254,8 @@ class View:
     def _judge(self, key: int, row: Row) -> None:
         if self.filter is None or isinstance(row, Mark):
             return
+        self._filled(row)
+        self._older.pop(key, None)
         if self._scanned_to is not None and key < self._scanned_to:
             return
         index = bisect_left(self._matches, key)

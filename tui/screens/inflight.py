@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from relayd.admin.wire import RequestRecord
+from tui.model.live import OpenStream
 from tui.screens.pane import Pane
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import LineList
@@ -44,19 +45,13 @@ class InFlightPane(Pane):
         self.take_focus(self.rows)
 
     def chosen(self) -> RequestRecord | None:
-        """The record of the stream under the cursor, as far as the store has it."""
+        """The record of the stream under the cursor, as far as its progress tells."""
+        stream = self._stream()
+        return None if stream is None else stream.record()
+
+    def _stream(self) -> OpenStream | None:
         key = self.rows.cursor_key
-        store = self.desk_app.desk.store
-        if key is None:
-            return None
-        for index in range(len(store) - 1, -1, -1):
-            row = store.row_at(index)
-            if isinstance(row, RequestRecord) and row.id == key:
-                stream = self.desk_app.desk.live.streams.get(row.id)
-                if stream is not None:
-                    stream.fill(row)
-                return row
-        return None
+        return None if key is None else self.desk_app.desk.live.streams.get(str(key))
 
     def hints(self) -> list[Hint]:
         """Keys of this screen."""
@@ -76,10 +71,9 @@ class InFlightPane(Pane):
     @on(LineList.Chosen)
     async def action_open(self) -> None:
         """The request, on the Requests screen."""
-        record = self.chosen()
-        if record is None:
-            return
-        await self.desk_app.open_request(record.seq)
+        stream = self._stream()
+        if stream is not None:
+            await self.desk_app.open_request(stream.progress.id, stream.seq)
 
     def action_cancel(self) -> None:
         """Cancel it, after a dialog."""

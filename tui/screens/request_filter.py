@@ -63,6 +63,13 @@ class RequestFilter(RequestMoves):
         self.rows.rows_changed()
         self.look_again()
 
+    def _fill_with_older(self) -> None:
+        """Few matches leave the screen half empty: look for older ones, unless a filter is being typed."""
+        view = self.desk_app.desk.view
+        wanted = view.narrowed and not view.scanning and not view.asked_all and not self.line.editing
+        if wanted and self.rows.row_count() < self.rows.body_height:
+            self.desk_app.load_older()
+
     def action_toggle_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""
         view = self.desk_app.desk.view

@@ -114,6 +114,7 @@ class RequestsPane(RequestFilter):
         self.line.new_count = self.rows.new_count
         self.line.redraw()
         self._show_detail()
+        self._fill_with_older()
         if self.has_class("-overview"):
             self.query_one(StreamList).rows_changed()
             self.query_one(CauseList).rows_changed()
@@ -125,13 +126,8 @@ class RequestsPane(RequestFilter):
     def chosen(self) -> RequestRecord | None:
         """The record under the cursor, with its live numbers while it runs."""
         key = self.rows.cursor_key
-        row = None if key is None else self.desk_app.desk.store.get(int(key))
-        if not isinstance(row, RequestRecord):
-            return None
-        stream = self.desk_app.desk.live.streams.get(row.id)
-        if row.outcome is None and stream is not None:
-            stream.fill(row)
-        return row
+        row = None if key is None else self.desk_app.desk.view.get(int(key))
+        return row if isinstance(row, RequestRecord) else None
 
     def _similar(self, record: RequestRecord) -> list[RequestRecord]:
         store = self.desk_app.desk.store
@@ -219,7 +215,7 @@ class RequestsPane(RequestFilter):
     def action_open(self) -> None:
         """Open the request, or load what a gap hides."""
         key = self.rows.cursor_key
-        row = None if key is None else self.desk_app.desk.store.get(int(key))
+        row = None if key is None else self.desk_app.desk.view.get(int(key))
         if isinstance(row, Mark):
             if row.kind is MarkKind.GAP and key is not None:
                 self._fill_gap(int(key), row)
@@ -239,7 +235,7 @@ class RequestsPane(RequestFilter):
     @work
     async def _fill_gap(self, key: int, mark: Mark) -> None:
         try:
-            came = await self.desk_app.feed.fill_gap(key, mark)
+            came = await self.desk_app.feed.history.fill_gap(key, mark)
         except LinkError as error:
             self.desk_app.tell(f"The gap stays: {error}", bad=True)
         else:

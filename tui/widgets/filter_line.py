@@ -156,12 +156,13 @@ class FilterLine(Vertical):
         return [*left, *right]
 
     def _right(self) -> list[Piece]:
-        view, total = self._desk.view, len(self._desk.store)
+        view, total = self._desk.view, self._desk.store.record_count
         dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
         pieces: list[Piece] = []
         if view.filter is not None:
             more = "…" if view.scanning else ""
-            pieces.append((f" {view.match_count:,}{more} of {total:,} ", text))
+            older = f" + {view.older_count:,} older" if view.older_count else ""
+            pieces.append((f" {view.match_count:,}{more} of {total:,}{older} ", text))
         else:
             pieces.append((f" {plural(total, 'record')} ", dim))
         if view.order is not Order.TIME:

@@ -97,12 +97,9 @@ class RequestList(LineList):
             return []
         if isinstance(record, Mark):
             return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.MARK))]
-        live = self.desk.live.streams.get(record.id) if record.outcome is None else None
         age_ms: float | None = None
         if record.outcome is None:
             age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
-        if live is not None:
-            live.fill(record)
         lead: Piece = (" ", self._look(Role.TEXT))
         if selected:
             lead = ("▶", self._look(Role.ACCENT))
@@ -114,7 +111,7 @@ class RequestList(LineList):
         """Why there is nothing to see."""
         view, desk = self.desk.view, self.desk
         if view.narrowed:
-            if view.scanning:
+            if view.scanning or not view.asked_all:
                 return ("Looking through the records …",)
             return ("Nothing passes this filter.", "f shows everything again · / changes it")
         if desk.trouble:

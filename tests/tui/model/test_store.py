@@ -64,3 +64,19 @@ def test_a_mark_stands_above_its_record_and_can_be_taken_away() -> None:
     assert store.marks(MarkKind.GAP) == [(mark_key(9), Mark(MarkKind.GAP, 0, first=5, last=8))]
     store.remove_mark(mark_key(9))
     assert len(store) == 1
+
+
+def test_marks_are_no_records() -> None:
+    """The count of records leaves out where the daemon restarted, whatever comes and goes."""
+    store = RecordStore(keep=1000)
+    for seq in range(1, 11):
+        store.put(a_record(seq))
+    store.put_mark(5, Mark(MarkKind.GAP, 0, 3, 4))
+    store.put_mark(5, Mark(MarkKind.RESTART, 0))
+    store.put_mark(11, Mark(MarkKind.RESTART, 0))
+    assert (len(store), store.record_count) == (12, 10)
+    store.remove_mark(mark_key(11))
+    assert (len(store), store.record_count) == (11, 10)
+    for seq in range(12, 2500):
+        store.put(a_record(seq))
+    assert store.record_count == len(store)

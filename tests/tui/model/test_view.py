@@ -11,7 +11,7 @@ from tests.tui.samples import a_failure, a_record, an_open
 from tui.model.marks import Mark, MarkKind
 from tui.model.stats import is_error
 from tui.model.store import RecordStore, record_key
-from tui.model.view import Order, View
+from tui.model.view import MAX_OLDER, Order, View
 
 
 def a_view(records: list[RequestRecord]) -> tuple[RecordStore, View]:
@@ -96,3 +96,32 @@ def test_dropped_records_leave_the_matches_too() -> None:
         store.put(a_record(seq))
     assert shown(view)[0] == store.oldest_seq
     assert view.match_count == len(store)
+
+
+def test_older_matches_stand_above_those_of_the_store() -> None:
+    """What the daemon found on disk comes first, counts by itself, and goes with the filter."""
+    store, view = a_view([a_record(n, client="web" if n % 10 else "ci") for n in range(100, 201)])
+    view.set_filter(parse_filter("client=ci"))
+    view.scan()
+    view.add_older([a_record(90, client="ci"), a_record(40, client="ci")], 40)
+    assert shown(view)[:3] == [40, 90, 100]
+    assert (view.match_count, view.older_count, view.asked_to) == (11, 2, 40)
+    row = view.row_at(0)
+    assert isinstance(row, RequestRecord)
+    assert row.seq == 40
+    store.put_older([a_record(n, client="ci" if n == 90 else "web") for n in range(80, 100)])
+    assert shown(view)[:3] == [40, 90, 100]
+    assert (view.match_count, view.older_count) == (12, 1)
+    view.filtering = False
+    assert view.neighbour_match(record_key(90), -1) is None
+    view.set_filter(None)
+    assert (view.older_count, shown(view)[0]) == (0, 80)
+
+
+def test_older_matches_are_bounded() -> None:
+    """At `MAX_OLDER` the daemon is not asked any further."""
+    _, view = a_view([a_record(100_000)])
+    view.set_filter(parse_filter("client=web"))
+    view.scan()
+    view.add_older([a_record(n) for n in range(1000, 1000 + MAX_OLDER)], 1000)
+    assert view.asked_all

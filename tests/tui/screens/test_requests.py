@@ -9,6 +9,7 @@ import pytest
 
 from relayd.admin.wire import Outcome, RequestRecord
 from tests.tui.stage import files, on_stage, until
+from tui.model.desk import Contact
 from tui.model.stats import is_error
 from tui.screens.confirm import Confirm
 from tui.screens.requests import RequestsPane
@@ -222,3 +223,39 @@ async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> N
             assert stage.app.main.query(LineList)
         await stage.press("1")
         assert "errors by cause" in stage.text()
+
+
+async def test_a_filter_reaches_back_beyond_what_is_loaded(tmp_path: Path) -> None:
+    """With few records in memory the daemon is asked for older matches, down to the first."""
+    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
+    async with on_stage(tmp_path, wait_live=False, history_s=5000) as stage:
+        await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact")
+        daemon, desk = stage.link.daemon, stage.app.desk
+        wanted = [record.seq for record in daemon.records if is_error(record) and record.status == 502]
+        assert wanted[0] < (desk.store.oldest_seq or 0)
+        await stage.press("slash")
+        await stage.type("status=502")
+        await stage.press("enter", "g", "g")
+        await until(lambda: stage.app.desk.view.asked_all, "the end of the search")
+        await stage.press("g")
+        await stage.settle()
+        shown = [desk.view.key_at(index) >> 1 for index in range(len(desk.view))]
+        assert shown == wanted
+        assert f"of {desk.store.record_count:,} + {desk.view.older_count:,} older" in stage.text()
+        first = daemon.records[[record.seq for record in daemon.records].index(wanted[0])]
+        await stage.press("enter")
+        assert first.id in stage.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
+
+
+async def test_few_matches_are_filled_up_from_disk_unasked(tmp_path: Path) -> None:
+    """Enter alone brings older matches while the screen has room for them."""
+    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
+    async with on_stage(tmp_path, wait_live=False, history_s=5000) as stage:
+        await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact")
+        oldest = stage.link.daemon.records[0]
+        await stage.press("slash")
+        await stage.type(f"id={oldest.id}")
+        await stage.press("enter")
+        await until(lambda: len(stage.app.desk.view) == 1, "the match")
+        await stage.settle()
+        assert "0 of 500 + 1 older" in stage.text()

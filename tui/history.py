@@ -1,0 +1,141 @@
+"""Older records: brought from the daemon, or from its database where no daemon answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from relayd.admin.link import LinkError
+from relayd.admin.wire import AuditPage, RequestPage, RequestRecord, Ring
+from tui.model.desk import Desk
+from tui.model.marks import Mark, MarkKind
+from tui.model.text import neutral_record
+
+PAGE = 500
+PAUSE_S = 0.02
+"""Between two pages, so that what is live goes on."""
+
+
+class Reader(Protocol):
+    """What the daemon's database offers when no daemon answers; a part of `Link`."""
+
+    async def requests(
+        self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
+    ) -> RequestPage:
+        """Records, newest first."""
+        ...
+
+    async def request(self, request_id: str) -> RequestRecord:
+        """One record."""
+        ...
+
+    async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
+        """The audit, newest first."""
+        ...
+
+    async def keys(self) -> Ring:
+        """The ring."""
+        ...
+
+
+class History:
+    """Writes older records to the desk.
+
+    Args:
+        desk: where they go.
+        reader: who has them now.
+        changed: called after every change; must return at once.
+    """
+
+    def __init__(self, desk: Desk, reader: Callable[[], Reader], changed: Callable[[], None]) -> None:
+        self.desk = desk
+        self._reader = reader
+        self._changed = changed
+        self.exhausted = False
+        """True when the disk has no older records than the store."""
+        self.counted_all = False
+        """True when the statistics have every record on disk."""
+        self._loading = asyncio.Lock()
+
+    async def load_older(self) -> bool:
+        """Bring one more page of older records; False when there are none, or no room."""
+        desk = self.desk
+        async with self._loading:
+            if self.exhausted or len(desk.store) >= desk.store.keep:
+                return False
+            try:
+                page = await self._reader().requests(before=desk.store.oldest_seq, limit=PAGE)
+            except LinkError:
+                return False
+            desk.backlog(page.records)
+            self.exhausted = page.next_before is None
+            self._changed()
+            return not self.exhausted
+
+    async def load_older_matches(self) -> None:
+        """Ask for one more page of records older than the store that pass the view's filter.
+
+        Raises:
+            LinkError: the daemon could not be asked.
+        """
+        view, store = self.desk.view, self.desk.store
+        asked = view.filter
+        if self.exhausted:
+            view.asked_all = True
+            self._changed()
+        if asked is None or view.asked_all:
+            return
+        before = store.oldest_seq if view.asked_to is None else view.asked_to
+        page = await self._reader().requests(where=asked.text, before=before, limit=PAGE)
+        if view.filter is asked:
+            view.add_older([neutral_record(record) for record in page.records], page.next_before)
+            self._changed()
+
+    async def bring(self, request_id: str) -> int:
+        """Bring one record that is older than the store; returns its `seq`.
+
+        Raises:
+            LinkError: the daemon could not be asked, or has no such record.
+        """
+        desk = self.desk
+        record = await self._reader().request(request_id)
+        oldest = desk.store.oldest_seq
+        desk.backlog([record], count=False)
+        if oldest is not None and record.seq + 1 < oldest:
+            desk.store.put_mark(oldest, Mark(MarkKind.GAP, 0, record.seq + 1, oldest - 1))
+        self._changed()
+        return record.seq
+
+    async def count_history(self, since_s: float) -> None:
+        """Count older records for the statistics, without keeping them, back to a time.
+
+        Raises:
+            LinkError: the daemon could not be asked.
+        """
+        stats = self.desk.stats
+        while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
+            page = await self._reader().requests(before=stats.counted_from, limit=PAGE)
+            for record in page.records:
+                stats.add(neutral_record(record))
+            self.counted_all = page.next_before is None
+            self._changed()
+            await asyncio.sleep(PAUSE_S)
+
+    async def fill_gap(self, key: int, mark: Mark) -> int:
+        """Bring what a gap hides, newest first; returns how many records came.
+
+        Raises:
+            LinkError: the daemon could not be asked; the gap stays.
+        """
+        before: int | None = mark.last + 1
+        came = 0
+        while before is not None:
+            page = await self._reader().requests(after=mark.first - 1, before=before, limit=PAGE)
+            self.desk.backlog(page.records, count=False)
+            came += len(page.records)
+            before = page.next_before
+            self._changed()
+        self.desk.store.remove_mark(key)
+        self._changed()
+        return came
