@@ -22,5 +22,6 @@ async def test_the_filter_finds_the_address_of_a_refusal_and_of_nothing_else(tmp
         assert (await ask(daemon.port, "a-wrong-key-of-a-test", body("demo"), headers)).status == 401
         await until(lambda: "outcome=denied" in daemon.stderr)
         await ask(daemon.port, KEY, body(forged), headers)
+        await until(lambda: "outcome=completed" in daemon.stderr)
         hosts = [match["host"] for line in daemon.stderr.splitlines() if (match := filter_.search(line))]
     assert hosts == ["2001:db8::7"]
