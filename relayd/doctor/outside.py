@@ -28,7 +28,7 @@ async def look(site: Site, origin: str | None) -> AsyncIterator[Finding]:
         yield await _reach(site)
         health = await site.ask("GET", "/healthz")
         yield _judge_relay(health)
-        yield _judge_clock(health, time.time())
+        yield judge_clock(health.header("Date"), time.time())
         if site.tls is not None and site.port == _HTTPS_PORT:
             yield await _plain_http(site)
         yield await _ready(site)
@@ -118,9 +118,15 @@ def _judge_relay(health: Answer) -> Finding:
     )
 
 
-def _judge_clock(answer: Answer, now_s: float) -> Finding:
+def judge_clock(date: str, now_s: float) -> Finding:
+    """Whether the two clocks agree.
+
+    Args:
+        date: the header of an answer, or empty.
+        now_s: this machine's time, in seconds since the epoch.
+    """
     try:
-        theirs_s = parsedate_to_datetime(answer.header("Date")).timestamp()
+        theirs_s = parsedate_to_datetime(date).timestamp()
     except ValueError:
         return Finding("clock", Level.SKIPPED, "No Date came.")
     skew_s = theirs_s - now_s

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from relayd.doctor.finding import Finding, doubt, fault, good
+from relayd.doctor.finding import Finding, Level, doubt, fault, good
+from relayd.doctor.pace import is_held_back
 from relayd.doctor.wire import PATIENCE_S, Answer, Connection, Site, Unanswered
 from relayd.relay.probe import PROBE_MODEL
 
 _LINES = 20
+_PACES = (1, 3)
 _LARGE_BYTES = 1_500_000
 _SLOW_NOTICE_S = 1.0
 _POLL_S = 0.1
+_MAX_POLL_S = 1.0
+_LEAVES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Patient:
     interval_ms: int = 100
     """How far apart the lines of the streaming probe are sent."""
     notice_s: float = 3.0
-    """How long relayd may take to learn that a client left."""
+    """How long relayd may take to learn that a client left; half of a probe's silence, where that is less."""
 
     def __repr__(self) -> str:
         return f"Patient({self.site.url.geturl()!r})"
@@ -59,11 +63,12 @@ async def look(patient: Patient) -> AsyncIterator[Finding]:
     if facts is None:
         return
     yield judge_address(str(facts["address"]), patient.site.address)
+    silence_s = float(facts["silence_s"])
     checks: dict[str, Callable[[], Coroutine[Any, Any, Finding]]] = {
         "streaming": lambda: _streaming(patient),
         "large bodies": lambda: _large(patient),
-        "disconnects": lambda: _disconnects(patient),
-        "heartbeats": lambda: _heartbeats(patient, float(facts["silence_s"])),
+        "disconnects": lambda: _disconnects(patient, silence_s),
+        "heartbeats": lambda: _heartbeats(patient, silence_s),
     }
     tasks = [
         asyncio.create_task(_safely(name, check), name=f"doctor {name}") for name, check in checks.items()
@@ -133,9 +138,20 @@ def judge_address(seen: str, address: str) -> Finding:
 
 
 async def _streaming(patient: Patient) -> Finding:
-    answer = await patient.whole(f"lines={_LINES},interval_ms={patient.interval_ms}")
+    """A busy machine or line may look like a proxy that holds back, but not at a slower pace as well."""
+    for slower in _PACES:
+        finding = await _streamed(patient, patient.interval_ms * slower)
+        if finding.level is Level.GOOD:
+            break
+    return finding
+
+
+async def _streamed(patient: Patient, interval_ms: int) -> Finding:
+    expected_s = _LINES * interval_ms / 1000
+    answer = await patient.whole(
+        f"lines={_LINES},interval_ms={interval_ms}", within_s=expected_s + PATIENCE_S
+    )
     times = [when for when, line in answer.lines if line and b'"done":false' in line]
-    expected_s = _LINES * patient.interval_ms / 1000
     if answer.status != HTTPStatus.OK or len(times) <= _LINES:
         return fault(
             "streaming",
@@ -143,7 +159,7 @@ async def _streaming(patient: Patient) -> Finding:
             "the proxy's own error log says why",
         )
     span_s = times[-1] - times[0]
-    if span_s < expected_s / 2:
+    if is_held_back(answer.asked_at, times, interval_ms / 1000):
         packed = answer.header("Content-Encoding")
         return fault(
             "streaming",
@@ -189,31 +205,73 @@ async def _large(patient: Patient) -> Finding:
     )
 
 
-async def _disconnects(patient: Patient) -> Finding:
+async def _disconnects(patient: Patient, silence_s: float) -> Finding:
     """Leave in a silence, when nothing that is written could tell the proxy, and ask what relayd noticed."""
-    watched = secrets.token_hex(8)
+    enough_s = min(patient.notice_s, silence_s / 2)
+    for _ in range(_LEAVES):
+        watched = secrets.token_hex(8)
+        asked_at, left_at = await _leave(patient, watched)
+        over_at = asked_at + silence_s  # at the earliest: the relay began after it was asked
+        late_s = await _noticed(patient, watched, left_at, over_at + PATIENCE_S)
+        if late_s is not None:
+            return _judge_notice(late_s, patient.notice_s)
+        if over_at - left_at >= enough_s:
+            return _unnoticed(f"{over_at - left_at:.1f} s after a client left, relayd does not know")
+    return doubt(
+        "disconnects",
+        "An answer could not be left before its end: it came too late.",
+        "mend what holds answers back, and look again",
+    )
+
+
+async def _leave(patient: Patient, watched: str) -> tuple[float, float]:
+    """Ask for a silence, and leave at the first line; returns when it was asked for and when left."""
     async with asyncio.timeout(PATIENCE_S), patient.site.connect() as connection:
         answer = await patient.ask(connection, f"silence=1,watch={watched}")
         async with aclosing(connection.lines(answer)) as lines:
             await anext(lines, None)
-    left_at = time.monotonic()
-    while time.monotonic() < left_at + patient.notice_s:
-        told = await patient.whole(f"ask={watched}")
-        now = time.monotonic()
-        state = json.loads(told.event(0).get("content") or "{}")
-        if state.get("state") == "left":
-            return _judge_notice(max(0.0, now - float(state["ago_s"]) - left_at))
-        await asyncio.sleep(_POLL_S)
-    return fault(
-        "disconnects",
-        f"{patient.notice_s:g} s after a client left, relayd does not know: the model writes on.",
-        "HAProxy: option abortonclose in defaults; Caddy: no flush_interval -1; "
-        "nginx: proxy_ignore_client_abort off",
-    )
+    return answer.asked_at, time.monotonic()
 
 
-def _judge_notice(late_s: float) -> Finding:
+async def _noticed(patient: Patient, watched: str, left_at: float, until: float) -> float | None:
+    """The seconds, at least, until relayd knew that its client had left; None: it wrote to the end."""
+    poll_s = _POLL_S
+    while (now := time.monotonic()) < until:
+        told = _content(await patient.whole(f"ask={watched}"))
+        match told.get("state"):
+            case "left":
+                # Told after `now`: what the question itself took is not held against anybody.
+                return max(0.0, now - float(told["ago_s"]) - left_at)
+            case "done":
+                return None
+        await asyncio.sleep(poll_s)
+        poll_s = min(poll_s * 1.5, _MAX_POLL_S)
+    return None
+
+
+def _content(answer: Answer) -> dict[str, Any]:
+    """What a probe says in its first line; empty where that is something else."""
+    try:
+        told = json.loads(answer.event(0).get("content") or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _judge_notice(late_s: float, limit_s: float) -> Finding:
     said = f"relayd knew {late_s:.1f} s after a client left."
     if late_s <= _SLOW_NOTICE_S:
         return good("disconnects", said)
-    return doubt("disconnects", said, "something between holds on to connections; each second is paid for")
+    if late_s <= limit_s:
+        todo = "something between holds on to connections; each second is paid for"
+        return doubt("disconnects", said, todo)
+    return _unnoticed(f"relayd knew only {late_s:.1f} s after a client left")
+
+
+def _unnoticed(said: str) -> Finding:
+    return fault(
+        "disconnects",
+        f"{said}: the model writes on.",
+        "HAProxy: option abortonclose in defaults; Caddy: no flush_interval -1; "
+        "nginx: proxy_ignore_client_abort off",
+    )

@@ -30,6 +30,8 @@ class Answer:
 
     status: int
     headers: list[tuple[str, str]]
+    asked_at: float
+    """Just before its request was sent (`time.monotonic`)."""
     lines: list[tuple[float, bytes]] = field(default_factory=list)
     cut: bool = False
     """Whether the connection ended before the body did."""
@@ -134,11 +136,12 @@ class Connection:
         if body:
             fields |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
         head = [f"{method} {self._site.url.path}{path} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items())]
+        asked_at = time.monotonic()
         self._writer.write("\r\n".join([*head, "", ""]).encode("latin-1") + body)
         # Not drained: who refuses a body answers before it was read, and that answer is of interest.
-        return await self._head(method, path)
+        return await self._head(method, path, asked_at)
 
-    async def _head(self, method: str, path: str) -> Answer:
+    async def _head(self, method: str, path: str, asked_at: float) -> Answer:
         try:
             raw = await self._reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
@@ -148,7 +151,7 @@ class Connection:
         if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdecimal():  # noqa: PLR2004 - version and status
             raise Unanswered(f"{method} {path} is not answered in HTTP")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in rest)]
-        return Answer(int(parts[1]), headers)
+        return Answer(int(parts[1]), headers, asked_at)
 
     async def lines(self, answer: Answer) -> AsyncGenerator[bytes, None]:
         """The lines of the body as they come, kept in the answer as well."""

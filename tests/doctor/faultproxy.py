@@ -17,7 +17,7 @@ from tests.wire import HOST
 _READ_BYTES = 1 << 16
 _HEARTBEAT_CHUNK = b"%x\r\n%b\r\n" % (len(HEARTBEAT), HEARTBEAT)
 _BODY_LIMIT = 1 << 20
-_IDLE_S = 0.3
+_IDLE_S = 0.7
 _PAGE = b"<html><h1>Sorry</h1></html>"
 
 FAULTS = frozenset(

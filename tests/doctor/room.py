@@ -16,7 +16,7 @@ from tests.public.room import KEY, Setup, public_room
 from tests.wire import HOST
 
 NAME = "relay.test"
-SETUP = Setup(limits=StreamLimits(heartbeat_s=0.4), max_body_bytes=2 << 20)
+SETUP = Setup(limits=StreamLimits(heartbeat_s=1.0), max_body_bytes=2 << 20)
 
 Tls = tuple[ssl.SSLContext, ssl.SSLContext]
 """The proxy's context, and that of a doctor who trusts it."""
@@ -33,7 +33,7 @@ async def patient(
 ) -> AsyncIterator[Patient]:
     """A relay behind a proxy with this fault; without `tls` over plain HTTP."""
     async with public_room(setup) as room, fault_proxy(room.port, fault, tls[0] if tls else None) as port:
-        yield Patient(site_at(port, tls[1] if tls else None), key, interval_ms=25, notice_s=1.0)
+        yield Patient(site_at(port, tls[1] if tls else None), key, interval_ms=50)
 
 
 async def examined(who: Patient, origin: str | None = None) -> list[Finding]:

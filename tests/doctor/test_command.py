@@ -15,7 +15,7 @@ from tests.e2e.daemon import command, environment
 from tests.public.room import KEY, Setup, public_room
 from tests.wire import HOST, PATIENCE_S
 
-_SETUP = Setup(limits=StreamLimits(heartbeat_s=0.2), max_body_bytes=2 << 20)
+_SETUP = Setup(limits=StreamLimits(heartbeat_s=1.0), max_body_bytes=2 << 20)
 
 
 async def _doctor(home: Path, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:

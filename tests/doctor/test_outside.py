@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.doctor.finding import Level
+from relayd.doctor.outside import judge_clock
 from relayd.doctor.streams import Patient
 from tests.doctor.faultproxy import fault_proxy
 from tests.doctor.room import NAME, SETUP, Tls, examined, faults, found_and_no_other, patient, site_at
@@ -23,7 +24,7 @@ from tests.wire import HOST
         ("cors_twice", {"CORS", "errors"}, "comes 2 times", "add_header"),
         ("cors_star", {"CORS", "errors"}, "'*', and was not set by relayd", "remove it"),
         ("preflight_refused", {"CORS"}, "preflight is answered 405", "pass OPTIONS on"),
-        ("clock", {"clock"}, "600 s behind", "set-ntp"),
+        ("clock", {"clock"}, " s behind this one", "set-ntp"),
         ("errors_replaced", {"errors"}, "its own page", "proxy_intercept_errors"),
         ("password", {"errors", "key"}, "a password of its own", "auth_basic"),
         ("wrong_backend", {"relay"}, "/healthz answers 502", "does not reach it"),
@@ -34,6 +35,27 @@ async def test_each_planted_fault_is_found_and_no_other(
 ) -> None:
     """The check that concerns it says what is wrong and what to change; the others stay good."""
     await found_and_no_other(planted, checks, says, todo, tls)
+
+
+@pytest.mark.parametrize(
+    ("now_s", "level", "says"),
+    [
+        (1e9, Level.GOOD, "agree"),
+        (1e9 + 30, Level.GOOD, "agree"),
+        (1e9 + 600, Level.FAULT, "is 600 s behind"),
+        (1e9 - 45, Level.FAULT, "is 45 s ahead of"),
+    ],
+)
+def test_clocks_may_differ_by_half_a_minute(now_s: float, level: Level, says: str) -> None:
+    """More is a fault, that says which of them is behind."""
+    found = judge_clock("Sun, 09 Sep 2001 01:46:40 GMT", now_s)
+    assert found.level is level
+    assert says in found.said
+
+
+def test_an_answer_without_a_date_says_nothing_of_the_clock() -> None:
+    """It is not taken for a fault."""
+    assert judge_clock("", 1e9).level is Level.SKIPPED
 
 
 async def test_missing_tls_is_found() -> None:
