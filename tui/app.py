@@ -143,7 +143,7 @@ class RelaydApp(TerminalApp):
         if tab == "inflight":
             return str(len(self.desk.live.streams) or "")
         if tab == "keys":
-            return "!" if self.desk.evidence.straggler_count(self.desk.ring.keys) else ""
+            return "!" if self.desk.dead_keys_in_use(self.now_s()) else ""
         return ""
 
     # Getting around.

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from relayd.admin.link import LinkError
 from relayd.admin.wire import KeyChange, KeyInfo, epoch_s
 from tui.key_order import ASKS
-from tui.model.durations import in_words
 from tui.model.secret import Secret
 from tui.model.text import neutral
-from tui.model.units import clock, plural
+from tui.model.units import clock, in_words, plural
 from tui.screens.confirm import Confirm
 from tui.screens.key_dialogs import AskClient, AskGrace, AskRevoke
 from tui.screens.secret import SecretDialog

@@ -99,6 +99,7 @@ async def _see_the_straggler_and_revoke(desk: Tmux, daemon: Daemon, new_key: Sec
     assert (await ask(daemon.port, KEY, body(SHORT))).status == 401
     assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
     await desk.until(f"Old key {old.id}  revoked at")
+    await desk.until("refused default  127.0.0.1  1 time, last")
 
 
 async def _crash_and_restart(desk: Tmux, daemon: Daemon, new_key: Secret) -> None:

@@ -91,6 +91,10 @@ async def _rotate_and_revoke(stage: Stage, daemon: Daemon) -> None:
         "the end of the old key",
     )
     assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 401
+    await until(lambda: stage.app.desk.evidence.refused(old.id, 0), "the refusal")
+    await stage.settle()
+    assert "refused default  127.0.0.1  1 time, last" in stage.text()
+    assert "4 Keys !" in stage.text()
 
 
 async def _restart(stage: Stage, daemon: Daemon) -> None:

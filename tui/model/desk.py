@@ -31,6 +31,7 @@ from tui.model.text import neutral, neutral_entry, neutral_key, neutral_record
 from tui.model.view import View
 
 MAX_AUDIT = 5000
+_HOUR_S = 3600
 
 
 class Contact(StrEnum):
@@ -91,20 +92,23 @@ class Desk:
         self.revision += 1
 
     def _recent(self) -> Iterator[RequestRecord]:
-        oldest_made = min(
-            (epoch_s(key.created_at) for key in self.ring.keys if key.state is KeyState.ACTIVE), default=0.0
-        )
         for index in range(len(self.store) - 1, -1, -1):
             row = self.store.row_at(index)
             if isinstance(row, RequestRecord):
-                if epoch_s(row.started_at) < oldest_made:
-                    return
                 yield row
 
     def retiring(self) -> list[KeyInfo]:
         """Keys in their grace, the one that ends first at the head."""
         keys = [key for key in self.ring.keys if key.state is KeyState.RETIRING]
         return sorted(keys, key=lambda key: key.expires_at or "")
+
+    def dead_keys_in_use(self, now_s: float) -> bool:
+        """Whether a key in its grace is used, or one that ended was sent in the last hour."""
+        return self.evidence.straggler_count(self.ring.keys) > 0 or any(
+            self.evidence.refused(key.id, now_s - _HOUR_S)
+            for key in self.ring.keys
+            if key.state in {KeyState.EXPIRED, KeyState.REVOKED}
+        )
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
         """The daemon that answers now is not the one before: say so in the list."""
@@ -141,6 +145,9 @@ class Desk:
         """A request ended."""
         record = neutral_record(event.record)
         if record.seq:
+            if self.store.get(record_key(record.seq)) is None:
+                # The daemon had no room to log its start: this is the first that is heard of it.
+                self.evidence.saw(record)
             self.store.put(record)
             self.stats.add(record)
         self.live.ended(record.id)

@@ -27,8 +27,8 @@ class Use:
 class Evidence:
     """Uses by key and address, from the records this app has seen.
 
-    `since` cuts a key's uses at the moment its successor was made: what came before is history, what
-    came after is somebody who still has the old key.
+    `since` cuts a key's uses at the moment its successor was made, or where it has none at its end: what
+    came before is history, what came after is somebody who still has the old key.
     """
 
     def __init__(self) -> None:
@@ -39,21 +39,22 @@ class Evidence:
         self.revision = 0
 
     def retire(self, keys: Iterable[KeyInfo], records: Iterable[RequestRecord]) -> None:
-        """Learn which keys were replaced and when; `records` are the ones already seen, any order."""
+        """Learn which keys were replaced or ended, and when; `records` are those seen, newest first."""
+        keys = list(keys)
         made = {key.id: epoch_s(key.created_at) for key in keys}
-        since = {
-            key.id: made[key.replaced_by]
-            for key in keys
-            if key.replaced_by in made and key.state is not KeyState.ACTIVE
-        }
+        since = {key.id: _outdated_s(key, made) for key in keys if key.state is not KeyState.ACTIVE}
         if since == self._since:
             return
         fresh = {key_id for key_id, at_s in since.items() if self._since.get(key_id) != at_s}
         self._since = since
         self._stragglers = {k: v for k, v in self._stragglers.items() if k in since and k not in fresh}
+        oldest_s = min((since[key_id] for key_id in fresh), default=float("inf"))
         for record in records:
+            at_s = epoch_s(record.started_at)
+            if at_s < oldest_s:
+                break
             if record.key_id in fresh:
-                self._note_straggler(record, epoch_s(record.started_at))
+                self._note_straggler(record, at_s)
         self.revision += 1
 
     def saw(self, record: RequestRecord) -> None:
@@ -82,6 +83,10 @@ class Evidence:
         """Who used this key since it was replaced, the latest first."""
         return _latest_first(self._stragglers.get(key_id, {}).values())
 
+    def refused(self, key_id: str, since_s: float) -> list[Use]:
+        """Who was refused with this key, at last after `since_s`, the latest first."""
+        return [use for use in self.stragglers(key_id) if use.refused and use.refused_last_s >= since_s]
+
     def straggler_count(self, keys: Iterable[KeyInfo]) -> int:
         """How many addresses still use a retiring key."""
         return sum(
@@ -91,6 +96,15 @@ class Evidence:
             for use in self._stragglers.get(key.id, {}).values()
             if use.requests
         )
+
+
+def _outdated_s(key: KeyInfo, made: dict[str, float]) -> float:
+    """From when on nobody should use it."""
+    successor_s = made.get(key.replaced_by or "")
+    if successor_s is not None:
+        return successor_s
+    ended = key.revoked_at or key.expires_at
+    return epoch_s(ended) if ended else made[key.id]
 
 
 def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) -> None:

@@ -50,6 +50,15 @@ def countdown(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def in_words(seconds: float) -> str:
+    """`90 minutes`, `1 hour`: the largest unit that divides it."""
+    whole = round(seconds)
+    for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if whole and whole % size == 0:
+            return plural(whole // size, name)
+    return plural(whole, "second")
+
+
 def age(seconds: float) -> str:
     """How long ago, in one unit: `4s`, `12m`, `3h`, `8d`."""
     if seconds < 60:  # noqa: PLR2004 - a minute

@@ -67,6 +67,8 @@ def cause(record: RequestRecord) -> str:
             Phase.WAITING: "Waiting for the first token.",
             Phase.STREAMING: "Streaming.",
         }.get(record.phase, "Ending.")
+    if record.outcome is Outcome.DENIED and record.key_id is not None:
+        return "Its key is dead: expired or revoked. Whoever sends it needs the new one."
     if record.error is not None and record.error.code in _CAUSES:
         return _CAUSES[record.error.code]
     return _OUTCOMES[record.outcome]

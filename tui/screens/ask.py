@@ -10,7 +10,7 @@ from textual import on
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from tui.model.durations import parse_duration
+from relayd.durations import parse_duration
 from tui.model.units import plural
 from tui.screens.dialog import Dialog, words
 from tui.widgets.choices import Choices

@@ -10,7 +10,8 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from relayd.admin.wire import KeyInfo, KeyState
-from tui.model.durations import in_words, parse_duration
+from relayd.durations import parse_duration
+from tui.model.units import in_words
 from tui.screens.dialog import Dialog, words
 from tui.widgets.choices import Choices
 
@@ -50,13 +51,16 @@ class AskGrace(Dialog[float | None]):
     @on(Button.Pressed, "#yes")
     def _sure(self) -> None:
         chosen = self.query_one(Choices).index
-        text = _GRACES[chosen] if chosen < len(_GRACES) else self.query_one(Input).value
+        text = _GRACES[chosen] if chosen < len(_GRACES) else self.query_one(Input).value.strip()
         try:
             seconds = parse_duration(text)
         except ValueError as error:
-            self.query_one("#fault", Static).update(str(error))
+            self.query_one("#fault", Static).update(f"{error}.")
             return
-        self.dismiss(seconds)
+        if seconds:
+            self.dismiss(seconds)
+        else:
+            self.query_one("#fault", Static).update("No time at all: revoke the key instead, with !.")
 
 
 @dataclass(frozen=True, slots=True)

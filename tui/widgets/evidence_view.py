@@ -47,11 +47,17 @@ class EvidenceView(Static):
             key=lambda k: k.created_at,
             reverse=True,
         )
-        newest = keys[0]
+        newest = next((k for k in keys if k.state is KeyState.ACTIVE), keys[0])
         text.append(f"{key.client}", self._look(Role.TITLE))
         text.append(f"  {plural(len(keys), 'key')} so far\n", self._look(Role.DIM))
-        old = [k for k in keys[1:] if k.state is KeyState.RETIRING or self._desk.evidence.stragglers(k.id)]
-        self._new_key(text, newest, rotated=len(keys) > 1)
+        stragglers = self._desk.evidence.stragglers
+        old = [
+            k
+            for k in keys
+            if k.state is KeyState.RETIRING or (k.state is not KeyState.ACTIVE and stragglers(k.id))
+        ]
+        if newest not in old:
+            self._new_key(text, newest, rotated=any(k.replaced_by == newest.id for k in keys))
         for one in old:
             self._old_key(text, one)
         if not old:
@@ -77,7 +83,8 @@ class EvidenceView(Static):
         now_s = self._now_s()
         uses = self._desk.evidence.stragglers(key.id)
         still = [use for use in uses if use.requests]
-        text.append(f"\nOld key {key.id}", self._look(Role.STRONG))
+        word = "Old key" if key.replaced_by else "Dead key"
+        text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
         if key.state is KeyState.RETIRING and key.expires_at:
             text.append(f"  ends in {countdown(epoch_s(key.expires_at) - now_s)}\n", self._look(Role.WARN))
         else:

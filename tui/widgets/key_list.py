@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from relayd.admin.wire import KeyInfo, KeyState, epoch_s
 from tui.model.desk import Desk
+from tui.model.evidence import RECENT_S
 from tui.model.units import age, countdown
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, fit
@@ -22,7 +23,7 @@ _LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 
 
 class KeyList(LineList):
-    """Live keys by client, the newest first; ended ones below on demand."""
+    """Live keys by client, the newest first; below them ended ones that are still sent, all on demand."""
 
     def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
@@ -36,7 +37,8 @@ class KeyList(LineList):
         keys = sorted(self.desk.ring.keys, key=lambda key: key.created_at, reverse=True)
         live = sorted((key for key in keys if key.state in _LIVE), key=lambda key: key.client)
         ended = [key for key in keys if key.state not in _LIVE]
-        self._keys = live + (ended if self.show_ended else [])
+        since_s = self._now_s() - RECENT_S
+        self._keys = live + [k for k in ended if self.show_ended or self.desk.evidence.refused(k.id, since_s)]
         super().rows_changed()
 
     @property
@@ -73,12 +75,11 @@ class KeyList(LineList):
         look = {role: style(self.app, role) for role in Role}
         live = key.state in _LIVE
         text = look[Role.TEXT if live else Role.DIM]
-        users = (
-            self.desk.evidence.stragglers(key.id)
-            if key.replaced_by
-            else self.desk.evidence.users(key.id, now_s)
-        )
+        evidence = self.desk.evidence
+        users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
         used = sum(1 for use in users if use.requests)
+        if not live:
+            used = len(evidence.refused(key.id, now_s - RECENT_S))
         retiring = key.state is KeyState.RETIRING and key.expires_at
         ends = countdown(epoch_s(key.expires_at or "") - now_s) if retiring else "—"
         last = "never"
@@ -90,7 +91,7 @@ class KeyList(LineList):
             (f"{fit(key.id, 8)} {self._print(key.fingerprint, width + 1)}", look[Role.DIM]),
             (f"{key.state.value:<9} ", look[_ROLES[key.state]]),
             (f"{age(now_s - epoch_s(key.created_at)):>3} ", text),
-            (f"{used or '—':>5} ", look[Role.WARN] if retiring and used else text),
+            (f"{used or '—':>5} ", look[Role.WARN] if used and (retiring or not live) else text),
             (f"{ends:>7}  ", look[Role.WARN] if retiring else text),
             (last, text),
         ]

@@ -32,7 +32,7 @@ def test_only_uses_after_the_rotation_make_a_straggler() -> None:
 def test_records_seen_before_the_ring_was_known_count() -> None:
     """At start the backlog comes first; the ring then finds the stragglers in it."""
     evidence = Evidence()
-    records = [a_record(seq, key_id=OLD) for seq in (90, 120, 130)]
+    records = [a_record(seq, key_id=OLD) for seq in (130, 120, 90)]
     for record in records:
         evidence.saw(record)
     evidence.retire(rotated(), records)  # type: ignore[arg-type]
@@ -46,6 +46,18 @@ def test_refusals_after_the_end_stay_visible() -> None:
     evidence.saw(a_record(500, key_id=OLD, outcome=Outcome.DENIED, status=401))
     [use] = evidence.stragglers(OLD)
     assert (use.requests, use.refused) == (0, 1)
+
+
+def test_refusals_of_a_key_that_was_revoked_without_a_successor_are_seen() -> None:
+    """A leaked key's holder shows from its end on; what it did before is history."""
+    evidence = Evidence()
+    early, late = a_record(50, key_id=OLD), a_record(150, key_id=OLD, outcome=Outcome.DENIED, status=401)
+    dead = a_key(OLD, state=KeyState.REVOKED, revoked_at=utc_text(NOON_S + 100))
+    evidence.retire([dead], [late, early])
+    [use] = evidence.stragglers(OLD)
+    assert (use.requests, use.refused, use.refused_last_s) == (0, 1, NOON_S + 150)
+    assert evidence.refused(OLD, NOON_S + 140) == [use]
+    assert evidence.refused(OLD, NOON_S + 151) == []
 
 
 def test_an_undone_rotation_leaves_no_stragglers() -> None:

@@ -1,4 +1,4 @@
-"""Data taken out, and durations and secrets typed in."""
+"""Data taken out, durations in words, and secrets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import io
 import json
 import shlex
 
-import pytest
-
 from tests.tui.samples import a_failure, a_record
-from tui.model.durations import in_words, parse_duration
 from tui.model.export import CSV_FIELDS, csv_header, csv_line, curl_command, ndjson_line
 from tui.model.secret import Secret
+from tui.model.units import in_words
 
 
 def test_a_line_of_ndjson_is_the_record() -> None:
@@ -40,19 +38,6 @@ def test_curl_has_a_placeholder_for_the_key_and_quotes_the_model() -> None:
     words = shlex.split(command)
     assert "Authorization: $RELAYD_KEY" in words
     assert json.loads(words[-1])["model"] == "x'; rm -rf /"
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), (" 2h ", 7200), ("7d", 604_800)])
-def test_durations_are_read(text: str, seconds: int) -> None:
-    """A number and a unit."""
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "0s", "1y", "400d", "1 h 5 m"])
-def test_other_texts_are_no_durations(text: str) -> None:
-    """The error says how durations are written."""
-    with pytest.raises(ValueError, match=r"30s|between"):
-        parse_duration(text)
 
 
 def test_durations_in_words_use_the_largest_unit() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import msgspec
 from textual.widgets import Button, Input
 
 from relayd.admin.link import AnswerUnknown
-from relayd.admin.wire import KeyChange, KeyInfo, KeyState
+from relayd.admin.wire import KeyChange, KeyInfo, KeyState, Outcome, Ring, Started, utc_text
+from tests.tui.samples import NOON_S, a_record
 from tests.tui.stage import Stage, files, on_stage, until
 from tui.demo.link import DemoLink
 from tui.model.secret import Secret
@@ -223,3 +225,38 @@ async def test_an_answer_that_never_came_is_asked_for_again_with_the_same_key(tm
         assert len(seen) == 2
         assert len(set(seen)) == 1
         assert stage.link.daemon.ring.generation == 13
+
+
+async def test_a_grace_is_written_as_everywhere_in_relayd_and_is_never_nothing(tmp_path: Path) -> None:
+    """`2h` is a grace; `0s` and `2 weeks` are answered with what to do."""
+    async with on_stage(tmp_path) as stage:
+        await stage.press("K", "r")
+        await until(lambda: isinstance(stage.app.screen, AskGrace))
+        box = stage.app.screen.query_one(Input)
+        for text, answer in (("2 weeks", "is no duration"), ("0s", "No time at all")):
+            box.value = text
+            stage.app.screen.set_focus(box)
+            await stage.press("enter")
+            await until(lambda wanted=answer: wanted in " ".join(stage.text().split()), answer)  # type: ignore[misc]  # the loop's own value
+        box.value = " 2h "
+        await stage.press("enter")
+        await until(lambda: any(key.state is KeyState.RETIRING for key in stage.app.desk.ring.keys))
+
+
+async def test_whoever_still_sends_a_revoked_key_is_named(tmp_path: Path) -> None:
+    """A client's only key is revoked: its row stays while it is sent, and says by whom."""
+    async with on_stage(tmp_path) as stage:
+        key = stage.app.desk.ring.keys[0]
+        dead = msgspec.structs.replace(
+            key, state=KeyState.REVOKED, revoked_at=utc_text(NOON_S - 60), replaced_by=None
+        )
+        stage.app.desk.set_ring(Ring(99, [dead]))
+        await stage.press("K")
+        assert key.id not in stage.text()
+        refused = a_record(10**6, client=key.client, key_id=key.id, ip="192.0.2.77", outcome=Outcome.DENIED)
+        refused.started_at = utc_text(NOON_S - 5)
+        stage.app.desk.started(Started(10**6, stage.app.desk.boot_id, refused))
+        await stage.settle()
+        assert "4 Keys !" in stage.text()
+        assert f"Dead key {key.id}" in stage.text()
+        assert f"refused {key.client}  192.0.2.77  1 time, last 5s ago" in stage.text()
