@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from proving.roots import ProofFailed, Supplies, call
+from proving.terminal import at_terminal
 
 _BOOT_S = 120.0
-_STEP_S = 900.0
 _WANTS_A_RESTART = 133
 """What systemd-nspawn --keep-unit ends with where the container asked for a reboot."""
 
@@ -117,27 +113,6 @@ class Machine:
             ProofFailed: it failed, or takes too long.
         """
         shell = ["su", "--login", user, "--command", f"set -euxo pipefail; {script}"]
-        pid, terminal = pty.fork()
-        if pid == 0:
-            inside = self._inside()
-            os.execvp(inside[0], [*inside, *shell])  # noqa: S606 - fixed words
-        seen, left, deadline = "", list(answers), time.monotonic() + _STEP_S
-        while time.monotonic() < deadline:
-            if not select.select([terminal], [], [], 1)[0]:
-                continue
-            try:
-                piece = os.read(terminal, 4096).decode(errors="replace")
-            except OSError:  # the shell is gone
-                break
-            if not piece:
-                break
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            seen += piece
-            if left and left[0][0] in seen.rpartition("\n")[2]:
-                os.write(terminal, (left.pop(0)[1] + "\n").encode())
-        os.close(terminal)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status != 0 or left:
-            raise ProofFailed(f"status {status}, unasked: {[question for question, _ in left]}")
-        return seen.replace("\r\n", "\n")
+        return at_terminal(
+            [*self._inside(), *shell], [(question, f"{answer}\n") for question, answer in answers]
+        )

@@ -66,19 +66,22 @@ class Supplies:
         return ["systemd-nspawn", *options, f"--directory={root}", *words]
 
 
-def call(words: Sequence[str], *, quiet: bool = True) -> str:
-    """Run a command; returns what it said.
+def call(words: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
+    """Run a command, in this environment or with what reaches the network; returns what it said.
 
     Raises:
         ProofFailed: it failed.
     """
     done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=_environment()
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=_environment() if env is None else env,
     )
     if done.returncode != 0:
         raise ProofFailed(f"{' '.join(words)}\n{done.stdout[-4000:]}")
-    if not quiet:
-        print(done.stdout, end="", flush=True)
     return done.stdout
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from proving.machine import Machine
+from proving.provider import PROVIDER_KEY, provider
 from proving.roots import ProofFailed, Supplies, call
 
 _TOP = Path(__file__).parents[2]
 _NAME = "relay.example.com"
 _USER = "alice"
-_PROVIDER_KEY = "provider-key-of-the-proof"
 _BLOCK = re.compile(r"<!-- scripts/prove vps: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
 # What a freshly rented machine has, beside the essential packages.
 _PACKAGES = ("systemd-sysv", "dbus", "sudo", "ca-certificates", "curl", "iproute2")
@@ -28,12 +24,12 @@ def prove(supplies: Supplies, home: Path) -> None:
     steps = dict(_BLOCK.findall((_TOP / "README.md").read_text(encoding="utf-8")))
     root = supplies.copy(supplies.bare("vps", _PACKAGES), home / "root")
     _prepare(root, home)
-    with _provider() as url, Machine(supplies, root) as machine:
+    with provider() as url, Machine(supplies, root) as machine:
         began = time.monotonic()
         machine.type(
             _USER,
             _fitted(steps["install"]),
-            [("provider's address", url), ("Listen on", ""), ("provider's key", _PROVIDER_KEY)],
+            [("provider's address", url), ("Listen on", ""), ("provider's key", PROVIDER_KEY)],
         )
         print(f"\n--- installed in {time.monotonic() - began:.0f} s", flush=True)
         _trust(machine)
@@ -65,18 +61,6 @@ def _prepare(root: Path, home: Path) -> None:
 
 def _fitted(steps: str) -> str:
     return steps.replace("REPOSITORY", "/srv/repository.git").replace("YOUR.NAME", _NAME).strip()
-
-
-@contextmanager
-def _provider() -> Iterator[str]:
-    """The offline upstream in the provider's place, on this machine; yields its address."""
-    env = {"RELAYD_DEMO_KEY": _PROVIDER_KEY, "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "relayd.demo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        try:
-            yield process.stdout.readline().strip() if process.stdout else ""
-        finally:
-            process.terminate()
 
 
 def _trust(machine: Machine) -> None:
