@@ -13,7 +13,9 @@ from tests.support.loop import TestLoop
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker that pytest-tornasync reads."""
-    config.addinivalue_line("markers", "timeout(seconds): how long this async test may take (default: 60 s)")
+    config.addinivalue_line(
+        "markers", "timeout(seconds): how long this async test may take (default: --async-test-timeout)"
+    )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -61,10 +61,10 @@ async def _running(
     server = Server(live, state, boot_id="boot", demo=True, announce=announce, manager=manager)
     with open_door(settings.admin.socket, group="", state_dir=settings.state_dir) as door:
         life = asyncio.create_task(server.run(bind(HOST, 0), door, EventHub()), name="server")
-        await asyncio.wait_for(told.wait(), 20)
+        await asyncio.wait_for(told.wait(), 30)
         yield server, life, words
         server.ask_stop()
-        await asyncio.wait_for(life, 20)
+        await asyncio.wait_for(life, 30)
 
 
 async def test_a_daemon_announces_itself_serves_and_ends(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ async def test_a_daemon_announces_itself_serves_and_ends(tmp_path: Path) -> None
         port = int(server.url.rsplit(":", 1)[1])
         assert (await ask(port, _KEY, body("demo:deltas=1"))).status == 200
         server.ask_stop()
-        assert await asyncio.wait_for(life, 20) == 0
+        assert await asyncio.wait_for(life, 30) == 0
     assert not socket.exists()
     assert DEMO_KEY not in words[0]
 
@@ -97,7 +97,7 @@ async def test_asked_twice_it_ends_open_streams_at_once(tmp_path: Path) -> None:
             server.ask_stop()
             async for _ in wire.pieces(reply):
                 pass
-        assert await asyncio.wait_for(life, 20) == 0
+        assert await asyncio.wait_for(life, 30) == 0
     assert reply.error is not None
     assert reply.error.startswith("draining: ")
     assert record.outcome is Outcome.SHUTDOWN
@@ -107,7 +107,7 @@ async def test_a_log_that_could_not_be_flushed_is_no_good_end(tmp_path: Path) ->
     """The exit status is 1, so that whoever watches the service learns of it."""
     async with _running(tmp_path, _StuckState) as (server, life, _):
         server.ask_stop()
-        assert await asyncio.wait_for(life, 20) == 1
+        assert await asyncio.wait_for(life, 30) == 1
 
 
 @pytest.mark.parametrize(

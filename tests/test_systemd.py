@@ -28,7 +28,7 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve", "--demo"])
 """
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class Manager:

@@ -76,15 +76,15 @@ class DemoUpstream:
         """How many requests are being answered now."""
         return len(self._tasks)
 
-    async def wait_request(self, n: int, timeout_s: float = 5.0) -> Seen:
+    async def wait_request(self, n: int, timeout_s: float = 30.0) -> Seen:
         """Wait until request `n` (from 0) has arrived; raises as `SeenRequests.wait`."""
         return await self._seen.wait(n, timeout_s)
 
-    async def wait_closed(self, n: int, timeout_s: float = 5.0) -> Seen:
+    async def wait_closed(self, n: int, timeout_s: float = 30.0) -> Seen:
         """Wait until the client of request `n` left before its end; raises as `SeenRequests.wait`."""
         return await self._seen.wait_closed(n, timeout_s)
 
-    async def wait_ended(self, n: int, timeout_s: float = 5.0) -> Seen:
+    async def wait_ended(self, n: int, timeout_s: float = 30.0) -> Seen:
         """Wait until request `n` is over, whichever way; raises as `SeenRequests.wait`."""
         return await self._seen.wait_ended(n, timeout_s)
 

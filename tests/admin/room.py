@@ -204,7 +204,7 @@ async def raw(
     """Ask as a script with curl would."""
     reader, writer = await connect(socket)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             answer = await exchange(reader, writer, (method, target), headers or {}, sent)
             return RawAnswer(answer.status, answer.headers, await answer.body())
     finally:

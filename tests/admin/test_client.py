@@ -159,7 +159,7 @@ async def test_following_survives_a_restart(tmp_path: Path) -> None:
         assert await anext(story) == Hello("boot", (await room.client.status()).version, 1)
     async with admin_room(tmp_path, boot_id="next") as room:
         room.log(1)
-        async with aclosing(story), asyncio.timeout(10):
+        async with aclosing(story), asyncio.timeout(30):
             hello = await anext(story)
             assert isinstance(hello, Hello)
             assert hello.boot_id == "next"

@@ -42,7 +42,7 @@ async def _server(path: Path, pieces: list[bytes], *, hold: bool = False) -> Asy
 async def _ask(path: Path) -> tuple[int, bytes]:
     reader, writer = await connect(path)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answer = await exchange(reader, writer, ("GET", "/x"), {"X-More": "1"})
             return answer.status, await answer.body()
     finally:

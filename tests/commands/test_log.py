@@ -98,7 +98,7 @@ class _Following:
 
     async def line(self) -> str:
         """The next line."""
-        return (await asyncio.wait_for(self._stdout.readline(), 20)).decode().rstrip("\n")
+        return (await asyncio.wait_for(self._stdout.readline(), 30)).decode().rstrip("\n")
 
 
 async def test_following_shows_each_request_once_when_it_ends_also_through_a_pipe(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_coalesced_events_come_in_batches() -> None:
         reader, writer = await asyncio.open_connection(HOST, port_of(upstream))
         writer.write(chat(question(model)))
         raw, seen = b"", set[int]()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not raw.endswith(b"0\r\n\r\n"):
                 raw += await reader.read(1 << 16)
                 seen.add(raw.count(b'"delta":{"content"'))
@@ -124,7 +124,7 @@ async def test_header_flood_has_its_size() -> None:
     async with DemoUpstream() as upstream:
         reader, writer = await asyncio.open_connection(HOST, port_of(upstream), limit=1 << 20)
         writer.write(chat(question(f"{BURST},size=100000,fault=header_flood")))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         writer.transport.abort()
     assert len(head) > 100_000
 
@@ -145,7 +145,7 @@ async def test_a_stall_says_nothing_more_and_ends_when_the_client_leaves(fault: 
             wire.send(chat(question(f"{BURST},fault={fault},after=2")))
             reply = await wire.head()
             deltas = {"stall_first": 0, "stall_mid": 2, "stall_after_finish": 6}[fault]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while reply.body.count(b'"delta":{"content"') < deltas:
                     await wire.first_piece(reply)
                 if fault == "stall_after_finish":
@@ -173,7 +173,7 @@ async def test_cuts_break_the_connection_inside_the_body(fault: str, *, reset: b
         reader, writer = await asyncio.open_connection(HOST, port_of(upstream))
         writer.write(chat(question(f"demo:interval_ms=30,text=words,fault={fault},after=2")))
         raw, was_reset = b"", False
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             try:
                 while data := await reader.read(1 << 16):
                     raw += data
@@ -266,7 +266,7 @@ async def test_a_reader_that_does_not_read_stops_the_writer() -> None:
         wire.send(chat(question("demo:interval_ms=0,deltas=1000000,text=x10000")))
         seen = await upstream.wait_request(0)
         written = -1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while written != seen.deltas or not written:
                 written = seen.deltas
                 await asyncio.sleep(0.2)

@@ -236,12 +236,12 @@ async def test_it_runs_as_a_process_of_its_own(signum: signal.Signals) -> None:
     )
     try:
         assert process.stdout is not None
-        base_url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+        base_url = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
         async with sdk(base_url, "from-the-environment") as client:
             answer = await client.chat.completions.create(model="demo:text=echo", messages=HI)
         assert answer.choices[0].message.content == HI[0]["content"]
         process.send_signal(signum)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
     finally:
         if process.returncode is None:
             process.kill()

@@ -20,7 +20,7 @@ from tests.wire import HOST
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy"
 NAME = "relay.example.com"
-_START_S = 20.0
+_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from tests.wire import HOST, PATIENCE_S, Reply, until
 
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
-_START_S = 30.0
+_START_S = 60.0
 _URL = re.compile(r"serving on https?://127\.0\.0\.1:([0-9]+)")
 
 
@@ -107,7 +107,7 @@ class Daemon:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for its end; returns the exit status."""
         return self.process.wait(timeout_s)
 

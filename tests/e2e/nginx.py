@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_START_S = 20.0
+_START_S = 60.0
 _CONFIG = """
 daemon off;
 pid {home}/nginx.pid;

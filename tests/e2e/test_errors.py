@@ -250,7 +250,7 @@ async def _streaming(daemon: Daemon, script: str, **fields: object) -> AsyncIter
 
 
 async def _rest(wire: Wire, reply: Reply) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for _ in wire.pieces(reply):
             pass
 

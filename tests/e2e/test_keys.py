@@ -102,11 +102,11 @@ async def test_the_body_of_a_refused_request_is_not_read(daemon: Daemon, keys: l
 
 
 async def test_a_slow_sender_is_not_waited_for(daemon: Daemon) -> None:
-    """Who is refused and goes on sending is cut off within two seconds."""
+    """Who is refused and goes on sending is cut off, long before the body's time is over."""
     async with await Wire.open(daemon.port) as wire:
         wire.send(_request([b"wrong"], b"", length=100 * _MEGABYTE))
         assert (await wire.reply()).status == 401
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(15):
             while not wire.lost():
                 wire.send(b"x")
                 await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ async def _stream(daemon: Daemon, model: str) -> AsyncIterator[tuple[Wire, Reply
 
 
 async def _rest(wire: Wire, reply: Reply) -> Reply:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         async for _ in wire.pieces(reply):
             pass
     return reply

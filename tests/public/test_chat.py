@@ -201,7 +201,7 @@ async def test_a_connection_serves_again_after_a_stream() -> None:
             assert reply.status == (400 if n % 2 else 200)
             assert reply.lines[-1] == DONE
         assert len(room.book.closed) == 6
-        assert await room.registry.wait_empty(1)
+        assert await room.registry.wait_empty(30)
 
 
 async def test_requests_sent_at_once_are_answered_one_after_the_other() -> None:
@@ -270,7 +270,7 @@ async def test_a_slow_body_has_its_time() -> None:
         assert reply.error == "bad_request: The body did not arrive within 0.1 s."
         assert reply.lines[-1] == DONE
         assert await wire.ended() == b""
-        assert await room.registry.wait_empty(1)
+        assert await room.registry.wait_empty(30)
         assert (await room.book.record()).outcome is Outcome.REJECTED
 
 
@@ -322,7 +322,7 @@ async def test_a_bug_is_internal_and_its_details_stay_in_the_log(
     async with public_room(setup) as room:
         reply = await ask(room.port, KEY, body(_THREE), {"Origin": "https://page.example"})
         record = await room.book.record()
-        assert await room.registry.wait_empty(1)
+        assert await room.registry.wait_empty(30)
     assert reply.status == 500
     assert reply.header("X-Relayd-Error") == "internal"
     assert reply.header("Access-Control-Allow-Origin") == "https://page.example"
@@ -347,7 +347,7 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
         assert record.outcome is Outcome.CLIENT_STALLED
         assert record.stalled_ms >= 300
         await room.demo.wait_closed(0)
-        assert await room.registry.wait_empty(1)
+        assert await room.registry.wait_empty(30)
 
 
 async def test_waiting_for_a_slow_reader_is_not_the_providers_silence() -> None:
@@ -371,4 +371,4 @@ async def test_who_pipelines_and_never_reads_holds_no_place_for_ever() -> None:
         wire.pause()
         wire.send(post(KEY, b"{") * 200)
         await until(wire.lost)
-        assert await room.registry.wait_empty(1)
+        assert await room.registry.wait_empty(30)

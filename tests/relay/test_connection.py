@@ -45,13 +45,13 @@ async def _provider(script: Script) -> AsyncGenerator[Pool, None]:
 
 
 async def _ask(pool: Pool) -> Answer:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await pool.send(_HEAD, b"{}", lambda: None)
 
 
 async def _whole(answer: Answer) -> bytes:
     body = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while piece := await answer.read():
             body += piece
     return body
@@ -158,7 +158,7 @@ async def test_an_unread_body_ends_its_connection() -> None:
     async with _provider(script) as pool:
         answer = await _ask(pool)
         answer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await left.wait()
 
 
@@ -209,5 +209,5 @@ async def test_cancelling_a_wait_for_the_head_cuts_the_connection() -> None:
         await asyncio.sleep(0.05)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await left.wait()

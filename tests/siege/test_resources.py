@@ -33,13 +33,13 @@ async def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
             before = Usage.of(daemon.pid).cpu_s
             await asyncio.sleep(1)
             assert Usage.of(daemon.pid).cpu_s - before < 0.5, "it spins"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert (await ask_one(daemon.port, _QUICK, fresh_address())).status == 200
             async for _ in streaming.pieces(head):
                 pass
             assert head.error is None
             assert len([line for line in head.lines if line["content"]]) == 31
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             assert (await ask_one(daemon.port, _QUICK, fresh_address())).status == 200
 
 

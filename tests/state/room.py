@@ -43,7 +43,7 @@ class Published:
             self.events += events
             self._news.notify_all()
 
-    def wait_for(self, count: int, timeout_s: float = 10.0) -> list[LogEvent]:
+    def wait_for(self, count: int, timeout_s: float = 30.0) -> list[LogEvent]:
         """The events, once there are so many."""
         with self._news:
             assert self._news.wait_for(lambda: len(self.events) >= count, timeout_s), self.events
@@ -139,7 +139,7 @@ def as_ended(record: RequestRecord, status: int = 200, *, duration_ms: int = 800
     return record
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Poll for what has no event to wait for."""
     end = time.monotonic() + timeout_s
     while not holds():
