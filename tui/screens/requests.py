@@ -60,6 +60,8 @@ class RequestsPane(RequestFilter):
         Binding("s", "sort", "Sort"),
         Binding("c", "columns", "Columns"),
         Binding("z", "zoom", "Maximise"),
+        Binding("right_square_bracket,right", "turn(1)", "Next view of the request"),
+        Binding("left_square_bracket,left", "turn(-1)", "View before"),
         Binding("y", "copy_id", "Copy the id"),
         Binding("Y", "copy_curl", "Copy as curl"),
         Binding("w", "export", "Export what is shown"),
@@ -159,6 +161,7 @@ class RequestsPane(RequestFilter):
         return [
             *lead,
             Hint("/", "filter", "app.here('filter')"),
+            *([Hint("→", "view", "app.here('turn(1)')")] if self.has_class("-detail") else []),
             Hint("e", "error", "app.here('error(1)')"),
             Hint("x", "cancel", "app.here('cancel')", refusal),
             Hint("K", "keys", "app.show_screen('keys')"),
@@ -226,6 +229,11 @@ class RequestsPane(RequestFilter):
         self._show_detail()
         self.settle_focus()
         self.desk_app.refresh_hints()
+
+    def action_turn(self, step: int) -> None:
+        """Another view of the open request."""
+        if self.has_class("-detail"):
+            self.query_one(Detail).action_turn(step)
 
     def _close_detail(self) -> None:
         self.remove_class("-detail", "-opened")

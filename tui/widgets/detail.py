@@ -1,12 +1,15 @@
-"""One request in full: in words first, then where its time went, then every field."""
+"""One request in full: in words, where its time went, every field; when what happened; as the log has it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 from rich.style import Style
 from rich.text import Text
+from textual import on
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
@@ -16,14 +19,9 @@ from tui.model.units import bytes_text, clock, day_clock, duration, plural
 from tui.model.words import cause, state_word, time_parts, where_the_time_went
 from tui.theme import Role, style
 from tui.widgets.columns import state_role
+from tui.widgets.detail_views import PARTS, DetailView, ViewLine, raw, timeline
 from tui.widgets.time_bar import shares
 
-_PARTS = {
-    "connect": (Role.CONNECT, "·", "connect"),
-    "first token": (Role.WAIT, "░", "first token"),
-    "stream": (Role.STREAM, "▓", "stream"),
-    "client": (Role.CLIENT, "▒", "wait for client"),
-}
 _LABEL = 15
 
 
@@ -35,12 +33,40 @@ class Detail(VerticalScroll, can_focus=True):
     Detail Static { width: 1fr; height: auto; }
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right,right_square_bracket", "turn(1)", "Next view", show=False),
+        Binding("left,left_square_bracket", "turn(-1)", "View before", show=False),
+    ]
+
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(Static(id="detail-text", markup=False), id=id)
+        super().__init__(ViewLine(), Static(id="detail-text", markup=False), id=id)
         self.record: RequestRecord | None = None
         self._shown: tuple[object, ...] = ()
         self._similar: Callable[[RequestRecord], list[RequestRecord]] = lambda _: []
         self._now_s = 0.0
+
+    @property
+    def view(self) -> DetailView:
+        """Which view is on."""
+        return self.query_one(ViewLine).current
+
+    def action_turn(self, step: int) -> None:
+        """The next view, or the one before."""
+        views = list(DetailView)
+        self.turn_to(views[(views.index(self.view) + step) % len(views)])
+
+    def turn_to(self, view: DetailView) -> None:
+        """Show this view."""
+        line = self.query_one(ViewLine)
+        line.current = view
+        line.redraw()
+        self.show(self.record, self._similar, self._now_s)
+        self.scroll_home(animate=False)
+
+    @on(ViewLine.Picked)
+    def _picked(self, event: ViewLine.Picked) -> None:
+        event.stop()
+        self.turn_to(event.view)
 
     def on_resize(self) -> None:
         """The time bar is as wide as the pane."""
@@ -61,6 +87,7 @@ class Detail(VerticalScroll, can_focus=True):
             self.size.width,
             self.app.theme,
             record and not record.outcome and int(now_s),
+            self.view,
         )
         self.record = record
         if stamp == self._shown:
@@ -70,7 +97,12 @@ class Detail(VerticalScroll, can_focus=True):
         if record is None:
             text.update(Text("No request chosen.", style=self._look(Role.DIM)))
             return
-        text.update(self._text(record, similar(record) if is_error(record) else [], now_s))
+        if self.view is DetailView.RAW:
+            text.update(raw(record, self._look))
+        elif self.view is DetailView.TIMELINE:
+            text.update(timeline(record, self._age_ms(record, now_s), self.size.width - 2, self._look))
+        else:
+            text.update(self._text(record, similar(record) if is_error(record) else [], now_s))
         if fresh:
             self.scroll_home(animate=False)
 
@@ -94,20 +126,22 @@ class Detail(VerticalScroll, can_focus=True):
         self._fields(text, record)
         return text
 
+    def _age_ms(self, record: RequestRecord, now_s: float) -> float | None:
+        return None if record.outcome else max(0.0, (now_s - epoch_s(record.started_at)) * 1000)
+
     def _timeline(self, text: Text, record: RequestRecord, now_s: float) -> None:
         running = record.outcome is None
-        age_ms = max(0.0, (now_s - epoch_s(record.started_at)) * 1000) if running else None
-        parts = time_parts(record, age_ms)
+        parts = time_parts(record, self._age_ms(record, now_s))
         total = sum(part.ms for part in parts)
         text.append("\nTime", self._look(Role.TITLE))
         text.append(f"  {duration(total)}{' so far' if running else ''}\n", self._look(Role.TEXT))
         width = max(10, min(60, self.size.width - 4))
         for part, cells in zip(parts, shares([part.ms for part in parts], width), strict=True):
-            role, glyph, _ = _PARTS[part.name]
+            role, glyph, _ = PARTS[part.name]
             text.append(glyph * cells, self._look(role))
         text.append("\n")
         for part in parts:
-            role, glyph, name = _PARTS[part.name]
+            role, glyph, name = PARTS[part.name]
             percent = round(100 * part.ms / total) if total else 0
             text.append(f"{glyph} {name:<16}", self._look(role))
             text.append(f"{duration(part.ms):>6} {percent:>4}%\n", self._look(Role.TEXT))

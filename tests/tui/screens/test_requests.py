@@ -10,6 +10,7 @@ import pytest
 from relayd.admin.wire import Outcome, RequestRecord
 from tests.tui.stage import files, on_stage, until
 from tui.model.desk import Contact
+from tui.model.export import ndjson_line
 from tui.model.stats import is_error
 from tui.screens.confirm import Confirm
 from tui.screens.requests import RequestsPane
@@ -128,6 +129,26 @@ async def test_the_detail_says_why_and_where_the_time_went(tmp_path: Path) -> No
         assert "upstream id" in stage.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
         await stage.press("escape")
         assert "time     st" in stage.text()
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)])
+async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Right turns from the summary to what happened when, to the JSON of the log; a click goes back."""
+    async with on_stage(tmp_path, size=size) as stage:
+        await stage.press("e", "enter")
+        record = stage.app.main.query_one(RequestsPane).chosen()
+        assert record is not None
+        assert "[Summary]" in stage.text()
+        await stage.press("right")
+        assert "[Timeline]" in stage.text()
+        assert f"came from {record.ip}" in stage.text()
+        await stage.press("right_square_bracket")
+        assert "[Raw]" in stage.text()
+        shown = stage.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
+        assert json.loads(shown) == json.loads(ndjson_line(record))
+        await stage.pilot.click("#detail-views", offset=(3, 0))
+        await stage.pilot.pause()
+        assert "[Summary]" in stage.text()
 
 
 async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> None:
