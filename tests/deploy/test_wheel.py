@@ -12,6 +12,7 @@ import sysconfig
 import termios
 import time
 import venv
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -62,6 +63,25 @@ def _run(*words: str, cwd: Path | None = None) -> str:
 
 def _environment(home: Path | None) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(home or Path.home()), "TERM": "xterm-256color"}
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(programs: Path) -> None:
+    """Every committed file of relayd and tui, the licence, and no test, key, state or cache."""
+    (wheel,) = programs.parents[1].glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        inside = set(packed.namelist())
+        metadata = next(name for name in inside if name.endswith(".dist-info/METADATA"))
+        home = metadata.removesuffix("METADATA")
+        entries = packed.read(f"{home}entry_points.txt").decode()
+    about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    sources = {
+        str(path.relative_to(_ROOT))
+        for package in ("relayd", "tui")
+        for path in (_ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert inside == sources | {home + name for name in about}
+    assert "relayd = relayd.cli:main\nrelayd-tui = tui.__main__:main" in entries
 
 
 def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> None:
