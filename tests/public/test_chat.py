@@ -90,9 +90,9 @@ async def test_a_failed_answer_still_ends_with_usage_fields_for_who_asked() -> N
 async def test_silence_before_the_first_token_is_filled() -> None:
     """An empty line comes after each heartbeat; a client that appends content appends nothing."""
     async with public_room(Setup(limits=StreamLimits(heartbeat_s=0.05))) as room:
-        reply = await room.ask("demo:text=words,deltas=1,first_ms=180")
+        reply = await room.ask("demo:text=words,deltas=1,first_ms=500")
     beats = [line for line in reply.lines if line["content"] == ""]
-    assert 2 <= len(beats) <= 4
+    assert len(beats) >= 2
     assert reply.lines[: len(beats)] == beats
     assert reply.text == "The "
     assert reply.lines[-1] == DONE
@@ -101,21 +101,21 @@ async def test_silence_before_the_first_token_is_filled() -> None:
 async def test_silence_between_tokens_is_filled() -> None:
     """The heartbeat counts from the last line, whatever the line was."""
     async with public_room(Setup(limits=StreamLimits(heartbeat_s=0.05))) as room:
-        reply = await room.ask("demo:text=words,deltas=2,interval_ms=180")
+        reply = await room.ask("demo:text=words,deltas=2,interval_ms=500")
     assert [line["content"] for line in reply.lines if line["content"]] == ["The ", "relay ", "[DONE]"]
-    assert 2 <= len([line for line in reply.lines if line["content"] == ""]) <= 4
+    assert len([line for line in reply.lines if line["content"] == ""]) >= 2
 
 
 async def test_a_lively_stream_has_no_heartbeat() -> None:
     """While lines come, no empty one is among them."""
-    async with public_room(Setup(limits=StreamLimits(heartbeat_s=0.2))) as room:
-        reply = await room.ask("demo:text=words,deltas=20,interval_ms=20")
+    async with public_room(Setup(limits=StreamLimits(heartbeat_s=1))) as room:
+        reply = await room.ask("demo:text=words,deltas=20,interval_ms=60")
     assert len(reply.lines) == 21
 
 
 async def test_a_failure_after_a_heartbeat_is_a_failure_in_the_stream() -> None:
     """Once a heartbeat went out the status is 200, and the lines tell of the failure."""
-    limits = StreamLimits(heartbeat_s=0.05, first_token_timeout_s=0.2)
+    limits = StreamLimits(heartbeat_s=0.05, first_token_timeout_s=0.5)
     async with public_room(Setup(limits=limits)) as room:
         reply = await room.ask("demo:fault=stall_headers")
         record = await room.book.record()
@@ -352,12 +352,12 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
 
 async def test_waiting_for_a_slow_reader_is_not_the_providers_silence() -> None:
     """While the client must be waited for, no clock of the provider runs."""
-    setup = Setup(limits=StreamLimits(idle_timeout_s=0.3))
+    setup = Setup(limits=StreamLimits(idle_timeout_s=1))
     async with public_room(setup) as room, await Wire.open(room.port) as wire:
         wire.pause()
         wire.send(post(KEY, body("demo:text=x100000,deltas=200,interval_ms=0")))
         await until(lambda: any(stream.writing for stream in room.registry))
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         wire.resume()
         reply = await wire.reply()
     assert reply.error is None

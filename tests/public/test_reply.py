@@ -38,7 +38,7 @@ async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
     assert len(reply.text) == 20000 * 200
     assert reply.lines[-1] == DONE
     assert record.outcome is Outcome.COMPLETED
-    assert 100 <= record.stalled_ms < 5000
+    assert record.stalled_ms >= 100
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.05, 10.0])
@@ -50,7 +50,7 @@ async def test_a_client_that_stalls_for_too_long_is_cut(heartbeat_s: float) -> N
         wire.send(post(KEY, body(_ENDLESS)))
         record = await room.book.record()
         assert (record.outcome, record.error) == (Outcome.CLIENT_STALLED, None)
-        assert 300 <= record.stalled_ms < 3000
+        assert record.stalled_ms >= 300
         await until(wire.lost)
         await room.demo.wait_closed(0)
 
