@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from relayd.config import ConfigError, LiveDiff, Settings, live_changes
 from relayd.logs import set_level
-from relayd.public.chat import ChatService
 from relayd.public.chatrequest import ChatRules
 from relayd.public.cors import Cors
 from relayd.public.listener import Listener
+from relayd.public.service import ChatService
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream

@@ -21,15 +21,15 @@ from relayd.demo import DemoUpstream
 from relayd.live import LiveParts, LiveSettings, chat_rules, stream_limits
 from relayd.public.address import ClientAddress
 from relayd.public.admission import Admission
-from relayd.public.app import public_app
-from relayd.public.base import PublicSide
-from relayd.public.chat import ChatService
+from relayd.public.app import PublicApp
 from relayd.public.connections import Connections, connection_limit
 from relayd.public.cors import Cors
+from relayd.public.exchange import PublicSide
 from relayd.public.hangup import HangupWatch
 from relayd.public.largehead import LargeHeads
 from relayd.public.listener import Listener
 from relayd.public.root import load_page
+from relayd.public.service import ChatService
 from relayd.public.tls import TlsFiles
 from relayd.relay.failure import Code, Failure
 from relayd.relay.intake import Intake
@@ -164,7 +164,7 @@ class Server:
         self._hangups = HangupWatch()
         self._ledger = Ledger(self._state.log, [self._tally.ended])
         rules, limits = chat_rules(settings), stream_limits(settings)
-        service = ChatService(
+        self._service = service = ChatService(
             boot_id=self._boot_id,
             admission=Admission(
                 keys=self._state.ring,
@@ -185,7 +185,7 @@ class Server:
         address = ClientAddress(settings.server.trusted_proxies)
         public = PublicSide(cors=Cors(settings.cors.allow_origins), address=address)
         self._listener = Listener(
-            public_app(public, service, self.intake, load_page() if settings.server.page else None),
+            PublicApp(public, service, self.intake, load_page() if settings.server.page else None),
             sockets,
             header_timeout_s=settings.server.header_timeout_s,
             connections=Connections(
@@ -259,6 +259,7 @@ class Server:
         """Close everything; open streams must have ended. Returns the exit status."""
         await self._live.close()
         await self._listener.close()
+        await self._service.close()
         self._hangups.close()
         self._ledger.settle()
         await self._upstream.close()

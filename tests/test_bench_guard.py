@@ -20,8 +20,8 @@ from relayd.relay.upstream import Upstream, UpstreamOptions
 from tests.public.room import KEY, PROVIDER_KEY, Setup, public_room
 from tests.wire import DONE_BYTES, HOST, body, post
 
-MAX_CALLS_A_DELTA = 44
-MAX_CALLS_A_REQUEST = 920
+MAX_CALLS_A_DELTA = 43
+MAX_CALLS_A_REQUEST = 575
 """Functions entered or resumed, and C functions called, by the relay and its libraries (Python 3.11)."""
 
 _COUNTED = ("/relayd/relay/", "/relayd/public/", "/site-packages/")

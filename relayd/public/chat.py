@@ -3,72 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
 
+from tornado.httputil import HTTPMessageDelegate
 from tornado.iostream import StreamClosedError
-from tornado.web import stream_request_body
 
 from relayd.public.address import network_of
-from relayd.public.admission import Admission
-from relayd.public.base import BaseHandler, PublicSide
-from relayd.public.chatrequest import ChatRules, parse_chat_request
-from relayd.public.hangup import HangupWatch
-from relayd.public.penalty import Penalties
+from relayd.public.chatrequest import ChatRequest, parse_chat_request
+from relayd.public.exchange import Exchange
 from relayd.public.record import opened_record
-from relayd.public.reply import CONTENT_TYPE, ChatReply
-from relayd.relay.ends import Source
-from relayd.relay.failure import ClientGone, Code, Failure
-from relayd.relay.ledger import Ledger
+from relayd.public.reply import ChatReply
+from relayd.public.service import ChatService
+from relayd.relay.failure import ClientGone, Code, Failure, bug
 from relayd.relay.lines import DONE, error_line
-from relayd.relay.probe import Probe, is_probe
-from relayd.relay.registry import Registry
-from relayd.relay.stream import RelayStream, StreamLimits
+from relayd.relay.stream import RelayStream
 from relayd.state.records import Outcome, Phase, RecordedError
+
+_log = logging.getLogger(__name__)
 
 _LINGER_S = 1.0
 
 
-@dataclass(slots=True)
-class ChatService:
-    """What `/chat` works with; built once by the server. Rules, limits and times may change live."""
+class Chat(HTTPMessageDelegate):
+    """One request to the model, from its head to its record. Tornado calls the methods of its base class."""
 
-    boot_id: str
-    admission: Admission
-    registry: Registry
-    ledger: Ledger
-    upstream: Source
-    probe: Probe
-    hangups: HangupWatch
-    rules: Callable[[], ChatRules]
-    limits: StreamLimits
-    body_timeout_s: float
-    write_timeout_s: float
-    penalties: Penalties = field(default_factory=Penalties)
-
-    def source(self, model: str, ip: str) -> Source:
-        """Who answers a request: the provider, or the relay itself when it is probed.
-
-        Raises:
-            Failure: `bad_request`, a probe that cannot be read.
-        """
-        return self.probe.answering(model, ip) if is_probe(model) else self.upstream
-
-
-@stream_request_body
-class ChatHandler(BaseHandler):
-    """One request to the model."""
-
-    _service: ChatService
-
-    def initialize(self, public: PublicSide, service: ChatService | None = None) -> None:
-        """Take the service beside the common part."""
-        super().initialize(public)
-        assert service is not None  # noqa: S101 - only optional to fit the base class's signature
+    def __init__(self, exchange: Exchange, service: ChatService) -> None:
+        self._exchange = exchange
         self._service = service
+        self._record = opened_record(exchange, service.boot_id)
         self._began_at = time.monotonic()
         self._body = bytearray()
         self._left = asyncio.Event()
@@ -80,44 +45,39 @@ class ChatHandler(BaseHandler):
         self._refused = False
         self._closed = False
 
-    async def prepare(self) -> None:
-        """Admit or refuse from the headers alone."""
-        if self.request.method == "OPTIONS":
-            return
-        if self.request.method != "POST":
-            self.write_error(HTTPStatus.METHOD_NOT_ALLOWED)
-            return
-        self._record = opened_record(self, self._service.boot_id)
+    def headers_received(self, *_head: object) -> Awaitable[None] | None:
+        """Admit or refuse from the headers alone; no byte of the body is read before this is over."""
         try:
             self._admit()
         except Failure as failure:
-            if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
-                await self._refuse(failure)
+            return self._turn_away(failure)
+        return None
 
     def _admit(self) -> None:
-        service, record, headers = self._service, self._record, self.request.headers
-        sock = self.socket
+        service, record, exchange = self._service, self._record, self._exchange
+        sock = exchange.socket
         if sock is None:
             self._close(Outcome.CLIENT_CLOSED)
             return
-        self.connection.stream.set_nodelay(True)
         self._unwatch = service.hangups.watch(sock, self._client_left)
-        service.admission.identify(headers, record)
-        self.stream.admitted()
-        service.admission.check_intake(headers)
+        service.admission.identify(exchange.headers, record)
+        # Over its own limit Tornado answers a bare 400; `data_received` says it properly.
+        exchange.admitted(sys.maxsize)
+        service.admission.check_intake(exchange.headers)
         service.registry.take_place(record.ip)
         self._place = record.ip
-        # Over its own limit Tornado answers a bare 400; `data_received` says it properly.
-        self.connection.set_max_body_size(sys.maxsize)
         self._body_timer = asyncio.get_running_loop().call_later(service.body_timeout_s, self._body_late)
+
+    async def _turn_away(self, failure: Failure) -> None:
+        if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
+            await self._refuse(failure)
 
     async def _hold(self, failure: Failure) -> bool:
         """Let an address that keeps failing wait for its refusal; False where it gets none.
 
         Nobody else waits, and who leaves meanwhile is denied all the same.
         """
-        if self.public.address.is_proxy(self._record.ip):
-            # It speaks for many, and does not say for whom.
+        if self._exchange.hides_client:
             return True
         network = network_of(self._record.ip)
         seconds = self._service.penalties.failed(network)
@@ -127,31 +87,49 @@ class ChatHandler(BaseHandler):
                 return True
         self._close(failure.outcome, failure, told=False)
         self._release()
-        self.close_connection()
+        self._exchange.close()
         return False
 
-    async def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Collect the body; one without a Content-Length shows its size only here."""
         if self._closed:
-            return
+            return None
         self._body += chunk
-        if len(self._body) > self._service.admission.max_body_bytes:
-            self._body.clear()
-            await self._refuse(self._service.admission.too_large())
+        if len(self._body) <= self._service.admission.max_body_bytes:
+            return None
+        self._body.clear()
+        return self._refuse(self._service.admission.too_large())
 
-    async def post(self) -> None:
-        """Relay the request; at the end of this the client and the record know how it ended."""
+    def finish(self) -> None:
+        """The body is whole: relay, beside Tornado's own reading."""
         if self._closed:
             return
-        service, record = self._service, self._record
         self._body_read = True
         self._stop_body_timer()
+        self._exchange.on_lost(self._client_left)
+        self._service.begin(self._answer(), f"chat {self._record.id}")
+
+    async def _answer(self) -> None:
+        """At the end of this the client and the record know how the request ended."""
         try:
-            request = parse_chat_request(bytes(self._body), service.rules())
-            source = service.source(request.model, record.ip)
+            if not self._closed:
+                request = parse_chat_request(bytes(self._body), self._service.rules())
+                await self._relay(request)
         except Failure as failure:
             await self._refuse(failure)
-            return
+        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
+            _log.exception("request %s met a bug", self._record.id)
+            if not self._exchange.has_begun:
+                await self._refuse(bug(self._record.id))
+        finally:
+            self._release()
+            if not self._exchange.is_over:
+                # One that only closed its sending side still reads: it must not see an orderly end.
+                self._exchange.close()
+
+    async def _relay(self, request: ChatRequest) -> None:
+        service, record = self._service, self._record
+        source = service.source(request.model, record.ip)
         self._body.clear()
         record.model = request.model
         stream = self._stream = RelayStream(
@@ -159,9 +137,10 @@ class ChatHandler(BaseHandler):
             request.upstream_body,
             tell_usage=request.tell_usage,
             upstream=source,
-            reply=ChatReply(self, write_timeout_s=service.write_timeout_s),
+            reply=ChatReply(self._exchange, write_timeout_s=service.write_timeout_s),
             limits=service.limits,
         )
+        self._closed = True
         service.ledger.open(record)
         service.registry.add(stream)
         try:
@@ -170,50 +149,36 @@ class ChatHandler(BaseHandler):
             service.registry.remove(stream)
             self._release()
             service.ledger.close(record)
-        if record.outcome is Outcome.CLIENT_CLOSED:
-            # One that only closed its sending side still reads: it must not see an orderly end.
-            self.close_connection()
-
-    def set_reply_headers(self, content_type: str, failure: Failure | None = None) -> None:
-        """As every reply, and with its connection's end where that follows."""
-        super().set_reply_headers(content_type, failure)
-        if self.get_status() == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", "POST, OPTIONS")
-        if not self._body_read:
-            # Tornado hangs up after a reply that did not wait for the body.
-            self.set_header("Connection", "close")
-
-    def on_finish(self) -> None:
-        """The reply is sent: its connection may carry the next request from now on."""
-        self._release()
 
     async def _refuse(self, failure: Failure) -> None:
-        """Answer with the failure's status and lines, and end the record."""
+        """Answer with the failure's status and lines, end the record, and end or free the connection."""
         self._stop_body_timer()
-        self._send_refusal(failure)
-        await self._flush_refusal()
+        waiting = self._say(failure)
+        if waiting is not None:
+            # A client that pipelines and never reads may keep the kernel from taking it.
+            await asyncio.wait((waiting,), timeout=self._service.write_timeout_s)
+            if not waiting.done():
+                self._exchange.reset()
+            elif waiting.exception() is not None:
+                self._left.set()
         self._close(failure.outcome, failure)
-        if not self._body_read and self._has_body:
-            await self._linger()
-        self.finish()
+        if not self._body_read and self._exchange.has_body:
+            # Closing with bytes unread resets the connection, and a reset can overtake the reply: so a
+            # client that is still sending has a moment to read it. Nothing more is read meanwhile.
+            await self._leaves_within(_LINGER_S)
+        self._release()
+        self._exchange.finish()
 
-    async def _flush_refusal(self) -> None:
-        """Wait for the kernel to take it; a client that pipelines and never reads may keep it from that."""
-        sent = self.flush()
-        await asyncio.wait((sent,), timeout=self._service.write_timeout_s)
-        if not sent.done():
-            self.reset_connection()
-        elif isinstance(sent.exception(), StreamClosedError):
+    def _say(self, failure: Failure) -> asyncio.Future[None] | None:
+        self._refused = True
+        lines = error_line(failure) + DONE
+        # Tornado hangs up after a reply that did not wait for the body.
+        head = self._exchange.head(failure, length=len(lines), ends=not self._body_read)
+        try:
+            return self._exchange.send(head + lines)
+        except StreamClosedError:
             self._left.set()
-
-    async def _linger(self) -> None:
-        """Let a client that is still sending read the refusal, then cut the connection.
-
-        Closing with bytes unread resets the connection, and a reset can overtake the reply. Nothing
-        more is read meanwhile.
-        """
-        if not await self._leaves_within(_LINGER_S):
-            self.close_connection()
+            return None
 
     async def _leaves_within(self, seconds: float) -> bool:
         try:
@@ -223,25 +188,18 @@ class ChatHandler(BaseHandler):
             return False
         return True
 
-    def _send_refusal(self, failure: Failure) -> None:
-        self._refused = True
-        lines = error_line(failure) + DONE
-        self.set_status(failure.status)
-        self.set_reply_headers(CONTENT_TYPE, failure)
-        self.set_header("Content-Length", str(len(lines)))
-        self.write(lines)
-
     def _body_late(self) -> None:
+        """Refuse, as far as the kernel takes it at once: who sends this slowly is not waited for."""
         failure = Failure(
             Code.BAD_REQUEST, f"The body did not arrive within {self._service.body_timeout_s:g} s."
         )
-        self._send_refusal(failure)
+        self._say(failure)
         self._close(failure.outcome, failure)
-        self.finish()
+        self._release()
+        self._exchange.finish()
 
     def on_connection_close(self) -> None:
         """Tornado met the end while it read the body; its socket is closed before the watch is asked."""
-        super().on_connection_close()
         if self._unwatch is not None:
             self._client_left()
 
@@ -252,7 +210,7 @@ class ChatHandler(BaseHandler):
         elif not self._refused:
             self._close(Outcome.CLIENT_CLOSED)
             self._release()
-            self.close_connection()
+            self._exchange.close()
 
     def _close(self, outcome: Outcome, failure: Failure | None = None, *, told: bool = True) -> None:
         """End the record of a request that never became a stream."""
@@ -289,8 +247,4 @@ class ChatHandler(BaseHandler):
     def _stop_body_timer(self) -> None:
         if self._body_timer is not None:
             self._body_timer.cancel()
-
-    @property
-    def _has_body(self) -> bool:
-        headers = self.request.headers
-        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+            self._body_timer = None

@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
@@ -34,7 +34,8 @@ class GuardedStream(IOStream):
     A longer head holds no key and gets a 401; an unsound one gets a 400. Both end the connection.
 
     Args:
-        sock: an accepted, non-blocking connection.
+        sock: an accepted, non-blocking connection that does not delay what is sent (TCP_NODELAY).
+        peer: the address of its other end.
         lingering: where the socket waits after a refusal.
         connections: told when a key was shown that is valid, and when the connection is closed.
         refuse_large: makes the reply to a longer head, from what was read of it and the other end's address.
@@ -43,6 +44,7 @@ class GuardedStream(IOStream):
     def __init__(
         self,
         sock: socket.socket,
+        peer: str,
         lingering: Lingering,
         connections: Connections,
         refuse_large: RefuseLarge,
@@ -52,6 +54,7 @@ class GuardedStream(IOStream):
         super().__init__(
             sock, max_buffer_size=4 * _READ_CHUNK_BYTES, read_chunk_size=_READ_CHUNK_BYTES, **options
         )
+        self.peer = peer
         self._lingering = lingering
         self._connections = connections
         self._refuse_large = refuse_large
@@ -65,9 +68,11 @@ class GuardedStream(IOStream):
         """Read a head: Tornado reads nothing else this way."""
         self._reading_head = True
         checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        asyncio.ensure_future(super().read_until_regex(regex, max_bytes)).add_done_callback(
-            lambda read: self._check_head(read, checked)
-        )
+        read = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
+        if read.done():
+            self._check_head(read, checked)
+        else:
+            read.add_done_callback(lambda read: self._check_head(read, checked))
         return checked
 
     def _check_head(self, read: asyncio.Future[bytes], checked: asyncio.Future[bytes]) -> None:
@@ -90,6 +95,10 @@ class GuardedStream(IOStream):
         """Read the size of a chunk: Tornado reads nothing else this way."""
         self._reading_head = False
         return super().read_until(delimiter, max_bytes)
+
+    @override
+    def set_nodelay(self, value: bool) -> None:
+        """Nothing: Tornado would turn Nagle's algorithm on and off around every reply."""
 
     def send_now(self, data: bytes) -> bytes:
         """Hand bytes straight to the kernel; returns what it would not take now.
@@ -121,12 +130,7 @@ class GuardedStream(IOStream):
         self._connections.forget(self)
 
     def _say_too_large(self) -> None:
-        try:
-            peer = self.socket.getpeername()[0]
-        except OSError:
-            # The client is gone: nobody is left to be refused.
-            return
-        self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), peer))
+        self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), self.peer))
 
     def _say(self, reply: bytes) -> None:
         """The last words of a connection, as far as the kernel takes them at once."""
@@ -144,6 +148,7 @@ class GuardedTlsStream(GuardedStream, SSLIOStream):
 
     Args:
         sock: wrapped for the server's side, the handshake not done.
+        peer: as for a plain connection.
         lingering: as for a plain connection.
         connections: as for a plain connection.
         refuse_large: as for a plain connection.
@@ -152,10 +157,15 @@ class GuardedTlsStream(GuardedStream, SSLIOStream):
     socket: ssl.SSLSocket
 
     def __init__(
-        self, sock: ssl.SSLSocket, lingering: Lingering, connections: Connections, refuse_large: RefuseLarge
+        self,
+        sock: ssl.SSLSocket,
+        peer: str,
+        lingering: Lingering,
+        connections: Connections,
+        refuse_large: RefuseLarge,
     ) -> None:
         # Without a context of its own Tornado makes one for a client.
-        super().__init__(sock, lingering, connections, refuse_large, ssl_options=sock.context)
+        super().__init__(sock, peer, lingering, connections, refuse_large, ssl_options=sock.context)
 
     @override
     def send_now(self, data: bytes) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from relayd.public.base import BaseHandler, PublicSide
+from relayd.public.base import BaseHandler
+from relayd.public.exchange import PublicSide
 from relayd.relay.intake import Intake
 
 

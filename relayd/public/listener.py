@@ -8,9 +8,9 @@ import socket
 from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
-from tornado.web import Application
 
 from relayd.public.address import network_of
+from relayd.public.app import PublicApp
 from relayd.public.connections import Connections
 from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream, RefuseLarge
 from relayd.public.refusal import Lingering
@@ -77,7 +77,7 @@ class Listener:
 
     def __init__(
         self,
-        app: Application,
+        app: PublicApp,
         sockets: Sequence[socket.socket],
         *,
         header_timeout_s: float,
@@ -107,6 +107,8 @@ class Listener:
     def start(self) -> None:
         """Accept from now on."""
         for sock in self._sockets:
+            # Accepted sockets inherit it; with Nagle's algorithm a delta would wait for the one before.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
@@ -126,7 +128,7 @@ class Listener:
 
     def _serve(self, connection: socket.socket, peer: tuple[str, int]) -> None:
         try:
-            stream = self._guarded(connection)
+            stream = self._guarded(connection, peer[0])
         except OSError as error:
             # It left before TLS could begin: a scanner, not worth more than a word for who looks for it.
             _log.debug("a connection from %s ended before TLS began: %s", peer[0], error)
@@ -136,11 +138,11 @@ class Listener:
         if not stream.closed():
             self._server.handle_stream(stream, peer)
 
-    def _guarded(self, connection: socket.socket) -> GuardedStream:
+    def _guarded(self, connection: socket.socket, peer: str) -> GuardedStream:
         if self._tls is None:
-            return GuardedStream(connection, self._lingering, self._connections, self._refuse_large)
+            return GuardedStream(connection, peer, self._lingering, self._connections, self._refuse_large)
         wrapped = self._tls.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return GuardedTlsStream(wrapped, self._lingering, self._connections, self._refuse_large)
+        return GuardedTlsStream(wrapped, peer, self._lingering, self._connections, self._refuse_large)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""

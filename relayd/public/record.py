@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 
-from relayd.public.base import BaseHandler
+from relayd.public.exchange import Exchange
 from relayd.state.records import RequestRecord, utc_text
 
 _MAX_HEADER_CHARS = 200
 
 
-def opened_record(handler: BaseHandler, boot_id: str) -> RequestRecord:
+def opened_record(exchange: Exchange, boot_id: str) -> RequestRecord:
     """The record of a request that begins now."""
-    headers = handler.request.headers
     return RequestRecord(
-        id=handler.request_id,
+        id=exchange.request_id,
         boot_id=boot_id,
         started_at=utc_text(time.time()),
-        ip=handler.client_address,
-        origin=cut(headers.get("Origin")),
-        user_agent=cut(headers.get("User-Agent")),
-        path=handler.request.path,
+        ip=exchange.client_address,
+        origin=cut(exchange.headers.get("Origin")),
+        user_agent=cut(exchange.headers.get("User-Agent")),
+        path=exchange.path,
     )
 
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping
-from http import HTTPStatus
 
-from relayd.relay.failure import Code, Failure
+from relayd.public.head import failure_fields, reply_head
+from relayd.relay.failure import Failure
 from relayd.relay.lines import DONE, error_line
 
 _MAX_LINGERING = 64
@@ -18,20 +18,13 @@ _LINGER_S = 1.0
 def raw_reply(failure: Failure, more: Mapping[str, str] | None = None) -> bytes:
     """A whole reply, head with `more` fields and lines; its connection ends after it."""
     body = error_line(failure) + DONE
-    head = [
-        f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}",
-        "Content-Type: application/x-ndjson; charset=utf-8",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        "X-Accel-Buffering: no",
-        f"X-Relayd-Error: {failure.code}",
-        "Connection: close",
-        f"Content-Length: {len(body)}",
-    ]
-    if failure.code is Code.UNAUTHORIZED:
-        head.append("WWW-Authenticate: Bearer")
-    head += [f"{name}: {value}" for name, value in (more or {}).items()]
-    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+    fields = {
+        **failure_fields(failure),
+        "Connection": "close",
+        "Content-Length": str(len(body)),
+        **(more or {}),
+    }
+    return reply_head(failure.status, fields) + body
 
 
 class Lingering:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from relayd.public.base import BaseHandler, PublicSide
+from relayd.public.base import BaseHandler
+from relayd.public.exchange import PublicSide
 
 _HERE = Path(__file__).parent / "page"
 _TYPES = {

@@ -50,6 +50,8 @@ class CompletionStream:
         self._decoder = SseDecoder(MAX_EVENT_BYTES)
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
+        self.is_ending = False
+        """True after the first of: a finish reason, `[DONE]`, a failure."""
         self.done = False
         """True after `[DONE]`: nothing more is of interest."""
         self.failure: Failure | None = None
@@ -67,13 +69,11 @@ class CompletionStream:
             if self.done or self.failure is not None:
                 return texts
             if event == _DONE:
-                self.done = True
+                self.done = self.is_ending = True
             else:
                 self._take(event, texts)
         if self._decoder.overflowed and not self.done and self.failure is None:
-            self.failure = Failure(
-                Code.UPSTREAM_FAILED, f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes."
-            )
+            self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
         return texts
 
     def _take(self, event: bytes, texts: list[str]) -> None:
@@ -81,12 +81,10 @@ class CompletionStream:
             chunk = _decode(event)
         except (ValueError, RecursionError):
             # The event's text stays out of the sentence: it may quote the conversation.
-            self.failure = Failure(
-                Code.UPSTREAM_FAILED, "The provider sent an event that is not a chat completion chunk."
-            )
+            self._fail("The provider sent an event that is not a chat completion chunk.")
             return
         if chunk.error:
-            self.failure = Failure(Code.UPSTREAM_FAILED, self._in_band_sentence(chunk.error))
+            self._fail(self._in_band_sentence(chunk.error))
             return
         if chunk.usage is not None:
             self.usage = chunk.usage
@@ -98,6 +96,11 @@ class CompletionStream:
                     texts.append(choice.delta.refusal)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
+                self.is_ending = True
+
+    def _fail(self, sentence: str) -> None:
+        self.failure = Failure(Code.UPSTREAM_FAILED, sentence)
+        self.is_ending = True
 
     def _in_band_sentence(self, error: Any) -> str:
         message = error.get("message") if isinstance(error, dict) else error

@@ -15,12 +15,16 @@ class SourceBody(Protocol):
     request_id: str | None
 
     @property
-    def read(self) -> Callable[[], Coroutine[None, None, bytes]]:
-        """Reads the next bytes, as many as are there; empty at the end. Raises Failure."""
+    def pour(self) -> Callable[[Callable[[bytes], bool]], Coroutine[None, None, bool]]:
+        """Gives the bytes, as they come, to a function until that returns False.
+
+        Returns whether it was the function that ended it, and not the answer. Raises Failure, and what
+        the function raises.
+        """
         ...
 
-    async def tidy(self) -> None:
-        """After the last event: whatever makes the connection fit to serve again."""
+    def tidy(self) -> None:
+        """Call this after the last event: the connection may then serve again, when its answer has ended."""
         ...
 
 

@@ -80,6 +80,11 @@ class Failure(Exception):
         return _STATUS_AND_OUTCOME[self.code][1]
 
 
+def bug(request_id: str) -> Failure:
+    """The failure of a request that met a bug; its details are in the log and nowhere else."""
+    return Failure(Code.INTERNAL, f"This relay failed; its log has the details under request {request_id}.")
+
+
 class ClientGone(Exception):
     """The client closed its connection: nobody is left to tell anything."""
 

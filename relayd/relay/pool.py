@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import aiohappyeyeballs
 
-from relayd.relay.connection import Answer, Broken, Connection
+from relayd.relay.answer import Answer, Broken
+from relayd.relay.connection import Connection
 
 _IDLE_S = 15.0
 """Shorter than what providers and their proxies allow, so that a kept connection is rarely a dead one."""
@@ -54,6 +55,11 @@ class Pool:
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a request."""
+        return len(self._idle)
 
     async def send(self, head: bytes, body: bytes, connected: Callable[[], None]) -> Answer:
         """Send a request on an idle connection or a new one; returns with the answer's head.

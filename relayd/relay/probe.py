@@ -140,11 +140,14 @@ class ProbeSource:
             if isinstance(self._pieces, AsyncGenerator):
                 await self._pieces.aclose()
 
-    async def read(self) -> bytes:
-        """The next bytes of the answer, in the provider's form; empty at the end."""
-        return await anext(self._pieces, b"")
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Give the answer, in the provider's form, to a function until that returns False."""
+        async for piece in self._pieces:
+            if not take(piece):
+                return True
+        return False
 
-    async def tidy(self) -> None:
+    def tidy(self) -> None:
         """There is no connection to tidy up."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from relayd.relay.completion import CompletionStream
 from relayd.relay.ends import Reply, Source, SourceBody
-from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure
+from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure, bug
 from relayd.relay.lines import DONE, HEARTBEAT, delta_line, done_line, error_line
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
@@ -64,7 +64,9 @@ class RelayStream:
         self._concluded = False
         self._stop_cause: Failure | ClientGone | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._relay_task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: Awaitable[None] | None = None
+        self._unsent = b""
 
     @property
     def age_s(self) -> float:
@@ -81,60 +83,82 @@ class RelayStream:
         if self._concluded or self._stop_cause is not None:
             return
         self._stop_cause = cause
-        if self._relay_task is not None:
-            self._relay_task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def run(self) -> None:
         """Relay to the end, tell the client how it ended, and complete the record."""
-        if self._stop_cause is None:
-            self._relay_task = asyncio.create_task(self._relay(), name=f"relay {self.record.id}")
+        cause: Exception | None = self._stop_cause
+        if cause is None:
+            self._task = asyncio.current_task()
             self._watch_clock()
             try:
-                await asyncio.wait((self._relay_task,))
+                cause = await self._relayed()
             finally:
-                self._relay_task.cancel()
                 if self._timer is not None:
                     self._timer.cancel()
-        if not self._concluded:
-            await self._conclude(self._cause())
+        await self._conclude(cause)
 
-    def _cause(self) -> Exception | None:
-        """Why the relay task ended: its own exception, or what stopped it."""
-        if self._relay_task is None or self._relay_task.cancelled():
+    async def _relayed(self) -> Exception | None:
+        """Relay; why that ended, where it was not the answer's own end."""
+        try:
+            await self._relay()
+        except asyncio.CancelledError:
+            if self._stop_cause is None or self._task is None:
+                raise
+            # It was `stop` that cancelled; the task has its last lines to send.
+            self._task.uncancel()
             return self._stop_cause
-        error = self._relay_task.exception()
-        if error is None or isinstance(error, Failure | ClientGone | ClientStalled):
+        except (Failure, ClientGone, ClientStalled) as error:
             return error
-        _log.error("request %s met a bug", self.record.id, exc_info=error)
-        return Failure(
-            Code.INTERNAL, f"This relay failed; its log has the details under request {self.record.id}."
-        )
+        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
+            _log.exception("request %s met a bug", self.record.id)
+            return bug(self.record.id)
+        return None
 
     async def _relay(self) -> None:
-        record = self.record
         async with self._upstream.stream(self._body, connected=self._connected) as body:
-            record.upstream_request_id = body.request_id
+            self.record.upstream_request_id = body.request_id
             completion = self._completion = CompletionStream(self._upstream.scrub)
-            texts: list[str] = []
-            while piece := await (
-                body.read() if completion.finish_reason is None else _read_after_finish(body)
-            ):
-                self._last_data_at = self._loop.time()
-                texts = completion.feed(piece)
-                if completion.whole:
-                    break
-                if texts:
-                    waiting = self._send(texts)
-                    if waiting is not None:
-                        await self._wait(waiting)
+            while await self._poured(body, completion):
+                if self._waiting is not None:
+                    await self._wait(self._waiting)
                 if completion.failure is not None:
                     raise completion.failure
                 if completion.done:
                     break
             if completion.finish_reason is None:
                 raise Failure(Code.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
-            await self._conclude(None, self._lines_of(texts) if completion.whole else b"")
-            await body.tidy()
+            body.tidy()
+
+    async def _poured(self, body: SourceBody, completion: CompletionStream) -> bool:
+        """Relay until something else is to be done; False at the end of the answer."""
+        if completion.finish_reason is None:
+            return await body.pour(self._take)
+        try:
+            # The answer is whole already: whatever goes wrong from here is only its end.
+            async with asyncio.timeout(_FINISH_GRACE_S):
+                return await body.pour(self._take)
+        except (TimeoutError, Failure):
+            return False
+
+    def _take(self, piece: bytes) -> bool:
+        """Relay what one read of the provider brought; False where more must wait.
+
+        Everything that a delta costs is here and below.
+        """
+        completion = self._completion
+        assert completion is not None  # noqa: S101 - made before the first piece
+        self._last_data_at = self._loop.time()
+        texts = completion.feed(piece)
+        if completion.whole:
+            self._unsent = self._lines_of(texts)
+            return False
+        if texts:
+            self._waiting = self._reply.send(self._lines_of(texts))
+            self._last_line_at = self._last_data_at
+            return self._waiting is None and not completion.is_ending
+        return not completion.is_ending
 
     def _connected(self) -> None:
         record = self.record
@@ -142,13 +166,8 @@ class RelayStream:
             record.phase = Phase.WAITING
             record.connect_ms = self._age_ms()
 
-    def _send(self, texts: list[str]) -> Awaitable[None] | None:
-        """Send deltas; returns what to wait for where the client must read first."""
-        waiting = self._reply.send(self._lines_of(texts))
-        self._last_line_at = self._last_data_at
-        return waiting
-
     async def _wait(self, waiting: Awaitable[None]) -> None:
+        self._waiting = None
         self.writing = True
         try:
             await waiting
@@ -204,18 +223,16 @@ class RelayStream:
     def _time_out(self, what: str) -> None:
         self.stop(Failure(Code.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
 
-    async def _conclude(self, cause: Exception | None, unsent: bytes = b"") -> None:
-        """The one end: the last lines to whoever still reads, and the outcome into the record.
-
-        `unsent` are deltas that came with the end of the answer, and leave with it.
-        """
+    async def _conclude(self, cause: Exception | None) -> None:
+        """The one end: the last lines to whoever still reads, and the outcome into the record."""
         self._concluded = True
         record = self.record
         failure = cause if isinstance(cause, Failure) else None
         if cause is None or failure is not None:
             lines = self._last_lines(failure)
             try:
-                await self._reply.finish(unsent + lines, failure)
+                # Deltas that came with the end of the answer leave with it.
+                await self._reply.finish(self._unsent + lines, failure)
                 record.bytes_out += len(lines)
             except (ClientGone, ClientStalled) as error:
                 cause = cause or error
@@ -250,15 +267,6 @@ class RelayStream:
 
     def _age_ms(self) -> int:
         return round(self.age_s * 1000)
-
-
-async def _read_after_finish(body: SourceBody) -> bytes:
-    """The next bytes of an answer that is whole already: whatever goes wrong is only its end."""
-    try:
-        async with asyncio.timeout(_FINISH_GRACE_S):
-            return await body.read()
-    except (TimeoutError, Failure):
-        return b""
 
 
 def _outcome(cause: Exception | None) -> Outcome:

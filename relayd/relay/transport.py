@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from relayd.relay.connection import Answer, Broken
+from relayd.relay.answer import Answer, Broken
 from relayd.relay.pool import Pool, Unreachable
 
 _MAX_ERROR_BODY_BYTES = 64 << 10

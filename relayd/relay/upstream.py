@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from http import HTTPStatus
 import httpx2
 import openai
 
-from relayd.relay.connection import Answer, Broken
+from relayd.relay.answer import Answer
 from relayd.relay.failure import Code, Failure
 from relayd.relay.pool import Origin, Pool
 from relayd.relay.scrub import Scrubber
@@ -43,21 +42,18 @@ class UpstreamBody:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self.read = answer.read
-        """The next bytes, as many as are there; empty at the end. Raises `Broken`, a Failure."""
+        self.pour = answer.pour
+        """Gives them to a function. Raises `Broken`, a Failure."""
         self.request_id = answer.header(b"x-request-id") or None
+        self._end_within_s = 0.0
 
-    async def tidy(self) -> None:
-        """After the last event: take the end of the body, so that the connection can serve again."""
-        if self._answer.ended:
-            return
-        try:
-            async with asyncio.timeout(_TIDY_TIMEOUT_S):
-                while await self._answer.read():
-                    pass
-        except (Broken, TimeoutError):
-            # The answer is complete; a connection that ends badly after it is closed, not reported.
-            return
+    def tidy(self) -> None:
+        """After the last event: only the end of the body is missing, and it may take a moment."""
+        self._end_within_s = _TIDY_TIMEOUT_S
+
+    def close(self) -> None:
+        """Give the connection back or cut it."""
+        self._answer.close(wait_s=self._end_within_s)
 
 
 class Upstream:
@@ -106,15 +102,16 @@ class Upstream:
             Failure: any of the `upstream_…` codes, with the provider's words made fit to show.
         """
         answer = await self._open(body, Attempt(connected))
+        source = UpstreamBody(answer)
         try:
             if not answer.header(b"content-type").startswith("text/event-stream"):
                 raise Failure(
                     Code.UPSTREAM_FAILED,
                     "The provider did not answer with an event stream; is upstream.base_url its API?",
                 )
-            yield UpstreamBody(answer)
+            yield source
         finally:
-            answer.close()
+            source.close()
 
     async def _open(self, body: bytes, trial: Attempt) -> Answer:
         """The answer's head, after retries.

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from relayd.demo import DemoUpstream
 from relayd.public.address import ClientAddress
 from relayd.public.admission import Admission
-from relayd.public.app import public_app
-from relayd.public.base import PublicSide
-from relayd.public.chat import ChatService
+from relayd.public.app import PublicApp
 from relayd.public.chatrequest import ChatRules
 from relayd.public.connections import Connections
 from relayd.public.cors import Cors
+from relayd.public.exchange import PublicSide
 from relayd.public.hangup import HangupWatch
 from relayd.public.largehead import LargeHeads
 from relayd.public.listener import Listener, bind
 from relayd.public.penalty import Penalties
 from relayd.public.root import Page, load_page
+from relayd.public.service import ChatService
 from relayd.public.tls import TlsFiles
 from relayd.relay.intake import Intake
 from relayd.relay.ledger import Ledger
@@ -158,7 +158,7 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             write_timeout_s=setup.write_timeout_s,
         )
         public = PublicSide(Cors(setup.origins), ClientAddress(setup.trusted_proxies))
-        app = public_app(public, service, intake, setup.page)
+        app = PublicApp(public, service, intake, setup.page)
         sockets = bind(HOST, 0)
         if setup.send_buffer_bytes:
             # Accepted sockets inherit it.
@@ -187,5 +187,6 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
             )
         finally:
             await listener.close()
+            await service.close()
             hangups.close()
             await upstream.close()

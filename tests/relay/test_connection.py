@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relayd.relay.connection import Answer, Broken
+from relayd.relay.answer import Answer, Broken
 from relayd.relay.pool import Origin, Pool
+from tests.wire import until
 
 _HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n"
 _CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -160,6 +161,34 @@ async def test_an_unread_body_ends_its_connection() -> None:
         answer.close()
         async with asyncio.timeout(30):
             await left.wait()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_an_answer_whose_end_is_late_is_waited_for_beside_the_next(ends: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Who read all that matters goes on at once; the connection serves again if the end comes in time."""
+    connections: list[asyncio.StreamWriter] = []
+    cut = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(_CHUNKED + b"5\r\nhello\r\n")
+        if len(await reader.read(len(_HEAD) + 2)) == len(_HEAD) + 2:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            await reader.read()
+        cut.set()
+
+    async with _provider(script) as pool:
+        answer = await _ask(pool)
+        assert await answer.read() == b"hello"
+        answer.close(wait_s=30 if ends else 0.05)
+        async with asyncio.timeout(10):
+            if ends:
+                connections[0].write(b"0\r\n\r\n")
+                await until(lambda: pool.idle)
+                assert await _whole(await _ask(pool)) == b"hi"
+            else:
+                await cut.wait()
+    assert len(connections) == 1
 
 
 async def test_a_kept_connection_that_the_provider_closed_is_replaced() -> None:

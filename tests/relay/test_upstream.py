@@ -24,10 +24,14 @@ def _nothing() -> None:
 
 async def _read(upstream: Upstream, model: str) -> bytes:
     async with upstream.stream(_body(model), connected=_nothing) as body:
-        whole = b""
-        while piece := await body.read():
-            whole += piece
-        return whole
+        whole = bytearray()
+
+        def take(piece: bytes) -> bool:
+            whole.extend(piece)
+            return True
+
+        assert not await body.pour(take)
+        return bytes(whole)
 
 
 async def _failure(upstream: Upstream, model: str) -> Failure:
@@ -152,7 +156,7 @@ async def test_leaving_closes_the_providers_request() -> None:
     """At any time before the end: the provider sees it at once."""
     async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         async with upstream.stream(_body("demo:deltas=1000,interval_ms=5"), connected=_nothing) as body:
-            await body.read()
+            assert await body.pour(lambda _piece: False)
             left_at = time.monotonic()
         seen = await demo.wait_closed(0)
         assert seen.closed_by_client_at is not None
@@ -182,7 +186,7 @@ async def test_a_whole_answer_frees_its_connection_for_the_next() -> None:
                 await _failure(upstream, "demo:fault=status,code=400")
         assert _connections_to(demo) == 1
         async with upstream.stream(_body("demo:deltas=1000,interval_ms=5"), connected=_nothing) as body:
-            await body.read()
+            assert await body.pour(lambda _piece: False)
         await demo.wait_closed(11)
         assert _connections_to(demo) == 0
 
