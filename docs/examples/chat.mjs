@@ -22,8 +22,9 @@ export async function ask(relay, key, messages, { onText, signal }) {
 
 if (globalThis.process) {
   const { RELAY = "http://127.0.0.1:3666", RELAY_KEY } = process.env;
+  if (!RELAY_KEY) process.exit(console.error("set RELAY_KEY to your key") ?? 1);
   const messages = [{ role: "user", content: process.argv[2] ?? "Say hi" }];
   const onText = (text) => process.stdout.write(text);
   await ask(RELAY, RELAY_KEY, messages, { onText }).then(
-    () => console.log(), (error) => process.exit(console.error(`\n${error.message}`) ?? 1));
+    () => console.log(), (error) => process.exit(console.error(`\n${error.cause ?? error.message}`) ?? 1));
 }

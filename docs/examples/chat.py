@@ -31,9 +31,10 @@ def ask(relay: str, key: str, messages: list[dict[str, str]]) -> Iterator[str]:
 if __name__ == "__main__":
     question = sys.argv[1] if len(sys.argv) > 1 else "Say hi"
     relay = os.environ.get("RELAY", "http://127.0.0.1:3666")
+    key = os.environ.get("RELAY_KEY") or sys.exit("set RELAY_KEY to your key")
     try:
-        for text in ask(relay, os.environ["RELAY_KEY"], [{"role": "user", "content": question}]):
+        for text in ask(relay, key, [{"role": "user", "content": question}]):
             print(text, end="", flush=True)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     print()

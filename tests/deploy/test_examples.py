@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from relayd.public.chatrequest import ChatRules
+from tests.e2e.daemon import closed_port
 from tests.public.room import KEY, Setup, public_room
 from tests.support.browser import Browser
 from tests.support.browsers import BROWSERS, running
@@ -106,6 +107,18 @@ async def test_a_failure_is_told_in_the_relays_words(name: str, model: str, key:
     assert ran.status == 1
     assert says in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+async def test_what_is_missing_is_told_in_one_sentence(name: str) -> None:
+    """No key, or no relay at its address: a sentence that names it, status 1, no stack of calls."""
+    port = closed_port()
+    for key, says in (("", "RELAY_KEY"), (KEY, str(port) if name != "chat.py" else "refused")):
+        ran = await _run(name, port, key)
+        assert ran.status != 0
+        assert says in ran.err
+        assert ran.out == []
+        assert not [word for word in ("Traceback", "    at ") if word in ran.err]
 
 
 @pytest.mark.parametrize("name", _PROGRAMS)
