@@ -29,7 +29,7 @@ _PROGRAMS = {
     "chat.sh": ("jq", ["sh"]),
 }
 _PACED = "demo:deltas=8,interval_ms=60,text=words"
-_ENDLESS = "demo:deltas=500,interval_ms=40,text=words"
+_ENDLESS = "demo:deltas=10000,interval_ms=40,text=words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,14 @@ async def _run(name: str, port: int, key: str = KEY) -> _Ran:
 
 
 @pytest.mark.parametrize("name", _PROGRAMS)
-async def test_the_answer_is_printed_as_it_comes(name: str) -> None:
-    """Words are printed one after the other, not at the end; a line feed ends them."""
+async def test_the_answer_is_printed_whole(name: str) -> None:
+    """All words, and a line feed that ends them."""
     async with public_room(_room(_PACED)) as room:
         ran = await _run(name, room.port)
         record = await room.book.record()
     assert (ran.status, ran.err) == (0, "")
     assert len(ran.text.split()) == 8
     assert ran.text.endswith("\n")
-    assert len(ran.out) >= 3
     assert record.outcome == "completed"
 
 
@@ -123,7 +122,7 @@ async def test_what_is_missing_is_told_in_one_sentence(name: str) -> None:
 
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_ending_it_ends_the_models_work(name: str) -> None:
-    """Whoever stops the example stops what is paid for."""
+    """Words are printed while the answer goes on; whoever stops the example stops what is paid for."""
     async with public_room(_room(_ENDLESS)) as room:
         process = await _start(name, room.port)
         assert process.stdout is not None
@@ -131,7 +130,7 @@ async def test_ending_it_ends_the_models_work(name: str) -> None:
         # To all of its processes, as Ctrl-C at a terminal.
         os.killpg(process.pid, signal.SIGTERM)
         await room.demo.wait_closed(0)
-        await asyncio.wait_for(process.wait(), PATIENCE_S)
+        await asyncio.wait_for(process.communicate(), PATIENCE_S)
 
 
 @pytest.fixture(scope="module", params=BROWSERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port, command, en
 from tests.support.chromium import Chromium, chromium, running_chromium
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
-_HEARTBEAT_S = 0.3
+_HEARTBEAT_S = 0.8
 _ELSEWHERE = "127.0.0.2"
 """A client's address that is not the proxy's."""
-_PACED = "demo:deltas=8,interval_ms=80,text=words"
-_ENDLESS = "demo:deltas=500,interval_ms=40,text=words"
+_FIVE_WORDS = "The relay passes each delta "
+_HALTING = "demo:interval_ms=20,text=words,deltas=8,fault=stall_mid,after=5"
+_ENDLESS = "demo:deltas=10000,interval_ms=40,text=words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def site(
     if not installed(kind):
         pytest.skip(f"{kind} is not installed")
     daemon, upstream_port = behind
-    with front(kind, tmp_path_factory.mktemp(kind), daemon.port, idle_s=1) as running:
+    with front(kind, tmp_path_factory.mktemp(kind), daemon.port, idle_s=2) as running:
         yield Site(daemon, running, upstream_port)
 
 
@@ -91,18 +91,16 @@ async def _ask(site: Site, model: str, headers: dict[str, str] | None = None) ->
         return await wire.reply()
 
 
-def _span_s(reply: Reply) -> float:
-    return reply.pieces[-1][0] - reply.pieces[0][0]
-
-
 async def test_each_line_comes_through_at_once(site: Site) -> None:
-    """Lines that the model writes over 0.6 s come apart, not in one piece at the end."""
-    async with site.demo():
-        reply = await _ask(site, _PACED)
+    """Five words are there although the model falls silent after them: none waits for the next."""
+    async with site.demo() as demo, site.wire() as wire:
+        wire.send(_post(body(_HALTING)))
+        reply = await wire.head()
+        while reply.text != _FIVE_WORDS:
+            await wire.first_piece(reply)
+        assert not (await demo.wait_request(0)).completed
     assert reply.status == 200
     assert reply.error is None
-    assert _span_s(reply) > 0.4
-    assert len(reply.pieces) >= 6
     assert reply.header("Content-Encoding") is None
 
 
@@ -115,39 +113,33 @@ async def test_the_clients_address_is_recorded_not_the_proxys_nor_a_claimed_one(
 
 @pytest.mark.parametrize("phase", ["waiting", "streaming"])
 async def test_a_client_that_leaves_ends_the_models_work(site: Site, phase: str) -> None:
-    """Within 250 ms of the client's leaving the provider's connection is closed, in any phase."""
-    model = _ENDLESS if phase == "streaming" else "demo:first_ms=20000"
+    """When the client leaves, the provider's connection is closed, in any phase."""
+    model = _ENDLESS if phase == "streaming" else "demo:first_ms=300000"
     async with site.demo() as demo:
         async with site.wire() as wire:
             wire.send(_post(body(model)))
             await demo.wait_request(0)
             # Before the first word too the head comes, with the first heartbeat.
             await wire.first_piece(await wire.head())
-            left_at = time.monotonic()
-        closed_at = (await demo.wait_closed(0)).closed_by_client_at
-    assert closed_at is not None
-    assert closed_at - left_at < 0.25
+        assert (await demo.wait_closed(0)).completed is False
 
 
 async def test_a_client_that_leaves_before_any_answer_ends_the_models_work(site: Site) -> None:
     """Also before the first heartbeat, when the proxy has seen nothing of the reply yet."""
     async with site.demo() as demo:
         async with site.wire() as wire:
-            wire.send(_post(body("demo:headers_ms=20000")))
+            wire.send(_post(body("demo:headers_ms=300000")))
             await demo.wait_request(0)
-            left_at = time.monotonic()
-        closed_at = (await demo.wait_closed(0)).closed_by_client_at
-    assert closed_at is not None
-    assert closed_at - left_at < 0.25
+        assert (await demo.wait_closed(0)).completed is False
 
 
 async def test_a_silence_longer_than_the_proxys_patience_is_survived(site: Site) -> None:
-    """Heartbeats hold a proxy off that gives up after 1 s, through 2.5 s without a word."""
+    """Heartbeats hold a proxy off that gives up after 2 s, through 4 s without a word."""
     async with site.demo():
-        reply = await _ask(site, "demo:first_ms=2500,interval_ms=0")
+        reply = await _ask(site, "demo:first_ms=4000,interval_ms=0")
     assert reply.status == 200
     assert reply.error is None
-    assert sum(1 for line in reply.lines if line["content"] == "") >= 5
+    assert sum(1 for line in reply.lines if line["content"] == "") >= 2
 
 
 async def test_without_heartbeats_the_same_silence_is_not_survived(
@@ -155,9 +147,9 @@ async def test_without_heartbeats_the_same_silence_is_not_survived(
 ) -> None:
     """The test before this one can fail: straight before the provider, who sends none, the proxy cuts."""
     kind = request.node.callspec.params["site"]
-    with front(kind, tmp_path, site.upstream_port, idle_s=1) as running:
+    with front(kind, tmp_path, site.upstream_port, idle_s=2) as running:
         async with site.demo(), Site(site.daemon, running, site.upstream_port).wire() as wire:
-            request_ = {"model": "demo:headers_ms=0,first_ms=2500", "stream": True, "messages": []}
+            request_ = {"model": "demo:headers_ms=0,first_ms=4000", "stream": True, "messages": []}
             request_["messages"] = [{"role": "user", "content": "hi"}]
             payload = json.dumps(request_).encode()
             wire.send(_post(payload, key=f"Bearer {PROVIDER_KEY}", path="/v1/chat/completions"))
@@ -208,26 +200,26 @@ async def test_plain_http_is_sent_to_https(site: Site) -> None:
 
 
 async def test_http_2_streams_as_well(site: Site) -> None:
-    """Over HTTP/2 too each line comes at once (curl, with its own clock beside each read)."""
+    """Over HTTP/2 too each line comes at once, although the model falls silent after it (curl)."""
     async with site.demo():
         curl = await asyncio.create_subprocess_exec(
             "curl",
-            *("--no-progress-meter", "--no-buffer", "--http2", "--write-out", "%{http_version}"),
+            *("--no-progress-meter", "--no-buffer", "--http2", "--include"),
             *("--cacert", str(site.front.authority), "--resolve", f"{NAME}:{site.front.port}:{HOST}"),
-            *("--header", f"Authorization: {KEY}", "--data", body(_PACED).decode()),
+            *("--header", f"Authorization: {KEY}", "--data", body(_HALTING).decode()),
             f"https://{NAME}:{site.front.port}/chat",
             stdout=asyncio.subprocess.PIPE,
         )
         assert curl.stdout is not None
-        times, lines = [], []
         async with asyncio.timeout(PATIENCE_S):
-            while line := await curl.stdout.readline():
-                times.append(time.monotonic())
-                lines.append(line)
-            assert await curl.wait() == 0
-    assert lines[-1] == b"2"
-    assert json.loads(lines[-2])["done"]
-    assert times[-2] - times[0] > 0.4
+            assert (await curl.stdout.readline()).strip() == b"HTTP/2 200"
+            while (await curl.stdout.readline()).strip():
+                pass
+            text = ""
+            while text != _FIVE_WORDS:
+                text += json.loads(await curl.stdout.readline())["content"]
+            curl.terminate()
+            await curl.communicate()
 
 
 async def _doctor(port: int, authority: Path) -> dict[str, str]:
