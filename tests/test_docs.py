@@ -1,0 +1,71 @@
+"""The documentation holds together: links lead somewhere, both READMEs say to type the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+_TOP = Path(__file__).parent.parent
+_PAGES = [_TOP / "README.md", *sorted((_TOP / "docs").glob("*.md"))]
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+_PROVED = re.compile(r"<!-- scripts/prove vps: (\w+) -->\n```sh\n")
+_MOST_PICTURE_BYTES = 150_000
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a heading is called in an address: lower case, words joined by hyphens."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """To a file that is there, and to a heading that is in it."""
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        leads_to = (page.parent / path).resolve() if path else page
+        assert leads_to.exists(), target
+        assert not anchor or anchor in _anchors(leads_to), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """Nothing is written that a reader who follows links does not find."""
+    found, ahead = set[Path](), [_TOP / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page in found:
+            continue
+        found.add(page)
+        links = (link.partition("#")[0] for link in _LINK.findall(page.read_text(encoding="utf-8")))
+        ahead += [
+            (page.parent / link).resolve() for link in links if link.endswith(".md") and "://" not in link
+        ]
+    assert sorted(set(_PAGES) - found) == []
+
+
+def test_both_readmes_say_to_type_the_same() -> None:
+    """The Chinese README has the English one's commands, all of them, in their order."""
+    typed = [
+        [line.partition(" #")[0].rstrip() for block in _SHELL.findall(readme) for line in block.splitlines()]
+        for readme in (
+            page.read_text(encoding="utf-8") for page in (_PAGES[0], _TOP / "docs/README.zh-CN.md")
+        )
+    ]
+    assert typed[0] == typed[1]
+
+
+def test_the_proof_finds_the_steps_that_it_follows() -> None:
+    """Scripts/prove vps takes its steps out of the README by these marks."""
+    assert _PROVED.findall(_PAGES[0].read_text(encoding="utf-8")) == ["install", "try"]
+
+
+def test_pictures_are_small() -> None:
+    """A page of the documentation loads on a slow line."""
+    sizes = {path.name: path.stat().st_size for path in (_TOP / "docs" / "img").iterdir()}
+    assert [name for name, size in sizes.items() if size > _MOST_PICTURE_BYTES] == []
+    assert {"page.png", "tui-requests.svg"} <= set(sizes)
