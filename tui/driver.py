@@ -24,6 +24,8 @@ from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
+from tui.sgr import squeezed
+
 _READ_BYTES = 4096
 _POLL_S = 0.1
 # ESC [ M and three bytes of any value: button, column, row, each plus 32.
@@ -125,6 +127,10 @@ class RelaydDriver(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._file = cast("TextIOWrapper", TerminalFile(cast("IO[str]", self._file), self._hang_up))
+
+    def write(self, data: str) -> None:
+        """Write, in fewer bytes."""
+        super().write(squeezed(data))
 
     def _hang_up(self) -> None:
         app = cast("HangUp", self._app)

@@ -15,7 +15,7 @@ from tui.driver import RelaydDriver
 from tui.key_order import KeyOrder
 from tui.model.text import neutral
 from tui.settings import Settings, SettingsFile
-from tui.theme import best_theme, themes
+from tui.theme import DARK, best_theme, looks, themes
 
 # Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22
@@ -42,10 +42,15 @@ class TerminalApp(App[int]):
         self.options = options
         self.settings_file = settings_file
         self.hung = False
+        self.looks = looks(DARK)
         self.keys = KeyOrder(self, super().on_event)
         for theme in themes():
             self.register_theme(theme)
         self.theme = self._wanted_theme()
+
+    def watch_theme(self, name: str) -> None:
+        """Textual: another theme is on."""
+        self.looks = looks(name)
 
     @property
     def settings(self) -> Settings:

@@ -111,8 +111,8 @@ def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) 
     who = (record.client or "—", record.ip)
     use = uses.get(who)
     if use is None:
-        if len(uses) >= MAX_USERS:
-            del uses[min(uses, key=lambda known: uses[known].last_s)]
+        if len(uses) >= 2 * MAX_USERS:
+            _forget_half(uses)
         use = uses[who] = Use(*who, first_s=at_s, last_s=at_s)
     use.first_s = min(use.first_s, at_s)
     if record.outcome is Outcome.DENIED:
@@ -123,5 +123,11 @@ def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) 
     use.last_s = max(use.last_s, at_s)
 
 
+def _forget_half(uses: dict[tuple[str, str], Use]) -> None:
+    """Only now and then: to look for the oldest at each new address would cost more than all the rest."""
+    for who in sorted(uses, key=lambda who: uses[who].last_s)[:MAX_USERS]:
+        del uses[who]
+
+
 def _latest_first(uses: Iterable[Use]) -> list[Use]:
-    return sorted(uses, key=lambda use: (-use.last_s, use.client, use.ip))
+    return sorted(uses, key=lambda use: (-use.last_s, use.client, use.ip))[:MAX_USERS]

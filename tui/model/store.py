@@ -15,10 +15,20 @@ from typing import Protocol
 from relayd.admin.wire import RequestRecord
 from tui.model.marks import Mark, MarkKind
 from tui.model.packed import Packer
+from tui.model.stats import is_error
 
 Row = RequestRecord | Mark
 KEEP_DEFAULT = 200_000
 _DROP_PART = 16
+
+
+_SIGN_ERROR, _SIGN_MARK = 1, 2
+
+
+def _sign(row: Row) -> int:
+    if isinstance(row, Mark):
+        return _SIGN_MARK
+    return _SIGN_ERROR if is_error(row) else 0
 
 
 def record_key(seq: int) -> int:
@@ -57,6 +67,8 @@ class RecordStore:
         self._packer = Packer()
         self._keys = array("q")
         self._rows: list[bytes | Mark] = []
+        self._signs = bytearray()
+        """One number a row: what the scrollbar marks, without unpacking."""
         self._mark_count = 0
         self._watchers: list[Watcher] = []
 
@@ -82,6 +94,11 @@ class RecordStore:
         if isinstance(row, bytes):
             return self._packer.unpack(row, self._keys[index] >> 1)
         return row
+
+    def signs(self, start: int, end: int) -> tuple[int, int]:
+        """How many errors and how many marks are among these rows."""
+        signs = self._signs
+        return signs.count(_SIGN_ERROR, start, end), signs.count(_SIGN_MARK, start, end)
 
     def place(self, key: int) -> int:
         """Where the row with this key is, or where it would be."""
@@ -117,12 +134,14 @@ class RecordStore:
         index = self.place(key) if self._keys and key <= self._keys[-1] else len(self._keys)
         if index < len(self._keys) and self._keys[index] == key:
             self._rows[index] = packed
+            self._signs[index] = _sign(row)
             for watcher in self._watchers:
                 watcher.row_changed(key, row)
             return
         self._mark_count += isinstance(row, Mark)
         self._keys.insert(index, key)
         self._rows.insert(index, packed)
+        self._signs.insert(index, _sign(row))
         self._tell_added(key, row)
         if index == len(self._keys) - 1:
             self._shrink()
@@ -148,6 +167,7 @@ class RecordStore:
             return
         self._keys[index:index] = array("q", keys)
         self._rows[index:index] = [self._packer.pack(fresh[key]) for key in keys]
+        self._signs[index:index] = bytes(_sign(fresh[key]) for key in keys)
         for key in keys:
             self._tell_added(key, fresh[key])
 
@@ -159,6 +179,7 @@ class RecordStore:
             self._mark_count -= 1
             del self._keys[index]
             del self._rows[index]
+            del self._signs[index]
             for watcher in self._watchers:
                 watcher.row_removed(key)
 
@@ -182,5 +203,6 @@ class RecordStore:
         self._mark_count -= sum(isinstance(row, Mark) for row in self._rows[: part * 2])
         del self._keys[: part * 2]
         del self._rows[: part * 2]
+        del self._signs[: part * 2]
         for watcher in self._watchers:
             watcher.rows_dropped(below)

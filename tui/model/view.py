@@ -102,6 +102,23 @@ class View:
             return self._filled(self._store.row_at(index))
         return self.get(self.key_at(index))
 
+    def signs(self, start: int, end: int, most: int) -> tuple[int, int, int]:
+        """Errors and marks among these rows of the view, and of how many rows.
+
+        All are looked at where the view is the store as it is, else at most `most`, evenly.
+        """
+        if self._sorted is None and not self.narrowed:
+            return *self._store.signs(start, end), max(1, end - start)
+        errors = marks = tried = 0
+        for index in range(start, min(end, len(self)), max(1, (end - start) // most)):
+            key = self.key_at(index)
+            place = self._store.place(key)
+            # A match that is older than the store has no place there, and counts as no error.
+            held = place < len(self._store) and self._store.key_at(place) == key
+            error, mark = self._store.signs(place, place + held)
+            errors, marks, tried = errors + error, marks + mark, tried + 1
+        return errors, marks, max(1, tried)
+
     def get(self, key: int) -> Row | None:
         """The row with this key, an open request with its live numbers."""
         row = self._store.get(key)

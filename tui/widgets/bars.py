@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.style import Style
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, line
+from tui.widgets.cells import Piece, ground, line, own_lines
 
 
 class Bar(Widget):
@@ -42,14 +43,22 @@ class Bar(Widget):
             self.refresh()
 
     def _line(self, y: int) -> Strip:
-        ground = (
-            Style() if self.app.native_ansi_color else Style(bgcolor=self.background_colors[1].rich_color)
-        )
-        return line(self.pieces(y, self.size.width), self.size.width, ground + self.rest_style())
+        return line(self.pieces(y, self.size.width), self.size.width, ground(self) + self.rest_style())
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Textual: these lines, cut to a region."""
+        return own_lines(self, crop)
 
     def render_line(self, y: int) -> Strip:
-        """One line."""
+        """One line, as it was drawn last."""
+        if y < len(self._drawn) and self._drawn[y].cell_length == self.size.width:
+            return self._drawn[y]
         return self._line(y)
+
+    def notify_style_update(self) -> None:
+        """Textual: the theme changed."""
+        super().notify_style_update()
+        self._drawn = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
+from textual.filter import ANSIToTruecolor
+from textual.geometry import Region
 from textual.strip import Strip
+from textual.widget import Widget
 
 Piece = tuple[str, Style]
 
@@ -26,6 +29,29 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 def width_of(pieces: Iterable[Piece]) -> int:
     """How many cells the pieces take."""
     return sum(cell_len(text) for text, _ in pieces)
+
+
+def ground(widget: Widget) -> Style:
+    """The background of a widget; the terminal's own in the ANSI theme."""
+    if widget.app.native_ansi_color:
+        return Style()
+    return Style(bgcolor=widget.background_colors[1].rich_color)
+
+
+def own_lines(widget: Widget, crop: Region) -> list[Strip]:
+    """`Widget.render_lines` for a widget that draws whole lines itself: no border, no padding, no links.
+
+    Textual's own way costs as much again as drawing the rows. Its filter from ANSI to true colours has
+    nothing to do: a theme has colours of one kind.
+    """
+    strips = [widget.render_line(y) for y in crop.line_range]
+    for line_filter in widget.app.get_line_filters():
+        if not isinstance(line_filter, ANSIToTruecolor):
+            background = widget.background_colors[1]
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+    if crop.column_span != (0, widget.size.width):
+        strips = [strip.crop(*crop.column_span) for strip in strips]
+    return strips
 
 
 def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = None) -> Strip:

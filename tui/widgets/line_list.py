@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
@@ -18,7 +17,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, line
+from tui.widgets.cells import Piece, ground, line, own_lines
 from tui.widgets.list_parts import Extent, ListMessage, empty_lines, scrollbar
 
 Key = int | str
@@ -170,9 +169,7 @@ class LineList(Widget, can_focus=True):
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
     def _all_lines(self, width: int, height: int) -> list[Strip]:
-        rest = (
-            Style(bgcolor=self.background_colors[1].rich_color) if not self.app.native_ansi_color else Style()
-        )
+        rest = ground(self)
         head = self.head_pieces(width)
         lines: list[Strip] = []
         if head is not None:
@@ -204,6 +201,10 @@ class LineList(Widget, can_focus=True):
     def cursor_shown(self) -> bool:
         """Whether the row under the cursor is set off."""
         return True
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Textual: these lines, cut to a region."""
+        return own_lines(self, crop)
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget, from the lines drawn last."""

@@ -10,10 +10,9 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from relayd.admin.wire import RequestRecord, epoch_s
+from relayd.admin.wire import epoch_s
 from tui.model.desk import Desk
 from tui.model.marks import Mark, MarkKind
-from tui.model.stats import is_error
 from tui.model.units import clock, plural
 from tui.model.view import Order
 from tui.theme import Role, style
@@ -50,8 +49,6 @@ class RequestList(LineList):
         self.following = True
         self._newest_seen = 0
         self._columns: tuple[int, frozenset[str], list[Fitted]] = (0, frozenset(), [])
-        self._bar_marks: dict[tuple[int, int], Role | None] = {}
-        self._bar_for = (-1, -1)
 
     @property
     def new_count(self) -> int:
@@ -121,25 +118,11 @@ class RequestList(LineList):
         return ("Connecting to the daemon …",)
 
     def bar_role(self, start: int, end: int) -> Role | None:
-        """Errors, matches and gaps, from a few samples of each stretch."""
-        stamp = (self.desk.view.revision // 200, self.row_count() // 50)
-        if stamp != self._bar_for:
-            self._bar_marks.clear()
-            self._bar_for = stamp
-        if (start, end) not in self._bar_marks:
-            self._bar_marks[start, end] = self._sampled_role(start, end)
-        return self._bar_marks[start, end]
-
-    def _sampled_role(self, start: int, end: int) -> Role | None:
-        """Any error among few rows; among many, only where errors are frequent."""
-        errors = 0
-        step = max(1, (end - start) // _BAR_SAMPLES)
-        for index in range(start, min(end, self.row_count()), step):
-            row = self.desk.view.row_at(index)
-            if isinstance(row, Mark):
-                return Role.ACCENT
-            errors += isinstance(row, RequestRecord) and is_error(row)
-        return Role.BAD if errors > (step > 1) + (step > _BAR_SAMPLES) else None
+        """Marks; errors where there are any among few rows, among many where they are frequent."""
+        errors, marks, rows = self.desk.view.signs(start, end, _BAR_SAMPLES)
+        if marks:
+            return Role.ACCENT
+        return Role.BAD if errors * _BAR_SAMPLES > rows else None
 
     # Follow and freeze.
 

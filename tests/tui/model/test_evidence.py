@@ -72,6 +72,8 @@ def test_an_undone_rotation_leaves_no_stragglers() -> None:
 def test_a_flood_of_addresses_is_bounded() -> None:
     """Only the latest addresses of a key are kept."""
     evidence = Evidence()
-    for seq in range(1, MAX_USERS + 50):
+    for seq in range(1, 5 * MAX_USERS + 50):
         evidence.saw(a_record(seq, key_id=NEW, ip=f"10.0.{seq // 250}.{seq % 250}"))
-    assert len(evidence.users(NEW, NOON_S + 1000)) == MAX_USERS
+    users = evidence.users(NEW, NOON_S + 10_000)
+    latest = range(5 * MAX_USERS + 49, 4 * MAX_USERS + 49, -1)
+    assert [use.ip for use in users] == [f"10.0.{seq // 250}.{seq % 250}" for seq in latest]
