@@ -126,7 +126,7 @@ async def test_a_certificate_of_an_unknown_authority_fails_in_words(tmp_path: Pa
 async def test_a_port_without_tls_fails_at_tls() -> None:
     """HTTPS asked of a plain port."""
     async with _provider() as port:
-        done = await _steps(_at(port, scheme="https", connect_timeout_s=0.2))
+        done = await _steps(_at(port, scheme="https", connect_timeout_s=1))
     assert (done[-1].name, done[-1].result) == ("TLS", "failed")
 
 

@@ -94,8 +94,8 @@ async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: P
         assert process.stderr is not None
         await process.stdout.readline()
         process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # no public way
-        told = await asyncio.wait_for(process.stderr.read(), 40)
-        assert (await asyncio.wait_for(process.wait(), 40), told) == (141, b"")
+        told = await asyncio.wait_for(process.stderr.read(), 60)
+        assert (await asyncio.wait_for(process.wait(), 60), told) == (141, b"")
 
 
 async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        await asyncio.wait_for(process.stdout.readline(), 40)
+        await asyncio.wait_for(process.stdout.readline(), 60)
         process.send_signal(signal.SIGINT)
-        _, told = await asyncio.wait_for(process.communicate(), 40)
+        _, told = await asyncio.wait_for(process.communicate(), 60)
         assert (process.returncode, told) == (130, b"")
 
 

@@ -35,7 +35,7 @@ def test_the_soft_limit_is_raised_as_far_as_streams_need_and_the_hard_one_lets(
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
     ).stdout.splitlines()
     assert said[-1] == str(given)
     assert ("raise LimitNOFILE" in said[0]) == warned

@@ -115,10 +115,10 @@ async def test_an_answer_that_does_not_come_is_waited_for_only_so_long(tmp_path:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "s"))
         mute.listen(8)
-        client = AdminClient(tmp_path / "s", answer_timeout_s=0.05)
-        with pytest.raises(LinkError, match=r"did not answer within 0\.05 s"):
+        client = AdminClient(tmp_path / "s", answer_timeout_s=0.2)
+        with pytest.raises(LinkError, match=r"did not answer within 0\.2 s"):
             await client.status()
-        with pytest.raises(AnswerUnknown, match=r"did not answer within 0\.05 s"):
+        with pytest.raises(AnswerUnknown, match=r"did not answer within 0\.2 s"):
             await _change(client)
 
 
@@ -191,7 +191,7 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
             [sys.executable, "-c", program, str(room.socket)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
     assert f"may not enter {tmp_path}/state: search (x) permission is missing" in done.stdout

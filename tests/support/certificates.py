@@ -71,4 +71,4 @@ class Authority:
 
 
 def _openssl(words: str, *more: str | Path) -> None:
-    subprocess.run(["openssl", *words.split(), *map(str, more)], check=True, capture_output=True, timeout=30)
+    subprocess.run(["openssl", *words.split(), *map(str, more)], check=True, capture_output=True, timeout=60)
