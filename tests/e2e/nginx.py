@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 _START_S = 60.0
@@ -33,24 +33,14 @@ http {{
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Nginx:
-    """A running nginx."""
-
-    socket: Path
-    """Where it listens."""
-    pids: tuple[int, ...]
-    """Its processes."""
-
-
 def nginx() -> str | None:
     """Where nginx is; None where it is not installed."""
     return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @contextmanager
-def running_nginx(home: Path, port: int, more: str = "") -> Iterator[Nginx]:
-    """Start nginx in front of the daemon at this port.
+def running_nginx(home: Path, port: int, more: str = "") -> Iterator[Path]:
+    """Start nginx in front of the daemon at this port; gives the socket where it listens.
 
     Args:
         home: an empty directory for all its files; its path must be short, for the socket's sake.
@@ -59,8 +49,8 @@ def running_nginx(home: Path, port: int, more: str = "") -> Iterator[Nginx]:
     """
     program = nginx()
     assert program is not None
-    config, socket = home / "nginx.conf", home / "nginx.sock"
-    config.write_text(_CONFIG.format(home=home, socket=socket, port=port, more=more))
+    config, listening = home / "nginx.conf", home / "nginx.sock"
+    config.write_text(_CONFIG.format(home=home, socket=listening, port=port, more=more))
     with (home / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             [program, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")],
@@ -70,18 +60,16 @@ def running_nginx(home: Path, port: int, more: str = "") -> Iterator[Nginx]:
         )
     try:
         deadline = time.monotonic() + _START_S
-        while not (children := _children(process.pid)):
+        while not _answers(listening):
             assert process.poll() is None, (home / "stderr").read_text()
             assert time.monotonic() < deadline, "nginx does not start"
             time.sleep(0.01)
-        yield Nginx(socket, (process.pid, *children))
+        yield listening
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
-def _children(pid: int) -> tuple[int, ...]:
-    try:
-        return tuple(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    except FileNotFoundError:
-        return ()
+def _answers(listening: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(listening)) == 0
