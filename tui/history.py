@@ -13,7 +13,8 @@ from tui.model.marks import Mark, MarkKind
 from tui.model.text import neutral_record
 
 PAGE = 500
-PAUSE_S = 0.02
+_SLICE = 100
+PAUSE_S = 0.002
 """Between two pages, so that what is live goes on."""
 
 
@@ -68,10 +69,16 @@ class History:
                 page = await self._reader().requests(before=desk.store.oldest_seq, limit=PAGE)
             except LinkError:
                 return False
-            desk.backlog(page.records)
+            await self._take(page.records, count=True)
             self.exhausted = page.next_before is None
             self._changed()
             return not self.exhausted
+
+    async def _take(self, records: list[RequestRecord], *, count: bool) -> None:
+        """A page in slices, so that a key never waits for the whole of it."""
+        for start in range(0, len(records), _SLICE):
+            self.desk.backlog(records[start : start + _SLICE], count=count)
+            await asyncio.sleep(0)
 
     async def load_older_matches(self) -> None:
         """Ask for one more page of records older than the store that pass the view's filter.
@@ -116,8 +123,9 @@ class History:
         stats = self.desk.stats
         while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
             page = await self._reader().requests(before=stats.counted_from, limit=PAGE)
-            for record in page.records:
-                stats.add(neutral_record(record))
+            for start in range(0, len(page.records), _SLICE):
+                stats.add_page(neutral_record(record) for record in page.records[start : start + _SLICE])
+                await asyncio.sleep(0)
             self.counted_all = page.next_before is None
             self._changed()
             await asyncio.sleep(PAUSE_S)
@@ -132,7 +140,7 @@ class History:
         came = 0
         while before is not None:
             page = await self._reader().requests(after=mark.first - 1, before=before, limit=PAGE)
-            self.desk.backlog(page.records, count=False)
+            await self._take(page.records, count=False)
             came += len(page.records)
             before = page.next_before
             self._changed()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relayd.admin.wire import KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
+from tui.model.units import unix_s
 
 MAX_USERS = 200
 RECENT_S = 24 * 3600
@@ -50,7 +51,7 @@ class Evidence:
         self._stragglers = {k: v for k, v in self._stragglers.items() if k in since and k not in fresh}
         oldest_s = min((since[key_id] for key_id in fresh), default=float("inf"))
         for record in records:
-            at_s = epoch_s(record.started_at)
+            at_s = unix_s(record.started_at)
             if at_s < oldest_s:
                 break
             if record.key_id in fresh:
@@ -61,7 +62,7 @@ class Evidence:
         """Count a request, when it starts."""
         if record.key_id is None:
             return
-        at_s = epoch_s(record.started_at)
+        at_s = unix_s(record.started_at)
         if self.seen_from_s is None or at_s < self.seen_from_s:
             self.seen_from_s = at_s
         _note(self._uses.setdefault(record.key_id, {}), record, at_s)

@@ -7,6 +7,11 @@ import math
 _GROWTH = math.log(1.1)
 
 
+def step_of(value_ms: float) -> int:
+    """Which step a duration is in."""
+    return int(math.log(value_ms) / _GROWTH) if value_ms > 1 else 0
+
+
 class Histogram:
     """Durations in milliseconds; a percentile read from it is right within five per cent."""
 
@@ -18,7 +23,10 @@ class Histogram:
 
     def add(self, value_ms: float) -> None:
         """Count one duration."""
-        step = int(math.log(value_ms) / _GROWTH) if value_ms > 1 else 0
+        self.add_step(step_of(value_ms))
+
+    def add_step(self, step: int) -> None:
+        """Count one duration by its step."""
         self._counts[step] = self._counts.get(step, 0) + 1
         self.total += 1
 

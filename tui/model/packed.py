@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from relayd.admin.wire import Outcome, Phase, RecordedError, RequestRecord, epoch_s
-from tui.model.units import utc_from_ms
+from relayd.admin.wire import Outcome, Phase, RecordedError, RequestRecord
+from tui.model.units import unix_s, utc_from_ms
 
 _PHASES = tuple(Phase)
 _OUTCOMES = tuple(Outcome)
@@ -85,7 +85,7 @@ class Packer:
             _Packed(
                 record.id,
                 self._number(record.boot_id),
-                round(epoch_s(record.started_at) * 1000),
+                round(unix_s(record.started_at) * 1000),
                 self._maybe(record.client),
                 self._maybe(record.key_id),
                 self._number(record.ip),

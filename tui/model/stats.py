@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from relayd.admin.wire import Outcome, RequestRecord, epoch_s
-from tui.model.histogram import Histogram
+from relayd.admin.wire import Outcome, RequestRecord
+from tui.model.histogram import Histogram, step_of
+from tui.model.units import unix_s
 
 MAX_NAMES = 40
 OTHERS = "others"
@@ -46,6 +48,29 @@ def is_error(record: RequestRecord) -> bool:
     return record.outcome is not None and record.outcome not in NOT_ERRORS
 
 
+class Sample(NamedTuple):
+    """What one ended request adds to every tally it counts in; worked out once."""
+
+    error: str | None
+    deltas: int
+    first_step: int | None
+    duration_step: int | None
+    model: str
+    client: str
+
+
+def _sample(record: RequestRecord) -> Sample:
+    first_ms, duration_ms = record.first_token_ms, record.duration_ms
+    return Sample(
+        error_cause(record) if is_error(record) else None,
+        record.deltas,
+        None if first_ms is None else step_of(first_ms),
+        None if duration_ms is None else step_of(duration_ms),
+        record.model or NO_NAME,
+        record.client or NO_NAME,
+    )
+
+
 @dataclass(slots=True)
 class Tally:
     """What some requests came to."""
@@ -56,15 +81,15 @@ class Tally:
     first: Histogram = field(default_factory=Histogram)
     duration: Histogram = field(default_factory=Histogram)
 
-    def add(self, record: RequestRecord) -> None:
+    def add(self, sample: Sample) -> None:
         """Count one ended request."""
         self.requests += 1
-        self.errors += is_error(record)
-        self.deltas += record.deltas
-        if record.first_token_ms is not None:
-            self.first.add(record.first_token_ms)
-        if record.duration_ms is not None:
-            self.duration.add(record.duration_ms)
+        self.errors += sample.error is not None
+        self.deltas += sample.deltas
+        if sample.first_step is not None:
+            self.first.add_step(sample.first_step)
+        if sample.duration_step is not None:
+            self.duration.add_step(sample.duration_step)
 
     def merge(self, other: Tally) -> None:
         """Count all that the other counted."""
@@ -84,14 +109,13 @@ class Bucket:
     clients: dict[str, Tally] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, record: RequestRecord) -> None:
+    def add(self, sample: Sample) -> None:
         """Count one ended request."""
-        self.all.add(record)
-        _named(self.models, record.model).add(record)
-        _named(self.clients, record.client).add(record)
-        if is_error(record):
-            cause = error_cause(record)
-            self.causes[cause] = self.causes.get(cause, 0) + 1
+        self.all.add(sample)
+        _named(self.models, sample.model).add(sample)
+        _named(self.clients, sample.client).add(sample)
+        if sample.error is not None:
+            self.causes[sample.error] = self.causes.get(sample.error, 0) + 1
 
 
 def error_cause(record: RequestRecord) -> str:
@@ -99,11 +123,14 @@ def error_cause(record: RequestRecord) -> str:
     return record.error.code if record.error is not None else str(record.outcome)
 
 
-def _named(tallies: dict[str, Tally], name: str | None) -> Tally:
-    name = name or NO_NAME
-    if name not in tallies and len(tallies) >= MAX_NAMES:
+def _named(tallies: dict[str, Tally], name: str) -> Tally:
+    tally = tallies.get(name)
+    if tally is None and len(tallies) >= MAX_NAMES:
         name = OTHERS
-    return tallies.setdefault(name, Tally())
+        tally = tallies.get(name)
+    if tally is None:
+        tally = tallies[name] = Tally()
+    return tally
 
 
 class Series:
@@ -112,21 +139,24 @@ class Series:
     def __init__(self, window: Window) -> None:
         self.window = window
         self._buckets: dict[int, Bucket] = {}
+        self._newest = 0
 
-    def add(self, record: RequestRecord, started_s: float) -> None:
-        """Count one ended request."""
+    def add(self, sample: Sample, started_s: float) -> None:
+        """Count one ended request, unless it is so old that the window will never show it."""
         number = int(started_s // self.window.bucket_s)
         bucket = self._buckets.get(number)
         if bucket is None:
+            if number <= self._newest - 2 * self.window.bucket_count:
+                return
             bucket = self._buckets[number] = Bucket()
-            self._forget()
-        bucket.add(record)
+            if number > self._newest:
+                self._newest = number
+                self._forget(number - 2 * self.window.bucket_count)
+        bucket.add(sample)
 
-    def _forget(self) -> None:
-        spare = len(self._buckets) - 2 * self.window.bucket_count
-        if spare > 0:
-            for number in sorted(self._buckets)[:spare]:
-                del self._buckets[number]
+    def _forget(self, last: int) -> None:
+        for number in [number for number in self._buckets if number <= last]:
+            del self._buckets[number]
 
     def last(self, now_s: float, count: int | None = None) -> list[Bucket]:
         """The newest `count` buckets up to now, oldest first; empty ones included."""
@@ -167,23 +197,23 @@ class Stats:
             self._open.add(record.seq)
             return
         self._open.discard(record.seq)
-        started_s = epoch_s(record.started_at)
+        sample, started_s = _sample(record), unix_s(record.started_at)
         for series in self.series.values():
-            series.add(record, started_s)
+            series.add(sample, started_s)
 
     def _is_new(self, record: RequestRecord) -> bool:
         if record.seq in self._open:
             return True
         if self.counted_from is None:
             self.counted_from = self._newest = record.seq
-            self.oldest_s = epoch_s(record.started_at)
+            self.oldest_s = unix_s(record.started_at)
             return True
         if record.seq > self._newest:
             self._newest = record.seq
             return True
         if record.seq < self.counted_from:
             self.counted_from = record.seq
-            self.oldest_s = epoch_s(record.started_at)
+            self.oldest_s = unix_s(record.started_at)
             return True
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 
-from relayd.admin.wire import utc_text
+from relayd.admin.wire import epoch_s, utc_text
 
 _TENTH_MS = 100
 _SECOND_MS = 1000
@@ -115,6 +115,12 @@ def day_clock(at_s: float) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 client`, `2 clients`, `12,481 records`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+@lru_cache(maxsize=512)
+def unix_s(utc: str) -> float:
+    """The Unix time of a record's text; each one is asked for several times in a row."""
+    return epoch_s(utc)
 
 
 def utc_from_ms(at_ms: int) -> str:
