@@ -13,6 +13,7 @@ from relayd.config import ConfigError, Settings, load
 from relayd.init import service
 from relayd.init.desk import Desk, InitError
 from relayd.init.plans import OwnPlan, Plan, SystemPlan
+from relayd.init.questions import asked
 from relayd.init.template import template, with_values
 
 
@@ -31,7 +32,7 @@ def run(args: Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"relayd: {error.filename or 'a file'}: {error.strerror or error}\n")
     except EOFError:
-        sys.stderr.write("relayd: the answer to a question is missing; nothing was changed.\n")
+        sys.stderr.write("\nrelayd: the answer to a question is missing; nothing was changed.\n")
     return 1
 
 
@@ -49,7 +50,7 @@ def init(args: Namespace, desk: Desk) -> int:
     plan = _plan(args, known, desk)
     if plan.config.exists() and not args.force:
         return plan.keep(desk)
-    values = known | _asked(known, desk)
+    values = known | asked(known, desk, lambda found: _settings(known | found, "", desk))
     plan = _plan(args, values, desk)
     key = _key(args, desk)
     settings = _settings(values, key, desk)
@@ -79,22 +80,6 @@ def _plan(args: Namespace, values: Mapping[str, object], desk: Desk) -> Plan:
         _settings({}, "", desk),
         key_stays=args.key_file is None and "OPENAI_API_KEY" in desk.env,
     )
-
-
-def _asked(known: Mapping[str, object], desk: Desk) -> dict[str, object]:
-    """What flags left open; Enter keeps the default."""
-    if desk.ask is None:
-        return {}
-    usual = _settings({}, "", desk)
-    found: dict[str, object] = {}
-    if "upstream.base_url" not in known:
-        found["upstream.base_url"] = desk.ask(f"The provider's address [{usual.upstream.base_url}]: ").strip()
-    if "server.port" not in known and "server.host" not in known:
-        server = usual.server
-        host, _, port = desk.ask(f"Listen on [{server.host}:{server.port}]: ").strip().rpartition(":")
-        found["server.host"] = host.strip("[]")
-        found["server.port"] = int(port) if port.isdecimal() else port
-    return {name: value for name, value in found.items() if value != ""}
 
 
 def _key(args: Namespace, desk: Desk) -> str:
