@@ -10,10 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from soaking import attacks, canaries, disk, longrun
+from soaking import attacks, canaries, disk, longrun, timing
 from soaking.row import Row
 
-_ROWS = {row.__name__: row for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS)}
+_ROWS = {
+    row.__name__: row for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS, *timing.ROWS)
+}
 
 
 def main() -> int:
@@ -25,7 +27,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.list:
         for name, row in _ROWS.items():
-            print(f"{name:12}{(inspect.getdoc(row) or '').splitlines()[0]}")
+            print(f"{name:15}{(inspect.getdoc(row) or '').splitlines()[0]}")
         return 0
     unknown = sorted(set(chosen.rows) - set(_ROWS))
     if unknown:

@@ -1,13 +1,10 @@
-"""What only many repetitions show: leaks, and differences of microseconds."""
+"""What only many repetitions show."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from pathlib import Path
 
-from relayd.state.keys import new_key
 from soaking.row import Row, Seen
 from tests.e2e.daemon import KEY
 from tests.support.restarts import restarted
@@ -55,44 +52,6 @@ async def _many(port: int, number: int) -> int:
     return wrong
 
 
-async def timing(home: Path, size: float) -> Seen:
-    """50,000 tries each of four kinds of wrong key: whether time tells them apart."""
-    tries = round(50_000 * size)
-    with provider() as base_url, besieged(home, base_url, {"log.level": "error"}) as daemon:
-        unknown = new_key()[1].encode()
-        kinds = {
-            "wrong prefix": b"x" + unknown[1:],
-            "wrong checksum": unknown[:-1] + b"~",
-            "unknown id": unknown,
-            "near miss": KEY.encode()[:-1] + b"~",
-        }
-        times: dict[str, list[int]] = {kind: [] for kind in kinds}
-        for _ in range(tries):
-            for kind, key in kinds.items():
-                times[kind].append(await _refused_ns(daemon.port, key))
-    medians = {kind: statistics.median(found) / 1000 for kind, found in times.items()}
-    spread = max(medians.values()) - min(medians.values())
-    # The same kind, split in two halves, differs by this much from itself: what noise alone gives.
-    noise = max(
-        abs(statistics.median(found[::2]) - statistics.median(found[1::2])) / 1000 for found in times.values()
-    )
-    listed = ", ".join(f"{kind} {value:.1f}" for kind, value in medians.items())
-    return Seen(
-        f"{tries} tries each, median µs: {listed}; spread {spread:.1f},"
-        f" of one kind against itself {noise:.1f}",
-        held=spread <= max(3 * noise, 2.0),
-    )
-
-
-async def _refused_ns(port: int, key: bytes) -> int:
-    async with await Wire.open(port) as wire:
-        request = post(key, b"")
-        began = time.perf_counter_ns()
-        wire.send(request)
-        await wire.ended()
-        return time.perf_counter_ns() - began
-
-
 async def restarts(home: Path, size: float) -> Seen:
     """20 restarts under load with a kept socket: no connection refused, every stream whole or typed."""
     times = max(1, round(20 * size))
@@ -100,4 +59,4 @@ async def restarts(home: Path, size: float) -> Seen:
     return Seen(f"{times} restarts; requests ended {dict(ends)}", held=set(ends) <= {"whole", "draining"})
 
 
-ROWS: tuple[Row, ...] = (streams, timing, restarts)
+ROWS: tuple[Row, ...] = (streams, restarts)
