@@ -115,7 +115,7 @@ async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:
 
 
 def test_a_command_imports_nothing_heavy(tmp_path: Path) -> None:
-    """Asking a daemon costs a quarter second: neither the server's parts nor the provider's SDK are loaded."""
+    """Asking a daemon is quick: neither the server's parts nor the SDK are loaded."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *_RELAYD[1:], "status", "--socket", str(tmp_path / "none")],
         capture_output=True,
