@@ -69,8 +69,8 @@ def refuse_hidden(chosen: Path) -> None:
     if str(chosen.resolve()).startswith(_HIDDEN):
         raise ServiceError(
             f"relayd is in {chosen.resolve().parent}, which a service can't see. Install it for the whole "
-            "machine first: sudo scripts/install, or sudo env PIPX_HOME=/opt/pipx "
-            "PIPX_BIN_DIR=/usr/local/bin pipx install relayd"
+            "machine first: sudo scripts/install in its clone, or for a wheel sudo env PIPX_HOME=/opt/pipx "
+            "PIPX_BIN_DIR=/usr/local/bin pipx install relayd-….whl"
         )
 
 
