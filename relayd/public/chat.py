@@ -66,7 +66,9 @@ class Chat(HTTPMessageDelegate):
         service.admission.check_intake(exchange.headers)
         service.registry.take_place(record.ip)
         self._place = record.ip
-        self._body_timer = asyncio.get_running_loop().call_later(service.body_timeout_s, self._body_late)
+        self._body_timer = asyncio.get_running_loop().call_later(
+            service.body_timeout_s, service.turns.call, self._body_late
+        )
 
     async def _turn_away(self, failure: Failure) -> None:
         if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
@@ -166,6 +168,7 @@ class Chat(HTTPMessageDelegate):
             # Closing with bytes unread resets the connection, and a reset can overtake the reply: so a
             # client that is still sending has a moment to read it. Nothing more is read meanwhile.
             await self._leaves_within(_LINGER_S)
+            await self._service.turns.wait()
         self._release()
         self._exchange.finish()
 
@@ -190,6 +193,8 @@ class Chat(HTTPMessageDelegate):
 
     def _body_late(self) -> None:
         """Refuse, as far as the kernel takes it at once: who sends this slowly is not waited for."""
+        if self._body_read or self._closed:
+            return
         failure = Failure(
             Code.BAD_REQUEST, f"The body did not arrive within {self._service.body_timeout_s:g} s."
         )

@@ -19,7 +19,9 @@ from relayd.public.tls import TlsFiles
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_ACCEPTS_A_TURN = 64
+_ACCEPTS_A_TURN = 8
+"""Each comes with its first request. More would let a flood of connections delay every open stream."""
+_ROOM_TO_MAKE = 64
 _RETRY_ACCEPT_S = 0.2
 _BODY_PIECE_BYTES = 16 << 10
 _SEND_BUFFER_BYTES = 128 << 10
@@ -146,7 +148,7 @@ class Listener:
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""
-        self._connections.make_room(_ACCEPTS_A_TURN)
+        self._connections.make_room(_ROOM_TO_MAKE)
         _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again, listening)

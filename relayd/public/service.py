@@ -10,6 +10,7 @@ from relayd.public.admission import Admission
 from relayd.public.chatrequest import ChatRules
 from relayd.public.hangup import HangupWatch
 from relayd.public.penalty import Penalties
+from relayd.public.turns import Turns
 from relayd.relay.ends import Source
 from relayd.relay.ledger import Ledger
 from relayd.relay.probe import Probe, is_probe
@@ -33,6 +34,8 @@ class ChatService:
     body_timeout_s: float
     write_timeout_s: float
     penalties: Penalties = field(default_factory=Penalties)
+    turns: Turns = field(default_factory=Turns)
+    """For what falls due in many chats at once."""
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
     def source(self, model: str, ip: str) -> Source:

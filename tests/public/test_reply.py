@@ -38,7 +38,7 @@ async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
     assert len(reply.text) == 20000 * 200
     assert reply.lines[-1] == DONE
     assert record.outcome is Outcome.COMPLETED
-    assert record.stalled_ms >= 100
+    assert record.stalled_ms > 0
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.05, 10.0])

@@ -117,6 +117,19 @@ async def ordinary(port: int, clients: int, rounds: int) -> Ordinary:
     return seen
 
 
+async def ordinary_during(port: int, clients: int, attack: asyncio.Future[Any]) -> Ordinary:
+    """As `ordinary`, for as long as an attack lasts."""
+    seen = Ordinary()
+
+    async def client() -> None:
+        ip = fresh_address()
+        while not attack.done():
+            await ask_one(port, ORDINARY, ip, seen)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return seen
+
+
 async def stuck_readers(stack: AsyncExitStack, port: int, number: int) -> list[Wire]:
     """Clients that ask for a long answer and do not read."""
     request = post(KEY, body(LONG), {"X-Forwarded-For": "198.19.0.1"})
@@ -210,13 +223,30 @@ async def wrong_keys(port: int, number: int, parallel: int, ip: str, limit_s: fl
     return tried, refused
 
 
+async def slow_until_gone(port: int, number: int, start: bytes, trickle: bytes, limit_s: float) -> float:
+    """Begin so many slow requests; the seconds from the last one's beginning until all were cut."""
+    async with AsyncExitStack() as stack:
+        return await gone_after_s(await slow(stack, port, number, start), trickle, limit_s)
+
+
+async def slow_elsewhere(port: int, number: int, start: bytes, trickle: bytes, limit_s: float) -> float:
+    """As `slow_until_gone`, from a process of its own, so that the ordinary clients are measured alone."""
+    return float(await _elsewhere(f"slow_until_gone({port}, {number}, {start!r}, {trickle!r}, {limit_s})"))
+
+
 async def wrong_keys_elsewhere(
     port: int, number: int, parallel: int, ip: str, limit_s: float
 ) -> tuple[int, int]:
     """As `wrong_keys`, from a process of its own, so that the ordinary clients are measured alone."""
-    code = f"import asyncio; from tests.support.siege import wrong_keys as attack; \
-print(*asyncio.run(attack({port}, {number}, {parallel}, {ip!r}, {limit_s})))"
+    said = await _elsewhere(f"wrong_keys({port}, {number}, {parallel}, {ip!r}, {limit_s})")
+    tried, refused = map(int, said.strip("()").split(","))
+    return tried, refused
+
+
+async def _elsewhere(call: str) -> str:
+    """What a function of this file returns, called in another process."""
+    code = f"import asyncio; from tests.support.siege import *; print(asyncio.run({call}))"
     attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
     said, _ = await attacker.communicate()
-    tried, refused = map(int, said.split())
-    return tried, refused
+    assert attacker.returncode == 0
+    return said.decode().strip()
