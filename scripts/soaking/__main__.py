@@ -10,11 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from soaking import attacks, canaries, disk, longrun, timing
+from soaking import attacks, canaries, disk, longrun, timing, tools
 from soaking.row import Row
 
 _ROWS = {
-    row.__name__: row for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS, *timing.ROWS)
+    row.__name__: row
+    for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS, *timing.ROWS, *tools.ROWS)
 }
 
 

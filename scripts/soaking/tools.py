@@ -1,0 +1,95 @@
+"""Attack tools that others wrote, where they are installed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from soaking.row import Row, Seen
+from tests.e2e.daemon import KEY, Daemon
+from tests.support.siege import Ordinary, Usage, besieged, ordinary, provider
+from tests.wire import HOST
+
+_TOOL = "slowhttptest"
+# The tool has no option for a header; what follows the cookie is one.
+_WITH_KEY = ("-j", f"a=b\r\nAuthorization: {KEY}")
+_ATTACKS = {
+    "slow headers": ("/chat", "-H", "-i", "2", "-x", "24"),
+    "slow bodies": ("/chat", "-B", "-i", "2", "-x", "24", *_WITH_KEY),
+    "slow bodies without a key": ("/chat", "-B", "-i", "2", "-x", "24"),
+    "slow readers of the page": ("/", "-X", "-w", "10", "-y", "20", "-n", "2", "-z", "32"),
+}
+_ATTACK_S = 60
+_GONE_S = 15.0
+_OTHERS = 60
+"""More descriptors than this above the base are the attacker's: ordinary clients have two each."""
+
+
+async def slowhttptest(home: Path, size: float) -> Seen:
+    """Debian's slowhttptest with 1,000 connections of each kind: when the daemon is rid of them."""
+    if shutil.which(_TOOL) is None:
+        return Seen(f"not run: there is no {_TOOL} here; try `apt-get install {_TOOL}`", held=False)
+    number, words, held = round(1000 * size), [], True
+    with provider() as base_url, besieged(home, base_url, {"server.body_timeout_s": 10}) as daemon:
+        await ordinary(daemon.port, 10, 2)
+        for name, (path, *arguments) in _ATTACKS.items():
+            calm = await ordinary(daemon.port, 10, 10)
+            gone_s, seen = await _attacked(daemon, number, path, arguments)
+            p99, was = seen.percentile(99), calm.percentile(99)
+            words.append(f"{name}: gone after {gone_s:.1f} s, p99 {p99:.0f} ms, before {was:.0f} ms")
+            held = held and gone_s <= _GONE_S and p99 <= 2 * was and not seen.wrong
+    return Seen(f"{number} each; {'; '.join(words)}", held=held)
+
+
+async def _attacked(daemon: Daemon, number: int, path: str, arguments: list[str]) -> tuple[float, Ordinary]:
+    """How long it held connections that it should not, and what others saw meanwhile."""
+    held = _Held(daemon.pid, number)
+    seen = Ordinary()
+    with tempfile.TemporaryDirectory() as folder:
+        tool = await asyncio.create_subprocess_exec(
+            *(_TOOL, "-c", str(number), "-r", str(number), "-l", str(_ATTACK_S)),
+            *("-u", f"http://{HOST}:{daemon.port}{path}", *arguments),
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        ended = asyncio.create_task(tool.wait(), name="the tool's end")
+        try:
+            while not held.over and not ended.done():
+                some = await ordinary(daemon.port, 10, 1)
+                seen.first_ms += some.first_ms
+                seen.wrong += some.wrong
+                held.look()
+        finally:
+            with suppress(ProcessLookupError):
+                tool.kill()
+            await ended
+    return held.for_s, seen
+
+
+class _Held:
+    """Follows the descriptors of a process, from most connections' coming to the last one's going."""
+
+    def __init__(self, pid: int, number: int) -> None:
+        self._pid = pid
+        base = Usage.of(pid).descriptors
+        self._most, self._few = base + number // 2, base + min(_OTHERS, number // 4)
+        self._began = 0.0
+        self.for_s = 0.0
+        self.over = False
+
+    def look(self) -> None:
+        now, open_now = time.monotonic(), Usage.of(self._pid).descriptors
+        if not self._began and open_now > self._most:
+            self._began = now
+        if self._began and not self.over:
+            self.for_s = now - self._began
+            self.over = open_now <= self._few
+
+
+ROWS: tuple[Row, ...] = (slowhttptest,)
