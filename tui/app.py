@@ -106,6 +106,7 @@ class RelaydApp(TerminalApp):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.keys.close()
+        await self.feed.close()
         await self.link.close()
 
     # Drawing.

@@ -74,6 +74,15 @@ class Feed:
                 await asyncio.wait_for(self._wake.wait(), wait_s)
             backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
 
+    async def close(self) -> None:
+        """Let go of the database; `run` must have ended."""
+        await self._close_archive()
+
+    async def _close_archive(self) -> None:
+        archive, self._archive = self._archive, None
+        if archive is not None:
+            await archive.close()
+
     def retry_now(self) -> None:
         """Do not wait for the backoff."""
         self._wake.set()
@@ -98,6 +107,8 @@ class Feed:
             self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
             never = self.desk.log_seq is None
             down = never or not first or now_s - self._down_since_s > _DOWN_AFTER_S
+            if down:
+                self.desk.live.clear()
             self._note(Contact.DOWN if down else Contact.CONNECTING, str(error))
             if isinstance(error, NoDaemon) and down:
                 await self._read_archive()
@@ -109,8 +120,7 @@ class Feed:
         if self._archive is None:
             return
         try:
-            if not len(self.desk.store):
-                self.desk.backlog((await self._archive.requests(limit=PAGE)).records)
+            await self._newest_page(self._archive)
             self.desk.set_ring(await self._archive.keys())
             self.desk.set_audit((await self._archive.audit(limit=PAGE)).entries)
         except LinkError as error:
@@ -125,14 +135,16 @@ class Feed:
         after = desk.log_seq if desk.log_seq is not None else status.seq
         if first:
             desk.new_boot(status.boot_id, status.seq, 0)
-            desk.backlog((await link.requests(limit=PAGE)).records)
+            await self._newest_page(link)
             desk.log_seq = status.seq
         elif status.seq - after > SKIP_EVENTS:
-            await self._skip(after)
+            await self._newest_page(link)
             after = status.seq
+            desk.log_seq = max(desk.log_seq or 0, after)
         await self.refresh_ring()
         desk.set_audit((await link.audit(limit=PAGE)).entries)
-        self._down_since_s, self._archive = None, None
+        self._down_since_s = None
+        await self._close_archive()
         self._note(Contact.LIVE)
         helpers = [asyncio.create_task(self._poll(), name="tui-status")]
         if first:
@@ -144,15 +156,19 @@ class Feed:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
-    async def _skip(self, after: int) -> None:
-        """Too much was missed to replay: take the newest page, and mark the gap before it."""
-        page = await self.link.requests(limit=PAGE)
-        fresh = [record for record in page.records if record.seq > after]
-        self.desk.backlog(fresh)
-        if fresh and page.next_before is not None and fresh[-1].seq > after + 1:
-            first, last = after + 1, fresh[-1].seq - 1
-            self.desk.store.put_mark(fresh[-1].seq, Mark(MarkKind.GAP, 0, first, last))
-        self.desk.log_seq = max(self.desk.log_seq or 0, *(record.seq for record in fresh), after)
+    async def _newest_page(self, reader: Reader) -> None:
+        """The newest records; a mark before them where the ones that are held do not reach that far.
+
+        Records that are held already are taken again: a crash or an end may have changed them.
+        """
+        held_to = self.desk.store.newest_seq
+        page = await reader.requests(limit=PAGE)
+        self.desk.backlog(page.records)
+        fresh = [record.seq for record in page.records if held_to is not None and record.seq > held_to]
+        all_fresh = bool(fresh) and len(fresh) == len(page.records) and page.next_before is not None
+        if held_to is not None and all_fresh and fresh[-1] > held_to + 1:
+            mark = Mark(MarkKind.GAP, 0, held_to + 1, fresh[-1] - 1)
+            self.desk.store.put_mark(fresh[-1], mark)
 
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         slice_started_s = time.monotonic()

@@ -39,6 +39,10 @@ class Reader(Protocol):
         """The ring."""
         ...
 
+    async def close(self) -> None:
+        """Let go of it."""
+        ...
+
 
 class History:
     """Writes older records to the desk.

@@ -24,7 +24,14 @@ WAIT_S = 60.0
 class Terminal:
     """Starts a program in a pseudo-terminal of its own and keeps every byte that it writes."""
 
-    def __init__(self, arguments: Sequence[str], home: Path, size: tuple[int, int] = (80, 24)) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        home: Path,
+        size: tuple[int, int] = (80, 24),
+        through: Sequence[str] = (),
+    ) -> None:
+        """`through` is a command that starts the program as its argument: another user, fewer rights."""
         self._master, slave = pty.openpty()
         self.resize(*size)
         env = {
@@ -36,7 +43,7 @@ class Terminal:
             "LANG": "C.UTF-8",
         }
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*through, sys.executable, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

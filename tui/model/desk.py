@@ -122,11 +122,13 @@ class Desk:
     def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
         """A page of records from disk, newest first."""
         clean = [neutral_record(record) for record in records]
+        known = {record.seq for record in clean if self.store.has(record_key(record.seq))}
         self.store.put_older(clean)
         for record in clean:
             if count:
                 self.stats.add(record)
-                self.evidence.saw(record)
+                if record.seq not in known:
+                    self.evidence.saw(record)
             if record.outcome is None and record.boot_id == self.boot_id:
                 self.live.started(record)
         self.revision += 1
@@ -136,16 +138,17 @@ class Desk:
         record = neutral_record(event.record)
         record.seq = record.seq or event.seq
         self._continue(event.boot_id, event.seq, record)
+        if not self.store.has(record_key(record.seq)):
+            self.evidence.saw(record)
         self.store.put(record)
         self.stats.add(record)
-        self.evidence.saw(record)
         self.live.started(record)
 
     def ended(self, event: Ended) -> None:
         """A request ended."""
         record = neutral_record(event.record)
         if record.seq:
-            if self.store.get(record_key(record.seq)) is None:
+            if not self.store.has(record_key(record.seq)):
                 # The daemon had no room to log its start: this is the first that is heard of it.
                 self.evidence.saw(record)
             self.store.put(record)

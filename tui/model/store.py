@@ -106,10 +106,12 @@ class RecordStore:
 
     def get(self, key: int) -> Row | None:
         """The row with this key."""
+        return self.row_at(self.place(key)) if self.has(key) else None
+
+    def has(self, key: int) -> bool:
+        """Whether there is a row with this key."""
         index = self.place(key)
-        if index < len(self._keys) and self._keys[index] == key:
-            return self.row_at(index)
-        return None
+        return index < len(self._keys) and self._keys[index] == key
 
     @property
     def oldest_seq(self) -> int | None:

@@ -20,7 +20,7 @@ class Notice(Static):
     """Hidden while all is well."""
 
     DEFAULT_CSS = """
-    Notice { height: auto; max-height: 3; padding: 0 1; display: none; background: $panel; }
+    Notice { height: auto; max-height: 8; padding: 0 1; display: none; background: $panel; }
     Notice.-on { display: block; }
     """
 

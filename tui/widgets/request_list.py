@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from relayd.admin.wire import epoch_s
-from tui.model.desk import Desk
+from tui.model.desk import Contact, Desk
 from tui.model.marks import Mark, MarkKind
 from tui.model.units import clock, plural
 from tui.model.view import Order
@@ -95,7 +95,7 @@ class RequestList(LineList):
         if isinstance(record, Mark):
             return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.MARK))]
         age_ms: float | None = None
-        if record.outcome is None:
+        if record.outcome is None and self.desk.contact in {Contact.LIVE, Contact.CONNECTING}:
             age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
         lead: Piece = (" ", self._look(Role.TEXT))
         if selected:

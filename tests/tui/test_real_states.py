@@ -1,0 +1,189 @@
+"""The states on real sockets: a daemon paused, drained, not there; a closed door; another version."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.archive import Archive
+from relayd.admin.client import AdminClient
+from relayd.admin.wire import Outcome, RequestRecord
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.stage import Stage, on_stage, until
+from tests.tui.terminal import Terminal
+from tests.wire import Wire, ask, body, post
+from tui.model.marks import MarkKind
+from tui.screens.confirm import Confirm
+
+SHORT = "demo:deltas=2"
+SLOW = "demo:deltas=4000,interval_ms=25"
+# Without these, a process of root is stopped by the modes of files like anybody else.
+_NO_OVERRIDE = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+
+
+def held(stage: Stage) -> list[RequestRecord]:
+    """The records that the app holds, oldest first."""
+    store = stage.app.desk.store
+    rows = [store.row_at(index) for index in range(len(store))]
+    return [row for row in rows if isinstance(row, RequestRecord)]
+
+
+@asynccontextmanager
+async def at_the_desk(daemon: Daemon) -> AsyncIterator[Stage]:
+    """The app on this daemon's socket, with its database to fall back on."""
+    home = daemon.home / "operator"
+    home.mkdir()
+    admin = AdminClient(daemon.state_dir / "admin.sock")
+    async with on_stage(
+        home, wrap=lambda _: admin, archive=lambda: Archive(daemon.database), wait_live=False
+    ) as stage:
+        yield stage
+
+
+async def header(stage: Stage, word: str) -> None:
+    """Wait until the header says it."""
+    await until(lambda: word in stage.text().splitlines()[0], f"{word} in the header")
+
+
+async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_back(tmp_path: Path) -> None:
+    """Killed before the app came: records, keys and audit come from the file; once back, none is double."""
+    daemon = Daemon(tmp_path, demo=True)
+    await asyncio.to_thread(daemon.start)
+    try:
+        for _ in range(3):
+            assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+        async with await Wire.open(daemon.port) as wire:
+            wire.send(post(KEY, body(SLOW)))
+            await wire.head()
+            await until(lambda: len(daemon.records()) == 4, "four records on disk")
+            await asyncio.to_thread(daemon.kill)
+        async with at_the_desk(daemon) as stage:
+            await header(stage, "○ DOWN")
+            await until(lambda: len(held(stage)) == 4, "the history")
+            await stage.settle()
+            assert "No relayd answers at" in stage.text()
+            assert "▶" in stage.text()
+            assert "History is read from disk" in " ".join(stage.text().split())
+            assert "x(cancel)" in stage.text()
+            await stage.press("K")
+            await until(lambda: "r(rotate)" in stage.text(), "the keys, greyed")
+            assert stage.app.desk.ring.keys[0].id in stage.text()
+            await stage.press("r", "exclamation_mark", "5")
+            assert len(stage.app.screen_stack) == 1
+            await until(lambda: stage.app.desk.audit, "the audit")
+            await asyncio.to_thread(daemon.start)
+            assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+            stage.app.feed.retry_now()
+            await header(stage, "● LIVE")
+            await until(lambda: [r.outcome for r in held(stage)[4:]] == [Outcome.COMPLETED], "the request")
+            assert [record.id for record in held(stage)] == [r.id for r in reversed(daemon.records())]
+            assert held(stage)[3].outcome is Outcome.CRASHED
+    finally:
+        daemon.kill()
+
+
+async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> None:
+    """P asks, pauses and resumes; D says what is open, lets it end, and leaves the history to read."""
+    daemon = Daemon(tmp_path, demo=True, settings={"server.drain_timeout_s": 1})
+    await asyncio.to_thread(daemon.start)
+    try:
+        async with at_the_desk(daemon) as stage:
+            await header(stage, "● LIVE")
+            await _confirm(stage, "P", "Pause intake?")
+            await header(stage, "PAUSED")
+            assert (await ask(daemon.port, KEY, body(SHORT))).status == 503
+            await stage.press("P")
+            await header(stage, "● LIVE")
+            assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+            async with await Wire.open(daemon.port) as wire:
+                wire.send(post(KEY, body(SLOW)))
+                await wire.head()
+                await until(lambda: stage.app.desk.live.streams, "the stream")
+                await _confirm(stage, "D", "1 stream open now")
+                await header(stage, "DRAINING")
+                assert await asyncio.to_thread(daemon.wait, 30) == 0
+            await header(stage, "○ DOWN")
+            await until(lambda: held(stage)[-1].outcome is Outcome.SHUTDOWN, "the end of the stream")
+            assert stage.app.desk.store.marks(MarkKind.RESTART) == []
+    finally:
+        daemon.kill()
+
+
+async def _confirm(stage: Stage, key: str, question: str) -> None:
+    await stage.press(key)
+    await until(lambda: isinstance(stage.app.screen, Confirm) and question in stage.text(), question)
+    await stage.press("tab", "enter")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 200 OK\r\nRelayd-Admin: 99\r\nContent-Length: 14\r\n\r\n{"later":true}',
+        b"HTTP/1.1 200 OK\r\nServer: something else\r\nContent-Length: 5\r\n\r\nhello",
+        b'HTTP/1.1 426 Go\r\nContent-Length: 51\r\n\r\n{"error":{"code":"version_mismatch","message":"9"}}',
+    ],
+    ids=["another number", "no number", "refused"],
+)
+async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, answer: bytes) -> None:
+    """The header says so, history comes from the file, and nothing can be changed; mended, R goes on."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    daemon = Daemon(tmp_path, demo=True)
+    await asyncio.to_thread(daemon.start)
+    try:
+        assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+        await asyncio.to_thread(daemon.stop)
+        server = await asyncio.start_unix_server(speak, daemon.state_dir / "admin.sock")
+        async with server, at_the_desk(daemon) as stage:
+            await header(stage, "VERSION MISMATCH")
+            await until(lambda: len(held(stage)) == 1, "the history")
+            await stage.press("K", "r", "a", "P")
+            await until(
+                lambda: any("speaks another version" in n.message for n in stage.app._notifications),
+                "the reason",
+            )
+            assert len(stage.app.screen_stack) == 1
+            server.close()
+            (daemon.state_dir / "admin.sock").unlink(missing_ok=True)
+            await asyncio.to_thread(daemon.start)
+            stage.app.feed.retry_now()
+            await header(stage, "● LIVE")
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv")
+@pytest.mark.parametrize("closed", ["the socket", "its directory"])
+async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, closed: str) -> None:
+    """DENIED: which path, which permission, what mends it; once mended, R connects."""
+    daemon = Daemon(tmp_path, demo=True)
+    await asyncio.to_thread(daemon.start)
+    door = daemon.state_dir / "admin.sock" if closed == "the socket" else daemon.state_dir
+    mode = door.stat().st_mode
+    door.chmod(0)
+    through = ("setpriv", *_NO_OVERRIDE) if os.geteuid() == 0 else ()
+    arguments = ("-m", "tui", "--socket", str(daemon.state_dir / "admin.sock"))
+    try:
+        with Terminal(arguments, tmp_path, (140, 40), through) as terminal:
+            said = await asyncio.to_thread(terminal.until, lambda raw: b"mode 0000" in raw)
+            assert b"DENIED" in said
+            assert b"permission is missing" in said
+            door.chmod(mode)
+            terminal.send(b"R")
+            await asyncio.to_thread(terminal.until, lambda raw: "● LIVE".encode() in raw)
+            terminal.send(b"Q")
+            assert await asyncio.to_thread(terminal.wait) == 0
+    finally:
+        door.chmod(mode)
+        daemon.kill()
