@@ -38,8 +38,9 @@ class Load:
         ]
 
 
-def _streams(streams: int, deltas: int, interval_ms: float, ramp_s: float) -> Group:
-    return {"streams": streams, "deltas": deltas, "interval_ms": interval_ms, "ramp_s": ramp_s}
+def streams(number: int, deltas: int, interval_ms: float, ramp_s: float) -> Group:
+    """So many streams, opened evenly within the ramp."""
+    return {"streams": number, "deltas": deltas, "interval_ms": interval_ms, "ramp_s": ramp_s}
 
 
 def _workers(workers: int, *, deltas: int, for_s: float, keep_alive: bool, pause_s: float) -> Group:
@@ -55,15 +56,15 @@ def _workers(workers: int, *, deltas: int, for_s: float, keep_alive: bool, pause
 
 LOADS = (
     # First, on a relay that has answered nothing yet: the very first request is in its figures.
-    Load("paced", (_streams(150, 100, 50, 1.0),), ages=True, firsts=True),
-    Load("long", (_streams(60, 1000, 20, 1.0),), ages=True),
-    Load("burst", (_streams(20, 2000, 0, 0.1),), rate="deltas"),
+    Load("paced", (streams(150, 100, 50, 1.0),), ages=True, firsts=True),
+    Load("long", (streams(60, 1000, 20, 1.0),), ages=True),
+    Load("burst", (streams(20, 2000, 0, 0.1),), rate="deltas"),
     Load("churn", (_workers(32, deltas=1, for_s=4, keep_alive=True, pause_s=0),), rate="complete"),
     Load("churn-new", (_workers(32, deltas=1, for_s=4, keep_alive=False, pause_s=0),), rate="complete"),
     Load(
         "mix",
         (
-            _streams(75, 100, 50, 1.0),
+            streams(75, 100, 50, 1.0),
             _workers(8, deltas=5, for_s=5, keep_alive=True, pause_s=0.05),
         ),
         ages=True,
@@ -71,6 +72,6 @@ LOADS = (
 )
 
 
-def held(streams: int) -> list[Group]:
+def held(number: int) -> list[Group]:
     """Streams that are all open at once for at least half of their time."""
-    return [_streams(streams, HELD_DELTAS, HELD_INTERVAL_MS, streams / _STREAMS_OPENED_A_SECOND)]
+    return [streams(number, HELD_DELTAS, HELD_INTERVAL_MS, number / _STREAMS_OPENED_A_SECOND)]

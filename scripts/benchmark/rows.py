@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmark import rows_db, rows_tui
+from benchmark import rows_db, rows_scale, rows_tui
 
-ROWS: dict[str, Callable[[], str]] = {"db": rows_db.measure, "tui": rows_tui.measure}
+ROWS: dict[str, Callable[[], str]] = {
+    "db": rows_db.measure,
+    "scale": rows_scale.measure,
+    "tui": rows_tui.measure,
+}

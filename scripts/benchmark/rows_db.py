@@ -22,8 +22,23 @@ _TRIES = 5
 _FILTERS = ("status>=500", "client=web outcome!=completed", "first_token_ms>2900", "ip=10.9.9.9")
 
 
-def measure(records: int = 1_000_000) -> str:
-    """Write so many requests, ask for them, and say both as a table."""
+_SIZES = (10_000, 100_000, 1_000_000)
+
+
+def measure(sizes: Sequence[int] = _SIZES) -> str:
+    """Write so many requests, ask for them, and say both as a table, a column a size."""
+    columns = [dict(_of(records)) for records in sizes]
+    head = f"| requests in the database; load average {os.getloadavg()[0]:.1f} "
+    return "\n".join(
+        [
+            head + "".join(f"| {records:,} " for records in sizes) + "|",
+            "| --- " + "| --: " * len(sizes) + "|",
+            *(f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]),
+        ]
+    )
+
+
+def _of(records: int) -> Sequence[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as folder:
         state = State.open(
             Path(folder), boot_id="bench", keep_days=3650, max_mib=1 << 20, on_commit=lambda _events: None
@@ -35,8 +50,7 @@ def measure(records: int = 1_000_000) -> str:
             rows.append(("MiB on disk", f"{state.disk().database_bytes / 2**20:,.0f}"))
         finally:
             state.close()
-    head = f"| database of {records:,} requests, load average {os.getloadavg()[0]:.1f} | |"
-    return "\n".join([head, "| --- | --: |", *(f"| {name} | {value} |" for name, value in rows)])
+    return rows
 
 
 def _write(state: State, records: int) -> float:
@@ -95,7 +109,7 @@ def _ask(reader: LogReader, records: int) -> Sequence[tuple[str, str]]:
     ]
     for text in _FILTERS:
         where = parse_filter(text)
-        questions.append((f"newest 100 with {text}", partial(reader.page, where, limit=100)))
+        questions.append((f"newest 100 with `{text}`", partial(reader.page, where, limit=100)))
     return [(f"ms: {name}", f"{_median_ms(ask):,.1f}") for name, ask in questions]
 
 
