@@ -10,6 +10,7 @@ from tests.support.siege import provider
 from tests.support.tmpfs import CannotMount
 
 _FULL_S = 60.0
+_CLIENTS = 50
 _RECOVERY_S = 1.0
 
 
@@ -17,7 +18,7 @@ async def disk(home: Path, size: float) -> Seen:
     """The disk of the state full for a minute under load, then not (root, or in unshare -rm)."""
     with provider() as base_url:
         try:
-            seen = await filled(home, base_url, _FULL_S * size)
+            seen = await filled(home, base_url, _FULL_S * size, _CLIENTS)
         except CannotMount as error:
             return Seen(
                 f"not run: {error}; try `unshare --map-root-user --mount scripts/soak disk`", held=False

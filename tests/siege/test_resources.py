@@ -47,7 +47,7 @@ async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(tmp_pa
     """While it is full, answers are whole and the log waits; after it, each has its record or is counted."""
     with provider() as base_url:
         try:
-            seen = await filled(tmp_path, base_url, 0)
+            seen = await filled(tmp_path, base_url, 0, clients=5)
         except CannotMount as error:
             pytest.skip(f"cannot mount a tmpfs here: {error}")
     assert seen.was_full

@@ -17,7 +17,6 @@ from tests.wire import DONE_BYTES, HOST, post
 OVERFLOW = 5200
 """More requests than the log's queue holds: each has a start and an end, and 10,000 of these may wait."""
 _DISK_MIB = 64
-_CLIENTS = 5
 _PIPELINED = 50
 _PATIENCE_S = 60.0
 
@@ -51,8 +50,8 @@ class Full:
         return self.records + self.lost == self.streams + self.refused and self.told == self.lost
 
 
-async def filled(home: Path, base_url: str, for_s: float) -> Full:
-    """Serve for so long with a full disk, then without.
+async def filled(home: Path, base_url: str, for_s: float, clients: int) -> Full:
+    """Serve so many clients for so long with a full disk, then without.
 
     Raises:
         CannotMount: see `small_disk`.
@@ -60,13 +59,13 @@ async def filled(home: Path, base_url: str, for_s: float) -> Full:
     disk, seen = home / "disk", Full()
     with small_disk(disk, _DISK_MIB), besieged(home, base_url, {"state_dir": str(disk)}) as daemon:
         daemon.state_dir = disk
-        _count(seen, await ordinary(daemon.port, _CLIENTS, 1))
+        _count(seen, await ordinary(daemon.port, clients, 1))
         ballast = disk / "ballast"
         fill(ballast)
         flood = asyncio.create_task(_refused(daemon.port, OVERFLOW), name="refused")
         ends = time.monotonic() + for_s
         while time.monotonic() < ends or not flood.done():
-            _count(seen, await ordinary(daemon.port, _CLIENTS, 1))
+            _count(seen, await ordinary(daemon.port, clients, 1))
         seen.refused = await flood
         health = (await daemon.admin.status()).log
         seen.was_full, seen.queued = health.error is not None, health.queued
