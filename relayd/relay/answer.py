@@ -43,6 +43,8 @@ class Answer:
         self._error: Broken | None = None
         self._pieces: list[bytes] = []
         self._buffered_bytes = 0
+        self._held = False
+        """Whether the socket is not read, until somebody pours."""
         self._take: Callable[[bytes], bool] | None = None
         self._poured: asyncio.Future[bool] | None = None
 
@@ -69,6 +71,9 @@ class Answer:
         """
         if self._pieces and not take(self._buffered()):
             return True
+        if self._held and self._connection is not None:
+            self._held = False
+            self._connection.resume_reading()
         if self.ended:
             return False
         if self._error is not None:
@@ -117,8 +122,8 @@ class Answer:
         """The connection has fed all that it has for now."""
         poured = self._poured
         if self._take is None or poured is None or poured.done():
-            if self._buffered_bytes > _MAX_BUFFERED_BYTES and self._connection is not None:
-                self._connection.pause_reading()
+            if self._buffered_bytes > _MAX_BUFFERED_BYTES:
+                self._hold()
             return
         try:
             wants_more = not self._pieces or self._take(self._buffered())
@@ -126,6 +131,8 @@ class Answer:
             poured.set_exception(error)
             return
         if not wants_more:
+            # Nothing more is read meanwhile: it would be a whole receive buffer for each client that waits.
+            self._hold()
             poured.set_result(True)
         elif self.ended:
             poured.set_result(False)
@@ -136,7 +143,10 @@ class Answer:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        if self._buffered_bytes > _MAX_BUFFERED_BYTES and self._connection is not None:
-            self._connection.resume_reading()
         self._buffered_bytes = 0
         return data
+
+    def _hold(self) -> None:
+        if self._connection is not None and not self._held and not self.ended:
+            self._held = True
+            self._connection.pause_reading()

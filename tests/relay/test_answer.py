@@ -136,7 +136,7 @@ async def test_a_taker_that_was_cancelled_is_called_no_more() -> None:
 
 
 async def test_a_body_that_nobody_takes_is_bounded() -> None:
-    """Beyond a bound the socket is not read, until the buffer was taken."""
+    """Beyond a bound the socket is not read, until somebody asks for more than the buffer."""
     feeder = Feeder()
     answer = _answer(feeder)
     seen = []
@@ -144,7 +144,23 @@ async def test_a_body_that_nobody_takes_is_bounded() -> None:
         _feed(answer, [b"x" * 10_000])
         seen.append(feeder.paused)
     assert len(await answer.read()) == 20_000
-    assert [*seen, feeder.paused] == [False, True, False]
+    assert [*seen, feeder.paused] == [False, True, True]
+    pouring = asyncio.create_task(answer.read(), name="read")
+    await asyncio.sleep(0)
+    assert not feeder.paused
+    _feed(answer, [b"more"])
+    assert await pouring == b"more"
+
+
+async def test_nothing_is_read_while_the_taker_waits() -> None:
+    """A taker that wants no more, as one whose client does not read, stops the socket at once."""
+    feeder = Feeder()
+    answer = _answer(feeder)
+    pouring = asyncio.create_task(answer.pour(lambda _: False), name="pour")
+    await asyncio.sleep(0)
+    _feed(answer, [b"x"])
+    assert await pouring
+    assert feeder.paused
 
 
 async def test_the_connection_is_given_back_once() -> None:
