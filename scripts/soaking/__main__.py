@@ -10,12 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from soaking import attacks, canaries, disk, longrun, timing, tools
+from soaking import attacks, canaries, longrun, shortage, timing, tools
 from soaking.row import Row
 
 _ROWS = {
     row.__name__: row
-    for row in (*attacks.ROWS, *canaries.ROWS, *disk.ROWS, *longrun.ROWS, *timing.ROWS, *tools.ROWS)
+    for row in (*attacks.ROWS, *canaries.ROWS, *shortage.ROWS, *longrun.ROWS, *timing.ROWS, *tools.ROWS)
 }
 
 

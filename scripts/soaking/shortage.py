@@ -1,10 +1,12 @@
-"""A full disk under load."""
+"""What the machine runs out of: disk, descriptors."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 
 from soaking.row import Row, Seen
+from tests.support.descriptors import exhausted
 from tests.support.fulldisk import filled
 from tests.support.siege import provider
 from tests.support.tmpfs import CannotMount
@@ -12,6 +14,7 @@ from tests.support.tmpfs import CannotMount
 _FULL_S = 60.0
 _CLIENTS = 50
 _RECOVERY_S = 1.0
+_SPIN = 0.5
 
 
 async def disk(home: Path, size: float) -> Seen:
@@ -36,4 +39,19 @@ async def disk(home: Path, size: float) -> Seen:
     )
 
 
-ROWS: tuple[Row, ...] = (disk,)
+async def descriptors(home: Path, size: float) -> Seen:
+    """All descriptors taken by silent connections: CPU meanwhile, and the next client after it."""
+    del size  # it has one
+    with provider() as base_url:
+        seen = await exhausted(home, base_url)
+    return Seen(
+        f"{seen.spin:.0%} of a core while none was left; an open stream {'' if seen.whole else 'NOT '}whole;"
+        f" a new client got {seen.served}, and one after it within {seen.recovered_s:.2f} s",
+        held=seen.spin < _SPIN
+        and seen.whole
+        and seen.served == HTTPStatus.OK
+        and seen.recovered_s <= _RECOVERY_S,
+    )
+
+
+ROWS: tuple[Row, ...] = (disk, descriptors)
