@@ -12,6 +12,7 @@ from tornado.httputil import HTTPMessageDelegate
 from tornado.iostream import StreamClosedError
 
 from relayd.public.address import network_of
+from relayd.public.bodyclock import BodyClock
 from relayd.public.chatrequest import ChatRequest, parse_chat_request
 from relayd.public.exchange import Exchange
 from relayd.public.record import opened_record
@@ -40,7 +41,7 @@ class Chat(HTTPMessageDelegate):
         self._stream: RelayStream | None = None
         self._unwatch: Callable[[], None] | None = None
         self._place: str | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
+        self._clock: BodyClock | None = None
         self._body_read = False
         self._refused = False
         self._closed = False
@@ -66,9 +67,7 @@ class Chat(HTTPMessageDelegate):
         service.admission.check_intake(exchange.headers)
         service.registry.take_place(record.ip)
         self._place = record.ip
-        self._body_timer = asyncio.get_running_loop().call_later(
-            service.body_timeout_s, service.turns.call, self._body_late
-        )
+        self._clock = BodyClock(service.body_timeout_s, lambda: len(self._body), self._body_slow)
 
     async def _turn_away(self, failure: Failure) -> None:
         if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
@@ -107,7 +106,7 @@ class Chat(HTTPMessageDelegate):
         if self._closed:
             return
         self._body_read = True
-        self._stop_body_timer()
+        self._stop_clock()
         self._exchange.on_lost(self._client_left)
         self._service.begin(self._answer(), f"chat {self._record.id}")
 
@@ -154,7 +153,7 @@ class Chat(HTTPMessageDelegate):
 
     async def _refuse(self, failure: Failure) -> None:
         """Answer with the failure's status and lines, end the record, and end or free the connection."""
-        self._stop_body_timer()
+        self._stop_clock()
         waiting = self._say(failure)
         if waiting is not None:
             # A client that pipelines and never reads may keep the kernel from taking it.
@@ -191,13 +190,15 @@ class Chat(HTTPMessageDelegate):
             return False
         return True
 
-    def _body_late(self) -> None:
+    def _body_slow(self, sentence: str) -> None:
+        """Refuse in one of the next turns: a flood of slow bodies is late all at once."""
+        self._service.turns.call(lambda: self._body_late(sentence))
+
+    def _body_late(self, sentence: str) -> None:
         """Refuse, as far as the kernel takes it at once: who sends this slowly is not waited for."""
         if self._body_read or self._closed:
             return
-        failure = Failure(
-            Code.BAD_REQUEST, f"The body did not arrive within {self._service.body_timeout_s:g} s."
-        )
+        failure = Failure(Code.BAD_REQUEST, sentence)
         self._say(failure)
         self._close(failure.outcome, failure)
         self._release()
@@ -244,12 +245,12 @@ class Chat(HTTPMessageDelegate):
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
-        self._stop_body_timer()
+        self._stop_clock()
         if self._place is not None:
             self._service.registry.give_back(self._place)
             self._place = None
 
-    def _stop_body_timer(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.stop()
+            self._clock = None

@@ -63,7 +63,7 @@ async def slow_heads(home: Path, size: float) -> Seen:
 
 
 async def slow_bodies(home: Path, size: float) -> Seen:
-    """1,000 connections with a valid key that never finish their body, body_timeout_s = 10."""
+    """1,000 connections with a valid key that never finish their body."""
     return await _slow(home, round(1000 * size), SLOW_BODY, b" ")
 
 
@@ -73,7 +73,7 @@ async def slow_refused(home: Path, size: float) -> Seen:
 
 
 async def _slow(home: Path, number: int, start: bytes, trickle: bytes) -> Seen:
-    with provider() as base_url, besieged(home, base_url, {"server.body_timeout_s": 10}) as daemon:
+    with provider() as base_url, besieged(home, base_url) as daemon:
         await ordinary(daemon.port, _CLIENTS, 5)
         calm = await ordinary(daemon.port, _CLIENTS, 30)
         before = Usage.of(daemon.pid)

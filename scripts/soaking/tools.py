@@ -35,7 +35,7 @@ async def slowhttptest(home: Path, size: float) -> Seen:
     if shutil.which(_TOOL) is None:
         return Seen(f"not run: there is no {_TOOL} here; try `apt-get install {_TOOL}`", held=False)
     number, words, held = round(1000 * size), [], True
-    with provider() as base_url, besieged(home, base_url, {"server.body_timeout_s": 10}) as daemon:
+    with provider() as base_url, besieged(home, base_url) as daemon:
         await ordinary(daemon.port, 10, 2)
         for name, (path, *arguments) in _ATTACKS.items():
             calm = await ordinary(daemon.port, 10, 10)
