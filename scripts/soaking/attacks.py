@@ -10,9 +10,11 @@ from pathlib import Path
 
 from soaking.row import Row, Seen
 from tests.support.siege import (
+    LONG,
     SLOW_BODY,
     SLOW_BODY_WITHOUT_KEY,
     SLOW_HEAD,
+    Long,
     Usage,
     besieged,
     fresh_address,
@@ -35,18 +37,27 @@ _MAX_RECORDS = 1000
 
 async def stuck(home: Path, size: float) -> Seen:
     """1,000 clients that never read, for a minute; 50 ordinary ones beside them."""
+    return await _stuck(home, size, LONG)
+
+
+async def stuck_large(home: Path, size: float) -> Seen:
+    """The same with deltas of 5 KB, of which much more fits into every buffer on the way."""
+    return await _stuck(home, size, Long(delta_bytes=5000, deltas=100))
+
+
+async def _stuck(home: Path, size: float, answer: Long) -> Seen:
     number = round(1000 * size)
     with provider() as base_url, besieged(home, base_url, {"server.write_timeout_s": 300}) as daemon:
         await ordinary(daemon.port, 50, 2)
         before = Usage.of(daemon.pid)
         async with AsyncExitStack() as stack:
-            wires = await stuck_readers(stack, daemon.port, number)
+            wires = await stuck_readers(stack, daemon.port, number, answer)
             began, most_kib, seen = time.monotonic(), 0, []
             while time.monotonic() - began < _STUCK_S * min(1.0, size):
                 seen.append(await ordinary(daemon.port, 50, 1))
                 most_kib = max(most_kib, Usage.of(daemon.pid).rss_kib)
             streaming = (await daemon.admin.status()).streams.streaming
-            ends = Counter(await asyncio.gather(*map(resumed, wires)))
+            ends = Counter(await asyncio.gather(*(resumed(wire, answer) for wire in wires)))
     grown = (most_kib - before.rss_kib) / _MIB
     wrong = sum(one.wrong for one in seen)
     asked = sum(len(one.first_ms) for one in seen)
@@ -120,4 +131,4 @@ async def keys(home: Path, size: float) -> Seen:
     )
 
 
-ROWS: tuple[Row, ...] = (stuck, slow_heads, slow_bodies, slow_refused, keys)
+ROWS: tuple[Row, ...] = (stuck, stuck_large, slow_heads, slow_bodies, slow_refused, keys)

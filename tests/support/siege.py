@@ -20,13 +20,30 @@ from tests.wire import DONE, Reply, Wire, body, post
 
 ORDINARY = "demo:text=words,deltas=20,interval_ms=20,first_ms=0"
 PATIENCE_S = 120.0
-_LONG_DELTAS = 1500
-_LONG_DELTA = 200
-LONG = f"demo:text=x{_LONG_DELTA},deltas={_LONG_DELTAS},interval_ms=0,first_ms=0"
-"""More lines than the kernel keeps for a client with a small receive buffer."""
 _TURN_S = 0.05
 _TRICKLE_TURNS = 20
 _addresses = counting(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Long:
+    """An answer with more in it than the kernel keeps for a client with a small receive buffer."""
+
+    delta_bytes: int = 200
+    deltas: int = 1500
+
+    @property
+    def model(self) -> str:
+        """Asks the provider for it."""
+        return f"demo:text=x{self.delta_bytes},deltas={self.deltas},interval_ms=0,first_ms=0"
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "x" * self.delta_bytes * self.deltas
+
+
+LONG = Long()
 
 
 @contextmanager
@@ -130,9 +147,9 @@ async def ordinary_during(port: int, clients: int, attack: asyncio.Future[Any]) 
     return seen
 
 
-async def stuck_readers(stack: AsyncExitStack, port: int, number: int) -> list[Wire]:
+async def stuck_readers(stack: AsyncExitStack, port: int, number: int, answer: Long = LONG) -> list[Wire]:
     """Clients that ask for a long answer and do not read."""
-    request = post(KEY, body(LONG), {"X-Forwarded-For": "198.19.0.1"})
+    request = post(KEY, body(answer.model), {"X-Forwarded-For": "198.19.0.1"})
     return await unread(stack, port, [request] * number)
 
 
@@ -147,7 +164,7 @@ async def unread(stack: AsyncExitStack, port: int, requests: Iterable[bytes]) ->
     return wires
 
 
-async def resumed(wire: Wire) -> str:
+async def resumed(wire: Wire, answer: Long = LONG) -> str:
     """Read on: `exact`, `typed` (an error line and the done line), `cut`, or what was wrong."""
     wire.resume()
     async with asyncio.timeout(PATIENCE_S):
@@ -163,7 +180,7 @@ async def resumed(wire: Wire) -> str:
         return "no done line"
     if reply.error is not None:
         return "typed"
-    return "exact" if reply.text == "x" * _LONG_DELTA * _LONG_DELTAS else "wrong text"
+    return "exact" if reply.text == answer.text else "wrong text"
 
 
 async def gone_after_s(wires: list[Wire], trickle: bytes, limit_s: float) -> float:
