@@ -10,12 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from soaking import attacks, canaries, longrun, shortage, timing, tools
+from soaking import attacks, canaries, longrun, readers, shortage, timing, tools
 from soaking.row import Row
 
 _ROWS = {
     row.__name__: row
-    for row in (*attacks.ROWS, *canaries.ROWS, *shortage.ROWS, *longrun.ROWS, *timing.ROWS, *tools.ROWS)
+    for module in (attacks, readers, canaries, shortage, longrun, timing, tools)
+    for row in module.ROWS
 }
 
 
