@@ -80,7 +80,7 @@ class Machine:
             except (ProofFailed, LookupError) as failure:
                 # A bare container has units that can't start; what matters is that the boot is over.
                 state = str(failure)
-            if "running" in state or "degraded" in state:
+            if state.split()[-1:] in (["running"], ["degraded"]):
                 return
             if time.monotonic() > deadline:
                 raise ProofFailed(f"the machine does not boot: {state}")

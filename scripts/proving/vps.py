@@ -16,6 +16,20 @@ _USER = "alice"
 _BLOCK = re.compile(r"<!-- scripts/prove vps: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
 # What a freshly rented machine has, beside the essential packages.
 _PACKAGES = ("systemd-sysv", "dbus", "sudo", "ca-certificates", "curl", "iproute2")
+_TEAM = """
+printf '[server]\\nport = 3777\\n[upstream]\\nbase_url = "%s"\\n' {url} | sudo tee /etc/relayd/team.toml
+sudo cp -p /etc/relayd/openai_api_key /etc/relayd/team.openai_api_key
+sudo systemctl enable --now relayd@team
+relayd status --socket /run/relayd-team/admin.sock
+curl -sN http://127.0.0.1:3777/chat -H "Authorization: $(sudo cat /var/lib/relayd-team/first-key)" \\
+  -d '{{"messages":[{{"role":"user","content":"Say hi"}}]}}'
+relayd log --socket /run/relayd-team/admin.sock
+"""
+_RELOAD = """
+sudo sed -i 's/^#* *max_streams_per_address = 50/max_streams_per_address = 7/' /etc/relayd/relayd.toml
+sudo systemctl reload relayd
+timeout 30 bash -c 'until sudo journalctl --unit relayd | grep "reload: server"; do sleep 0.2; done'
+"""
 _AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
@@ -37,6 +51,7 @@ def prove(supplies: Supplies, home: Path) -> None:
         _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
         _must(seen, "completed      default", "relayd log lists it")
         _must(seen, "No fault found", "relayd doctor finds nothing")
+        _as_the_deploy_page_says(machine, url)
         _after_reboot(machine, steps["try"])
         _upgrade_and_back(machine, steps["try"])
 
@@ -76,6 +91,17 @@ def _trust(machine: Machine) -> None:
         else:
             machine.run("update-ca-certificates")
             return
+
+
+def _as_the_deploy_page_says(machine: Machine, url: str) -> None:
+    """Somebody of the group operates it without root; another instance runs beside it."""
+    machine.run("usermod", "-aG", "relayd-admin", _USER)
+    _must(machine.type(_USER, "relayd status"), "serving      http://", "the group needs no sudo")
+    seen = machine.type(_USER, _TEAM.format(url=url))
+    _must(seen, "serving      http://127.0.0.1:3777", "another instance runs beside it")
+    _must(seen, "[DONE]", "with an address, a key ring and a log of its own")
+    seen = machine.type(_USER, _RELOAD)
+    _must(seen, "server.max_streams_per_address is 7 now", "it reads its configuration anew")
 
 
 def _after_reboot(machine: Machine, again: str) -> None:
