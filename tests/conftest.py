@@ -7,8 +7,16 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.loop import TestLoop
+
+# The same examples everywhere, and as long as the machine takes for them: a busy one may stand still
+# between any two lines.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

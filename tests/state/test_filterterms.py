@@ -112,7 +112,7 @@ def in_sql(connection: sqlite3.Connection, where: Filter, record: RequestRecord)
     return bool(found[0])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @example(case=(a_record(), parse_filter("none")))
 @example(case=(a_record(), parse_filter("model~gpt_4o or model~g%i or client~\\")))
 @example(case=(msgspec.structs.replace(a_record(), seq=1, deltas=-3), parse_filter("-3")))

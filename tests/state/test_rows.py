@@ -33,7 +33,7 @@ def as_storable(record: RequestRecord) -> RequestRecord:
     return clean
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(record=records())
 def test_a_record_comes_back_as_it_was(connection: sqlite3.Connection, record: RequestRecord) -> None:
     """Every field survives the row and the JSON that is read from it."""
