@@ -43,6 +43,9 @@ def set_up_logging(level: str, env: Mapping[str, str]) -> None:
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    # What no line shows is not looked up for each of them (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - the documented way
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # Its warnings are what strangers do wrong (a broken handshake, a reset), as often as they like.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -133,8 +134,14 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
 
 def utc_text(epoch_s: float) -> str:
     """A Unix time in seconds as RFC 3339 in UTC with milliseconds: `2026-01-31T23:59:59.999Z`."""
-    moment = datetime.fromtimestamp(epoch_s, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    ms = round(epoch_s * 1e6) // 1000
+    return f"{_second_text(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+@lru_cache(8)
+def _second_text(second: int) -> str:
+    """Up to the second; what begins and ends in the same one is many."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def epoch_s(utc: str) -> float:
