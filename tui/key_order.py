@@ -41,9 +41,14 @@ class KeyOrder:
         self._held: deque[events.Key] = deque()
         self._opening: asyncio.Task[None] | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether every key has been acted on."""
+        return self._opening is None and not self._held
+
     async def take(self, event: events.Key) -> None:
         """Act on a key, or keep it until its turn; beyond `MAX_HELD` it is lost."""
-        if self._opening is None and not self._held:
+        if self.idle:
             await self._act(event)
         elif len(self._held) < MAX_HELD:
             self._held.append(event)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.style import Style
+from textual import events
 from textual.color import Color
+from textual.keys import REPLACED_KEYS, _character_to_key, _get_unicode_name_from_key
+from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
 from relayd.admin.link import Link
@@ -22,13 +26,22 @@ from tui.model.desk import Contact
 from tui.settings import SettingsFile
 from tui.terminal_app import Options
 
-WAIT_S = 20.0
+WAIT_S = 30.0
+CALM_ROUNDS = 3
 SHORT_HISTORY_S = 1500.0
 TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
 
 
+def _character(key: str) -> str | None:
+    """What the key of this name types."""
+    try:
+        return unicodedata.lookup(_get_unicode_name_from_key(REPLACED_KEYS.get(key, key)))
+    except KeyError:
+        return key if len(key) == 1 else None
+
+
 async def until(holds: Callable[[], object], what: str = "it") -> None:
-    """Wait until it holds; fails after 20 s."""
+    """Wait until it holds; fails after 30 s."""
     end_s = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < end_s, f"{what} did not come"
@@ -49,16 +62,41 @@ class Stage:
     pilot: Pilot[int]
 
     async def press(self, *keys: str) -> None:
-        """Press keys, and let the app settle."""
+        """Press keys by Textual's names, and let the app settle after each."""
         for key in keys:
-            await self.pilot.press(key)
-            await self.pilot.pause()
+            self._send(key, _character(key))
+            await self.quiet()
 
     async def type(self, text: str) -> None:
         """Type a text."""
-        names = {"!": "exclamation_mark", "+": "plus", "=": "equals_sign", ">": "greater_than_sign"}
-        names |= {" ": "space", "_": "underscore", "~": "tilde", "-": "minus", ":": "colon"}
-        await self.press(*(names.get(char, char) for char in text))
+        for char in text:
+            self._send(_character_to_key(char), char)
+        await self.quiet()
+
+    def _send(self, key: str, char: str | None) -> None:
+        assert self.app._driver is not None
+        self.app._driver.send_message(events.Key(key, char))
+
+    async def quiet(self) -> None:
+        """Wait until no message waits anywhere, and all is drawn.
+
+        Textual's own pause takes a process that gets no processor time for one that has nothing to do.
+        """
+        end_s = time.monotonic() + WAIT_S
+        calm = 0
+        while calm < CALM_ROUNDS:
+            assert time.monotonic() < end_s, "the app did not come to rest"
+            await self.pilot._wait_for_screen()
+            self.app.screen._on_timer_update()
+            await asyncio.sleep(0)
+            calm = calm + 1 if self._at_rest() else 0
+
+    def _at_rest(self) -> bool:
+        screens = self.app.screen_stack
+        nodes: list[MessagePump] = [self.app, *(n for s in screens for n in s.walk_children(with_self=True))]
+        waiting = sum(node.message_queue_size + len(node._next_callbacks) for node in nodes)
+        waiting += sum(len(screen._callbacks) for screen in screens)
+        return waiting == 0 and self.app.keys.idle
 
     async def go_on(self, seconds: float) -> None:
         """Let the daemon's time pass, and its news arrive."""
@@ -78,8 +116,7 @@ class Stage:
         """Wait until what is known is drawn."""
         self.app.changed()
         await until(lambda: self.app._draw_due is None)
-        await self.pilot.pause()
-        await self.pilot.pause()
+        await self.quiet()
 
     def text(self) -> str:
         """The screen as lines of text."""

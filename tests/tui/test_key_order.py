@@ -62,7 +62,7 @@ async def test_keys_right_after_what_opens_a_window_wait_for_it(
         await choose_a_running_request(stage)
         type_at_once(stage, opener, "x", "D")
         await until(lambda: type(stage.app.screen).__name__ == screen, screen)
-        await stage.pilot.pause()
+        await stage.quiet()
         assert len(stage.app.screen_stack) == 2
         fields = stage.app.screen.query(Input)
         assert [field.value for field in fields] == ["xD"] * len(fields)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from textual.binding import Binding
+from textual.widgets import OptionList
 
 from tests.tui.stage import on_stage, until
 from tui.palette import commands
@@ -29,8 +30,9 @@ async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) 
         await stage.press("colon")
         await until(lambda: len(stage.app.screen_stack) == 2)
         await stage.type("light")
-        await stage.pilot.pause(0.3)
-        await stage.press("enter", "enter")
+        await until(lambda: "relayd-light" in stage.text(), "the command")
+        await until(lambda: stage.app.screen.query_one(OptionList).highlighted == 0, "the first command")
+        await stage.press("enter")
         await until(lambda: stage.app.theme == LIGHT, "the theme")
     assert json.loads((tmp_path / "tui.json").read_text())["theme"] == LIGHT
 

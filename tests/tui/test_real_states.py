@@ -21,6 +21,8 @@ from tests.wire import Wire, ask, body, post
 from tui.model.marks import MarkKind
 from tui.screens.confirm import Confirm
 
+pytestmark = pytest.mark.timeout(seconds=180)
+
 SHORT = "demo:deltas=2"
 SLOW = "demo:deltas=4000,interval_ms=25"
 # Without these, a process of root is stopped by the modes of files like anybody else.

@@ -25,6 +25,7 @@ SCREENS = (
 
 
 @needs_tmux
+@pytest.mark.timeout(seconds=240)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
     """Every screen comes by its number and by a click on its tab; the mouse alone cancels a stream."""

@@ -19,7 +19,7 @@ import pytest
 
 from tests.tui.terminal import ROOT
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _CONFIG = "set -g status off\nset -s escape-time 0\nset -g remain-on-exit on\n"
 
@@ -70,7 +70,7 @@ class Tmux:
             "TERM": "xterm-256color",
         }
         command = ["tmux", "-u", "-S", str(self._socket), *arguments]
-        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=10).stdout
+        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def screen(self) -> str:
         """What the terminal shows now."""
@@ -99,7 +99,7 @@ class Tmux:
         raise AssertionError(f"{text!r} is not on the screen:\n{self.screen()}")
 
     async def until(self, holds: Callable[[str], object] | str) -> str:
-        """Wait until the screen shows a text, or holds; returns it. Fails with the screen after 20 s."""
+        """Wait until the screen shows a text, or holds; returns it. Fails with the screen after 30 s."""
         end_s = time.monotonic() + WAIT_S
         while True:
             screen = self.screen()

@@ -112,6 +112,12 @@ def day_clock(at_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
+def moment(at_s: float, now_s: float) -> str:
+    """The local time of day; on another day than today with the date."""
+    day, today = time.localtime(at_s)[:3], time.localtime(now_s)[:3]
+    return clock(at_s) if day == today else time.strftime("%Y-%m-%d %H:%M", time.localtime(at_s))
+
+
 def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 client`, `2 clients`, `12,481 records`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

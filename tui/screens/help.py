@@ -59,6 +59,9 @@ class HelpScreen(Dialog[None]):
         return text
 
     def _group(self, text: Text, name: str, keys: Iterable[tuple[str, str]]) -> None:
+        keys = list(keys)
+        if not keys:
+            return
         text.append(f"{name}\n", style(self.app, Role.TITLE))
         for key, what in keys:
             text.append(f"  {key:<11}", style(self.app, Role.KEY))

@@ -58,8 +58,11 @@ class KeysPane(Pane):
         return self.query_one("#ring", KeyList)
 
     def on_mount(self) -> None:
-        """The right layout at once."""
+        """The right layout at once, and the cursor on the new key of a rotation that is under way."""
         self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+        self.rows.rows_changed()
+        for key in self.desk_app.desk.retiring()[:1]:
+            self.rows.go_to(self.rows.row_place(key.replaced_by or key.id) or 0)
 
     def on_resize(self) -> None:
         """Another layout for another width."""

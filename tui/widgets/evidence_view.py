@@ -11,7 +11,7 @@ from textual.widgets import Static
 from relayd.admin.wire import KeyInfo, KeyState, epoch_s
 from tui.model.desk import Desk
 from tui.model.evidence import Use
-from tui.model.units import age, clock, countdown, duration, plural
+from tui.model.units import age, countdown, duration, moment, plural
 from tui.theme import Role, style
 
 _MAX_USES = 12
@@ -73,7 +73,7 @@ class EvidenceView(Static):
             text.append("  Not used yet.\n", self._look(Role.WARN if rotated else Role.DIM))
             return
         first_s = epoch_s(key.first_used_at)
-        text.append(f"  First used at {clock(first_s)}", self._look(Role.GOOD))
+        text.append(f"  First used at {moment(first_s, self._now_s())}", self._look(Role.GOOD))
         text.append(
             f", {duration((first_s - made_s) * 1000)} after it was made, from {key.first_used_ip or '—'}.\n",
             self._look(Role.TEXT),
@@ -90,7 +90,8 @@ class EvidenceView(Static):
         else:
             ended_s = epoch_s(key.revoked_at or key.expires_at or key.created_at)
             text.append(
-                f"  {_ENDED.get(key.state, key.state.value)} at {clock(ended_s)}\n", self._look(Role.DIM)
+                f"  {_ENDED.get(key.state, key.state.value)} at {moment(ended_s, now_s)}\n",
+                self._look(Role.DIM),
             )
         if not still and key.state is KeyState.RETIRING:
             text.append("  Nobody has used it since it was replaced.\n", self._look(Role.GOOD))
@@ -110,7 +111,7 @@ class EvidenceView(Static):
         text.append("\nUsed by", self._look(Role.STRONG))
         text.append(
             f"  {plural(len(uses), 'address', 'addresses')} in 24 h, as far as loaded"
-            f" (from {clock(seen_s) if seen_s else '—'})\n",
+            f" (from {moment(seen_s, self._now_s()) if seen_s else '—'})\n",
             self._look(Role.DIM),
         )
         for use in uses[:_MAX_USES]:

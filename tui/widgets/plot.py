@@ -53,7 +53,8 @@ class Plot(Widget):
         text = Text(no_wrap=True)
         text.append(self._title, style(self.app, Role.TITLE))
         for line in self._lines:
-            newest = line.values[-1] if line.values else 0.0
+            # The last bucket has only begun: the one before it is the newest that can be compared.
+            newest = line.values[-2] if len(line.values) > 1 else 0.0
             most = max(line.values, default=0.0)
             text.append(f"   {line.name} ", style(self.app, Role.DIM))
             text.append(f"{self._unit(newest)}", style(self.app, line.role))

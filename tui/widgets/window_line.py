@@ -14,7 +14,7 @@ from tui.model.stats import WINDOWS, Summary, Window
 from tui.model.units import count, duration, plural
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
-from tui.widgets.cells import Piece
+from tui.widgets.cells import Piece, width_of
 
 
 class WindowLine(Bar):
@@ -43,7 +43,7 @@ class WindowLine(Bar):
         """Plain."""
         return style(self.app, Role.TEXT)
 
-    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line, cut where it ends
+    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line
         """Windows on the left, numbers behind them."""
         dim, text, strong = (style(self.app, role) for role in (Role.DIM, Role.TEXT, Role.STRONG))
         pieces: list[Piece] = []
@@ -59,15 +59,18 @@ class WindowLine(Bar):
             return pieces
         whole = self._summary.all
         share = f" ({100 * whole.errors / whole.requests:.1f}%)" if whole.requests else ""
-        pieces += [
-            ("  ", dim),
-            (plural(whole.requests, "request"), strong),
+        numbers: list[Piece] = [
+            (f"  {plural(whole.requests, 'request')}", strong),
             (f", {whole.errors:,} failed{share}", style(self.app, Role.BAD) if whole.errors else text),
-            (f"  {count(whole.deltas)} tokens  first p95 {duration(whole.first.percentile(0.95))}", text),
         ]
         if self.trouble or not self._complete:
-            pieces.append((f"  {self.trouble or 'reading history …'}", style(self.app, Role.WARN)))
-        return pieces
+            numbers.append((f"  {self.trouble or 'reading history …'}", style(self.app, Role.WARN)))
+        numbers.append((f"  {count(whole.deltas)} tokens", text))
+        numbers.append((f"  first p95 {duration(whole.first.percentile(0.95))}", text))
+        # What does not fit is left out: half a number would be another number.
+        while numbers and at + width_of(numbers) > width:
+            numbers.pop()
+        return [*pieces, *numbers]
 
     def on_click(self, event: events.Click) -> None:
         """Pick a window."""

@@ -31,7 +31,7 @@ async def choose(stage: Stage, key_id: str) -> None:
     await stage.press("K")
     rows = stage.app.main.query_one(KeyList)
     rows.go_to(rows.row_place(key_id) or 0)
-    await stage.pilot.pause()
+    await stage.quiet()
 
 
 async def rotate(stage: Stage, client: str) -> tuple[KeyInfo, str]:
@@ -112,7 +112,7 @@ async def test_no_screenshot_is_taken_while_a_key_is_shown(tmp_path: Path) -> No
         await rotate(stage, "web")
         await stage.press("v")
         stage.app.action_screenshot(path=str(tmp_path))
-        await stage.pilot.pause()
+        await stage.quiet()
         assert files(tmp_path, "*.svg") == []
         assert not stage.app.screen.allow_select
 

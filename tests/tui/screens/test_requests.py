@@ -147,7 +147,7 @@ async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size
         shown = stage.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
         assert json.loads(shown) == json.loads(ndjson_line(record))
         await stage.pilot.click("#detail-views", offset=(3, 0))
-        await stage.pilot.pause()
+        await stage.quiet()
         assert "[Summary]" in stage.text()
 
 
@@ -220,15 +220,15 @@ async def test_everything_is_reached_by_mouse(tmp_path: Path) -> None:
             tabs = stage.app.main.query_one(TabBar)
             spot = next(spot for spot in tabs.spots if f"'{name}'" in spot.action)
             await stage.pilot.click(TabBar, offset=(spot.start + 2, 0))
-            await stage.pilot.pause()
+            await stage.quiet()
             assert stage.app.main.pane.id == name
         await stage.pilot.click("#list", offset=(10, 5), times=2)
-        await stage.pilot.pause()
+        await stage.quiet()
         assert stage.app.main.pane.has_class("-detail")
         bar = stage.app.main.query_one(KeyBar)
         spot = next(spot for spot in bar.spots if spot.action == "app.back")
         await stage.pilot.click(KeyBar, offset=(spot.start + 1, 0))
-        await stage.pilot.pause()
+        await stage.quiet()
         assert not stage.app.main.pane.has_class("-detail")
 
 
