@@ -37,13 +37,15 @@ class BatchWriter:
         self._log = log
         self._path = path
         self._clock = clock
+        self.first: Callable[[Tx], None] | None = None
+        """What the next transaction begins with, because the disk refused it before."""
         self._last_error = "the disk is too slow"
         self._starts: dict[str, int] = {}
         """The place of each open request's start in the log."""
 
     def write(self, transactor: Transactor) -> Progress:
         """Commit one batch, if anything waits."""
-        if not self._log.queued and not self._log.unreported():
+        if not self._log.queued and not self._log.unreported() and self.first is None:
             return Progress.DONE
         entries = self._log.take(BATCH_ENTRIES)
         try:
@@ -72,8 +74,11 @@ class BatchWriter:
     def _commit(self, transactor: Transactor, entries: Sequence[Entry]) -> None:
         group = _Group(self._starts)
         lost = self._log.unreported()
+        first = self.first
 
         def work(tx: Tx) -> None:
+            if first is not None:
+                first(tx)
             for mark, record in entries:
                 group.add(tx, mark, record)
             upsert(tx.connection, list(group.rows.values()))
@@ -81,6 +86,7 @@ class BatchWriter:
                 _record_loss(tx, lost, utc_text(self._clock()), self._last_error)
 
         transactor.run(work, durable=False)
+        self.first = None
         self._starts.update(group.started)
         for request_id in group.ended:
             self._starts.pop(request_id, None)

@@ -123,9 +123,19 @@ def in_words(path: Path) -> Iterator[None]:
         raise explain(error, path) from error
 
 
+def disk_refuses(error: sqlite3.Error) -> bool:
+    """Whether the disk is full or broken for writing, which may pass; the database itself is well."""
+    return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def _code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
+    return code & 0xFF
+
+
 def explain(error: sqlite3.Error, path: Path) -> StateError:
     """What an error of SQLite means for the operator."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    code = _code(error)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return StateDamaged(
             f"The database {path} is damaged ({error}). Stop relayd and keep a copy of the file; then put a "

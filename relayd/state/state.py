@@ -16,7 +16,15 @@ import msgspec
 from relayd.state import boots
 from relayd.state.audit import new_entry
 from relayd.state.batch import BatchWriter
-from relayd.state.database import Connect, explain, in_words, make_private, open_for_writing, side_files
+from relayd.state.database import (
+    Connect,
+    disk_refuses,
+    explain,
+    in_words,
+    make_private,
+    open_for_writing,
+    side_files,
+)
 from relayd.state.errors import StateBusy
 from relayd.state.keyring import KeyRing
 from relayd.state.reader import LogReader
@@ -25,7 +33,7 @@ from relayd.state.requestlog import RequestLog
 from relayd.state.retention import Retention
 from relayd.state.ringstore import load_ring
 from relayd.state.stored import storable_text
-from relayd.state.transactor import OnCommit, Transactor
+from relayd.state.transactor import OnCommit, Transactor, Tx
 from relayd.state.writer import Chore, Writer
 
 __all__ = ["DiskUse", "OnCommit", "State"]
@@ -79,6 +87,9 @@ class State:
     ) -> State:
         """Open or make `relayd.db`, close what a crash left open, load the ring, start the writer.
 
+        Where the disk is full, what is to be noted of this start waits with the request log; a ring that
+        can be read is enough to serve.
+
         `on_commit` is called on the writer thread after each commit, with its events in order; it
         must be quick. Blocks.
 
@@ -103,11 +114,13 @@ class State:
             Chore("retention", PRUNE_EVERY_S, retention.prune),
             Chore("old audit", TIDY_EVERY_S, retention.tidy),
         ]
-        writer.start(BatchWriter(log, path, clock), chores)
+        batches = BatchWriter(log, path, clock)
+        writer.start(batches, chores)
         state = cls(path, writer, log, ring, retention, clock=clock)
+        register = partial(boots.register, started_at=utc_text(clock()))
         try:
             with in_words(path):
-                writer.submit(partial(boots.register, started_at=utc_text(clock()))).result(OPEN_TIMEOUT_S)
+                _register(writer, batches, register)
         except BaseException:
             state.close()
             raise
@@ -168,3 +181,13 @@ class State:
     def _sign_off(self, transactor: Transactor) -> bool:
         transactor.run(partial(boots.sign_off, stopped_at=utc_text(self._clock())), durable=True)
         return False
+
+
+def _register(writer: Writer, batches: BatchWriter, register: Callable[[Tx], None]) -> None:
+    try:
+        writer.submit(register).result(OPEN_TIMEOUT_S)
+    except sqlite3.Error as error:
+        if not disk_refuses(error):
+            raise
+        batches.first = register
+        writer.wake()

@@ -6,13 +6,21 @@ import os
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from relayd.state.database import FILE_NAME, make_private
-from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
+from relayd.state.errors import (
+    RingUnavailable,
+    StateBusy,
+    StateDamaged,
+    StateOtherFormat,
+    StateUnreachable,
+)
 from relayd.state.events import Audited, Ended, Started
+from relayd.state.keyring import Filled
 from relayd.state.records import Outcome
 from tests.state.room import ALICE, NOON_S, Clock, Disk, Published, a_record, as_ended, opened, wait_until
 
@@ -122,19 +130,58 @@ def test_each_reason_not_to_start_is_a_sentence(tmp_path: Path) -> None:
         try_to_open(tmp_path / "file")
 
 
-def test_a_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
-    """When not even the start can be noted, it ends with a sentence, and no thread stays behind."""
+def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path) -> None:
+    """What a start has to note waits with the log: itself, and what a crash left open before it."""
+    with opened(tmp_path / "state", boot_id="crashed") as state:
+        secret = state.ring.fill(None).secret
+        assert secret is not None
+        state.log.started(a_record(1, "crashed"))
+    disk, published = Disk(), Published()
+    # A transaction that changed nothing needs no disk to be committed.
+    disk.full(beginning=("INSERT", "UPDATE", "DELETE"))
+    with opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect, published=published) as state:
+        assert state.ring.fill(None).kind is Filled.KEPT
+        assert state.ring.verify(secret.encode()) is not None
+        record = a_record(2, "boot-2")
+        state.log.started(record)
+        state.log.ended(as_ended(record))
+        wait_until(lambda: state.log.error is not None)
+        disk.mended()
+        ended, *later = published.wait_for(3)
+        assert isinstance(ended, Ended)
+        assert (ended.record.id, ended.record.outcome) == ("req-000001", Outcome.CRASHED)
+        assert [type(event) for event in later] == [Started, Ended]
+        wait_until(lambda: state.log.error is None)
+    assert _boots(tmp_path / "state") == ["crashed", "boot-2"]
+
+
+def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
+    """Without any key there is nothing to serve by."""
     try_to_open(tmp_path / "state")
     disk = Disk()
-    disk.full(beginning=("INSERT INTO boots",))
+    disk.full()
     with (
-        pytest.raises(StateError, match="free space"),
-        opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect),
+        opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect) as state,
+        pytest.raises(RingUnavailable, match="first key could not be put on disk"),
     ):
-        pass
+        state.ring.fill(None)
     assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
-    with opened(tmp_path / "state", boot_id="boot-2"):
-        pass
+
+
+def test_a_start_that_cannot_be_noted_for_another_reason_fails_in_words(tmp_path: Path) -> None:
+    """A database that is not what it should be is no full disk; no thread stays behind."""
+    try_to_open(tmp_path / "state")
+    with sqlite3.connect(tmp_path / "state" / FILE_NAME) as connection:
+        connection.execute("DROP TABLE boots")
+    connection.close()
+    with pytest.raises(StateDamaged, match="no such table"):
+        try_to_open(tmp_path / "state")
+    assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
+
+
+def _boots(state_dir: Path) -> list[str]:
+    with closing(sqlite3.connect(state_dir / FILE_NAME)) as connection:
+        return [name for (name,) in connection.execute("SELECT boot_id FROM boots ORDER BY rowid")]
 
 
 def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
