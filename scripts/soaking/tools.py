@@ -12,7 +12,7 @@ from pathlib import Path
 
 from soaking.row import Row, Seen
 from tests.e2e.daemon import KEY, Daemon
-from tests.support.siege import Ordinary, Usage, besieged, ordinary, provider
+from tests.support.siege import Ordinary, Usage, besieged, ordinary, ordinary_during, provider
 from tests.wire import HOST
 
 _TOOL = "slowhttptest"
@@ -26,6 +26,8 @@ _ATTACKS = {
 }
 _ATTACK_S = 60
 _GONE_S = 15.0
+_LOOK_EVERY_S = 0.05
+_CLIENTS = 20
 _OTHERS = 60
 """More descriptors than this above the base are the attacker's: ordinary clients have two each."""
 
@@ -36,9 +38,9 @@ async def slowhttptest(home: Path, size: float) -> Seen:
         return Seen(f"not run: there is no {_TOOL} here; try `apt-get install {_TOOL}`", held=False)
     number, words, held = round(1000 * size), [], True
     with provider() as base_url, besieged(home, base_url) as daemon:
-        await ordinary(daemon.port, 10, 2)
+        await ordinary(daemon.port, _CLIENTS, 5)
         for name, (path, *arguments) in _ATTACKS.items():
-            calm = await ordinary(daemon.port, 10, 10)
+            calm = await ordinary(daemon.port, _CLIENTS, 30)
             gone_s, seen = await _attacked(daemon, number, path, arguments)
             p99, was = seen.percentile(99), calm.percentile(99)
             words.append(f"{name}: gone after {gone_s:.1f} s, p99 {p99:.0f} ms, before {was:.0f} ms")
@@ -48,8 +50,7 @@ async def slowhttptest(home: Path, size: float) -> Seen:
 
 async def _attacked(daemon: Daemon, number: int, path: str, arguments: list[str]) -> tuple[float, Ordinary]:
     """How long it held connections that it should not, and what others saw meanwhile."""
-    held = _Held(daemon.pid, number)
-    seen = Ordinary()
+    base = Usage.of(daemon.pid).descriptors
     with tempfile.TemporaryDirectory() as folder:
         tool = await asyncio.create_subprocess_exec(
             *(_TOOL, "-c", str(number), "-r", str(number), "-l", str(_ATTACK_S)),
@@ -59,37 +60,27 @@ async def _attacked(daemon: Daemon, number: int, path: str, arguments: list[str]
             stderr=subprocess.DEVNULL,
         )
         ended = asyncio.create_task(tool.wait(), name="the tool's end")
+        attack = asyncio.create_task(_held_s(daemon.pid, base, number, ended), name="attack")
         try:
-            while not held.over and not ended.done():
-                some = await ordinary(daemon.port, 10, 1)
-                seen.first_ms += some.first_ms
-                seen.wrong += some.wrong
-                held.look()
+            seen = await ordinary_during(daemon.port, _CLIENTS, attack)
+            return await attack, seen
         finally:
             with suppress(ProcessLookupError):
                 tool.kill()
             await ended
-    return held.for_s, seen
 
 
-class _Held:
-    """Follows the descriptors of a process, from most connections' coming to the last one's going."""
-
-    def __init__(self, pid: int, number: int) -> None:
-        self._pid = pid
-        base = Usage.of(pid).descriptors
-        self._most, self._few = base + number // 2, base + min(_OTHERS, number // 4)
-        self._began = 0.0
-        self.for_s = 0.0
-        self.over = False
-
-    def look(self) -> None:
-        now, open_now = time.monotonic(), Usage.of(self._pid).descriptors
-        if not self._began and open_now > self._most:
-            self._began = now
-        if self._began and not self.over:
-            self.for_s = now - self._began
-            self.over = open_now <= self._few
+async def _held_s(pid: int, base: int, number: int, ended: asyncio.Future[int]) -> float:
+    """From most connections' coming to the last one's going; 0 where there were never so many."""
+    began = 0.0
+    while not ended.done():
+        now, more = time.monotonic(), Usage.of(pid).descriptors - base
+        if not began and more > number // 2:
+            began = now
+        elif began and more <= min(_OTHERS, number // 4):
+            return now - began
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return time.monotonic() - began if began else 0.0
 
 
 ROWS: tuple[Row, ...] = (slowhttptest,)
