@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import sys
@@ -115,7 +116,7 @@ async def _resolve(host: str, port: int) -> list[str]:
 
 async def _connect(addresses: list[str], port: int, timeout_s: float) -> tuple[str, float]:
     """The first address that answers, and after how many seconds."""
-    said = []
+    said, refused = [], True
     for address in addresses:
         began = time.monotonic()
         try:
@@ -123,12 +124,19 @@ async def _connect(addresses: list[str], port: int, timeout_s: float) -> tuple[s
                 _, writer = await asyncio.open_connection(address, port)
         except TimeoutError:
             said.append(f"{address} port {port} does not answer within {timeout_s:g} s")
+            refused = False
         except OSError as error:
-            said.append(f"{address} port {port}: {error.strerror or error}")
+            said.append(f"{address} port {port}: {os.strerror(error.errno) if error.errno else error}")
+            refused = refused and isinstance(error, ConnectionRefusedError)
         else:
             writer.transport.abort()
             return address, time.monotonic() - began
-    raise _Failed("connect", "; ".join(said), "does a firewall of this machine or its network stop it?")
+    todo = (
+        "nothing listens there: is upstream.base_url right?"
+        if refused
+        else "does a firewall of this machine or its network stop it?"
+    )
+    raise _Failed("connect", "; ".join(said), todo)
 
 
 async def _handshake(address: str, host: str, port: int, context: ssl.SSLContext, timeout_s: float) -> Step:

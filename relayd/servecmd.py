@@ -152,7 +152,7 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
         words.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
     if filled.note is not None:
         _log.warning("%s", filled.note)
-    key = "$AUTHORIZATION_KEY"
+    key = "$AUTHORIZATION_KEY" if os.environ.get("AUTHORIZATION_KEY") else "YOUR-KEY"
     if filled.kind is Filled.MADE and filled.secret is not None:
         if sys.stderr.isatty():
             key = filled.secret
@@ -169,6 +169,8 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
             words.append(_saved(path, filled.secret))
     elif not demo:
         return words
+    else:
+        words.append("The key is the one of the first start; where it is lost: relayd keys rotate default")
     words += [
         "Try it:",
         "",

@@ -100,6 +100,7 @@ async def test_a_closed_port_fails_at_the_connection() -> None:
     done = await _steps(_at(port))
     assert _results(done) == {"name": "good", "connect": "failed"}
     assert done[-1].said == f"{HOST} port {port}: Connection refused"
+    assert done[-1].todo == "nothing listens there: is upstream.base_url right?"
 
 
 @pytest.mark.parametrize(("days", "result"), [(90, "good"), (5, "doubtful")])
