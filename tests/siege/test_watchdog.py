@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.daemon import KEY, PROVIDER_KEY, environment
 from tests.test_systemd import Manager
+from tests.wire import until
 
 _PERIOD_S = 0.6
 # A daemon whose event loop a signal blocks, until somebody opens a pipe and closes it.
@@ -47,13 +49,28 @@ async def test_a_blocked_loop_gives_no_sign_of_life_within_the_period(tmp_path: 
         try:
             await manager.until("WATCHDOG=1")
             daemon.send_signal(signal.SIGUSR1)
-            # Opening waits for the other end: the loop stands still from here.
-            with await asyncio.to_thread((tmp_path / "pipe").open, "wb"):
+            writing = await _opened(tmp_path / "pipe")
+            try:
                 manager.forget()
                 await asyncio.sleep(2 * _PERIOD_S)
                 with pytest.raises(BlockingIOError):
                     manager.heard()
+            finally:
+                os.close(writing)
             assert await manager.message() == ["WATCHDOG=1"]
         finally:
             daemon.kill()
             await daemon.wait()
+
+
+async def _opened(pipe: Path) -> int:
+    """The writing end of a pipe that somebody reads: until then it cannot be opened (fifo(7))."""
+    found: list[int] = []
+
+    def is_open() -> bool:
+        with suppress(OSError):
+            found.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    await until(is_open)
+    return found[0]
