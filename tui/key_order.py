@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from textual import events
@@ -25,6 +26,7 @@ ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
 _LOOK_EVERY_S = 0.005
 _GIVE_UP_S = 5.0
+_LEAVES = frozenset({"enter", "escape"})
 
 
 class KeyOrder:
@@ -55,8 +57,11 @@ class KeyOrder:
 
     async def _act(self, event: events.Key) -> None:
         app = self._app
-        if isinstance(app.focused, Input) or app.screen.is_modal:
+        field = app.focused
+        if isinstance(field, Input) or app.screen.is_modal:
             await self._forward(event)
+            if isinstance(field, Input) and event.key in _LEAVES and not app.screen.is_modal:
+                self._wait_for(self._taken_in(field))
             return
         known = set(app.workers)
         # Not through the queues of the widgets between: the action is done when this returns.
@@ -64,8 +69,18 @@ class KeyOrder:
             await app._check_bindings(event.key)  # noqa: SLF001 - as above
         flows = [worker for worker in set(app.workers) - known if worker.group.startswith(ASKS)]
         if flows or app.screen.is_modal:
-            self._opening = asyncio.create_task(self._opened(flows), name="tui-opening")
-            self._opening.add_done_callback(self._let_go)
+            self._wait_for(self._opened(flows))
+
+    def _wait_for(self, what: Coroutine[object, object, None]) -> None:
+        self._opening = asyncio.create_task(what, name="tui-opening")
+        self._opening.add_done_callback(self._let_go)
+
+    async def _taken_in(self, field: Input) -> None:
+        """Until a field has acted on all keys that it was given: it may have handed the focus on."""
+        done = asyncio.Event()
+        field.call_later(done.set)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), _GIVE_UP_S)
 
     async def _opened(self, flows: list[Worker[object]]) -> None:
         """Until a dialog has the focus, or the flows ended without one."""

@@ -16,7 +16,7 @@ from tui.screens.requests import RequestsPane
 def type_at_once(stage: Stage, *keys: str) -> None:
     """All keys in one read of the terminal, as a paste or a fast hand over a slow line sends them."""
     for key in keys:
-        char = {"slash": "/", "exclamation_mark": "!", "colon": ":"}.get(key, key)
+        char = {"slash": "/", "exclamation_mark": "!", "colon": ":", "equals_sign": "="}.get(key, key)
         stage.app.post_message(events.Key(key, char if len(char) == 1 else None))
 
 
@@ -66,3 +66,25 @@ async def test_keys_right_after_what_opens_a_window_wait_for_it(
         assert len(stage.app.screen_stack) == 2
         fields = stage.app.screen.query(Input)
         assert [field.value for field in fields] == ["xD"] * len(fields)
+
+
+@pytest.mark.parametrize(("leave", "kept"), [("enter", "web"), ("escape", "")])
+async def test_keys_right_after_the_filter_are_for_the_list_again(
+    tmp_path: Path, leave: str, kept: str
+) -> None:
+    """A filter, Enter or Escape, and `P` at once: all of the filter counts, and P asks its question."""
+    async with on_stage(tmp_path) as stage:
+        type_at_once(stage, "slash", "w", "e", "b", leave, "P")
+        await until(lambda: type(stage.app.screen).__name__ == "Confirm", "the question")
+        chosen = stage.app.desk.view.filter
+        assert (chosen.text if chosen is not None else "") == kept
+        assert stage.app.settings.filter == kept
+
+
+async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
+    """Enter on it does nothing, and what is typed next goes on writing it."""
+    async with on_stage(tmp_path) as stage:
+        type_at_once(stage, "slash", "b", "equals_sign", "x", "enter", "P")
+        box = stage.app.main.query_one("#filter-input", Input)
+        await until(lambda: box.value == "b=xP", "the text")
+        assert len(stage.app.screen_stack) == 1

@@ -20,6 +20,7 @@ from tui.screens.requests import RequestsPane
 from tui.screens.secret import SecretDialog
 from tui.widgets.key_list import KeyList
 
+REQUESTS = 5
 SLOW = "demo:deltas=4000,interval_ms=25"
 
 
@@ -107,6 +108,7 @@ async def _restart(stage: Stage, daemon: Daemon) -> None:
     stage.app.feed.retry_now()
     await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact again")
     await ask(daemon.port, "no-such-key-anywhere", body("demo:deltas=2"))
-    await until(lambda: len(records(stage)) == len(daemon.records()), "every record")
-    assert [record.id for record in records(stage)] == [record.id for record in reversed(daemon.records())]
+    await until(lambda: len(daemon.records()) == REQUESTS, "every request on disk")
+    on_disk = [record.id for record in reversed(daemon.records())]
+    await until(lambda: [record.id for record in records(stage)] == on_disk, "every record, once")
     assert stage.app.desk.store.marks(MarkKind.RESTART)

@@ -24,6 +24,11 @@ DEMO = ("-m", "tui", "--demo", "--seed", "3")
 RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
 
 
+def text_of(raw: bytes) -> str:
+    """What is printed, without the sequences between."""
+    return SEQUENCE.sub("", raw.decode(errors="replace"))
+
+
 def dangerous(raw: bytes) -> set[str]:
     """Characters a terminal acts on that are in no sequence of Textual's own."""
     text = SEQUENCE.sub("", raw.decode())
@@ -34,9 +39,23 @@ def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
     """Every field a client controls is hostile: list, detail, filter and In flight write no such byte."""
     with Terminal(("-m", "tests.tui.hostile_app"), tmp_path) as terminal:
         terminal.until(lambda raw: b"LIVE" in raw and b"evil" in raw)
-        for keys in (b"k", b"\r", b"\x1b[F", b"\x1b", b"2", b"4", b"1", b"/evil\r"):
+        # Each screen must have been drawn, or its bytes prove nothing.
+        for keys, there in (
+            (b"k", "FROZEN"),
+            (b"\r", "[Summary]"),
+            (b"\x1b[C", "came from"),
+            (b"\x1b[C", "boot_id"),
+            (b"\x1b[F", "upstream_request_id"),
+            (b"\x1b[D\x1b[D", "wait for client"),
+            (b"\x1b[F", "upstream id"),
+            (b"2", "waits for"),
+            (b"4", "last used"),
+            (b"1", "[Summary]"),
+            (b"\x1b", "FROZEN"),
+            (b"/evil\r", "of "),
+        ):
             terminal.send(keys)
-            terminal.read(0.7)
+            terminal.until(lambda raw, there=there: there in text_of(raw))  # type: ignore[misc]  # the loop's own value
         terminal.send(b"Q")
         assert terminal.wait() == 0
         assert [bad for bad in FROM_CLIENTS if bad in terminal.raw] == []

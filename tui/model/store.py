@@ -16,6 +16,7 @@ from relayd.admin.wire import RequestRecord
 from tui.model.marks import Mark, MarkKind
 from tui.model.packed import Packer
 from tui.model.stats import is_error
+from tui.model.units import unix_s
 
 Row = RequestRecord | Mark
 KEEP_DEFAULT = 200_000
@@ -117,6 +118,12 @@ class RecordStore:
     def oldest_seq(self) -> int | None:
         """The `seq` of the oldest record held."""
         return self._keys[0] >> 1 if self._keys else None
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the oldest record held started, as Unix seconds."""
+        rows = (self.row_at(index) for index in range(len(self)))
+        return next((unix_s(row.started_at) for row in rows if isinstance(row, RequestRecord)), None)
 
     @property
     def newest_seq(self) -> int | None:

@@ -42,7 +42,6 @@ class RequestFilter(RequestMoves):
         self._apply(event.text)
         self.desk_app.settings.filter = event.text
         self.desk_app.save_settings()
-        self.settle_focus()
 
     def _apply(self, text: str) -> None:
         try:

@@ -70,11 +70,23 @@ class RequestMoves(Pane):
         at_s = await self.app.push_screen_wait(AskTime(self.desk_app.now_s()))
         if at_s is None:
             return
+        await self._load_back_to(at_s)
         found = self._place_of_time(at_s)
         self.rows.set_following(following=False)
         self.rows.go_to(found)
         if found == 0:
-            self.desk_app.tell("The oldest loaded record; g loads older ones.")
+            self.desk_app.tell("There is nothing older here.")
+
+    async def _load_back_to(self, at_s: float) -> None:
+        """Bring older records until this time is among them, as far as there are any and room for them."""
+        store, history = self.desk_app.desk.store, self.desk_app.feed.history
+        told = False
+        while (oldest_s := store.oldest_s) is not None and oldest_s > at_s:
+            if not told:
+                self.desk_app.tell("Loading older records …")
+                told = True
+            if not await history.load_older():
+                return
 
     def _place_of_time(self, at_s: float) -> int:
         view = self.desk_app.desk.view

@@ -74,7 +74,7 @@ class RequestsPane(RequestFilter):
     def compose(self) -> ComposeResult:
         """Filter line, list, detail, overview."""
         app = self.desk_app
-        yield FilterLine(app.desk)
+        yield FilterLine(app.desk, self.settle_focus)
         with Horizontal(id="middle"):
             with Vertical(id="left"):
                 yield RequestList(app.desk, app.now_s, id="list")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.style import Style
-from textual import events, on
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input
 
-from relayd.admin.wire import FilterError
+from relayd.admin.wire import FilterError, parse_filter
 from tui.model.desk import Desk
 from tui.model.text import neutral
 from tui.model.units import plural
@@ -23,14 +23,25 @@ from tui.widgets.cells import Piece, fit, width_of
 
 
 class _FilterInput(Input):
-    """The text box; Escape is the pane's."""
+    """The text box. Enter and Escape are acted on at once: the next key belongs to the list again."""
+
+    def __init__(self, line: FilterLine) -> None:
+        super().__init__(
+            placeholder="status>=500 model~gpt-4   a bare word matches anywhere",
+            id="filter-input",
+            compact=True,
+        )
+        self._filter_line = line
 
     def on_key(self, event: events.Key) -> None:
-        """Leave with Escape without a system-wide binding."""
-        if event.key == "escape":
+        """Leave without a system-wide binding."""
+        if event.key in {"escape", "enter"}:
             event.stop()
             event.prevent_default()
-            self.post_message(FilterLine.Escaped())
+            if event.key == "enter":
+                self._filter_line.submit()
+            else:
+                self._filter_line.cancel()
 
 
 class _State(Bar):
@@ -54,7 +65,12 @@ class _State(Bar):
 
 
 class FilterLine(Vertical):
-    """Shows the filter; `/` turns it into a text box with a live preview below it."""
+    """Shows the filter; `/` turns it into a text box with a live preview below it.
+
+    Args:
+        desk: what is filtered.
+        left: called at once when the text box closes: takes the focus back.
+    """
 
     DEFAULT_CSS = """
     FilterLine { height: auto; }
@@ -71,12 +87,10 @@ class FilterLine(Vertical):
 
         text: str
 
-    class Escaped(Message):
-        """Escape in the text box."""
-
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, left: Callable[[], None]) -> None:
         super().__init__(id="filter")
         self._desk = desk
+        self._left = left
         self.text = ""
         self.following = True
         self.new_count = 0
@@ -86,11 +100,7 @@ class FilterLine(Vertical):
     def compose(self) -> ComposeResult:
         """State, text box, and the line that says what is wrong or what came of it."""
         yield _State(self)
-        yield _FilterInput(
-            placeholder="status>=500 model~gpt-4   a bare word matches anywhere",
-            id="filter-input",
-            compact=True,
-        )
+        yield _FilterInput(self)
         yield _Fault(self)
 
     @property
@@ -119,17 +129,15 @@ class FilterLine(Vertical):
         self.query_one(_State).redraw()
         self.query_one(_Fault).redraw()
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        if self._fault is not None:
-            return
-        self._close(event.value.strip())
-
-    @on(Escaped)
-    def _escaped(self, event: Escaped) -> None:
-        event.stop()
-        self.cancel()
+    def submit(self) -> None:
+        """Keep what is typed, if it can be understood."""
+        text = self.query_one(Input).value.strip()
+        try:
+            parse_filter(text)
+        except FilterError as error:
+            self.fault(error)
+        else:
+            self._close(text)
 
     def cancel(self) -> None:
         """Back to the filter that was on before."""
@@ -139,6 +147,7 @@ class FilterLine(Vertical):
         self.text = text
         self._fault = None
         self.remove_class("-editing")
+        self._left()
         self.post_message(self.Closed(text))
 
     def state_pieces(self, width: int) -> list[Piece]:

@@ -12,6 +12,7 @@ from tests.tui.stage import files, on_stage, until
 from tui.model.desk import Contact
 from tui.model.export import ndjson_line
 from tui.model.stats import is_error
+from tui.model.store import record_key
 from tui.screens.confirm import Confirm
 from tui.screens.requests import RequestsPane
 from tui.widgets.bars import KeyBar, TabBar
@@ -197,6 +198,21 @@ async def test_a_time_is_gone_to(tmp_path: Path) -> None:
         assert record.started_at.startswith("2026-09-21T13:4") or record.started_at.startswith(
             "2026-09-21T13:3"
         )
+
+
+async def test_a_time_before_what_is_loaded_is_loaded_first(tmp_path: Path) -> None:
+    """`t` reaches back into the log as far as the log goes."""
+    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
+    async with on_stage(tmp_path, wait_live=False, history_s=5000) as stage:
+        await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact")
+        oldest = stage.link.daemon.records[0]
+        assert stage.app.desk.store.oldest_seq != oldest.seq
+        await stage.press("t")
+        await stage.type("2h")
+        await stage.press("enter")
+        rows = stage.app.main.query_one(RequestList)
+        await until(lambda: rows.cursor_key == record_key(oldest.seq), "the first record of all")
+        assert stage.app.feed.history.exhausted
 
 
 async def test_what_is_shown_is_exported_privately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
