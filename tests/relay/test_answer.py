@@ -76,7 +76,7 @@ def test_nothing_is_lost_or_doubled_at_any_split_and_any_stop(
         assert bytes(got) == b"".join(piece for read in reads for piece in read)
         assert answer.ended is (broken is None)
 
-    asyncio.run(asyncio.wait_for(play(), 10))
+    asyncio.run(asyncio.wait_for(play(), 30))
 
 
 def _feed(answer: Answer, read: list[bytes]) -> None:
