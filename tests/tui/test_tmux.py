@@ -28,7 +28,7 @@ SCREENS = (
 @pytest.mark.timeout(seconds=240)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Every screen comes by its number and by a click on its tab; the mouse alone cancels a stream."""
+    """Every screen by its number and by a click on its tab; the mouse alone cancels, filters and rotates."""
     daemon = Daemon(tmp_path, demo=True)
     await asyncio.to_thread(daemon.start)
     try:
@@ -42,6 +42,8 @@ async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int
                 await _each_by_key(desk)
                 await _each_by_click(desk)
                 await _cancel_by_mouse(desk)
+            await _filter_by_mouse(desk)
+            await _rotate_by_mouse(desk)
             await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
     finally:
         daemon.kill()
@@ -68,3 +70,35 @@ async def _cancel_by_mouse(desk: Tmux) -> None:
     await desk.until("Cancel this request?")
     desk.click_on("Cancel the request")
     await desk.until("cancelled the request.")
+
+
+async def _filter_by_mouse(desk: Tmux) -> None:
+    """A row of Stats and the footer's Enter: the list with that filter; there a row is opened, and turned."""
+    desk.click_on("3 Stats")
+    await desk.until("filter by it")
+    await desk.until("demo:deltas=2")
+    desk.click_on("demo:deltas=2")
+    await desk.until("▶demo:deltas=2")
+    desk.click_on("filter by it")
+    await desk.until('model="demo:deltas=2"')
+    await desk.until("1 of 2 ")
+    desk.click_on(" 200 ")
+    desk.click_on("Enter open")
+    await desk.until("[Summary]")
+    desk.click_on("Timeline")
+    await desk.until("came from 127.0.0.1")
+
+
+async def _rotate_by_mouse(desk: Tmux) -> None:
+    desk.click_on("4 Keys")
+    await desk.until("r rotate")
+    desk.click_on("r rotate")
+    await desk.until("Rotate the key of default?")
+    desk.click_on("15 minutes")
+    desk.click_on("  Rotate ", last=True)
+    await desk.until("•" * 12)
+    desk.click_on("Save", last=True)
+    await desk.until("Saved to")
+    desk.click_on("Close", last=True)
+    await desk.until("Not used yet.")
+    await desk.until(lambda screen: re.search(r"OLD KEY 1[45]:\d\d", screen.splitlines()[0]))

@@ -89,13 +89,15 @@ class Tmux:
         at = f"\x1b[<0;{column + 1};{row + 1}"
         self._tmux("send-keys", "-l", f"{at}M{at}m")
 
-    def click_on(self, text: str) -> None:
-        """Click in the middle of the first place that shows this text."""
-        for row, line in enumerate(self.screen().splitlines()):
-            column = line.find(text)
-            if column >= 0:
-                self.click(column + len(text) // 2, row)
-                return
+    def click_on(self, text: str, *, last: bool = False) -> None:
+        """Click in the middle of the first or last line that shows this text, where it first stands."""
+        found = [
+            (row, line.find(text)) for row, line in enumerate(self.screen().splitlines()) if text in line
+        ]
+        if found:
+            row, column = found[-1 if last else 0]
+            self.click(column + len(text) // 2, row)
+            return
         raise AssertionError(f"{text!r} is not on the screen:\n{self.screen()}")
 
     async def until(self, holds: Callable[[str], object] | str) -> str:

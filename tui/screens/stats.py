@@ -142,16 +142,17 @@ class StatsPane(Pane):
         return [
             Hint("←→", "window", "app.here('window(1)')"),
             *([Hint("c", "models/clients", "app.here('table')")] if narrow else []),
-            Hint("Enter", "filter by it", "app.here('nothing')"),
+            Hint("Enter", "filter by it", "app.here('filter_by')"),
             Hint("K", "keys", "app.show_screen('keys')"),
             Hint(":", "cmd", "app.command_palette"),
             Hint("?", "help", "app.help"),
             Hint("Esc", "back", "app.back"),
         ]
 
-    def action_nothing(self) -> None:
-        """Enter acts on the row under the cursor."""
-        self.settle_focus()
+    def action_filter_by(self) -> None:
+        """Filter by the row under the cursor, of the table that has the focus."""
+        table = self.app.focused
+        (table if isinstance(table, TallyList) else self.query_one("#models", TallyList)).action_choose()
 
 
 def _wait(ms: float) -> str:
