@@ -85,7 +85,7 @@ class KeyOrder:
     async def _opened(self, flows: list[Worker[object]]) -> None:
         """Until a dialog has the focus, or the flows ended without one."""
         app, end_s = self._app, time.monotonic() + _GIVE_UP_S
-        while time.monotonic() < end_s:
+        while app.screen_stack and time.monotonic() < end_s:
             if app.screen.is_modal and app.screen.focused is not None:
                 return
             if not app.screen.is_modal and all(flow.is_finished for flow in flows):
@@ -94,7 +94,10 @@ class KeyOrder:
 
     def _let_go(self, task: asyncio.Task[None]) -> None:
         self._opening = None
-        if not task.cancelled() and self._held:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._app._handle_exception(error)  # noqa: SLF001 - as Textual does with what its own tasks meet
+        elif not task.cancelled() and self._held:
             self._app.call_later(self._act_on_held)
 
     async def _act_on_held(self) -> None:

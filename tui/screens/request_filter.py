@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import on
 from textual.widgets import Input
 
-from relayd.admin.wire import FilterError, parse_filter
+from relayd.admin.wire import Filter, FilterError, parse_filter
 from tui.screens.request_moves import RequestMoves
 from tui.widgets.filter_line import FilterLine
 
@@ -33,9 +33,7 @@ class RequestFilter(RequestMoves):
             self.line.fault(error)
             return
         self.line.fault(None)
-        self.desk_app.desk.view.set_filter(parsed)
-        self.desk_app.scan()
-        self._filter_changed()
+        self._show(parsed)
 
     @on(FilterLine.Closed)
     def _filter_closed(self, event: FilterLine.Closed) -> None:
@@ -45,11 +43,20 @@ class RequestFilter(RequestMoves):
 
     def _apply(self, text: str) -> None:
         try:
-            self.desk_app.desk.view.set_filter(parse_filter(text))
+            parsed = parse_filter(text)
         except FilterError as error:
             self.desk_app.tell(f"The filter stays as it was: {error}", bad=True)
             return
-        self.desk_app.scan()
+        self._show(parsed)
+
+    def _show(self, wanted: Filter) -> None:
+        """Show what passes; the newest matches are there when this returns, for the next key to act on."""
+        view = self.desk_app.desk.view
+        now = view.filter
+        if not view.filtering or wanted.alternatives != (now.alternatives if now is not None else ()):
+            view.set_filter(wanted)
+            view.scan()
+            self.desk_app.scan()
         self._filter_changed()
 
     def set_filter(self, text: str) -> None:
