@@ -92,6 +92,9 @@ class OtherMethodHandler(BaseHandler):
         self.set_header("Allow", "POST, OPTIONS")
         self.set_header("Connection", "close")
 
+    def data_received(self, chunk: bytes) -> None:
+        """A preflight's body, of which nothing is wanted."""
+
     def prepare(self) -> None:
         """Refuse before any of the body is read."""
         if self.request.method != "OPTIONS":

@@ -15,6 +15,7 @@ from relayd.public.address import network_of
 from relayd.public.bodyclock import BodyClock
 from relayd.public.chatrequest import ChatRequest, parse_chat_request
 from relayd.public.exchange import Exchange
+from relayd.public.guard import malformed_body
 from relayd.public.record import opened_record
 from relayd.public.reply import ChatReply
 from relayd.public.service import ChatService
@@ -44,7 +45,8 @@ class Chat(HTTPMessageDelegate):
         self._clock: BodyClock | None = None
         self._body_read = False
         self._refused = False
-        self._closed = False
+        self._settled = False
+        """Whether the record is closed, or its stream's to close."""
 
     def headers_received(self, *_head: object) -> Awaitable[None] | None:
         """Admit or refuse from the headers alone; no byte of the body is read before this is over."""
@@ -52,6 +54,8 @@ class Chat(HTTPMessageDelegate):
             self._admit()
         except Failure as failure:
             return self._turn_away(failure)
+        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
+            return self._refuse(self._bug())
         return None
 
     def _admit(self) -> None:
@@ -93,7 +97,7 @@ class Chat(HTTPMessageDelegate):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Collect the body; one without a Content-Length shows its size only here."""
-        if self._closed:
+        if self._settled:
             return None
         self._body += chunk
         if len(self._body) <= self._service.admission.max_body_bytes:
@@ -103,25 +107,29 @@ class Chat(HTTPMessageDelegate):
 
     def finish(self) -> None:
         """The body is whole: relay, beside Tornado's own reading."""
-        if self._closed:
+        if self._settled:
             return
         self._body_read = True
         self._stop_clock()
-        self._exchange.on_lost(self._client_left)
+        if self._exchange.socket is None:
+            # Its body was all here when it left, and nobody watches a closed connection.
+            self._client_left()
+            return
+        self._exchange.when_closed(self._client_left)
         self._service.begin(self._answer(), f"chat {self._record.id}")
 
     async def _answer(self) -> None:
         """At the end of this the client and the record know how the request ended."""
         try:
-            if not self._closed:
+            if not self._settled:
                 request = parse_chat_request(bytes(self._body), self._service.rules())
                 await self._relay(request)
         except Failure as failure:
             await self._refuse(failure)
         except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
-            _log.exception("request %s met a bug", self._record.id)
+            met = self._bug()
             if not self._exchange.has_begun:
-                await self._refuse(bug(self._record.id))
+                await self._refuse(met)
         finally:
             self._release()
             if not self._exchange.is_over:
@@ -141,7 +149,7 @@ class Chat(HTTPMessageDelegate):
             reply=ChatReply(self._exchange, write_timeout_s=service.write_timeout_s),
             limits=service.limits,
         )
-        self._closed = True
+        self._settled = True
         service.ledger.open(record)
         service.registry.add(stream)
         try:
@@ -149,6 +157,8 @@ class Chat(HTTPMessageDelegate):
         finally:
             service.registry.remove(stream)
             self._release()
+            if record.outcome is None:
+                record.phase, record.outcome, record.status = Phase.DONE, Outcome.CRASHED, None
             service.ledger.close(record)
 
     async def _refuse(self, failure: Failure) -> None:
@@ -159,10 +169,11 @@ class Chat(HTTPMessageDelegate):
             # A client that pipelines and never reads may keep the kernel from taking it.
             await asyncio.wait((waiting,), timeout=self._service.write_timeout_s)
             if not waiting.done():
+                self._left.set()
                 self._exchange.reset()
             elif waiting.exception() is not None:
                 self._left.set()
-        self._close(failure.outcome, failure)
+        self._close(failure.outcome, failure, told=not self._left.is_set())
         if not self._body_read and self._exchange.has_body:
             # Closing with bytes unread resets the connection, and a reset can overtake the reply: so a
             # client that is still sending has a moment to read it. Nothing more is read meanwhile.
@@ -183,12 +194,21 @@ class Chat(HTTPMessageDelegate):
             return None
 
     async def _leaves_within(self, seconds: float) -> bool:
+        """Whether the connection ends within this time, at either end."""
+        self._exchange.when_closed(self._left.set)
         try:
             async with asyncio.timeout(seconds):
                 await self._left.wait()
         except TimeoutError:
             return False
+        finally:
+            self._exchange.when_closed(None)
         return True
+
+    def _bug(self) -> Failure:
+        """Log what was just raised; what the client is told of it."""
+        _log.exception("request %s met a bug", self._record.id)
+        return bug(self._record.id)
 
     def _body_slow(self, sentence: str) -> None:
         """Refuse in one of the next turns: a flood of slow bodies is late all at once."""
@@ -196,7 +216,7 @@ class Chat(HTTPMessageDelegate):
 
     def _body_late(self, sentence: str) -> None:
         """Refuse, as far as the kernel takes it at once: who sends this slowly is not waited for."""
-        if self._body_read or self._closed:
+        if self._body_read or self._refused or self._settled:
             return
         failure = Failure(Code.BAD_REQUEST, sentence)
         self._say(failure)
@@ -206,7 +226,11 @@ class Chat(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         """Tornado met the end while it read the body; its socket is closed before the watch is asked."""
-        if self._unwatch is not None:
+        if self._exchange.is_malformed:
+            failure = malformed_body()
+            self._close(failure.outcome, failure)
+            self._release()
+        elif self._unwatch is not None:
             self._client_left()
 
     def _client_left(self) -> None:
@@ -220,9 +244,9 @@ class Chat(HTTPMessageDelegate):
 
     def _close(self, outcome: Outcome, failure: Failure | None = None, *, told: bool = True) -> None:
         """End the record of a request that never became a stream."""
-        if self._closed:
+        if self._settled:
             return
-        self._closed = True
+        self._settled = True
         record, ledger = self._record, self._service.ledger
         if outcome is not Outcome.DENIED:
             ledger.open(record)
@@ -245,6 +269,7 @@ class Chat(HTTPMessageDelegate):
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+        self._exchange.when_closed(None)
         self._stop_clock()
         if self._place is not None:
             self._service.registry.give_back(self._place)

@@ -56,9 +56,11 @@ class Exchange:
         self.request_id = new_request_id()
         self.client_address = public.address.of(self._stream.peer, headers.get_list("X-Forwarded-For"))
         """Where the request comes from, behind trusted proxies."""
-        self.is_chunked = start_line.version == "HTTP/1.1"
+        self.knows_chunks = start_line.version == "HTTP/1.1"
         """RFC 9112, 6.1: an HTTP/1.0 client knows no chunks; the connection's end is the reply's."""
-        self._stays = self.is_chunked and headers.get("Connection", "").lower() != "close"
+        # RFC 9110, 7.6.1: a list of options.
+        options = headers.get("Connection", "").lower().split(",")
+        self._stays = self.knows_chunks and "close" not in [option.strip() for option in options]
         self.has_begun = False
         """Whether the head of the reply was made."""
         self.is_over = False
@@ -84,9 +86,14 @@ class Exchange:
         self._stream.admitted()
         self._connection.set_max_body_size(max_body_bytes)
 
-    def on_lost(self, lost: Callable[[], None]) -> None:
-        """Call this where Tornado meets the connection's end after the body was read."""
-        self._connection.set_close_callback(lost)
+    @property
+    def is_malformed(self) -> bool:
+        """Whether the body turned out not to be HTTP, which the client was told."""
+        return self._stream.is_malformed
+
+    def when_closed(self, closed: Callable[[], None] | None) -> None:
+        """Call this when somebody else closes the connection at this end; None: nobody asks any more."""
+        self._stream.when_closed = closed
 
     def head(self, failure: Failure | None = None, *, length: int | None = None, ends: bool = False) -> bytes:
         """The head of the reply.
@@ -105,7 +112,7 @@ class Exchange:
             fields["Connection"] = "close"
         if length is not None:
             fields["Content-Length"] = str(length)
-        elif self.is_chunked:
+        elif self.knows_chunks:
             fields["Transfer-Encoding"] = "chunked"
         return reply_head(200 if failure is None else failure.status, fields)
 
@@ -127,6 +134,7 @@ class Exchange:
     def finish(self) -> None:
         """The whole reply is sent: the connection reads the next request, or ends where that was said."""
         self.is_over = True
+        self.when_closed(None)
         self._connection.finish()
         if not self._stays:
             self._connection.close()
@@ -134,6 +142,7 @@ class Exchange:
     def close(self) -> None:
         """Cut the connection now, with whatever is still to be sent."""
         self.is_over = True
+        self.when_closed(None)
         self._connection.close()
 
     def reset(self) -> None:

@@ -21,6 +21,7 @@ _HEAD = re.compile(
     rb"\r\n"
 )
 _FRAMING = re.compile(rb"\n(content[-_]length|transfer[-_]encoding):[ \t]*+([^\r]*+)\r", re.IGNORECASE)
+_HOST = re.compile(rb"\nhost:", re.IGNORECASE)
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
@@ -28,7 +29,8 @@ def head_fault(head: bytes) -> str | None:
     """Why a head, up to and with its empty line, is refused; None where it is sound.
 
     Refused: line ends other than CRLF, folded lines, controls, names that are no token, versions other
-    than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, more than one
+    than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, a Host that is missing or
+    there twice, more than one
     Content-Length or Transfer-Encoding or both, a length that is no plain number, a coding other than
     `chunked`, any coding in HTTP/1.0, and the framing fields spelt with an underscore, which CGI-like
     readers take for the real ones.
@@ -38,7 +40,12 @@ def head_fault(head: bytes) -> str | None:
         return "The request's head is not HTTP/1.1 by the letter."
     if found.end("target") - found.start("target") > MAX_TARGET_BYTES:
         return f"The request's target has more than {MAX_TARGET_BYTES} bytes."
-    return _framing_fault(head, chunks_known=found["minor"] == b"1")
+    is_1_1 = found["minor"] == b"1"
+    hosts = len(_HOST.findall(head))
+    if hosts > 1 or (is_1_1 and not hosts):
+        # RFC 9112, 3.2.
+        return "The request has no Host field, or more than one."
+    return _framing_fault(head, chunks_known=is_1_1)
 
 
 def _framing_fault(head: bytes, *, chunks_known: bool) -> str | None:

@@ -19,6 +19,8 @@ from relayd.relay.failure import Code, Failure
 
 MAX_HEADER_BYTES = 16 << 10
 _READ_CHUNK_BYTES = 16 << 10
+_TORNADOS_WORDS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""What `HTTP1Connection` writes, and nothing else, where it cannot read a body."""
 _ExcInfo: TypeAlias = (
     bool
     | BaseException
@@ -26,6 +28,11 @@ _ExcInfo: TypeAlias = (
     | None
 )
 RefuseLarge: TypeAlias = Callable[[bytes, str], bytes]
+
+
+def malformed_body() -> Failure:
+    """The failure of a body whose framing cannot be read."""
+    return Failure(Code.BAD_REQUEST, "The request's body is not HTTP/1.1 by the letter.")
 
 
 class GuardedStream(IOStream):
@@ -59,6 +66,10 @@ class GuardedStream(IOStream):
         self._connections = connections
         self._refuse_large = refuse_large
         self._reading_head = False
+        self.when_closed: Callable[[], None] | None = None
+        """Called when this end closes the connection, for whatever reason."""
+        self.is_malformed = False
+        """Whether a body came that is not HTTP."""
 
     def admitted(self) -> None:
         """A valid key came over this connection: it is not counted with the strangers any more."""
@@ -66,6 +77,9 @@ class GuardedStream(IOStream):
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read a head: Tornado reads nothing else this way."""
+        if self.closed():
+            # Tornado would go on with what a refused client had sent ahead.
+            raise StreamClosedError(real_error=self.error)
         self._reading_head = True
         checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         read = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
@@ -97,6 +111,14 @@ class GuardedStream(IOStream):
         return super().read_until(delimiter, max_bytes)
 
     @override
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        """Write as Tornado does, but say what is wrong with a body in our words and not in its own."""
+        if data == _TORNADOS_WORDS:
+            self.is_malformed = True
+            data = raw_reply(malformed_body())
+        return super().write(data)
+
+    @override
     def set_nodelay(self, value: bool) -> None:
         """Nothing: Tornado would turn Nagle's algorithm on and off around every reply."""
 
@@ -118,6 +140,8 @@ class GuardedStream(IOStream):
         except BlockingIOError:
             return data
         except OSError as error:
+            # Who sends is told by the exception.
+            self.when_closed = None
             self.close(exc_info=error)
             raise StreamClosedError(real_error=error) from error
 
@@ -128,6 +152,8 @@ class GuardedStream(IOStream):
             self._say_too_large()
         super().close(exc_info)
         self._connections.forget(self)
+        if self.when_closed is not None:
+            self.when_closed()
 
     def _say_too_large(self) -> None:
         self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), self.peer))

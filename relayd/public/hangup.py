@@ -8,9 +8,12 @@ but the other side's FIN or RST (epoll(7), EPOLLRDHUP). A half-closed connection
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 _LEFT = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLONESHOT
 _MAX_EVENTS = 256
@@ -45,8 +48,12 @@ class HangupWatch:
         for number, _mask in self._epoll.poll(0, _MAX_EVENTS):
             # The callback stays listed until its owner unwatches: one shot means it is called once.
             left = self._callbacks.get(number)
-            if left is not None:
+            if left is None:
+                continue
+            try:
                 left()
+            except Exception:  # noqa: BLE001 - each event comes once: a bug of one must not lose the others'
+                _log.exception("a client left, and its request met a bug")
 
     def close(self) -> None:
         """Stop watching."""

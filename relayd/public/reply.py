@@ -29,8 +29,7 @@ class ChatReply:
         self._exchange = exchange
         self._write_timeout_s = write_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._chunked = exchange.is_chunked
-        self.begun = False
+        self._chunked = exchange.knows_chunks
         self.status: int | None = None
         self.stalled_s = 0.0
 
@@ -40,18 +39,14 @@ class ChatReply:
         return None if waiting is None else self._wait(waiting)
 
     def beat(self, line: bytes) -> None:
-        """Send a line without waiting; a client that left is noticed elsewhere."""
-        try:
-            self._write(self._framed(line))
-        except ClientGone:
-            return
+        """Send a line without waiting. Raises ClientGone."""
+        self._write(self._framed(line))
 
     async def finish(self, lines: bytes, failure: Failure | None) -> None:
         """Send the last lines and end the reply; a failure before the first byte sets the status."""
-        if self.begun:
+        if self._exchange.has_begun:
             data = self._framed(lines) + _LAST_CHUNK if self._chunked else lines
         else:
-            self.begun = True
             self.status = HTTPStatus.OK if failure is None else failure.status
             data = self._exchange.head(failure, length=len(lines)) + lines
         waiting = self._write(data)
@@ -62,9 +57,8 @@ class ChatReply:
     def _framed(self, lines: bytes) -> bytes:
         """Lines as one chunk, so that no proxy sees half a line alone; the first time behind the head."""
         chunk = b"%x\r\n%b\r\n" % (len(lines), lines) if self._chunked else lines
-        if self.begun:
+        if self._exchange.has_begun:
             return chunk
-        self.begun = True
         self.status = HTTPStatus.OK
         return self._exchange.head() + chunk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from relayd.relay.ledger import Ledger
 from relayd.relay.probe import Probe, is_probe
 from relayd.relay.registry import Registry
 from relayd.relay.stream import StreamLimits
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -47,12 +50,14 @@ class ChatService:
         return self.probe.answering(model, ip) if is_probe(model) else self.upstream
 
     def begin(self, chat: Coroutine[None, None, None], name: str) -> None:
-        """Run a chat whose body was read. There are at most as many as the registry has places."""
+        """Run a chat whose body was read. It holds a place of the registry, which is the bound."""
         task = asyncio.create_task(chat, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """Wait for the last chats, whose connections are closed already. Raises what one met at its end."""
+        """Wait for the last chats, whose connections are closed already."""
         while self._running:
-            await asyncio.gather(*self._running)
+            for met in await asyncio.gather(*self._running, return_exceptions=True):
+                if isinstance(met, Exception):
+                    _log.error("a chat met a bug at its end", exc_info=met)

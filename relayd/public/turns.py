@@ -13,8 +13,8 @@ PER_TURN = 4
 class Turns:
     """Runs callbacks in order, a few in each turn of the loop.
 
-    A thousand connections that were opened together are also late together. It is bounded by who uses it: one
-    callback a connection.
+    A thousand connections that were opened together are also late together. It is bounded by who uses it:
+    each connection has two at the most.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Turns:
         return len(self._due)
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Call this in one of the next turns; it must not raise."""
+        """Call this in one of the next turns. What it raises, the loop reports."""
         if not self._due:
             self._loop.call_soon(self._run)
         self._due.append(callback)
@@ -38,7 +38,10 @@ class Turns:
         await come.wait()
 
     def _run(self) -> None:
-        for _ in range(min(PER_TURN, len(self._due))):
-            self._due.popleft()()
-        if self._due:
-            self._loop.call_soon(self._run)
+        try:
+            for _ in range(min(PER_TURN, len(self._due))):
+                self._due.popleft()()
+        finally:
+            # Whatever one of them met, the others have their turns.
+            if self._due:
+                self._loop.call_soon(self._run)

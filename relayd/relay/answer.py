@@ -128,7 +128,10 @@ class Answer:
         try:
             wants_more = not self._pieces or self._take(self._buffered())
         except Exception as error:  # noqa: BLE001 - raised again by `pour`, whose caller it belongs to
-            poured.set_exception(error)
+            if not poured.done():
+                poured.set_exception(error)
+            return
+        if poured.done():
             return
         if not wants_more:
             # Nothing more is read meanwhile: it would be a whole receive buffer for each client that waits.

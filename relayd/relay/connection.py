@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._answer: Answer | None = None
         self._framed = False
+        self._spoilt = False
         self._keep_alive = False
         self._end_timer: asyncio.TimerHandle | None = None
         self.head_bytes = 0
@@ -71,7 +72,7 @@ class Connection(asyncio.Protocol):
             reuse: the answer has ended.
             wait_s: if it has not: how long its end may take.
         """
-        if reuse and self._keep_alive and self.usable:
+        if reuse and self._keep_alive and not self._spoilt and self.usable:
             self._begin()
             self._idle(self)
         elif wait_s and not reuse and self.usable:
@@ -139,11 +140,16 @@ class Connection(asyncio.Protocol):
         self._lost(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser: one header."""
-        self._headers.append((name, value))
+        """Parser: one header, or one field behind a body, which says nothing of interest."""
+        if self._answer is None:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Parser: the head is whole."""
+        if self._answer is not None:
+            # A second answer, which nobody asked for. The first is whole; after it the connection is cut.
+            self._spoilt = True
+            return
         status = self._parser.get_status_code()
         if status < _FIRST_FINAL_STATUS:
             # RFC 9110, 15.2: an interim response; the final one follows.
@@ -158,12 +164,12 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         """Parser: some of the body, without its framing."""
-        if self._answer is not None:
+        if self._answer is not None and not self._spoilt:
             self._answer.feed(piece)
 
     def on_message_complete(self) -> None:
         """Parser: the body is whole."""
-        if self._answer is not None:
+        if self._answer is not None and not self._spoilt:
             # Asked here: the parser forgets with the message.
             self._keep_alive = self._parser.should_keep_alive()
             self._answer.end(None)

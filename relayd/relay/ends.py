@@ -46,7 +46,6 @@ class Source(Protocol):
 class Reply(Protocol):
     """The way to the client. All methods take whole lines."""
 
-    begun: bool
     status: int | None
     stalled_s: float
 
@@ -58,7 +57,7 @@ class Reply(Protocol):
         ...
 
     def beat(self, line: bytes) -> None:
-        """Send a line in the silence, without waiting."""
+        """Send a line in the silence, without waiting. Raises ClientGone."""
         ...
 
     async def finish(self, lines: bytes, failure: Failure | None) -> None:

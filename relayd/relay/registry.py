@@ -30,6 +30,7 @@ class Registry:
         self._taken = 0
         self._streams: dict[str, RelayStream] = {}
         self._cut_keys: set[str] = set()
+        self._ending: Failure | None = None
         self._closed_deltas = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -66,9 +67,11 @@ class Registry:
         self._note_if_empty()
 
     def add(self, stream: RelayStream) -> None:
-        """List a stream as open; one whose key was cut while its body arrived ends at once."""
+        """List a stream as open; one that was to be ended while its body arrived ends at once."""
         self._streams[stream.record.id] = stream
         self._empty.clear()
+        if self._ending is not None:
+            stream.stop(self._ending)
         if stream.record.key_id in self._cut_keys:
             stream.stop(_key_revoked())
 
@@ -115,7 +118,8 @@ class Registry:
         return len(cut)
 
     def stop_all(self, failure: Failure) -> int:
-        """End every open stream with the same failure; returns how many there were."""
+        """End every open stream, and every one to come, with the same failure; returns how many are open."""
+        self._ending = failure
         streams = tuple(self)
         for stream in streams:
             stream.stop(failure)

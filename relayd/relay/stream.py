@@ -16,7 +16,7 @@ from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 _log = logging.getLogger(__name__)
 
 _FINISH_GRACE_S = 5.0
-"""After a finish reason, how long usage and `[DONE]` may take before the answer counts as whole."""
+"""After a finish reason, how long usage and `[DONE]` may take in all before the answer counts as whole."""
 
 
 @dataclass(slots=True)
@@ -67,6 +67,7 @@ class RelayStream:
         self._task: asyncio.Task[None] | None = None
         self._waiting: Awaitable[None] | None = None
         self._unsent = b""
+        self._finish_by: float | None = None
 
     @property
     def age_s(self) -> float:
@@ -83,7 +84,7 @@ class RelayStream:
         if self._concluded or self._stop_cause is not None:
             return
         self._stop_cause = cause
-        if self._task is not None:
+        if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
     async def run(self) -> None:
@@ -135,9 +136,11 @@ class RelayStream:
         """Relay until something else is to be done; False at the end of the answer."""
         if completion.finish_reason is None:
             return await body.pour(self._take)
+        if self._finish_by is None:
+            self._finish_by = self._loop.time() + _FINISH_GRACE_S
         try:
             # The answer is whole already: whatever goes wrong from here is only its end.
-            async with asyncio.timeout(_FINISH_GRACE_S):
+            async with asyncio.timeout_at(self._finish_by):
                 return await body.pour(self._take)
         except (TimeoutError, Failure):
             return False
@@ -212,13 +215,21 @@ class RelayStream:
             if now >= due[-1]:
                 self._time_out(f"The answer fell silent for {limits.idle_timeout_s:g} s")
                 return
-        if now >= self._last_line_at + limits.heartbeat_s and not self._concluded:
-            if not self.writing:
-                self._reply.beat(HEARTBEAT)
-                self.record.bytes_out += len(HEARTBEAT)
+        silent = now >= self._last_line_at + limits.heartbeat_s
+        if silent:
             self._last_line_at = now
         due.append(self._last_line_at + limits.heartbeat_s)
         self._timer = self._loop.call_at(min(due), self._watch_clock)
+        if silent and not self.writing:
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            self._reply.beat(HEARTBEAT)
+        except ClientGone as gone:
+            self.stop(gone)
+        else:
+            self.record.bytes_out += len(HEARTBEAT)
 
     def _time_out(self, what: str) -> None:
         self.stop(Failure(Code.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
