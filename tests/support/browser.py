@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import aiohttp
 
-PATIENCE_S = 20.0
-START_S = 60.0
+PATIENCE_S = 60.0
+START_S = 90.0
 
 
 class Browser(Protocol):
