@@ -176,7 +176,7 @@ def test_files_that_cannot_be_used_are_told_in_words(tmp_path: Path) -> None:
         load_context(locked.cert, locked.key)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 async def test_the_daemon_serves_tls_and_says_so(tmp_path: Path) -> None:
     """With tls.cert and tls.key the ready line says https, TLS is answered, and plain HTTP is not."""
     authority = Authority(tmp_path / "ca")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.restarts import restarted
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path) -> None:
     """Whoever comes between two daemons waits; whoever streams is finished, or told."""
     ends = await restarted(tmp_path, 2)
