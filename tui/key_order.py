@@ -26,7 +26,6 @@ ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
 _LOOK_EVERY_S = 0.005
 _GIVE_UP_S = 5.0
-_LEAVES = frozenset({"enter", "escape"})
 
 
 class KeyOrder:
@@ -42,6 +41,8 @@ class KeyOrder:
         self._forward = forward
         self._held: deque[events.Key] = deque()
         self._opening: asyncio.Task[None] | None = None
+        self._next: events.Key | None = None
+        """The key whose turn it is when the field has taken in what was typed before it."""
 
     @property
     def idle(self) -> bool:
@@ -56,15 +57,23 @@ class KeyOrder:
             self._held.append(event)
 
     async def _act(self, event: events.Key) -> None:
-        app = self._app
-        field = app.focused
-        if isinstance(field, Input) or app.screen.is_modal:
+        app, field = self._app, self._app.focused
+        if app.screen.is_modal or (isinstance(field, Input) and event.is_printable):
             await self._forward(event)
-            if isinstance(field, Input) and event.key in _LEAVES and not app.screen.is_modal:
-                self._wait_for(self._taken_in(field))
-            return
+        elif isinstance(field, Input) and event is not self._next:
+            # Enter and the like come after what was typed: the field takes that in at its own pace.
+            self._next = event
+            self._held.appendleft(event)
+            self._wait_for(self._taken_in(field))
+        else:
+            self._next = None
+            await self._bound(event)
+
+    async def _bound(self, event: events.Key) -> None:
+        """What the key is bound to, at once: the action is done when this returns."""
+        app = self._app
         known = set(app.workers)
-        # Not through the queues of the widgets between: the action is done when this returns.
+        # Not through the queues of the widgets between.
         if not await app._check_bindings(event.key, priority=True):  # noqa: SLF001 - Textual is pinned, and offers no other way
             await app._check_bindings(event.key)  # noqa: SLF001 - as above
         flows = [worker for worker in set(app.workers) - known if worker.group.startswith(ASKS)]
@@ -76,7 +85,7 @@ class KeyOrder:
         self._opening.add_done_callback(self._let_go)
 
     async def _taken_in(self, field: Input) -> None:
-        """Until a field has acted on all keys that it was given: it may have handed the focus on."""
+        """Until a field has acted on all keys that it was given."""
         done = asyncio.Event()
         field.call_later(done.set)
         with suppress(TimeoutError):

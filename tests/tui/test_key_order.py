@@ -76,6 +76,7 @@ async def test_keys_right_after_the_filter_are_for_the_list_again(
     async with on_stage(tmp_path) as stage:
         type_at_once(stage, "slash", "w", "e", "b", leave, "P")
         await until(lambda: type(stage.app.screen).__name__ == "Confirm", "the question")
+        await stage.quiet()
         chosen = stage.app.desk.view.filter
         assert (chosen.text if chosen is not None else "") == kept
         assert stage.app.settings.filter == kept
@@ -88,3 +89,13 @@ async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
         box = stage.app.main.query_one("#filter-input", Input)
         await until(lambda: box.value == "b=xP", "the text")
         assert len(stage.app.screen_stack) == 1
+
+
+async def test_editing_keys_keep_their_place_among_what_is_typed(tmp_path: Path) -> None:
+    """Typed, cleared, typed again and kept, at once: the last text is the filter."""
+    async with on_stage(tmp_path) as stage:
+        type_at_once(stage, "slash", "w", "e", "b", "ctrl+u", "c", "x", "backspace", "i", "enter")
+        await until(lambda: stage.app.settings.filter == "ci", "the filter")
+        await stage.quiet()
+        assert stage.app.desk.view.filter is not None
+        assert stage.app.desk.view.filter.text == "ci"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.style import Style
-from textual import events
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input
@@ -23,7 +24,9 @@ from tui.widgets.cells import Piece, fit, width_of
 
 
 class _FilterInput(Input):
-    """The text box. Enter and Escape are acted on at once: the next key belongs to the list again."""
+    """The text box. Enter and Escape hand the focus on at once: the next key belongs to the list again."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
 
     def __init__(self, line: FilterLine) -> None:
         super().__init__(
@@ -33,15 +36,13 @@ class _FilterInput(Input):
         )
         self._filter_line = line
 
-    def on_key(self, event: events.Key) -> None:
-        """Leave without a system-wide binding."""
-        if event.key in {"escape", "enter"}:
-            event.stop()
-            event.prevent_default()
-            if event.key == "enter":
-                self._filter_line.submit()
-            else:
-                self._filter_line.cancel()
+    async def action_submit(self) -> None:
+        """Enter: keep the filter."""
+        self._filter_line.submit()
+
+    def action_leave(self) -> None:
+        """Escape: back to the filter from before."""
+        self._filter_line.cancel()
 
 
 class _State(Bar):
