@@ -49,11 +49,15 @@ class Pool:
     Args:
         origin: the provider.
         connect_timeout_s: for DNS, TCP and TLS together.
+        stale_within_s: how soon a kept connection must break to have been dead before it was used.
     """
 
-    def __init__(self, origin: Origin, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, origin: Origin, *, connect_timeout_s: float, stale_within_s: float = _STALE_WITHIN_S
+    ) -> None:
         self._origin = origin
         self.connect_timeout_s = connect_timeout_s
+        self._stale_within_s = stale_within_s
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
         self._open: set[Connection] = set()
         self._none_open = asyncio.Event()
@@ -79,7 +83,7 @@ class Pool:
             try:
                 return await kept.send(head, body)
             except Broken:
-                if kept.head_bytes or self._loop.time() - sent_at > _STALE_WITHIN_S:
+                if kept.head_bytes or self._loop.time() - sent_at > self._stale_within_s:
                     raise
                 # The provider closed it while it was idle: it has not seen this request.
         try:

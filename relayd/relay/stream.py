@@ -15,9 +15,6 @@ from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
 _log = logging.getLogger(__name__)
 
-_FINISH_GRACE_S = 5.0
-"""After a finish reason, how long usage and `[DONE]` may take in all before the answer counts as whole."""
-
 
 @dataclass(slots=True)
 class StreamLimits:
@@ -27,6 +24,8 @@ class StreamLimits:
     first_token_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
     total_timeout_s: float = 1800.0
+    finish_grace_s: float = 5.0
+    """After a finish reason, how long usage and `[DONE]` may take in all; then the answer counts as whole."""
 
 
 class RelayStream:
@@ -137,7 +136,7 @@ class RelayStream:
         if completion.finish_reason is None:
             return await body.pour(self._take)
         if self._finish_by is None:
-            self._finish_by = self._loop.time() + _FINISH_GRACE_S
+            self._finish_by = self._loop.time() + self._limits.finish_grace_s
         try:
             # The answer is whole already: whatever goes wrong from here is only its end.
             async with asyncio.timeout_at(self._finish_by):

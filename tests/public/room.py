@@ -51,9 +51,13 @@ class OneKey:
 
     def __init__(self) -> None:
         self.uses: list[tuple[str, str]] = []
+        self.trouble: Exception | None = None
+        """What a look at a key meets from now on."""
 
     def verify(self, presented: bytes) -> Holder | None:
         """The holder of the one key."""
+        if self.trouble is not None:
+            raise self.trouble
         return Holder() if presented == KEY.encode() else None
 
     def former(self, presented: bytes) -> Holder | None:

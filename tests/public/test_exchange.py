@@ -9,6 +9,7 @@ from time import time
 import pytest
 
 from relayd.relay.failure import Code
+from relayd.state.records import Outcome
 from tests.public.room import KEY, Setup, public_room
 from tests.wire import DONE, Wire, ask, body, post
 
@@ -34,7 +35,7 @@ async def test_each_field_of_a_head_is_there_once() -> None:
             assert {"date", "vary", "x-request-id", "cache-control", "x-content-type-options"} <= set(names)
 
 
-@pytest.mark.parametrize("value", ["close", "Close"])
+@pytest.mark.parametrize("value", ["close", "Close", "TE, close", "close,x"])
 async def test_a_connection_that_the_client_ends_is_ended(value: str) -> None:
     """The reply says so, is whole, and nothing comes after it."""
     async with public_room() as room, await Wire.open(room.port) as wire:
@@ -73,3 +74,25 @@ async def test_other_paths_read_no_endless_body() -> None:
         reply = await wire.reply()
         assert reply.status == 404
         assert json.loads(reply.body)["error"]["code"] == "not_found"
+
+
+async def test_a_preflight_with_a_body_is_a_preflight() -> None:
+    """Nothing of the body is wanted."""
+    async with public_room() as room, await Wire.open(room.port) as wire:
+        wire.send(post(KEY, b"{}", {"Origin": "https://page.example"}).replace(b"POST", b"OPTIONS", 1))
+        assert (await wire.head()).status == 204
+
+
+async def test_a_bug_in_admission_is_told_and_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets 500 in lines, the log the traceback, and the place is free."""
+    async with public_room() as room:
+        room.keys.trouble = ZeroDivisionError("a bug")
+        reply = await room.ask(_ONE)
+        record = await room.book.record()
+        assert await room.registry.wait_empty(5)
+    assert reply.status == 500
+    assert reply.error is not None
+    assert reply.error.startswith("internal: ")
+    assert reply.lines[-1] == DONE
+    assert record.outcome is Outcome.CRASHED
+    assert f"request {record.id} met a bug" in caplog.text

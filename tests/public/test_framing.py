@@ -65,6 +65,9 @@ _UNSOUND = {
     "a space first": b" " + _head(),
     "two empty lines first": b"\r\n\r\n" + _head(),
     "nothing": b"\r\n\r\n",
+    "no host": b"POST /chat HTTP/1.1\r\n\r\n",
+    "two hosts": _head(b"hOsT: other"),
+    "two hosts in HTTP/1.0": _head(b"Host: other", start=b"GET / HTTP/1.0"),
 }
 
 _SOUND = {
@@ -81,6 +84,7 @@ _SOUND = {
     "Latin-1": _head(b"A: \xe4\xff"),
     "a longest target": _head(start=b"GET /" + b"a" * (MAX_TARGET_BYTES - 1) + b" HTTP/1.1"),
     "a framing name inside a value": _head(b"A: Content-Length: 7", b"Content-Length: 5"),
+    "a host's name inside a value": _head(b"A: Host: other"),
     "another underscore": _head(b"X_Content_Length: 5"),
 }
 

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from relayd.public.guard import MAX_HEADER_BYTES
+from relayd.state.records import Outcome
 from tests.public.room import KEY, Setup, public_room
 from tests.wire import DONE, Wire, body, post, until
 
@@ -72,3 +73,27 @@ async def test_lines_go_to_the_kernel_in_order_however_little_it_takes() -> None
     assert not reply.cut
     assert reply.text == "x" * 30000 * 40
     assert reply.lines[-1] == DONE
+
+
+async def test_what_was_sent_ahead_of_a_refusal_is_not_looked_at() -> None:
+    """A packet of hundreds of heads without a key is one refusal, one record, and a closed connection."""
+    async with public_room() as room, await Wire.open(room.port) as wire:
+        wire.send(post("wrong", b"") * 200)
+        assert (await wire.ended()).count(b"HTTP/1.1 ") == 1
+        await until(lambda: len(room.connections) == 0)
+        assert [record.outcome for record in room.book.closed] == [Outcome.DENIED]
+
+
+async def test_a_body_that_is_not_http_is_refused_in_lines() -> None:
+    """Whatever its framing is, who sent it is told and recorded as one who sent something bad."""
+    head = post(KEY, b"", {"Transfer-Encoding": "chunked"}).replace(b"Content-Length: 0\r\n", b"")
+    for wrong in (b"0\r\nTrailer: x\r\n\r\n", b"zz\r\n", b"2\r\nabX\r\n"):
+        async with public_room() as room, await Wire.open(room.port) as wire:
+            wire.send(head + wrong)
+            reply = await wire.reply()
+            assert reply.status == 400
+            assert reply.header("X-Relayd-Error") == "bad_request"
+            assert reply.lines[-1] == DONE
+            record = await room.book.record()
+            assert (record.outcome, record.status) == (Outcome.REJECTED, 400)
+            assert await room.registry.wait_empty(5)

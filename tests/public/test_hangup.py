@@ -72,3 +72,14 @@ async def test_who_closed_one_side_with_the_request_gets_no_empty_success() -> N
                 assert await wire.ended() == b""
             assert (await room.book.record(n)).outcome is Outcome.CLIENT_CLOSED
         await _free(room)
+
+
+async def test_who_left_before_the_body_was_looked_at_asks_nobody() -> None:
+    """With `Expect: 100-continue` Tornado finds the connection gone by itself; nobody else would be told."""
+    async with public_room() as room:
+        for n in range(5):
+            async with await Wire.open(room.port) as wire:
+                wire.send(post(KEY, body("demo:fault=stall_headers"), {"Expect": "100-continue"}))
+                wire.reset()
+            assert (await room.book.record(n)).outcome is Outcome.CLIENT_CLOSED
+        await _free(room)

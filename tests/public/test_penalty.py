@@ -12,7 +12,7 @@ from relayd.public import penalty
 from relayd.public.address import network_of
 from relayd.public.penalty import Penalties
 from relayd.state.records import Outcome
-from tests.public.room import KEY, public_room
+from tests.public.room import KEY, Setup, public_room
 from tests.wire import Reply, Wire, body, post, until
 
 _WRONG = "a-key-that-is-wrong"
@@ -141,3 +141,15 @@ async def test_more_refusals_than_may_wait_are_cut() -> None:
             async with wire:
                 pass
         await until(lambda: room.penalties.held_now == 0)
+
+
+async def test_a_refusal_that_is_held_holds_up_no_stop() -> None:
+    """Closing the listener ends the wait of who is held; the refusal is recorded."""
+    async with public_room(Setup(trusted_proxies=())) as room, await Wire.open(room.port) as wire:
+        for _ in range(20):
+            room.penalties.failed("127.0.0.1")
+        wire.send(post(_WRONG, b""))
+        await until(lambda: room.penalties.held_now == 1)
+        async with asyncio.timeout(penalty.MAX_HOLD_S - 1):
+            await room.listener.close()
+        assert (await room.book.record()).outcome is Outcome.DENIED

@@ -32,3 +32,18 @@ async def test_who_waits_gets_a_turn_and_who_leaves_takes_none_from_others() -> 
         await asyncio.gather(*waiting, return_exceptions=True)
     assert [n for n, task in enumerate(waiting) if task.cancelled()] == [3]
     assert len(turns) == 0
+
+
+async def test_one_that_fails_takes_no_turn_from_the_others() -> None:
+    """The loop reports it; the rest goes on."""
+    turns, ran, met = Turns(), list[int](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: met.append(context["exception"]))
+    for n in range(10):
+        turns.call(functools.partial(ran.append, n))
+    turns.call(functools.partial(list[int]().remove, 1))
+    for n in range(10, 20):
+        turns.call(functools.partial(ran.append, n))
+    async with asyncio.timeout(10):
+        await turns.wait()
+    assert ran == list(range(20))
+    assert [type(error) for error in met] == [ValueError]

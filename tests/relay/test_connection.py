@@ -19,7 +19,7 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def _provider(script: Script) -> AsyncGenerator[Pool, None]:
+async def _provider(script: Script, *, stale_within_s: float = 2.0) -> AsyncGenerator[Pool, None]:
     """A pool whose provider follows the script on each connection, after the request has come."""
     tasks: set[asyncio.Task[None]] = set()
 
@@ -36,7 +36,8 @@ async def _provider(script: Script) -> AsyncGenerator[Pool, None]:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    pool = Pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], None), connect_timeout_s=5)
+    origin = Origin("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    pool = Pool(origin, connect_timeout_s=5, stale_within_s=stale_within_s)
     try:
         yield pool
     finally:
@@ -243,3 +244,43 @@ async def test_cancelling_a_wait_for_the_head_cuts_the_connection() -> None:
         await asyncio.gather(asking, return_exceptions=True)
         async with asyncio.timeout(30):
             await left.wait()
+
+
+async def test_a_second_answer_glued_to_the_first_is_ignored() -> None:
+    """The first is read whole at once; the connection, which cannot be trusted, is not used again."""
+    connections = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+        writer.write(one + one.replace(b"hi", b"no"))
+        await reader.read()
+
+    async with _provider(script) as pool:
+        for _ in range(2):
+            answer = await _ask(pool)
+            assert await _whole(answer) == b"hi"
+            answer.close()
+    assert connections == 2
+
+
+async def test_a_request_that_may_have_been_seen_is_not_sent_again() -> None:
+    """A kept connection that breaks after a while had taken the request: it is told, not repeated."""
+    requests = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        await reader.readexactly(len(_HEAD) + 2)
+        requests += 1
+        await asyncio.sleep(0.1)
+
+    async with _provider(script, stale_within_s=0.0) as pool:
+        answer = await _ask(pool)
+        assert await _whole(answer) == b"hi"
+        answer.close()
+        with pytest.raises(Broken):
+            await _ask(pool)
+    assert requests == 2

@@ -110,3 +110,16 @@ async def test_deltas_are_counted_over_closed_and_open_streams() -> None:
             registry.remove(stream)
             assert registry.deltas == 7 * (n + 1)
     assert len(registry) == 0
+
+
+async def test_a_stream_that_begins_after_the_end_of_all_ends_like_them() -> None:
+    """A body that arrives while the daemon gives up waiting asks the provider for nothing."""
+    registry = new_registry()
+    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+        assert registry.stop_all(Failure(Code.DRAINING, "The end.")) == 0
+        reply = KeptReply()
+        stream = new_stream(upstream, reply, _SLOW)
+        registry.add(stream)
+        await stream.run()
+        assert demo.total_requests == 0
+    assert b"draining: The end." in reply.sent

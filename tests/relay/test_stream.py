@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,7 +15,7 @@ from relayd.relay.lines import DONE, HEARTBEAT
 from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.relay.upstream import Upstream
 from relayd.state.records import Outcome, Phase
-from tests.relay.room import PROVIDER_KEY, KeptReply, new_stream, upstream_of
+from tests.relay.room import PROVIDER_KEY, KeptReply, new_record, new_stream, upstream_of
 
 _ENDLESS = "demo:deltas=100000,interval_ms=5"
 
@@ -225,3 +225,64 @@ async def test_a_stream_tells_how_it_goes() -> None:
         assert not stream.writing
         stream.stop(ClientGone())
         await running
+
+
+class _Pinging:
+    """A provider that ends its answer, and then only keeps the connection alive."""
+
+    request_id: str | None = None
+
+    def __init__(self) -> None:
+        self._answered = False
+
+    def scrub(self, text: str) -> str:
+        """There is no secret."""
+        return text
+
+    @asynccontextmanager
+    async def stream(self, _body: bytes, *, connected: Callable[[], None]) -> AsyncGenerator[_Pinging, None]:
+        """Begin at once."""
+        connected()
+        yield self
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """The answer first, then a comment now and then."""
+        if not self._answered:
+            self._answered = True
+            take(b'data: {"choices":[{"delta":{"content":"all"},"finish_reason":"stop"}]}\n\n')
+            return True
+        await asyncio.sleep(0.01)
+        take(b": ping\n\n")
+        return True
+
+    def tidy(self) -> None:
+        """Nothing."""
+
+
+async def test_pings_after_the_end_of_an_answer_keep_nobody() -> None:
+    """The grace for what follows a finish reason is one for all of it."""
+    reply = KeptReply()
+    stream = RelayStream(
+        new_record(),
+        b"{}",
+        tell_usage=False,
+        upstream=_Pinging(),
+        reply=reply,
+        limits=StreamLimits(finish_grace_s=0.2),
+    )
+    async with asyncio.timeout(30):
+        await stream.run()
+    assert stream.record.outcome is Outcome.COMPLETED
+    assert reply.sent.endswith(DONE)
+
+
+async def test_a_heartbeat_that_finds_nobody_ends_the_stream() -> None:
+    """While the provider is silent nothing else would find out."""
+    async with _provider() as (demo, upstream):
+        reply = KeptReply()
+        reply.trouble = ClientGone()
+        stream = new_stream(upstream, reply, "demo:fault=stall_first", limits=StreamLimits(heartbeat_s=0.05))
+        async with asyncio.timeout(30):
+            await stream.run()
+            await demo.wait_closed(0)
+    assert stream.record.outcome is Outcome.CLIENT_CLOSED
