@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -65,3 +68,23 @@ def test_a_library_never_tells_details(capsys: pytest.CaptureFixture[str], libra
     assert capsys.readouterr().err == ""
     logging.getLogger(library).error("worth knowing")
     assert "worth knowing" in capsys.readouterr().err
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that a full pipe cannot take are dropped, and counted in the first that it takes again."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        set_up_logging("info", {"JOURNAL_STREAM": "8:1"})
+        log = logging.getLogger("relayd.x")
+        for number in range(2000):
+            log.info("line %d %s", number, "x" * 100)
+        taken = reader.read(1 << 20)
+        log.info("after")
+        said = taken + reader.read(1 << 20)
+        assert not select.select([reader], [], [], 0)[0]
+    lines = said.decode().splitlines()
+    told = re.fullmatch(r"<4>(\d+) lines of this log were lost: nobody read it", lines[-2])
+    assert told is not None
+    assert int(told[1]) + len(lines) - 2 == 2000
+    assert lines[-1] == "<6>after"
