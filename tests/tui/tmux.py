@@ -76,6 +76,17 @@ class Tmux:
         """What the terminal shows now."""
         return self._tmux("capture-pane", "-p")
 
+    async def ended(self) -> str:
+        """Wait until the app has ended; returns its exit status, empty where tmux did not get to know it."""
+        end_s = time.monotonic() + WAIT_S
+        while True:
+            told = self._tmux("display-message", "-p", "#{pane_dead}:#{pane_dead_status}")
+            dead, status = told.strip().split(":")
+            if dead == "1":
+                return status
+            assert time.monotonic() < end_s, f"it did not end; the screen:\n{self.screen()}"
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names: `Enter`, `Tab`, `K`."""
         self._tmux("send-keys", *keys)
