@@ -31,6 +31,8 @@ from relayd.systemd import ServiceManager, SystemdError, inherited_sockets
 
 _log = logging.getLogger(__name__)
 
+_SWITCH_INTERVAL_S = 0.0005
+
 FIRST_KEY_FILE = "first-key"
 _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
@@ -58,6 +60,8 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
             "or try relayd without one: relayd serve --demo"
         )
     ask_for_descriptors(settings.server.max_streams)
+    # Back from the disk, the writer's thread waits so long for the loop's: else 5 ms, several times a change.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(_Plan(settings, read, demo)))
