@@ -173,7 +173,7 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
             words.append(_saved(path, filled.secret))
     elif not demo:
         return words
-    else:
+    elif key == "YOUR-KEY":
         words.append("The key is the one of the first start; where it is lost: relayd keys rotate default")
     words += [
         "Try it:",
