@@ -31,7 +31,7 @@ _BODY_TIMEOUT_S = 10.0
 class PublicApp(HTTPServerConnectionDelegate):
     """Everything that the internet may ask for; all other paths are 404 in JSON.
 
-    `POST /chat` is answered on Tornado's connection itself: its web layer costs three times what all of
+    `POST /chat` is answered on Tornado's connection itself: its web layer costs nearly twice what all of
     the rest of Tornado does (docs/performance.md), and builds a handler before the key is looked at.
 
     Args:

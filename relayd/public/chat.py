@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -66,8 +65,7 @@ class Chat(HTTPMessageDelegate):
             return
         self._unwatch = service.hangups.watch(sock, self._client_left)
         service.admission.identify(exchange.headers, record)
-        # Over its own limit Tornado answers a bare 400; `data_received` says it properly.
-        exchange.admitted(sys.maxsize)
+        exchange.admitted()
         service.admission.check_intake(exchange.headers)
         service.registry.take_place(record.ip)
         self._place = record.ip
@@ -156,7 +154,6 @@ class Chat(HTTPMessageDelegate):
             await stream.run()
         finally:
             service.registry.remove(stream)
-            self._release()
             if record.outcome is None:
                 record.phase, record.outcome, record.status = Phase.DONE, Outcome.CRASHED, None
             service.ledger.close(record)

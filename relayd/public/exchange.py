@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -81,10 +82,11 @@ class Exchange:
         """Whether the client sends, or will send, a body."""
         return self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
 
-    def admitted(self, max_body_bytes: int) -> None:
-        """A valid key was shown; a body up to this size may be read."""
+    def admitted(self) -> None:
+        """A valid key was shown: the body may be read, whose size is its reader's to judge."""
         self._stream.admitted()
-        self._connection.set_max_body_size(max_body_bytes)
+        # Over a limit of its own Tornado answers without our lines and our record.
+        self._connection.set_max_body_size(sys.maxsize)
 
     @property
     def is_malformed(self) -> bool:

@@ -29,11 +29,10 @@ def head_fault(head: bytes) -> str | None:
     """Why a head, up to and with its empty line, is refused; None where it is sound.
 
     Refused: line ends other than CRLF, folded lines, controls, names that are no token, versions other
-    than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, a Host that is missing or
-    there twice, more than one
-    Content-Length or Transfer-Encoding or both, a length that is no plain number, a coding other than
-    `chunked`, any coding in HTTP/1.0, and the framing fields spelt with an underscore, which CGI-like
-    readers take for the real ones.
+    than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, a Host that is missing
+    or there twice, more than one Content-Length or Transfer-Encoding or both, a length that is no plain
+    number, a coding other than `chunked`, any coding in HTTP/1.0, and the framing fields spelt with an
+    underscore, which CGI-like readers take for the real ones.
     """
     found = _HEAD.fullmatch(head)
     if found is None:

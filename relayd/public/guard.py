@@ -149,14 +149,11 @@ class GuardedStream(IOStream):
     def close(self, exc_info: _ExcInfo = False) -> None:
         """Close as Tornado asks; say why first where the head was too large."""
         if isinstance(exc_info, UnsatisfiableReadError) and self._reading_head and not self.closed():
-            self._say_too_large()
+            self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), self.peer))
         super().close(exc_info)
         self._connections.forget(self)
         if self.when_closed is not None:
             self.when_closed()
-
-    def _say_too_large(self) -> None:
-        self._say(self._refuse_large(bytes(self._read_buffer[:MAX_HEADER_BYTES]), self.peer))
 
     def _say(self, reply: bytes) -> None:
         """The last words of a connection, as far as the kernel takes them at once."""

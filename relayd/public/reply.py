@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from http import HTTPStatus
 
 from tornado.iostream import StreamClosedError
@@ -17,8 +16,8 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class ChatReply:
     """Implements `relayd.relay.ends.Reply`.
 
-    Awaiting what a write returns is the back-pressure: there is nothing to wait for while the kernel
-    takes the bytes, and otherwise it is over when the client has read enough.
+    Awaiting `drained` is the back-pressure: there is nothing to wait for while the kernel takes the
+    bytes, and otherwise it is over when the client has read enough.
 
     Args:
         exchange: the request that is answered.
@@ -30,13 +29,15 @@ class ChatReply:
         self._write_timeout_s = write_timeout_s
         self._loop = asyncio.get_running_loop()
         self._chunked = exchange.knows_chunks
+        self._unsent: asyncio.Future[None] | None = None
+        """Done when the kernel has taken what it did not take at once."""
         self.status: int | None = None
         self.stalled_s = 0.0
 
-    def send(self, lines: bytes) -> Awaitable[None] | None:
-        """Send lines, the first time with the head; returns what to wait for, if anything."""
-        waiting = self._write(self._framed(lines))
-        return None if waiting is None else self._wait(waiting)
+    def send(self, lines: bytes) -> bool:
+        """Send lines, the first time with the head; returns whether the kernel took all of them."""
+        self._write(self._framed(lines))
+        return self._unsent is None
 
     def beat(self, line: bytes) -> None:
         """Send a line without waiting. Raises ClientGone."""
@@ -49,9 +50,8 @@ class ChatReply:
         else:
             self.status = HTTPStatus.OK if failure is None else failure.status
             data = self._exchange.head(failure, length=len(lines)) + lines
-        waiting = self._write(data)
-        if waiting is not None:
-            await self._wait(waiting)
+        self._write(data)
+        await self.drained()
         self._exchange.finish()
 
     def _framed(self, lines: bytes) -> bytes:
@@ -62,13 +62,17 @@ class ChatReply:
         self.status = HTTPStatus.OK
         return self._exchange.head() + chunk
 
-    def _write(self, data: bytes) -> asyncio.Future[None] | None:
+    def _write(self, data: bytes) -> None:
         try:
-            return self._exchange.send(data)
+            self._unsent = self._exchange.send(data)
         except StreamClosedError as error:
             raise ClientGone from error
 
-    async def _wait(self, sent: asyncio.Future[None]) -> None:
+    async def drained(self) -> None:
+        """Wait until the kernel has taken everything. Raises ClientGone or ClientStalled."""
+        sent, self._unsent = self._unsent, None
+        if sent is None:
+            return
         began = self._loop.time()
         try:
             # Not awaited by itself: Tornado's callbacks fail on a future that a timeout has cancelled.

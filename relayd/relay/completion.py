@@ -50,8 +50,6 @@ class CompletionStream:
         self._decoder = SseDecoder(MAX_EVENT_BYTES)
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
-        self.is_ending = False
-        """True after the first of: a finish reason, `[DONE]`, a failure."""
         self.done = False
         """True after `[DONE]`: nothing more is of interest."""
         self.failure: Failure | None = None
@@ -62,6 +60,11 @@ class CompletionStream:
         """Whether the answer has come to a good end, and nothing more is of interest."""
         return self.done and self.finish_reason is not None and self.failure is None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether a finish reason, `[DONE]` or a failure has come."""
+        return self.finish_reason is not None or self.done or self.failure is not None
+
     def feed(self, piece: bytes) -> list[str]:
         """Take the next bytes; return the pieces of text in them, in order, none empty."""
         texts: list[str] = []
@@ -69,7 +72,7 @@ class CompletionStream:
             if self.done or self.failure is not None:
                 return texts
             if event == _DONE:
-                self.done = self.is_ending = True
+                self.done = True
             else:
                 self._take(event, texts)
         if self._decoder.overflowed and not self.done and self.failure is None:
@@ -96,11 +99,9 @@ class CompletionStream:
                     texts.append(choice.delta.refusal)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
-                self.is_ending = True
 
     def _fail(self, sentence: str) -> None:
         self.failure = Failure(Code.UPSTREAM_FAILED, sentence)
-        self.is_ending = True
 
     def _in_band_sentence(self, error: Any) -> str:
         message = error.get("message") if isinstance(error, dict) else error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -49,11 +49,12 @@ class Reply(Protocol):
     status: int | None
     stalled_s: float
 
-    def send(self, lines: bytes) -> Awaitable[None] | None:
-        """Send lines; returns what to wait for before the client may be sent more, if anything.
+    def send(self, lines: bytes) -> bool:
+        """Send lines; returns whether the client may be sent more at once. Raises ClientGone."""
+        ...
 
-        Both may raise ClientGone, the wait also ClientStalled.
-        """
+    async def drained(self) -> None:
+        """Wait until the client may be sent more. Raises ClientGone or ClientStalled."""
         ...
 
     def beat(self, line: bytes) -> None:

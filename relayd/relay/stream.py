@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from relayd.relay.completion import CompletionStream
@@ -59,12 +58,11 @@ class RelayStream:
         """The event loop's time of the last delta."""
         self.writing = False
         """True while a write waits for the client."""
-        self._completion: CompletionStream | None = None
+        self._completion = CompletionStream(upstream.scrub)
         self._concluded = False
         self._stop_cause: Failure | ClientGone | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waiting: Awaitable[None] | None = None
         self._unsent = b""
         self._finish_by: float | None = None
 
@@ -119,10 +117,10 @@ class RelayStream:
     async def _relay(self) -> None:
         async with self._upstream.stream(self._body, connected=self._connected) as body:
             self.record.upstream_request_id = body.request_id
-            completion = self._completion = CompletionStream(self._upstream.scrub)
-            while await self._poured(body, completion):
-                if self._waiting is not None:
-                    await self._wait(self._waiting)
+            completion = self._completion
+            while await self._poured(body):
+                if self.writing:
+                    await self._drain()
                 if completion.failure is not None:
                     raise completion.failure
                 if completion.done:
@@ -131,9 +129,9 @@ class RelayStream:
                 raise Failure(Code.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
             body.tidy()
 
-    async def _poured(self, body: SourceBody, completion: CompletionStream) -> bool:
+    async def _poured(self, body: SourceBody) -> bool:
         """Relay until something else is to be done; False at the end of the answer."""
-        if completion.finish_reason is None:
+        if self._completion.finish_reason is None:
             return await body.pour(self._take)
         if self._finish_by is None:
             self._finish_by = self._loop.time() + self._limits.finish_grace_s
@@ -150,17 +148,15 @@ class RelayStream:
         Everything that a delta costs is here and below.
         """
         completion = self._completion
-        assert completion is not None  # noqa: S101 - made before the first piece
         self._last_data_at = self._loop.time()
         texts = completion.feed(piece)
         if completion.whole:
             self._unsent = self._lines_of(texts)
             return False
         if texts:
-            self._waiting = self._reply.send(self._lines_of(texts))
+            self.writing = not self._reply.send(self._lines_of(texts))
             self._last_line_at = self._last_data_at
-            return self._waiting is None and not completion.is_ending
-        return not completion.is_ending
+        return not (self.writing or completion.is_ending)
 
     def _connected(self) -> None:
         record = self.record
@@ -168,11 +164,10 @@ class RelayStream:
             record.phase = Phase.WAITING
             record.connect_ms = self._age_ms()
 
-    async def _wait(self, waiting: Awaitable[None]) -> None:
-        self._waiting = None
-        self.writing = True
+    async def _drain(self) -> None:
+        """Wait for the client."""
         try:
-            await waiting
+            await self._reply.drained()
         finally:
             self.writing = False
         # Upstream is not read while the client is waited for, so its silence counts from here.
@@ -258,18 +253,12 @@ class RelayStream:
     def _last_lines(self, failure: Failure | None) -> bytes:
         done = DONE
         if self._tell_usage:
-            completion = self._completion
-            done = done_line(
-                completion.finish_reason if completion is not None else None,
-                completion.usage if completion is not None else None,
-            )
+            done = done_line(self._completion.finish_reason, self._completion.usage)
         return error_line(failure) + done if failure is not None else done
 
     def _record_usage(self) -> None:
         """Whatever the end was: a client that leaves early has used what it used."""
         completion = self._completion
-        if completion is None:
-            return
         self.record.finish_reason = completion.finish_reason
         if completion.usage is not None:
             self.record.prompt_tokens = completion.usage.prompt_tokens

@@ -29,10 +29,14 @@ class KeptReply:
         self.trouble: ClientGone | ClientStalled | None = None
         """What every write meets from now on."""
 
-    def send(self, lines: bytes) -> None:
+    def send(self, lines: bytes) -> bool:
         """Keep the lines."""
         self._send(lines, None)
         self.first.set()
+        return True
+
+    async def drained(self) -> None:
+        """There is nothing to wait for."""
 
     def beat(self, line: bytes) -> None:
         """Keep the line."""

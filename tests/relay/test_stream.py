@@ -182,9 +182,9 @@ async def test_deltas_that_come_together_leave_together() -> None:
     writes: list[bytes] = []
 
     class Counting(KeptReply):
-        def send(self, lines: bytes) -> None:
+        def send(self, lines: bytes) -> bool:
             writes.append(lines)
-            super().send(lines)
+            return super().send(lines)
 
     async with _provider() as (_, upstream):
         stream = new_stream(upstream, Counting(), "demo:deltas=100,interval_ms=0,fault=coalesced,batch=50")
@@ -197,7 +197,7 @@ async def test_a_bug_is_told_as_internal(caplog: pytest.LogCaptureFixture) -> No
     """The client learns the request's id; the log has the traceback."""
 
     class Buggy(KeptReply):
-        def send(self, lines: bytes) -> None:
+        def send(self, lines: bytes) -> bool:
             raise ZeroDivisionError(f"beside {len(lines)} bytes")
 
     async with _provider() as (demo, upstream):
@@ -286,3 +286,28 @@ async def test_a_heartbeat_that_finds_nobody_ends_the_stream() -> None:
             await stream.run()
             await demo.wait_closed(0)
     assert stream.record.outcome is Outcome.CLIENT_CLOSED
+
+
+class _Full(KeptReply):
+    """A client that is full after each line; the stream is stopped before it can begin to wait."""
+
+    stream: RelayStream | None = None
+
+    def send(self, lines: bytes) -> bool:
+        """Keep the lines, and stop the stream."""
+        super().send(lines)
+        assert self.stream is not None
+        self.stream.stop(Failure(Code.CANCELLED, "Stopped."))
+        return False
+
+
+async def test_a_stop_between_a_full_write_and_its_wait_leaves_nothing_behind() -> None:
+    """The wait never begins, nothing is left un-awaited, and the stream ends as ever."""
+    async with _provider() as (demo, upstream):
+        reply = _Full()
+        stream = reply.stream = new_stream(upstream, reply, _ENDLESS)
+        async with asyncio.timeout(30):
+            await stream.run()
+            await demo.wait_closed(0)
+    assert stream.record.outcome is Outcome.CANCELLED
+    assert _errors(reply) == ["cancelled: Stopped."]
