@@ -58,47 +58,32 @@ async def _each_by_key(desk: Tmux) -> None:
 
 async def _each_by_click(desk: Tmux) -> None:
     for _, title, there in SCREENS:
-        desk.click_on(title)
-        await desk.until(lambda screen, title=title: f"[{title}" in screen)  # type: ignore[misc]  # as above
+        await desk.click_on(title, f"[{title}")
         await desk.until(there)
 
 
 async def _cancel_by_mouse(desk: Tmux) -> None:
-    desk.click_on(" run ")
-    await desk.until(lambda screen: re.search(r"▶\S+ run ", screen))
-    desk.click_on("x cancel")
-    await desk.until("Cancel this request?")
-    desk.click_on("Cancel the request")
-    await desk.until("cancelled the request.")
+    await desk.click_on(" run ", lambda screen: re.search(r"▶\S+ run ", screen))
+    await desk.click_on("x cancel", "Cancel this request?")
+    await desk.click_on("Cancel the request", "cancelled the request.")
 
 
 async def _filter_by_mouse(desk: Tmux) -> None:
     """A row of Stats and the footer's Enter: the list with that filter; there a row is opened, and turned."""
-    desk.click_on("3 Stats")
-    await desk.until("filter by it")
-    await desk.until("demo:deltas=2")
-    desk.click_on("demo:deltas=2")
-    await desk.until("▶demo:deltas=2")
-    desk.click_on("filter by it")
-    await desk.until('model="demo:deltas=2"')
+    await desk.click_on("3 Stats", "filter by it")
+    await desk.click_on("demo:deltas=2", "▶demo:deltas=2")
+    await desk.click_on("filter by it", 'model="demo:deltas=2"')
     await desk.until("1 of 2 ")
-    desk.click_on(" 200 ")
-    desk.click_on("Enter open")
-    await desk.until("[Summary]")
-    desk.click_on("Timeline")
-    await desk.until("came from 127.0.0.1")
+    await desk.click_on(" 200 ", lambda screen: re.search(r"▶.* 200 ", screen))
+    await desk.click_on("Enter open", "[Summary]")
+    await desk.click_on("Timeline", "came from 127.0.0.1")
 
 
 async def _rotate_by_mouse(desk: Tmux) -> None:
-    desk.click_on("4 Keys")
-    await desk.until("r rotate")
-    desk.click_on("r rotate")
-    await desk.until("Rotate the key of default?")
-    desk.click_on("15 minutes")
-    desk.click_on("  Rotate ", last=True)
-    await desk.until("•" * 12)
-    desk.click_on("Save", last=True)
-    await desk.until("Saved to")
-    desk.click_on("Close", last=True)
-    await desk.until("Not used yet.")
+    await desk.click_on("4 Keys", "r rotate")
+    await desk.click_on("r rotate", "Rotate the key of default?")
+    await desk.click_on("15 minutes", "(•) 15 minutes")
+    await desk.click_on("  Rotate ", "•" * 12, last=True)
+    await desk.click_on("Save", "Saved to", last=True)
+    await desk.click_on("Close", "Not used yet.", last=True)
     await desk.until(lambda screen: re.search(r"OLD KEY 1[45]:\d\d", screen.splitlines()[0]))

@@ -21,6 +21,7 @@ from tests.tui.terminal import ROOT
 
 WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
+_CLICK_AGAIN_S = 5.0
 _CONFIG = "set -g status off\nset -s escape-time 0\nset -g remain-on-exit on\n"
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -100,23 +101,36 @@ class Tmux:
         at = f"\x1b[<0;{column + 1};{row + 1}"
         self._tmux("send-keys", "-l", f"{at}M{at}m")
 
-    def click_on(self, text: str, *, last: bool = False) -> None:
-        """Click in the middle of the first or last line that shows this text, where it first stands."""
-        found = [
-            (row, line.find(text)) for row, line in enumerate(self.screen().splitlines()) if text in line
-        ]
-        if found:
-            row, column = found[-1 if last else 0]
-            self.click(column + len(text) // 2, row)
-            return
-        raise AssertionError(f"{text!r} is not on the screen:\n{self.screen()}")
+    async def click_on(self, text: str, shows: Callable[[str], object] | str, *, last: bool = False) -> str:
+        """Click on a text until the screen shows what that leads to; returns that screen.
+
+        In the middle of the first or last line with this text, where it first stands. A frame reaches the
+        terminal in pieces, and a dialog that grows moves its buttons: a click aimed at half a frame misses,
+        and is made again where the text then stands.
+        """
+        end_s, again_s = time.monotonic() + WAIT_S, 0.0
+        while True:
+            screen = self.screen()
+            if _holds(shows, screen):
+                return screen
+            found = [(row, line.find(text)) for row, line in enumerate(screen.splitlines()) if text in line]
+            if found and time.monotonic() >= again_s:
+                row, column = found[-1 if last else 0]
+                self.click(column + len(text) // 2, row)
+                again_s = time.monotonic() + _CLICK_AGAIN_S
+            assert time.monotonic() < end_s, f"{text!r} did not lead there; the screen:\n{screen}"
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def until(self, holds: Callable[[str], object] | str) -> str:
         """Wait until the screen shows a text, or holds; returns it. Fails with the screen after 30 s."""
         end_s = time.monotonic() + WAIT_S
         while True:
             screen = self.screen()
-            if holds in screen if isinstance(holds, str) else holds(screen):
+            if _holds(holds, screen):
                 return screen
             assert time.monotonic() < end_s, f"not within {WAIT_S:.0f} s; the screen:\n{screen}"
             await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _holds(condition: Callable[[str], object] | str, screen: str) -> bool:
+    return condition in screen if isinstance(condition, str) else bool(condition(screen))
