@@ -150,13 +150,14 @@ class RelayStream:
         completion = self._completion
         self._last_data_at = self._loop.time()
         texts = completion.feed(piece)
-        if completion.whole:
+        ending = completion.is_ending
+        if ending and completion.whole:
             self._unsent = self._lines_of(texts)
             return False
         if texts:
             self.writing = not self._reply.send(self._lines_of(texts))
             self._last_line_at = self._last_data_at
-        return not (self.writing or completion.is_ending)
+        return not (self.writing or ending)
 
     def _connected(self) -> None:
         record = self.record
