@@ -8,14 +8,13 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 from benchmark.install import CannotRun, install
 from benchmark.loads import LOADS, Load
-from benchmark.measure import Bench, Figures
+from benchmark.measure import Bench, Figures, bench_of_this_machine
 from benchmark.peers import HOME, PEERS, RELAYD, ROOT, Peer, before
-from benchmark.process import Cores, DidNotStart, machine_ticks
+from benchmark.process import DidNotStart, machine_ticks
 from benchmark.rows import ROWS
 from benchmark.table import put_between_markers, render
 
@@ -62,20 +61,12 @@ def main() -> int:
     figures: dict[str, list[Figures]] = {name: [] for name in versions}
     averages: list[float] = []
     ticks = machine_ticks()
-    cores = Cores.of_this_machine()
     rounds = 1 if asked.quick else asked.rounds
-    with tempfile.TemporaryDirectory(prefix="relayd-bench-") as folder:
-        Path(folder).chmod(0o755)
-        bench = Bench(cores, Path(folder))
-        try:
-            for number in range(rounds):
-                averages.append(os.getloadavg()[0])
-                hold = number == rounds - 1 and not (asked.quick or asked.no_hold)
-                _one_round(
-                    bench, [peer for peer in relays if peer.name in versions], loads, hold, figures, notes
-                )
-        finally:
-            bench.close()
+    with bench_of_this_machine() as bench:
+        for number in range(rounds):
+            averages.append(os.getloadavg()[0])
+            hold = number == rounds - 1 and not (asked.quick or asked.no_hold)
+            _one_round(bench, [peer for peer in relays if peer.name in versions], loads, hold, figures, notes)
     stolen = [after - before for before, after in zip(ticks, machine_ticks(), strict=True)]
     disturbed = (
         f"Load average before each round: {', '.join(f'{average:.1f}' for average in averages)}; "

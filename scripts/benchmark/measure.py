@@ -9,7 +9,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,8 @@ class Bench:
         Raises:
             DidNotStart: the relay did not.
         """
-        port, folder = free_port(), self._room(peer.name)
-        start = peer.start(folder, port, self.upstream_port)
-        program = Program(start.command, core=self._cores.relay, env=environment(start), folder=folder)
-        try:
-            program.wait_listening(port, peer.start_timeout_s)
-            time.sleep(_SETTLE_S)
-            run = _Run(self, program, start, port)
+        with self.running(peer) as run:
+            program = run.program
             figures: Figures = {"memory.idle": program.resident_mib(), "start.cpu_s": program.cpu_s()}
             for load in loads:
                 figures |= run.load(load, peer.share, direct)
@@ -114,37 +110,72 @@ class Bench:
                 figures |= run.hold(figures["memory.idle"])
             time.sleep(_AFTER_S)
             figures["memory.after"] = program.resident_mib()
-        finally:
-            program.stop()
         return figures, run.notes
 
+    @contextmanager
+    def running(self, peer: Peer) -> Iterator[Run]:
+        """One relay, started fresh and stopped on leaving.
 
-class _Run:
+        Raises:
+            DidNotStart: the relay did not.
+        """
+        port, folder = free_port(), self._room(peer.name)
+        start = peer.start(folder, port, self.upstream_port)
+        program = Program(start.command, core=self._cores.relay, env=environment(start), folder=folder)
+        try:
+            program.wait_listening(port, peer.start_timeout_s)
+            time.sleep(_SETTLE_S)
+            yield Run(self, program, start, port)
+        finally:
+            program.stop()
+
+
+@contextmanager
+def bench_of_this_machine() -> Iterator[Bench]:
+    """A bench on the last two cores, in a folder of its own; closed on leaving.
+
+    Raises:
+        DidNotStart: there is only one core, or the upstream did not start.
+    """
+    cores = Cores.of_this_machine()
+    with tempfile.TemporaryDirectory(prefix="relayd-bench-") as folder:
+        Path(folder).chmod(0o755)
+        bench = Bench(cores, Path(folder))
+        try:
+            yield bench
+        finally:
+            bench.close()
+
+
+class Run:
     """The loads on one running relay."""
 
     def __init__(self, bench: Bench, program: Program, start: Start, port: int) -> None:
         self._bench = bench
-        self._program = program
+        self.program = program
         self._start = start
         self._port = port
-        self._peak_mib = 0.0
+        self.peak_mib = 0.0
+        """The most that was resident during the last load."""
         self.waited_s = 0.0
         self.notes: list[str] = []
 
     def _watch(self) -> None:
-        self._peak_mib = max(self._peak_mib, self._program.resident_mib())
+        self.peak_mib = max(self.peak_mib, self.program.resident_mib())
 
-    def _play(self, groups: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
-        before, waited_before = self._program.cpu_s(), self._program.waited_s()
+    def play(self, groups: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+        """Put groups of clients on it; a result for each, and the CPU seconds that all of them cost."""
+        self.peak_mib = 0.0
+        before, waited_before = self.program.cpu_s(), self.program.waited_s()
         results = self._bench.play(self._start, self._port, groups, self._watch)
-        self.waited_s = self._program.waited_s() - waited_before
+        self.waited_s = self.program.waited_s() - waited_before
         # Records and log lines that follow the last byte belong to the load.
         time.sleep(_SETTLE_S)
-        return results, self._program.cpu_s() - before
+        return results, self.program.cpu_s() - before
 
     def load(self, load: Load, share: float, direct: Figures) -> Figures:
         """Play one load."""
-        results, cpu_s = self._play(load.plan(share))
+        results, cpu_s = self.play(load.plan(share))
         for result in results:
             if result["errors"]:
                 self.notes.append(f"{load.name}: {result['errors']}")
@@ -164,12 +195,11 @@ class _Run:
         """Open more and more streams, as long as all of them are held."""
         figures: Figures = {"held.streams": 0}
         for streams in HELD:
-            self._peak_mib = 0.0
-            (result,), cpu_s = self._play(held(streams))
+            (result,), cpu_s = self.play(held(streams))
             figures[f"held.{streams}.cpu_us"] = cpu_s * 1e6 / max(1, result["deltas"])
             figures[f"held.{streams}.gap_ms"] = result["longest_gap_ms"]
-            figures[f"held.{streams}.mib"] = self._peak_mib
-            figures["memory.stream_kib"] = (self._peak_mib - idle_mib) * 1024 / streams
+            figures[f"held.{streams}.mib"] = self.peak_mib
+            figures["memory.stream_kib"] = (self.peak_mib - idle_mib) * 1024 / streams
             whole = result["complete"] == streams
             if not whole or result["longest_gap_ms"] > _STALL_FACTOR * HELD_INTERVAL_MS:
                 gap_s = result["longest_gap_ms"] / 1000
