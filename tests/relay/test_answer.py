@@ -85,16 +85,22 @@ def _feed(answer: Answer, read: list[bytes]) -> None:
     answer.arrived()
 
 
-async def test_what_one_read_brought_is_taken_in_one_piece() -> None:
-    """Deltas that arrive together are sent together."""
-    answer, got = _answer(), list[bytes]()
+async def _pouring(answer: Answer, got: list[bytes]) -> asyncio.Task[bool]:
+    """A task that has begun to pour into a list, and never has enough."""
 
     def take(piece: bytes) -> bool:
         got.append(piece)
         return True
 
-    pouring = asyncio.create_task(answer.pour(take), name="pour")
+    task = asyncio.create_task(answer.pour(take), name="pour")
     await asyncio.sleep(0)
+    return task
+
+
+async def test_what_one_read_brought_is_taken_in_one_piece() -> None:
+    """Deltas that arrive together are sent together."""
+    answer, got = _answer(), list[bytes]()
+    pouring = await _pouring(answer, got)
     _feed(answer, [b"a", b"b", b"c"])
     assert got == [b"abc"]
     answer.end(None)
@@ -119,13 +125,7 @@ async def test_what_the_taker_raises_is_raised_where_it_was_given() -> None:
 async def test_a_taker_that_was_cancelled_is_called_no_more() -> None:
     """What comes after a cancel, even before the task hears of it, is kept and not relayed."""
     answer, got = _answer(), list[bytes]()
-
-    def take(piece: bytes) -> bool:
-        got.append(piece)
-        return True
-
-    pouring = asyncio.create_task(answer.pour(take), name="pour")
-    await asyncio.sleep(0)
+    pouring = await _pouring(answer, got)
     pouring.cancel()
     await asyncio.sleep(0)
     _feed(answer, [b"late"])

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
 
-PATIENCE_S = 60.0
-START_S = 90.0
+_PATIENCE_S = 60.0
+_START_S = 90.0
 
 
 class Browser(Protocol):
@@ -66,7 +69,7 @@ class Tab(ABC):
     async def until(self, condition: str) -> None:
         """Wait until an expression is true."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(_PATIENCE_S):
                 while not await self.eval(condition):  # noqa: ASYNC110 - the page announces nothing
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -100,7 +103,7 @@ class Wire:
         answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
         message = {"id": self._number, "method": method, "params": parameters, **envelope}
         await self._socket.send_json(message)
-        return await asyncio.wait_for(answer, PATIENCE_S)
+        return await asyncio.wait_for(answer, _PATIENCE_S)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """Everything that is no answer; answers are handed out on the way."""
@@ -113,3 +116,33 @@ class Wire:
                 answer.set_exception(AssertionError(json.dumps(data)))
             else:
                 answer.set_result(data["result"])
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    home: Path,
+    find_address: Callable[[], str | None],
+    env: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """A browser's process and the address it is driven by, as soon as it has told one; ended on leaving.
+
+    Args:
+        command: the program and its arguments.
+        home: where its own messages go.
+        find_address: looks for the address; None while there is none.
+        env: its environment; None for this process's.
+    """
+    messages = home / "browser.log"
+    with messages.open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + _START_S
+        while (address := find_address()) is None:
+            assert process.poll() is None, messages.read_text()
+            assert time.monotonic() < deadline, f"it does not start:\n{messages.read_text()}"
+            time.sleep(0.02)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(_PATIENCE_S)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.browser import PATIENCE_S, START_S, Tab, Wire
+from tests.support.browser import Tab, Wire, running
 
 _KEYS: Mapping[str, tuple[str, int, str]] = {
     "Enter": ("Enter", 13, "\r"),
@@ -173,39 +171,25 @@ def running_chromium(home: Path, *, local_name: str = "") -> Iterator[Chromium]:
     """
     program = chromium()
     assert program is not None
-    with (home / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                "--headless=new",
-                "--no-sandbox",  # tests may run as root, where its own sandbox refuses to start
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-                "--remote-debugging-port=0",
-                # Certificates of test authorities are made on the spot.
-                "--ignore-certificate-errors",
-                f"--host-resolver-rules=MAP {local_name or 'localhost'} 127.0.0.1",
-                f"--user-data-dir={home / 'profile'}",
-                "about:blank",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield Chromium(_address(process, home))
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-
-
-def _address(process: subprocess.Popen[bytes], home: Path) -> str:
+    command = [
+        program,
+        "--headless=new",
+        "--no-sandbox",  # tests may run as root, where its own sandbox refuses to start
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--remote-debugging-port=0",
+        # Certificates of test authorities are made on the spot.
+        "--ignore-certificate-errors",
+        f"--host-resolver-rules=MAP {local_name or 'localhost'} 127.0.0.1",
+        f"--user-data-dir={home / 'profile'}",
+        "about:blank",
+    ]
     told = home / "profile" / "DevToolsActivePort"
-    deadline = time.monotonic() + START_S
-    while not (told.exists() and len(told.read_text().splitlines()) > 1):
-        assert process.poll() is None, (home / "chromium.log").read_text()
-        assert time.monotonic() < deadline, "Chromium does not start"
-        time.sleep(0.02)
-    port, path = told.read_text().splitlines()
-    return f"ws://127.0.0.1:{port}{path}"
+    with running(command, home, lambda: _address(told)) as address:
+        yield Chromium(address)
+
+
+def _address(told: Path) -> str | None:
+    lines = told.read_text().splitlines() if told.exists() else []
+    return f"ws://127.0.0.1:{lines[0]}{lines[1]}" if len(lines) > 1 else None

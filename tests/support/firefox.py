@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.browser import PATIENCE_S, START_S, Tab, Wire
+from tests.support.browser import Tab, Wire, running
 
 _KEYS: Mapping[str, str] = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Shift": "\ue008"}
 """Names and what WebDriver calls them."""
@@ -162,27 +160,16 @@ def running_firefox(home: Path) -> Iterator[Firefox]:
     """Start Firefox with an empty profile in an empty directory."""
     program = firefox()
     assert program is not None
-    with (home / "firefox.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, "--headless", "--remote-debugging-port", "0", "--profile", str(home)],
-            env={"PATH": os.environ["PATH"], "HOME": str(home), "MOZ_CRASHREPORTER_DISABLE": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield Firefox(_address(process, home))
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-
-
-def _address(process: subprocess.Popen[bytes], home: Path) -> str:
+    command = [program, "--headless", "--remote-debugging-port", "0", "--profile", str(home)]
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "MOZ_CRASHREPORTER_DISABLE": "1"}
     told = home / "WebDriverBiDiServer.json"
-    deadline = time.monotonic() + START_S
-    while not (told.exists() and told.read_text().rstrip().endswith("}")):
-        assert process.poll() is None, (home / "firefox.log").read_text()
-        assert time.monotonic() < deadline, "Firefox does not start"
-        time.sleep(0.02)
-    server = json.loads(told.read_text())
+    with running(command, home, lambda: _address(told), env) as address:
+        yield Firefox(address)
+
+
+def _address(told: Path) -> str | None:
+    text = told.read_text().rstrip() if told.exists() else ""
+    if not text.endswith("}"):
+        return None
+    server = json.loads(text)
     return f"ws://{server['ws_host']}:{server['ws_port']}"

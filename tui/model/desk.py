@@ -122,13 +122,13 @@ class Desk:
     def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
         """A page of records from disk, newest first."""
         clean = [neutral_record(record) for record in records]
-        known = {record.seq for record in clean if self.store.has(record_key(record.seq))}
+        if count:
+            for record in clean:
+                self._note_evidence(record)
         self.store.put_older(clean)
         for record in clean:
             if count:
                 self.stats.add(record)
-                if record.seq not in known:
-                    self.evidence.saw(record)
             if record.outcome is None and record.boot_id == self.boot_id:
                 self.live.started(record)
         self.revision += 1
@@ -138,8 +138,7 @@ class Desk:
         record = neutral_record(event.record)
         record.seq = record.seq or event.seq
         self._continue(event.boot_id, event.seq, record)
-        if not self.store.has(record_key(record.seq)):
-            self.evidence.saw(record)
+        self._note_evidence(record)
         self.store.put(record)
         self.stats.add(record)
         self.live.started(record)
@@ -148,13 +147,17 @@ class Desk:
         """A request ended."""
         record = neutral_record(event.record)
         if record.seq:
-            if not self.store.has(record_key(record.seq)):
-                # The daemon had no room to log its start: this is the first that is heard of it.
-                self.evidence.saw(record)
+            # Where the daemon had no room to log its start, this is the first that is heard of it.
+            self._note_evidence(record)
             self.store.put(record)
             self.stats.add(record)
         self.live.ended(record.id)
         self._advance(event.seq)
+
+    def _note_evidence(self, record: RequestRecord) -> None:
+        """Count a request for its key's evidence once: to be called before the store takes it."""
+        if not self.store.has(record_key(record.seq)):
+            self.evidence.saw(record)
 
     def audited(self, event: Audited) -> None:
         """Somebody acted."""

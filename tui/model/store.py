@@ -107,11 +107,14 @@ class RecordStore:
 
     def get(self, key: int) -> Row | None:
         """The row with this key."""
-        return self.row_at(self.place(key)) if self.has(key) else None
+        index = self.place(key)
+        return self.row_at(index) if self._is_at(index, key) else None
 
     def has(self, key: int) -> bool:
         """Whether there is a row with this key."""
-        index = self.place(key)
+        return self._is_at(self.place(key), key)
+
+    def _is_at(self, index: int, key: int) -> bool:
         return index < len(self._keys) and self._keys[index] == key
 
     @property
