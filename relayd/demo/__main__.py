@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import resource
 import signal
 import sys
 
 import uvloop
 
 from relayd.demo import DemoUpstream
+from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
 
 
 async def serve(port: int, key: str) -> None:
@@ -33,9 +33,8 @@ def main() -> int:
     )
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: a free one)")
     port = parser.parse_args().port
-    # Benchmarks hold thousands of connections; the usual soft limit is 1,024 files.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Benchmarks hold thousands of connections.
+    reserve_descriptors(MANY_DESCRIPTORS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(port, os.environ.get("RELAYD_DEMO_KEY", "demo")))
     return 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import resource
 import sys
 import time
 from typing import Any, cast
@@ -20,6 +19,7 @@ from typing import Any, cast
 import uvloop
 
 from benchmark.reply import Reply
+from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
 
 _LONGEST_S = 120.0
 """A stream that takes longer than all its deltas and this has failed."""
@@ -210,6 +210,6 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    reserve_descriptors(MANY_DESCRIPTORS)
     gc.disable()
     uvloop.run(_main())

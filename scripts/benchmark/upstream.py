@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-import resource
 import sys
 import time
 from typing import cast
 
 import uvloop
+
+from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
 
 STAMP_DIGITS = 20
 _BURST_RUN = 8
@@ -167,6 +168,6 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    reserve_descriptors(MANY_DESCRIPTORS)
     gc.disable()
     uvloop.run(_serve(int(sys.argv[1])))

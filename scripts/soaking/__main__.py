@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
 from soaking import attacks, canaries, longrun, readers, shortage, timing, tools
 from soaking.row import Row
 
@@ -34,6 +35,7 @@ def main() -> int:
     unknown = sorted(set(chosen.rows) - set(_ROWS))
     if unknown:
         parser.error(f"no row is called {', '.join(unknown)}; there are {', '.join(_ROWS)}")
+    reserve_descriptors(MANY_DESCRIPTORS)
     print("| row | what was seen | held |\n|---|---|---|", flush=True)
     held = [_run(_ROWS[name], chosen.size) for name in chosen.rows or _ROWS]
     return 0 if all(held) else 1
