@@ -73,13 +73,24 @@ class Wire:
         self._writer = writer
 
     @classmethod
-    async def open(cls, port: int, host: str = HOST, *, receive_buffer_bytes: int = 0) -> Self:
-        """Connect; a small receive buffer makes a client that can be sent little before it reads."""
+    async def open(
+        cls, port: int, host: str = HOST, *, source: str = "", receive_buffer_bytes: int = 0
+    ) -> Self:
+        """Connect.
+
+        Args:
+            port: of the daemon.
+            host: of the daemon.
+            source: an address of this machine to come from; Linux has all of 127/8.
+            receive_buffer_bytes: a small one makes a client that can be sent little before it reads.
+        """
         sock = socket.socket()
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         if receive_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         try:
+            if source:
+                sock.bind((source, 0))
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.get_running_loop().sock_connect(sock, (host, port))
                 return cls(*await asyncio.open_connection(sock=sock))

@@ -9,8 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from relayd.public.address import network_of
+
 MAX_STRANGERS_PER_NETWORK = 64
 """Connections of one address or IPv6 /64 that showed no valid key yet."""
+MAX_KNOWN_NETWORKS = 4096
 _ROOM_BESIDE_STREAMS = 256
 _LOOK_EVERY_S = 0.01
 
@@ -41,6 +44,8 @@ class Connections:
         self._open: dict[Closable, str] = {}
         self._strangers: OrderedDict[Closable, None] = OrderedDict()
         self._by_network: dict[str, OrderedDict[Closable, None]] = {}
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Networks that showed a valid key, the latest last."""
         self.cut = 0
         """How many were cut for others, since the start."""
 
@@ -53,15 +58,26 @@ class Connections:
         """How many networks have strangers here."""
         return len(self._by_network)
 
-    def opened(self, connection: Closable, address: str, network: str) -> None:
+    def network_of(self, address: str) -> str:
+        """What is counted as one client; empty for a trusted proxy."""
+        return "" if self._is_proxy(address) else network_of(address)
+
+    def is_known(self, network: str) -> bool:
+        """Whether a valid key came from there before, or it is a trusted proxy.
+
+        Of so many networks as `MAX_KNOWN_NETWORKS`; another one makes the one be forgotten whose key is
+        the longest ago.
+        """
+        return not network or network in self._known
+
+    def opened(self, connection: Closable, network: str) -> None:
         """Count a new connection, which may cut an older one, or this one.
 
         Args:
             connection: it must call `forget` when it is closed.
-            address: the other end.
-            network: what is counted as one client.
+            network: what `network_of` says of its other end.
         """
-        self._open[connection] = network = "" if self._is_proxy(address) else network
+        self._open[connection] = network
         self._strangers[connection] = None
         if network:
             mine = self._by_network.setdefault(network, OrderedDict())
@@ -89,6 +105,10 @@ class Connections:
         network = self._open[connection]
         if network:
             self._forget_in(network, connection)
+            self._known[network] = None
+            self._known.move_to_end(network)
+            if len(self._known) > MAX_KNOWN_NETWORKS:
+                self._known.popitem(last=False)
 
     def forget(self, connection: Closable) -> None:
         """The connection is closed; nothing for one that is not counted."""

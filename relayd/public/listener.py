@@ -9,18 +9,17 @@ from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
 
-from relayd.public.address import network_of
 from relayd.public.app import PublicApp
 from relayd.public.connections import Connections
 from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream, RefuseLarge
+from relayd.public.lobby import Lobby, Newcomer
 from relayd.public.refusal import Lingering
 from relayd.public.tls import TlsFiles
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_ACCEPTS_A_TURN = 8
-"""Each comes with its first request. More would let a flood of connections delay every open stream."""
+_ACCEPTS_A_TURN = 64
 _ROOM_TO_MAKE = 64
 _RETRY_ACCEPT_S = 0.2
 _BODY_PIECE_BYTES = 16 << 10
@@ -93,6 +92,7 @@ class Listener:
         self._refuse_large = refuse_large
         self._tls = tls
         self._lingering = Lingering()
+        self._lobby = Lobby(self._serve, connections.is_known)
         self._server = HTTPServer(
             app,
             chunk_size=_BODY_PIECE_BYTES,
@@ -114,21 +114,23 @@ class Listener:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
+        for _ in range(min(_ACCEPTS_A_TURN, self._lobby.room)):
             try:
                 connection, peer = listening.accept()
             except BlockingIOError:
-                return
+                break
             except ConnectionError:
                 # This client gave up while it waited; others may stand behind it.
                 continue
             except OSError as error:
                 self._pause(listening, error)
-                return
+                break
             connection.setblocking(False)  # noqa: FBT003 - as above
-            self._serve(connection, peer)
+            self._lobby.enter(Newcomer(connection, peer, self._connections.network_of(peer[0])))
+        self._lobby.serve_some()
 
-    def _serve(self, connection: socket.socket, peer: tuple[str, int]) -> None:
+    def _serve(self, newcomer: Newcomer) -> None:
+        connection, peer, network = newcomer
         try:
             stream = self._guarded(connection, peer[0])
         except OSError as error:
@@ -136,7 +138,7 @@ class Listener:
             _log.debug("a connection from %s ended before TLS began: %s", peer[0], error)
             connection.close()
             return
-        self._connections.opened(stream, peer[0], network_of(peer[0]))
+        self._connections.opened(stream, network)
         if not stream.closed():
             self._server.handle_stream(stream, peer)
 
@@ -170,10 +172,13 @@ class Listener:
 
     async def hear_out(self, timeout_s: float) -> None:
         """Let who was accepted last have an answer, which while draining is a refusal that ends it."""
+        while len(self._lobby):  # noqa: ASYNC110 - each turn of the loop serves some
+            await asyncio.sleep(0)
         await self._connections.strangers_heard(timeout_s)
 
     async def close(self) -> None:
         """Close everything that is still open."""
         self.stop_accepting()
+        self._lobby.close()
         await self._server.close_all_connections()
         self._lingering.close()

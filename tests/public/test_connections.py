@@ -6,7 +6,12 @@ import asyncio
 import socket
 from contextlib import AsyncExitStack
 
-from relayd.public.connections import MAX_STRANGERS_PER_NETWORK, Connections, connection_limit
+from relayd.public.connections import (
+    MAX_KNOWN_NETWORKS,
+    MAX_STRANGERS_PER_NETWORK,
+    Connections,
+    connection_limit,
+)
 from tests.public.room import KEY, Setup, public_room
 from tests.wire import HOST, Wire, body, post, until
 
@@ -33,7 +38,7 @@ def _connections(limit: int = 1000) -> Connections:
 def _opened(connections: Connections, address: str, count: int) -> list[_Line]:
     lines = [_Line(connections) for _ in range(count)]
     for line in lines:
-        connections.opened(line, address, address)
+        connections.opened(line, connections.network_of(address))
     return lines
 
 
@@ -65,6 +70,23 @@ def test_a_proxy_speaks_for_many() -> None:
     connections = _connections(limit=200)
     lines = _opened(connections, "proxy", 201)
     assert [line.is_cut for line in lines] == [True] + [False] * 200
+
+
+def test_a_network_is_known_once_a_valid_key_came_from_it() -> None:
+    """Of many networks those are known whose key is the latest; a proxy needs none."""
+    connections = _connections()
+    assert connections.is_known(connections.network_of("proxy"))
+    networks = [f"net{number}" for number in range(MAX_KNOWN_NETWORKS + 1)]
+    for network in networks:
+        assert not connections.is_known(network)
+        (line,) = _opened(connections, network, 1)
+        connections.admitted(line)
+        line.close()
+        (again,) = _opened(connections, "net0", 1)
+        connections.admitted(again)
+        again.close()
+    assert [connections.is_known(network) for network in networks[:3]] == [True, False, True]
+    assert connections.is_known(networks[-1])
 
 
 def test_at_the_limit_the_oldest_stranger_makes_room() -> None:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count as counting
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
 from tests.wire import DONE, Reply, Wire, body, post
@@ -101,16 +101,16 @@ class Ordinary:
 
 
 def fresh_address() -> str:
-    """An address that no other client of this process came from (RFC 2544's network)."""
+    """An address of this machine that no other client of this process came from, and no trusted proxy."""
     number = next(_addresses)
-    return f"198.18.{number >> 8 & 255}.{number & 255}"
+    return f"127.{os.getpid() % 64 + 64}.{number >> 8 & 255}.{number & 255}"
 
 
 async def ask_one(port: int, model: str, ip: str, seen: Ordinary | None = None, words: int = 20) -> Reply:
     """One ordinary request from an address, on a connection of its own."""
     began = time.monotonic()
-    async with asyncio.timeout(PATIENCE_S), await Wire.open(port) as wire:
-        wire.send(post(KEY, body(model), {"X-Forwarded-For": ip}))
+    async with asyncio.timeout(PATIENCE_S), await Wire.open(port, source=ip) as wire:
+        wire.send(post(KEY, body(model)))
         reply = await wire.head()
         async for _ in wire.pieces(reply):
             pass
@@ -204,10 +204,10 @@ async def gone_after_s(wires: list[Wire], trickle: bytes, limit_s: float) -> flo
 
 
 async def slow(stack: AsyncExitStack, port: int, number: int, start: bytes) -> list[Wire]:
-    """Connections that begin a request and then take their time."""
+    """Connections that begin a request and then take their time, each from an address of its own."""
     wires = []
     for _ in range(number):
-        wire = await stack.enter_async_context(await Wire.open(port))
+        wire = await stack.enter_async_context(await Wire.open(port, source=fresh_address()))
         wire.send(start)
         wires.append(wire)
     return wires
@@ -218,25 +218,32 @@ SLOW_BODY = post(KEY, b"{", length=1000)
 SLOW_BODY_WITHOUT_KEY = post("a-key-that-is-wrong", b"{", length=1000)
 
 
-async def wrong_keys(port: int, number: int, parallel: int, ip: str, limit_s: float) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class WrongKeys:
+    """How many connections guess at a time, how long each waits for its answer, and all in all."""
+
+    parallel: int
+    patience_s: float
+    limit_s: float
+
+
+async def wrong_keys(port: int, number: int, ip: str, attack: WrongKeys) -> tuple[int, int]:
     """So many requests with wrong keys from one address, as far as there is time: tried, and given a 401."""
     left, tried, refused = iter(range(number)), 0, 0
 
     async def attacker() -> None:
         nonlocal tried, refused
         for n in left:
-            try:
-                async with await Wire.open(port) as wire:
-                    wire.send(post(f"wrong-key-number-{n:08}", b"", {"X-Forwarded-For": ip}))
+            with suppress(OSError, EOFError, TimeoutError):
+                async with await Wire.open(port, source=ip) as wire:
+                    wire.send(post(f"wrong-key-number-{n:08}", b""))
                     tried += 1
-                    answer = await wire.ended()
+                    answer = await asyncio.wait_for(wire.ended(), attack.patience_s)
                     refused += b" 401 " in answer
-            except (OSError, EOFError):
-                continue
 
     with suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            await asyncio.gather(*(attacker() for _ in range(parallel)))
+        async with asyncio.timeout(attack.limit_s):
+            await asyncio.gather(*(attacker() for _ in range(attack.parallel)))
     return tried, refused
 
 
@@ -246,24 +253,42 @@ async def slow_until_gone(port: int, number: int, start: bytes, trickle: bytes, 
         return await gone_after_s(await slow(stack, port, number, start), trickle, limit_s)
 
 
-async def slow_elsewhere(port: int, number: int, start: bytes, trickle: bytes, limit_s: float) -> float:
-    """As `slow_until_gone`, from a process of its own, so that the ordinary clients are measured alone."""
-    return float(await _elsewhere(f"slow_until_gone({port}, {number}, {start!r}, {trickle!r}, {limit_s})"))
+class Elsewhere:
+    """A process of its own for an attacker, so that the ordinary clients are measured alone.
 
+    As a context manager it is started and ended; entering waits until it has loaded everything.
+    """
 
-async def wrong_keys_elsewhere(
-    port: int, number: int, parallel: int, ip: str, limit_s: float
-) -> tuple[int, int]:
-    """As `wrong_keys`, from a process of its own, so that the ordinary clients are measured alone."""
-    said = await _elsewhere(f"wrong_keys({port}, {number}, {parallel}, {ip!r}, {limit_s})")
-    tried, refused = map(int, said.strip("()").split(","))
-    return tried, refused
+    async def __aenter__(self) -> Self:
+        code = (
+            "import asyncio; from tests.support.siege import *; print('ready', flush=True);"
+            " print(asyncio.run(eval(input())))"
+        )
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        assert await self._process.stdout.readline() == b"ready\n"
+        return self
 
+    async def __aexit__(self, *_exception: object) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
 
-async def _elsewhere(call: str) -> str:
-    """What a function of this file returns, called in another process."""
-    code = f"import asyncio; from tests.support.siege import *; print(asyncio.run({call}))"
-    attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
-    said, _ = await attacker.communicate()
-    assert attacker.returncode == 0
-    return said.decode().strip()
+    async def slow(self, port: int, number: int, start: bytes, trickle: bytes, limit_s: float) -> float:
+        """As `slow_until_gone`."""
+        return float(
+            await self._call(f"slow_until_gone({port}, {number}, {start!r}, {trickle!r}, {limit_s})")
+        )
+
+    async def wrong_keys(self, port: int, number: int, ip: str, attack: WrongKeys) -> tuple[int, int]:
+        """As the function `wrong_keys`."""
+        said = await self._call(f"wrong_keys({port}, {number}, {ip!r}, {attack!r})")
+        tried, refused = map(int, said.strip("()").split(","))
+        return tried, refused
+
+    async def _call(self, call: str) -> str:
+        said, _ = await self._process.communicate(call.encode() + b"\n")
+        assert self._process.returncode == 0
+        return said.decode().strip()
