@@ -17,15 +17,23 @@ _MAX_HEAD_BYTES = 64 << 10
 _FIRST_FINAL_STATUS = 200
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Carries one exchange at a time.
 
     Args:
         idle: called when an exchange has ended well and the connection can carry another.
         lost: called once, when the connection is gone.
+        into: where each read goes. All connections may share it, for what it holds is parsed at once. Its
+            size bounds what one read can bring, and so what is held for a client that does not read.
     """
 
-    def __init__(self, idle: Callable[[Connection], None], lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        idle: Callable[[Connection], None],
+        lost: Callable[[Connection], None],
+        into: memoryview,
+    ) -> None:
+        self._into = into
         self._idle = idle
         self._lost = lost
         self._transport: asyncio.Transport | None = None
@@ -100,8 +108,14 @@ class Connection(asyncio.Protocol):
         """Asyncio: the connection is there."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Asyncio: where the next bytes go."""
+        del sizehint
+        return self._into
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Asyncio: bytes have come."""
+        data = self._into[:nbytes]
         if self._error is not None:
             return
         if self._head is None:

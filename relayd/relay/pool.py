@@ -27,6 +27,8 @@ _STALE_WITHIN_S = 2.0
 """An idle connection that the provider had closed says so within a round trip. One that breaks later may have
 carried the request, which is not sent again then (RFC 9110, 9.2.2): it may have cost something.
 """
+READ_BYTES = 16 << 10
+"""The most that one read takes; else it would be all that the kernel has, held for each client that waits."""
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 
 
@@ -60,6 +62,7 @@ class Pool:
         self._stale_within_s = stale_within_s
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
         self._open: set[Connection] = set()
+        self._into = memoryview(bytearray(READ_BYTES))
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._loop = asyncio.get_running_loop()
@@ -114,7 +117,7 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self._keep, self._forget),
+                lambda: Connection(self._keep, self._forget, self._into),
                 sock=sock,
                 ssl=origin.tls,
                 server_hostname=origin.host if origin.tls is not None else None,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from relayd.relay.answer import Answer, Broken
-from relayd.relay.pool import Origin, Pool
+from relayd.relay.pool import READ_BYTES, Origin, Pool
 from tests.wire import until
 
 _HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n"
@@ -224,6 +224,24 @@ async def test_a_reader_that_stops_stops_the_provider() -> None:
         assert sent < size
         assert answer._buffered_bytes < 1 << 20
         assert len(await _whole(answer)) == size
+
+
+async def test_one_read_brings_only_so_much() -> None:
+    """However much the kernel has: what a client that does not read leaves in the relay is bounded by it."""
+    size = 1 << 20
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> bool:
+        pieces.append(piece)
+        return True
+
+    async with _provider(_says(head + b"x" * size)) as pool, asyncio.timeout(30):
+        answer = await _ask(pool)
+        assert await answer.pour(take) is False
+    assert sum(map(len, pieces)) == size
+    # The first can be two reads: what had come before anybody poured.
+    assert max(map(len, pieces[1:])) <= READ_BYTES
 
 
 async def test_cancelling_a_wait_for_the_head_cuts_the_connection() -> None:
