@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
@@ -22,7 +23,7 @@ from relayd.admin.wire import (
     epoch_s,
     utc_text,
 )
-from tui.demo.ring import DemoRing
+from tui.demo.ring import Deed, DemoRing
 from tui.demo.traffic import CALLERS, PAUSED, STRANGER, UNAUTHORIZED, Caller, Fate, Plan, Traffic
 
 OLD_HISTORY_S = 7 * 86_400
@@ -76,7 +77,10 @@ class DemoDaemon:
 
     def _make_history(self, history_s: float) -> None:
         at_s = self.now_s - history_s
+        deeds = deque(enumerate(self.ring.deeds, 1))
         while at_s < self.now_s:
+            while deeds and deeds[0][1].at_s <= at_s:
+                self._remember(*deeds.popleft())
             self._past(at_s)
             ago_s = self.now_s - at_s
             thinned = next(factor for reach_s, factor in _THINNED if ago_s <= reach_s)
@@ -198,20 +202,23 @@ class DemoDaemon:
         detail: str | None = None,
     ) -> None:
         """An audit row."""
+        self._remember(self.ring.generation, Deed(self.now_s, action, client, tuple(key_ids), detail))
+
+    def _remember(self, generation: int, deed: Deed) -> None:
         self.seq += 1
         entry = AuditEntry(
             seq=self.seq,
             boot_id=self.boot_id,
-            at=utc_text(self.now_s),
-            action=action,
+            at=utc_text(deed.at_s),
+            action=deed.action,
             result="done",
             uid=1000,
             pid=4242,
             login="ada",
-            client=client,
-            key_ids=tuple(key_ids),
-            generation=self.ring.generation,
-            detail=detail,
+            client=deed.client,
+            key_ids=deed.key_ids,
+            generation=generation,
+            detail=deed.detail,
         )
         self.audit.append(entry)
         self.log.append(Audited(self.seq, self.boot_id, entry))

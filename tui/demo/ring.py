@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import string
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,22 +16,35 @@ from tui.model.units import utc_from_ms
 _BASE62 = string.digits + string.ascii_letters
 
 
+class Deed(NamedTuple):
+    """What an operator did before the app was opened."""
+
+    at_s: float
+    action: str
+    client: str | None
+    key_ids: tuple[str, ...]
+    detail: str | None = None
+
+
 class DemoRing:
     """Keys and their rules, as the daemon keeps them; times are Unix seconds."""
 
     def __init__(self, rng: random.Random, now_s: float) -> None:
         self._random = rng
-        self.generation = 12
         self.keys: dict[str, KeyInfo] = {}
+        self.deeds: list[Deed] = []
+        """How the keys came to be what they are, in order."""
         day = 86_400
         self._seed("web", now_s - 90 * day, KeyState.EXPIRED, ended_s=now_s - 31 * day)
-        self._seed("web", now_s - 32 * day, KeyState.RETIRING, ended_s=now_s + 872)
+        self._seed("web", now_s - 32 * day, KeyState.RETIRING, ended_s=now_s + 870)
         self._seed("web", now_s - 45.5 * 60)
         self._seed("laptop", now_s - 60 * day)
         self._seed("ci", now_s - 200 * day, KeyState.REVOKED, ended_s=now_s - 11 * day)
         self._seed("ci", now_s - 11 * day)
         self._seed("support-bot", now_s - 4 * day)
         self._seed("phone", now_s - 19 * day)
+        self.deeds.sort(key=lambda deed: deed.at_s)
+        self.generation = len(self.deeds)
 
     def _seed(
         self, client: str, made_s: float, state: KeyState = KeyState.ACTIVE, ended_s: float | None = None
@@ -44,6 +58,13 @@ class DemoRing:
         )
         if before is not None:
             self._set(before, replaced_by=key.id)
+        if before is None or before.revoked_at is not None:
+            self.deeds.append(Deed(made_s, "add", client, (key.id,)))
+        else:
+            grace = f"grace {epoch_s(before.expires_at or '') - made_s:.0f} s"
+            self.deeds.append(Deed(made_s, "rotate", client, (before.id, key.id), grace))
+        if revoked is not None and ended_s is not None:
+            self.deeds.append(Deed(ended_s, "revoke", client, (key.id,), "2 streams cut"))
 
     def _make(self, client: str, at_s: float) -> tuple[KeyInfo, str]:
         letters = self._random.choices(_BASE62, k=57)
