@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import aiohappyeyeballs
 
@@ -30,6 +31,12 @@ carried the request, which is not sent again then (RFC 9110, 9.2.2): it may have
 READ_BYTES = 16 << 10
 """The most that one read takes; else it would be all that the kernel has, held for each client that waits."""
 _HAPPY_EYEBALLS_DELAY_S = 0.25
+
+
+class _TlsTransport(Protocol):
+    """What asyncio's and uvloop's have alike, and no type says."""
+
+    def set_read_buffer_limits(self, high: int, low: int) -> None: ...
 
 
 class Unreachable(Exception):
@@ -116,7 +123,7 @@ class Pool:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            _, connection = await self._loop.create_connection(
+            transport, connection = await self._loop.create_connection(
                 lambda: Connection(self._keep, self._forget, self._into),
                 sock=sock,
                 ssl=origin.tls,
@@ -125,6 +132,10 @@ class Pool:
         except BaseException:
             sock.close()
             raise
+        if origin.tls is not None:
+            # Leave the rest in the kernel while there is something to decrypt. Else it is held twice, and an
+            # end of the connection that is met meanwhile drops what was not handed on yet.
+            cast("_TlsTransport", transport).set_read_buffer_limits(high=1, low=0)
         self._open.add(connection)
         self._none_open.clear()
         return connection

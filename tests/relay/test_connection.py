@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from relayd.relay.answer import Answer, Broken
 from relayd.relay.pool import READ_BYTES, Origin, Pool
+from tests.support.certificates import Authority
 from tests.wire import until
 
 _HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n"
@@ -19,8 +22,16 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def _provider(script: Script, *, stale_within_s: float = 2.0) -> AsyncGenerator[Pool, None]:
-    """A pool whose provider follows the script on each connection, after the request has come."""
+async def _provider(
+    script: Script, *, stale_within_s: float = 2.0, authority: Authority | None = None
+) -> AsyncGenerator[Pool, None]:
+    """A pool whose provider follows the script on each connection, after the request has come.
+
+    Args:
+        script: what it does.
+        stale_within_s: of the pool.
+        authority: it speaks TLS, with a certificate of this one.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,8 +46,14 @@ async def _provider(script: Script, *, stale_within_s: float = 2.0) -> AsyncGene
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    origin = Origin("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    context = None
+    if authority is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        pair = authority.pair("provider")
+        context.load_cert_chain(pair.cert, pair.key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    trusted = None if authority is None else authority.trusted()
+    origin = Origin("127.0.0.1", server.sockets[0].getsockname()[1], trusted)
     pool = Pool(origin, connect_timeout_s=5, stale_within_s=stale_within_s)
     try:
         yield pool
@@ -242,6 +259,27 @@ async def test_one_read_brings_only_so_much() -> None:
     assert sum(map(len, pieces)) == size
     # The first can be two reads: what had come before anybody poured.
     assert max(map(len, pieces[1:])) <= READ_BYTES
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["read at once", "read late"])
+async def test_over_tls_nothing_is_lost_that_came_before_the_end(tmp_path: Path, *, slow: bool) -> None:
+    """The provider closes right behind a large answer: all of it arrives, also for who reads late."""
+    size = 200_000
+
+    async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await writer.drain()
+        # As a provider that is ended: no last word of TLS, only the end of the connection.
+        writer.transport.abort()
+
+    async with _provider(script, authority=Authority(tmp_path)) as pool, asyncio.timeout(60):
+        for _ in range(20):
+            answer = await _ask(pool)
+            if slow:
+                await asyncio.sleep(0.05)
+            assert len(await _whole(answer)) == size
+            answer.close()
 
 
 async def test_cancelling_a_wait_for_the_head_cuts_the_connection() -> None:
