@@ -10,7 +10,8 @@ import resource
 _log = logging.getLogger(__name__)
 
 _A_STREAM = 2
-_BESIDE_STREAMS = 512
+_BESIDE_STREAMS = 1536
+"""Up to 1,024 connections wait to be served (`public/lobby.py`); the rest is for strangers and files."""
 MANY_DESCRIPTORS = 16_384
 """What a tool asks for that holds thousands of connections."""
 

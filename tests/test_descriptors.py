@@ -24,7 +24,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 @pytest.mark.parametrize(
     ("soft", "hard", "streams", "given", "warned"),
     [
-        (256, 4096, 1000, 2512, False),
+        (256, 4096, 1000, 3536, False),
         (4096, 4096, 1000, 4096, False),
         (256, 1024, 1000, 1024, True),
     ],

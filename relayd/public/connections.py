@@ -45,7 +45,7 @@ class Connections:
         self._strangers: OrderedDict[Closable, None] = OrderedDict()
         self._by_network: dict[str, OrderedDict[Closable, None]] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
-        """Networks that showed a valid key, the latest last."""
+        """Networks from which a valid key came, also one that is revoked by now; the latest last."""
         self.cut = 0
         """How many were cut for others, since the start."""
 
@@ -65,8 +65,8 @@ class Connections:
     def is_known(self, network: str) -> bool:
         """Whether a valid key came from there before, or it is a trusted proxy.
 
-        Of so many networks as `MAX_KNOWN_NETWORKS`; another one makes the one be forgotten whose key is
-        the longest ago.
+        Of so many networks as `MAX_KNOWN_NETWORKS`; another one makes the one be forgotten whose last
+        connection with a key began the longest ago.
         """
         return not network or network in self._known
 
@@ -93,10 +93,12 @@ class Connections:
         while self._strangers and time.monotonic() < deadline:  # noqa: ASYNC110 - once a life, at its end
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    def make_room(self, number: int) -> None:
-        """Cut so many strangers, those that waited longest: descriptors have run out."""
-        for connection in list(itertools.islice(self._strangers, number)):
+    def make_room(self, number: int) -> int:
+        """Cut so many strangers, those that waited longest: descriptors have run out. Returns how many."""
+        oldest = list(itertools.islice(self._strangers, number))
+        for connection in oldest:
             self._cut(connection)
+        return len(oldest)
 
     def admitted(self, connection: Closable) -> None:
         """A valid key came over this connection."""

@@ -114,20 +114,22 @@ class Listener:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(min(_ACCEPTS_A_TURN, self._lobby.room)):
-            try:
-                connection, peer = listening.accept()
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                # This client gave up while it waited; others may stand behind it.
-                continue
-            except OSError as error:
-                self._pause(listening, error)
-                break
-            connection.setblocking(False)  # noqa: FBT003 - as above
-            self._lobby.enter(Newcomer(connection, peer, self._connections.network_of(peer[0])))
-        self._lobby.serve_some()
+        try:
+            for _ in range(min(_ACCEPTS_A_TURN, self._lobby.room)):
+                try:
+                    connection, peer = listening.accept()
+                except BlockingIOError:
+                    return
+                except ConnectionError:
+                    # This client gave up while it waited; others may stand behind it.
+                    continue
+                except OSError as error:
+                    self._pause(listening, error)
+                    return
+                connection.setblocking(False)  # noqa: FBT003 - as above
+                self._lobby.enter(Newcomer(connection, peer, self._connections.network_of(peer[0])))
+        finally:
+            self._lobby.serve_some()
 
     def _serve(self, newcomer: Newcomer) -> None:
         connection, peer, network = newcomer
@@ -150,7 +152,7 @@ class Listener:
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors or memory: the socket stays readable, so look away or spin."""
-        self._connections.make_room(_ROOM_TO_MAKE)
+        self._lobby.make_room(_ROOM_TO_MAKE - self._connections.make_room(_ROOM_TO_MAKE))
         _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again, listening)
@@ -172,9 +174,10 @@ class Listener:
 
     async def hear_out(self, timeout_s: float) -> None:
         """Let who was accepted last have an answer, which while draining is a refusal that ends it."""
-        while len(self._lobby):  # noqa: ASYNC110 - each turn of the loop serves some
+        deadline = self._loop.time() + timeout_s
+        while len(self._lobby) and self._loop.time() < deadline:  # noqa: ASYNC110 - each turn serves some
             await asyncio.sleep(0)
-        await self._connections.strangers_heard(timeout_s)
+        await self._connections.strangers_heard(deadline - self._loop.time())
 
     async def close(self) -> None:
         """Close everything that is still open."""

@@ -8,10 +8,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from relayd.public.connections import MAX_STRANGERS_PER_NETWORK
-
-MAX_WAITING = 1024
-"""Connections in the lobby; the kernel keeps as many more (the backlog) before it turns any away."""
+MAX_WAITING = 512
+"""Of the known, and of strangers; the kernel keeps more (the backlog)."""
+_MAX_KNOWN_OF_ONE = 64
+"""More of one known network wait with the strangers."""
 _KNOWN_A_TURN = 8
 """Each comes with its first request. More would let a flood of connections delay every open stream."""
 _STRANGERS_A_TURN = 1
@@ -31,12 +31,16 @@ class Lobby:
 
     The kernel hands out connections in the order they came, so that a client behind a thousand strangers
     waits for all of them to be served. Here a network that showed a valid key before goes first, a few in
-    each turn of the loop; then come strangers, fewer. Within both, networks take turns. Of one strange
-    network the connection that waited longest is cut when there are more than it may have open.
+    each turn of the loop; then come strangers, fewer. Within both, networks take turns.
+
+    Strangers never keep the known out: where too many wait, one is cut unheard, the newcomer's own first or
+    one of a network of which several wait. The known are not cut; where too many wait, `room` says that the
+    kernel must keep the next.
 
     Args:
         serve: takes a connection over.
-        is_known: whether a network showed a valid key before.
+        is_known: whether a network showed a valid key before; the empty one is a proxy's, which speaks for
+            many.
     """
 
     def __init__(self, serve: Callable[[Newcomer], None], is_known: Callable[[str], bool]) -> None:
@@ -46,6 +50,8 @@ class Lobby:
         self._known = _Queue()
         self._strangers = _Queue()
         self._next: asyncio.Handle | None = None
+        self.cut = 0
+        """How many were cut for others, since the start."""
 
     def __len__(self) -> int:
         """How many wait."""
@@ -53,15 +59,31 @@ class Lobby:
 
     @property
     def room(self) -> int:
-        """How many more may enter."""
-        return MAX_WAITING - len(self)
+        """How many more may enter, whoever they are."""
+        return MAX_WAITING - len(self._known)
 
     def enter(self, newcomer: Newcomer) -> None:
         """Wait for a turn; `serve_some` must be called after one or several entered."""
-        if self._is_known(newcomer.network):
+        network = newcomer.network
+        if self._is_known(network) and not (network and self._known.of(network) >= _MAX_KNOWN_OF_ONE):
             self._known.put(newcomer)
-        elif self._strangers.put(newcomer) > MAX_STRANGERS_PER_NETWORK:
-            self._strangers.pop(newcomer.network).socket.close()
+            return
+        if len(self._strangers) >= MAX_WAITING:
+            self.cut += 1
+            crowd = network if self._strangers.of(network) else self._strangers.crowd
+            if crowd is None:
+                newcomer.socket.close()
+                return
+            self._strangers.pop(crowd).socket.close()
+        self._strangers.put(newcomer)
+
+    def make_room(self, number: int) -> int:
+        """Cut so many strangers, as far as they are there: descriptors have run out. Returns how many."""
+        number = min(number, len(self._strangers))
+        for _ in range(number):
+            self._strangers.pop(self._strangers.crowd).socket.close()
+        self.cut += number
+        return number
 
     def serve_some(self) -> None:
         """Serve those whose turn it is, now and in each turn of the loop until nobody waits."""
@@ -70,12 +92,24 @@ class Lobby:
 
     def _turn(self) -> None:
         self._next = None
-        if len(self):
-            # First: whatever one of them met, the others have their turns.
-            self._next = self._loop.call_soon(self._turn)
-        for queue, number in ((self._known, _KNOWN_A_TURN), (self._strangers, _STRANGERS_A_TURN)):
-            for _ in range(min(number, len(queue))):
-                self._serve(queue.pop())
+        try:
+            for _ in range(min(_KNOWN_A_TURN, len(self._known))):
+                self._serve(self._known.pop())
+            for _ in range(min(_STRANGERS_A_TURN, len(self._strangers))):
+                self._serve(self._strangers.pop())
+            self._let_known_over()
+        finally:
+            # Whatever one of them met, the others have their turns.
+            if len(self):
+                self._next = self._loop.call_soon(self._turn)
+
+    def _let_known_over(self) -> None:
+        """The next strange network goes over to the known as a whole, if it showed a key meanwhile."""
+        network = self._strangers.next_network
+        if network is not None and self._is_known(network):
+            number = min(self._strangers.of(network), _MAX_KNOWN_OF_ONE - self._known.of(network))
+            for _ in range(number):
+                self._known.put(self._strangers.pop(network))
 
     def close(self) -> None:
         """Cut everybody who still waits."""
@@ -92,17 +126,34 @@ class _Queue:
 
     def __init__(self) -> None:
         self._by_network: OrderedDict[str, deque[Newcomer]] = OrderedDict()
+        self._crowds: dict[str, None] = {}
+        """Networks of which several wait."""
         self._waiting = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def put(self, newcomer: Newcomer) -> int:
-        """Add one; returns how many wait of its network."""
+    def of(self, network: str) -> int:
+        """How many of a network wait."""
+        return len(self._by_network.get(network, ()))
+
+    @property
+    def next_network(self) -> str | None:
+        """Whose turn it is."""
+        return next(iter(self._by_network), None)
+
+    @property
+    def crowd(self) -> str | None:
+        """A network of which several wait."""
+        return next(iter(self._crowds), None)
+
+    def put(self, newcomer: Newcomer) -> None:
+        """Add one."""
         mine = self._by_network.setdefault(newcomer.network, deque())
         mine.append(newcomer)
         self._waiting += 1
-        return len(mine)
+        if len(mine) > 1:
+            self._crowds[newcomer.network] = None
 
     def pop(self, network: str | None = None) -> Newcomer:
         """Take the next one, or the first of a network."""
@@ -112,6 +163,8 @@ class _Queue:
         mine = self._by_network[network]
         self._waiting -= 1
         newcomer = mine.popleft()
-        if not mine:
+        if len(mine) == 1:
+            self._crowds.pop(network, None)
+        elif not mine:
             del self._by_network[network]
         return newcomer

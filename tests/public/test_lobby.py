@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from relayd.public.connections import MAX_STRANGERS_PER_NETWORK
 from relayd.public.lobby import MAX_WAITING, Lobby, Newcomer
 
 
 class Desk:
     """A lobby, and in which turn of the loop whom it served."""
 
-    def __init__(self, *known: str) -> None:
+    def __init__(self, is_known: Callable[[str], bool]) -> None:
         self.served: list[str] = []
-        self.lobby = Lobby(self._serve, is_known=lambda network: network in known)
+        self.lobby = Lobby(self._serve, is_known)
 
     def _serve(self, newcomer: Newcomer) -> None:
         newcomer.socket.close()
@@ -43,7 +42,7 @@ class Desk:
 @contextmanager
 def desk(*known: str) -> Iterator[Desk]:
     """A lobby to which these networks are known; closed on leaving."""
-    made = Desk(*known)
+    made = Desk(known.__contains__)
     with closing(made.lobby):
         yield made
 
@@ -51,12 +50,11 @@ def desk(*known: str) -> Iterator[Desk]:
 async def test_who_comes_alone_is_served_at_once() -> None:
     """Known or not, nobody waits for a turn of the loop where nobody else does."""
     with desk("known") as made:
-        made.enter("strange")
-        made.lobby.serve_some()
-        made.enter("known")
-        assert made.served == ["strange"]
-        await made.all_served()
-        assert made.served == ["strange", "known"]
+        for network in ("strange", "known"):
+            made.enter(network)
+            made.lobby.serve_some()
+            assert made.served[-1] == network
+            await made.all_served()
 
 
 async def test_a_known_network_does_not_wait_for_the_strangers_before_it() -> None:
@@ -85,36 +83,98 @@ async def test_networks_take_turns() -> None:
 
 async def test_strangers_are_served_while_known_networks_keep_coming() -> None:
     """Each turn has a stranger in it, however many others wait."""
-    with desk("known") as made:
-        made.enter("known", 200)
+    with desk("known", "also") as made:
+        for network in ("known", "also"):
+            made.enter(network, 60)
         made.enter("strange", 10)
         served = await made.all_served()
-    assert "known" in served[served.index("strange", 9) :]
+    turns = [served[start : start + 9] for start in range(0, 90, 9)]
+    assert [turn.count("strange") for turn in turns] == [1] * 10
 
 
-async def test_of_one_strange_network_only_so_many_wait() -> None:
-    """Beyond them, the one that waited longest is cut unserved; a known network has no such bound."""
-    with desk("known") as made:
-        mine = made.enter("strange", MAX_STRANGERS_PER_NETWORK + 2)
-        many = made.enter("known", MAX_STRANGERS_PER_NETWORK + 2)
-        assert [sock.fileno() == -1 for sock in mine[:3]] == [True, True, False]
-        assert not any(sock.fileno() == -1 for sock in many)
+async def test_strangers_are_not_kept_waiting_once_their_network_is_known() -> None:
+    """After a restart nobody is known: who shares an address with the first client is not served last."""
+    known = set[str]()
+    made = Desk(is_known=known.__contains__)
+    with closing(made.lobby):
+        made.enter("office", 40)
+        made.enter("a", 40)
+        made.lobby.serve_some()
+        known.add("office")
         served = await made.all_served()
-    assert served.count("strange") == MAX_STRANGERS_PER_NETWORK
-    assert served.count("known") == MAX_STRANGERS_PER_NETWORK + 2
+    assert served.count("office") == served.count("a") == 40
+    assert served[:46].count("office") == 40
+
+
+async def test_a_full_lobby_cuts_strangers_of_the_same_network_first() -> None:
+    """Up to the bound everybody is served; beyond it the one of that network goes that waited longest."""
+    with desk() as made:
+        sockets = made.enter("office", MAX_WAITING + 2)
+        assert [sock.fileno() == -1 for sock in sockets[:3]] == [True, True, False]
+        assert made.lobby.cut == 2
+        assert len(await made.all_served()) == MAX_WAITING
+
+
+async def test_one_networks_crowd_makes_room_for_others() -> None:
+    """Who comes alone enters a full lobby; where all came alone, the newcomer is turned away."""
+    with desk() as made:
+        crowd = made.enter("crowd", MAX_WAITING - 1)
+        made.enter("lone")
+        (late,) = made.enter("late")
+        assert crowd[0].fileno() == -1
+        assert late.fileno() != -1
+        served = await made.all_served()
+        assert (served.count("lone"), served.count("late")) == (1, 1)
+        for number in range(MAX_WAITING):
+            made.enter(f"net{number}")
+        (last,) = made.enter("last")
+        assert last.fileno() == -1
+        assert len(await made.all_served()) == 2 * MAX_WAITING
+
+
+async def test_strangers_never_keep_the_known_out() -> None:
+    """A lobby that is full of strangers has all its room for the known, whose own is counted alone."""
+    with desk("known") as made:
+        made.enter("strange", MAX_WAITING)
+        assert made.lobby.room == MAX_WAITING
+        made.enter("known", 3)
+        assert made.lobby.room == MAX_WAITING - 3
+        made.lobby.serve_some()
+        assert made.served == ["known"] * 3 + ["strange"]
+
+
+async def test_of_one_known_network_only_so_many_are_preferred() -> None:
+    """The others of it wait with the strangers, so that it cannot keep other known networks out."""
+    with desk("loud", "calm") as made:
+        made.enter("loud", 200)
+        made.enter("calm", 1)
+        assert made.lobby.room > MAX_WAITING - 100
+        served = await made.all_served()
+    assert served.index("calm") == 1
+    assert served.count("loud") == 200
+
+
+async def test_room_is_made_of_those_who_wait_where_descriptors_run_out() -> None:
+    """Strangers only, and no more than there are."""
+    with desk("known") as made:
+        made.enter("known", 5)
+        made.enter("strange", 3)
+        assert made.lobby.make_room(2) == 2
+        assert made.lobby.make_room(64) == 1
+        assert await made.all_served() == ["known"] * 5
 
 
 async def test_the_lobby_says_how_much_room_it_has_and_closes_what_it_holds() -> None:
     """Nobody is served after the end, and no socket is left open."""
     with desk("known") as made:
-        sockets = made.enter("known", 100)
-        assert made.lobby.room == MAX_WAITING - 100
+        sockets = made.enter("known", 60)
+        assert made.lobby.room == MAX_WAITING - 60
         made.lobby.serve_some()
         made.lobby.close()
         at_the_end = len(made.served)
         await asyncio.sleep(0)
     assert made.lobby.room == MAX_WAITING
-    assert len(made.served) == at_the_end < 100
+    assert len(made.served) == at_the_end < 60
     assert all(sock.fileno() == -1 for sock in sockets)
 
 

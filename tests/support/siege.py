@@ -23,6 +23,8 @@ PATIENCE_S = 120.0
 _TURN_S = 0.05
 _TRICKLE_TURNS = 20
 _addresses = counting(1)
+_network = os.environ.get("RELAYD_SIEGE_NETWORK", "64")
+"""An attacker's process comes from another one than its parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Ordinary:
 def fresh_address() -> str:
     """An address of this machine that no other client of this process came from, and no trusted proxy."""
     number = next(_addresses)
-    return f"127.{os.getpid() % 64 + 64}.{number >> 8 & 255}.{number & 255}"
+    return f"127.{_network}.{number >> 8 & 255}.{number & 255}"
 
 
 async def ask_one(port: int, model: str, ip: str, seen: Ordinary | None = None, words: int = 20) -> Reply:
@@ -256,7 +258,8 @@ async def slow_until_gone(port: int, number: int, start: bytes, trickle: bytes, 
 class Elsewhere:
     """A process of its own for an attacker, so that the ordinary clients are measured alone.
 
-    As a context manager it is started and ended; entering waits until it has loaded everything.
+    As a context manager it is started and ended; entering waits until it has loaded everything. It attacks
+    once.
     """
 
     async def __aenter__(self) -> Self:
@@ -265,7 +268,10 @@ class Elsewhere:
             " print(asyncio.run(eval(input())))"
         )
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            *(sys.executable, "-c", code),
+            env={**os.environ, "RELAYD_SIEGE_NETWORK": "65"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
         assert await self._process.stdout.readline() == b"ready\n"

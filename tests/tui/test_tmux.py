@@ -85,5 +85,6 @@ async def _rotate_by_mouse(desk: Tmux) -> None:
     await desk.click_on("15 minutes", "(•) 15 minutes")
     await desk.click_on("  Rotate ", "•" * 12, last=True)
     await desk.click_on("Save", "Saved to", last=True)
-    await desk.click_on("Close", "Not used yet.", last=True)
+    await desk.click_on("Close", lambda screen: "Saved to" not in screen, last=True)
+    await desk.until("Not used yet.")
     await desk.until(lambda screen: re.search(r"OLD KEY 1[45]:\d\d", screen.splitlines()[0]))

@@ -111,7 +111,8 @@ class Tmux:
         end_s, again_s = time.monotonic() + WAIT_S, 0.0
         while True:
             screen = self.screen()
-            if _holds(shows, screen):
+            # What it shows before the first click is none of its doing.
+            if again_s and _holds(shows, screen):
                 return screen
             found = [(row, line.find(text)) for row, line in enumerate(screen.splitlines()) if text in line]
             if found and time.monotonic() >= again_s:
