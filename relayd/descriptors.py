@@ -10,8 +10,9 @@ import resource
 _log = logging.getLogger(__name__)
 
 _A_STREAM = 2
-_BESIDE_STREAMS = 1536
-"""Up to 1,024 connections wait to be served (`public/lobby.py`); the rest is for strangers and files."""
+_BESIDE_STREAMS = 512
+_IN_THE_LOBBY = 2560
+"""What may wait there in a flood (`public/lobby.py`). It makes room where descriptors run out."""
 MANY_DESCRIPTORS = 16_384
 """What a tool asks for that holds thousands of connections."""
 
@@ -19,7 +20,7 @@ MANY_DESCRIPTORS = 16_384
 def ask_for_descriptors(max_streams: int) -> None:
     """Make room for what so many streams can take, and say so where the hard limit does not let us."""
     wanted = _A_STREAM * max_streams + _BESIDE_STREAMS
-    possible = reserve_descriptors(wanted)
+    possible = reserve_descriptors(wanted + _IN_THE_LOBBY)
     if possible < wanted:
         _log.warning(
             "server.max_streams %d can take %d descriptors, but this process may open only %d; raise"

@@ -8,8 +8,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MAX_WAITING = 512
-"""Of the known, and of strangers; the kernel keeps more (the backlog)."""
+MAX_KNOWN = 512
+"""Where more of the known wait, the kernel keeps them (the backlog)."""
+MAX_STRANGERS = 2048
+"""Enough for all that the kernel kept while the daemon was started anew, twice over."""
 _MAX_KNOWN_OF_ONE = 64
 """More of one known network wait with the strangers."""
 _KNOWN_A_TURN = 8
@@ -41,9 +43,16 @@ class Lobby:
         serve: takes a connection over.
         is_known: whether a network showed a valid key before; the empty one is a proxy's, which speaks for
             many.
+        max_strangers: how many of them may wait.
     """
 
-    def __init__(self, serve: Callable[[Newcomer], None], is_known: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        serve: Callable[[Newcomer], None],
+        is_known: Callable[[str], bool],
+        max_strangers: int = MAX_STRANGERS,
+    ) -> None:
+        self._max_strangers = max_strangers
         self._loop = asyncio.get_running_loop()
         self._serve = serve
         self._is_known = is_known
@@ -60,7 +69,7 @@ class Lobby:
     @property
     def room(self) -> int:
         """How many more may enter, whoever they are."""
-        return MAX_WAITING - len(self._known)
+        return MAX_KNOWN - len(self._known)
 
     def enter(self, newcomer: Newcomer) -> None:
         """Wait for a turn; `serve_some` must be called after one or several entered."""
@@ -68,7 +77,7 @@ class Lobby:
         if self._is_known(network) and not (network and self._known.of(network) >= _MAX_KNOWN_OF_ONE):
             self._known.put(newcomer)
             return
-        if len(self._strangers) >= MAX_WAITING:
+        if len(self._strangers) >= self._max_strangers:
             self.cut += 1
             crowd = network if self._strangers.of(network) else self._strangers.crowd
             if crowd is None:

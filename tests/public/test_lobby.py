@@ -7,7 +7,10 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from relayd.public.lobby import MAX_WAITING, Lobby, Newcomer
+from relayd.public.lobby import MAX_KNOWN, Lobby, Newcomer
+
+MAX_STRANGERS = 100
+"""As few, because each is a descriptor."""
 
 
 class Desk:
@@ -15,7 +18,7 @@ class Desk:
 
     def __init__(self, is_known: Callable[[str], bool]) -> None:
         self.served: list[str] = []
-        self.lobby = Lobby(self._serve, is_known)
+        self.lobby = Lobby(self._serve, is_known, MAX_STRANGERS)
 
     def _serve(self, newcomer: Newcomer) -> None:
         newcomer.socket.close()
@@ -109,36 +112,36 @@ async def test_strangers_are_not_kept_waiting_once_their_network_is_known() -> N
 async def test_a_full_lobby_cuts_strangers_of_the_same_network_first() -> None:
     """Up to the bound everybody is served; beyond it the one of that network goes that waited longest."""
     with desk() as made:
-        sockets = made.enter("office", MAX_WAITING + 2)
+        sockets = made.enter("office", MAX_STRANGERS + 2)
         assert [sock.fileno() == -1 for sock in sockets[:3]] == [True, True, False]
         assert made.lobby.cut == 2
-        assert len(await made.all_served()) == MAX_WAITING
+        assert len(await made.all_served()) == MAX_STRANGERS
 
 
 async def test_one_networks_crowd_makes_room_for_others() -> None:
     """Who comes alone enters a full lobby; where all came alone, the newcomer is turned away."""
     with desk() as made:
-        crowd = made.enter("crowd", MAX_WAITING - 1)
+        crowd = made.enter("crowd", MAX_STRANGERS - 1)
         made.enter("lone")
         (late,) = made.enter("late")
         assert crowd[0].fileno() == -1
         assert late.fileno() != -1
         served = await made.all_served()
         assert (served.count("lone"), served.count("late")) == (1, 1)
-        for number in range(MAX_WAITING):
+        for number in range(MAX_STRANGERS):
             made.enter(f"net{number}")
         (last,) = made.enter("last")
         assert last.fileno() == -1
-        assert len(await made.all_served()) == 2 * MAX_WAITING
+        assert len(await made.all_served()) == 2 * MAX_STRANGERS
 
 
 async def test_strangers_never_keep_the_known_out() -> None:
     """A lobby that is full of strangers has all its room for the known, whose own is counted alone."""
     with desk("known") as made:
-        made.enter("strange", MAX_WAITING)
-        assert made.lobby.room == MAX_WAITING
+        made.enter("strange", MAX_STRANGERS)
+        assert made.lobby.room == MAX_KNOWN
         made.enter("known", 3)
-        assert made.lobby.room == MAX_WAITING - 3
+        assert made.lobby.room == MAX_KNOWN - 3
         made.lobby.serve_some()
         assert made.served == ["known"] * 3 + ["strange"]
 
@@ -146,12 +149,12 @@ async def test_strangers_never_keep_the_known_out() -> None:
 async def test_of_one_known_network_only_so_many_are_preferred() -> None:
     """The others of it wait with the strangers, so that it cannot keep other known networks out."""
     with desk("loud", "calm") as made:
-        made.enter("loud", 200)
+        made.enter("loud", 150)
         made.enter("calm", 1)
-        assert made.lobby.room > MAX_WAITING - 100
+        assert made.lobby.room > MAX_KNOWN - 100
         served = await made.all_served()
     assert served.index("calm") == 1
-    assert served.count("loud") == 200
+    assert served.count("loud") == 150
 
 
 async def test_room_is_made_of_those_who_wait_where_descriptors_run_out() -> None:
@@ -168,12 +171,12 @@ async def test_the_lobby_says_how_much_room_it_has_and_closes_what_it_holds() ->
     """Nobody is served after the end, and no socket is left open."""
     with desk("known") as made:
         sockets = made.enter("known", 60)
-        assert made.lobby.room == MAX_WAITING - 60
+        assert made.lobby.room == MAX_KNOWN - 60
         made.lobby.serve_some()
         made.lobby.close()
         at_the_end = len(made.served)
         await asyncio.sleep(0)
-    assert made.lobby.room == MAX_WAITING
+    assert made.lobby.room == MAX_KNOWN
     assert len(made.served) == at_the_end < 60
     assert all(sock.fileno() == -1 for sock in sockets)
 
