@@ -29,17 +29,20 @@ class BodyClock:
         self._received = received
         self._late = late
         self._began_at = self._loop.time()
-        self._timer = self._loop.call_later(min(PACE_FROM_S, timeout_s), self._look)
+        self._look_at(min(PACE_FROM_S, timeout_s))
 
     def stop(self) -> None:
         """The body is there, or nobody waits for it any more."""
         self._timer.cancel()
 
-    def _look(self) -> None:
-        age_s = self._loop.time() - self._began_at
+    def _look_at(self, age_s: float) -> None:
+        # What counts is the age that was meant: a timer may come a millisecond before its time.
+        self._timer = self._loop.call_at(self._began_at + age_s, self._look, age_s)
+
+    def _look(self, age_s: float) -> None:
         if age_s >= self._timeout_s:
             self._late(f"The body did not arrive within {self._timeout_s:g} s.")
         elif self._received() < LEAST_BYTES_PER_S * age_s:
             self._late(f"The body came at less than {LEAST_BYTES_PER_S} bytes a second.")
         else:
-            self._timer = self._loop.call_later(min(_LOOK_EVERY_S, self._timeout_s - age_s), self._look)
+            self._look_at(min(age_s + _LOOK_EVERY_S, self._timeout_s))

@@ -77,7 +77,7 @@ class DemoDaemon:
 
     def _make_history(self, history_s: float) -> None:
         at_s = self.now_s - history_s
-        deeds = deque(enumerate(self.ring.deeds, 1))
+        deeds = deque(enumerate(self.ring.deeds, self.ring.generation - len(self.ring.deeds) + 1))
         while at_s < self.now_s:
             while deeds and deeds[0][1].at_s <= at_s:
                 self._remember(*deeds.popleft())

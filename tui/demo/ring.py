@@ -31,6 +31,7 @@ class DemoRing:
 
     def __init__(self, rng: random.Random, now_s: float) -> None:
         self._random = rng
+        self.generation = 12
         self.keys: dict[str, KeyInfo] = {}
         self.deeds: list[Deed] = []
         """How the keys came to be what they are, in order."""
@@ -44,7 +45,6 @@ class DemoRing:
         self._seed("support-bot", now_s - 4 * day)
         self._seed("phone", now_s - 19 * day)
         self.deeds.sort(key=lambda deed: deed.at_s)
-        self.generation = len(self.deeds)
 
     def _seed(
         self, client: str, made_s: float, state: KeyState = KeyState.ACTIVE, ended_s: float | None = None
