@@ -171,6 +171,8 @@ async def test_a_screen_reader_finds_everything_by_name(browser: Browser) -> Non
         await tab.until(_BUSY)
         assert await tab.spoken("button", "Stop") == 1
         assert await tab.eval("document.querySelector('.model').ariaBusy") == "true"
+        # An answer that is stopped before its first word leaves no box.
+        await tab.until(f"({_ANSWER}).length > 5")
         await tab.press("Escape")
         await tab.until(_IDLE)
         assert await tab.eval("document.querySelector('.model').ariaBusy") is None
