@@ -7,12 +7,14 @@ import logging
 import os
 import resource
 
+from relayd.public.lobby import MAX_KNOWN, MAX_STRANGERS
+
 _log = logging.getLogger(__name__)
 
 _A_STREAM = 2
 _BESIDE_STREAMS = 512
-_IN_THE_LOBBY = 2560
-"""What may wait there in a flood (`public/lobby.py`). It makes room where descriptors run out."""
+_IN_THE_LOBBY = MAX_KNOWN + MAX_STRANGERS
+"""What may wait there in a flood. It makes room where descriptors run out."""
 MANY_DESCRIPTORS = 16_384
 """What a tool asks for that holds thousands of connections."""
 

@@ -113,7 +113,7 @@ class Lobby:
                 self._next = self._loop.call_soon(self._turn)
 
     def _let_known_over(self) -> None:
-        """The next strange network goes over to the known as a whole, if it showed a key meanwhile."""
+        """The next strange network goes over to the known, as far as it may, if it showed a key meanwhile."""
         network = self._strangers.next_network
         if network is not None and self._is_known(network):
             number = min(self._strangers.of(network), _MAX_KNOWN_OF_ONE - self._known.of(network))

@@ -53,7 +53,7 @@ def measure() -> str:
             (rate, _play(run, streams(rate * _REQUESTS_FOR_S, 1, 0, _REQUESTS_FOR_S)))
             for rate in _REQUESTS_A_SECOND
         ]
-        open_ = [(number, _play(run, group)) for number in HELD for group in held(number)]
+        open_ = [(number, _play(run, *held(number))) for number in HELD]
     load = f"load average {os.getloadavg()[0]:.1f}"
     return "\n".join(
         [
