@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
 
 from relayd.config.values import (
+    WEEK_S,
     YEAR_S,
     Allowed,
     BaseUrl,
@@ -49,6 +50,8 @@ class ServerSettings(Section):
 
     host: Host = "127.0.0.1"
     port: Annotated[int, Whole(0, 65535)] = 3666
+    keep_alive_s: Annotated[Seconds, LIVE] = 130.0
+    page: Annotated[bool, Allowed("true or false")] = True
     max_body_bytes: Annotated[int, Whole(1, 1024 * MIB, "bytes"), LIVE] = 2 * MIB
     header_timeout_s: Annotated[Seconds, LIVE] = 10.0
     body_timeout_s: Annotated[Seconds, LIVE] = 30.0
@@ -60,7 +63,6 @@ class ServerSettings(Section):
         tuple[Network, ...],
         Allowed("a list of addresses or CIDR networks", 'an IP address or a CIDR network like "10.0.0.0/8"'),
     ] = ("127.0.0.1", "::1")
-    page: Annotated[bool, Allowed("true or false")] = True
 
 
 class CorsSettings(Section):
@@ -94,6 +96,7 @@ class UpstreamSettings(Section):
     idle_timeout_s: Annotated[Seconds, LIVE] = 60.0
     total_timeout_s: Annotated[Seconds, LIVE] = 1800.0
     max_retries: Annotated[int, Whole(0, 10), LIVE] = 2
+    max_retry_wait_s: Annotated[float, Span(WEEK_S, zero=True), LIVE] = 5.0
     include_usage: Annotated[bool, Allowed("true or false"), LIVE] = True
 
 

@@ -8,6 +8,7 @@ from relayd.config import KEYS, LiveDiff, live_changes
 from tests.config.room import Room
 
 LIVE = {
+    "server.keep_alive_s": "1",
     "server.max_body_bytes": "1",
     "server.header_timeout_s": "1",
     "server.body_timeout_s": "1",
@@ -25,6 +26,7 @@ LIVE = {
     "upstream.idle_timeout_s": "1",
     "upstream.total_timeout_s": "1",
     "upstream.max_retries": "1",
+    "upstream.max_retry_wait_s": "1",
     "upstream.include_usage": "no",
     "keys.grace_s": "1",
     "log.level": "debug",

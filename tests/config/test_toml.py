@@ -76,8 +76,8 @@ def test_syntax(room: Room, toml: str, sentence: str) -> None:
 SECTIONS = "there are [server], [cors], [chat], [upstream], [keys], [tls], [log], [admin]."
 AT_THE_TOP = SECTIONS.replace("are ", "are state_dir, openai_api_key_file, ")
 IN_SERVER = (
-    "[server] has host, port, max_body_bytes, header_timeout_s, body_timeout_s, write_timeout_s, max_streams,"
-    " max_streams_per_address, drain_timeout_s, trusted_proxies, page."
+    "[server] has host, port, keep_alive_s, page, max_body_bytes, header_timeout_s, body_timeout_s,"
+    " write_timeout_s, max_streams, max_streams_per_address, drain_timeout_s, trusted_proxies."
 )
 ELSEWHERE = "does not belong in this file; put {} in the environment or .env"
 A_FILE = ", or the path of a file in openai_api_key_file."
