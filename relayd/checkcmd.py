@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Problem, Settings
-from relayd.config.errors import printable
 from relayd.config.sources import nested
+from relayd.printable import printable
 from relayd.public.tls import TlsError, load_context
 
 EXIT_GOOD = 0

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-import msgspec
-
 from relayd.admin.client import AdminClient
 from relayd.admin.paths import socket_path
+from relayd.printable import printable, printable_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +26,15 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line of the answer; control characters in it are made visible."""
-        self.out.write(f"{harmless(text)}\n")
+        self.out.write(f"{printable(text)}\n")
 
     def note(self, text: str) -> None:
         """A line beside the answer."""
-        self.err.write(f"{harmless(text)}\n")
+        self.err.write(f"{printable(text)}\n")
 
     def json(self, document: object) -> None:
         """The answer as one line of JSON."""
-        # Everything outside ASCII is escaped by the encoder below: no terminal can be moved by it.
-        self.out.write(ascii_json(document) + "\n")
+        self.out.write(printable_json(document) + "\n")
 
     def give_up_output(self) -> None:
         """Let what is still to be written to a broken stdout go nowhere, in silence."""
@@ -48,29 +46,9 @@ class Console:
             self.say(line)
 
 
-def harmless(text: str) -> str:
-    r"""The text with everything a terminal could act on written as an escape (`\x1b`, `\u202e`)."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def ascii_json(document: object) -> str:
-    r"""One line of JSON in ASCII: what is beyond it, and DEL, become \u escapes."""
-    text = msgspec.json.encode(document).decode()
-    if text.isascii() and "\x7f" not in text:
-        return text
-    return "".join(char if " " <= char <= "~" else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    units = char.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
-
-
 def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """The rows as lines whose columns stand below each other."""
-    shown = [[harmless(cell) for cell in row] for row in rows]
+    shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from relayd.config.errors import Problem, printable
+from relayd.config.errors import Problem
 from relayd.config.files import file_fault, world_readable
 from relayd.config.sources import OriginKind
+from relayd.printable import printable
 
 if TYPE_CHECKING:
     from relayd.config import Settings

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from relayd.printable import printable
+
 _SHOWN_CHARS = 60
 _LARGEST_SHOWN_BITS = 64
-_LAST_ASCII = 0x7F
-_LAST_OF_FOUR_DIGITS = 0xFFFF
 # A key pasted into the wrong place, or a URL that carries a password, must not reach a terminal or a log.
 _SECRET_LOOKING = re.compile(r"sk-|rly_|://.*[@?]", re.IGNORECASE | re.DOTALL)
 
@@ -44,17 +44,6 @@ class Findings:
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def printable(text: str) -> str:
-    """Escape what could move a terminal's cursor or hide text: C0, C1, bidi and zero-width controls."""
-    return "".join(char if char.isprintable() else _escaped(ord(char)) for char in text)
-
-
-def _escaped(code: int) -> str:
-    if code <= _LAST_ASCII:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
 
 
 def looks_secret(text: str) -> bool:

@@ -7,7 +7,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.config.errors import Findings, Problem, printable
+from relayd.config.errors import Findings, Problem
+from relayd.printable import printable
 
 MAX_FILE_BYTES = 1024 * 1024
 

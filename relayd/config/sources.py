@@ -14,9 +14,10 @@ from typing import Any
 from dotenv.parser import parse_stream
 from pydantic import SecretStr
 
-from relayd.config.errors import Findings, Problem, did_you_mean, printable
+from relayd.config.errors import Findings, Problem, did_you_mean
 from relayd.config.files import Here, is_regular, read_text, world_readable
 from relayd.config.sections import Key, Kind
+from relayd.printable import printable
 
 PREFIX = "RELAYD_"
 CONFIG_VARIABLE = "RELAYD_CONFIG"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import tomli
 
-from relayd.config.errors import Findings, Problem, did_you_mean, looks_secret, printable
+from relayd.config.errors import Findings, Problem, did_you_mean, looks_secret
 from relayd.config.files import Here, is_present, read_text
 from relayd.config.lines import key_lines
 from relayd.config.sections import Key
 from relayd.config.sources import CONFIG_VARIABLE, KEPT_NAMES, Layer, Origin, OriginKind, Variable, entry
+from relayd.printable import printable
 
 FILE_NAME = "relayd.toml"
 SYSTEM_CONFIG = Path("/etc/relayd/relayd.toml")

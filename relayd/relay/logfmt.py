@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+from relayd.printable import printable_json
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]+")
-_encode = msgspec.json.Encoder().encode
 
 
 def logfmt(**values: object) -> str:
@@ -22,11 +21,4 @@ def _value(value: object) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text):
         return text
-    return _escaped(_encode(text.encode("utf-8", "replace").decode()).decode())
-
-
-def _escaped(text: str) -> str:
-    return "".join(
-        char if char.isascii() and char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return printable_json(text)

@@ -86,7 +86,7 @@ UNKNOWN = [
     ("\nserver.prot = 1", "2: unknown key server.prot; did you mean server.port?"),
     ("[chat]\nbase_url = 1", "2: unknown key chat.base_url; did you mean upstream.base_url?"),
     ("[upstream]\nheartbeat = 1", "2: unknown key upstream.heartbeat; did you mean chat.heartbeat_s?"),
-    ("[keys]\n'a\\b\t' = 1", "2: unknown key keys.a\\b\\x09; [keys] has grace_s."),
+    ("[keys]\n'a\\b\t' = 1", "2: unknown key keys.a\\b\\t; [keys] has grace_s."),
     ("colour = 1", f"1: unknown key colour; {AT_THE_TOP}"),
     ("[colour]\na = 1\nb = 2", f"1: unknown section colour; {SECTIONS}"),
     ("[sever.x]\ny = 1", "1: unknown section sever; did you mean [server]?"),

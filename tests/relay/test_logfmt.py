@@ -19,7 +19,7 @@ def test_pairs_in_order_without_what_is_unknown() -> None:
 def test_a_hostile_value_stays_in_its_place() -> None:
     """Line ends, escape sequences and direction marks are shown, not obeyed."""
     line = logfmt(model="a\nfake=1\x1b[2J\u202e\u009b", client="b")
-    assert line == r'model="a\nfake=1\u001b[2J\u202e\x9b" client=b'
+    assert line == r'model="a\nfake=1\u001b[2J\u202e\u009b" client=b'
 
 
 @given(st.text())
