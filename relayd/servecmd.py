@@ -15,8 +15,8 @@ from pathlib import Path
 
 import uvloop
 
-from relayd.admin.door import Door, DoorError, open_door
-from relayd.admin.hub import EventHub
+from relayd.admin.events import EventBus
+from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_socket
 from relayd.config import ConfigError, Settings, load
 from relayd.descriptors import ask_for_descriptors
 from relayd.live import LiveSettings
@@ -65,7 +65,7 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(_Plan(settings, read, demo)))
-        except (DoorError, RingError, StateError) as error:
+        except (AdminSocketError, RingError, StateError) as error:
             return _refuse(str(error))
         except OSError as error:
             return _refuse(f"relayd cannot start: {error}")
@@ -100,10 +100,10 @@ async def _serve(plan: _Plan) -> int:
     with ExitStack() as held:
         for sock in sockets:
             held.enter_context(sock)
-        door = held.enter_context(
-            open_door(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
+        admin_socket = held.enter_context(
+            open_admin_socket(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
         )
-        return await _serve_at(sockets, door, plan, tls)
+        return await _serve_at(sockets, admin_socket, plan, tls)
 
 
 def _tls_files(settings: Settings) -> TlsFiles | None:
@@ -111,16 +111,18 @@ def _tls_files(settings: Settings) -> TlsFiles | None:
     return None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
 
 
-async def _serve_at(sockets: list[socket.socket], door: Door, plan: _Plan, tls: TlsFiles | None) -> int:
+async def _serve_at(
+    sockets: list[socket.socket], admin_socket: AdminSocket, plan: _Plan, tls: TlsFiles | None
+) -> int:
     settings = plan.settings
     boot_id = new_boot_id()
-    hub = EventHub()
+    event_bus = EventBus()
     state = State.open(
         settings.state_dir,
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
-        on_commit=hub.committed,
+        on_commit=event_bus.committed,
     )
     given = settings.authorization_key
     try:
@@ -146,7 +148,7 @@ async def _serve_at(sockets: list[socket.socket], door: Door, plan: _Plan, tls: 
         manager=manager,
         tls=tls,
     )
-    return await server.run(sockets, door, hub)
+    return await server.run(sockets, admin_socket, event_bus)
 
 
 def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:

@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from relayd import __version__
-from relayd.admin.door import Door
-from relayd.admin.hub import EventHub
-from relayd.admin.parts import DaemonFacts, Limits
-from relayd.admin.side import AdminSide
+from relayd.admin.context import DaemonFacts, Limits
+from relayd.admin.events import EventBus
+from relayd.admin.server import AdminServer
 from relayd.admin.tally import Tally
+from relayd.admin.unix_socket import AdminSocket
 from relayd.demo import DemoUpstream
 from relayd.live import LiveParts, LiveSettings, chat_rules, stream_limits
 from relayd.public.address import ClientAddress
@@ -87,7 +87,7 @@ class Server:
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
         self._started_at_s = time.time()
         self._tally = Tally(asyncio.get_running_loop().time())
-        self._admin: AdminSide | None = None
+        self._admin: AdminServer | None = None
         self._stop_asked = asyncio.Event()
         self._force_asked = asyncio.Event()
         self.intake = Intake()
@@ -96,19 +96,21 @@ class Server:
             max_streams_per_address=settings.server.max_streams_per_address,
         )
 
-    async def run(self, sockets: Sequence[socket.socket], door: Door, hub: EventHub) -> int:
+    async def run(
+        self, sockets: Sequence[socket.socket], admin_socket: AdminSocket, event_bus: EventBus
+    ) -> int:
         """Serve until a signal or the operator ends it; returns the exit status.
 
         Args:
             sockets: listening TCP sockets.
-            door: the admin socket; the caller closes it.
-            hub: told of every commit of the state.
+            admin_socket: the admin socket; the caller closes it.
+            event_bus: told of every commit of the state.
         """
         # First: a signal that comes while the rest is built must drain as well.
         self._catch_signals()
         self.start(sockets)
         await self._upstream.prepare()
-        await self.start_admin(door, hub)
+        await self.start_admin(admin_socket, event_bus)
         self._freeze()
         self._announce(
             f"relayd {__version__} serving on {self.url}"
@@ -131,12 +133,12 @@ class Server:
         host, port = self._listener.address
         self._url = public_url(host, port, tls=self._tls is not None)
 
-    async def start_admin(self, door: Door, hub: EventHub) -> None:
+    async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
         """Answer the operator too, after `start`."""
         settings = self._live.now
-        self._admin = AdminSide(
-            door,
-            hub=hub,
+        self._admin = AdminServer(
+            admin_socket,
+            event_bus=event_bus,
             tally=self._tally,
             facts=DaemonFacts(
                 boot_id=self._boot_id,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from relayd import __version__
-from tests.admin.room import admin_room
-from tests.commands.room import run
+from tests.admin.harness import admin_room
+from tests.commands.harness import run
 
 _RELAYD = [sys.executable, "-m", "relayd"]
 

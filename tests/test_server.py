@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.door import open_door
-from relayd.admin.hub import EventHub
+from relayd.admin.events import EventBus
+from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import load
 from relayd.live import LiveSettings
 from relayd.public.listener import bind
@@ -59,8 +59,8 @@ async def _running(
     manager = ServiceManager({})
     live = LiveSettings(settings, lambda: settings, manager)
     server = Server(live, state, boot_id="boot", demo=True, announce=announce, manager=manager)
-    with open_door(settings.admin.socket, group="", state_dir=settings.state_dir) as door:
-        life = asyncio.create_task(server.run(bind(HOST, 0), door, EventHub()), name="server")
+    with open_admin_socket(settings.admin.socket, group="", state_dir=settings.state_dir) as admin_socket:
+        life = asyncio.create_task(server.run(bind(HOST, 0), admin_socket, EventBus()), name="server")
         await asyncio.wait_for(told.wait(), 30)
         yield server, life, words
         server.ask_stop()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 from textual.app import SystemCommand
 from textual.screen import Screen
 
-from relayd.admin.link import Link, LinkError
+from relayd.admin.client import AdminClientError
+from relayd.admin.link import Link
 from tui.feed import Feed
 from tui.history import Reader
 from tui.model.desk import Contact, Desk
@@ -163,7 +164,7 @@ class RelaydApp(TerminalApp):
         if seq is None or self.desk.store.get(record_key(seq)) is None:
             try:
                 seq = await self.feed.history.bring(request_id)
-            except LinkError as error:
+            except AdminClientError as error:
                 self.tell(f"Not opened: {error}", bad=True)
                 return
         from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
@@ -225,14 +226,14 @@ class RelaydApp(TerminalApp):
         """Do a change; a refusal is told, not raised. True when it was done."""
         try:
             await act
-        except LinkError as error:
+        except AdminClientError as error:
             self.tell(f"{what}: {error}", bad=True)
             return False
         return True
 
     async def look_at_ring(self) -> None:
         """See the keys as they are after a change; without contact the reconnect will."""
-        with suppress(LinkError):
+        with suppress(AdminClientError):
             await self.feed.refresh_ring()
 
     def copy_to_clipboard(self, text: str) -> None:
@@ -252,7 +253,7 @@ class RelaydApp(TerminalApp):
         if self.desk.view.narrowed:
             try:
                 await self.feed.history.load_older_matches()
-            except LinkError as error:
+            except AdminClientError as error:
                 self.desk.view.asked_all = True
                 self.tell(f"Older records were not searched: {error}", bad=True)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relayd.admin.wire import Intake, RequestRecord
+from relayd.admin.schema import Intake, RequestRecord
 from tui.key_order import ASKS
 from tui.model.units import plural
 from tui.screens.confirm import Confirm

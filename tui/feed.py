@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from relayd.admin.link import Denied, Link, LinkError, NoDaemon, VersionMismatch
-from relayd.admin.wire import (
+from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
+from relayd.admin.link import Link
+from relayd.admin.schema import (
     Audited,
     Ended,
     Event,
@@ -65,7 +66,7 @@ class Feed:
                 await self._session()
                 backoff_s = _BACKOFF_FIRST_S
                 self._note(Contact.CONNECTING, "The daemon closed the connection.")
-            except LinkError as error:
+            except AdminClientError as error:
                 if self.desk.contact is Contact.LIVE:
                     backoff_s = _BACKOFF_FIRST_S
                 await self._troubled(error)
@@ -95,7 +96,7 @@ class Feed:
         self.desk.set_contact(contact, trouble)
         self._changed()
 
-    async def _troubled(self, error: LinkError) -> None:
+    async def _troubled(self, error: AdminClientError) -> None:
         if isinstance(error, Denied):
             self._note(Contact.DENIED, str(error))
         elif isinstance(error, VersionMismatch):
@@ -123,7 +124,7 @@ class Feed:
             await self._newest_page(self._archive)
             self.desk.set_ring(await self._archive.keys())
             self.desk.set_audit((await self._archive.audit(limit=PAGE)).entries)
-        except LinkError as error:
+        except AdminClientError as error:
             self._note(self.desk.contact, f"{self.desk.trouble} {error}")
         self._changed()
 
@@ -208,7 +209,7 @@ class Feed:
                 # First and last uses move without an event: closely watched while a key retires.
                 if self.desk.retiring() or turn % _RING_EVERY == 0:
                     await self.refresh_ring()
-            except LinkError:
+            except AdminClientError:
                 # The stream of events says it better, and says it once.
                 continue
             self._changed()

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from relayd.admin.link import LinkError
-from relayd.admin.wire import AuditPage, RequestPage, RequestRecord, Ring
+from relayd.admin.client import AdminClientError
+from relayd.admin.schema import AuditPage, RequestPage, RequestRecord, Ring
 from tui.model.desk import Desk
 from tui.model.marks import Mark, MarkKind
 from tui.model.text import neutral_record
@@ -71,7 +71,7 @@ class History:
                 return False
             try:
                 page = await self._reader().requests(before=desk.store.oldest_seq, limit=PAGE)
-            except LinkError:
+            except AdminClientError:
                 return False
             await self._take(page.records, count=True)
             self.exhausted = page.next_before is None
@@ -88,7 +88,7 @@ class History:
         """Ask for one more page of records older than the store that pass the view's filter.
 
         Raises:
-            LinkError: the daemon could not be asked.
+            AdminClientError: the daemon could not be asked.
         """
         view, store = self.desk.view, self.desk.store
         asked = view.filter
@@ -107,7 +107,7 @@ class History:
         """Bring one record that is older than the store; returns its `seq`.
 
         Raises:
-            LinkError: the daemon could not be asked, or has no such record.
+            AdminClientError: the daemon could not be asked, or has no such record.
         """
         desk = self.desk
         record = await self._reader().request(request_id)
@@ -122,7 +122,7 @@ class History:
         """Count older records for the statistics, without keeping them, back to a time.
 
         Raises:
-            LinkError: the daemon could not be asked.
+            AdminClientError: the daemon could not be asked.
         """
         stats = self.desk.stats
         while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
@@ -138,7 +138,7 @@ class History:
         """Bring what a gap hides, newest first; returns how many records came.
 
         Raises:
-            LinkError: the daemon could not be asked; the gap stays.
+            AdminClientError: the daemon could not be asked; the gap stays.
         """
         before: int | None = mark.last + 1
         came = 0

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relayd.admin.link import LinkError
-from relayd.admin.wire import KeyChange, KeyInfo, epoch_s
+from relayd.admin.client import AdminClientError
+from relayd.admin.schema import KeyChange, KeyInfo, epoch_s
 from tui.key_order import ASKS
 from tui.model.secret import Secret
 from tui.model.text import neutral
@@ -92,7 +92,7 @@ class KeyFlows:
         app = self._app
         try:
             change = await question
-        except LinkError as error:
+        except AdminClientError as error:
             app.tell(f"{failed}: {error}", bad=True)
             return
         secret = Secret(change.secret) if change.secret is not None else None
@@ -157,7 +157,7 @@ class KeyFlows:
             return
         try:
             change = await app.operator.revoke(answer.key.id, cut=answer.cut)
-        except LinkError as error:
+        except AdminClientError as error:
             app.tell(f"Not revoked: {error}", bad=True)
         else:
             cut = f"; {plural(change.cut, 'stream')} cut" if answer.cut else ""

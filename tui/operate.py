@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from relayd.admin.link import AnswerUnknown, Link, LinkError, NoDaemon
-from relayd.admin.wire import KeyChange, Status
+from relayd.admin.client import AdminClientError, AnswerUnknown, NoDaemon
+from relayd.admin.link import Link
+from relayd.admin.schema import KeyChange, Status
 from tui.model.desk import Contact, Desk
 
 T = TypeVar("T")
@@ -16,7 +17,7 @@ _TRIES = 8
 _AGAIN_S = 0.5
 
 
-class ReadOnly(LinkError):
+class ReadOnly(AdminClientError):
     """The app was started with --readonly, or the daemon speaks another version."""
 
 
@@ -113,7 +114,7 @@ class Operator:
             try:
                 return await question(idempotency_key)
             except AnswerUnknown as error:
-                unanswered: LinkError = error
+                unanswered: AdminClientError = error
             except NoDaemon as error:
                 if attempt == 0:
                     raise

@@ -6,8 +6,9 @@ import asyncio
 import sys
 from typing import TextIO
 
-from relayd.admin.link import Link, LinkError
-from relayd.admin.wire import Audited, Ended, Gap, Hello, Lost, RequestRecord, Started, epoch_s
+from relayd.admin.client import AdminClientError
+from relayd.admin.link import Link
+from relayd.admin.schema import Audited, Ended, Gap, Hello, Lost, RequestRecord, Started, epoch_s
 from tui.model.text import neutral, neutral_entry, neutral_record
 from tui.model.units import clock, duration, plural
 from tui.model.words import cause
@@ -81,7 +82,7 @@ class _Lines:
         while True:
             try:
                 await self._session()
-            except LinkError as error:
+            except AdminClientError as error:
                 if self._tries == 0:
                     self._say(f"no contact: {neutral(str(error), 500)}")
             await asyncio.sleep(_AGAIN_S[min(self._tries, len(_AGAIN_S) - 1)])

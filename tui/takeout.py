@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 from tui import clipboard
 from tui.key_order import ASKS
 from tui.model import export

@@ -45,7 +45,7 @@ class _CountingServer(HTTPServer):
         super().on_close(server_conn)
 
 
-class AdminServer:
+class BoundedServer:
     """Serves on a listening Unix socket, with small limits.
 
     A connection beyond the 128th is told so and closed: the operator's programs need one or two each.

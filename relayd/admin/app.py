@@ -7,17 +7,17 @@ from typing import Any
 from tornado.web import Application
 
 from relayd.admin.base import NotFoundHandler
+from relayd.admin.context import AdminContext
 from relayd.admin.controlroutes import CancelHandler, DrainHandler, PauseHandler, ResumeHandler
 from relayd.admin.eventsroute import EventsHandler
 from relayd.admin.keyroutes import ExtendHandler, KeysHandler, RevokeHandler, RotateHandler, UndoHandler
 from relayd.admin.logroutes import AuditHandler, RequestHandler, RequestsHandler
-from relayd.admin.parts import AdminParts
 from relayd.admin.statusroutes import MetricsHandler, StatusHandler
 
 _ID = r"([^/]{1,200})"
 
 
-def admin_app(parts: AdminParts, *, event_write_timeout_s: float) -> Application:
+def admin_app(parts: AdminContext, *, event_write_timeout_s: float) -> Application:
     """Everything that the operator's programs may ask for.
 
     Args:

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-from relayd.admin.link import LinkError, Refused
-from relayd.admin.wire import AuditPage, FilterError, RequestPage, RequestRecord, Ring, parse_filter
+from relayd.admin.client import AdminClientError, Refused
+from relayd.admin.schema import AuditPage, FilterError, RequestPage, RequestRecord, Ring, parse_filter
 from relayd.state.errors import StateError
 from relayd.state.reader import LogReader
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Archive:
-    """The reading half of `Link` on the database file; every method may raise `LinkError`.
+    """The reading half of `Link` on the database file; every method may raise `AdminClientError`.
 
     Args:
         database: path of `relayd.db`; it is opened at the first question, read-only.
@@ -65,4 +65,4 @@ class Archive:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, question)
         except StateError as error:
-            raise LinkError(str(error)) from error
+            raise AdminClientError(str(error)) from error

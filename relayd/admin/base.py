@@ -14,9 +14,9 @@ import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler
 
+from relayd.admin.context import AdminContext
 from relayd.admin.errors import AdminError, as_admin_error
-from relayd.admin.parts import AdminParts
-from relayd.admin.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
 from relayd.state.records import Peer
 
 _log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ T = TypeVar("T")
 class AdminHandler(RequestHandler):
     """A route of the admin socket. Methods raise; `write_error` is the one place that answers errors."""
 
-    parts: AdminParts
+    parts: AdminContext
     arguments: frozenset[str] = frozenset()
     """The names that the query may have."""
 
-    def initialize(self, parts: AdminParts) -> None:
+    def initialize(self, parts: AdminContext) -> None:
         """Take what the server passes on."""
         self.parts = parts
 

@@ -13,8 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from relayd.admin.http1 import Answer, Broken, connect, exchange
-from relayd.admin.link import AnswerUnknown, Denied, LinkError, NoDaemon, Refused, VersionMismatch
-from relayd.admin.wire import (
+from relayd.admin.schema import (
     PROTOCOL,
     PROTOCOL_HEADER,
     VERSION_MISMATCH,
@@ -39,6 +38,43 @@ _MAX_LINE_BYTES = 16 << 20
 
 T = TypeVar("T")
 _Query = Mapping[str, str | int | None]
+
+
+class AdminClientError(Exception):
+    """Anything that keeps an answer from coming; the text is a sentence for the operator.
+
+    AdminClientError
+    ├── NoDaemon          nothing listens at the socket
+    ├── Denied            the socket is there, but not for this user
+    ├── VersionMismatch   the daemon speaks another version of this protocol
+    ├── AnswerUnknown     the question was sent and the answer never came: ask again, same key
+    └── Refused           the daemon answered no; has `status` and `code`
+    """
+
+
+class NoDaemon(AdminClientError):
+    """Nothing listens at the socket."""
+
+
+class Denied(AdminClientError):
+    """The socket is there, but not for this user; the text names the path and the permission."""
+
+
+class VersionMismatch(AdminClientError):
+    """The daemon speaks another version of this protocol; reading may work, changing is refused."""
+
+
+class AnswerUnknown(AdminClientError):
+    """The connection broke after a change was sent: it may or may not have happened."""
+
+
+class Refused(AdminClientError):
+    """The daemon answered no."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 class AdminClient:
@@ -94,7 +130,7 @@ class AdminClient:
                 yield event
 
     def follow(
-        self, after: int | None = None, *, on_trouble: Callable[[LinkError], None] | None = None
+        self, after: int | None = None, *, on_trouble: Callable[[AdminClientError], None] | None = None
     ) -> AsyncGenerator[Event, None]:
         """`events`, connected again whenever the connection ends; see `relayd.admin.follow`."""
         from relayd.admin.follow import follow  # noqa: PLC0415 - few commands follow; each import costs all
@@ -213,17 +249,17 @@ class AdminClient:
         finally:
             writer.close()
 
-    def _unanswered(self, method: str, error: Exception) -> LinkError:
+    def _unanswered(self, method: str, error: Exception) -> AdminClientError:
         slow = isinstance(error, TimeoutError)
         what = f"relayd did not answer within {self._answer_timeout_s:g} s" if slow else str(error)
         if method == "GET":
-            return LinkError(f"{what} ({self.socket}).")
+            return AdminClientError(f"{what} ({self.socket}).")
         return AnswerUnknown(
             f"{what} ({self.socket}). What was asked for may or may not have happened: "
             "look before you repeat it."
         )
 
-    def _refusal(self, answer: Answer, body: bytes) -> LinkError:
+    def _refusal(self, answer: Answer, body: bytes) -> AdminClientError:
         try:
             detail = msgspec.json.decode(body, type=ErrorReply).error
         except msgspec.MsgspecError:

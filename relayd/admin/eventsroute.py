@@ -9,10 +9,10 @@ from tornado.iostream import StreamClosedError
 
 from relayd import __version__
 from relayd.admin.base import AdminHandler
+from relayd.admin.context import AdminContext
 from relayd.admin.errors import AdminError
-from relayd.admin.hub import EventReader, encode_line
-from relayd.admin.parts import AdminParts
-from relayd.admin.wire import Hello
+from relayd.admin.events import EventReader, encode_line
+from relayd.admin.schema import Hello
 from relayd.state.errors import StateError
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class EventsHandler(AdminHandler):
     arguments = frozenset({"after"})
     _reader: EventReader | None
 
-    def initialize(self, parts: AdminParts, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
+    def initialize(self, parts: AdminContext, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
         """Take what the server passes on."""
         super().initialize(parts)
         self._write_timeout_s = write_timeout_s

@@ -7,8 +7,8 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from relayd.admin.link import Denied, LinkError, Refused, VersionMismatch
-from relayd.admin.wire import Event, Gap, Hello, Progress
+from relayd.admin.client import AdminClientError, Denied, Refused, VersionMismatch
+from relayd.admin.schema import Event, Gap, Hello, Progress
 
 _BACKOFF_FIRST_S = 0.25
 _BACKOFF_MAX_S = 5.0
@@ -20,7 +20,7 @@ async def follow(
     events: Connect,
     after: int | None = None,
     *,
-    on_trouble: Callable[[LinkError], None] | None = None,
+    on_trouble: Callable[[AdminClientError], None] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[Event, None]:
     """Every event after `after` (None: after the first hello), once each, in order; never ends by itself.
@@ -35,7 +35,7 @@ async def follow(
         sleep: waits that many seconds.
 
     Raises:
-        LinkError: the first connection failed, or this user is denied, or the version is another.
+        AdminClientError: the first connection failed, or this user is denied, or the version is another.
     """
     last, said_hello, backoff_s = after, False, _BACKOFF_FIRST_S
     while True:
@@ -50,10 +50,10 @@ async def follow(
                     elif not isinstance(event, Progress):
                         last = event.seq
                     yield event
-            trouble = LinkError("The daemon closed the connection.")
+            trouble = AdminClientError("The daemon closed the connection.")
         except (Denied, VersionMismatch, Refused):
             raise
-        except LinkError as error:
+        except AdminClientError as error:
             if not said_hello:
                 raise
             trouble = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relayd.admin.base import AdminHandler
-from relayd.admin.wire import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
+from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
 from relayd.state.keyring import RingChange
 
 

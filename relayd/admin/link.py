@@ -8,48 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from relayd.admin.wire import AuditPage, Event, KeyChange, RequestPage, RequestRecord, Ring, Status
-
-
-class LinkError(Exception):
-    """Anything that keeps an answer from coming; the text is a sentence for the operator.
-
-    LinkError
-    ├── NoDaemon          nothing listens at the socket
-    ├── Denied            the socket is there, but not for this user
-    ├── VersionMismatch   the daemon speaks another version of this protocol
-    ├── AnswerUnknown     the question was sent and the answer never came: ask again, same key
-    └── Refused           the daemon answered no; has `status` and `code`
-    """
-
-
-class NoDaemon(LinkError):
-    """Nothing listens at the socket."""
-
-
-class Denied(LinkError):
-    """The socket is there, but not for this user; the text names the path and the permission."""
-
-
-class VersionMismatch(LinkError):
-    """The daemon speaks another version of this protocol; reading may work, changing is refused."""
-
-
-class AnswerUnknown(LinkError):
-    """The connection broke after a change was sent: it may or may not have happened."""
-
-
-class Refused(LinkError):
-    """The daemon answered no."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+from relayd.admin.schema import AuditPage, Event, KeyChange, RequestPage, RequestRecord, Ring, Status
 
 
 class Link(Protocol):
-    """One daemon. Every method may raise `LinkError`.
+    """One daemon. Every method may raise `AdminClientError`.
 
     A change of the ring names the `generation` that it was decided on: when the ring has moved on,
     the answer is `Refused` with status 412. The same `idempotency_key` never acts twice.

@@ -6,7 +6,7 @@ from functools import partial
 
 from relayd.admin.base import AdminHandler
 from relayd.admin.errors import AdminError
-from relayd.admin.wire import AuditPage, RequestPage
+from relayd.admin.schema import AuditPage, RequestPage
 from relayd.state.filter import parse_filter
 
 _DEFAULT_LIMIT = 100

@@ -15,8 +15,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from relayd.admin.schema import Intake, Status
 from relayd.admin.tally import Histogram, Tally
-from relayd.admin.wire import Intake, Status
 
 
 @dataclass(frozen=True, slots=True)

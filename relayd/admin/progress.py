@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from relayd.admin.wire import Progress, StreamProgress
+from relayd.admin.schema import Progress, StreamProgress
 from relayd.relay.registry import Registry
 from relayd.relay.stream import RelayStream
 from relayd.state.records import utc_text

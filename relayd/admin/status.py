@@ -8,8 +8,8 @@ import time
 from collections import Counter
 
 from relayd import __version__
-from relayd.admin.parts import AdminParts
-from relayd.admin.wire import Disk, LogHealth, RingSummary, Status, StreamCounts
+from relayd.admin.context import AdminContext
+from relayd.admin.schema import Disk, LogHealth, RingSummary, Status, StreamCounts
 from relayd.relay.registry import Registry
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
@@ -17,7 +17,7 @@ from relayd.state.records import KeyState, Phase, utc_text
 from relayd.state.state import State
 
 
-async def status_of(parts: AdminParts) -> Status:
+async def status_of(parts: AdminContext) -> Status:
     """All figures as they are now; the disk is asked in a thread."""
     facts, limits, log = parts.facts, parts.limits(), parts.state.log
     now_s = asyncio.get_running_loop().time()

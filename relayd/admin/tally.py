@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 
-from relayd.admin.wire import Rates
+from relayd.admin.schema import Rates
 from relayd.relay.failure import Code
 from relayd.state.events import Audited, LogEvent
 from relayd.state.records import Outcome, RequestRecord

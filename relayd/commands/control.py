@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from relayd.admin.wire import Status
+from relayd.admin.schema import Status
 from relayd.commands.console import Console
 from relayd.commands.words import counted
 

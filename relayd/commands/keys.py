@@ -11,9 +11,8 @@ import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 
-from relayd.admin.client import AdminClient
-from relayd.admin.link import AnswerUnknown, Refused
-from relayd.admin.wire import KeyChange, KeyInfo, KeyState, Ring
+from relayd.admin.client import AdminClient, AnswerUnknown, Refused
+from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Ring
 from relayd.commands.console import Console
 from relayd.commands.words import counted, key_state, left
 

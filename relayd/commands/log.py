@@ -7,9 +7,8 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from relayd.admin.client import AdminClient
-from relayd.admin.link import LinkError
-from relayd.admin.wire import (
+from relayd.admin.client import AdminClient, AdminClientError
+from relayd.admin.schema import (
     Audited,
     Ended,
     Event,
@@ -44,7 +43,7 @@ async def run(args: Namespace, console: Console) -> int:
 
 
 async def _follow(client: AdminClient, args: Namespace, printer: _Printer) -> None:
-    def trouble(error: LinkError) -> None:
+    def trouble(error: AdminClientError) -> None:
         printer.console.note(f"{error} Trying again.")
 
     async with aclosing(client.follow(on_trouble=trouble)) as events:

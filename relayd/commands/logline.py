@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 from relayd.commands.words import millis
 
 _COLUMNS = (24, 3, 14, 12, 18, 8, 8, 6, 15, 16)

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from io import TextIOWrapper
 
-from relayd.admin.link import LinkError, NoDaemon
-from relayd.admin.wire import FilterError
+from relayd.admin.client import AdminClientError, NoDaemon
+from relayd.admin.schema import FilterError
 from relayd.commands.console import Console
 
 EXIT_FAILED = 1
@@ -60,6 +60,6 @@ def run(args: Namespace) -> int:
     except NoDaemon as error:
         console.note(f"relayd: {error}")
         return EXIT_NO_DAEMON
-    except LinkError as error:
+    except AdminClientError as error:
         console.note(f"relayd: {error}")
         return EXIT_FAILED

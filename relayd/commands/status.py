@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from relayd.admin.wire import Intake, Status
+from relayd.admin.schema import Intake, Status
 from relayd.commands.console import Console
 from relayd.commands.words import counted, left, millis, size
 from relayd.durations import short

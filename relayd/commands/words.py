@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import KeyInfo, KeyState, epoch_s
+from relayd.admin.schema import KeyInfo, KeyState, epoch_s
 from relayd.durations import short
 
 _KIB = 1024

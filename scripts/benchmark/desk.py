@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from relayd.admin.wire import (
+from relayd.admin.schema import (
     PROTOCOL,
     PROTOCOL_HEADER,
     AuditPage,

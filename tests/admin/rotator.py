@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from relayd.admin.client import AdminClient
-from relayd.admin.wire import KeyState
+from relayd.admin.schema import KeyState
 
 GRACE_S = 1.0
 _PAUSE_S = 0.03

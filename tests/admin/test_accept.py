@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from relayd.admin.accept import MAX_CONNECTIONS
+from relayd.admin.client import AdminClientError
 from relayd.admin.http1 import connect
-from relayd.admin.link import LinkError
-from tests.admin.room import admin_room
+from tests.admin.harness import admin_room
 
 
 async def test_idle_connections_are_bounded_and_the_next_one_is_told_so(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ async def test_idle_connections_are_bounded_and_the_next_one_is_told_so(tmp_path
             while status is None:
                 try:
                     status = await room.client.status()
-                except LinkError:
+                except AdminClientError:
                     await asyncio.sleep(0.01)
         assert status.boot_id == "boot"
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from relayd import __version__
-from relayd.admin.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorReply, Status
-from tests.admin.room import KEY, admin_room, new_record, raw
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorReply, Status
+from tests.admin.harness import KEY, admin_room, new_record, raw
 
 _CHANGE = {"If-Match": '"1"', "Idempotency-Key": "once"}
 _GETS = ["/status", "/keys", "/audit", "/requests", "/metrics"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.archive import Archive
-from relayd.admin.link import LinkError, Refused
-from relayd.admin.wire import KeyState
-from tests.admin.room import admin_room
+from relayd.admin.client import AdminClientError, Refused
+from relayd.admin.schema import KeyState
+from tests.admin.harness import admin_room
 
 
 async def test_it_tells_what_the_daemon_wrote_down(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ async def test_it_tells_what_the_daemon_wrote_down(tmp_path: Path) -> None:
 async def test_what_can_not_be_read_is_said_in_words(tmp_path: Path) -> None:
     """No file, no such record, no such field: errors of the link, as from the daemon."""
     archive = Archive(tmp_path / "none" / "relayd.db")
-    with pytest.raises(LinkError, match=str(tmp_path / "none")):
+    with pytest.raises(AdminClientError, match=str(tmp_path / "none")):
         await archive.requests()
     with pytest.raises(Refused, match="did you mean 'status'"):
         await archive.requests(where="sttus=1")

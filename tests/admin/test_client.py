@@ -15,10 +15,17 @@ from typing import Any
 
 import pytest
 
-from relayd.admin.client import AdminClient
-from relayd.admin.link import AnswerUnknown, Link, LinkError, NoDaemon, Refused, VersionMismatch
-from relayd.admin.wire import PROTOCOL, PROTOCOL_HEADER, Hello, Started
-from tests.admin.room import admin_room
+from relayd.admin.client import (
+    AdminClient,
+    AdminClientError,
+    AnswerUnknown,
+    NoDaemon,
+    Refused,
+    VersionMismatch,
+)
+from relayd.admin.link import Link
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, Hello, Started
+from tests.admin.harness import admin_room
 
 _OK = f"HTTP/1.1 200 OK\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n"
 
@@ -105,9 +112,9 @@ async def test_a_change_whose_answer_breaks_off_is_unknown_and_a_question_is_not
             await _change(client)
         with pytest.raises(AnswerUnknown):
             await client.pause()
-        with pytest.raises(LinkError) as trouble:
+        with pytest.raises(AdminClientError) as trouble:
             await client.status()
-        assert type(trouble.value) is LinkError
+        assert type(trouble.value) is AdminClientError
 
 
 async def test_an_answer_that_does_not_come_is_waited_for_only_so_long(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_only_so_long(tmp_path:
         mute.bind(str(tmp_path / "s"))
         mute.listen(8)
         client = AdminClient(tmp_path / "s", answer_timeout_s=0.2)
-        with pytest.raises(LinkError, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(AdminClientError, match=r"did not answer within 0\.2 s"):
             await client.status()
         with pytest.raises(AnswerUnknown, match=r"did not answer within 0\.2 s"):
             await _change(client)
@@ -180,7 +187,7 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
         "from pathlib import Path\n"
         "import relayd.admin.denied\n"
         "from relayd.admin.client import AdminClient\n"
-        "from relayd.admin.link import Denied\n"
+        "from relayd.admin.client import Denied\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: asyncio.run(AdminClient(Path(sys.argv[1])).status())\n"
         "except Denied as error: print(error)\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.link import Refused
-from relayd.admin.wire import Intake
-from tests.admin.room import admin_room, whole_room
+from relayd.admin.client import Refused
+from relayd.admin.schema import Intake
+from tests.admin.harness import admin_room, whole_room
 from tests.wire import DONE
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from relayd import __version__
-from relayd.admin.wire import Audited, Ended, Event, Gap, Hello, Progress, Started
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Progress, Started
 from relayd.state.records import utc_text
-from tests.admin.room import NOON_S, AdminRoom, admin_room, whole_room
+from tests.admin.harness import NOON_S, AdminRoom, admin_room, whole_room
 from tests.wire import Reply, Wire, until
 
 _DAY_S = 86_400.0

@@ -7,11 +7,11 @@ from contextlib import aclosing
 
 import pytest
 
+from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
 from relayd.admin.follow import follow
-from relayd.admin.link import Denied, LinkError, NoDaemon, VersionMismatch
-from relayd.admin.wire import Event, Gap, Hello, Lost, Progress
+from relayd.admin.schema import Event, Gap, Hello, Lost, Progress
 
-_Step = Event | LinkError
+_Step = Event | AdminClientError
 
 
 def _hello(seq: int, boot: str = "boot") -> Hello:
@@ -34,7 +34,7 @@ class _Daemon:
         """One connection."""
         self.asked.append(after)
         for step in self._connections.pop(0):
-            if isinstance(step, LinkError):
+            if isinstance(step, AdminClientError):
                 raise step
             yield step
 
@@ -43,7 +43,10 @@ class _Daemon:
         self.waits_s.append(wait_s)
 
     async def take(
-        self, count: int, after: int | None = None, on_trouble: Callable[[LinkError], None] | None = None
+        self,
+        count: int,
+        after: int | None = None,
+        on_trouble: Callable[[AdminClientError], None] | None = None,
     ) -> list[Event]:
         """The first events of following."""
         story = follow(self.events, after, on_trouble=on_trouble, sleep=self.sleep)
@@ -54,7 +57,10 @@ class _Daemon:
 async def test_it_goes_on_after_the_last_event_and_says_hello_again() -> None:
     """Each connection asks for what follows the last event, whatever ended the one before."""
     daemon = _Daemon(
-        [_hello(3), _event(4), _event(5)], [NoDaemon("down")], [LinkError("broke")], [_hello(9), _event(6)]
+        [_hello(3), _event(4), _event(5)],
+        [NoDaemon("down")],
+        [AdminClientError("broke")],
+        [_hello(9), _event(6)],
     )
     told = await daemon.take(5)
     assert told == [_hello(3), _event(4), _event(5), _hello(9), _event(6)]
@@ -92,15 +98,15 @@ async def test_waits_double_from_a_quarter_second_to_five_with_jitter_and_begin_
         assert 0.75 * about_s <= wait_s <= 1.25 * about_s
 
 
-@pytest.mark.parametrize("error", [NoDaemon("down"), LinkError("broke"), Denied("no")])
-async def test_the_first_connection_must_succeed(error: LinkError) -> None:
+@pytest.mark.parametrize("error", [NoDaemon("down"), AdminClientError("broke"), Denied("no")])
+async def test_the_first_connection_must_succeed(error: AdminClientError) -> None:
     """Who begins to follow wants to know at once that there is nothing to follow."""
     with pytest.raises(type(error)):
         await _Daemon([error]).take(1)
 
 
 @pytest.mark.parametrize("error", [Denied("no"), VersionMismatch("other")])
-async def test_what_time_does_not_mend_ends_it(error: LinkError) -> None:
+async def test_what_time_does_not_mend_ends_it(error: AdminClientError) -> None:
     """A permission or a version does not change by asking again."""
     with pytest.raises(type(error)):
         await _Daemon([_hello(1)], [error]).take(2)
@@ -108,7 +114,7 @@ async def test_what_time_does_not_mend_ends_it(error: LinkError) -> None:
 
 async def test_every_trouble_is_told() -> None:
     """The caller can say why nothing comes."""
-    troubles: list[LinkError] = []
+    troubles: list[AdminClientError] = []
     daemon = _Daemon([_hello(1)], [NoDaemon("down")], [_hello(1), _event(2)])
     await daemon.take(3, on_trouble=troubles.append)
     assert [str(trouble) for trouble in troubles] == ["The daemon closed the connection.", "down"]

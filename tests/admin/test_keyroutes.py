@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.link import Refused
-from relayd.admin.wire import KeyChange, KeyState
-from tests.admin.room import KEY, AdminRoom, admin_room, raw, whole_room
+from relayd.admin.client import Refused
+from relayd.admin.schema import KeyChange, KeyState
+from tests.admin.harness import KEY, AdminRoom, admin_room, raw, whole_room
 from tests.wire import DONE, Reply, Wire, body, until
 
 

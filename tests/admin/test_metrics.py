@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relayd.relay.failure import Code
 from relayd.state.records import Outcome
-from tests.admin.room import raw, whole_room
+from tests.admin.harness import raw, whole_room
 
 _LABELS = {
     "outcome": {outcome.value for outcome in Outcome},

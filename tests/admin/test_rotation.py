@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.wire import epoch_s
+from relayd.admin.schema import epoch_s
 from tests.admin import rotator
 from tests.e2e.daemon import KEY, Daemon
 from tests.wire import DONE, Reply, Wire, ask, body, post

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relayd.admin.client import AdminClient
-from relayd.admin.wire import KeyState
-from tests.commands.room import relayd
+from relayd.admin.schema import KeyState
+from tests.commands.harness import relayd
 from tests.e2e.daemon import KEY, Daemon, command, environment
 from tests.wire import Wire, ask, body, post, until
 

@@ -9,7 +9,7 @@ import pytest
 from relayd.admin.tally import Histogram, Tally
 from relayd.state.events import Audited
 from relayd.state.records import AuditEntry, Outcome, RecordedError
-from tests.admin.room import new_record
+from tests.admin.harness import new_record
 
 
 def _end(tally: Tally, *, first_token_ms: int | None = 100, code: str | None = None) -> None:

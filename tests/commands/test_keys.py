@@ -8,9 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-from relayd.admin.wire import KeyState
-from tests.admin.room import admin_room
-from tests.commands.room import relayd
+from relayd.admin.schema import KeyState
+from tests.admin.harness import admin_room
+from tests.commands.harness import relayd
 
 _KEY = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 

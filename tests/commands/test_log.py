@@ -15,14 +15,13 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from relayd.admin.client import AdminClient
-from relayd.admin.link import VersionMismatch
-from relayd.admin.wire import Ended, Event, Hello, RequestPage
+from relayd.admin.client import AdminClient, VersionMismatch
+from relayd.admin.schema import Ended, Event, Hello, RequestPage
 from relayd.commands import log
 from relayd.commands.console import Console
 from relayd.state.records import Outcome, Phase, utc_text
-from tests.admin.room import AdminRoom, admin_room, new_record
-from tests.commands.room import relayd
+from tests.admin.harness import AdminRoom, admin_room, new_record
+from tests.commands.harness import relayd
 from tests.wire import until
 
 

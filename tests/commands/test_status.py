@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from relayd import __version__
-from tests.admin.room import admin_room, whole_room
-from tests.commands.room import relayd
+from tests.admin.harness import admin_room, whole_room
+from tests.commands.harness import relayd
 
 
 async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from relayd.config import ConfigError, load
 from relayd.init.command import init
 from relayd.init.desk import Desk, InitError
-from tests.commands.room import run
+from tests.commands.harness import run
 from tests.e2e.daemon import closed_port, command, environment
 
 _KEY = "provider-key-that-init-is-given"

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from relayd.admin.wire import RecordedError
+from relayd.admin.schema import RecordedError
 from tui.__main__ import run_app
 from tui.demo.link import DemoLink
 from tui.settings import SettingsFile

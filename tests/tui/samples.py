@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relayd.admin.wire import KeyInfo, KeyState, Outcome, Phase, RecordedError, RequestRecord, utc_text
+from relayd.admin.schema import KeyInfo, KeyState, Outcome, Phase, RecordedError, RequestRecord, utc_text
 
 NOON_S = 1_790_000_000.0
 

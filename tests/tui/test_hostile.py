@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from relayd.admin.wire import Outcome, RecordedError
+from relayd.admin.schema import Outcome, RecordedError
 from tests.tui.samples import a_record
 from tests.tui.stage import on_stage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import Ended, Gap, Lost, Progress, Started
+from relayd.admin.schema import Ended, Gap, Lost, Progress, Started
 from tests.tui.samples import a_failure, a_record, an_open
 from tui.plain import ended_line, event_line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.wire import KeyState, Outcome
+from relayd.admin.schema import KeyState, Outcome
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, ask, body, post, until

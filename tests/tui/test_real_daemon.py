@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.client import AdminClient
-from relayd.admin.wire import KeyState, Outcome, RequestRecord
+from relayd.admin.schema import KeyState, Outcome, RequestRecord
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.stage import Stage, on_stage, until
 from tests.wire import Wire, ask, body, post

@@ -13,7 +13,7 @@ import pytest
 
 from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient
-from relayd.admin.wire import Outcome, RequestRecord
+from relayd.admin.schema import Outcome, RequestRecord
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.stage import Stage, on_stage, until
 from tests.tui.terminal import Terminal

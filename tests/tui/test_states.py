@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.link import Denied, LinkError, NoDaemon, VersionMismatch
-from relayd.admin.wire import Intake
+from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
+from relayd.admin.schema import Intake
 from tests.tui.samples import NOON_S
 from tests.tui.stage import on_stage, until
 from tui.demo.link import DemoLink
@@ -26,7 +26,7 @@ PATH = "/run/relayd/admin.sock"
     ],
 )
 async def test_a_lost_daemon_is_named_and_changes_are_greyed(
-    tmp_path: Path, trouble: LinkError, contact: Contact, words: str
+    tmp_path: Path, trouble: AdminClientError, contact: Contact, words: str
 ) -> None:
     """The header says the state, a line says why, and an action says the reason instead of acting."""
     async with on_stage(tmp_path) as stage:

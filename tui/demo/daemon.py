@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from relayd.admin.wire import (
+from relayd.admin.schema import (
     Audited,
     AuditEntry,
     Ended,

@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 
-from relayd.admin.link import LinkError, NoDaemon, Refused
-from relayd.admin.wire import (
+from relayd.admin.client import AdminClientError, NoDaemon, Refused
+from relayd.admin.schema import (
     AuditPage,
     Disk,
     Event,
@@ -51,7 +51,7 @@ class DemoLink:
         self._offset_s = 0.0
         seed = random.randrange(1 << 16) if seed is None else seed  # noqa: S311 - picks a play, guards nothing
         self.daemon = DemoDaemon(seed, clock(), history_s=history_s)
-        self.trouble: LinkError | None = None
+        self.trouble: AdminClientError | None = None
         """Set by tests: every question fails with it, and open connections end."""
         self._news = asyncio.Condition()
         self._wakes = 0
@@ -79,7 +79,7 @@ class DemoLink:
             self._news.notify_all()
         await asyncio.sleep(0)
 
-    async def fail(self, trouble: LinkError | None) -> None:
+    async def fail(self, trouble: AdminClientError | None) -> None:
         """Break every connection, or mend it with None."""
         self.trouble = trouble
         await self.wake()

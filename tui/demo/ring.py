@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from relayd.admin.link import Refused
-from relayd.admin.wire import KeyInfo, KeyState, Ring, epoch_s, utc_text
+from relayd.admin.client import Refused
+from relayd.admin.schema import KeyInfo, KeyState, Ring, epoch_s, utc_text
 from tui.model.units import utc_from_ms
 
 _BASE62 = string.digits + string.ascii_letters

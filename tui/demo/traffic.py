@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from relayd.admin.wire import Outcome, Phase, RecordedError, RequestRecord, StreamProgress
+from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord, StreamProgress
 from tui.model.units import utc_from_ms
 
 _ID_CHARS = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
-from relayd.admin.wire import (
+from relayd.admin.schema import (
     Audited,
     AuditEntry,
     Ended,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relayd.admin.wire import KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
+from relayd.admin.schema import KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
 from tui.model.units import unix_s
 
 MAX_USERS = 200

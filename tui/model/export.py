@@ -8,7 +8,7 @@ import shlex
 
 import msgspec
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 
 CSV_FIELDS = tuple(field for field in RequestRecord.__struct_fields__ if field != "error")
 _FORMULA_STARTS = ("=", "+", "-", "@")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from relayd.admin.wire import Progress, RequestRecord, StreamProgress, epoch_s, utc_text
+from relayd.admin.schema import Progress, RequestRecord, StreamProgress, epoch_s, utc_text
 from tui.model.text import FIELD_LIMIT, neutral
 from tui.model.units import unix_s
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from relayd.admin.wire import Outcome, Phase, RecordedError, RequestRecord
+from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord
 from tui.model.units import unix_s, utc_from_ms
 
 _PHASES = tuple(Phase)

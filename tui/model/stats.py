@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from relayd.admin.wire import Outcome, RequestRecord
+from relayd.admin.schema import Outcome, RequestRecord
 from tui.model.histogram import Histogram, step_of
 from tui.model.units import unix_s
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Protocol
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 from tui.model.marks import Mark, MarkKind
 from tui.model.packed import Packer
 from tui.model.stats import is_error

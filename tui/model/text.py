@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
-from relayd.admin.wire import AuditEntry, KeyInfo, RecordedError, RequestRecord
+from relayd.admin.schema import AuditEntry, KeyInfo, RecordedError, RequestRecord
 
 FIELD_LIMIT = 200
 MESSAGE_LIMIT = 500

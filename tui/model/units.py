@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 
-from relayd.admin.wire import epoch_s, utc_text
+from relayd.admin.schema import epoch_s, utc_text
 
 _TENTH_MS = 100
 _SECOND_MS = 1000

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from relayd.admin.wire import Filter, RequestRecord
+from relayd.admin.schema import Filter, RequestRecord
 from tui.model.marks import Mark
 from tui.model.store import RecordStore, Row, record_key
 

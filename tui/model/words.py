@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relayd.admin.wire import Outcome, Phase, RequestRecord
+from relayd.admin.schema import Outcome, Phase, RequestRecord
 from tui.model.units import duration
 
 _CAUSES = {

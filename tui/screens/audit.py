@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.widgets import Static
 
-from relayd.admin.wire import AuditEntry, epoch_s
+from relayd.admin.schema import AuditEntry, epoch_s
 from tui.model.units import day_clock
 from tui.screens.pane import Pane
 from tui.widgets.audit_list import AuditList

@@ -8,7 +8,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 from tui.model.live import OpenStream
 from tui.screens.pane import Pane
 from tui.widgets.bars import Hint

@@ -9,7 +9,7 @@ from textual import on
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from relayd.admin.wire import KeyInfo, KeyState
+from relayd.admin.schema import KeyInfo, KeyState
 from relayd.durations import parse_duration
 from tui.model.units import in_words
 from tui.screens.dialog import Dialog, words

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 
-from relayd.admin.wire import KeyInfo, KeyState
+from relayd.admin.schema import KeyInfo, KeyState
 from tui.screens.pane import Pane
 from tui.widgets.bars import Hint
 from tui.widgets.evidence_view import EvidenceView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import on
 from textual.widgets import Input
 
-from relayd.admin.wire import Filter, FilterError, parse_filter
+from relayd.admin.schema import Filter, FilterError, parse_filter
 from tui.screens.request_moves import RequestMoves
 from tui.widgets.filter_line import FilterLine
 

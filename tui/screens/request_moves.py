@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual import work
 
-from relayd.admin.wire import RequestRecord, epoch_s
+from relayd.admin.schema import RequestRecord, epoch_s
 from tui.key_order import ASKS
 from tui.model.marks import Mark
 from tui.model.stats import is_error

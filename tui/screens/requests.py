@@ -10,8 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from relayd.admin.link import LinkError
-from relayd.admin.wire import Phase, RequestRecord, epoch_s
+from relayd.admin.client import AdminClientError
+from relayd.admin.schema import Phase, RequestRecord, epoch_s
 from tui.model.marks import Mark, MarkKind
 from tui.model.stats import error_cause, is_error
 from tui.model.store import record_key
@@ -244,7 +244,7 @@ class RequestsPane(RequestFilter):
     async def _fill_gap(self, key: int, mark: Mark) -> None:
         try:
             came = await self.desk_app.feed.history.fill_gap(key, mark)
-        except LinkError as error:
+        except AdminClientError as error:
             self.desk_app.tell(f"The gap stays: {error}", bad=True)
         else:
             self.desk_app.tell(f"{plural(came, 'record')} loaded.")

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
-from relayd.admin.link import LinkError
+from relayd.admin.client import AdminClientError
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Window
 from tui.model.units import clock_short, duration, rate
 from tui.screens.pane import Pane
@@ -108,7 +108,7 @@ class StatsPane(Pane):
         """Ask the daemon for what is older than memory, page by page, and only count it."""
         try:
             await self.desk_app.load_history(self.window)
-        except LinkError as error:
+        except AdminClientError as error:
             self.query_one(WindowLine).trouble = str(error)
 
     def action_window(self, step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relayd.admin.wire import AuditEntry, epoch_s
+from relayd.admin.schema import AuditEntry, epoch_s
 from tui.model.desk import Desk
 from tui.model.units import day_clock
 from tui.theme import Role, style

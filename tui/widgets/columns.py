@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.style import Style
 
-from relayd.admin.wire import Outcome, RequestRecord, epoch_s
+from relayd.admin.schema import Outcome, RequestRecord, epoch_s
 from tui.model.stats import is_error
 from tui.model.units import clock, count, duration
 from tui.model.words import state_word

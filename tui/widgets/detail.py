@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from relayd.admin.wire import RequestRecord, epoch_s
+from relayd.admin.schema import RequestRecord, epoch_s
 from tui.model.stats import is_error
 from tui.model.units import bytes_text, clock, day_clock, duration, plural
 from tui.model.words import cause, state_word, time_parts, where_the_time_went

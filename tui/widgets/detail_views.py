@@ -13,7 +13,7 @@ from rich.text import Text
 from textual import events
 from textual.message import Message
 
-from relayd.admin.wire import RequestRecord, epoch_s
+from relayd.admin.schema import RequestRecord, epoch_s
 from tui.model.units import bytes_text, clock, duration, plural, rate
 from tui.model.words import Part, cause, time_parts
 from tui.theme import Role, style

@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
-from relayd.admin.wire import KeyInfo, KeyState, epoch_s
+from relayd.admin.schema import KeyInfo, KeyState, epoch_s
 from tui.model.desk import Desk
 from tui.model.evidence import Use
 from tui.model.units import age, countdown, duration, moment, plural

@@ -13,7 +13,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input
 
-from relayd.admin.wire import FilterError, parse_filter
+from relayd.admin.schema import FilterError, parse_filter
 from tui.model.desk import Desk
 from tui.model.text import neutral
 from tui.model.units import plural

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from relayd.admin.wire import KeyInfo, KeyState, epoch_s
+from relayd.admin.schema import KeyInfo, KeyState, epoch_s
 from tui.model.desk import Desk
 from tui.model.evidence import RECENT_S
 from tui.model.units import age, countdown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rich.style import Style
 
-from relayd.admin.wire import Phase
+from relayd.admin.schema import Phase
 from tui.model.desk import Contact, Desk
 from tui.model.live import OpenStream
 from tui.model.stats import WINDOWS

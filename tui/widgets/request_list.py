@@ -10,7 +10,7 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from relayd.admin.wire import epoch_s
+from relayd.admin.schema import epoch_s
 from tui.model.desk import Contact, Desk
 from tui.model.marks import Mark, MarkKind
 from tui.model.units import clock, plural

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rich.style import Style
 
-from relayd.admin.wire import Intake, Status, epoch_s
+from relayd.admin.schema import Intake, Status, epoch_s
 from tui.model.desk import Contact, Desk
 from tui.model.units import countdown, duration, plural, rate
 from tui.theme import Role, style

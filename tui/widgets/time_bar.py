@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rich.style import Style
 
-from relayd.admin.wire import Outcome, RequestRecord
+from relayd.admin.schema import Outcome, RequestRecord
 from tui.model.words import time_parts
 from tui.theme import Role
 from tui.widgets.cells import Piece

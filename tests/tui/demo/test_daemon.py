@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import KeyState, epoch_s
+from relayd.admin.schema import KeyState, epoch_s
 from tui.demo.daemon import DemoDaemon
 
 _NOW_S = 1_790_000_000.0

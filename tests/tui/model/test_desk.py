@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import Phase, Progress, RequestRecord, Started, StreamProgress, parse_filter, utc_text
+from relayd.admin.schema import (
+    Phase,
+    Progress,
+    RequestRecord,
+    Started,
+    StreamProgress,
+    parse_filter,
+    utc_text,
+)
 from relayd.state.events import Ended
 from tests.tui.samples import NOON_S, a_record, an_open
 from tui.model.desk import Desk

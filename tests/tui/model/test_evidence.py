@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relayd.admin.wire import KeyState, Outcome, utc_text
+from relayd.admin.schema import KeyState, Outcome, utc_text
 from tests.tui.samples import NOON_S, a_key, a_record
 from tui.model.evidence import MAX_USERS, Evidence
 

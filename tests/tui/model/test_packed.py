@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.admin.wire import Outcome, Phase, RecordedError, RequestRecord, utc_text
+from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord, utc_text
 from tests.tui.samples import NOON_S, a_record
 from tui.model import packed
 from tui.model.packed import Packer

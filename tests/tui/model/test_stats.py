@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from relayd.admin.wire import Outcome
+from relayd.admin.schema import Outcome
 from tests.tui.samples import NOON_S, a_failure, a_record, an_open
 from tui.model.histogram import Histogram
 from tui.model.stats import MAX_NAMES, OTHERS, WINDOWS, Stats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from relayd.admin.wire import RequestRecord
+from relayd.admin.schema import RequestRecord
 from tests.tui.samples import a_record, an_open
 from tui.model.marks import Mark, MarkKind
 from tui.model.store import RecordStore, mark_key, record_key

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.admin.wire import RecordedError
+from relayd.admin.schema import RecordedError
 from tests.tui.samples import a_key, a_record
 from tui.model.text import FIELD_LIMIT, neutral, neutral_key, neutral_record
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from relayd.admin.wire import RequestRecord, parse_filter
+from relayd.admin.schema import RequestRecord, parse_filter
 from tests.tui.samples import a_failure, a_record, an_open
 from tui.model.marks import Mark, MarkKind
 from tui.model.stats import is_error

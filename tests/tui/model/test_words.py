@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.admin.wire import Outcome, Phase
+from relayd.admin.schema import Outcome, Phase
 from tests.tui.samples import a_failure, a_record, an_open
 from tui.model.units import age, bytes_text, count, countdown, duration, plural
 from tui.model.words import cause, state_word, time_parts, where_the_time_went

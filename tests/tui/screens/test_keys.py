@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 from textual.widgets import Button, Input
 
-from relayd.admin.link import AnswerUnknown
-from relayd.admin.wire import KeyChange, KeyInfo, KeyState, Outcome, Ring, Started, utc_text
+from relayd.admin.client import AnswerUnknown
+from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Outcome, Ring, Started, utc_text
 from tests.tui.samples import NOON_S, a_record
 from tests.tui.stage import Stage, files, on_stage, until
 from tui.demo.link import DemoLink

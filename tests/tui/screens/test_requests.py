@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.wire import Outcome, RequestRecord
+from relayd.admin.schema import Outcome, RequestRecord
 from tests.tui.stage import files, on_stage, until
 from tui.model.desk import Contact
 from tui.model.export import ndjson_line

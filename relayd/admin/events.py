@@ -17,7 +17,7 @@ from typing import Self
 import msgspec
 
 from relayd.admin.offload import Offload
-from relayd.admin.wire import Hello, Progress
+from relayd.admin.schema import Hello, Progress
 from relayd.state.events import Gap, LogEvent
 from relayd.state.reader import LogReader
 
@@ -34,7 +34,7 @@ def encode_line(event: LogEvent | Gap | Hello | Progress) -> bytes:
     return _encode(event) + b"\n"
 
 
-class EventHub:
+class EventBus:
     """Holds the newest events and wakes the readers.
 
     `committed` is for the writer thread, all else for the event loop.
@@ -138,7 +138,7 @@ class EventHub:
 class EventReader:
     """One reader's place in the log. A context manager: inside it, the hub wakes it."""
 
-    def __init__(self, hub: EventHub, log: LogReader, offload: Offload, after: int) -> None:
+    def __init__(self, hub: EventBus, log: LogReader, offload: Offload, after: int) -> None:
         self._hub = hub
         self._log = log
         self._offload = offload

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relayd.admin.accept import AdminServer
+from relayd.admin.accept import BoundedServer
 from relayd.admin.app import admin_app
-from relayd.admin.door import Door
+from relayd.admin.context import AdminContext, DaemonFacts, Limits
+from relayd.admin.events import EventBus
 from relayd.admin.eventsroute import WRITE_TIMEOUT_S
-from relayd.admin.hub import EventHub
 from relayd.admin.offload import Offload
-from relayd.admin.parts import AdminParts, DaemonFacts, Limits
 from relayd.admin.peer import PeerBook
 from relayd.admin.progress import progress_of
 from relayd.admin.tally import Tally
+from relayd.admin.unix_socket import AdminSocket
 from relayd.relay.intake import Intake
 from relayd.relay.registry import Registry
 from relayd.state.state import State
@@ -23,12 +23,12 @@ _READ_THREADS = 4
 _TICK_S = 1.0
 
 
-class AdminSide:
+class AdminServer:
     """Everything behind the admin socket, on the running loop.
 
     Args:
-        door: the listening socket; its owner closes it.
-        hub: the one that the state tells of its commits.
+        admin_socket: the listening socket; its owner closes it.
+        event_bus: the one that the state tells of its commits.
         tally: the one that the ledger tells of its requests.
         facts: what does not change.
         limits: what may change.
@@ -41,9 +41,9 @@ class AdminSide:
 
     def __init__(  # noqa: PLR0913 - the one place where all of the daemon meets
         self,
-        door: Door,
+        admin_socket: AdminSocket,
         *,
-        hub: EventHub,
+        event_bus: EventBus,
         tally: Tally,
         facts: DaemonFacts,
         limits: Callable[[], Limits],
@@ -54,21 +54,21 @@ class AdminSide:
         event_write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         quick = Offload("admin-quick", 1)
-        self._parts = AdminParts(
+        self._parts = AdminContext(
             facts=facts,
             limits=limits,
             state=state,
             registry=registry,
             intake=intake,
             tally=tally,
-            hub=hub,
+            hub=event_bus,
             offload=Offload("admin-read", _READ_THREADS),
             quick=quick,
             peers=PeerBook(quick),
             stop=stop,
         )
-        self._server = AdminServer(
-            admin_app(self._parts, event_write_timeout_s=event_write_timeout_s), door.socket
+        self._server = BoundedServer(
+            admin_app(self._parts, event_write_timeout_s=event_write_timeout_s), admin_socket.socket
         )
         self._ticking: asyncio.Task[None] | None = None
 

@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.hub`: what it remembers has no holes."""
+"""Behaviour of `relayd.admin.events`: what it remembers has no holes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-from relayd.admin.hub import EventHub, encode_line
+from relayd.admin.events import EventBus, encode_line
 from relayd.admin.offload import Offload
 from relayd.state.events import LogEvent, Started
 from relayd.state.reader import LogReader
-from tests.admin.room import admin_room, new_record
+from tests.admin.harness import admin_room, new_record
 
 
 def _event(seq: int, size: int = 10) -> Started:
@@ -24,8 +24,8 @@ async def _settle() -> None:
     await asyncio.sleep(0)
 
 
-async def _hub(tmp_path: Path) -> tuple[EventHub, Offload, LogReader]:
-    hub = EventHub()
+async def _hub(tmp_path: Path) -> tuple[EventBus, Offload, LogReader]:
+    hub = EventBus()
     hub.listen(lambda _event: None)
     return hub, Offload("test", 1), LogReader(tmp_path / "none.db")
 
@@ -72,7 +72,7 @@ async def test_pieces_and_memory_are_bounded(tmp_path: Path) -> None:
 async def test_events_may_come_from_any_thread_in_order() -> None:
     """The writer's thread calls; listeners are told on the loop, in the order of the log."""
     heard: list[int] = []
-    hub = EventHub()
+    hub = EventBus()
     hub.committed([_event(1)])
     hub.listen(lambda event: heard.append(event.seq))
     batches: list[list[LogEvent]] = [[_event(seq), _event(seq + 1)] for seq in range(2, 200, 2)]

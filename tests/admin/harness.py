@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from relayd.admin.client import AdminClient
-from relayd.admin.door import open_door
+from relayd.admin.context import DaemonFacts, Limits
+from relayd.admin.events import EventBus
 from relayd.admin.http1 import connect, exchange
-from relayd.admin.hub import EventHub
-from relayd.admin.parts import DaemonFacts, Limits
-from relayd.admin.side import AdminSide
+from relayd.admin.server import AdminServer
 from relayd.admin.tally import Tally
+from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import load
 from relayd.live import LiveSettings
 from relayd.public.listener import bind
@@ -43,7 +43,7 @@ class AdminRoom:
     registry: Registry
     intake: Intake
     tally: Tally
-    hub: EventHub
+    hub: EventBus
     stopped: list[bool] = field(default_factory=list)
     """One entry for each time that the daemon was asked to end."""
 
@@ -78,10 +78,10 @@ async def admin_room(
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[AdminRoom]:
     """Open a daemon without a public side, whose ring has `KEY`; entered again, it is a restart."""
-    state_dir, hub = home / "state", EventHub()
+    state_dir, hub = home / "state", EventBus()
     registry, intake = Registry(max_streams=100, max_streams_per_address=100), Intake()
     tally = Tally(asyncio.get_running_loop().time())
-    with open_door(state_dir / "admin.sock", group=group, state_dir=state_dir) as door:
+    with open_admin_socket(state_dir / "admin.sock", group=group, state_dir=state_dir) as admin_socket:
         state = State.open(
             state_dir,
             boot_id=boot_id,
@@ -94,9 +94,9 @@ async def admin_room(
         side = None
         try:
             state.ring.fill(KEY)
-            side = AdminSide(
-                door,
-                hub=hub,
+            side = AdminServer(
+                admin_socket,
+                event_bus=hub,
                 tally=tally,
                 facts=DaemonFacts(boot_id, NOON_S, "http://a", "http://b", False, str(state_dir)),  # noqa: FBT003 - no demo
                 limits=lambda: Limits(100, 30.0, 3600.0),
@@ -107,7 +107,16 @@ async def admin_room(
                 event_write_timeout_s=event_write_timeout_s,
             )
             await side.start()
-            yield AdminRoom(door.path, AdminClient(door.path), state, registry, intake, tally, hub, stopped)
+            yield AdminRoom(
+                admin_socket.path,
+                AdminClient(admin_socket.path),
+                state,
+                registry,
+                intake,
+                tally,
+                hub,
+                stopped,
+            )
         finally:
             if side is not None:
                 await side.close()
@@ -153,8 +162,8 @@ async def whole_room(
         cwd=home,
         system_config=home / "none.toml",
     )
-    hub = EventHub()
-    with open_door(chosen.admin.socket, group="", state_dir=chosen.state_dir) as door:
+    hub = EventBus()
+    with open_admin_socket(chosen.admin.socket, group="", state_dir=chosen.state_dir) as admin_socket:
         state = State.open(
             chosen.state_dir, boot_id=boot_id, keep_days=30, max_mib=512, on_commit=hub.committed
         )
@@ -169,10 +178,10 @@ async def whole_room(
             manager=manager,
         )
         server.start(bind(HOST, 0))
-        await server.start_admin(door, hub)
+        await server.start_admin(admin_socket, hub)
         try:
             port = int(server.url.rpartition(":")[2])
-            yield WholeRoom(port, door.path, AdminClient(door.path), state, server)
+            yield WholeRoom(port, admin_socket.path, AdminClient(admin_socket.path), state, server)
         finally:
             server.ask_stop()
             assert await server.stop() == 0

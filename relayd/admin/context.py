@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relayd.admin.hub import EventHub
+from relayd.admin.events import EventBus
 from relayd.admin.offload import Offload
 from relayd.admin.peer import PeerBook
 from relayd.admin.tally import Tally
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class AdminParts:
+class AdminContext:
     """The daemon, as the admin side sees it."""
 
     facts: DaemonFacts
@@ -48,7 +48,7 @@ class AdminParts:
     registry: Registry
     intake: Intake
     tally: Tally
-    hub: EventHub
+    hub: EventBus
     offload: Offload
     """For what reads the log."""
     quick: Offload

@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.door`: a socket that nobody else can reach, and that is never stolen."""
+"""Behaviour of `relayd.admin.unix_socket`: a socket that nobody else can reach, and that is never stolen."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.door import Door, DoorError, open_door
+from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_socket
 
 _NOBODY = 65534
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
-def _open(home: Path, group: str = "") -> Door:
-    return open_door(home / "state" / "admin.sock", group=group, state_dir=home / "state")
+def _open(home: Path, group: str = "") -> AdminSocket:
+    return open_admin_socket(home / "state" / "admin.sock", group=group, state_dir=home / "state")
 
 
 def _mode(path: Path) -> int:
@@ -32,8 +32,8 @@ def test_the_socket_is_0600_in_a_0700_directory_under_any_umask(tmp_path: Path) 
     """The modes do not depend on the umask, and the umask is as before afterwards."""
     before = os.umask(0)
     try:
-        with _open(tmp_path) as door:
-            assert (_mode(door.path), _mode(door.path.parent)) == (0o600, 0o700)
+        with _open(tmp_path) as admin_socket:
+            assert (_mode(admin_socket.path), _mode(admin_socket.path.parent)) == (0o600, 0o700)
         assert os.umask(0) == 0
     finally:
         os.umask(before)
@@ -42,22 +42,22 @@ def test_the_socket_is_0600_in_a_0700_directory_under_any_umask(tmp_path: Path) 
 def test_a_group_opens_the_directory_and_the_socket_to_it_alone(tmp_path: Path) -> None:
     """With `admin.group` the directory is 0750 and the socket 0660, both of that group."""
     gid = os.getgid()
-    with _open(tmp_path, group=grp.getgrgid(gid).gr_name) as door:
-        assert (_mode(door.path), _mode(door.path.parent)) == (0o660, 0o750)
-        assert door.path.stat().st_gid == door.path.parent.stat().st_gid == gid
+    with _open(tmp_path, group=grp.getgrgid(gid).gr_name) as admin_socket:
+        assert (_mode(admin_socket.path), _mode(admin_socket.path.parent)) == (0o660, 0o750)
+        assert admin_socket.path.stat().st_gid == admin_socket.path.parent.stat().st_gid == gid
 
 
 def test_an_unknown_group_is_named(tmp_path: Path) -> None:
     """A group that the machine does not have stops the start in words."""
-    with pytest.raises(DoorError, match="no-such-group"):
+    with pytest.raises(AdminSocketError, match="no-such-group"):
         _open(tmp_path, group="no-such-group")
 
 
 def test_the_state_directory_is_closed_to_others(tmp_path: Path) -> None:
     """A state directory that others may read becomes 0700."""
     (tmp_path / "state").mkdir(mode=0o755)
-    with _open(tmp_path) as door:
-        assert _mode(door.path.parent) == 0o700
+    with _open(tmp_path) as admin_socket:
+        assert _mode(admin_socket.path.parent) == 0o700
 
 
 def test_a_directory_that_holds_other_things_is_not_closed_but_refused(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_a_directory_that_holds_other_things_is_not_closed_but_refused(tmp_path:
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     (shared / "page.html").touch()
-    with pytest.raises(DoorError, match=rf"chmod 700 {shared}"):
-        open_door(shared / "admin.sock", group="", state_dir=tmp_path / "state")
+    with pytest.raises(AdminSocketError, match=rf"chmod 700 {shared}"):
+        open_admin_socket(shared / "admin.sock", group="", state_dir=tmp_path / "state")
     assert _mode(shared) == 0o755
 
 
@@ -74,15 +74,15 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     """There the socket could be replaced, or was laid out as a trap."""
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o1777)
-    with pytest.raises(DoorError, match="open to others"):
+    with pytest.raises(AdminSocketError, match="open to others"):
         _open(tmp_path)
 
 
 def test_a_path_too_long_for_a_socket_is_said_in_words(tmp_path: Path) -> None:
     """The sentence has the length, the limit and the setting to change."""
     long = tmp_path / ("d" * 120) / "admin.sock"
-    with pytest.raises(DoorError, match=r"allows 107.*admin\.socket"):
-        open_door(long, group="", state_dir=tmp_path)
+    with pytest.raises(AdminSocketError, match=r"allows 107.*admin\.socket"):
+        open_admin_socket(long, group="", state_dir=tmp_path)
 
 
 def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "state" / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with _open(tmp_path) as door, socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(door.path))
+    with _open(tmp_path) as admin_socket, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(admin_socket.path))
 
 
 def test_a_living_daemons_socket_is_not_stolen(tmp_path: Path) -> None:
     """The second start is refused in words, and the first one's socket still works."""
     with _open(tmp_path) as first:
-        with pytest.raises(DoorError, match="already serves"):
+        with pytest.raises(AdminSocketError, match="already serves"):
             _open(tmp_path)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(first.path))
@@ -113,7 +113,7 @@ def test_a_daemon_whose_backlog_is_full_is_alive_too(tmp_path: Path) -> None:
         busy.listen(0)
         waiting.setblocking(False)  # noqa: FBT003 - the standard library's signature
         waiting.connect(str(path))
-        with pytest.raises(DoorError, match="already serves"):
+        with pytest.raises(AdminSocketError, match="already serves"):
             _open(tmp_path)
 
 
@@ -122,20 +122,20 @@ def test_something_else_in_its_place_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     path = tmp_path / "state" / "admin.sock"
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DoorError, match="in the way"):
+    with pytest.raises(AdminSocketError, match="in the way"):
         _open(tmp_path)
     assert path.is_symlink()
 
 
 def test_closing_removes_the_socket_only_while_it_is_its_own(tmp_path: Path) -> None:
     """A socket that another daemon has put in its place stays."""
-    door = _open(tmp_path)
-    door.path.unlink()
+    admin_socket = _open(tmp_path)
+    admin_socket.path.unlink()
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(door.path))
-        door.close()
-        assert door.path.is_socket()
-    door.path.unlink()
+        other.bind(str(admin_socket.path))
+        admin_socket.close()
+        assert admin_socket.path.is_socket()
+    admin_socket.path.unlink()
     with _open(tmp_path) as again:
         path = again.path
     assert not path.exists()
@@ -155,7 +155,7 @@ def test_of_many_daemons_that_start_at_once_one_gets_the_socket(tmp_path: Path) 
             ready.wait()  # noqa: B023 - the threads end within the turn
             try:
                 doors.append(_open(tmp_path))  # noqa: B023
-            except DoorError as error:
+            except AdminSocketError as error:
                 refused.append(error)  # noqa: B023
 
         threads = [threading.Thread(target=start) for _ in range(4)]
@@ -176,9 +176,9 @@ def test_another_user_can_neither_reach_nor_read_what_is_in_the_directory(name: 
     for parent in (tmp_path, *tmp_path.parents):
         if base in parent.parents:
             parent.chmod(0o755)
-    with _open(tmp_path) as door:
+    with _open(tmp_path) as admin_socket:
         for file in ("relayd.db", "first-key"):
-            (door.path.parent / file).touch(mode=0o644)
+            (admin_socket.path.parent / file).touch(mode=0o644)
         tries = (
             "import os, socket, sys\n"
             "path, nobody = sys.argv[1], int(sys.argv[2])\n"
@@ -191,7 +191,7 @@ def test_another_user_can_neither_reach_nor_read_what_is_in_the_directory(name: 
             "    except OSError as error: sys.exit(f'stopped by something else: {error}')\n"
             "    sys.exit('reached it')\n"
         )
-        target = door.path.parent / name
+        target = admin_socket.path.parent / name
         done = subprocess.run(
             [sys.executable, "-I", "-c", tries, str(target), str(_NOBODY)],
             capture_output=True,

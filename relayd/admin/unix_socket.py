@@ -19,11 +19,11 @@ _BACKLOG = 128
 _OTHERS_MAY_WRITE = 0o022
 
 
-class DoorError(Exception):
+class AdminSocketError(Exception):
     """The admin socket can't be opened; the text says where, why and what to do."""
 
 
-class Door:
+class AdminSocket:
     """A listening Unix socket that removes its file when it is closed, if the file is still its own."""
 
     def __init__(self, path: Path, listening: socket.socket) -> None:
@@ -49,7 +49,7 @@ class Door:
         self.close()
 
 
-def open_door(path: Path, *, group: str, state_dir: Path) -> Door:
+def open_admin_socket(path: Path, *, group: str, state_dir: Path) -> AdminSocket:
     """Listen at `path`, mode 0600 in a 0700 directory; with a group, 0660 in 0750.
 
     A file left behind by a daemon that died is replaced; one that a daemon answers at is not.
@@ -60,24 +60,24 @@ def open_door(path: Path, *, group: str, state_dir: Path) -> Door:
         state_dir: the one directory that is made private without asking.
 
     Raises:
-        DoorError: in words.
+        AdminSocketError: in words.
     """
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise DoorError(
+        raise AdminSocketError(
             f"The path of the admin socket has {len(os.fsencode(path))} bytes, but Unix allows "
             f"{_MAX_PATH_BYTES}: {path}. Set admin.socket to a shorter one, such as /run/relayd/admin.sock."
         )
     try:
         gid = grp.getgrnam(group).gr_gid if group else -1
     except KeyError as error:
-        raise DoorError(f"admin.group is {group!r}, but this machine has no such group.") from error
+        raise AdminSocketError(f"admin.group is {group!r}, but this machine has no such group.") from error
     try:
         _make_private(path, gid, state_dir)
         with _alone_in(path.parent):
             _remove_stale(path)
-            return Door(path, _listen(path, gid))
+            return AdminSocket(path, _listen(path, gid))
     except OSError as error:
-        raise DoorError(
+        raise AdminSocketError(
             f"The admin socket {path} can't be opened: {error.strerror or error}. "
             "relayd must own its directory, or admin.socket name another."
         ) from error
@@ -92,7 +92,7 @@ def _make_private(path: Path, gid: int, state_dir: Path) -> None:
     if mode & ~wanted:
         alone = all(entry == path for entry in directory.iterdir())
         if mode & _OTHERS_MAY_WRITE or not (alone or directory.resolve() == state_dir.resolve()):
-            raise DoorError(
+            raise AdminSocketError(
                 f"The directory {directory} of the admin socket is open to others (mode {mode:04o}). "
                 f"Give the socket a directory of its own with admin.socket, or close this one: "
                 f"chmod {wanted:o} {directory}"
@@ -120,7 +120,9 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise DoorError(f"{path} is in the way of the admin socket and no socket itself; move it away.")
+        raise AdminSocketError(
+            f"{path} is in the way of the admin socket and no socket itself; move it away."
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A daemon whose backlog is full is alive as well: then this says EAGAIN, and does not wait.
         probe.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -133,7 +135,7 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass
-    raise DoorError(
+    raise AdminSocketError(
         f"Another relayd already serves the admin socket {path}. Stop it first, or give this one "
         "a state_dir (and admin.socket) of its own."
     )
