@@ -15,13 +15,13 @@ from textual.screen import Screen
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.link import Link
+from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.history import Reader
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 from tui.model.stats import Window
 from tui.model.store import record_key
 from tui.model.units import plural
-from tui.operate import Operator
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
 from tui.takeout import TakeOut
@@ -30,8 +30,8 @@ from tui.theme import themes
 from tui.widgets.bars import TABS
 
 if TYPE_CHECKING:
-    from tui.control import Control
-    from tui.key_flows import KeyFlows
+    from tui.key_actions import KeyActions
+    from tui.stream_actions import StreamActions
 
 SECOND_S = 1.0
 
@@ -56,15 +56,15 @@ class RelaydApp(TerminalApp):
         super().__init__(options, settings_file)
         self.now_s = now_s
         self.link = link
-        self.desk = Desk(self.settings.keep_records)
+        self.state = AppState(self.settings.keep_records)
         self.feed = Feed(
-            self.desk,
+            self.state,
             link,
             changed=self.changed,
             backlog_records=self.settings.backlog_records,
             open_archive=open_archive,
         )
-        self.operator = Operator(link, self.desk, readonly=options.readonly, unknown=self.tell)
+        self.commands = DaemonCommands(link, self.state, readonly=options.readonly, unknown=self.notify)
         self.take_out = TakeOut(self)
         self._drawn_at_s = 0.0
         self._draw_due: asyncio.TimerHandle | None = None
@@ -92,7 +92,7 @@ class RelaydApp(TerminalApp):
         self._feed_task.add_done_callback(self._feed_ended)
         self.set_interval(SECOND_S, self._second_passed)
         if self.settings_file.trouble:
-            self.tell(self.settings_file.trouble, bad=True)
+            self.notify(self.settings_file.trouble, severity="error")
 
     def _feed_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -113,7 +113,7 @@ class RelaydApp(TerminalApp):
     # Drawing.
 
     def changed(self) -> None:
-        """The desk changed: draw soon, once for all changes until then."""
+        """The state changed: draw soon, once for all changes until then."""
         if self._draw_due is None:
             wait_s = max(0.0, self._drawn_at_s + self.options.redraw_every_s - time.monotonic())
             self._draw_due = asyncio.get_running_loop().call_later(wait_s, self._draw)
@@ -122,17 +122,17 @@ class RelaydApp(TerminalApp):
         self._draw_due = None
         self._drawn_at_s = time.monotonic()
         if self.is_running and self.screen_stack and self.main.is_mounted:
-            self.call_later(self._look_again)
+            self.call_later(self._refresh_data)
 
-    def _look_again(self) -> None:
-        self.main.look_again()
+    def _refresh_data(self) -> None:
+        self.main.refresh_data()
         for screen in self.screen_stack[1:]:
-            look = getattr(screen, "look_again", None)
+            look = getattr(screen, "refresh_data", None)
             if look is not None:
                 look()
 
     def _second_passed(self) -> None:
-        if self.desk.live.streams or self.desk.retiring() or len(self.screen_stack) > 1:
+        if self.state.open_streams.streams or self.state.retiring() or len(self.screen_stack) > 1:
             self.changed()
 
     def refresh_hints(self) -> None:
@@ -143,9 +143,9 @@ class RelaydApp(TerminalApp):
     def badge(self, tab: str) -> str:
         """The number beside a tab's name."""
         if tab == "inflight":
-            return str(len(self.desk.live.streams) or "")
+            return str(len(self.state.open_streams.streams) or "")
         if tab == "keys":
-            return "!" if self.desk.dead_keys_in_use(self.now_s()) else ""
+            return "!" if self.state.dead_keys_in_use(self.now_s()) else ""
         return ""
 
     # Getting around.
@@ -161,11 +161,11 @@ class RelaydApp(TerminalApp):
 
     async def open_request(self, request_id: str, seq: int | None) -> None:
         """One request in full, on the Requests screen; one that is not loaded is asked for."""
-        if seq is None or self.desk.store.get(record_key(seq)) is None:
+        if seq is None or self.state.store.get(record_key(seq)) is None:
             try:
                 seq = await self.feed.history.bring(request_id)
             except AdminClientError as error:
-                self.tell(f"Not opened: {error}", bad=True)
+                self.notify(f"Not opened: {error}", severity="error")
                 return
         from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
 
@@ -195,26 +195,26 @@ class RelaydApp(TerminalApp):
         self.feed.retry_now()
 
     @cached_property
-    def key_flows(self) -> KeyFlows:
+    def key_actions(self) -> KeyActions:
         """Changes of keys; loaded when first used."""
-        from tui.key_flows import KeyFlows  # noqa: PLC0415 - see above
+        from tui.key_actions import KeyActions  # noqa: PLC0415 - see above
 
-        return KeyFlows(self, Path(self.options.env.get("HOME") or Path.cwd()))
+        return KeyActions(self, Path(self.options.env.get("HOME") or Path.cwd()))
 
     @cached_property
-    def control(self) -> Control:
+    def stream_actions(self) -> StreamActions:
         """Cancel, pause, resume, drain; loaded when first used."""
-        from tui.control import Control  # noqa: PLC0415 - see above
+        from tui.stream_actions import StreamActions  # noqa: PLC0415 - see above
 
-        return Control(self)
+        return StreamActions(self)
 
     def action_pause(self) -> None:
         """Take no new work, or take it again."""
-        self.control.pause_or_resume()
+        self.stream_actions.pause_or_resume()
 
     def action_drain(self) -> None:
         """Let the daemon finish and stop."""
-        self.control.drain()
+        self.stream_actions.drain()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
         """Every action, for the palette."""
@@ -227,7 +227,7 @@ class RelaydApp(TerminalApp):
         try:
             await act
         except AdminClientError as error:
-            self.tell(f"{what}: {error}", bad=True)
+            self.notify(f"{what}: {error}", severity="error")
             return False
         return True
 
@@ -248,20 +248,20 @@ class RelaydApp(TerminalApp):
             self._older_task = asyncio.create_task(self._load_older(), name="tui-older")
 
     async def _load_older(self) -> None:
-        if self.desk.contact is Contact.CONNECTING:
+        if self.state.connection is Connection.CONNECTING:
             return
-        if self.desk.view.narrowed:
+        if self.state.view.narrowed:
             try:
                 await self.feed.history.load_older_matches()
             except AdminClientError as error:
-                self.desk.view.asked_all = True
-                self.tell(f"Older records were not searched: {error}", bad=True)
+                self.state.view.asked_all = True
+                self.notify(f"Older records were not searched: {error}", severity="error")
             return
         if self.feed.history.exhausted:
             return
-        if len(self.desk.store) >= self.desk.store.keep:
-            held = f"The app holds {plural(self.desk.store.record_count, 'record')}"
-            self.tell(f"{held}; keep_records in its settings allows more.")
+        if len(self.state.store) >= self.state.store.keep:
+            held = f"The app holds {plural(self.state.store.record_count, 'record')}"
+            self.notify(f"{held}; keep_records in its settings allows more.")
             return
         await self.feed.history.load_older()
 
@@ -289,7 +289,7 @@ class RelaydApp(TerminalApp):
             self._scan_task = asyncio.create_task(self._scan(), name="tui-scan")
 
     async def _scan(self) -> None:
-        while self.desk.view.scan():
+        while self.state.view.scan():
             self.changed()
             await asyncio.sleep(0)
         self.changed()

@@ -1,4 +1,4 @@
-"""Brings the daemon's news to the desk: backlog, live events, reconnecting, and history from disk."""
+"""Brings the daemon's news to the state: backlog, live events, reconnecting, and history from disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from relayd.admin.schema import (
     Started,
 )
 from tui.history import PAGE, PAUSE_S, History, Reader
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 from tui.model.marks import Mark, MarkKind
 
 STATUS_EVERY_S = 2.0
@@ -35,18 +35,18 @@ _BUSY_SLICE_S = 0.004
 
 
 class Feed:
-    """The only writer of the desk. `changed` is called after every change and must return at once."""
+    """The only writer of the state. `changed` is called after every change and must return at once."""
 
     def __init__(
         self,
-        desk: Desk,
+        state: AppState,
         link: Link,
         *,
         changed: Callable[[], None],
         backlog_records: int,
         open_archive: Callable[[], Reader | None] | None = None,
     ) -> None:
-        self.desk = desk
+        self.state = state
         self.link = link
         self._changed = changed
         self._backlog_records = backlog_records
@@ -55,7 +55,7 @@ class Feed:
         self._down_since_s: float | None = None
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
-        self.history = History(desk, lambda: self._archive or link, changed)
+        self.history = History(state, lambda: self._archive or link, changed)
 
     async def run(self) -> None:
         """Follow the daemon until cancelled."""
@@ -65,9 +65,9 @@ class Feed:
             try:
                 await self._session()
                 backoff_s = _BACKOFF_FIRST_S
-                self._note(Contact.CONNECTING, "The daemon closed the connection.")
+                self._note(Connection.CONNECTING, "The daemon closed the connection.")
             except AdminClientError as error:
-                if self.desk.contact is Contact.LIVE:
+                if self.state.connection is Connection.LIVE:
                     backoff_s = _BACKOFF_FIRST_S
                 await self._troubled(error)
             wait_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects, guards nothing
@@ -92,25 +92,25 @@ class Feed:
         """Ask for the status now, after a change of it."""
         self._look.set()
 
-    def _note(self, contact: Contact, trouble: str = "") -> None:
-        self.desk.set_contact(contact, trouble)
+    def _note(self, contact: Connection, trouble: str = "") -> None:
+        self.state.set_connection(contact, trouble)
         self._changed()
 
     async def _troubled(self, error: AdminClientError) -> None:
         if isinstance(error, Denied):
-            self._note(Contact.DENIED, str(error))
+            self._note(Connection.DENIED, str(error))
         elif isinstance(error, VersionMismatch):
-            self._note(Contact.MISMATCH, str(error))
+            self._note(Connection.MISMATCH, str(error))
             await self._read_archive()
         else:
             now_s = time.monotonic()
             first = self._down_since_s is None
             self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
-            never = self.desk.log_seq is None
+            never = self.state.log_seq is None
             down = never or not first or now_s - self._down_since_s > _DOWN_AFTER_S
             if down:
-                self.desk.live.clear()
-            self._note(Contact.DOWN if down else Contact.CONNECTING, str(error))
+                self.state.open_streams.clear()
+            self._note(Connection.DOWN if down else Connection.CONNECTING, str(error))
             if isinstance(error, NoDaemon) and down:
                 await self._read_archive()
 
@@ -122,31 +122,31 @@ class Feed:
             return
         try:
             await self._newest_page(self._archive)
-            self.desk.set_ring(await self._archive.keys())
-            self.desk.set_audit((await self._archive.audit(limit=PAGE)).entries)
+            self.state.set_ring(await self._archive.keys())
+            self.state.set_audit((await self._archive.audit(limit=PAGE)).entries)
         except AdminClientError as error:
-            self._note(self.desk.contact, f"{self.desk.trouble} {error}")
+            self._note(self.state.connection, f"{self.state.trouble} {error}")
         self._changed()
 
     async def _session(self) -> None:
-        desk, link = self.desk, self.link
+        state, link = self.state, self.link
         status = await link.status()
-        desk.set_status(status)
-        first = desk.log_seq is None
-        after = desk.log_seq if desk.log_seq is not None else status.seq
+        state.set_status(status)
+        first = state.log_seq is None
+        after = state.log_seq if state.log_seq is not None else status.seq
         if first:
-            desk.new_boot(status.boot_id, status.seq, 0)
+            state.new_boot(status.boot_id, status.seq, 0)
             await self._newest_page(link)
-            desk.log_seq = status.seq
+            state.log_seq = status.seq
         elif status.seq - after > SKIP_EVENTS:
             await self._newest_page(link)
             after = status.seq
-            desk.log_seq = max(desk.log_seq or 0, after)
+            state.log_seq = max(state.log_seq or 0, after)
         await self.refresh_ring()
-        desk.set_audit((await link.audit(limit=PAGE)).entries)
+        state.set_audit((await link.audit(limit=PAGE)).entries)
         self._down_since_s = None
         await self._close_archive()
-        self._note(Contact.LIVE)
+        self._note(Connection.LIVE)
         helpers = [asyncio.create_task(self._poll(), name="tui-status")]
         if first:
             helpers.append(asyncio.create_task(self._load_backlog(), name="tui-backlog"))
@@ -162,14 +162,14 @@ class Feed:
 
         Records that are held already are taken again: a crash or an end may have changed them.
         """
-        held_to = self.desk.store.newest_seq
+        held_to = self.state.store.newest_seq
         page = await reader.requests(limit=PAGE)
-        self.desk.backlog(page.records)
+        self.state.backlog(page.records)
         fresh = [record.seq for record in page.records if held_to is not None and record.seq > held_to]
         all_fresh = bool(fresh) and len(fresh) == len(page.records) and page.next_before is not None
         if held_to is not None and all_fresh and fresh[-1] > held_to + 1:
             mark = Mark(MarkKind.GAP, 0, held_to + 1, fresh[-1] - 1)
-            self.desk.store.put_mark(fresh[-1], mark)
+            self.state.store.put_mark(fresh[-1], mark)
 
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         slice_started_s = time.monotonic()
@@ -181,23 +181,23 @@ class Feed:
                 slice_started_s = time.monotonic()
 
     async def _apply(self, event: Event) -> None:
-        desk = self.desk
+        state = self.state
         match event:
             case Started():
-                desk.started(event)
+                state.started(event)
             case Ended():
-                desk.ended(event)
+                state.ended(event)
             case Progress():
-                desk.progress(event)
+                state.progress(event)
             case Audited():
-                desk.audited(event)
+                state.audited(event)
                 await self.refresh_ring()
             case Hello():
-                desk.new_boot(event.boot_id, (desk.log_seq or event.seq) + 1, round(time.time() * 1000))
+                state.new_boot(event.boot_id, (state.log_seq or event.seq) + 1, round(time.time() * 1000))
             case Gap():
-                desk.gap(event)
+                state.gap(event)
             case Lost():
-                desk.lost(event)
+                state.lost(event)
 
     async def _poll(self) -> None:
         for turn in itertools.count():
@@ -205,9 +205,9 @@ class Feed:
                 await asyncio.wait_for(self._look.wait(), STATUS_EVERY_S)
             self._look.clear()
             try:
-                self.desk.set_status(await self.link.status())
+                self.state.set_status(await self.link.status())
                 # First and last uses move without an event: closely watched while a key retires.
-                if self.desk.retiring() or turn % _RING_EVERY == 0:
+                if self.state.retiring() or turn % _RING_EVERY == 0:
                     await self.refresh_ring()
             except AdminClientError:
                 # The stream of events says it better, and says it once.
@@ -216,11 +216,11 @@ class Feed:
 
     async def refresh_ring(self) -> None:
         """Look at the keys again."""
-        self.desk.set_ring(await self.link.keys())
+        self.state.set_ring(await self.link.keys())
         self._changed()
 
     async def _load_backlog(self) -> None:
         more = True
-        while more and len(self.desk.store) < self._backlog_records:
+        while more and len(self.state.store) < self._backlog_records:
             more = await self.history.load_older()
             await asyncio.sleep(PAUSE_S)

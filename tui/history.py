@@ -8,7 +8,7 @@ from typing import Protocol
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditPage, RequestPage, RequestRecord, Ring
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.marks import Mark, MarkKind
 from tui.model.text import neutral_record
 
@@ -45,16 +45,16 @@ class Reader(Protocol):
 
 
 class History:
-    """Writes older records to the desk.
+    """Writes older records to the state.
 
     Args:
-        desk: where they go.
+        state: where they go.
         reader: who has them now.
         changed: called after every change; must return at once.
     """
 
-    def __init__(self, desk: Desk, reader: Callable[[], Reader], changed: Callable[[], None]) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState, reader: Callable[[], Reader], changed: Callable[[], None]) -> None:
+        self.state = state
         self._reader = reader
         self._changed = changed
         self.exhausted = False
@@ -65,12 +65,12 @@ class History:
 
     async def load_older(self) -> bool:
         """Bring one more page of older records; False when there are none, or no room."""
-        desk = self.desk
+        state = self.state
         async with self._loading:
-            if self.exhausted or len(desk.store) >= desk.store.keep:
+            if self.exhausted or len(state.store) >= state.store.keep:
                 return False
             try:
-                page = await self._reader().requests(before=desk.store.oldest_seq, limit=PAGE)
+                page = await self._reader().requests(before=state.store.oldest_seq, limit=PAGE)
             except AdminClientError:
                 return False
             await self._take(page.records, count=True)
@@ -81,7 +81,7 @@ class History:
     async def _take(self, records: list[RequestRecord], *, count: bool) -> None:
         """A page in slices, so that a key never waits for the whole of it."""
         for start in range(0, len(records), _SLICE):
-            self.desk.backlog(records[start : start + _SLICE], count=count)
+            self.state.backlog(records[start : start + _SLICE], count=count)
             await asyncio.sleep(0)
 
     async def load_older_matches(self) -> None:
@@ -90,7 +90,7 @@ class History:
         Raises:
             AdminClientError: the daemon could not be asked.
         """
-        view, store = self.desk.view, self.desk.store
+        view, store = self.state.view, self.state.store
         asked = view.filter
         if self.exhausted:
             view.asked_all = True
@@ -109,12 +109,12 @@ class History:
         Raises:
             AdminClientError: the daemon could not be asked, or has no such record.
         """
-        desk = self.desk
+        state = self.state
         record = await self._reader().request(request_id)
-        oldest = desk.store.oldest_seq
-        desk.backlog([record], count=False)
+        oldest = state.store.oldest_seq
+        state.backlog([record], count=False)
         if oldest is not None and record.seq + 1 < oldest:
-            desk.store.put_mark(oldest, Mark(MarkKind.GAP, 0, record.seq + 1, oldest - 1))
+            state.store.put_mark(oldest, Mark(MarkKind.GAP, 0, record.seq + 1, oldest - 1))
         self._changed()
         return record.seq
 
@@ -124,7 +124,7 @@ class History:
         Raises:
             AdminClientError: the daemon could not be asked.
         """
-        stats = self.desk.stats
+        stats = self.state.stats
         while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
             page = await self._reader().requests(before=stats.counted_from, limit=PAGE)
             for start in range(0, len(page.records), _SLICE):
@@ -148,6 +148,6 @@ class History:
             came += len(page.records)
             before = page.next_before
             self._changed()
-        self.desk.store.remove_mark(key)
+        self.state.store.remove_mark(key)
         self._changed()
         return came

@@ -30,7 +30,7 @@ def commands(app: RelaydApp) -> Iterator[SystemCommand]:
         yield SystemCommand(
             f"Show {tab.title}", f"key {tab.key}", _run_app(app, f"show_screen('{tab.name}')")
         )
-    refusal = app.operator.refusal()
+    refusal = app.commands.refusal()
     may = f"not now: {refusal}" if refusal else ""
     yield SystemCommand("Pause or resume intake", may or "key P", _run_app(app, "pause"))
     yield SystemCommand("Drain, then stop the daemon", may or "key D", _run_app(app, "drain"))

@@ -9,9 +9,9 @@ from typing import TextIO
 from relayd.admin.client import AdminClientError
 from relayd.admin.link import Link
 from relayd.admin.schema import Audited, Ended, Gap, Hello, Lost, RequestRecord, Started, epoch_s
+from tui.model.descriptions import cause
 from tui.model.text import neutral, neutral_entry, neutral_record
 from tui.model.units import clock, duration, plural
-from tui.model.words import cause
 
 _AGAIN_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 _BACKLOG = 10

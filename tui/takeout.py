@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from relayd.admin.schema import RequestRecord
 from tui import clipboard
-from tui.key_order import ASKS
 from tui.model import export
 from tui.model.units import plural
+from tui.type_ahead import ASKS
 
 if TYPE_CHECKING:
     from tui.app import RelaydApp
@@ -30,7 +30,7 @@ class TakeOut:
         self._app.run_worker(self._copy(text, what), group="copy")
 
     async def _copy(self, text: str, what: str) -> None:
-        self._app.tell(await self.send(text, what))
+        self._app.notify(await self.send(text, what))
 
     async def send(self, text: str, what: str, *, secret: bool = False) -> str:
         """Copy, and return a sentence on how; a secret never goes into a file on its own."""
@@ -40,7 +40,7 @@ class TakeOut:
 
     def copy_curl(self, record: RequestRecord) -> None:
         """A command that sends a request like this one."""
-        status = self._app.desk.status
+        status = self._app.state.status
         address = status.address if status is not None else "http://127.0.0.1:3666"
         self.copy(export.curl_command(record, address), "The curl command (put the key into $RELAYD_KEY)")
 
@@ -51,18 +51,18 @@ class TakeOut:
     async def _export(self) -> None:
         from tui.screens.ask import AskExport  # noqa: PLC0415 - loaded when first used
 
-        form = await self._app.push_screen_wait(AskExport(len(self._app.desk.view)))
+        form = await self._app.push_screen_wait(AskExport(len(self._app.state.view)))
         if form is None:
             return
         try:
             path, written = await self._write(form)
         except OSError as error:
-            self._app.tell(f"Nothing was exported: {error}", bad=True)
+            self._app.notify(f"Nothing was exported: {error}", severity="error")
         else:
-            self._app.tell(f"{plural(written, 'record')} written to {path} (only you can read it).")
+            self._app.notify(f"{plural(written, 'record')} written to {path} (only you can read it).")
 
     async def _write(self, form: str) -> tuple[Path, int]:
-        view = self._app.desk.view
+        view = self._app.state.view
         lines = [export.csv_header()] if form == "csv" else []
         written = 0
         for index in range(len(view)):

@@ -10,12 +10,13 @@ from rich.traceback import Traceback
 from textual import events
 from textual.app import App
 from textual.driver import Driver
+from textual.notifications import SeverityLevel
 
 from tui.driver import RelaydDriver
-from tui.key_order import KeyOrder
 from tui.model.text import neutral
 from tui.settings import Settings, SettingsFile
 from tui.theme import DARK, best_theme, looks, themes
+from tui.type_ahead import TypeAhead
 
 # Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22
@@ -43,7 +44,7 @@ class TerminalApp(App[int]):
         self.settings_file = settings_file
         self.hung = False
         self.looks = looks(DARK)
-        self.keys = KeyOrder(self, super().on_event)
+        self.keys = TypeAhead(self, super().on_event)
         for theme in themes():
             self.register_theme(theme)
         self.theme = self._wanted_theme()
@@ -86,30 +87,34 @@ class TerminalApp(App[int]):
         )
         self._close_messages_no_wait()
 
-    def tell(self, text: str, *, bad: bool = False) -> None:
-        """A sentence in the corner, for a few seconds."""
-        self.notify(
-            neutral(text, 600),
-            severity="error" if bad else "information",
-            markup=False,
-            timeout=8 if bad else 5,
-        )
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a sentence in the corner for a few seconds; its text may come from a client."""
+        timeout = timeout or (8 if severity == "error" else 5)
+        super().notify(neutral(message, 600), title=title, severity=severity, timeout=timeout, markup=markup)
 
     def action_explain(self, reason: str) -> None:
         """Why an action can't run now."""
-        self.tell(f"Not now: {reason}.")
+        self.notify(f"Not now: {reason}.")
 
     def save_settings(self) -> None:
         """Remember; failing to is worth a word, not an end."""
         try:
             self.settings_file.save()
         except OSError as error:
-            self.tell(f"The settings were not saved: {error}", bad=True)
+            self.notify(f"The settings were not saved: {error}", severity="error")
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """A picture of the screen; never while a key is on it."""
         if self.secret_shown:
-            self.tell("No screenshots while a key is on the screen.")
+            self.notify("No screenshots while a key is on the screen.")
             return
         super().action_screenshot(filename, path)
 
@@ -124,7 +129,7 @@ class TerminalApp(App[int]):
         self.settings.mouse = not self.settings.mouse
         if isinstance(driver, RelaydDriver):
             driver.set_mouse(on=self.settings.mouse)
-        self.tell(
+        self.notify(
             "The mouse works in the app again."
             if self.settings.mouse
             else "The mouse is your terminal's now: select and copy with it. M takes it back."

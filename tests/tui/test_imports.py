@@ -42,5 +42,5 @@ def test_the_model_knows_no_screen(source: Path) -> None:
 
 def test_line_mode_and_the_model_load_no_textual() -> None:
     """In a fresh process, line mode and the model leave Textual unloaded."""
-    code = "import sys, tui.__main__, tui.plain, tui.model.desk; sys.exit('textual' in sys.modules)"
+    code = "import sys, tui.__main__, tui.plain, tui.model.app_state; sys.exit('textual' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

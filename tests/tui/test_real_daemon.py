@@ -10,9 +10,9 @@ import pytest
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import KeyState, Outcome, RequestRecord
 from tests.e2e.daemon import KEY, Daemon
-from tests.tui.stage import Stage, on_stage, until
+from tests.tui.app_harness import AppHarness, running_app, until
 from tests.wire import Wire, ask, body, post
-from tui.model.desk import Contact
+from tui.model.app_state import Connection
 from tui.model.marks import MarkKind
 from tui.screens.confirm import Confirm
 from tui.screens.key_dialogs import AskGrace
@@ -24,9 +24,9 @@ REQUESTS = 5
 SLOW = "demo:deltas=4000,interval_ms=25"
 
 
-def records(stage: Stage) -> list[RequestRecord]:
+def records(harness: AppHarness) -> list[RequestRecord]:
     """What the app holds, oldest first."""
-    store = stage.app.desk.store
+    store = harness.app.state.store
     rows = [store.row_at(index) for index in range(len(store))]
     return [row for row in rows if isinstance(row, RequestRecord)]
 
@@ -38,77 +38,78 @@ async def test_the_main_path(tmp_path: Path) -> None:
     await asyncio.to_thread(daemon.start)
     try:
         admin = AdminClient(daemon.state_dir / "admin.sock")
-        async with on_stage(tmp_path, wrap=lambda _: admin, wait_live=False) as stage:
-            await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact")
-            await _cancel_a_stream(stage, daemon)
-            await _rotate_and_revoke(stage, daemon)
-            await _restart(stage, daemon)
+        async with running_app(tmp_path, wrap=lambda _: admin, wait_live=False) as harness:
+            await until(lambda: harness.app.state.connection is Connection.LIVE, "contact")
+            await _cancel_a_stream(harness, daemon)
+            await _rotate_and_revoke(harness, daemon)
+            await _restart(harness, daemon)
     finally:
         daemon.kill()
 
 
-async def _cancel_a_stream(stage: Stage, daemon: Daemon) -> None:
+async def _cancel_a_stream(harness: AppHarness, daemon: Daemon) -> None:
     async with await Wire.open(daemon.port) as wire:
         wire.send(post(KEY, body(SLOW)))
         await wire.head()
         await until(
-            lambda: any(s.progress.deltas for s in stage.app.desk.live.streams.values()), "a running stream"
+            lambda: any(s.progress.deltas for s in harness.app.state.open_streams.streams.values()),
+            "a running stream",
         )
-        await stage.settle()
-        assert " run " in stage.text()
-        await stage.press("slash")
-        await stage.type("phase=streaming")
-        await stage.press("enter")
-        await stage.press("enter")
-        record = stage.app.main.query_one(RequestsPane).chosen()
+        await harness.settle()
+        assert " run " in harness.text()
+        await harness.press("slash")
+        await harness.type("phase=streaming")
+        await harness.press("enter")
+        await harness.press("enter")
+        record = harness.app.main.query_one(RequestsPane).chosen()
         assert record is not None
-        assert "Streaming." in stage.text()
-        await stage.press("x")
-        await until(lambda: isinstance(stage.app.screen, Confirm))
-        await stage.press("tab", "enter")
-        await until(lambda: not stage.app.desk.live.streams, "the end of the stream")
-    await until(lambda: records(stage)[-1].outcome is Outcome.CANCELLED, "the record")
-    await stage.press("escape", "slash", "ctrl+u", "enter")
+        assert "Streaming." in harness.text()
+        await harness.press("x")
+        await until(lambda: isinstance(harness.app.screen, Confirm))
+        await harness.press("tab", "enter")
+        await until(lambda: not harness.app.state.open_streams.streams, "the end of the stream")
+    await until(lambda: records(harness)[-1].outcome is Outcome.CANCELLED, "the record")
+    await harness.press("escape", "slash", "ctrl+u", "enter")
 
 
-async def _rotate_and_revoke(stage: Stage, daemon: Daemon) -> None:
-    await until(lambda: stage.app.desk.ring.keys, "the ring")
-    old = stage.app.desk.ring.keys[0]
-    await stage.press("K", "r")
-    await until(lambda: isinstance(stage.app.screen, AskGrace))
-    await stage.press("tab", "enter")
-    await until(lambda: isinstance(stage.app.screen, SecretDialog), "the new key")
-    assert isinstance(stage.app.screen, SecretDialog)
-    new_key = stage.app.screen._secret.text
-    await stage.press("v", "escape")
+async def _rotate_and_revoke(harness: AppHarness, daemon: Daemon) -> None:
+    await until(lambda: harness.app.state.ring.keys, "the ring")
+    old = harness.app.state.ring.keys[0]
+    await harness.press("K", "r")
+    await until(lambda: isinstance(harness.app.screen, AskGrace))
+    await harness.press("tab", "enter")
+    await until(lambda: isinstance(harness.app.screen, SecretDialog), "the new key")
+    assert isinstance(harness.app.screen, SecretDialog)
+    new_key = harness.app.screen._secret.text
+    await harness.press("v", "escape")
     assert (await ask(daemon.port, new_key, body("demo:deltas=2"))).status == 200
     assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
-    await until(lambda: stage.app.desk.evidence.stragglers(old.id), "the straggler")
-    stage.app.main.query_one(KeyList).action_first()
-    await stage.app.look_at_ring()
-    await stage.settle()
-    assert "still used" in stage.text()
-    assert "First used at" in stage.text()
-    await stage.press("exclamation_mark", *old.id[-4:], "enter")
+    await until(lambda: harness.app.state.evidence.stragglers(old.id), "the straggler")
+    harness.app.main.query_one(KeyList).action_first()
+    await harness.app.look_at_ring()
+    await harness.settle()
+    assert "still used" in harness.text()
+    assert "First used at" in harness.text()
+    await harness.press("exclamation_mark", *old.id[-4:], "enter")
     await until(
-        lambda: any(k.id == old.id and k.state is KeyState.REVOKED for k in stage.app.desk.ring.keys),
+        lambda: any(k.id == old.id and k.state is KeyState.REVOKED for k in harness.app.state.ring.keys),
         "the end of the old key",
     )
     assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 401
-    await until(lambda: stage.app.desk.evidence.refused(old.id, 0), "the refusal")
-    await stage.settle()
-    assert "refused default  127.0.0.1  1 time, last" in stage.text()
-    assert "4 Keys !" in stage.text()
+    await until(lambda: harness.app.state.evidence.refused(old.id, 0), "the refusal")
+    await harness.settle()
+    assert "refused default  127.0.0.1  1 time, last" in harness.text()
+    assert "4 Keys !" in harness.text()
 
 
-async def _restart(stage: Stage, daemon: Daemon) -> None:
+async def _restart(harness: AppHarness, daemon: Daemon) -> None:
     await asyncio.to_thread(daemon.kill)
-    await until(lambda: stage.app.desk.contact is not Contact.LIVE, "the loss of contact")
+    await until(lambda: harness.app.state.connection is not Connection.LIVE, "the loss of contact")
     await asyncio.to_thread(daemon.start)
-    stage.app.feed.retry_now()
-    await until(lambda: stage.app.desk.contact is Contact.LIVE, "contact again")
+    harness.app.feed.retry_now()
+    await until(lambda: harness.app.state.connection is Connection.LIVE, "contact again")
     await ask(daemon.port, "no-such-key-anywhere", body("demo:deltas=2"))
     await until(lambda: len(daemon.records()) == REQUESTS, "every request on disk")
     on_disk = [record.id for record in reversed(daemon.records())]
-    await until(lambda: [record.id for record in records(stage)] == on_disk, "every record, once")
-    assert stage.app.desk.store.marks(MarkKind.RESTART)
+    await until(lambda: [record.id for record in records(harness)] == on_disk, "every record, once")
+    assert harness.app.state.store.marks(MarkKind.RESTART)

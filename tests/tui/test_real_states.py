@@ -15,7 +15,7 @@ from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Outcome, RequestRecord
 from tests.e2e.daemon import KEY, Daemon
-from tests.tui.stage import Stage, on_stage, until
+from tests.tui.app_harness import AppHarness, running_app, until
 from tests.tui.terminal import Terminal
 from tests.wire import Wire, ask, body, post
 from tui.model.marks import MarkKind
@@ -29,28 +29,28 @@ SLOW = "demo:deltas=4000,interval_ms=25"
 _NO_OVERRIDE = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
 
-def held(stage: Stage) -> list[RequestRecord]:
+def held(harness: AppHarness) -> list[RequestRecord]:
     """The records that the app holds, oldest first."""
-    store = stage.app.desk.store
+    store = harness.app.state.store
     rows = [store.row_at(index) for index in range(len(store))]
     return [row for row in rows if isinstance(row, RequestRecord)]
 
 
 @asynccontextmanager
-async def at_the_desk(daemon: Daemon) -> AsyncIterator[Stage]:
+async def at_the_desk(daemon: Daemon) -> AsyncIterator[AppHarness]:
     """The app on this daemon's socket, with its database to fall back on."""
     home = daemon.home / "operator"
     home.mkdir()
     admin = AdminClient(daemon.state_dir / "admin.sock")
-    async with on_stage(
+    async with running_app(
         home, wrap=lambda _: admin, archive=lambda: Archive(daemon.database), wait_live=False
-    ) as stage:
-        yield stage
+    ) as harness:
+        yield harness
 
 
-async def header(stage: Stage, word: str) -> None:
+async def header(harness: AppHarness, word: str) -> None:
     """Wait until the header says it."""
-    await until(lambda: word in stage.text().splitlines()[0], f"{word} in the header")
+    await until(lambda: word in harness.text().splitlines()[0], f"{word} in the header")
 
 
 async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_back(tmp_path: Path) -> None:
@@ -65,27 +65,27 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
             await wire.head()
             await until(lambda: len(daemon.records()) == 4, "four records on disk")
             await asyncio.to_thread(daemon.kill)
-        async with at_the_desk(daemon) as stage:
-            await header(stage, "○ DOWN")
-            await until(lambda: len(held(stage)) == 4, "the history")
-            await stage.settle()
-            assert "No relayd answers at" in stage.text()
-            assert "▶" in stage.text()
-            assert "History is read from disk" in " ".join(stage.text().split())
-            assert "x(cancel)" in stage.text()
-            await stage.press("K")
-            await until(lambda: "r(rotate)" in stage.text(), "the keys, greyed")
-            assert stage.app.desk.ring.keys[0].id in stage.text()
-            await stage.press("r", "exclamation_mark", "5")
-            assert len(stage.app.screen_stack) == 1
-            await until(lambda: stage.app.desk.audit, "the audit")
+        async with at_the_desk(daemon) as harness:
+            await header(harness, "○ DOWN")
+            await until(lambda: len(held(harness)) == 4, "the history")
+            await harness.settle()
+            assert "No relayd answers at" in harness.text()
+            assert "▶" in harness.text()
+            assert "History is read from disk" in " ".join(harness.text().split())
+            assert "x(cancel)" in harness.text()
+            await harness.press("K")
+            await until(lambda: "r(rotate)" in harness.text(), "the keys, greyed")
+            assert harness.app.state.ring.keys[0].id in harness.text()
+            await harness.press("r", "exclamation_mark", "5")
+            assert len(harness.app.screen_stack) == 1
+            await until(lambda: harness.app.state.audit, "the audit")
             await asyncio.to_thread(daemon.start)
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
-            stage.app.feed.retry_now()
-            await header(stage, "● LIVE")
-            await until(lambda: [r.outcome for r in held(stage)[4:]] == [Outcome.COMPLETED], "the request")
-            assert [record.id for record in held(stage)] == [r.id for r in reversed(daemon.records())]
-            assert held(stage)[3].outcome is Outcome.CRASHED
+            harness.app.feed.retry_now()
+            await header(harness, "● LIVE")
+            await until(lambda: [r.outcome for r in held(harness)[4:]] == [Outcome.COMPLETED], "the request")
+            assert [record.id for record in held(harness)] == [r.id for r in reversed(daemon.records())]
+            assert held(harness)[3].outcome is Outcome.CRASHED
     finally:
         daemon.kill()
 
@@ -95,32 +95,32 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
     daemon = Daemon(tmp_path, demo=True, settings={"server.drain_timeout_s": 1})
     await asyncio.to_thread(daemon.start)
     try:
-        async with at_the_desk(daemon) as stage:
-            await header(stage, "● LIVE")
-            await _confirm(stage, "P", "Pause intake?")
-            await header(stage, "PAUSED")
+        async with at_the_desk(daemon) as harness:
+            await header(harness, "● LIVE")
+            await _confirm(harness, "P", "Pause intake?")
+            await header(harness, "PAUSED")
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 503
-            await stage.press("P")
-            await header(stage, "● LIVE")
+            await harness.press("P")
+            await header(harness, "● LIVE")
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
             async with await Wire.open(daemon.port) as wire:
                 wire.send(post(KEY, body(SLOW)))
                 await wire.head()
-                await until(lambda: stage.app.desk.live.streams, "the stream")
-                await _confirm(stage, "D", "1 stream open now")
-                await header(stage, "DRAINING")
+                await until(lambda: harness.app.state.open_streams.streams, "the stream")
+                await _confirm(harness, "D", "1 stream open now")
+                await header(harness, "DRAINING")
                 assert await asyncio.to_thread(daemon.wait, 30) == 0
-            await header(stage, "○ DOWN")
-            await until(lambda: held(stage)[-1].outcome is Outcome.SHUTDOWN, "the end of the stream")
-            assert stage.app.desk.store.marks(MarkKind.RESTART) == []
+            await header(harness, "○ DOWN")
+            await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN, "the end of the stream")
+            assert harness.app.state.store.marks(MarkKind.RESTART) == []
     finally:
         daemon.kill()
 
 
-async def _confirm(stage: Stage, key: str, question: str) -> None:
-    await stage.press(key)
-    await until(lambda: isinstance(stage.app.screen, Confirm) and question in stage.text(), question)
-    await stage.press("tab", "enter")
+async def _confirm(harness: AppHarness, key: str, question: str) -> None:
+    await harness.press(key)
+    await until(lambda: isinstance(harness.app.screen, Confirm) and question in harness.text(), question)
+    await harness.press("tab", "enter")
 
 
 @pytest.mark.parametrize(
@@ -147,20 +147,20 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, ans
         assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
         await asyncio.to_thread(daemon.stop)
         server = await asyncio.start_unix_server(speak, daemon.state_dir / "admin.sock")
-        async with server, at_the_desk(daemon) as stage:
-            await header(stage, "VERSION MISMATCH")
-            await until(lambda: len(held(stage)) == 1, "the history")
-            await stage.press("K", "r", "a", "P")
+        async with server, at_the_desk(daemon) as harness:
+            await header(harness, "VERSION MISMATCH")
+            await until(lambda: len(held(harness)) == 1, "the history")
+            await harness.press("K", "r", "a", "P")
             await until(
-                lambda: any("speaks another version" in n.message for n in stage.app._notifications),
+                lambda: any("speaks another version" in n.message for n in harness.app._notifications),
                 "the reason",
             )
-            assert len(stage.app.screen_stack) == 1
+            assert len(harness.app.screen_stack) == 1
             server.close()
             (daemon.state_dir / "admin.sock").unlink(missing_ok=True)
             await asyncio.to_thread(daemon.start)
-            stage.app.feed.retry_now()
-            await header(stage, "● LIVE")
+            harness.app.feed.retry_now()
+            await header(harness, "● LIVE")
     finally:
         daemon.kill()
 

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 
 from tui.app import RelaydApp
 from tui.demo.link import DemoLink
-from tui.model.desk import Contact
+from tui.model.app_state import Connection
 from tui.settings import SettingsFile
 from tui.terminal_app import Options
 
@@ -29,7 +29,7 @@ class _Play:
 
     async def ready(self) -> None:
         for _ in range(1200):
-            if self._app.desk.contact is Contact.LIVE and self._app.feed.history.exhausted:
+            if self._app.state.connection is Connection.LIVE and self._app.feed.history.exhausted:
                 return
             await asyncio.sleep(0.05)
 

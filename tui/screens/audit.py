@@ -25,7 +25,7 @@ class AuditPane(Pane):
 
     def compose(self) -> ComposeResult:
         """List and words."""
-        yield AuditList(self.desk_app.desk, id="entries")
+        yield AuditList(self.relayd_app.state, id="entries")
         yield Static(id="entry", markup=False)
 
     @property
@@ -33,12 +33,12 @@ class AuditPane(Pane):
         """The list."""
         return self.query_one("#entries", AuditList)
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """New entries."""
         self.rows.rows_changed()
         self._show()
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """The list."""
         self.take_focus(self.rows)
 
@@ -49,7 +49,7 @@ class AuditPane(Pane):
 
     def _show(self) -> None:
         key = self.rows.cursor_key
-        entry = next((entry for entry in self.desk_app.desk.audit if entry.seq == key), None)
+        entry = next((entry for entry in self.relayd_app.state.audit if entry.seq == key), None)
         self.query_one("#entry", Static).update("" if entry is None else _in_words(entry))
 
     def hints(self) -> list[Hint]:

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from relayd.admin.schema import RequestRecord
-from tui.model.live import OpenStream
+from tui.model.open_streams import OpenStream
 from tui.screens.pane import Pane
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import LineList
@@ -29,18 +29,18 @@ class InFlightPane(Pane):
 
     def compose(self) -> ComposeResult:
         """One list."""
-        yield StreamList(self.desk_app.desk, self.desk_app.now_s, id="streams")
+        yield StreamList(self.relayd_app.state, self.relayd_app.now_s, id="streams")
 
     @property
     def rows(self) -> StreamList:
         """The list."""
         return self.query_one("#streams", StreamList)
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """New numbers."""
         self.rows.rows_changed()
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """The list."""
         self.take_focus(self.rows)
 
@@ -51,17 +51,17 @@ class InFlightPane(Pane):
 
     def _stream(self) -> OpenStream | None:
         key = self.rows.cursor_key
-        return None if key is None else self.desk_app.desk.live.streams.get(str(key))
+        return None if key is None else self.relayd_app.state.open_streams.streams.get(str(key))
 
     def hints(self) -> list[Hint]:
         """Keys of this screen."""
         empty = "" if self.rows.row_count() else "nothing is in flight"
-        refusal = self.desk_app.operator.refusal() or empty
+        refusal = self.relayd_app.commands.refusal() or empty
         return [
             Hint("Enter", "open", "app.here('open')", empty),
             Hint("x", "cancel", "app.here('cancel')", refusal),
-            Hint("P", "pause", "app.pause", self.desk_app.operator.refusal()),
-            Hint("D", "drain", "app.drain", self.desk_app.operator.refusal()),
+            Hint("P", "pause", "app.pause", self.relayd_app.commands.refusal()),
+            Hint("D", "drain", "app.drain", self.relayd_app.commands.refusal()),
             Hint("K", "keys", "app.show_screen('keys')"),
             Hint(":", "cmd", "app.command_palette"),
             Hint("?", "help", "app.help"),
@@ -73,15 +73,15 @@ class InFlightPane(Pane):
         """The request, on the Requests screen."""
         stream = self._stream()
         if stream is not None:
-            await self.desk_app.open_request(stream.progress.id, stream.seq)
+            await self.relayd_app.open_request(stream.progress.id, stream.seq)
 
     def action_cancel(self) -> None:
         """Cancel it, after a dialog."""
         record = self.chosen()
         if record is not None:
-            self.desk_app.control.cancel(record)
+            self.relayd_app.stream_actions.cancel(record)
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
         if self.rows.cursor_key is not None:
-            self.desk_app.take_out.copy(str(self.rows.cursor_key), "The id")
+            self.relayd_app.take_out.copy(str(self.rows.cursor_key), "The id")

@@ -46,11 +46,11 @@ class KeysPane(Pane):
 
     def compose(self) -> ComposeResult:
         """List and evidence."""
-        app = self.desk_app
+        app = self.relayd_app
         with Horizontal():
-            yield KeyList(app.desk, app.now_s, id="ring")
+            yield KeyList(app.state, app.now_s, id="ring")
             with VerticalScroll(can_focus=False):
-                yield EvidenceView(app.desk, app.now_s)
+                yield EvidenceView(app.state, app.now_s)
 
     @property
     def rows(self) -> KeyList:
@@ -61,31 +61,31 @@ class KeysPane(Pane):
         """The right layout at once, and the cursor on the new key of a rotation that is under way."""
         self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
         self.rows.rows_changed()
-        for key in self.desk_app.desk.retiring()[:1]:
+        for key in self.relayd_app.state.retiring()[:1]:
             self.rows.go_to(self.rows.row_place(key.replaced_by or key.id) or 0)
 
     def on_resize(self) -> None:
         """Another layout for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """New numbers."""
         self.rows.rows_changed()
         self.query_one(EvidenceView).show(self.rows.chosen)
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """The list."""
         self.take_focus(self.rows)
 
     @on(LineList.Moved)
     def _moved(self) -> None:
         self.query_one(EvidenceView).show(self.rows.chosen)
-        self.desk_app.refresh_hints()
+        self.relayd_app.refresh_hints()
 
     def hints(self) -> list[Hint]:
         """Keys of this screen, with the reason where one can't be used."""
         key = self.rows.chosen
-        refusal = self.desk_app.operator.refusal()
+        refusal = self.relayd_app.commands.refusal()
         none = refusal or ("" if key else "no key is chosen")
         active = none or ("" if key and key.state is KeyState.ACTIVE else "only an active key is rotated")
         grace = none or ("" if self._retiring() else "no rotation of this client is in its grace")
@@ -108,41 +108,41 @@ class KeysPane(Pane):
             return None
         if chosen.state is KeyState.RETIRING:
             return chosen
-        return next((key for key in self.desk_app.desk.retiring() if key.client == chosen.client), None)
+        return next((key for key in self.relayd_app.state.retiring() if key.client == chosen.client), None)
 
     def _may(self, action: str) -> bool:
         reason = next((hint.reason for hint in self.hints() if hint.action == f"app.here('{action}')"), "")
         if reason:
-            self.desk_app.action_explain(reason)
+            self.relayd_app.action_explain(reason)
         return not reason
 
     def action_rotate(self) -> None:
         """Rotate the chosen key."""
         key = self.rows.chosen
         if key is not None and self._may("rotate"):
-            self.desk_app.key_flows.rotate(key)
+            self.relayd_app.key_actions.rotate(key)
 
     def action_add(self) -> None:
         """Add a client."""
         if self._may("add"):
-            self.desk_app.key_flows.add()
+            self.relayd_app.key_actions.add()
 
     def action_extend(self) -> None:
         """Give the old key more time."""
         key = self._retiring()
         if self._may("extend") and key is not None:
-            self.desk_app.key_flows.extend(key)
+            self.relayd_app.key_actions.extend(key)
 
     def action_undo(self) -> None:
         """Take the rotation back."""
         key = self._retiring()
         if self._may("undo") and key is not None:
-            self.desk_app.key_flows.undo(key)
+            self.relayd_app.key_actions.undo(key)
 
     def action_revoke(self) -> None:
         """End a key now."""
         if self._may("revoke"):
-            self.desk_app.key_flows.revoke(self.rows.chosen)
+            self.relayd_app.key_actions.revoke(self.rows.chosen)
 
     def action_ended(self) -> None:
         """Show or hide keys that have ended."""
@@ -153,4 +153,4 @@ class KeysPane(Pane):
         """Copy the key's id."""
         key = self.rows.chosen
         if key is not None:
-            self.desk_app.take_out.copy(key.id, "The key's id")
+            self.relayd_app.take_out.copy(key.id, "The key's id")

@@ -72,9 +72,9 @@ class MainScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """From top to bottom."""
         app = self._desk_app
-        yield StatusBar(app.desk, app.now_s, app.options.place)
+        yield StatusBar(app.state, app.now_s, app.options.place)
         yield TabBar(app.badge, id="tabs")
-        yield Notice(app.desk)
+        yield Notice(app.state)
         with ContentSwitcher(id="panes", initial=self._first):
             yield _make_pane(self._first)
         yield KeyBar(id="keybar")
@@ -82,7 +82,7 @@ class MainScreen(Screen[None]):
     def on_mount(self) -> None:
         """Begin on the remembered screen."""
         self.query_one(TabBar).current = self._first
-        self.pane.settle_focus()
+        self.pane.focus_default()
         self.refresh_hints()
 
     def on_resize(self) -> None:
@@ -108,8 +108,8 @@ class MainScreen(Screen[None]):
         self.query_one(TabBar).current = name
         self.query_one(TabBar).redraw()
         pane = self.pane
-        pane.look_again()
-        pane.settle_focus()
+        pane.refresh_data()
+        pane.focus_default()
         self.refresh_hints()
         return pane
 
@@ -117,12 +117,12 @@ class MainScreen(Screen[None]):
         """The keys of what is on."""
         self.query_one(KeyBar).show(self.pane.hints())
 
-    def look_again(self) -> None:
-        """The desk changed."""
+    def refresh_data(self) -> None:
+        """The state changed."""
         self.query_one(StatusBar).redraw()
         self.query_one(TabBar).redraw()
-        self.query_one(Notice).look_again()
-        self.pane.look_again()
+        self.query_one(Notice).refresh_data()
+        self.pane.refresh_data()
         self.refresh_hints()
 
     @on(ClickBar.Clicked)

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class Pane(Vertical):
-    """One screen. It is made when first shown, and told to look at the desk again while it is on."""
+    """One screen. It is made when first shown, and told to look at the state again while it is on."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
 
     @property
-    def desk_app(self) -> RelaydApp:
+    def relayd_app(self) -> RelaydApp:
         """The app, with what it knows and can do."""
         return cast("RelaydApp", self.app)
 
-    def look_again(self) -> None:
-        """The desk changed."""
+    def refresh_data(self) -> None:
+        """The state changed."""
 
     def hints(self) -> list[Hint]:
         """The keys of this screen for the footer, the most useful first."""
         return []
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """Take the focus where the operator expects it."""
 
     def take_focus(self, widget: Widget) -> None:

@@ -38,25 +38,25 @@ class RequestFilter(RequestMoves):
     @on(FilterLine.Closed)
     def _filter_closed(self, event: FilterLine.Closed) -> None:
         self._apply(event.text)
-        self.desk_app.settings.filter = event.text
-        self.desk_app.save_settings()
+        self.relayd_app.settings.filter = event.text
+        self.relayd_app.save_settings()
 
     def _apply(self, text: str) -> None:
         try:
             parsed = parse_filter(text)
         except FilterError as error:
-            self.desk_app.tell(f"The filter stays as it was: {error}", bad=True)
+            self.relayd_app.notify(f"The filter stays as it was: {error}", severity="error")
             return
         self._show(parsed)
 
     def _show(self, wanted: Filter) -> None:
         """Show what passes; the newest matches are there when this returns, for the next key to act on."""
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         now = view.filter
         if not view.filtering or wanted.alternatives != (now.alternatives if now is not None else ()):
             view.set_filter(wanted)
             view.scan()
-            self.desk_app.scan()
+            self.relayd_app.scan()
         self._filter_changed()
 
     def set_filter(self, text: str) -> None:
@@ -67,20 +67,20 @@ class RequestFilter(RequestMoves):
 
     def _filter_changed(self) -> None:
         self.rows.rows_changed()
-        self.look_again()
+        self.refresh_data()
 
     def _fill_with_older(self) -> None:
         """Few matches leave the screen half empty: look for older ones, unless a filter is being typed."""
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         wanted = view.narrowed and not view.scanning and not view.asked_all and not self.line.editing
         if wanted and self.rows.row_count() < self.rows.body_height:
-            self.desk_app.load_older()
+            self.relayd_app.load_older()
 
     def action_toggle_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         if view.filter is None:
-            self.desk_app.tell("There is no filter; / makes one.")
+            self.relayd_app.notify("There is no filter; / makes one.")
             return
         view.filtering = not view.filtering
         self._filter_changed()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from textual import work
 
 from relayd.admin.schema import RequestRecord, epoch_s
-from tui.key_order import ASKS
 from tui.model.marks import Mark
 from tui.model.stats import is_error
 from tui.model.view import Order
 from tui.screens.pane import Pane
+from tui.type_ahead import ASKS
 from tui.widgets.detail import Detail
 from tui.widgets.request_list import RequestList
 
@@ -26,15 +26,15 @@ class RequestMoves(Pane):
 
     def _jump(self, key: int | None, what: str) -> None:
         if key is None:
-            self.desk_app.tell(f"No {what} that way.")
+            self.relayd_app.notify(f"No {what} that way.")
             return
-        self.rows.go_to(self.desk_app.desk.view.place(key))
+        self.rows.go_to(self.relayd_app.state.view.place(key))
 
     def action_match(self, step: int) -> None:
         """To the next or previous match."""
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         if view.filter is None:
-            self.desk_app.tell("There is no filter; / makes one.")
+            self.relayd_app.notify("There is no filter; / makes one.")
         elif self.rows.cursor_key is not None:
             self._jump(view.neighbour_match(int(self.rows.cursor_key), step), "match")
 
@@ -43,7 +43,7 @@ class RequestMoves(Pane):
         key = self.rows.cursor_key
         if key is None:
             return
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         if step > 0 and self.rows.following:
             step = -1
         found = view.find(int(key), step, is_error)
@@ -58,7 +58,9 @@ class RequestMoves(Pane):
             return
         if self._bookmark is None or self._bookmark == key:
             self._bookmark = None if self._bookmark == key else int(key)
-            self.desk_app.tell("Marked; m elsewhere comes back here." if self._bookmark else "Mark removed.")
+            self.relayd_app.notify(
+                "Marked; m elsewhere comes back here." if self._bookmark else "Mark removed."
+            )
             return
         self._jump(self._bookmark, "mark")
 
@@ -67,7 +69,7 @@ class RequestMoves(Pane):
         """Ask for a time and go there."""
         from tui.screens.ask import AskTime  # noqa: PLC0415 - dialogs are loaded when first used
 
-        at_s = await self.app.push_screen_wait(AskTime(self.desk_app.now_s()))
+        at_s = await self.app.push_screen_wait(AskTime(self.relayd_app.now_s()))
         if at_s is None:
             return
         await self._load_back_to(at_s)
@@ -75,21 +77,21 @@ class RequestMoves(Pane):
         self.rows.set_following(following=False)
         self.rows.go_to(found)
         if found == 0:
-            self.desk_app.tell("There is nothing older here.")
+            self.relayd_app.notify("There is nothing older here.")
 
     async def _load_back_to(self, at_s: float) -> None:
         """Bring older records until this time is among them, as far as there are any and room for them."""
-        store, history = self.desk_app.desk.store, self.desk_app.feed.history
+        store, history = self.relayd_app.state.store, self.relayd_app.feed.history
         told = False
         while (oldest_s := store.oldest_s) is not None and oldest_s > at_s:
             if not told:
-                self.desk_app.tell("Loading older records …")
+                self.relayd_app.notify("Loading older records …")
                 told = True
             if not await history.load_older():
                 return
 
     def _place_of_time(self, at_s: float) -> int:
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         low, high = 0, len(view)
         while low < high:
             middle = (low + high) // 2
@@ -105,14 +107,14 @@ class RequestMoves(Pane):
     def action_sort(self) -> None:
         """The next order."""
         orders = list(Order)
-        now = self.desk_app.desk.view.order
+        now = self.relayd_app.state.view.order
         self._sort(orders[(orders.index(now) + 1) % len(orders)])
 
     def _sort(self, order: Order) -> None:
         self.rows.set_following(following=False)
-        self.desk_app.desk.view.sort(order)
+        self.relayd_app.state.view.sort(order)
         self.rows.action_follow() if order is Order.TIME else self.rows.action_first()
-        self.look_again()
+        self.refresh_data()
 
     @work(group=ASKS)
     async def action_columns(self) -> None:
@@ -122,8 +124,8 @@ class RequestMoves(Pane):
         hidden = await self.app.push_screen_wait(AskColumns(self.rows.hidden))
         if hidden is not None:
             self.rows.hidden = hidden
-            self.desk_app.settings.columns_hidden = sorted(hidden)
-            self.desk_app.save_settings()
+            self.relayd_app.settings.columns_hidden = sorted(hidden)
+            self.relayd_app.save_settings()
             self.rows.forget_drawn()
 
     def action_zoom(self) -> None:
@@ -131,4 +133,4 @@ class RequestMoves(Pane):
         zoomed = not self.has_class("-zoom")
         self.set_class(zoomed and not self.query_one(Detail).has_focus, "-list")
         self.set_class(zoomed, "-zoom")
-        self.settle_focus()
+        self.focus_default()

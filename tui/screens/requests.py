@@ -73,21 +73,21 @@ class RequestsPane(RequestFilter):
 
     def compose(self) -> ComposeResult:
         """Filter line, list, detail, overview."""
-        app = self.desk_app
-        yield FilterLine(app.desk, self.settle_focus)
+        app = self.relayd_app
+        yield FilterLine(app.state, self.focus_default)
         with Horizontal(id="middle"):
             with Vertical(id="left"):
-                yield RequestList(app.desk, app.now_s, id="list")
+                yield RequestList(app.state, app.now_s, id="list")
             yield Detail(id="detail")
         with Horizontal(id="overview"):
-            yield StreamList(app.desk, app.now_s, id="overview-streams", brief=True)
-            yield CauseList(app.desk, app.now_s, id="overview-causes")
+            yield StreamList(app.state, app.now_s, id="overview-streams", brief=True)
+            yield CauseList(app.state, app.now_s, id="overview-causes")
 
     def on_mount(self) -> None:
         """Take over what was remembered."""
-        self.rows.hidden = frozenset(self.desk_app.settings.columns_hidden) & set(COLUMN_NAMES)
-        if self.desk_app.settings.filter:
-            self._apply(self.desk_app.settings.filter)
+        self.rows.hidden = frozenset(self.relayd_app.settings.columns_hidden) & set(COLUMN_NAMES)
+        if self.relayd_app.settings.filter:
+            self._apply(self.relayd_app.settings.filter)
         self._lay_out()
 
     def on_resize(self) -> None:
@@ -104,12 +104,12 @@ class RequestsPane(RequestFilter):
         elif not wide and not self.has_class("-opened"):
             self.remove_class("-detail")
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """The list, or the detail when it covers the list."""
         covered = self.has_class("-narrow") and self.has_class("-detail")
         self.take_focus(self.query_one(Detail) if covered else self.rows)
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """New rows, new numbers."""
         self.rows.rows_changed()
         self.line.following = self.rows.following
@@ -123,17 +123,17 @@ class RequestsPane(RequestFilter):
 
     def _show_detail(self) -> None:
         if self.has_class("-detail"):
-            self.query_one(Detail).show(self.chosen(), self._similar, self.desk_app.now_s())
+            self.query_one(Detail).show(self.chosen(), self._similar, self.relayd_app.now_s())
 
     def chosen(self) -> RequestRecord | None:
         """The record under the cursor, with its live numbers while it runs."""
         key = self.rows.cursor_key
-        row = None if key is None else self.desk_app.desk.view.get(int(key))
+        row = None if key is None else self.relayd_app.state.view.get(int(key))
         return row if isinstance(row, RequestRecord) else None
 
     def _similar(self, record: RequestRecord) -> list[RequestRecord]:
-        store = self.desk_app.desk.store
-        since_s = self.desk_app.now_s() - _SIMILAR_S
+        store = self.relayd_app.state.store
+        since_s = self.relayd_app.now_s() - _SIMILAR_S
         wanted = error_cause(record)
         found = []
         for index in range(len(store) - 1, max(-1, len(store) - _SIMILAR_LOOK_AT), -1):
@@ -150,7 +150,7 @@ class RequestsPane(RequestFilter):
         """For the list, or for the open detail."""
         record = self.chosen()
         running = record is not None and record.phase is not Phase.DONE
-        refusal = self.desk_app.operator.refusal() or ("" if running else "this request has ended")
+        refusal = self.relayd_app.commands.refusal() or ("" if running else "this request has ended")
         covered = self.has_class("-narrow") and self.has_class("-detail")
         follow = Hint("Space", "freeze" if self.rows.following else "follow", "app.here('freeze')")
         lead = (
@@ -180,7 +180,7 @@ class RequestsPane(RequestFilter):
         """Close the filter input, then zoom, then the detail, then the sort."""
         if self.line.editing:
             self.line.cancel()
-            self.settle_focus()
+            self.focus_default()
             return True
         if self.has_class("-zoom"):
             self.action_zoom()
@@ -188,7 +188,7 @@ class RequestsPane(RequestFilter):
         if self.has_class("-narrow") and self.has_class("-detail"):
             self._close_detail()
             return True
-        if self.desk_app.desk.view.order is not Order.TIME:
+        if self.relayd_app.state.view.order is not Order.TIME:
             self._sort(Order.TIME)
             return True
         return False
@@ -198,18 +198,18 @@ class RequestsPane(RequestFilter):
     @on(LineList.Moved, "#list")
     def _moved(self) -> None:
         self._show_detail()
-        self.desk_app.refresh_hints()
+        self.relayd_app.refresh_hints()
 
     @on(RequestList.FollowChanged)
     def _follow_changed(self, event: RequestList.FollowChanged) -> None:
         self.line.following = event.following
         self.line.new_count = self.rows.new_count
         self.line.redraw()
-        self.desk_app.refresh_hints()
+        self.relayd_app.refresh_hints()
 
     @on(RequestList.AtTop)
     def _at_top(self) -> None:
-        self.desk_app.load_older()
+        self.relayd_app.load_older()
 
     @on(LineList.Chosen, "#list")
     def _chosen(self) -> None:
@@ -218,7 +218,7 @@ class RequestsPane(RequestFilter):
     def action_open(self) -> None:
         """Open the request, or load what a gap hides."""
         key = self.rows.cursor_key
-        row = None if key is None else self.desk_app.desk.view.get(int(key))
+        row = None if key is None else self.relayd_app.state.view.get(int(key))
         if isinstance(row, Mark):
             if row.kind is MarkKind.GAP and key is not None:
                 self._fill_gap(int(key), row)
@@ -227,8 +227,8 @@ class RequestsPane(RequestFilter):
         self.add_class("-detail", "-opened")
         self.rows.set_following(following=False)
         self._show_detail()
-        self.settle_focus()
-        self.desk_app.refresh_hints()
+        self.focus_default()
+        self.relayd_app.refresh_hints()
 
     def action_turn(self, step: int) -> None:
         """Another view of the open request."""
@@ -237,22 +237,22 @@ class RequestsPane(RequestFilter):
 
     def _close_detail(self) -> None:
         self.remove_class("-detail", "-opened")
-        self.settle_focus()
-        self.desk_app.refresh_hints()
+        self.focus_default()
+        self.relayd_app.refresh_hints()
 
     @work
     async def _fill_gap(self, key: int, mark: Mark) -> None:
         try:
-            came = await self.desk_app.feed.history.fill_gap(key, mark)
+            came = await self.relayd_app.feed.history.fill_gap(key, mark)
         except AdminClientError as error:
-            self.desk_app.tell(f"The gap stays: {error}", bad=True)
+            self.relayd_app.notify(f"The gap stays: {error}", severity="error")
         else:
-            self.desk_app.tell(f"{plural(came, 'record')} loaded.")
+            self.relayd_app.notify(f"{plural(came, 'record')} loaded.")
 
     def show_record(self, seq: int) -> None:
         """Put the cursor on a record, from another screen."""
         self.rows.set_following(following=False)
-        view = self.desk_app.desk.view
+        view = self.relayd_app.state.view
         self.rows.go_to(view.place(record_key(seq)))
         self.action_open()
 
@@ -261,25 +261,25 @@ class RequestsPane(RequestFilter):
     def _with_chosen(self, act: Callable[[RequestRecord], None]) -> None:
         record = self.chosen()
         if record is None:
-            self.desk_app.tell("No request is chosen.")
+            self.relayd_app.notify("No request is chosen.")
         else:
             act(record)
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
-        self._with_chosen(lambda record: self.desk_app.take_out.copy(record.id, "The id"))
+        self._with_chosen(lambda record: self.relayd_app.take_out.copy(record.id, "The id"))
 
     def action_copy_curl(self) -> None:
         """Copy a curl command like this request."""
-        self._with_chosen(self.desk_app.take_out.copy_curl)
+        self._with_chosen(self.relayd_app.take_out.copy_curl)
 
     def action_export(self) -> None:
         """Write what is shown to a file."""
-        self.desk_app.take_out.export()
+        self.relayd_app.take_out.export()
 
     def action_cancel(self) -> None:
         """Cancel this stream, after a dialog."""
-        self._with_chosen(self.desk_app.control.cancel)
+        self._with_chosen(self.relayd_app.stream_actions.cancel)
 
     def action_freeze(self) -> None:
         """From the footer."""

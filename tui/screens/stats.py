@@ -66,17 +66,17 @@ class StatsPane(Pane):
         """Another layout for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
 
-    def settle_focus(self) -> None:
+    def focus_default(self) -> None:
         """The table in sight."""
         clients = self.has_class("-narrow") and self.has_class("-clients")
         self.take_focus(self.query_one("#clients" if clients else "#models", TallyList))
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """New numbers."""
-        app = self.desk_app
+        app = self.relayd_app
         now_s = app.now_s()
-        summary = app.desk.stats.summary(self.window, now_s)
-        oldest_s = app.desk.stats.oldest_s
+        summary = app.state.stats.summary(self.window, now_s)
+        oldest_s = app.state.stats.oldest_s
         complete = self._asked_all() or (oldest_s is not None and oldest_s <= now_s - self.window.span_s)
         self.query_one(WindowLine).show(self.window, summary, complete=complete)
         self._plot(summary, now_s)
@@ -86,7 +86,7 @@ class StatsPane(Pane):
             self.load_history()
 
     def _asked_all(self) -> bool:
-        return self.desk_app.history_complete
+        return self.relayd_app.history_complete
 
     def _plot(self, summary: Summary, now_s: float) -> None:
         window, buckets = summary.window, summary.buckets
@@ -107,7 +107,7 @@ class StatsPane(Pane):
     async def load_history(self) -> None:
         """Ask the daemon for what is older than memory, page by page, and only count it."""
         try:
-            await self.desk_app.load_history(self.window)
+            await self.relayd_app.load_history(self.window)
         except AdminClientError as error:
             self.query_one(WindowLine).trouble = str(error)
 
@@ -118,7 +118,7 @@ class StatsPane(Pane):
     def set_window(self, window: Window) -> None:
         """Show this window."""
         self.window = window
-        self.look_again()
+        self.refresh_data()
 
     @on(WindowLine.Picked)
     def _picked(self, event: WindowLine.Picked) -> None:
@@ -127,14 +127,14 @@ class StatsPane(Pane):
     def action_table(self) -> None:
         """On a narrow screen: the other table."""
         self.toggle_class("-clients")
-        self.settle_focus()
+        self.focus_default()
 
     @on(LineList.Chosen)
     async def _filter_by(self, event: LineList.Chosen) -> None:
         table = event.list
         if not isinstance(table, TallyList) or event.key in {NO_NAME, OTHERS}:
             return
-        await self.desk_app.filter_requests(f'{table.what}="{event.key}"')
+        await self.relayd_app.filter_requests(f'{table.what}="{event.key}"')
 
     def hints(self) -> list[Hint]:
         """Keys of this screen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relayd.admin.schema import AuditEntry, epoch_s
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.units import day_clock
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, fit
@@ -15,17 +15,17 @@ from tui.widgets.line_list import Key, LineList
 class AuditList(LineList):
     """One row an entry."""
 
-    def __init__(self, desk: Desk, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+    def __init__(self, state: AppState, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
-        self.desk = desk
+        self.state = state
 
     def row_count(self) -> int:
         """Entries."""
-        return len(self.desk.audit)
+        return len(self.state.audit)
 
     def row_key(self, index: int) -> Key:
         """Its place in the log."""
-        return self.desk.audit[index].seq
+        return self.state.audit[index].seq
 
     def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - cut where the line ends
         """Column names."""
@@ -34,7 +34,7 @@ class AuditList(LineList):
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
         """One entry."""
-        entry = self.desk.audit[index]
+        entry = self.state.audit[index]
         look = {role: style(self.app, role) for role in Role}
         done = entry.result == "done"
         return [

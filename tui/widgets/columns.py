@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.style import Style
 
 from relayd.admin.schema import Outcome, RequestRecord, epoch_s
+from tui.model.descriptions import state_word
 from tui.model.stats import is_error
 from tui.model.units import clock, count, duration
-from tui.model.words import state_word
 from tui.theme import Role
 from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.time_bar import time_bar

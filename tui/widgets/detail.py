@@ -14,9 +14,9 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from relayd.admin.schema import RequestRecord, epoch_s
+from tui.model.descriptions import cause, state_word, time_parts, where_the_time_went
 from tui.model.stats import is_error
 from tui.model.units import bytes_text, clock, day_clock, duration, plural
-from tui.model.words import cause, state_word, time_parts, where_the_time_went
 from tui.theme import Role, style
 from tui.widgets.columns import state_role
 from tui.widgets.detail_views import PARTS, DetailView, ViewLine, raw, timeline

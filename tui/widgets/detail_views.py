@@ -14,8 +14,8 @@ from textual import events
 from textual.message import Message
 
 from relayd.admin.schema import RequestRecord, epoch_s
+from tui.model.descriptions import Part, cause, time_parts
 from tui.model.units import bytes_text, clock, duration, plural, rate
-from tui.model.words import Part, cause, time_parts
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
 from tui.widgets.cells import Piece

@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from relayd.admin.schema import KeyInfo, KeyState, epoch_s
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.evidence import Use
 from tui.model.units import age, countdown, duration, moment, plural
 from tui.theme import Role, style
@@ -23,9 +23,9 @@ class EvidenceView(Static):
 
     DEFAULT_CSS = "EvidenceView { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float]) -> None:
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
         super().__init__(markup=False, id="evidence")
-        self._desk = desk
+        self._state = state
         self._now_s = now_s
         self._shown = ""
 
@@ -43,14 +43,14 @@ class EvidenceView(Static):
     def _text(self, key: KeyInfo) -> Text:
         text = Text()
         keys = sorted(
-            (k for k in self._desk.ring.keys if k.client == key.client),
+            (k for k in self._state.ring.keys if k.client == key.client),
             key=lambda k: k.created_at,
             reverse=True,
         )
         newest = next((k for k in keys if k.state is KeyState.ACTIVE), keys[0])
         text.append(f"{key.client}", self._look(Role.TITLE))
         text.append(f"  {plural(len(keys), 'key')} so far\n", self._look(Role.DIM))
-        stragglers = self._desk.evidence.stragglers
+        stragglers = self._state.evidence.stragglers
         old = [
             k
             for k in keys
@@ -81,7 +81,7 @@ class EvidenceView(Static):
 
     def _old_key(self, text: Text, key: KeyInfo) -> None:
         now_s = self._now_s()
-        uses = self._desk.evidence.stragglers(key.id)
+        uses = self._state.evidence.stragglers(key.id)
         still = [use for use in uses if use.requests]
         word = "Old key" if key.replaced_by else "Dead key"
         text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
@@ -106,8 +106,8 @@ class EvidenceView(Static):
             )
 
     def _users(self, text: Text, key: KeyInfo) -> None:
-        uses = [use for use in self._desk.evidence.users(key.id, self._now_s()) if use.requests]
-        seen_s = self._desk.evidence.seen_from_s
+        uses = [use for use in self._state.evidence.users(key.id, self._now_s()) if use.requests]
+        seen_s = self._state.evidence.seen_from_s
         text.append("\nUsed by", self._look(Role.STRONG))
         text.append(
             f"  {plural(len(uses), 'address', 'addresses')} in 24 h, as far as loaded"

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from relayd.admin.schema import FilterError, parse_filter
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.text import neutral
 from tui.model.units import plural
 from tui.model.view import Order
@@ -69,7 +69,7 @@ class FilterLine(Vertical):
     """Shows the filter; `/` turns it into a text box with a live preview below it.
 
     Args:
-        desk: what is filtered.
+        state: what is filtered.
         left: called at once when the text box closes: takes the focus back.
     """
 
@@ -88,9 +88,9 @@ class FilterLine(Vertical):
 
         text: str
 
-    def __init__(self, desk: Desk, left: Callable[[], None]) -> None:
+    def __init__(self, state: AppState, left: Callable[[], None]) -> None:
         super().__init__(id="filter")
-        self._desk = desk
+        self._state = state
         self._left = left
         self.text = ""
         self.following = True
@@ -111,7 +111,7 @@ class FilterLine(Vertical):
 
     def edit(self) -> None:
         """Open the text box."""
-        view = self._desk.view
+        view = self._state.view
         self._before = view.filter.text if view.filter is not None else ""
         self.add_class("-editing")
         box = self.query_one(Input)
@@ -153,7 +153,7 @@ class FilterLine(Vertical):
 
     def state_pieces(self, width: int) -> list[Piece]:
         """The line when nothing is typed."""
-        view = self._desk.view
+        view = self._state.view
         dim, text, key = (style(self.app, role) for role in (Role.DIM, Role.TEXT, Role.KEY))
         right = self._right()
         room = max(0, width - width_of(right))
@@ -166,7 +166,7 @@ class FilterLine(Vertical):
         return [*left, *right]
 
     def _right(self) -> list[Piece]:
-        view, total = self._desk.view, self._desk.store.record_count
+        view, total = self._state.view, self._state.store.record_count
         dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
         pieces: list[Piece] = []
         if view.filter is not None:
@@ -190,7 +190,7 @@ class FilterLine(Vertical):
             pad = " " * min(60, self._fault.position)
             mark = "^" * max(1, min(20, self._fault.length))
             return [(f"{pad}{mark} {neutral(str(self._fault))}", style(self.app, Role.BAD))]
-        view = self._desk.view
+        view = self._state.view
         more = " so far" if view.scanning else ""
         words = f"{plural(view.match_count, 'match', 'matches')}{more}" if view.filter else "everything"
         return [(f"{words} · Enter keeps it · Esc goes back", style(self.app, Role.DIM))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from relayd.admin.schema import KeyInfo, KeyState, epoch_s
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.evidence import RECENT_S
 from tui.model.units import age, countdown
 from tui.theme import Role, style
@@ -25,20 +25,22 @@ _LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 class KeyList(LineList):
     """Live keys by client, the newest first; below them ended ones that are still sent, all on demand."""
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
+    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self.desk = desk
+        self.state = state
         self._now_s = now_s
         self.show_ended = False
         self._keys: list[KeyInfo] = []
 
     def rows_changed(self) -> None:
         """Take over the ring."""
-        keys = sorted(self.desk.ring.keys, key=lambda key: key.created_at, reverse=True)
+        keys = sorted(self.state.ring.keys, key=lambda key: key.created_at, reverse=True)
         live = sorted((key for key in keys if key.state in _LIVE), key=lambda key: key.client)
         ended = [key for key in keys if key.state not in _LIVE]
         since_s = self._now_s() - RECENT_S
-        self._keys = live + [k for k in ended if self.show_ended or self.desk.evidence.refused(k.id, since_s)]
+        self._keys = live + [
+            k for k in ended if self.show_ended or self.state.evidence.refused(k.id, since_s)
+        ]
         super().rows_changed()
 
     @property
@@ -75,7 +77,7 @@ class KeyList(LineList):
         look = {role: style(self.app, role) for role in Role}
         live = key.state in _LIVE
         text = look[Role.TEXT if live else Role.DIM]
-        evidence = self.desk.evidence
+        evidence = self.state.evidence
         users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
         used = sum(1 for use in users if use.requests)
         if not live:
@@ -98,6 +100,6 @@ class KeyList(LineList):
 
     def empty_text(self) -> tuple[str, ...]:
         """No ring, or an empty one."""
-        if self.desk.trouble:
-            return (f"{self.desk.state_word}: the keys are not known.",)
+        if self.state.trouble:
+            return (f"{self.state.state_word}: the keys are not known.",)
         return ("There is no key.", "a adds a client.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.text import Text
 from textual.widgets import Static
 
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 from tui.theme import Role, style
 
 _WHAT_IS_SHOWN = {
-    Contact.CONNECTING: "Connecting.",
-    Contact.DOWN: "History is read from disk; nothing can be changed. Trying again; R tries now.",
-    Contact.DENIED: "Nothing can be read. R tries again.",
-    Contact.MISMATCH: "Reading may work; nothing can be changed.",
+    Connection.CONNECTING: "Connecting.",
+    Connection.DOWN: "History is read from disk; nothing can be changed. Trying again; R tries now.",
+    Connection.DENIED: "Nothing can be read. R tries again.",
+    Connection.MISMATCH: "Reading may work; nothing can be changed.",
 }
 
 
@@ -24,17 +24,17 @@ class Notice(Static):
     Notice.-on { display: block; }
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, state: AppState) -> None:
         super().__init__(id="notice", markup=False)
-        self._desk = desk
+        self._state = state
         self._told = ""
 
-    def look_again(self) -> None:
+    def refresh_data(self) -> None:
         """Say how things stand."""
-        desk = self._desk
-        on = bool(desk.trouble) and desk.contact is not Contact.LIVE
-        trouble = desk.trouble if desk.trouble.endswith((".", "!", "?")) else f"{desk.trouble}."
-        told = f"{desk.contact}: {trouble} {_WHAT_IS_SHOWN[desk.contact]}" if on else ""
+        state = self._state
+        on = bool(state.trouble) and state.connection is not Connection.LIVE
+        trouble = state.trouble if state.trouble.endswith((".", "!", "?")) else f"{state.trouble}."
+        told = f"{state.connection}: {trouble} {_WHAT_IS_SHOWN[state.connection]}" if on else ""
         if told != self._told:
             self._told = told
             self.update(Text(told, style=style(self.app, Role.WARN)))

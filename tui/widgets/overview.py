@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from rich.style import Style
 
 from relayd.admin.schema import Phase
-from tui.model.desk import Contact, Desk
-from tui.model.live import OpenStream
+from tui.model.app_state import AppState, Connection
+from tui.model.open_streams import OpenStream
 from tui.model.stats import WINDOWS
 from tui.model.units import count, duration, rate
 from tui.theme import Role, style
@@ -24,14 +24,14 @@ class StreamList(LineList):
 
     def __init__(
         self,
-        desk: Desk,
+        state: AppState,
         now_s: Callable[[], float],
         *,
         id: str,  # noqa: A002 - Textual's own name for it
         brief: bool = False,
     ) -> None:
         super().__init__(id=id)
-        self.desk = desk
+        self.state = state
         self._now_s = now_s
         self._brief = brief
         self._ids: list[str] = []
@@ -43,7 +43,7 @@ class StreamList(LineList):
 
     def rows_changed(self) -> None:
         """Take the streams in the order they began."""
-        streams = self.desk.live.streams
+        streams = self.state.open_streams.streams
         self._ids = sorted(streams, key=lambda key: (streams[key].started_s, key))
         super().rows_changed()
 
@@ -81,7 +81,7 @@ class StreamList(LineList):
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
         """One stream."""
-        stream = self.desk.live.streams.get(self._ids[index])
+        stream = self.state.open_streams.streams.get(self._ids[index])
         if stream is None:
             return []
         cells = self._cells(stream)
@@ -94,7 +94,11 @@ class StreamList(LineList):
 
     def _cells(self, stream: OpenStream) -> dict[str, tuple[str, Role]]:
         told = stream.progress
-        late_ms = max(0.0, (self._now_s() - stream.at_s) * 1000) if self.desk.contact is Contact.LIVE else 0.0
+        late_ms = (
+            max(0.0, (self._now_s() - stream.at_s) * 1000)
+            if self.state.connection is Connection.LIVE
+            else 0.0
+        )
         last_ms = None if told.last_delta_ms is None else told.last_delta_ms + late_ms
         stale = last_ms is not None and last_ms > _STALE_MS
         slow_reader = told.waiting_for == "client"
@@ -113,7 +117,7 @@ class StreamList(LineList):
 
     def empty_text(self) -> tuple[str, ...]:
         """All quiet, or no news."""
-        if self.desk.contact is Contact.LIVE:
+        if self.state.connection is Connection.LIVE:
             return ("Nothing is in flight.",)
         return ("What is in flight is not known without the daemon.",)
 
@@ -121,9 +125,9 @@ class StreamList(LineList):
 class CauseList(LineList):
     """Errors of the last hour by cause; Enter filters by it."""
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - as above
+    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - as above
         super().__init__(id=id)
-        self.desk = desk
+        self.state = state
         self._now_s = now_s
         self._causes: list[tuple[str, int]] = []
 
@@ -135,7 +139,7 @@ class CauseList(LineList):
     def rows_changed(self) -> None:
         """Count again."""
         causes: dict[str, int] = {}
-        for bucket in self.desk.stats.series[WINDOWS[1].name].last(self._now_s()):
+        for bucket in self.state.stats.series[WINDOWS[1].name].last(self._now_s()):
             for cause, number in bucket.causes.items():
                 causes[cause] = causes.get(cause, 0) + number
         self._causes = sorted(causes.items(), key=lambda item: (-item[1], item[0]))

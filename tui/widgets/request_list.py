@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from relayd.admin.schema import epoch_s
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 from tui.model.marks import Mark, MarkKind
 from tui.model.units import clock, plural
 from tui.model.view import Order
@@ -41,9 +41,9 @@ class RequestList(LineList):
     class AtTop(Message):
         """The oldest row is in sight: older ones are wanted."""
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self.desk = desk
+        self.state = state
         self._now_s = now_s
         self.hidden: frozenset[str] = frozenset()
         self.following = True
@@ -55,23 +55,23 @@ class RequestList(LineList):
         """How many rows came since the view was frozen."""
         if self.following or not self.row_count():
             return 0
-        if self.desk.view.order is not Order.TIME:
+        if self.state.view.order is not Order.TIME:
             return 0
-        return self.row_count() - self.desk.view.place(self._newest_seen + 1)
+        return self.row_count() - self.state.view.place(self._newest_seen + 1)
 
     # Rows.
 
     def row_count(self) -> int:
         """All rows of the view."""
-        return len(self.desk.view)
+        return len(self.state.view)
 
     def row_key(self, index: int) -> Key:
         """The store's key."""
-        return self.desk.view.key_at(index)
+        return self.state.view.key_at(index)
 
     def row_place(self, key: Key) -> int | None:
         """By bisection."""
-        return self.desk.view.place(int(key))
+        return self.state.view.place(int(key))
 
     def _fitted(self, width: int) -> list[Fitted]:
         if self._columns[:2] != (width, self.hidden):
@@ -89,37 +89,37 @@ class RequestList(LineList):
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
         """A request or a mark."""
-        record = self.desk.view.row_at(index)
+        record = self.state.view.row_at(index)
         if record is None:
             return []
         if isinstance(record, Mark):
             return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.MARK))]
         age_ms: float | None = None
-        if record.outcome is None and self.desk.contact in {Contact.LIVE, Contact.CONNECTING}:
+        if record.outcome is None and self.state.connection in {Connection.LIVE, Connection.CONNECTING}:
             age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
         lead: Piece = (" ", self._look(Role.TEXT))
         if selected:
             lead = ("▶", self._look(Role.ACCENT))
-        elif not self.desk.view.filtering and self.desk.view.is_match(self.desk.view.key_at(index)):
+        elif not self.state.view.filtering and self.state.view.is_match(self.state.view.key_at(index)):
             lead = ("•", self._look(Role.MATCH))
         return [lead, *row(record, age_ms, self._fitted(width), self._look)]
 
     def empty_text(self) -> tuple[str, ...]:
         """Why there is nothing to see."""
-        view, desk = self.desk.view, self.desk
+        view, state = self.state.view, self.state
         if view.narrowed:
             if view.scanning or not view.asked_all:
                 return ("Looking through the records …",)
             return ("Nothing passes this filter.", "f shows everything again · / changes it")
-        if desk.trouble:
-            return (f"{desk.state_word}: no records.", desk.trouble)
-        if desk.contact.value == "LIVE":
+        if state.trouble:
+            return (f"{state.state_word}: no records.", state.trouble)
+        if state.connection.value == "LIVE":
             return ("No requests yet.", "They appear here the moment they start.")
         return ("Connecting to the daemon …",)
 
     def bar_role(self, start: int, end: int) -> Role | None:
         """Marks; errors where there are any among few rows, among many where they are frequent."""
-        errors, marks, rows = self.desk.view.signs(start, end, _BAR_SAMPLES)
+        errors, marks, rows = self.state.view.signs(start, end, _BAR_SAMPLES)
         if marks:
             return Role.ACCENT
         return Role.BAD if errors * _BAR_SAMPLES > rows else None
@@ -129,7 +129,7 @@ class RequestList(LineList):
     def rows_changed(self) -> None:
         """New rows: stay at the end while following, else stay where the operator is."""
         if self.following and self.row_count():
-            self._newest_seen = self.desk.view.key_at(self.row_count() - 1)
+            self._newest_seen = self.state.view.key_at(self.row_count() - 1)
         super().rows_changed()
 
     def _find_place(self, count: int) -> None:
@@ -145,7 +145,7 @@ class RequestList(LineList):
             return
         self.following = following
         if not following and self.row_count():
-            self._newest_seen = self.desk.view.key_at(self.row_count() - 1)
+            self._newest_seen = self.state.view.key_at(self.row_count() - 1)
         self.post_message(self.FollowChanged(following))
         if following:
             self.rows_changed()
@@ -163,7 +163,7 @@ class RequestList(LineList):
             self.set_following(following=False)
         super().scroll_rows(rows)
         at_end = self.top + self.body_height >= self.row_count()
-        if rows > 0 and at_end and self.desk.view.order is Order.TIME:
+        if rows > 0 and at_end and self.state.view.order is Order.TIME:
             self.set_following(following=True)
         self._look_for_older()
 
@@ -185,7 +185,7 @@ class RequestList(LineList):
 
     def action_follow(self) -> None:
         """End: go to the newest and follow."""
-        if self.desk.view.order is not Order.TIME:
+        if self.state.view.order is not Order.TIME:
             super().go_to(self.row_count() - 1)
             return
         if self.following:

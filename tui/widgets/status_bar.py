@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from rich.style import Style
 
 from relayd.admin.schema import Intake, Status, epoch_s
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 from tui.model.units import countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
@@ -23,9 +23,9 @@ _WARN_IF_USED_S = 600
 class StatusBar(Bar):
     """One line; on a wide and high screen a second one with the last minutes as sparklines."""
 
-    def __init__(self, desk: Desk, now_s: Callable[[], float], place: str) -> None:
+    def __init__(self, state: AppState, now_s: Callable[[], float], place: str) -> None:
         super().__init__(id="status")
-        self._desk = desk
+        self._state = state
         self._now_s = now_s
         self._place = place
 
@@ -36,15 +36,15 @@ class StatusBar(Bar):
     def _facts(self, width: int) -> list[Piece]:
         look = {role: style(self.app, role) for role in Role}
         text, strong = look[Role.HEAD], look[Role.HEAD_STRONG]
-        desk = self._desk
-        word = desk.state_word
-        role = Role.HEAD_GOOD if word == Contact.LIVE else Role.HEAD_WARN
-        if word in {Contact.DOWN, Contact.DENIED, Contact.MISMATCH}:
+        state = self._state
+        word = state.state_word
+        role = Role.HEAD_GOOD if word == Connection.LIVE else Role.HEAD_WARN
+        if word in {Connection.DOWN, Connection.DENIED, Connection.MISMATCH}:
             role = Role.HEAD_BAD
-        dot = "●" if desk.contact is Contact.LIVE else "○"
+        dot = "●" if state.connection is Connection.LIVE else "○"
         groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role])]]
-        if desk.contact is Contact.LIVE and desk.status is not None:
-            groups += self._rates(desk.status, look)
+        if state.connection is Connection.LIVE and state.status is not None:
+            groups += self._rates(state.status, look)
         right = self._rotation()
         # The rotation matters more than the rates.
         while len(groups) > 1 and sum(map(width_of, groups)) + width_of(right) > width:
@@ -55,7 +55,7 @@ class StatusBar(Bar):
 
     def _rates(self, status: Status, look: dict[Role, Style]) -> list[list[Piece]]:
         text, dim, strong = look[Role.HEAD], look[Role.HEAD_DIM], look[Role.HEAD_STRONG]
-        live, rates = self._desk.live, status.rates
+        live, rates = self._state.open_streams, status.rates
         bad = look[Role.HEAD_BAD]
         groups: list[list[Piece]] = []
         if status.log.error or status.log.lost:
@@ -74,14 +74,14 @@ class StatusBar(Bar):
         return [*groups, error_group]
 
     def _rotation(self) -> list[Piece]:
-        desk, now_s = self._desk, self._now_s()
-        retiring = desk.retiring()
+        state, now_s = self._state, self._now_s()
+        retiring = state.retiring()
         if not retiring:
             return []
         key = retiring[0]
         left_s = epoch_s(key.expires_at) - now_s if key.expires_at else 0
-        users = desk.evidence.straggler_count(retiring)
-        last_s = max((use.last_s for use in desk.evidence.stragglers(key.id)), default=0.0)
+        users = state.evidence.straggler_count(retiring)
+        last_s = max((use.last_s for use in state.evidence.stragglers(key.id)), default=0.0)
         urgent = left_s < _WARN_BEFORE_S and now_s - last_s < _WARN_IF_USED_S
         words = f" OLD KEY {countdown(left_s)} {plural(users, 'user') if users else 'unused'} "
         return [
@@ -89,13 +89,13 @@ class StatusBar(Bar):
         ]
 
     def _sparks(self, width: int) -> list[Piece]:
-        desk = self._desk
+        state = self._state
         text, dim = style(self.app, Role.HEAD), style(self.app, Role.HEAD_DIM)
-        buckets = desk.stats.series["5 min"].last(self._now_s())
+        buckets = state.stats.series["5 min"].last(self._now_s())
         firsts = [bucket.all.first.percentile(0.5) for bucket in buckets]
         size = min(_SPARK, (width - 44) // 3)
         groups: list[tuple[str, str, Role]] = [
-            ("tok/s", sparkline(list(desk.live.history), size), Role.STREAM),
+            ("tok/s", sparkline(list(state.open_streams.history), size), Role.STREAM),
             ("first p50", sparkline(firsts, size), Role.WAIT),
             ("errors", sparkline([bucket.all.errors for bucket in buckets], size), Role.BAD),
         ]

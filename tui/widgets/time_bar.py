@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rich.style import Style
 
 from relayd.admin.schema import Outcome, RequestRecord
-from tui.model.words import time_parts
+from tui.model.descriptions import time_parts
 from tui.theme import Role
 from tui.widgets.cells import Piece
 

@@ -10,8 +10,8 @@ from textual.widgets import Button, Input
 
 from relayd.admin.client import AnswerUnknown
 from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Outcome, Ring, Started, utc_text
+from tests.tui.app_harness import AppHarness, files, running_app, until
 from tests.tui.samples import NOON_S, a_record
-from tests.tui.stage import Stage, files, on_stage, until
 from tui.demo.link import DemoLink
 from tui.model.secret import Secret
 from tui.screens.key_dialogs import AskGrace, AskRevoke
@@ -19,172 +19,172 @@ from tui.screens.secret import SecretDialog
 from tui.widgets.key_list import KeyList
 
 
-def current(stage: Stage, client: str) -> KeyInfo:
+def current(harness: AppHarness, client: str) -> KeyInfo:
     """The newest key of a client, as the daemon has it."""
-    key = stage.link.daemon.ring.current(client)
+    key = harness.link.daemon.ring.current(client)
     assert key is not None
     return key
 
 
-async def choose(stage: Stage, key_id: str) -> None:
+async def choose(harness: AppHarness, key_id: str) -> None:
     """Put the cursor on a key."""
-    await stage.press("K")
-    rows = stage.app.main.query_one(KeyList)
+    await harness.press("K")
+    rows = harness.app.main.query_one(KeyList)
     rows.go_to(rows.row_place(key_id) or 0)
-    await stage.quiet()
+    await harness.quiet()
 
 
-async def rotate(stage: Stage, client: str) -> tuple[KeyInfo, str]:
+async def rotate(harness: AppHarness, client: str) -> tuple[KeyInfo, str]:
     """Rotate by keys alone, as far as the dialog with the new key; the old key and the new secret."""
-    old = current(stage, client)
-    await choose(stage, old.id)
-    await stage.press("r")
-    await until(lambda: isinstance(stage.app.screen, AskGrace))
-    assert isinstance(stage.app.focused, Button)
-    assert stage.app.focused.id == "no"
-    await stage.press("tab", "enter")
-    await until(lambda: isinstance(stage.app.screen, SecretDialog))
-    assert isinstance(stage.app.screen, SecretDialog)
-    return old, stage.app.screen._secret.text
+    old = current(harness, client)
+    await choose(harness, old.id)
+    await harness.press("r")
+    await until(lambda: isinstance(harness.app.screen, AskGrace))
+    assert isinstance(harness.app.focused, Button)
+    assert harness.app.focused.id == "no"
+    await harness.press("tab", "enter")
+    await until(lambda: isinstance(harness.app.screen, SecretDialog))
+    assert isinstance(harness.app.screen, SecretDialog)
+    return old, harness.app.screen._secret.text
 
 
 async def test_a_rotation_is_confirmed_shown_once_and_followed(tmp_path: Path) -> None:
     """Cancel has the focus; the key is masked until asked; then the evidence is live."""
-    async with on_stage(tmp_path) as stage:
-        await choose(stage, current(stage, "laptop").id)
-        await stage.press("r")
-        await until(lambda: isinstance(stage.app.screen, AskGrace))
-        await stage.press("enter")
-        assert current(stage, "laptop").state is KeyState.ACTIVE
-        assert stage.link.daemon.ring.generation == 12
+    async with running_app(tmp_path) as harness:
+        await choose(harness, current(harness, "laptop").id)
+        await harness.press("r")
+        await until(lambda: isinstance(harness.app.screen, AskGrace))
+        await harness.press("enter")
+        assert current(harness, "laptop").state is KeyState.ACTIVE
+        assert harness.link.daemon.ring.generation == 12
 
-        old, secret = await rotate(stage, "web")
-        assert secret not in stage.text()
-        await stage.press("v")
-        assert secret in stage.text()
-        await stage.press("v")
-        assert secret not in stage.text()
-        await stage.press("escape")
-        await until(lambda: len(stage.app.screen_stack) == 1)
-        new = current(stage, "web")
+        old, secret = await rotate(harness, "web")
+        assert secret not in harness.text()
+        await harness.press("v")
+        assert secret in harness.text()
+        await harness.press("v")
+        assert secret not in harness.text()
+        await harness.press("escape")
+        await until(lambda: len(harness.app.screen_stack) == 1)
+        new = current(harness, "web")
         assert new.id != old.id
-        await choose(stage, new.id)
-        assert "Not used yet." in stage.text()
-        await stage.go_on(120)
-        await stage.app.look_at_ring()
-        await choose(stage, new.id)
-        assert "First used at" in stage.text()
-        assert "still used web" in stage.text()
-        assert "OLD KEY" in stage.text().splitlines()[0]
+        await choose(harness, new.id)
+        assert "Not used yet." in harness.text()
+        await harness.go_on(120)
+        await harness.app.look_at_ring()
+        await choose(harness, new.id)
+        assert "First used at" in harness.text()
+        assert "still used web" in harness.text()
+        assert "OLD KEY" in harness.text().splitlines()[0]
 
 
 async def test_the_keys_text_is_gone_when_the_dialog_closes(tmp_path: Path) -> None:
     """Nothing that lives on in the app has the text: not the model, not a widget, not the settings."""
-    async with on_stage(tmp_path) as stage:
-        _, secret = await rotate(stage, "web")
-        held = stage.app.screen._secret  # type: ignore[attr-defined]
-        await stage.press("v", "escape")
-        await until(lambda: len(stage.app.screen_stack) == 1)
+    async with running_app(tmp_path) as harness:
+        _, secret = await rotate(harness, "web")
+        held = harness.app.screen._secret  # type: ignore[attr-defined]
+        await harness.press("v", "escape")
+        await until(lambda: len(harness.app.screen_stack) == 1)
         assert held.text == ""
         del held
-        await stage.settle()
+        await harness.settle()
         gc.collect()
         assert [item for item in gc.get_objects() if isinstance(item, Secret) and item.text] == []
         changes = [item for item in gc.get_objects() if isinstance(item, KeyChange) and item.secret == secret]
         assert changes == []
-        await stage.press("Q")
+        await harness.press("Q")
     assert secret not in (tmp_path / "tui.json").read_text()
 
 
 async def test_closing_without_keeping_the_key_asks_once(tmp_path: Path) -> None:
     """The first Escape asks, the second one closes."""
-    async with on_stage(tmp_path) as stage:
-        await rotate(stage, "web")
-        await stage.press("escape")
-        assert "Close without keeping the key?" in stage.text()
-        await stage.press("escape")
-        await until(lambda: len(stage.app.screen_stack) == 1)
+    async with running_app(tmp_path) as harness:
+        await rotate(harness, "web")
+        await harness.press("escape")
+        assert "Close without keeping the key?" in harness.text()
+        await harness.press("escape")
+        await until(lambda: len(harness.app.screen_stack) == 1)
 
 
 async def test_no_screenshot_is_taken_while_a_key_is_shown(tmp_path: Path) -> None:
     """The palette's picture is refused, and the dialog's text can't be selected."""
-    async with on_stage(tmp_path) as stage:
-        await rotate(stage, "web")
-        await stage.press("v")
-        stage.app.action_screenshot(path=str(tmp_path))
-        await stage.quiet()
+    async with running_app(tmp_path) as harness:
+        await rotate(harness, "web")
+        await harness.press("v")
+        harness.app.action_screenshot(path=str(tmp_path))
+        await harness.quiet()
         assert files(tmp_path, "*.svg") == []
-        assert not stage.app.screen.allow_select
+        assert not harness.app.screen.allow_select
 
 
 async def test_the_key_is_saved_to_a_private_file(tmp_path: Path) -> None:
     """`s` writes the key to a new file of mode 0600."""
-    async with on_stage(tmp_path) as stage:
-        _, secret = await rotate(stage, "web")
-        await stage.press("s")
+    async with running_app(tmp_path) as harness:
+        _, secret = await rotate(harness, "web")
+        await harness.press("s")
         await until(lambda: files(tmp_path, "relayd-key-web-*"))
         [path] = files(tmp_path, "relayd-key-web-*")
         await until(lambda: path.read_text() == f"{secret}\n")
         assert path.stat().st_mode & 0o777 == 0o600
-        await stage.press("escape")
+        await harness.press("escape")
 
 
 async def test_a_leaked_key_is_dead_in_seven_key_presses(tmp_path: Path) -> None:
     """`K ! four characters Enter` from any screen, whichever row has the cursor."""
-    async with on_stage(tmp_path) as stage:
-        leaked = current(stage, "support-bot")
-        await stage.press("K", "exclamation_mark", *leaked.id[-4:], "enter")
-        await until(lambda: current(stage, "support-bot").state is KeyState.REVOKED)
+    async with running_app(tmp_path) as harness:
+        leaked = current(harness, "support-bot")
+        await harness.press("K", "exclamation_mark", *leaked.id[-4:], "enter")
+        await until(lambda: current(harness, "support-bot").state is KeyState.REVOKED)
 
 
 async def test_a_wrong_ending_revokes_nothing(tmp_path: Path) -> None:
     """Enter without a named key does nothing, and the dialog says that no live key ends so."""
-    async with on_stage(tmp_path) as stage:
-        await stage.press("K", "exclamation_mark")
-        await until(lambda: isinstance(stage.app.screen, AskRevoke))
-        await stage.press("z", "z", "z", "z", "enter")
-        assert "No live key ends like that." in stage.text()
-        assert stage.link.daemon.ring.generation == 12
+    async with running_app(tmp_path) as harness:
+        await harness.press("K", "exclamation_mark")
+        await until(lambda: isinstance(harness.app.screen, AskRevoke))
+        await harness.press("z", "z", "z", "z", "enter")
+        assert "No live key ends like that." in harness.text()
+        assert harness.link.daemon.ring.generation == 12
 
 
 async def test_revoking_can_cut_open_streams(tmp_path: Path) -> None:
     """With the choice made, the key's streams end too, and their number is told."""
-    async with on_stage(tmp_path) as stage:
-        await stage.go_on(5)
-        key_id = next(plan.key_id for plan in stage.link.daemon.open.values() if plan.key_id)
-        await choose(stage, key_id)
-        await stage.press("exclamation_mark", *key_id[-4:], "tab", "space", "shift+tab", "enter")
-        await until(lambda: not stage.link.daemon.ring.works(key_id))
-        assert [plan for plan in stage.link.daemon.open.values() if plan.key_id == key_id] == []
+    async with running_app(tmp_path) as harness:
+        await harness.go_on(5)
+        key_id = next(plan.key_id for plan in harness.link.daemon.open.values() if plan.key_id)
+        await choose(harness, key_id)
+        await harness.press("exclamation_mark", *key_id[-4:], "tab", "space", "shift+tab", "enter")
+        await until(lambda: not harness.link.daemon.ring.works(key_id))
+        assert [plan for plan in harness.link.daemon.open.values() if plan.key_id == key_id] == []
 
 
 async def test_a_grace_is_extended_and_a_rotation_undone(tmp_path: Path) -> None:
     """`+` moves the end; `u` makes the old key active again and revokes the new one."""
-    async with on_stage(tmp_path) as stage:
-        [old] = stage.app.desk.retiring()
-        await choose(stage, old.id)
-        await stage.press("plus")
-        await until(lambda: isinstance(stage.app.screen, AskGrace))
-        await stage.press("tab", "enter")
-        await until(lambda: stage.link.daemon.ring.generation == 13)
-        await until(lambda: len(stage.app.screen_stack) == 1)
-        await stage.settle()
-        await stage.press("u")
-        await until(lambda: len(stage.app.screen_stack) == 2)
-        await stage.press("tab", "enter")
-        await until(lambda: stage.link.daemon.ring.keys[old.id].state is KeyState.ACTIVE)
-        assert current(stage, "web").state is KeyState.REVOKED
+    async with running_app(tmp_path) as harness:
+        [old] = harness.app.state.retiring()
+        await choose(harness, old.id)
+        await harness.press("plus")
+        await until(lambda: isinstance(harness.app.screen, AskGrace))
+        await harness.press("tab", "enter")
+        await until(lambda: harness.link.daemon.ring.generation == 13)
+        await until(lambda: len(harness.app.screen_stack) == 1)
+        await harness.settle()
+        await harness.press("u")
+        await until(lambda: len(harness.app.screen_stack) == 2)
+        await harness.press("tab", "enter")
+        await until(lambda: harness.link.daemon.ring.keys[old.id].state is KeyState.ACTIVE)
+        assert current(harness, "web").state is KeyState.REVOKED
 
 
 async def test_a_client_is_added(tmp_path: Path) -> None:
     """A name, Enter, and the new client's key is shown once."""
-    async with on_stage(tmp_path) as stage:
-        await stage.press("K", "a")
-        await until(lambda: isinstance(stage.app.focused, Input))
-        await stage.type("tablet")
-        await stage.press("enter")
-        await until(lambda: isinstance(stage.app.screen, SecretDialog))
-        assert current(stage, "tablet").state is KeyState.ACTIVE
+    async with running_app(tmp_path) as harness:
+        await harness.press("K", "a")
+        await until(lambda: isinstance(harness.app.focused, Input))
+        await harness.type("tablet")
+        await harness.press("enter")
+        await until(lambda: isinstance(harness.app.screen, SecretDialog))
+        assert current(harness, "tablet").state is KeyState.ACTIVE
 
 
 class _Forgetful(DemoLink):
@@ -213,50 +213,50 @@ async def test_an_answer_that_never_came_is_asked_for_again_with_the_same_key(tm
         link.__class__ = _Forgetful
         return link
 
-    async with on_stage(tmp_path, wrap=forgetful) as stage:
-        old = current(stage, "web")
-        await choose(stage, old.id)
-        await stage.press("r")
-        await until(lambda: isinstance(stage.app.screen, AskGrace))
-        await stage.press("tab", "enter")
-        await until(lambda: any("was lost" in n.message for n in stage.app._notifications), "the word")
-        assert any("UNKNOWN" in n.message for n in stage.app._notifications)
+    async with running_app(tmp_path, wrap=forgetful) as harness:
+        old = current(harness, "web")
+        await choose(harness, old.id)
+        await harness.press("r")
+        await until(lambda: isinstance(harness.app.screen, AskGrace))
+        await harness.press("tab", "enter")
+        await until(lambda: any("was lost" in n.message for n in harness.app._notifications), "the word")
+        assert any("UNKNOWN" in n.message for n in harness.app._notifications)
         seen = _Forgetful.keys_seen
         assert len(seen) == 2
         assert len(set(seen)) == 1
-        assert stage.link.daemon.ring.generation == 13
+        assert harness.link.daemon.ring.generation == 13
 
 
 async def test_a_grace_is_written_as_everywhere_in_relayd_and_is_never_nothing(tmp_path: Path) -> None:
     """`2h` is a grace; `0s` and `2 weeks` are answered with what to do."""
-    async with on_stage(tmp_path) as stage:
-        await stage.press("K", "r")
-        await until(lambda: isinstance(stage.app.screen, AskGrace))
-        box = stage.app.screen.query_one(Input)
+    async with running_app(tmp_path) as harness:
+        await harness.press("K", "r")
+        await until(lambda: isinstance(harness.app.screen, AskGrace))
+        box = harness.app.screen.query_one(Input)
         for text, answer in (("2 weeks", "is no duration"), ("0s", "No time at all")):
             box.value = text
-            stage.app.screen.set_focus(box)
-            await stage.press("enter")
-            await until(lambda wanted=answer: wanted in " ".join(stage.text().split()), answer)  # type: ignore[misc]  # the loop's own value
+            harness.app.screen.set_focus(box)
+            await harness.press("enter")
+            await until(lambda wanted=answer: wanted in " ".join(harness.text().split()), answer)  # type: ignore[misc]  # the loop's own value
         box.value = " 2h "
-        await stage.press("enter")
-        await until(lambda: any(key.state is KeyState.RETIRING for key in stage.app.desk.ring.keys))
+        await harness.press("enter")
+        await until(lambda: any(key.state is KeyState.RETIRING for key in harness.app.state.ring.keys))
 
 
 async def test_whoever_still_sends_a_revoked_key_is_named(tmp_path: Path) -> None:
     """A client's only key is revoked: its row stays while it is sent, and says by whom."""
-    async with on_stage(tmp_path) as stage:
-        key = stage.app.desk.ring.keys[0]
+    async with running_app(tmp_path) as harness:
+        key = harness.app.state.ring.keys[0]
         dead = msgspec.structs.replace(
             key, state=KeyState.REVOKED, revoked_at=utc_text(NOON_S - 60), replaced_by=None
         )
-        stage.app.desk.set_ring(Ring(99, [dead]))
-        await stage.press("K")
-        assert key.id not in stage.text()
+        harness.app.state.set_ring(Ring(99, [dead]))
+        await harness.press("K")
+        assert key.id not in harness.text()
         refused = a_record(10**6, client=key.client, key_id=key.id, ip="192.0.2.77", outcome=Outcome.DENIED)
         refused.started_at = utc_text(NOON_S - 5)
-        stage.app.desk.started(Started(10**6, stage.app.desk.boot_id, refused))
-        await stage.settle()
-        assert "4 Keys !" in stage.text()
-        assert f"Dead key {key.id}" in stage.text()
-        assert f"refused {key.client}  192.0.2.77  1 time, last 5s ago" in stage.text()
+        harness.app.state.started(Started(10**6, harness.app.state.boot_id, refused))
+        await harness.settle()
+        assert "4 Keys !" in harness.text()
+        assert f"Dead key {key.id}" in harness.text()
+        assert f"refused {key.client}  192.0.2.77  1 time, last 5s ago" in harness.text()

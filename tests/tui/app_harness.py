@@ -1,4 +1,4 @@
-"""The app on a stage: a frozen, seeded daemon before it, no terminal behind it."""
+"""The app on a harness: a frozen, seeded daemon before it, no terminal behind it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tui.samples import NOON_S
 from tui.app import RelaydApp
 from tui.demo.link import DemoLink
 from tui.history import Reader
-from tui.model.desk import Contact
+from tui.model.app_state import Connection
 from tui.settings import SettingsFile
 from tui.terminal_app import Options
 
@@ -54,7 +54,7 @@ def files(directory: Path, pattern: str) -> list[Path]:
 
 
 @dataclass
-class Stage:
+class AppHarness:
     """The app, the daemon that it plays with, and the hands of an operator."""
 
     app: RelaydApp
@@ -105,12 +105,12 @@ class Stage:
         await self.settle()
 
     def _knows_all(self) -> bool:
-        desk, daemon = self.app.desk, self.link.daemon
-        if desk.status is None or desk.status.seq != daemon.seq or desk.ring != daemon.ring.ring():
+        state, daemon = self.app.state, self.link.daemon
+        if state.status is None or state.status.seq != daemon.seq or state.ring != daemon.ring.ring():
             self.app.feed.look_soon()
             return False
-        told = not daemon.open or desk.live.at_s > daemon.now_s - 0.999
-        return desk.log_seq == daemon.seq and told
+        told = not daemon.open or state.open_streams.at_s > daemon.now_s - 0.999
+        return state.log_seq == daemon.seq and told
 
     async def settle(self) -> None:
         """Wait until what is known is drawn."""
@@ -134,7 +134,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(  # noqa: PLR0913 - a stage is set by many things
+async def running_app(  # noqa: PLR0913 - a harness is set by many things
     tmp_path: Path,
     *,
     size: tuple[int, int] = (80, 24),
@@ -145,7 +145,7 @@ async def on_stage(  # noqa: PLR0913 - a stage is set by many things
     archive: Callable[[], Reader | None] | None = None,
     wait_live: bool = True,
     history_s: float = SHORT_HISTORY_S,
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[AppHarness]:
     """A running app on a frozen demo daemon of 25 minutes of history."""
     link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=history_s)
     options = Options("demo", readonly, {"HOME": str(tmp_path), **(env or TRUECOLOR)}, redraw_every_s=0.0)
@@ -153,9 +153,9 @@ async def on_stage(  # noqa: PLR0913 - a stage is set by many things
         wrap(link), options, SettingsFile(tmp_path / "tui.json"), now_s=link.now_s, open_archive=archive
     )
     async with app.run_test(size=size) as pilot:
-        stage = Stage(app, link, pilot)
+        harness = AppHarness(app, link, pilot)
         if wait_live:
-            await until(lambda: app.desk.contact is Contact.LIVE, "contact")
+            await until(lambda: app.state.connection is Connection.LIVE, "contact")
             await until(lambda: app.feed.history.exhausted, "the backlog")
-            await stage.settle()
-        yield stage
+            await harness.settle()
+        yield harness

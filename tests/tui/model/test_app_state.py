@@ -1,4 +1,4 @@
-"""What events make of the desk."""
+"""What events make of the state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relayd.admin.schema import (
 )
 from relayd.state.events import Ended
 from tests.tui.samples import NOON_S, a_record, an_open
-from tui.model.desk import Desk
+from tui.model.app_state import AppState
 from tui.model.store import record_key
 
 
@@ -36,40 +36,40 @@ def progress_of(record: RequestRecord, phase: Phase, deltas: int) -> Progress:
     return Progress(utc_text(NOON_S + record.seq + 1), [stream])
 
 
-def matches(desk: Desk) -> list[int]:
+def matches(state: AppState) -> list[int]:
     """The `seq` of every record that passes the filter."""
-    while desk.view.scan():
+    while state.view.scan():
         pass
-    return [desk.view.key_at(index) >> 1 for index in range(len(desk.view))]
+    return [state.view.key_at(index) >> 1 for index in range(len(state.view))]
 
 
 def test_a_filter_sees_how_far_an_open_request_is() -> None:
     """The log has its start alone; the filter goes by its last progress, set before or after it."""
-    desk = Desk(1000)
+    state = AppState(1000)
     running = an_open(7)
-    desk.started(Started(7, "boot-1", running))
-    desk.view.set_filter(parse_filter("phase=streaming deltas>=5"))
-    assert matches(desk) == []
-    desk.progress(progress_of(running, Phase.STREAMING, 5))
-    assert matches(desk) == [7]
-    desk.view.set_filter(parse_filter("phase=streaming"))
-    assert matches(desk) == [7]
-    desk.view.set_filter(parse_filter("phase=waiting"))
-    assert matches(desk) == []
-    desk.view.set_filter(parse_filter("phase!=done"))
-    desk.ended(Ended(9, "boot-1", a_record(7)))
-    assert matches(desk) == []
+    state.started(Started(7, "boot-1", running))
+    state.view.set_filter(parse_filter("phase=streaming deltas>=5"))
+    assert matches(state) == []
+    state.progress(progress_of(running, Phase.STREAMING, 5))
+    assert matches(state) == [7]
+    state.view.set_filter(parse_filter("phase=streaming"))
+    assert matches(state) == [7]
+    state.view.set_filter(parse_filter("phase=waiting"))
+    assert matches(state) == []
+    state.view.set_filter(parse_filter("phase!=done"))
+    state.ended(Ended(9, "boot-1", a_record(7)))
+    assert matches(state) == []
 
 
 def test_a_stream_finds_its_record_whichever_came_first() -> None:
     """A stream that was open before the app came is joined to its record when that is loaded."""
-    desk = Desk(1000)
-    desk.boot_id = "boot-1"
+    state = AppState(1000)
+    state.boot_id = "boot-1"
     running = an_open(3)
-    desk.progress(progress_of(running, Phase.STREAMING, 4))
-    assert desk.live.streams[running.id].seq is None
-    desk.backlog([running])
-    assert desk.live.streams[running.id].seq == 3
-    row = desk.view.get(record_key(3))
+    state.progress(progress_of(running, Phase.STREAMING, 4))
+    assert state.open_streams.streams[running.id].seq is None
+    state.backlog([running])
+    assert state.open_streams.streams[running.id].seq == 3
+    row = state.view.get(record_key(3))
     assert isinstance(row, RequestRecord)
     assert (row.phase, row.deltas) == (Phase.STREAMING, 4)

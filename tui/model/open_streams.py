@@ -59,7 +59,7 @@ class OpenStream:
         return self.at_s - self.progress.age_ms / 1000
 
 
-class Live:
+class OpenStreams:
     """Open streams by id, and the last minute of deltas per second over all of them."""
 
     def __init__(self) -> None:

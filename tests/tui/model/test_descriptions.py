@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from relayd.admin.schema import Outcome, Phase
 from tests.tui.samples import a_failure, a_record, an_open
+from tui.model.descriptions import cause, state_word, time_parts, where_the_time_went
 from tui.model.units import age, bytes_text, count, countdown, duration, plural
-from tui.model.words import cause, state_word, time_parts, where_the_time_went
 
 
 @given(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import KeyChange, KeyInfo, epoch_s
-from tui.key_order import ASKS
 from tui.model.secret import Secret
 from tui.model.text import neutral
 from tui.model.units import clock, in_words, plural
 from tui.screens.confirm import Confirm
 from tui.screens.key_dialogs import AskClient, AskGrace, AskRevoke
 from tui.screens.secret import SecretDialog
+from tui.type_ahead import ASKS
 
 if TYPE_CHECKING:
     from tui.app import RelaydApp
@@ -23,7 +23,7 @@ _MAX_NAMED = 4
 _GROUP = f"{ASKS}-key"
 
 
-class KeyFlows:
+class KeyActions:
     """Each method starts one flow and returns at once."""
 
     def __init__(self, app: RelaydApp, save_directory: Path) -> None:
@@ -52,7 +52,7 @@ class KeyFlows:
 
     def _open_streams(self) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for stream in self._app.desk.live.streams.values():
+        for stream in self._app.state.open_streams.streams.values():
             key_id = stream.progress.key_id
             if key_id is not None:
                 counts[key_id] = counts.get(key_id, 0) + 1
@@ -65,14 +65,14 @@ class KeyFlows:
         if grace_s is None:
             return
         await self._make(
-            self._app.operator.rotate(key.id, grace_s),
+            self._app.commands.rotate(key.id, grace_s),
             "Not rotated",
             f"The old key {key.id} works for {in_words(grace_s)} more.",
         )
 
     def _what_rotates(self, key: KeyInfo) -> str:
         app = self._app
-        users = [use for use in app.desk.evidence.users(key.id, app.now_s()) if use.requests]
+        users = [use for use in app.state.evidence.users(key.id, app.now_s()) if use.requests]
         named = ", ".join(use.ip for use in users[:_MAX_NAMED])
         more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
         who = (
@@ -93,17 +93,17 @@ class KeyFlows:
         try:
             change = await question
         except AdminClientError as error:
-            app.tell(f"{failed}: {error}", bad=True)
+            app.notify(f"{failed}: {error}", severity="error")
             return
         secret = Secret(change.secret) if change.secret is not None else None
         client = neutral(change.key.client)
         del change
         await app.look_at_ring()
         if secret is None:
-            app.tell(
+            app.notify(
                 "It was done, but the answer with the new key was lost on the way."
                 " Rotate again to get a key that you can read.",
-                bad=True,
+                severity="error",
             )
             return
         await app.push_screen_wait(SecretDialog(client, secret, note, self._save_directory))
@@ -112,13 +112,13 @@ class KeyFlows:
     async def _add(self) -> None:
         app = self._app
         known = frozenset(
-            key.client for key in app.desk.ring.keys if key.revoked_at is None and key.expires_at is None
+            key.client for key in app.state.ring.keys if key.revoked_at is None and key.expires_at is None
         )
         client = await app.push_screen_wait(AskClient(known))
         if client is None:
             return
         await self._make(
-            app.operator.add(client), "Not added", f"The client {client} can use it from now on."
+            app.commands.add(client), "Not added", f"The client {client} can use it from now on."
         )
 
     async def _extend(self, key: KeyInfo) -> None:
@@ -132,8 +132,8 @@ class KeyFlows:
                 default="15m",
             )
         )
-        if by_s is not None and await app.attempt("Not extended", app.operator.extend(key.id, by_s)):
-            app.tell(f"The old key {key.id} works {in_words(by_s)} longer.")
+        if by_s is not None and await app.attempt("Not extended", app.commands.extend(key.id, by_s)):
+            app.notify(f"The old key {key.id} works {in_words(by_s)} longer.")
             await app.look_at_ring()
 
     async def _undo(self, key: KeyInfo) -> None:
@@ -146,20 +146,20 @@ class KeyFlows:
                 "Undo the rotation",
             )
         )
-        if sure and await app.attempt("Not undone", app.operator.undo(key.id)):
-            app.tell(f"The key {key.id} of {key.client} is active again.")
+        if sure and await app.attempt("Not undone", app.commands.undo(key.id)):
+            app.notify(f"The key {key.id} of {key.client} is active again.")
             await app.look_at_ring()
 
     async def _revoke(self, key: KeyInfo | None) -> None:
         app = self._app
-        answer = await app.push_screen_wait(AskRevoke(key, app.desk.ring.keys, self._open_streams()))
+        answer = await app.push_screen_wait(AskRevoke(key, app.state.ring.keys, self._open_streams()))
         if answer is None:
             return
         try:
-            change = await app.operator.revoke(answer.key.id, cut=answer.cut)
+            change = await app.commands.revoke(answer.key.id, cut=answer.cut)
         except AdminClientError as error:
-            app.tell(f"Not revoked: {error}", bad=True)
+            app.notify(f"Not revoked: {error}", severity="error")
         else:
             cut = f"; {plural(change.cut, 'stream')} cut" if answer.cut else ""
-            app.tell(f"The key {answer.key.id} of {answer.key.client} is revoked{cut}.")
+            app.notify(f"The key {answer.key.id} of {answer.key.client} is revoked{cut}.")
         await app.look_at_ring()

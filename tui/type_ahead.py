@@ -28,7 +28,7 @@ _LOOK_EVERY_S = 0.005
 _GIVE_UP_S = 5.0
 
 
-class KeyOrder:
+class TypeAhead:
     """The keys of one app.
 
     Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relayd.admin.schema import Intake, RequestRecord
-from tui.key_order import ASKS
 from tui.model.units import plural
 from tui.screens.confirm import Confirm
+from tui.type_ahead import ASKS
 
 if TYPE_CHECKING:
     from tui.app import RelaydApp
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GROUP = f"{ASKS}-control"
 
 
-class Control:
+class StreamActions:
     """Each method starts one flow and returns at once; one that can't run now says why."""
 
     def __init__(self, app: RelaydApp) -> None:
@@ -23,7 +23,7 @@ class Control:
 
     def cancel(self, record: RequestRecord) -> None:
         """Ask, then end one stream."""
-        refusal = self._app.operator.refusal() or ("" if record.outcome is None else "this request has ended")
+        refusal = self._app.commands.refusal() or ("" if record.outcome is None else "this request has ended")
         if refusal:
             self._app.action_explain(refusal)
             return
@@ -39,16 +39,16 @@ class Control:
             no="Leave it",
         )
         sure = await self._app.push_screen_wait(question)
-        if sure and await self._app.attempt("Not cancelled", self._app.operator.cancel(record.id)):
-            self._app.tell("The daemon cancelled the request.")
+        if sure and await self._app.attempt("Not cancelled", self._app.commands.cancel(record.id)):
+            self._app.notify("The daemon cancelled the request.")
 
     def pause_or_resume(self) -> None:
         """Take no new work after a question, or take it again."""
-        refusal = self._app.operator.refusal()
+        refusal = self._app.commands.refusal()
         if refusal:
             self._app.action_explain(refusal)
             return
-        status = self._app.desk.status
+        status = self._app.state.status
         live = status is None or status.intake is Intake.LIVE
         if live:
             self._app.run_worker(self._pause(), exclusive=True, group=_GROUP)
@@ -62,36 +62,37 @@ class Control:
             "Pause",
         )
         if await self._app.push_screen_wait(question) and await self._app.attempt(
-            "Not paused", self._app.operator.pause()
+            "Not paused", self._app.commands.pause()
         ):
-            self._app.tell("Intake is paused; P resumes it.")
+            self._app.notify("Intake is paused; P resumes it.")
         self._app.feed.look_soon()
 
     async def _resume(self) -> None:
-        if await self._app.attempt("Not resumed", self._app.operator.resume()):
-            self._app.tell("The daemon takes new work again.")
+        if await self._app.attempt("Not resumed", self._app.commands.resume()):
+            self._app.notify("The daemon takes new work again.")
         self._app.feed.look_soon()
 
     def drain(self) -> None:
         """Ask, with the count and an estimate, then let the daemon finish and stop."""
-        refusal = self._app.operator.refusal()
+        refusal = self._app.commands.refusal()
         if refusal:
             self._app.action_explain(refusal)
             return
         self._app.run_worker(self._drain(), exclusive=True, group=_GROUP)
 
     async def _drain(self) -> None:
-        desk = self._app.desk
-        at_most = f"{desk.status.drain_timeout_s:.0f} s" if desk.status is not None else "the drain timeout"
+        state = self._app.state
+        at_most = f"{state.status.drain_timeout_s:.0f} s" if state.status is not None else "the drain timeout"
+        open_now = plural(len(state.open_streams.streams), "stream")
         question = Confirm(
             "Drain, then stop the daemon?",
-            f"{plural(len(desk.live.streams), 'stream')} open now. They may finish, for at most {at_most};"
+            f"{open_now} open now. They may finish, for at most {at_most};"
             " what is left then ends with `draining`.\n"
             "After that the daemon stops. It does not come back unless a supervisor starts it.",
             "Drain and stop",
         )
         if await self._app.push_screen_wait(question) and await self._app.attempt(
-            "Not drained", self._app.operator.drain()
+            "Not drained", self._app.commands.drain()
         ):
-            self._app.tell("Draining.")
+            self._app.notify("Draining.")
             self._app.feed.look_soon()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from relayd.admin.client import AdminClientError, AnswerUnknown, NoDaemon
 from relayd.admin.link import Link
 from relayd.admin.schema import KeyChange, Status
-from tui.model.desk import Contact, Desk
+from tui.model.app_state import AppState, Connection
 
 T = TypeVar("T")
 _TRIES = 8
@@ -21,20 +21,20 @@ class ReadOnly(AdminClientError):
     """The app was started with --readonly, or the daemon speaks another version."""
 
 
-class Operator:
+class DaemonCommands:
     """Changes the daemon. `unknown` is told when an answer never came and the question is repeated."""
 
     def __init__(
         self,
         link: Link,
-        desk: Desk,
+        state: AppState,
         *,
         readonly: bool,
         unknown: Callable[[str], None],
         again_s: float = _AGAIN_S,
     ) -> None:
         self._link = link
-        self._desk = desk
+        self._state = state
         self._readonly = readonly
         self._unknown = unknown
         self._again_s = again_s
@@ -43,18 +43,18 @@ class Operator:
         """Why nothing can be changed now; empty when it can."""
         if self._readonly:
             return "read-only: the app was started with --readonly"
-        if self._desk.contact is Contact.LIVE:
+        if self._state.connection is Connection.LIVE:
             return ""
         return {
-            Contact.DOWN: "the daemon is down",
-            Contact.CONNECTING: "there is no connection to the daemon",
-            Contact.DENIED: "this user may not use the admin socket",
-            Contact.MISMATCH: "the daemon speaks another version",
-        }[self._desk.contact]
+            Connection.DOWN: "the daemon is down",
+            Connection.CONNECTING: "there is no connection to the daemon",
+            Connection.DENIED: "this user may not use the admin socket",
+            Connection.MISMATCH: "the daemon speaks another version",
+        }[self._state.connection]
 
     async def rotate(self, key_id: str, grace_s: float) -> KeyChange:
         """A new key for the client of this one."""
-        generation = self._desk.ring.generation
+        generation = self._state.ring.generation
         return await self._ask(
             lambda key: self._link.rotate_key(
                 key_id, grace_s=grace_s, generation=generation, idempotency_key=key
@@ -63,28 +63,28 @@ class Operator:
 
     async def add(self, client: str) -> KeyChange:
         """A first key for a new client."""
-        generation = self._desk.ring.generation
+        generation = self._state.ring.generation
         return await self._ask(
             lambda key: self._link.add_key(client, generation=generation, idempotency_key=key)
         )
 
     async def extend(self, key_id: str, by_s: float) -> KeyChange:
         """A longer grace."""
-        generation = self._desk.ring.generation
+        generation = self._state.ring.generation
         return await self._ask(
             lambda key: self._link.extend_key(key_id, by_s=by_s, generation=generation, idempotency_key=key)
         )
 
     async def undo(self, key_id: str) -> KeyChange:
         """The old key active again, the new one revoked."""
-        generation = self._desk.ring.generation
+        generation = self._state.ring.generation
         return await self._ask(
             lambda key: self._link.undo_key(key_id, generation=generation, idempotency_key=key)
         )
 
     async def revoke(self, key_id: str, *, cut: bool) -> KeyChange:
         """The end of a key, now."""
-        generation = self._desk.ring.generation
+        generation = self._state.ring.generation
         return await self._ask(
             lambda key: self._link.revoke_key(key_id, cut=cut, generation=generation, idempotency_key=key)
         )

@@ -23,8 +23,8 @@ from relayd.admin.schema import (
     epoch_s,
 )
 from tui.model.evidence import Evidence
-from tui.model.live import Live
 from tui.model.marks import Mark, MarkKind
+from tui.model.open_streams import OpenStreams
 from tui.model.stats import Stats
 from tui.model.store import RecordStore, record_key
 from tui.model.text import neutral, neutral_entry, neutral_key, neutral_record
@@ -34,7 +34,7 @@ MAX_AUDIT = 5000
 _HOUR_S = 3600
 
 
-class Contact(StrEnum):
+class Connection(StrEnum):
     """How the app stands to the daemon; what the header says first."""
 
     CONNECTING = "CONNECTING"
@@ -44,20 +44,20 @@ class Contact(StrEnum):
     MISMATCH = "VERSION MISMATCH"
 
 
-class Desk:
+class AppState:
     """The model behind every screen. Screens read it; only the feed writes it."""
 
     def __init__(self, keep: int) -> None:
         self.store = RecordStore(keep)
-        self.live = Live()
-        self.view = View(self.store, self.live.fill)
+        self.open_streams = OpenStreams()
+        self.view = View(self.store, self.open_streams.fill)
         self.stats = Stats()
         self.evidence = Evidence()
         self.status: Status | None = None
         self.ring = Ring(0, [])
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
-        self.contact = Contact.CONNECTING
+        self.connection = Connection.CONNECTING
         self.trouble = ""
         """Why there is no live contact, and what to do: sentences."""
         self.boot_id = ""
@@ -68,14 +68,18 @@ class Desk:
     @property
     def state_word(self) -> str:
         """One word for the header: contact first, then what the daemon says of its intake."""
-        if self.contact is Contact.LIVE and self.status is not None and self.status.intake is not Intake.LIVE:
+        if (
+            self.connection is Connection.LIVE
+            and self.status is not None
+            and self.status.intake is not Intake.LIVE
+        ):
             return self.status.intake.value.upper()
-        return self.contact.value
+        return self.connection.value
 
-    def set_contact(self, contact: Contact, trouble: str = "") -> None:
+    def set_connection(self, contact: Connection, trouble: str = "") -> None:
         """Say how things stand."""
-        if (contact, trouble) != (self.contact, self.trouble):
-            self.contact, self.trouble = contact, neutral(trouble, 1000)
+        if (contact, trouble) != (self.connection, self.trouble):
+            self.connection, self.trouble = contact, neutral(trouble, 1000)
             self.revision += 1
 
     def set_status(self, status: Status) -> None:
@@ -115,7 +119,7 @@ class Desk:
         boot_id = neutral(boot_id)
         if self.boot_id and boot_id != self.boot_id:
             self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
-            self.live.clear()
+            self.open_streams.clear()
         self.boot_id = boot_id
         self.revision += 1
 
@@ -130,7 +134,7 @@ class Desk:
             if count:
                 self.stats.add(record)
             if record.outcome is None and record.boot_id == self.boot_id:
-                self.live.started(record)
+                self.open_streams.started(record)
         self.revision += 1
 
     def started(self, event: Started) -> None:
@@ -141,7 +145,7 @@ class Desk:
         self._note_evidence(record)
         self.store.put(record)
         self.stats.add(record)
-        self.live.started(record)
+        self.open_streams.started(record)
 
     def ended(self, event: Ended) -> None:
         """A request ended."""
@@ -151,7 +155,7 @@ class Desk:
             self._note_evidence(record)
             self.store.put(record)
             self.stats.add(record)
-        self.live.ended(record.id)
+        self.open_streams.ended(record.id)
         self._advance(event.seq)
 
     def _note_evidence(self, record: RequestRecord) -> None:
@@ -186,9 +190,9 @@ class Desk:
 
     def progress(self, event: Progress) -> None:
         """Where every open stream is."""
-        self.live.progress(event)
+        self.open_streams.progress(event)
         self.view.judge_again(
-            record_key(stream.seq) for stream in self.live.streams.values() if stream.seq is not None
+            record_key(stream.seq) for stream in self.open_streams.streams.values() if stream.seq is not None
         )
         self.revision += 1
 

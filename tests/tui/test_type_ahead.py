@@ -1,0 +1,106 @@
+"""Keys typed faster than the app opens what they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual import events
+from textual.widgets import Input
+
+from tests.tui.app_harness import AppHarness, running_app, until
+from tui.screens.key_dialogs import AskRevoke
+from tui.screens.requests import RequestsPane
+
+
+def type_at_once(harness: AppHarness, *keys: str) -> None:
+    """All keys in one read of the terminal, as a paste or a fast hand over a slow line sends them."""
+    for key in keys:
+        char = {"slash": "/", "exclamation_mark": "!", "colon": ":", "equals_sign": "="}.get(key, key)
+        harness.app.post_message(events.Key(key, char if len(char) == 1 else None))
+
+
+async def choose_a_running_request(harness: AppHarness) -> str:
+    """Put the cursor on one; returns its id."""
+    await harness.go_on(4)
+    pane = harness.app.main.query_one(RequestsPane)
+    while (record := pane.chosen()) is None or record.id not in harness.link.daemon.open:
+        pane.rows.go_to(pane.rows.cursor - 1)
+    return record.id
+
+
+async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list(tmp_path: Path) -> None:
+    """`/x` typed at once on a running request filters by x; nothing asks to cancel."""
+    async with running_app(tmp_path) as harness:
+        await choose_a_running_request(harness)
+        type_at_once(harness, "slash", "x", "x", "D", "e")
+        box = harness.app.main.query_one("#filter-input", Input)
+        await until(lambda: len(box.value) == 4, "the filter")
+        assert box.value == "xxDe"
+        assert len(harness.app.screen_stack) == 1
+        assert not [worker for worker in harness.app.workers if worker.group.startswith("asks")]
+
+
+async def test_a_leaked_key_is_named_in_one_go(tmp_path: Path) -> None:
+    """`K`, `!` and four characters typed at once opens one dialog, with the four characters in its field."""
+    async with running_app(tmp_path) as harness:
+        last = harness.app.state.ring.keys[0].id[-4:]
+        type_at_once(harness, "K", "exclamation_mark", *last)
+        await until(lambda: isinstance(harness.app.screen, AskRevoke), "the dialog")
+        await until(lambda: [field.value for field in harness.app.screen.query(Input)] == [last], "the name")
+        assert len(harness.app.screen_stack) == 2
+
+
+@pytest.mark.parametrize(
+    ("opener", "screen"), [("colon", "CommandPalette"), ("question_mark", "HelpScreen"), ("t", "AskTime")]
+)
+async def test_keys_right_after_what_opens_a_window_wait_for_it(
+    tmp_path: Path, opener: str, screen: str
+) -> None:
+    """The next key, which would cancel or drain, goes to the window."""
+    async with running_app(tmp_path) as harness:
+        await choose_a_running_request(harness)
+        type_at_once(harness, opener, "x", "D")
+        await until(lambda: type(harness.app.screen).__name__ == screen, screen)
+        await harness.quiet()
+        assert len(harness.app.screen_stack) == 2
+        fields = harness.app.screen.query(Input)
+        assert [field.value for field in fields] == ["xD"] * len(fields)
+        # Textual's palette asks for its own list also while the app ends beneath it, and fails the app then.
+        for _ in range(2):
+            if len(harness.app.screen_stack) > 1:
+                await harness.pilot.press("escape")
+        await until(lambda: len(harness.app.screen_stack) == 1, "the end of the window")
+
+
+@pytest.mark.parametrize(("leave", "kept"), [("enter", "web"), ("escape", "")])
+async def test_keys_right_after_the_filter_are_for_the_list_again(
+    tmp_path: Path, leave: str, kept: str
+) -> None:
+    """A filter, Enter or Escape, and `P` at once: all of the filter counts, and P asks its question."""
+    async with running_app(tmp_path) as harness:
+        type_at_once(harness, "slash", "w", "e", "b", leave, "P")
+        await until(lambda: type(harness.app.screen).__name__ == "Confirm", "the question")
+        await harness.quiet()
+        chosen = harness.app.state.view.filter
+        assert (chosen.text if chosen is not None else "") == kept
+        assert harness.app.settings.filter == kept
+
+
+async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
+    """Enter on it does nothing, and what is typed next goes on writing it."""
+    async with running_app(tmp_path) as harness:
+        type_at_once(harness, "slash", "b", "equals_sign", "x", "enter", "P")
+        box = harness.app.main.query_one("#filter-input", Input)
+        await until(lambda: box.value == "b=xP", "the text")
+        assert len(harness.app.screen_stack) == 1
+
+
+async def test_editing_keys_keep_their_place_among_what_is_typed(tmp_path: Path) -> None:
+    """Typed, cleared, typed again and kept, at once: the last text is the filter."""
+    async with running_app(tmp_path) as harness:
+        type_at_once(harness, "slash", "w", "e", "b", "ctrl+u", "c", "x", "backspace", "i", "enter")
+        await until(lambda: harness.app.settings.filter == "ci", "the filter")
+        await harness.quiet()
+        assert harness.app.state.view.filter is not None
+        assert harness.app.state.view.filter.text == "ci"
