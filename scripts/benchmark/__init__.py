@@ -1,1 +1,1 @@
-"""The benchmark behind `scripts/bench`: relayd and its peers on one upstream and one load."""
+"""The benchmark of `scripts/bench`."""

@@ -1,156 +1,178 @@
-"""`scripts/bench`: relayd beside its peers on one upstream and one load, in one table."""
+"""Measure relayd beside the version before and its peers: one upstream, one load, one table."""
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import json
 import os
 import platform
+import statistics
 import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmark.install import CannotRun, install
-from benchmark.loads import LOADS, Load
-from benchmark.measure import Bench, Figures, bench_of_this_machine
-from benchmark.peers import HOME, PEERS, RELAYD, ROOT, Peer, before
-from benchmark.process import DidNotStart, machine_ticks
-from benchmark.rows import ROWS
-from benchmark.table import put_between_markers, render
+from benchmark.programs import CannotRunError, machine_ticks, stolen_share
+from benchmark.relays import MORE_PEERS, PEERS, ROOT, Relay, before, this_tree
+from benchmark.rows import ADDED, ROWS, Bench, Figures, Run
 
-_PAGE = ROOT / "docs" / "performance.md"
+_PAGE = ROOT / "docs/performance.md"
+_MARKERS = ("<!-- bench:begin -->", "<!-- bench:end -->")
+_QUICK_ROWS, _QUICK_ROUNDS = ["paced", "churn"], 4
 
 
-def _arguments() -> argparse.Namespace:
-    names = [peer.name for peer in (RELAYD, *PEERS)]
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="relayd alone, one round, nothing held")
-    parser.add_argument("--only", type=_names(names), help=f"some relays: {','.join(names)}")
-    parser.add_argument("--loads", type=_names([load.name for load in LOADS]), help="some loads")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved; the table has their medians")
-    parser.add_argument(
-        "--against", type=Path, help="relayd in another checkout, measured beside this one as 'before'"
-    )
-    parser.add_argument("--no-hold", action="store_true", help="leave out the streams that are held")
-    parser.add_argument("--rows", type=_names(list(ROWS)), help=f"instead of relays: {','.join(ROWS)}")
-    return parser.parse_args()
+class Results:
+    """All figures by relay and title, each with its rounds, and what went wrong."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, dict[str, list[float]]] = {}
+        self.notes: dict[str, None] = {}
+
+    def add(self, relay: Relay, figures: Figures, notes: Sequence[str] = ()) -> None:
+        """Take the figures of one run."""
+        column = self.figures.setdefault(relay.name, defaultdict(list))
+        for title, value in figures.items():
+            column[title].append(value)
+        self.notes |= {f"{relay.name}: {note}": None for note in notes}
+
+    def table(self) -> str:
+        """Return the medians as a Markdown table, relays across."""
+        titles = dict.fromkeys(title for column in self.figures.values() for title in column)
+        cells = [["", *self.figures]]
+        for title in titles:
+            rounds = [column.get(title) for column in self.figures.values()]
+            cells.append([title, *("" if r is None else _number(statistics.median(r)) for r in rounds)])
+        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+        cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+        return "\n".join(
+            "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
+            for row in cells
+        )
 
 
-def _names(known: list[str]) -> type:
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
-        return names
-
-    return read  # type: ignore[return-value]  # argparse takes any callable
+def _number(value: float) -> str:
+    digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2  # noqa: PLR2004 - 3 digits are enough
+    return f"{value:,.{digits}f}"
 
 
 def main() -> int:
-    """Run what was asked for; 1 where relayd itself could not be measured."""
-    asked = _arguments()
-    if asked.rows:
-        for name in asked.rows:
-            text = ROWS[name]()
-            print(text, flush=True)
-            put_between_markers(_PAGE, name, text)
-        return 0
-    relays, loads = _chosen(asked)
-    versions, notes = _installed(relays)
-    figures: dict[str, list[Figures]] = {name: [] for name in versions}
-    averages: list[float] = []
-    ticks = machine_ticks()
-    rounds = 1 if asked.quick else asked.rounds
-    with bench_of_this_machine() as bench:
-        for number in range(rounds):
-            averages.append(os.getloadavg()[0])
-            hold = number == rounds - 1 and not (asked.quick or asked.no_hold)
-            _one_round(bench, [peer for peer in relays if peer.name in versions], loads, hold, figures, notes)
-    stolen = [after - before for before, after in zip(ticks, machine_ticks(), strict=True)]
-    disturbed = (
-        f"Load average before each round: {', '.join(f'{average:.1f}' for average in averages)}; "
-        f"{100 * stolen[1] / stolen[0]:.0f} % of the machine's time went to other machines."
+    """Run the rows that were asked for; return 1 if this tree could not be measured."""
+    args = _arguments()
+    if args.go_first:
+        # The session that this process shares with all that it starts (sched(7)).
+        Path("/proc/self/autogroup").write_text("-19")
+    results = Results()
+    relays = _installed(args, results)
+    averages, ticks = [], machine_ticks()
+    with Bench() as bench:
+        for _ in range(args.rounds):
+            averages.append(f"{os.getloadavg()[0]:.1f}")
+            _one_round(bench, relays, args.rows, results, compare=not args.quick)
+        for name in args.rows:
+            if ROWS[name].fresh:
+                _fresh(bench, relays, name, results)
+    named = ", ".join(f"{relay.name} {version}" for relay, version in relays.items())
+    stolen = stolen_share(ticks, machine_ticks())
+    about = (
+        f"{datetime.now(UTC):%Y-%m-%d}, medians of {args.rounds} interleaved rounds. {named}; Python"
+        f" {platform.python_version()}, Linux {platform.release().partition('-')[0]}, {_processor()}."
+        f" Load average before each round: {', '.join(averages)}; {stolen:.0%} of the machine's time went"
+        " to other machines."
     )
-    text = _text(figures, versions, notes, disturbed, len(averages))
-    print(text)
-    _keep(figures, versions, notes, disturbed)
-    if asked.quick or asked.only or asked.loads or asked.no_hold or asked.against:
-        print(f"\nA part of the benchmark: docs/{_PAGE.name} stays as it is.", file=sys.stderr)
-    else:
-        put_between_markers(_PAGE, "relays", text)
-    return 0 if figures.get(RELAYD.name) else 1
+    text = "\n".join([about, "", results.table(), *(f"\n- {note}" for note in results.notes)])
+    print(text, flush=True)
+    if args.write:
+        _put_between_markers(_PAGE, text)
+    return 0 if "relayd" in results.figures else 1
 
 
-def _chosen(asked: argparse.Namespace) -> tuple[list[Peer], list[Load]]:
-    names = asked.only or ([RELAYD.name] if asked.quick else [peer.name for peer in (RELAYD, *PEERS)])
-    relays = [peer for peer in (RELAYD, *PEERS) if peer.name in names]
-    if asked.against:
-        relays.insert(0, before(asked.against))
-    return relays, [load for load in LOADS if not asked.loads or load.name in asked.loads]
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, epilog=f"Rows: {', '.join(ROWS)}. All if none is named."
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
+    parser.add_argument("--against", metavar="DIR_OR_REV", help="also measure this checkout or git revision")
+    parser.add_argument("--all-peers", action="store_true", help="also LiteLLM, Portkey and openai-forward")
+    parser.add_argument("--only-relayd", action="store_true", help="no peers")
+    parser.add_argument("--rounds", type=int, help="interleaved; the table has the medians (default: 3)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="did a delta get dearer? Three minutes: two rows, no peer but nginx",
+    )
+    parser.add_argument("--write", action="store_true", help=f"put the table into docs/{_PAGE.name}")
+    parser.add_argument("--go-first", action="store_true", help="ahead of others on this machine (as root)")
+    args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"There is no row {', '.join(unknown)}; there are {', '.join(ROWS)}.")
+    args.rows = args.rows or (_QUICK_ROWS if args.quick else list(ROWS))
+    args.rounds = args.rounds or (_QUICK_ROUNDS if args.quick else 3)
+    return args
 
 
-def _installed(relays: list[Peer]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Versions of what can run, and why the rest cannot."""
-    versions: dict[str, str] = {}
-    notes: dict[str, list[str]] = {}
-    for peer in relays:
+def _installed(args: argparse.Namespace, results: Results) -> dict[Relay, str]:
+    """Return the relays that can run, with their versions; note why others cannot."""
+    relays = [this_tree()]
+    if args.against:
+        relays.insert(0, before(args.against))
+    if not args.only_relayd:
+        relays += [peer for peer in PEERS if not args.quick or peer.name == "nginx"]
+    if args.all_peers:
+        relays += MORE_PEERS
+    versions = {}
+    for relay in relays:
         try:
-            versions[peer.name] = install(peer.name) if peer in PEERS else _own_version()
-        except CannotRun as reason:
-            notes[peer.name] = [f"did not run: {reason}"]
-    return versions, notes
-
-
-def _own_version() -> str:
-    from relayd import __version__  # noqa: PLC0415 - peers are measured where relayd is broken, too
-
-    return __version__
+            versions[relay] = relay.install()
+        except CannotRunError as reason:
+            results.notes[f"{relay.name} did not run: {reason}"] = None
+    return versions
 
 
 def _one_round(
-    bench: Bench,
-    relays: list[Peer],
-    loads: list[Load],
-    hold: bool,  # noqa: FBT001 - one caller, by name of the variable
-    figures: dict[str, list[Figures]],
-    notes: dict[str, list[str]],
+    bench: Bench, relays: Mapping[Relay, str], rows: Sequence[str], results: Results, *, compare: bool
 ) -> None:
-    _say("direct")
-    direct = bench.direct(loads)
+    """Start every relay once, and measure all rows that share one start."""
+    rows = [name for name in rows if not ROWS[name].fresh]
+    if not rows:
+        return
+    direct = _measured(bench.direct(), [name for name in rows if name != "idle"]) if compare else {}
     for relay in relays:
-        _say(relay.name)
         try:
-            found, wrong = bench.measure(relay, loads, direct, hold=hold)
-        except DidNotStart as reason:
-            notes.setdefault(relay.name, []).append(f"did not run: {reason}")
+            with bench.running(relay) as run:
+                figures = _measured(run, rows)
+        except CannotRunError as reason:
+            results.add(relay, {}, [f"did not run: {reason}"])
             continue
-        figures[relay.name].append(found)
-        notes.setdefault(relay.name, []).extend(wrong)
+        added = {title: value for title, value in figures.items() if title.startswith(ADDED)}
+        for title, value in added.items():
+            figures[title] = value - direct.get(title, 0.0)
+        results.add(relay, figures, run.notes)
 
 
-def _say(what: str) -> None:
-    now = dt.datetime.now(dt.UTC)
-    print(f"{now:%H:%M:%S} {what} (load average {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+def _measured(run: Run, rows: Sequence[str]) -> Figures:
+    figures: Figures = {}
+    for name in rows:
+        _report(run.relay, name)
+        figures |= ROWS[name].measure(run)
+    return figures
 
 
-def _text(
-    figures: dict[str, list[Figures]],
-    versions: dict[str, str],
-    notes: dict[str, list[str]],
-    disturbed: str,
-    rounds: int,
-) -> str:
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    today = dt.datetime.now(dt.UTC).date()
-    about = (
-        f"{today}, {f'medians of {rounds} interleaved rounds' if rounds > 1 else 'one round'}. {named}; "
-        f"Python {platform.python_version()}, Linux {platform.release().partition('-')[0]}, {_processor()}. "
-        f"{disturbed}"
-    )
-    lines = [about, "", render({name: rounds for name, rounds in figures.items() if rounds})]
-    said = [f"- {name}: {note}" for name, all_notes in notes.items() for note in dict.fromkeys(all_notes)]
-    return "\n".join([*lines, "", *said] if said else lines)
+def _fresh(bench: Bench, relays: Mapping[Relay, str], name: str, results: Results) -> None:
+    for relay in relays:
+        if ROWS[name].only_relayd and relay.python is None:
+            continue
+        _report(relay, name)
+        try:
+            with bench.running(relay) as run:
+                results.add(relay, ROWS[name].measure(run), run.notes)
+        except CannotRunError as reason:
+            results.add(relay, {}, [f"did not run: {reason}"])
+
+
+def _report(relay: Relay, row: str) -> None:
+    now = datetime.now(UTC)
+    average = os.getloadavg()[0]
+    print(f"{now:%H:%M:%S} {relay.name}: {row} (load average {average:.1f})", file=sys.stderr, flush=True)
 
 
 def _processor() -> str:
@@ -160,19 +182,12 @@ def _processor() -> str:
     return f"{os.cpu_count()} cores"
 
 
-def _keep(
-    figures: dict[str, list[Figures]],
-    versions: dict[str, str],
-    notes: dict[str, list[str]],
-    disturbed: str,
-) -> None:
-    """Every round's figures, for whoever wants more than medians."""
-    folder = HOME / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    now = dt.datetime.now(dt.UTC)
-    path = folder / f"{now:%Y%m%dT%H%M%SZ}.json"
-    kept = {"versions": versions, "disturbed": disturbed, "figures": figures, "notes": notes}
-    path.write_text(json.dumps(kept, indent=1))
+def _put_between_markers(path: Path, text: str) -> None:
+    head, _, rest = path.read_text().partition(_MARKERS[0])
+    _, found, tail = rest.partition(_MARKERS[1])
+    if not found:
+        raise SystemExit(f"{path.name} needs the lines {' and '.join(_MARKERS)}, in this order.")
+    path.write_text(f"{head}{_MARKERS[0]}\n\n{text}\n\n{_MARKERS[1]}{tail}")
 
 
 if __name__ == "__main__":

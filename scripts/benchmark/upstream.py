@@ -1,29 +1,31 @@
-"""A provider that costs next to nothing: raw asyncio protocols, so that the relay is what is measured.
+"""A provider that costs next to nothing: raw asyncio protocols, so that only the relay is measured.
 
-It reads its orders from the conversation, because every peer passes that on unchanged: a message that
-holds `bench:<deltas>,<interval_ms>` gets so many deltas at that pace. Each delta's text is the sender's
-CLOCK_MONOTONIC in nanoseconds, 20 digits, which other processes of the machine share.
+Every relay passes the messages on unchanged, so they carry the order: `bench:DELTAS,INTERVAL_MS,WAIT_MS`
+asks for that many deltas at that pace after a wait. The text of a delta is the time when it was sent:
+CLOCK_MONOTONIC in nanoseconds, 20 digits. All processes of a machine share this clock. `GET /abandoned`
+returns the times at which unfinished streams were closed by the relay.
 
-`python -m benchmark.upstream PORT` prints `ready` when it listens.
+Run it with `python -m benchmark.upstream PORT`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import re
 import sys
 import time
-from typing import cast
+from typing import ClassVar, cast
 
 import uvloop
 
-from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
+from benchmark.programs import reserve_descriptors
 
 STAMP_DIGITS = 20
-_BURST_RUN = 8
-"""Deltas that a stream without a pace writes in one turn of the loop."""
-_ORDER = re.compile(rb"bench:(\d+),(\d+(?:\.\d+)?)")
+_BURST_DELTAS = 8
+"""Deltas that a stream without an interval writes in one iteration of the loop."""
+_ORDER = re.compile(rb"bench:(\d+),(\d+(?:\.\d+)?),(\d+)")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": *true')
@@ -39,7 +41,7 @@ _TOKENS = b'{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}'
 
 
 def _event(payload: bytes) -> bytes:
-    """One server-sent event in one HTTP chunk."""
+    """Return one server-sent event as one HTTP chunk."""
     event = b"data: " + payload + b"\n\n"
     return b"%x\r\n%b\r\n" % (len(event), event)
 
@@ -73,8 +75,10 @@ def _json(body: bytes) -> bytes:
     )
 
 
-class Answers(asyncio.Protocol):
-    """One connection: its requests are answered one after the other."""
+class Connection(asyncio.Protocol):
+    """One connection; its requests are answered one after the other."""
+
+    abandoned_ns: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -87,37 +91,39 @@ class Answers(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: the connection is there."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Asyncio: it is gone."""
+        """Note when an unfinished stream ended."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._left:
+            self.abandoned_ns.append(time.monotonic_ns())
 
     def pause_writing(self) -> None:
-        """Asyncio: the reader is slower than we are."""
+        """Stop a burst."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Asyncio: the reader has caught up."""
+        """Continue a burst."""
         self._paused = False
         if self._left and not self._interval_s:
             self._burst()
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes have come."""
+        """Answer each complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[: end + 2]
-            taken = self._body_end(head, end + 4)
-            if taken is None:
+            body_end = self._body_end(head, end + 4)
+            if body_end is None:
                 return
-            body, self._buffer = self._buffer[end + 4 : taken], self._buffer[taken:]
+            body, self._buffer = self._buffer[end + 4 : body_end], self._buffer[body_end:]
             self._answer(head, body)
 
     def _body_end(self, head: bytes, start: int) -> int | None:
-        """Where the body ends in the buffer; None while it is not all there."""
+        """Return where the body ends in the buffer, or None if it is incomplete."""
         if _CHUNKED.search(head):
             end = self._buffer.find(b"0\r\n\r\n", start)
             return None if end < 0 else end + 5
@@ -127,29 +133,38 @@ class Answers(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         order = _ORDER.search(body)
-        if not head.startswith(b"POST"):
+        if head.startswith(b"GET /abandoned "):
+            self._transport.write(_json(json.dumps(self.abandoned_ns).encode()))
+        elif not head.startswith(b"POST"):
             self._transport.write(_json(_MODELS))
         elif order is None or not _STREAM.search(body):
             self._transport.write(_json(_WHOLE))
         else:
             self._left, self._interval_s = int(order[1]), float(order[2]) / 1000
             self._end = _FINISH + (_USAGE_EVENT if _USAGE.search(body) else b"") + _END
-            self._transport.write(_HEAD)
-            self._due = self._loop.time()
-            if self._interval_s:
-                self._tick()
+            wait_s = int(order[3]) / 1000
+            if wait_s:
+                self._timer = self._loop.call_later(wait_s, self._begin)
             else:
-                self._burst()
+                self._begin()
+
+    def _begin(self) -> None:
+        self._transport.write(_HEAD)
+        self._due = self._loop.time()
+        if self._interval_s:
+            self._tick()
+        else:
+            self._burst()
 
     def _tick(self) -> None:
-        """Write one delta; a late one goes at once, and no debt is kept."""
+        """Write one delta; after a delay the pace starts anew instead of catching up."""
         self._write_delta()
         if self._left:
             self._due = max(self._due + self._interval_s, self._loop.time())
             self._timer = self._loop.call_at(self._due, self._tick)
 
     def _burst(self) -> None:
-        for _ in range(min(_BURST_RUN, self._left)):
+        for _ in range(min(_BURST_DELTAS, self._left)):
             self._write_delta()
         if self._left and not self._paused:
             self._timer = self._loop.call_soon(self._burst)
@@ -162,12 +177,11 @@ class Answers(asyncio.Protocol):
 
 
 async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", port, backlog=4096)
-    print("ready", flush=True)
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    reserve_descriptors(MANY_DESCRIPTORS)
+    reserve_descriptors()
     gc.disable()
     uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,166 @@
+"""Programs on one core, and what they cost according to /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_STOP_TIMEOUT_S = 10
+_MAX_DESCRIPTORS = 16_384
+
+
+class CannotRunError(Exception):
+    """A program cannot be installed or started; the message is one sentence with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """The core of the measured program, and the core of everything else."""
+
+    measured: int
+    load: int
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """Return the last two cores that this process may use.
+
+        Raises:
+            CannotRunError: there is only one.
+        """
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) < 2:  # noqa: PLR2004 - one for the relay, one for the load
+            raise CannotRunError("The benchmark needs two cores, and this process may use only one.")
+        return cls(measured=usable[-1], load=usable[-2])
+
+
+@contextlib.contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Let programs that are started in this block run on one core only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Program:
+    """A running program and its children, with its output in `folder/output.log`.
+
+    Args:
+        command: what to run.
+        core: where to run it.
+        env: its whole environment.
+        folder: its working directory.
+    """
+
+    def __init__(self, command: Sequence[str], *, core: int, env: Mapping[str, str], folder: Path) -> None:
+        self._log = folder / "output.log"
+        with on_core(core), self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=dict(env), cwd=folder, stdout=log, stderr=log, process_group=0
+            )
+
+    def wait_listening(self, port: int, timeout_s: float) -> None:
+        """Wait until the program accepts connections.
+
+        Raises:
+            CannotRunError: it ended, or did not listen in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                raise CannotRunError(f"It ended with status {self._process.returncode}: {self._log_end()}")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            time.sleep(0.05)
+        raise CannotRunError(f"It did not listen within {timeout_s:g} s: {self._log_end()}")
+
+    def _log_end(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return " / ".join(lines[-3:])[-300:] or "it printed nothing"
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of the program and its children, including those that ended."""
+        return sum(cpu_s(pid) for pid in self._pids())
+
+    def resident_mib(self) -> float:
+        """Return the resident memory of the program and its children."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids())
+        return pages * _PAGE_BYTES / 2**20
+
+    def runnable_s(self) -> float:
+        """Return for how long its threads were ready but others had their core (proc(5), schedstat)."""
+        waited_ns = 0
+        for pid in self._pids():
+            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                # A thread may end while its file is opened.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    waited_ns += int(path.read_text().split()[1])
+        return waited_ns / 1e9
+
+    def _pids(self) -> list[int]:
+        found, unread = [], [self._process.pid]
+        while unread:
+            pid = unread.pop()
+            found.append(pid)
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    unread += [int(child) for child in children.read_text().split()]
+        return found
+
+    def stop(self) -> None:
+        """End the program and its children."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT_S)
+                return
+
+
+def cpu_s(pid: int) -> float:
+    """Return user and system time of a process and of the children it waited for (proc(5), stat 14 to 17)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+
+
+def stolen_share(begin: tuple[int, int], end: tuple[int, int]) -> float:
+    """Return the share of all cores' time that the hypervisor gave to others between two `machine_ticks`."""
+    return (end[1] - begin[1]) / max(1, end[0] - begin[0])
+
+
+def machine_ticks() -> tuple[int, int]:
+    """Return the ticks of all cores since boot, and those that went to other machines (proc(5), stat)."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields), fields[7]
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def reserve_descriptors() -> None:
+    """Raise the descriptor limit and have the kernel grow the table now, not in the middle of a measurement.
+
+    Growing it makes a process with threads wait 10 to 40 ms (Linux, fs/file.c, expand_fdtable).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_MAX_DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, wanted - 1))
