@@ -28,7 +28,7 @@ _NEVER = {
     "tui": {"tornado", "relayd.server", "relayd.servecmd", "relayd.demo", "relayd.config"},
 }
 # The modules at the top of relayd/ that are no room: what every room may use of them.
-_SHARED_TOP = {"relayd", "relayd.durations", "relayd.printable"}
+_SHARED_TOP = {"relayd", "relayd.durations", "relayd.paths", "relayd.printable"}
 
 
 def _module(path: Path) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from relayd.paths import default_state_dir
 
 SERVICE_DIRS = (Path("/run/relayd"), Path("/var/lib/relayd"))
 """Where systemd's `RuntimeDirectory=relayd` and `StateDirectory=relayd` are."""
@@ -14,18 +14,9 @@ SOCKET = "admin.sock"
 
 
 def state_dir(env: Mapping[str, str]) -> Path:
-    """`$RELAYD_STATE_DIR`, else the service's own of `$STATE_DIRECTORY`, else below the home directory.
-
-    A relative `$XDG_STATE_HOME` is ignored, as its specification asks.
-    """
-    for name in ("RELAYD_STATE_DIR", "STATE_DIRECTORY"):
-        # systemd may list several directories in its variable; the first is the service's own.
-        first = env.get(name, "").split(":")[0] if name == "STATE_DIRECTORY" else env.get(name, "")
-        if first:
-            return Path(first).expanduser()
-    if Path(env.get("XDG_STATE_HOME", "")).is_absolute():
-        return Path(env["XDG_STATE_HOME"]) / "relayd"
-    return _home(env) / ".local/state/relayd"
+    """Return `$RELAYD_STATE_DIR`, else the default of this environment."""
+    named = env.get("RELAYD_STATE_DIR")
+    return Path(named).expanduser() if named else default_state_dir(env)[0]
 
 
 def socket_path(
@@ -59,12 +50,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
-
-
-def _home(env: Mapping[str, str]) -> Path:
-    if Path(env.get("HOME", "")).is_absolute():
-        return Path(env["HOME"])
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        return Path("/")

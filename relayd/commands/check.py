@@ -1,40 +1,155 @@
-"""`relayd check`: the settings as the daemon would see them."""
+"""`relayd check`: the settings in effect, where each comes from, and what is wrong with them.
+
+For people the answer is itself TOML that relayd can load: keys in place, the rest as comments.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import ssl
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from relayd import checkcmd
-from relayd.config import ConfigError, Settings, load
+from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, load
+from relayd.config.sources import nested
+from relayd.config.toml import toml_value
+from relayd.findings import Finding, Severity, collect, has_errors
+from relayd.printable import printable
+from relayd.public.tls import TlsError, load_context
+
+_KEY_COLUMNS = max(len(key.leaf) for key in KEYS.values())
+_MAX_VALUE_COLUMNS = 40
+"""A longer value moves its comment to the right; it is never cut."""
 
 
 def run(args: Namespace) -> int:
-    """Load and show them; returns the exit status."""
+    """Load the settings and show them; returns the exit status."""
     overrides = {} if args.socket is None else {"admin.socket": args.socket}
-    found: Settings | ConfigError
     try:
-        found = load(config_path=args.config, cli=overrides, env=os.environ, cwd=Path.cwd())
+        settings = load(config_path=args.config, cli=overrides, env=os.environ, cwd=Path.cwd())
+        _check_tls(settings)
     except ConfigError as error:
-        found = error
+        sys.stderr.write(f"{error}\n")
+        if args.json:
+            _print_json({"ok": False, "problems": [problem.as_json() for problem in error.problems]})
+        return 1
+    if args.upstream:
+        return asyncio.run(_check_upstream(settings, as_json=args.json))
+    if args.json:
+        _print_json(_document(settings))
     else:
-        problem = checkcmd.tls_problem(found)
-        if problem is not None:
-            found = ConfigError([problem])
-    if args.upstream and isinstance(found, Settings):
-        return _check_upstream(found, as_json=args.json)
-    return checkcmd.run(found, args.json, sys.stdout, sys.stderr)
+        sys.stdout.writelines(f"{line}\n" for line in _lines(settings))
+    return 0
 
 
-def _check_upstream(settings: Settings, *, as_json: bool) -> int:
-    from relayd.checkupstream import Provider, document, show  # noqa: PLC0415 - only this needs the network
+async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
+    from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
 
-    provider = Provider.of(settings)
-    if not as_json:
-        return 0 if show(provider) else 1
-    told = document(provider)
-    sys.stdout.write(json.dumps(told) + "\n")
-    return 0 if told["ok"] else 1
+    findings = await collect(check(Provider.of(settings)), None if as_json else sys.stdout)
+    usable = not has_errors(findings)
+    if as_json:
+        _print_json({"ok": usable, "findings": [finding.as_json() for finding in findings]})
+    return 0 if usable else 1
+
+
+def _check_tls(settings: Settings) -> None:
+    """Raise ConfigError if TLS cannot start with the files of `tls.cert` and `tls.key`."""
+    cert, key = settings.tls.cert, settings.tls.key
+    if cert is None or key is None:
+        return
+    try:
+        load_context(cert, key)
+    except TlsError as error:
+        name = "tls.key" if _has_certificate(cert) else "tls.cert"
+        place = settings.origins[name].place
+        raise ConfigError([Finding(Severity.ERROR, place, printable(str(error)), key=name)]) from error
+
+
+def _has_certificate(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
+
+
+def _warnings(settings: Settings) -> list[str]:
+    warnings = list(settings.warnings)
+    if settings.openai_api_key is None:
+        warnings.append(
+            "no provider key: set OPENAI_API_KEY or openai_api_key_file, or start with `relayd serve --demo`."
+        )
+    return warnings
+
+
+def _notes(settings: Settings) -> list[str]:
+    """Return what is as it should be, yet good to know."""
+    if "*" in settings.cors.allow_origins:
+        return ['cors.allow_origins holds "*": a page from anywhere may call, if it has a key.']
+    return []
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    path = settings.config_file
+    yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults hold."
+    values = {key: _value(settings, key) for key in KEYS.values()}
+    columns = min(max(len(text) for key, text in values.items() if not key.secret), _MAX_VALUE_COLUMNS)
+    section = None
+    for key, text in values.items():
+        if key.section != section:
+            section = key.section
+            yield from ("", f"[{section}]") if section else ("",)
+        origin = settings.origins[key.name]
+        comment = "" if origin.kind is OriginKind.DEFAULT else f"  # {origin}"
+        yield (
+            f"# {key.leaf}: {text}"
+            if key.secret
+            else f"{key.leaf:<{_KEY_COLUMNS}} = {text:<{columns}}{comment}".rstrip()
+        )
+    remarks = [f"# Warning: {sentence}" for sentence in _warnings(settings)]
+    remarks += [f"# Note: {sentence}" for sentence in _notes(settings)]
+    yield from ("", *remarks) if remarks else ()
+
+
+def _value(settings: Settings, key: Key) -> str:
+    value = settings.value(key.name)
+    if not key.secret:
+        return toml_value(value)
+    if value is None:
+        return "not set"
+    origin = settings.origins[key.name]
+    is_named_by_kind = origin.kind in {OriginKind.ENVIRONMENT, OriginKind.CREDENTIAL}
+    return f"set (from {origin.kind if is_named_by_kind else origin.place})"
+
+
+def _document(settings: Settings) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "config_file": str(settings.config_file) if settings.config_file else None,
+        "settings": nested((name, _json_value(settings, key)) for name, key in KEYS.items()),
+        "origins": {
+            name: {"source": origin.kind, "place": origin.place, "variable": origin.variable or None}
+            for name, origin in settings.origins.items()
+            if origin.kind is not OriginKind.DEFAULT
+        },
+        "warnings": _warnings(settings),
+        "notes": _notes(settings),
+        "problems": [],
+    }
+
+
+def _json_value(settings: Settings, key: Key) -> Any:
+    value = settings.value(key.name)
+    if key.secret:
+        return {"set": value is not None}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,23 +1,22 @@
-"""What a single value may be: ranges, names, addresses, URLs, keys. A check says in words what is wrong."""
+"""What a single value may be: hosts, origins, URLs, names, keys.
+
+A check raises ValueError with what to add to the error message, or an empty text.
+"""
 
 from __future__ import annotations
 
 import grp
 import ipaddress
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le
 from pydantic import AfterValidator, SecretStr
 
-WEEK_S = 7 * 86400
-YEAR_S = 366 * 86400
 MIN_AUTHORIZATION_KEY_CHARS = 16
 MAX_KEY_CHARS = 4096
-"""A header of 16 KiB has room for this with ease."""
+"""Fits with room to spare into the 16 KiB of a request's headers."""
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 _PORT_AT_END = re.compile(r":[0-9]{1,5}$")
@@ -27,53 +26,17 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a key may be, as the end of the sentence "… must be"; `item` says it of one item of a list."""
+    """What a key may be, as the end of "... must be"; `item` describes one item of a list."""
 
     text: str
     item: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Whole(GroupedMetadata):
-    """A whole number from `low` to `high`, both included."""
-
-    low: int
-    high: int
-    of: str = ""
-
-    def __iter__(self) -> Iterator[BaseMetadata]:
-        yield Ge(self.low)
-        yield Le(self.high)
-
-    @property
-    def text(self) -> str:
-        """What is allowed, in words."""
-        return f"a whole number{self.of and f' of {self.of}'} from {self.low} to {self.high}"
-
-
-@dataclass(frozen=True, slots=True)
-class Span(GroupedMetadata):
-    """Seconds up to `high`, never infinite; 0 only where `zero` says so."""
-
-    high: int
-    zero: bool = False
-
-    def __iter__(self) -> Iterator[BaseMetadata]:
-        yield Ge(0) if self.zero else Gt(0)
-        yield Le(self.high)
-
-    @property
-    def text(self) -> str:
-        """What is allowed, in words."""
-        low = "from 0 to" if self.zero else "above 0, at most"
-        return f"a number of seconds {low} {self.high}"
 
 
 def _is_host(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        # Digits and dots alone are an address with a slip in it, not a name.
+        # Only digits and dots: a mistyped address, not a name.
         return bool(_HOST.fullmatch(name)) and not re.fullmatch(r"[0-9.]+", name)
     return True
 
@@ -90,11 +53,11 @@ def check_network(text: str) -> str:
     try:
         ipaddress.ip_network(text)
     except ValueError:
-        raise ValueError(_network_meant(text)) from None
+        raise ValueError(_network_hint(text)) from None
     return text
 
 
-def _network_meant(text: str) -> str:
+def _network_hint(text: str) -> str:
     try:
         return f'did you mean "{ipaddress.ip_network(text, strict=False)}"?'
     except ValueError:
@@ -102,19 +65,19 @@ def _network_meant(text: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL with a host and a sound port, else None. urlsplit's own errors repeat the URL."""
+    """Return the parts of a URL with a valid host and port, else None. urlsplit's errors repeat the URL."""
     try:
         parts = urlsplit(url)
-        sound = parts.port is None or parts.port > 0
+        has_valid_port = parts.port is None or parts.port > 0
     except ValueError:
         return None
-    # urlsplit drops tabs and line breaks without a word; geturl() shows it.
-    clean = url.isascii() and url.isprintable() and " " not in url
-    return parts if sound and clean and parts.hostname and _is_host(parts.hostname) else None
+    # urlsplit silently drops tabs and line breaks.
+    is_clean = url.isascii() and url.isprintable() and " " not in url
+    return parts if has_valid_port and is_clean and parts.hostname and _is_host(parts.hostname) else None
 
 
 def check_base_url(url: str) -> str:
-    """Accept http or https with a host; no user, query or fragment. A slash at the end is dropped."""
+    """Accept http or https with a host, without user, query or fragment. A final slash is dropped."""
     parts = _split(url)
     if parts is None or parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("")
@@ -126,7 +89,7 @@ def check_base_url(url: str) -> str:
 
 
 def check_origin(origin: str) -> str:
-    """Accept `*`, or an origin exactly as browsers send it (RFC 6454 section 6.2), else it never matches."""
+    """Accept `*`, or an origin as browsers send it (RFC 6454, section 6.2): another never matches."""
     if origin == "*":
         return origin
     parts = _split(origin)
@@ -148,7 +111,7 @@ def check_name(name: str) -> str:
 
 
 def check_group(name: str) -> str:
-    """Accept "" or a Unix group that this machine knows."""
+    """Accept "" or a Unix group of this machine."""
     try:
         if name:
             grp.getgrnam(name)
@@ -157,17 +120,12 @@ def check_group(name: str) -> str:
     return name
 
 
-def check_authorization_key(secret: SecretStr | None) -> SecretStr | None:
-    """Accept a client's key that survives an Authorization header. The message never repeats it."""
-    if secret is None:
-        return None
+def check_authorization_key(secret: SecretStr) -> SecretStr:
+    """Accept a client key that can stand in an Authorization header. The error never repeats it."""
     text = secret.get_secret_value()
     if len(text) < MIN_AUTHORIZATION_KEY_CHARS:
         raise ValueError(f"it has {len(text)}")
-    if len(text) > MAX_KEY_CHARS:
-        raise ValueError(f"it has more than {MAX_KEY_CHARS}")
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError("it has others")
+    _check_header_value(text)
     if text != text.strip(" "):
         raise ValueError("it begins or ends with a space")
     if text.lower().startswith("bearer "):
@@ -175,40 +133,58 @@ def check_authorization_key(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
-def check_provider_key(secret: SecretStr | None) -> SecretStr | None:
-    """Accept a provider's key that can stand in a header. The message never repeats it."""
-    if secret is None:
-        return None
+def check_provider_key(secret: SecretStr) -> SecretStr:
+    """Accept a provider key that can stand in a header. The error never repeats it."""
     text = secret.get_secret_value()
     if not text:
         raise ValueError("it is empty")
-    if len(text) > MAX_KEY_CHARS:
-        raise ValueError(f"it has more than {MAX_KEY_CHARS}")
     if any(char.isspace() for char in text):
-        raise ValueError("it has a space or a line break in it")
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError("it has others")
+        raise ValueError("it contains a space or a line break")
+    _check_header_value(text)
     if text[0] in "\"'":
         raise ValueError("it is wrapped in quotes")
     return secret
 
 
-Seconds = Annotated[float, Span(WEEK_S)]
+def _check_header_value(text: str) -> None:
+    if len(text) > MAX_KEY_CHARS:
+        raise ValueError(f"it has more than {MAX_KEY_CHARS}")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("it contains other characters")
+
+
 Host = Annotated[str, AfterValidator(check_host), Allowed("an IP address or a host name, without a port")]
-Network = Annotated[str, AfterValidator(check_network)]
-WebOrigin = Annotated[str, AfterValidator(check_origin)]
-Model = Annotated[str, AfterValidator(check_name)]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(check_network)], ...],
+    Allowed("a list of addresses or CIDR networks", 'an IP address or a CIDR network like "10.0.0.0/8"'),
+]
+WebOrigins = Annotated[
+    tuple[Annotated[str, AfterValidator(check_origin)], ...],
+    Allowed(
+        'a list of "*" or origins like "https://app.example:8443"',
+        '"*" or scheme://host[:port], without a path',
+    ),
+]
+_MODEL_NAME = Allowed("the name of a model, without spaces")
+ModelName = Annotated[str, AfterValidator(check_name), _MODEL_NAME]
+ModelNames = Annotated[
+    tuple[Annotated[str, AfterValidator(check_name)], ...],
+    Allowed("a list of models' names", _MODEL_NAME.text),
+]
 BaseUrl = Annotated[
     str,
     AfterValidator(check_base_url),
     Allowed("an http:// or https:// URL with a host, no credentials and no query"),
 ]
 Group = Annotated[str, AfterValidator(check_group), Allowed('a Unix group of this machine, or "" for none')]
+# None is only ever the default, which pydantic does not check.
 AuthorizationKey = Annotated[
     SecretStr | None,
     AfterValidator(check_authorization_key),
     Allowed(f"at least {MIN_AUTHORIZATION_KEY_CHARS} printable ASCII characters"),
 ]
 ProviderKey = Annotated[
-    SecretStr | None, AfterValidator(check_provider_key), Allowed("printable ASCII characters without spaces")
+    SecretStr | None,
+    AfterValidator(check_provider_key),
+    Allowed("printable ASCII characters without spaces"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import sys
@@ -10,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relayd.config import ConfigError, Settings, load
+from relayd.config.toml import commented_toml
+from relayd.findings import collect, has_errors
 from relayd.init import service
 from relayd.init.desk import Desk, InitError
 from relayd.init.plans import OwnPlan, Plan, SystemPlan
 from relayd.init.questions import asked
-from relayd.init.template import template, with_values
 
 
 def run(args: Namespace) -> int:
@@ -56,7 +58,7 @@ def init(args: Namespace, desk: Desk) -> int:
     settings = _settings(values, key, desk)
     if key and not args.no_check:
         _check(settings, desk)
-    plan.write(with_values(template(), values | plan.values(key)), key, desk)
+    plan.write(commented_toml(values | plan.values(key)), key, desk)
     return plan.finish(settings, desk)
 
 
@@ -111,14 +113,12 @@ def _settings(values: Mapping[str, object], key: str, desk: Desk) -> Settings:
 
 
 def _check(settings: Settings, desk: Desk) -> None:
-    from relayd.checkupstream import Provider, show  # noqa: PLC0415 - not needed without a check
+    from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
 
     desk.say("Asking the provider:")
-    if show(Provider.of(settings), desk.out):
+    if not has_errors(asyncio.run(collect(check(Provider.of(settings)), desk.out))):
         return
     if desk.ask is None:
-        raise InitError(
-            "the provider can't be used so; nothing was changed. --no-check goes on all the same."
-        )
-    if not desk.ask("Go on all the same? [y/N] ").strip().lower().startswith("y"):
+        raise InitError("the provider can't be used; nothing was changed. --no-check skips this check.")
+    if not desk.ask("Continue all the same? [y/N] ").strip().lower().startswith("y"):
         raise InitError("nothing was changed.")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.room import Room
+from tests.config.harness import ConfigHarness
 
 
 @pytest.fixture
-def room() -> Iterator[Room]:
-    """A room of one's own, at a short path: the admin socket's has to fit into 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="room") as directory:
-        yield Room(Path(directory))
+def harness() -> Iterator[ConfigHarness]:
+    """An empty working directory at a short path: that of the admin socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="config") as directory:
+        yield ConfigHarness(Path(directory))

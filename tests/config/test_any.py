@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config import KEYS, ConfigError
-from relayd.config.sources import variables_of
-from tests.config.room import Room
+from relayd.config.sources import VARIABLES
+from tests.config.harness import ConfigHarness
 
 CANARY = "canary-4711-do-not-show"
 
@@ -43,10 +43,10 @@ LINES = st.one_of(
 )
 
 
-def outcome(room: Room, env: dict[str, str]) -> Iterator[str]:
+def outcome(harness: ConfigHarness, env: dict[str, str]) -> Iterator[str]:
     """Everything a person would see of one attempt to load."""
     try:
-        got = room.load(env=env)
+        got = harness.load(env=env)
     except ConfigError as error:
         yield str(error)
         yield from (f"{problem.where}{problem.message}" for problem in error.problems)
@@ -60,19 +60,19 @@ def outcome(room: Room, env: dict[str, str]) -> Iterator[str]:
 def test_any_toml(text: str) -> None:
     """Whatever stands in relayd.toml, loading gives settings or a ConfigError that can be printed."""
     with TemporaryDirectory() as directory:
-        room = Room(Path(directory))
-        (room.cwd / "relayd.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
-        for said in outcome(room, {}):
+        harness = ConfigHarness(Path(directory))
+        (harness.cwd / "relayd.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+        for said in outcome(harness, {}):
             assert said.encode()
             assert all(line.isprintable() for line in said.splitlines())
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.dictionaries(st.sampled_from(sorted(variables_of(KEYS))), st.text(max_size=20), max_size=4))
+@given(st.dictionaries(st.sampled_from(sorted(VARIABLES)), st.text(max_size=20), max_size=4))
 def test_any_environment(env: dict[str, str]) -> None:
     """Whatever stands in the environment, loading gives settings or a ConfigError that can be printed."""
     with TemporaryDirectory() as directory:
-        for said in outcome(Room(Path(directory)), env):
+        for said in outcome(ConfigHarness(Path(directory)), env):
             assert all(line.isprintable() for line in said.splitlines())
 
 
@@ -83,8 +83,8 @@ def test_no_secret_in_any_error(before: str, after: str, in_dotenv: bool) -> Non
     text = f"{before}{CANARY}{after}"
     pairs = {"OPENAI_API_KEY": text, "AUTHORIZATION_KEY": text}
     with TemporaryDirectory() as directory:
-        room = Room(Path(directory))
+        harness = ConfigHarness(Path(directory))
         if in_dotenv:
-            room.write(".env", "".join(f"{name}={value}\n" for name, value in pairs.items()))
-        for said in outcome(room, {} if in_dotenv else pairs):
+            harness.write(".env", "".join(f"{name}={value}\n" for name, value in pairs.items()))
+        for said in outcome(harness, {} if in_dotenv else pairs):
             assert CANARY not in said

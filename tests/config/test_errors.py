@@ -1,17 +1,17 @@
-"""Tests for relayd.config.errors: how faults are shown."""
+"""`relayd.config.errors`: how faulty values and several problems are shown."""
 
 from __future__ import annotations
 
 import pytest
 
-from relayd.config.errors import ConfigError, Problem, did_you_mean, in_order, shown
+from relayd.config.errors import ConfigError, did_you_mean, shown
+from relayd.findings import Finding, Severity
 
 SHOWN = [
     (True, "true"),
     (3, "3"),
     (-(2**64), "a huge number"),
     (1.0, "1.0"),
-    ("a", '"a"'),
     ('\\"', '"\\\\\\""'),
     ("é", '"é"'),
     ("x" * 61, f'"{"x" * 60}…"'),
@@ -29,33 +29,19 @@ SHOWN = [
 
 @pytest.mark.parametrize(("value", "text"), SHOWN)
 def test_shown(value: object, text: str | None) -> None:
-    """A faulty value is shown short, without control codes, and not at all when it might be a secret."""
+    """A faulty value is shown short, without control codes, and not at all if it might be a secret."""
     assert shown(value) == text
 
 
-def test_did_you_mean() -> None:
+@pytest.mark.parametrize(("name", "meant"), [("prot", "port"), ("colour", None), ("x" * 100_000, None)])
+def test_did_you_mean(name: str, meant: str | None) -> None:
     """Only a near name is proposed."""
-    assert did_you_mean("prot", ["port", "host"]) == "port"
-    assert did_you_mean("colour", ["port", "host"]) is None
-    assert did_you_mean("x" * 100_000, ["port"]) is None
+    assert did_you_mean(name, ["port", "host"]) == meant
 
 
 def test_order() -> None:
-    """Problems come as a person mends them: files from top to bottom, .env, environment, command line."""
-    places = [
-        "/etc/relayd/relayd.toml",
-        "relayd.toml:9",
-        "relayd.toml:10",
-        ".env:2",
-        ".env:11",
-        "environment",
-    ]
-    places.append("command line")
-    problems = [Problem(place, "x") for place in places]
-    assert in_order(reversed(problems)) == problems
-
-
-def test_the_error_lists_all() -> None:
-    """A ConfigError reads as one line a problem."""
-    error = ConfigError([Problem("a:1", "x is wrong.", "x"), Problem("environment", "y is wrong.")])
-    assert str(error) == "a:1: x is wrong.\nenvironment: y is wrong."
+    """A ConfigError lists a problem a line, in editing order: files by line, .env, environment, arguments."""
+    places = ["/etc/relayd/relayd.toml", "relayd.toml:9", "relayd.toml:10", ".env:2", ".env:11"]
+    places += ["environment", "command line"]
+    error = ConfigError(Finding(Severity.ERROR, place, "x is wrong.") for place in reversed(places))
+    assert str(error).splitlines() == [f"{place}: x is wrong." for place in places]

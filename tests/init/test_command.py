@@ -139,7 +139,7 @@ def test_a_provider_that_fails_stops_it_unless_the_person_goes_on(
     person = Person(tmp_path, ["", _KEY, answer])
     with nullcontext() if goes_on else pytest.raises(InitError, match=r"^nothing was changed\.$"):
         _init(person, base_url=url, no_check=False)
-    assert "connect  FAILED" in person.out.getvalue()
+    assert "ERROR    connect " in person.out.getvalue()
     assert (tmp_path / "relayd.toml").exists() == goes_on
 
 

@@ -1,51 +1,61 @@
-"""Tests for relayd.checkcmd: what `relayd check` prints."""
+"""`relayd check`: the settings in effect, or what is wrong with them."""
 
 from __future__ import annotations
 
-import io
 import json
-import subprocess
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relayd import checkcmd
-from relayd.config import KEYS, ConfigError, Settings
-from tests.config.room import Room
-from tests.e2e.daemon import command, environment
+from relayd.commands.check import run
+from relayd.config import KEYS
+from tests.config.harness import ConfigHarness
 from tests.support.certificates import Authority
 
 CANARY = "canary-4711-do-not-show"
 ENV = {"OPENAI_API_KEY": CANARY, "SERVER_PORT": "81", "STATE_DIRECTORY": "/var/lib/relayd"}
 
 
+class Checker:
+    """A working directory in which `relayd check` runs, with an environment of its own."""
+
+    def __init__(
+        self, cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.cwd = cwd
+        self.files = ConfigHarness(cwd)
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.chdir(cwd)
+
+    def run(
+        self, toml: str | None = None, env: Mapping[str, str] | None = None, *, as_json: bool = False
+    ) -> tuple[int, str, str]:
+        """Return status, output and errors of one check with `toml` as ./relayd.toml."""
+        if toml is not None:
+            self.files.write("relayd.toml", toml)
+        self._monkeypatch.setattr("os.environ", {"HOME": str(self.cwd), **(env or {})})
+        status = run(Namespace(socket=None, config=None, json=as_json, upstream=False))
+        shown = self._capsys.readouterr()
+        return status, shown.out, shown.err
+
+
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
+def checker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Checker:
     """An empty working directory."""
-    return Room(tmp_path)
+    return Checker(tmp_path, monkeypatch, capsys)
 
 
-def check(checked: Settings | ConfigError, *, as_json: bool = False) -> tuple[int, str, str]:
-    """Exit status, output and errors of one check."""
-    out, err = io.StringIO(), io.StringIO()
-    return checkcmd.run(checked, as_json, out, err), out.getvalue(), err.getvalue()
-
-
-def refused(room: Room, toml: str) -> ConfigError:
-    """The error that a configuration gives."""
-    with pytest.raises(ConfigError) as caught:
-        room.load(toml)
-    return caught.value
-
-
-def test_good_settings(room: Room) -> None:
+def test_good_settings(checker: Checker) -> None:
     """The settings in effect are printed by section, aligned, each with its source unless it is a default."""
-    status, out, err = check(room.load("[log]\nlevel = 'debug'\nmax_mib = 512", env=ENV))
+    status, out, err = checker.run("[log]\nlevel = 'debug'\nmax_mib = 512", env=ENV)
     lines = out.splitlines()
     assert (status, err) == (0, "")
     assert lines[:6] == [
-        f"# {room.cwd}/relayd.toml is good.",
+        f"# {checker.cwd}/relayd.toml is good.",
         "",
         'state_dir               = "/var/lib/relayd"             # environment STATE_DIRECTORY',
         'openai_api_key_file     = ""',
@@ -65,48 +75,49 @@ def test_good_settings(room: Room) -> None:
     ]
 
 
-def test_the_output_is_a_configuration(room: Room) -> None:
+def test_the_output_is_a_configuration(checker: Checker) -> None:
     """What is printed can be kept as relayd.toml and means the same, odd characters and all."""
     env = ENV | {"RELAYD_STATE_DIR": 'a "b" \\ \t\u202e', "RELAYD_CHAT__HEARTBEAT_S": "0.25"}
     env |= {
         "RELAYD_CORS__ALLOW_ORIGINS": "https://a.example,https://b.example",
         "RELAYD_KEYS__GRACE_S": "31622400",
     }
-    first = room.load(env=env | {"RELAYD_UPSTREAM__INCLUDE_USAGE": "no"})
-    again = room.load(check(first)[1])
+    env |= {"RELAYD_UPSTREAM__INCLUDE_USAGE": "no"}
+    first = checker.files.load(env=env)
+    again = checker.files.load(checker.run(env=env)[1])
     plain = [name for name, key in KEYS.items() if not key.secret]
     assert {name: again.value(name) for name in plain} == {name: first.value(name) for name in plain}
 
 
-def test_no_file(room: Room) -> None:
+def test_no_file(checker: Checker) -> None:
     """Without relayd.toml the first line says so."""
-    assert check(room.load())[1].startswith("# There is no relayd.toml; the defaults hold.\n")
+    assert checker.run()[1].startswith("# There is no relayd.toml; the defaults hold.\n")
 
 
-def test_where_secrets_come_from(room: Room) -> None:
+def test_where_secrets_come_from(checker: Checker) -> None:
     """Of a secret only its source is told."""
-    room.write(".env", f"\nAUTHORIZATION_KEY={CANARY}")
-    room.write("key", CANARY)
-    out = check(room.load("openai_api_key_file = 'key'"))[1]
+    checker.files.write(".env", f"\nAUTHORIZATION_KEY={CANARY}")
+    checker.files.write("key", CANARY)
+    out = checker.run("openai_api_key_file = 'key'")[1]
     assert "# openai_api_key: set (from key)\n" in out
     assert "# authorization_key: set (from .env:2)\n" in out
-    room.write("creds/openai_api_key", CANARY)
-    out = check(room.load("", env={"CREDENTIALS_DIRECTORY": str(room.cwd / "creds")}))[1]
+    checker.files.write("creds/openai_api_key", CANARY)
+    out = checker.run("", env={"CREDENTIALS_DIRECTORY": str(checker.cwd / "creds")})[1]
     assert "# openai_api_key: set (from systemd credential)\n" in out
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_no_secret_is_printed(room: Room, as_json: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_no_secret_is_printed(checker: Checker, as_json: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """No form of the output holds a secret."""
-    room.write(".env", f"AUTHORIZATION_KEY={CANARY}", mode=0o644)
-    good = check(room.load(env=ENV), as_json=as_json)
-    bad = check(refused(room, f"openai_api_key = '{CANARY}'"), as_json=as_json)
+    checker.files.write(".env", f"AUTHORIZATION_KEY={CANARY}", mode=0o644)
+    good = checker.run(env=ENV, as_json=as_json)
+    bad = checker.run(f"openai_api_key = '{CANARY}'", as_json=as_json)
     assert CANARY not in "".join([good[1], good[2], bad[1], bad[2]])
 
 
-def test_warnings_and_notes(room: Room) -> None:
+def test_warnings_and_notes(checker: Checker) -> None:
     """Warnings and notes end the output; they do not make it fail. Any origin is a note, not a warning."""
-    status, out, _ = check(room.load("server.host = '::'"))
+    status, out, _ = checker.run("server.host = '::'")
     host, provider, note = out.rpartition("\n\n")[2].splitlines()
     assert status == 0
     assert host.startswith("# Warning: server.host :: is open to the network without TLS")
@@ -117,16 +128,15 @@ def test_warnings_and_notes(room: Room) -> None:
     assert note == '# Note: cors.allow_origins holds "*": a page from anywhere may call, if it has a key.'
 
 
-def test_nothing_to_say(room: Room) -> None:
+def test_nothing_to_say(checker: Checker) -> None:
     """A configuration without oddities ends with its last key."""
-    out = check(room.load("cors.allow_origins = []", env=ENV))[1]
+    out = checker.run("cors.allow_origins = []", env=ENV)[1]
     assert out.endswith('\ngroup                   = ""\n')
 
 
-def test_problems(room: Room) -> None:
+def test_problems(checker: Checker) -> None:
     """Problems go to the error stream, one line each, and the status is 1."""
-    error = refused(room, "[server]\nport = -1\nprot = 1")
-    status, out, err = check(error)
+    status, out, err = checker.run("[server]\nport = -1\nprot = 1")
     assert (status, out) == (1, "")
     assert err.splitlines() == [
         "relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.",
@@ -134,14 +144,14 @@ def test_problems(room: Room) -> None:
     ]
 
 
-def test_json_of_good_settings(room: Room) -> None:
+def test_json_of_good_settings(checker: Checker) -> None:
     """With --json one document holds settings, origins, warnings and notes; secrets are only set or not."""
-    status, out, err = check(room.load("tls = {}\n[log]\nlevel = 'debug'", env=ENV), as_json=True)
+    status, out, err = checker.run("tls = {}\n[log]\nlevel = 'debug'", env=ENV, as_json=True)
     document: dict[str, Any] = json.loads(out)
     assert (status, err) == (0, "")
     assert document["ok"] is True
     assert document["problems"] == []
-    assert document["config_file"] == f"{room.cwd}/relayd.toml"
+    assert document["config_file"] == f"{checker.cwd}/relayd.toml"
     assert document["settings"]["openai_api_key"] == {"set": True}
     assert document["settings"]["authorization_key"] == {"set": False}
     assert document["settings"]["server"]["trusted_proxies"] == ["127.0.0.1", "::1"]
@@ -156,56 +166,44 @@ def test_json_of_good_settings(room: Room) -> None:
     assert (len(document["warnings"]), len(document["notes"])) == (0, 1)
 
 
-def test_json_of_problems(room: Room) -> None:
+def test_json_of_problems(checker: Checker) -> None:
     """With --json problems are in the document too, with place and key apart."""
-    status, out, err = check(refused(room, "[server]\nport = -1"), as_json=True)
+    status, out, err = checker.run("[server]\nport = -1", as_json=True)
     message = "server.port is -1, but must be a whole number from 0 to 65535."
     assert status == 1
     assert json.loads(out) == {
         "ok": False,
-        "problems": [{"where": "relayd.toml:2", "key": "server.port", "message": message}],
+        "problems": [
+            {
+                "severity": "error",
+                "where": "relayd.toml:2",
+                "message": message,
+                "remedy": "",
+                "key": "server.port",
+            }
+        ],
     }
     assert err == f"relayd.toml:2: {message}\n"
 
 
-def test_stderr_by_default(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without another stream problems go to stderr."""
-    assert checkcmd.run(refused(room, "a = 1"), as_json=False, out=io.StringIO()) == 1
-    assert capsys.readouterr().err.startswith("relayd.toml:1: unknown key a; ")
-
-
-def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`relayd check` as an operator calls it."""
-    return subprocess.run(
-        command("check", *arguments),
-        cwd=home,
-        env=environment(home, {}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_tls_files_are_tried_before_a_restart_needs_them(room: Room) -> None:
+def test_tls_files_are_tried_before_a_restart_needs_them(checker: Checker) -> None:
     """Those that belong together pass; else place, key of the configuration and file are told."""
-    authority = Authority(room.cwd / "tls")
+    authority = Authority(checker.cwd / "tls")
     pair, other = authority.pair("one"), authority.pair("other")
     locked = authority.pair("locked", passphrase="a-passphrase")
-    text = room.write("tls/text.pem", "no PEM at all")
+    text = checker.files.write("tls/text.pem", "no PEM at all")
     cases = {
         (pair.cert, pair.key): (0, None, ""),
         (pair.cert, other.key): (1, "tls.key", "the key does not belong to the certificate"),
         (locked.cert, locked.key): (1, "tls.key", f"tls.key {locked.key} has a passphrase"),
         (text, pair.key): (1, "tls.cert", f"tls.cert {text} and"),
         (pair.cert, text): (1, "tls.key", f"tls.key {text} cannot be used"),
-        (pair.cert, room.cwd / "absent"): (1, "tls.key", str(room.cwd / "absent")),
+        (pair.cert, checker.cwd / "absent"): (1, "tls.key", str(checker.cwd / "absent")),
     }
     for (cert, key), (status, name, words) in cases.items():
-        room.write("relayd.toml", f"[tls]\ncert = '{cert}'\nkey = '{key}'\n")
-        done = run(room.cwd, "--json")
-        told = json.loads(done.stdout)
-        assert (done.returncode, told["ok"]) == (status, status == 0), done
+        got, out, err = checker.run(f"[tls]\ncert = '{cert}'\nkey = '{key}'\n", as_json=True)
+        told = json.loads(out)
+        assert (got, told["ok"]) == (status, status == 0), told
         found = [(one["where"], one["key"]) for one in told["problems"]]
         assert found == ([(f"relayd.toml:{2 if name == 'tls.cert' else 3}", name)] if name else [])
-        assert words in done.stderr
+        assert words in err

@@ -1,4 +1,4 @@
-"""A private working directory in which the tests of the configuration load it."""
+"""A private working directory in which the tests load a configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from relayd.config import ConfigError, Settings, load
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConfigHarness:
     """An empty directory with its own home and its own place for the system's relayd.toml."""
 
     cwd: Path
-
-    @property
-    def system_config(self) -> Path:
-        """What stands for /etc/relayd/relayd.toml."""
-        return self.cwd / "etc" / "relayd.toml"
 
     def write(self, name: str, text: str, mode: int = 0o600) -> Path:
         """Put a file into the directory."""
@@ -36,7 +31,7 @@ class Room:
         cli: Mapping[str, object] | None = None,
         config_path: Path | None = None,
     ) -> Settings:
-        """Load with `toml` as ./relayd.toml and nothing of the real environment."""
+        """Load with `toml` as ./relayd.toml, and nothing of the real environment."""
         if toml is not None:
             self.write("relayd.toml", toml)
         return load(
@@ -44,7 +39,7 @@ class Room:
             cli=cli or {},
             env={"HOME": str(self.cwd / "home"), **(env or {})},
             cwd=self.cwd,
-            system_config=self.system_config,
+            system_config=self.cwd / "etc" / "relayd.toml",
         )
 
     def problems(
@@ -55,7 +50,7 @@ class Room:
         cli: Mapping[str, object] | None = None,
         config_path: Path | None = None,
     ) -> list[str]:
-        """The sentences that refuse the configuration; empty when it is accepted."""
+        """Return the sentences that refuse the configuration; empty if it is accepted."""
         try:
             self.load(toml, env=env, cli=cli, config_path=config_path)
         except ConfigError as error:

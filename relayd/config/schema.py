@@ -1,0 +1,341 @@
+"""The schema: every section and key, with type, default, bounds and the line that explains it.
+
+Everything else about a key is derived from here: its environment variable, its error message, its line in
+relayd.toml, and whether SIGHUP can change it in a running daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
+from pydantic.fields import FieldInfo
+
+from relayd.config.values import (
+    Allowed,
+    AuthorizationKey,
+    BaseUrl,
+    Group,
+    Host,
+    ModelName,
+    ModelNames,
+    Networks,
+    ProviderKey,
+    WebOrigins,
+)
+
+_MIB = 1024 * 1024
+_WEEK_S = 7 * 86400
+_YEAR_S = 366 * 86400
+
+
+def _key(default: Any, doc: str, *, live: bool = False, **bounds: Any) -> Any:
+    """Describe a key. `live`: SIGHUP changes it in a running daemon; other keys need a restart."""
+    return Field(default, description=doc, json_schema_extra={"live": live}, **bounds)
+
+
+def _whole(default: int, low: int, high: int, doc: str, *, unit: str = "", live: bool = False) -> Any:
+    """Describe a key with a whole number from `low` to `high`, both included."""
+    field = _key(default, doc, live=live, ge=low, le=high)
+    field.metadata.append(Allowed(f"a whole number{unit and f' of {unit}'} from {low} to {high}"))
+    return field
+
+
+def _seconds(default: float, doc: str, *, high: int = _WEEK_S, zero: bool = False, live: bool = False) -> Any:
+    """Describe a key with a time in seconds, up to `high`; 0 only if `zero`."""
+    field = _key(default, doc, live=live, le=high, **({"ge": 0} if zero else {"gt": 0}))
+    field.metadata.append(
+        Allowed(f"a number of seconds {'from 0 to' if zero else 'above 0, at most'} {high}")
+    )
+    return field
+
+
+class Section(BaseModel):
+    """A table of the configuration. Strict: neither `true` nor `"3"` is a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class ServerSettings(Section):
+    """The public listener."""
+
+    host: Host = _key("127.0.0.1", "address or name to listen on")
+    port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose one")
+    keep_alive_s: float = _seconds(
+        130.0, "how long a connection is kept open between two requests", live=True
+    )
+    page: bool = _key(default=True, doc="a chat page at /; false: two sentences instead")
+    max_body_bytes: int = _whole(
+        2 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (2 MiB)", unit="bytes", live=True
+    )
+    header_timeout_s: float = _seconds(10.0, "time for a request's headers to arrive", live=True)
+    body_timeout_s: float = _seconds(30.0, "time for its body to arrive", live=True)
+    write_timeout_s: float = _seconds(30.0, "a client that reads nothing for so long is dropped", live=True)
+    max_streams: int = _whole(1000, 1, 1_000_000, "open streams in all; over it: 429", live=True)
+    max_streams_per_address: int = _whole(
+        50, 1, 1_000_000, "open streams of one client address; over it: 429", live=True
+    )
+    drain_timeout_s: float = _seconds(30.0, "how long open streams may go on after SIGTERM", live=True)
+    trusted_proxies: Networks = _key(
+        ("127.0.0.1", "::1"), "addresses and networks whose X-Forwarded-For is believed"
+    )
+
+
+class CorsSettings(Section):
+    """Which pages may call from a browser. An empty list is none."""
+
+    allow_origins: WebOrigins = _key(
+        ("*",), 'pages that may call from a browser: "*" or exact origins', live=True
+    )
+
+
+class ChatSettings(Section):
+    """What `/chat` offers."""
+
+    default_model: ModelName = _key("gpt-4o-mini", "used when a request names no model", live=True)
+    allowed_models: ModelNames = _key((), "empty: all", live=True)
+    heartbeat_s: float = _seconds(15.0, "after so much silence an empty line is sent", live=True)
+    max_tokens_limit: int = _whole(
+        0, 0, 100_000_000, "ceiling for a request's max_tokens; 0: none", unit="tokens", live=True
+    )
+
+
+class UpstreamSettings(Section):
+    """The provider, and how long relayd waits for it."""
+
+    base_url: BaseUrl = _key("https://api.openai.com/v1", "the provider, or one that speaks its protocol")
+    connect_timeout_s: float = _seconds(5.0, "time to connect", live=True)
+    first_token_timeout_s: float = _seconds(300.0, "time from the request to the first token", live=True)
+    idle_timeout_s: float = _seconds(60.0, "longest silence between tokens", live=True)
+    total_timeout_s: float = _seconds(1800.0, "longest stream", live=True)
+    max_retries: int = _whole(2, 0, 10, "new tries before the first byte", live=True)
+    max_retry_wait_s: float = _seconds(
+        5.0, "a refusal that asks for a longer wait is passed on at once", zero=True, live=True
+    )
+    include_usage: bool = _key(default=True, doc="ask for token counts, for the request log", live=True)
+
+
+class KeysSettings(Section):
+    """Client keys."""
+
+    grace_s: float = _seconds(
+        3600.0, "how long a rotated key goes on working; 0: not at all", high=_YEAR_S, zero=True, live=True
+    )
+
+
+class TlsSettings(Section):
+    """TLS in the daemon itself; both None is plain HTTP."""
+
+    cert: Path | None = _key(None, "certificate chain, PEM; empty: plain HTTP", live=True)
+    key: Path | None = _key(None, "its private key, PEM", live=True)
+
+
+class LogSettings(Section):
+    """What is written to stderr, and how much of the request log is kept on disk."""
+
+    level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", "debug, info, warning or error, to stderr", live=True
+    )
+    retention_days: int = _whole(
+        30, 1, 3650, "requests older than this leave the request log", unit="days", live=True
+    )
+    max_mib: int = _whole(
+        512, 1, _MIB, "the oldest leave earlier when the log is larger", unit="MiB", live=True
+    )
+
+
+class AdminSettings(Section):
+    """The operator's Unix socket, and the group that may use it beside the daemon's own user."""
+
+    socket: Path = _key(..., "the operator's Unix socket; follows state_dir")
+    group: Group = _key("", "a Unix group that may use it too")
+
+
+class OriginKind(StrEnum):
+    """The kind of source that a value comes from, weakest first."""
+
+    DEFAULT = "default"
+    CREDENTIAL = "systemd credential"
+    KEY_FILE = "key file"
+    FILE = "file"
+    DOTENV = ".env"
+    ENVIRONMENT = "environment"
+    COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was set: a file and line or a source's name, and the variable if there is one."""
+
+    kind: OriginKind
+    place: str
+    variable: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.variable}".rstrip()
+
+
+class Settings(Section):
+    """The configuration, frozen. `relayd.config.load` makes it; a repr or dump never shows a secret.
+
+    Units are in the names (`_s` seconds, `_bytes`, `_days`, `_mib`). Paths are absolute.
+    """
+
+    state_dir: Path = _key(
+        ..., "database, first key, socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first"
+    )
+    openai_api_key_file: Path | None = _key(None, "a file that holds the provider's key alone; mode 0600")
+    openai_api_key: ProviderKey = _key(None, "the provider's key")
+    authorization_key: AuthorizationKey = _key(None, "the first client key")
+    server: ServerSettings = ServerSettings()
+    cors: CorsSettings = CorsSettings()
+    chat: ChatSettings = ChatSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    keys: KeysSettings = KeysSettings()
+    tls: TlsSettings = TlsSettings()
+    log: LogSettings = LogSettings()
+    admin: AdminSettings
+
+    _origins: Mapping[str, Origin] = {}
+    _warnings: tuple[str, ...] = ()
+    _config_file: Path | None = None
+
+    @property
+    def origins(self) -> Mapping[str, Origin]:
+        """Where the value of each dotted key was set."""
+        return self._origins
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what works but is seldom intended; none holds a secret."""
+        return self._warnings
+
+    @property
+    def config_file(self) -> Path | None:
+        """The relayd.toml that was read, or None."""
+        return self._config_file
+
+    def value(self, name: str) -> Any:
+        """Return the value of a dotted key."""
+        section, _, leaf = name.rpartition(".")
+        return getattr(getattr(self, section) if section else self, leaf)
+
+
+Kind = Literal["int", "float", "bool", "list", "path", "secret", "str"]
+_KINDS: dict[Any, Kind] = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    Path: "path",
+    Path | None: "path",
+    SecretStr | None: "secret",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration, by its dotted name (`server.port`)."""
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def section(self) -> str:
+        """The table that the key belongs to; "" at the top."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        """The key without its section."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def kind(self) -> Kind:
+        """What sort of value the key takes."""
+        annotation = self.field.annotation
+        return "list" if get_origin(annotation) is tuple else _KINDS.get(annotation, "str")
+
+    @property
+    def secret(self) -> bool:
+        """Whether the value must never be shown."""
+        return self.kind == "secret"
+
+    @property
+    def live(self) -> bool:
+        """Whether SIGHUP changes the key in a running daemon."""
+        extra = self.field.json_schema_extra
+        return isinstance(extra, dict) and extra["live"] is True
+
+    @property
+    def default(self) -> Any:
+        """The default; None also if it is derived at start (`state_dir`, `admin.socket`)."""
+        return None if self.field.is_required() else self.field.default
+
+    @property
+    def allowed(self) -> Allowed:
+        """What the value must be, in words."""
+        for mark in self.field.metadata:
+            if isinstance(mark, Allowed):
+                return mark
+        if self.kind == "bool":
+            return Allowed("true or false")
+        if self.kind == "path":
+            none = ', or "" for none' if self.field.annotation != Path else ""
+            return Allowed(f"a path{none}; ~/ stands for the home directory")
+        *words, last = get_args(self.field.annotation)
+        return Allowed(f"{', '.join(words)} or {last}")
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        annotated: Any = Annotated[self.field.annotation, self.field]
+        return TypeAdapter(annotated, config=ConfigDict(strict=True, hide_input_in_errors=True))
+
+    def check(self, value: object) -> Any:
+        """Return the value as the settings hold it.
+
+        Raises:
+            pydantic.ValidationError: the value is not allowed.
+        """
+        return self._adapter.validate_python(value)
+
+
+def _keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            keys |= _keys_of(inner, f"{name}.")
+        else:
+            keys[prefix + name] = Key(prefix + name, field)
+    return keys
+
+
+KEYS: Mapping[str, Key] = _keys_of(Settings)
+"""Every key by its dotted name, in the order of relayd.toml."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveDiff:
+    """Dotted keys whose values differ: `live` can be applied at once, `restart` needs a new process."""
+
+    live: tuple[str, ...]
+    restart: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.live or self.restart)
+
+
+def live_changes(old: Settings, new: Settings) -> LiveDiff:
+    """Compare two settings key by key, in the order of relayd.toml. Values are not included.
+
+    Turning TLS on or off changes what the listener speaks, so it needs a restart; other TLS files do not.
+    """
+    changed = [key for name, key in KEYS.items() if old.value(name) != new.value(name)]
+    tls_stays = (old.tls.cert is None) == (new.tls.cert is None)
+    live = [key.name for key in changed if key.live and (tls_stays or key.section != "tls")]
+    return LiveDiff(tuple(live), tuple(key.name for key in changed if key.name not in live))

@@ -1,0 +1,224 @@
+"""`relayd check --upstream`: each step to the provider, good and failed, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from relayd.commands.check_upstream import Provider, check
+from relayd.demo import DemoUpstream
+from relayd.findings import Finding
+from tests.e2e.daemon import closed_port, command, environment
+from tests.support.certificate import certificate
+from tests.wire import HOST, PATIENCE_S
+
+KEY = "provider-key-of-the-check"
+
+
+class _Answer(RequestHandler):
+    """Answers everything with what the test says."""
+
+    def initialize(self, status: int, body: str) -> None:
+        self._answer = status, body
+
+    def get(self) -> None:
+        self.set_status(self._answer[0])
+        self.write(self._answer[1])
+
+    def data_received(self, chunk: bytes) -> None:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def _provider(
+    status: int = 200, body: str = '{"data":[{"id":"gpt-4o-mini"}]}', tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    app = Application([(r".*", _Answer, {"status": status, "body": body})], log_function=_silent)
+    server = HTTPServer(app, ssl_options=tls)
+    sockets = bind_sockets(0, HOST)
+    server.add_sockets(sockets)
+    try:
+        yield sockets[0].getsockname()[1]
+    finally:
+        server.stop()
+        await server.close_all_connections()
+
+
+def _silent(_handler: RequestHandler) -> None:
+    """The test's own access log."""
+
+
+def _at(port: int, *, scheme: str = "http", host: str = HOST, **fields: Any) -> Provider:
+    chosen: dict[str, Any] = {"key": KEY, "models": ("gpt-4o-mini",), **fields}
+    return Provider(f"{scheme}://{host}:{port}/v1", **chosen)
+
+
+async def _check(provider: Provider) -> list[Finding]:
+    return [finding async for finding in check(provider)]
+
+
+def _severities(done: list[Finding]) -> dict[str, str]:
+    return {finding.where: finding.severity for finding in done}
+
+
+async def test_a_provider_that_works_is_good_at_every_step() -> None:
+    """Name, connection, key and models are good; that there is no TLS is said."""
+    async with DemoUpstream(KEY) as demo:
+        done = await _check(Provider(demo.base_url, KEY, ("demo", "gpt-4o-mini")))
+    assert _severities(done) == {
+        "name": "ok",
+        "connect": "ok",
+        "TLS": "warning",
+        "key": "ok",
+        "models": "ok",
+    }
+    assert done[-1].message == "2 are offered, demo, gpt-4o-mini among them"
+
+
+async def test_a_name_without_an_address_fails_at_the_name() -> None:
+    """The first step fails and is the last."""
+    (step,) = await _check(_at(443, host="nothing.invalid"))
+    assert (step.where, step.severity) == ("name", "error")
+    assert "nothing.invalid has no address" in step.message
+    assert "DNS" in step.remedy
+
+
+async def test_a_closed_port_fails_at_the_connection() -> None:
+    """The address and the port are named."""
+    port = closed_port()
+    done = await _check(_at(port))
+    assert _severities(done) == {"name": "ok", "connect": "error"}
+    assert done[-1].message == f"{HOST} port {port}: Connection refused"
+    assert done[-1].remedy == "nothing listens there: is upstream.base_url right?"
+
+
+@pytest.mark.parametrize(("days", "severity"), [(90, "ok"), (5, "warning")])
+async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path, days: int, severity: str) -> None:
+    """The step says for how long; one that ends soon is doubtful."""
+    server, client = certificate(tmp_path, f"IP:{HOST}", days=days)
+    async with _provider(tls=server) as port:
+        done = await _check(_at(port, scheme="https", ssl_context=client))
+    tls = done[2]
+    assert (tls.where, tls.severity) == ("TLS", severity)
+    assert re.fullmatch(
+        rf"TLSv1\.\d, the certificate of 127\.0\.0\.1 is trusted, and valid for {days} days\.", tls.message
+    )
+    assert _severities(done)["models"] == "ok"
+
+
+async def test_a_certificate_of_an_unknown_authority_fails_in_words(tmp_path: Path) -> None:
+    """Who is not trusted and what to look at."""
+    server, _ = certificate(tmp_path, f"IP:{HOST}", days=90)
+    async with _provider(tls=server) as port:
+        done = await _check(_at(port, scheme="https"))
+    assert _severities(done) == {"name": "ok", "connect": "ok", "TLS": "error"}
+    assert done[-1].message == "the certificate of 127.0.0.1 is not trusted: self-signed certificate"
+
+
+async def test_a_port_without_tls_fails_at_tls() -> None:
+    """HTTPS asked of a plain port."""
+    async with _provider() as port:
+        done = await _check(_at(port, scheme="https", connect_timeout_s=1))
+    assert (done[-1].where, done[-1].severity) == ("TLS", "error")
+
+
+async def test_a_refused_key_is_told_without_the_key() -> None:
+    """The provider's words come through, the key does not."""
+    async with DemoUpstream("another-key") as demo:
+        done = await _check(Provider(demo.base_url, KEY, ("demo",)))
+    assert (done[-1].where, done[-1].severity) == ("key", "error")
+    assert done[-1].message.startswith("refused: 401 Incorrect API key provided")
+    assert KEY not in done[-1].message
+
+
+async def test_without_a_key_the_step_says_where_one_belongs() -> None:
+    """Nothing is asked of the provider then."""
+    async with DemoUpstream(KEY) as demo:
+        done = await _check(Provider(demo.base_url, "", ("demo",)))
+        assert demo.total_requests == 0
+    assert (done[-1].where, done[-1].message) == ("key", "there is none")
+    assert "relayd init" in done[-1].remedy
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, "{}", "there is no list of models: 404"),
+        (307, "", "a redirect: 307"),
+        (503, '{"error":{"message":"tired"}}', "the provider failed: 503 tired"),
+        (200, "<html>", "answers, but not with a list of models"),
+        (200, '{"data":[{}]}', "answers, but not with a list of models"),
+        (503, f'{{"error":{{"message":"{KEY}"}}}}', "the provider failed: 503 [key]"),
+    ],
+)
+async def test_a_provider_without_models_fails_there(status: int, body: str, said: str) -> None:
+    """Whatever it answers instead is named, and never with the key in it."""
+    async with _provider(status, body) as port:
+        done = await _check(_at(port))
+    assert (done[-1].where, done[-1].severity) == ("models", "error")
+    assert said in done[-1].message
+    assert done[-1].remedy
+    assert KEY not in repr(done)
+
+
+async def test_a_model_that_is_not_offered_is_doubtful_with_a_hint() -> None:
+    """A slip in chat.default_model is found here, with the name that was meant."""
+    async with _provider() as port:
+        done = await _check(_at(port, models=("gpt-4o-mni",)))
+    assert (done[-1].where, done[-1].severity) == ("models", "warning")
+    assert "gpt-4o-mni (did you mean gpt-4o-mini?)" in done[-1].message
+
+
+async def _run(home: Path, demo: DemoUpstream, key: str, *words: str) -> tuple[int | None, str]:
+    env = environment(home, {"OPENAI_API_KEY": key, "RELAYD_UPSTREAM__BASE_URL": demo.base_url})
+    process = await asyncio.create_subprocess_exec(
+        *command("check", "--upstream", *words),
+        env=env,
+        cwd=home,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert key not in out.decode()
+    return process.returncode, out.decode()
+
+
+async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
+    """`relayd check --upstream` takes everything from the configuration, and shows a line for each step."""
+    async with DemoUpstream(KEY) as demo:
+        status, out = await _run(tmp_path, demo, KEY)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "ok       name          127.0.0.1 is 127.0.0.1"
+    assert lines[-1].startswith("ok       models        2 are offered, gpt-4o-mini among them")
+
+
+async def test_an_error_is_shown_with_its_remedy_and_status_1(tmp_path: Path) -> None:
+    """For people the remedy stands below the error; programs get one document."""
+    async with DemoUpstream(KEY) as demo:
+        status, out = await _run(tmp_path, demo, "not-the-key")
+        as_json = await _run(tmp_path, demo, "not-the-key", "--json")
+    lines = out.splitlines()
+    assert (status, as_json[0]) == (1, 1)
+    assert lines[-2].startswith("ERROR    key           refused: 401 ")
+    assert lines[-1] == f"{'':<23}-> make a new key at the provider, and use that one"
+    told = json.loads(as_json[1])
+    assert told["ok"] is False
+    assert told["findings"][-1] == {
+        "severity": "error",
+        "where": "key",
+        "message": lines[-2].partition("key ")[2].strip(),
+        "remedy": "make a new key at the provider, and use that one",
+        "key": "",
+    }

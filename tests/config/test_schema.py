@@ -1,0 +1,163 @@
+"""`relayd.config.schema`: relayd.toml and the documentation say what it says; what changes live."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tomli
+
+from relayd.config import KEYS, LiveDiff, OriginKind, live_changes
+from relayd.config.toml import commented_toml
+from tests.config.harness import ConfigHarness
+
+SHIPPED = Path(__file__).parents[2] / "relayd.toml"
+WORKED_OUT = {"state_dir", "admin.socket"}
+
+
+def test_the_shipped_file_lists_every_key(harness: ConfigHarness) -> None:
+    """relayd.toml in the repository is the schema's text; as it is, it changes nothing."""
+    text = SHIPPED.read_text()
+    assert text == commented_toml()
+    assert {origin.kind for origin in harness.load(text).origins.values()} == {OriginKind.DEFAULT}
+
+
+def test_the_shipped_file_with_every_line_in_force(harness: ConfigHarness) -> None:
+    """With the `#` before each key taken away, every value comes from the file and is its default."""
+    text = re.sub(r"^# (?=[a-z_]+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    bare, got = harness.load(""), harness.load(text)
+    assert {name: got.value(name) for name in KEYS} == {name: bare.value(name) for name in KEYS}
+    from_file = [name for name, origin in got.origins.items() if origin.kind is OriginKind.FILE]
+    assert from_file == [name for name, key in KEYS.items() if not key.secret]
+
+
+VALUES = {
+    "openai_api_key_file": '/srv/keys/provider "one"',
+    "server.host": "::1",
+    "server.port": 4000,
+    "server.page": False,
+    "chat.default_model": "gpt-ünïcode",
+    "cors.allow_origins": ["https://a.example", "https://b.example"],
+}
+
+
+def test_values_are_set_in_their_place_and_nothing_else_changes() -> None:
+    """Each keeps its line and its comment; what is read back is what was given."""
+    text = commented_toml(VALUES)
+    read = tomli.loads(text)
+    tables = {top: value if isinstance(value, dict) else {"": value} for top, value in read.items()}
+    flat = {
+        f"{top}.{leaf}".rstrip("."): value for top, table in tables.items() for leaf, value in table.items()
+    }
+    assert flat == VALUES
+    changed = [
+        (old, new)
+        for old, new in zip(commented_toml().splitlines(), text.splitlines(), strict=True)
+        if old != new
+    ]
+    assert len(changed) == len(VALUES)
+    assert all(new.endswith(old[old.rindex("  #") + 2 :]) for old, new in changed)
+
+
+def test_a_key_that_does_not_exist_cannot_be_set() -> None:
+    """The same leaf in another section is another key; secrets do not belong in the file."""
+    for name in ("chat.port", "openai_api_key"):
+        with pytest.raises(KeyError, match=name):
+            commented_toml({name: 1})
+
+
+def test_documentation_lists_each_key(harness: ConfigHarness) -> None:
+    """docs/configuration.md lists every key in order, with its default as TOML."""
+    text = (SHIPPED.parent / "docs/configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \| .+ \|$", text, flags=re.MULTILINE))
+    plain = [name for name, key in KEYS.items() if not key.secret]
+    assert list(rows) == plain
+    got = harness.load(
+        "\n".join(f"{name} = {rows[name].strip('`')}" for name in plain if name not in WORKED_OUT)
+    )
+    bare = harness.load("")
+    assert {name: got.value(name) for name in plain} == {name: bare.value(name) for name in plain}
+
+
+def test_every_key_says_what_it_may_be() -> None:
+    """No key lacks the words for its error message, and no list lacks the words for its items."""
+    for key in KEYS.values():
+        assert key.allowed.text
+        assert (key.kind == "list") == bool(key.allowed.item)
+        assert key.secret == (key.name in {"openai_api_key", "authorization_key"})
+
+
+LIVE = {
+    "server.keep_alive_s": "1",
+    "server.max_body_bytes": "1",
+    "server.header_timeout_s": "1",
+    "server.body_timeout_s": "1",
+    "server.write_timeout_s": "1",
+    "server.max_streams": "1",
+    "server.max_streams_per_address": "1",
+    "server.drain_timeout_s": "1",
+    "cors.allow_origins": "https://a.example",
+    "chat.default_model": "other",
+    "chat.allowed_models": "other",
+    "chat.heartbeat_s": "1",
+    "chat.max_tokens_limit": "1",
+    "upstream.connect_timeout_s": "1",
+    "upstream.first_token_timeout_s": "1",
+    "upstream.idle_timeout_s": "1",
+    "upstream.total_timeout_s": "1",
+    "upstream.max_retries": "1",
+    "upstream.max_retry_wait_s": "1",
+    "upstream.include_usage": "no",
+    "keys.grace_s": "1",
+    "log.level": "debug",
+    "log.retention_days": "1",
+    "log.max_mib": "1",
+}
+RESTART = {
+    "server.host": "::1",
+    "server.port": "1",
+    "server.trusted_proxies": "",
+    "server.page": "no",
+    "upstream.base_url": "https://other.example",
+    "admin.socket": "other.sock",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [*LIVE.items(), *RESTART.items()])
+def test_each_change_is_live_or_needs_a_restart(harness: ConfigHarness, name: str, text: str) -> None:
+    """A change of one key is found, and sorted into live or restart."""
+    diff = live_changes(harness.load(), harness.load(cli={name: text}))
+    assert diff == (LiveDiff((name,), ()) if name in LIVE else LiveDiff((), (name,)))
+
+
+def test_the_same_values_from_other_places_are_no_change(harness: ConfigHarness) -> None:
+    """Only values count, not where they were set."""
+    harness.write(".env", "SERVER_PORT=3666")
+    assert not live_changes(harness.load(), harness.load("chat.heartbeat_s = 15"))
+
+
+def test_other_tls_files_are_live_but_tls_itself_is_not(harness: ConfigHarness) -> None:
+    """Turning TLS on or off needs a restart."""
+    for name in ("a", "b"):
+        harness.write(name, "pem")
+    off = harness.load()
+    first, second = (harness.load(f"tls.cert = '{name}'\ntls.key = '{name}'") for name in "ab")
+    both = ("tls.cert", "tls.key")
+    assert live_changes(first, second) == LiveDiff(both, ())
+    assert live_changes(off, first) == live_changes(first, off) == LiveDiff((), both)
+
+
+def test_secrets_and_state_need_a_restart(harness: ConfigHarness) -> None:
+    """So does another provider key, authorization key or state directory."""
+    env = {"OPENAI_API_KEY": "sk-1", "AUTHORIZATION_KEY": "x" * 16}
+    diff = live_changes(harness.load(env=env), harness.load(env=env | {"OPENAI_API_KEY": "sk-2"}))
+    assert diff == LiveDiff((), ("openai_api_key",))
+    assert live_changes(harness.load(env=env), harness.load()).restart == (
+        "openai_api_key",
+        "authorization_key",
+    )
+    assert live_changes(harness.load(), harness.load("state_dir = '/x'")).restart == (
+        "state_dir",
+        "admin.socket",
+    )
