@@ -1,82 +1,144 @@
-"""The operator's app: holds the parts together and offers every action."""
+"""The operator's app: builds its parts, follows the daemon, and draws what changed."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cached_property
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import ClassVar, cast
 
-from textual.app import SystemCommand
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from textual import events
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.driver import Driver
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
+from textual.timer import Timer
+from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from relayd.admin.client import AdminClientError
 from relayd.admin.link import Link
+from tui.context import Context
 from tui.daemon_commands import DaemonCommands
+from tui.driver import TerminalDriver
+from tui.export import Exporter
 from tui.feed import Feed
 from tui.history import Reader
-from tui.model.app_state import AppState, Connection
-from tui.model.stats import Window
-from tui.model.store import record_key
-from tui.model.units import plural
+from tui.model.app_state import AppState
+from tui.model.text import printable_text
+from tui.screens.dialogs import Dialog
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
-from tui.takeout import TakeOut
-from tui.terminal_app import Options, TerminalApp
-from tui.theme import themes
-from tui.widgets.bars import TABS
+from tui.stream_actions import StreamActions
+from tui.theme import DARK, best_theme, role_styles, themes
+from tui.type_ahead import TypeAhead
 
-if TYPE_CHECKING:
-    from tui.key_actions import KeyActions
-    from tui.stream_actions import StreamActions
-
-SECOND_S = 1.0
+# Updates are drawn at most four to five times a second, however many events come.
+REDRAW_EVERY_S = 0.22
+_SECOND_S = 1.0
 
 
-class RelaydApp(TerminalApp):
-    """Everything a screen needs is an attribute or a method here."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this run was asked for."""
+
+    place: str
+    """What the header calls the daemon: the host's name, or `demo`."""
+    readonly: bool = False
+    env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    redraw_every_s: float = REDRAW_EVERY_S
+
+
+class CrashConsole(Console):
+    """Renders a crash without the values of variables: one of them may be a key."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the segments of anything that Rich can draw."""
+        trace = getattr(renderable, "trace", None)
+        for stack in trace.stacks if trace is not None else ():
+            for frame in stack.frames:
+                frame.locals = None
+        return super().render(renderable, options)
+
+
+class RelaydApp(App[int]):
+    """The app on one daemon.
+
+    Args:
+        client: the daemon.
+        options: how this run was asked for.
+        settings_file: what is remembered between runs.
+        now_s: returns the time.
+        open_archive: opens the daemon's database while no daemon answers, if there is one.
+    """
 
     TITLE = "relayd"
     CSS_PATH = "app.tcss"
-    ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "quit", "Quit", show=False, priority=True)]
 
     def __init__(
         self,
-        link: Link,
+        client: Link,
         options: Options,
         settings_file: SettingsFile,
         *,
         now_s: Callable[[], float] = time.time,
         open_archive: Callable[[], Reader | None] | None = None,
     ) -> None:
-        super().__init__(options, settings_file)
-        self.now_s = now_s
-        self.link = link
-        self.state = AppState(self.settings.keep_records)
+        # Textual looks at NO_COLOR here, before the theme is known: with ANSI colours it can leave them out.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
+        self.console = CrashConsole(
+            file=StringIO(), force_terminal=True, highlight=False, emoji=False, legacy_windows=False
+        )
+        self.terminal: TerminalDriver | None = None
+        self.type_ahead = TypeAhead(self, super().on_event)
+        self.role_styles = role_styles(DARK)
+        self._options = options
+        self._settings_file = settings_file
+        self._client = client
+        self.state = AppState(settings_file.settings.keep_records)
         self.feed = Feed(
             self.state,
-            link,
+            client,
             changed=self.changed,
-            backlog_records=self.settings.backlog_records,
+            backlog_records=settings_file.settings.backlog_records,
             open_archive=open_archive,
         )
-        self.commands = DaemonCommands(link, self.state, readonly=options.readonly, unknown=self.notify)
-        self.take_out = TakeOut(self)
+        commands = DaemonCommands(client, self.state, readonly=options.readonly, on_unknown=self.notify)
+        self.context = Context(
+            self.state,
+            self.feed,
+            commands,
+            StreamActions(self, self.state, commands, self.feed),
+            Exporter(self, self.state, options.env, self.write_to_terminal),
+            settings_file,
+            now_s,
+            options.place,
+            Path(options.env.get("HOME") or Path.cwd()),
+        )
+        self._feed_worker: Worker[None] | None = None
+        self._redraw: Timer | None = None
         self._drawn_at_s = 0.0
-        self._draw_due: asyncio.TimerHandle | None = None
-        self._feed_task: asyncio.Task[None] | None = None
-        self._scan_task: asyncio.Task[None] | None = None
-        self._older_task: asyncio.Task[None] | None = None
+        for theme in themes():
+            self.register_theme(theme)
+        self.theme = self._wanted_theme()
+
+    def _wanted_theme(self) -> str:
+        if self.no_color:
+            return best_theme({"NO_COLOR": "1"})
+        remembered = self._settings_file.settings.theme
+        known = {theme.name for theme in themes()}
+        return remembered if remembered in known else best_theme(self._options.env)
 
     def get_default_screen(self) -> Screen[None]:
-        """The one window."""
-        names = {tab.name for tab in TABS}
-        first = self.settings.screen if self.settings.screen in names else TABS[0].name
-        return MainScreen(first)
+        """Return the one window."""
+        return MainScreen(self.context, self._settings_file.settings.screen)
 
     @property
     def main(self) -> MainScreen:
@@ -84,212 +146,130 @@ class RelaydApp(TerminalApp):
         return cast("MainScreen", self.screen_stack[0])
 
     def on_mount(self) -> None:
-        """Choose the colours and start following the daemon."""
-        ours = {theme.name for theme in themes()}
-        for name in set(self.available_themes) - ours:
+        """Start following the daemon."""
+        for name in set(self.available_themes) - {theme.name for theme in themes()}:
             self.unregister_theme(name)
-        self._feed_task = asyncio.create_task(self.feed.run(), name="tui-feed")
-        self._feed_task.add_done_callback(self._feed_ended)
-        self.set_interval(SECOND_S, self._second_passed)
-        if self.settings_file.trouble:
-            self.notify(self.settings_file.trouble, severity="error")
-
-    def _feed_ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):
-            self._handle_exception(error)
+        self._feed_worker = self.run_worker(self.feed.run, name="feed", group="feed")
+        self.set_interval(_SECOND_S, self._on_second)
+        if self._settings_file.trouble:
+            self.notify(self._settings_file.trouble, severity="error")
 
     async def on_unmount(self) -> None:
-        """Stop following."""
-        ours = (self._feed_task, self._scan_task, self._older_task)
-        tasks = [task for task in ours if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.keys.close()
+        """Stop following, and let go of the daemon and its database."""
+        if self._feed_worker is not None:
+            self._feed_worker.cancel()
+            # A failure was shown when it happened.
+            with suppress(WorkerCancelled, WorkerFailed):
+                await self._feed_worker.wait()
         await self.feed.close()
-        await self.link.close()
+        await self._client.close()
+
+    async def on_event(self, event: events.Event) -> None:
+        """Let keys take turns; everything else goes Textual's way."""
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            await self.type_ahead.take(event)
+        else:
+            await super().on_event(event)
 
     # Drawing.
 
     def changed(self) -> None:
-        """The state changed: draw soon, once for all changes until then."""
-        if self._draw_due is None:
-            wait_s = max(0.0, self._drawn_at_s + self.options.redraw_every_s - time.monotonic())
-            self._draw_due = asyncio.get_running_loop().call_later(wait_s, self._draw)
+        """Draw soon, once for all changes until then."""
+        if self._redraw is None and self.is_running:
+            wait_s = max(0.001, self._drawn_at_s + self._options.redraw_every_s - time.monotonic())
+            self._redraw = self.set_timer(wait_s, self.refresh_data)
 
-    def _draw(self) -> None:
-        self._draw_due = None
+    def refresh_data(self) -> None:
+        """Draw new data on the window and on what is over it."""
+        self._redraw = None
         self._drawn_at_s = time.monotonic()
-        if self.is_running and self.screen_stack and self.main.is_mounted:
-            self.call_later(self._refresh_data)
+        if self.screen_stack and self.main.is_mounted:
+            self.main.refresh_data()
 
-    def _refresh_data(self) -> None:
-        self.main.refresh_data()
-        for screen in self.screen_stack[1:]:
-            look = getattr(screen, "refresh_data", None)
-            if look is not None:
-                look()
-
-    def _second_passed(self) -> None:
-        if self.state.open_streams.streams or self.state.retiring() or len(self.screen_stack) > 1:
+    def _on_second(self) -> None:
+        # Ages and countdowns move by themselves.
+        if self.state.open_streams.streams or self.state.retiring():
             self.changed()
 
-    def refresh_hints(self) -> None:
-        """The keys of the footer may differ now."""
-        if self.main.is_mounted:
-            self.main.refresh_hints()
+    # The terminal.
 
-    def badge(self, tab: str) -> str:
-        """The number beside a tab's name."""
-        if tab == "inflight":
-            return str(len(self.state.open_streams.streams) or "")
-        if tab == "keys":
-            return "!" if self.state.dead_keys_in_use(self.now_s()) else ""
-        return ""
+    def get_driver_class(self) -> type[Driver]:
+        """Return the driver that survives real terminals."""
+        return TerminalDriver
 
-    # Getting around.
+    def write_to_terminal(self, sequence: str) -> None:
+        """Write past Textual's drawing: for OSC 52 alone."""
+        if self.terminal is not None:
+            self.terminal.write(sequence)
 
-    async def action_show_screen(self, name: str) -> None:
-        """Turn to a screen."""
-        await self.main.show(name)
-        self.settings.screen = name
+    def action_mouse(self) -> None:
+        """Give the mouse to the terminal, for its own selection, or take it back."""
+        settings = self._settings_file.settings
+        settings.mouse = not settings.mouse
+        if self.terminal is not None:
+            self.terminal.set_mouse(on=settings.mouse)
+        self.notify(
+            "The mouse works in the app again."
+            if settings.mouse
+            else "The mouse is your terminal's now: select and copy with it. M takes it back."
+        )
 
-    async def action_here(self, action: str) -> None:
-        """An action of the screen that is on."""
-        await self.main.pane.run_action(action)
+    # Colours.
 
-    async def open_request(self, request_id: str, seq: int | None) -> None:
-        """One request in full, on the Requests screen; one that is not loaded is asked for."""
-        if seq is None or self.state.store.get(record_key(seq)) is None:
-            try:
-                seq = await self.feed.history.bring(request_id)
-            except AdminClientError as error:
-                self.notify(f"Not opened: {error}", severity="error")
-                return
-        from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
+    def watch_theme(self, name: str) -> None:
+        """Take over another theme."""
+        self.role_styles = role_styles(name)
 
-        await self.action_show_screen("requests")
-        pane = self.main.pane
-        if isinstance(pane, RequestsPane):
-            pane.show_record(seq)
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Return our own variables, for the moments before the theme is on."""
+        return dict(themes()[0].variables)
 
-    async def action_back(self) -> None:
-        """One step back; on the first screen nothing."""
-        if not self.main.pane.step_back() and self.main.pane.id != TABS[0].name:
-            await self.action_show_screen(TABS[0].name)
+    def action_colours(self, name: str) -> None:
+        """Take another theme, and remember it."""
+        self.theme = name
+        self._settings_file.settings.theme = name
+        self._save_settings()
+
+    # What Textual offers, in our way.
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a sentence in the corner for a few seconds; its text may come from a client."""
+        timeout = timeout or (8 if severity == "error" else 5)
+        text = printable_text(message, 600)
+        super().notify(text, title=title, severity=severity, timeout=timeout, markup=markup)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy selected text, by our way."""
+        self.context.exporter.copy(text, "The selection")
+
+    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
+        """Save a picture of the screen; never while a key is on it."""
+        if any(isinstance(screen, Dialog) and screen.SHOWS_SECRET for screen in self.screen_stack):
+            self.notify("No screenshots while a key is on the screen.")
+        else:
+            super().action_screenshot(filename, path)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
+        """Return every action, for the palette."""
+        from tui.palette import commands  # noqa: PLC0415 - loaded when first used
+
+        yield from commands(self, self.main, self.context.commands.refusal())
 
     async def action_quit(self) -> None:
         """Leave; the daemon goes on."""
-        self.save_settings()
+        self._save_settings()
         self.exit(0)
 
-    def action_help(self) -> None:
-        """Every key."""
-        from tui.screens.help import HelpScreen  # noqa: PLC0415 - loaded when first used
-
-        self.push_screen(HelpScreen(self.main.pane))
-
-    def action_retry(self) -> None:
-        """Connect now instead of at the next try."""
-        self.feed.retry_now()
-
-    @cached_property
-    def key_actions(self) -> KeyActions:
-        """Changes of keys; loaded when first used."""
-        from tui.key_actions import KeyActions  # noqa: PLC0415 - see above
-
-        return KeyActions(self, Path(self.options.env.get("HOME") or Path.cwd()))
-
-    @cached_property
-    def stream_actions(self) -> StreamActions:
-        """Cancel, pause, resume, drain; loaded when first used."""
-        from tui.stream_actions import StreamActions  # noqa: PLC0415 - see above
-
-        return StreamActions(self)
-
-    def action_pause(self) -> None:
-        """Take no new work, or take it again."""
-        self.stream_actions.pause_or_resume()
-
-    def action_drain(self) -> None:
-        """Let the daemon finish and stop."""
-        self.stream_actions.drain()
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
-        """Every action, for the palette."""
-        from tui.palette import commands  # noqa: PLC0415 - loaded when first used
-
-        yield from commands(self)
-
-    async def attempt(self, what: str, act: Awaitable[object]) -> bool:
-        """Do a change; a refusal is told, not raised. True when it was done."""
+    def _save_settings(self) -> None:
         try:
-            await act
-        except AdminClientError as error:
-            self.notify(f"{what}: {error}", severity="error")
-            return False
-        return True
-
-    async def look_at_ring(self) -> None:
-        """See the keys as they are after a change; without contact the reconnect will."""
-        with suppress(AdminClientError):
-            await self.feed.refresh_ring()
-
-    def copy_to_clipboard(self, text: str) -> None:
-        """Textual's own copying of selected text, by our way."""
-        self.take_out.copy(text, "The selection")
-
-    # History and filter.
-
-    def load_older(self) -> None:
-        """One more page of older records; with a filter on, of those that pass it."""
-        if self._older_task is None or self._older_task.done():
-            self._older_task = asyncio.create_task(self._load_older(), name="tui-older")
-
-    async def _load_older(self) -> None:
-        if self.state.connection is Connection.CONNECTING:
-            return
-        if self.state.view.narrowed:
-            try:
-                await self.feed.history.load_older_matches()
-            except AdminClientError as error:
-                self.state.view.asked_all = True
-                self.notify(f"Older records were not searched: {error}", severity="error")
-            return
-        if self.feed.history.exhausted:
-            return
-        if len(self.state.store) >= self.state.store.keep:
-            held = f"The app holds {plural(self.state.store.record_count, 'record')}"
-            self.notify(f"{held}; keep_records in its settings allows more.")
-            return
-        await self.feed.history.load_older()
-
-    @property
-    def history_complete(self) -> bool:
-        """Whether every record on disk has been counted."""
-        return self.feed.history.counted_all
-
-    async def load_history(self, window: Window) -> None:
-        """Count what is older than memory, as far back as the window goes."""
-        await self.feed.history.count_history(self.now_s() - window.span_s)
-
-    async def filter_requests(self, text: str) -> None:
-        """The Requests screen with this filter."""
-        from tui.screens.requests import RequestsPane  # noqa: PLC0415 - loaded by the main screen already
-
-        await self.action_show_screen("requests")
-        pane = self.main.pane
-        if isinstance(pane, RequestsPane):
-            pane.set_filter(text)
-
-    def scan(self) -> None:
-        """Try the records against the filter, a slice at a time."""
-        if self._scan_task is None or self._scan_task.done():
-            self._scan_task = asyncio.create_task(self._scan(), name="tui-scan")
-
-    async def _scan(self) -> None:
-        while self.state.view.scan():
-            self.changed()
-            await asyncio.sleep(0)
-        self.changed()
+            self._settings_file.save()
+        except OSError as error:
+            self.notify(f"The settings were not saved: {error}", severity="error")

@@ -1,11 +1,12 @@
-"""The operator's changes: each is asked for once, and asked again only with the same key."""
+"""What the operator asks the daemon to change: each change happens once, however often it is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from relayd.admin.client import AdminClientError, AnswerUnknown, NoDaemon
 from relayd.admin.link import Link
@@ -14,100 +15,95 @@ from tui.model.app_state import AppState, Connection
 
 T = TypeVar("T")
 _TRIES = 8
-_AGAIN_S = 0.5
+_RETRY_AFTER_S = 0.5
+_REASONS = {
+    Connection.DOWN: "the daemon is down",
+    Connection.CONNECTING: "there is no connection to the daemon",
+    Connection.DENIED: "this user may not use the admin socket",
+    Connection.MISMATCH: "the daemon speaks another version",
+}
 
 
 class ReadOnly(AdminClientError):
-    """The app was started with --readonly, or the daemon speaks another version."""
+    """The app was started with --readonly, or the daemon can't be changed from here now."""
+
+
+class _Change(Protocol):
+    def __call__(self, *, generation: int, idempotency_key: str) -> Awaitable[KeyChange]: ...
 
 
 class DaemonCommands:
-    """Changes the daemon. `unknown` is told when an answer never came and the question is repeated."""
+    """Changes the daemon.
+
+    Args:
+        client: the daemon.
+        state: what the app knows; a change of keys names the ring's generation that was on the screen.
+        readonly: refuse every change.
+        on_unknown: called with a sentence each time an answer was lost and the question is repeated.
+    """
 
     def __init__(
-        self,
-        link: Link,
-        state: AppState,
-        *,
-        readonly: bool,
-        unknown: Callable[[str], None],
-        again_s: float = _AGAIN_S,
+        self, client: Link, state: AppState, *, readonly: bool, on_unknown: Callable[[str], None]
     ) -> None:
-        self._link = link
+        self._client = client
         self._state = state
         self._readonly = readonly
-        self._unknown = unknown
-        self._again_s = again_s
+        self._on_unknown = on_unknown
 
     def refusal(self) -> str:
-        """Why nothing can be changed now; empty when it can."""
+        """Return why nothing can be changed now, or an empty text."""
         if self._readonly:
             return "read-only: the app was started with --readonly"
-        if self._state.connection is Connection.LIVE:
-            return ""
-        return {
-            Connection.DOWN: "the daemon is down",
-            Connection.CONNECTING: "there is no connection to the daemon",
-            Connection.DENIED: "this user may not use the admin socket",
-            Connection.MISMATCH: "the daemon speaks another version",
-        }[self._state.connection]
+        return _REASONS.get(self._state.connection, "")
 
     async def rotate(self, key_id: str, grace_s: float) -> KeyChange:
-        """A new key for the client of this one."""
-        generation = self._state.ring.generation
-        return await self._ask(
-            lambda key: self._link.rotate_key(
-                key_id, grace_s=grace_s, generation=generation, idempotency_key=key
-            )
-        )
+        """Make a new key for the client of this one, which retires after the grace."""
+        return await self._change_keys(partial(self._client.rotate_key, key_id, grace_s=grace_s))
 
     async def add(self, client: str) -> KeyChange:
-        """A first key for a new client."""
-        generation = self._state.ring.generation
-        return await self._ask(
-            lambda key: self._link.add_key(client, generation=generation, idempotency_key=key)
-        )
+        """Make a first key for a new client."""
+        return await self._change_keys(partial(self._client.add_key, client))
 
     async def extend(self, key_id: str, by_s: float) -> KeyChange:
-        """A longer grace."""
-        generation = self._state.ring.generation
-        return await self._ask(
-            lambda key: self._link.extend_key(key_id, by_s=by_s, generation=generation, idempotency_key=key)
-        )
+        """Move the end of a retiring key later."""
+        return await self._change_keys(partial(self._client.extend_key, key_id, by_s=by_s))
 
     async def undo(self, key_id: str) -> KeyChange:
-        """The old key active again, the new one revoked."""
-        generation = self._state.ring.generation
-        return await self._ask(
-            lambda key: self._link.undo_key(key_id, generation=generation, idempotency_key=key)
-        )
+        """Make the old key active again and revoke the new one."""
+        return await self._change_keys(partial(self._client.undo_key, key_id))
 
     async def revoke(self, key_id: str, *, cut: bool) -> KeyChange:
-        """The end of a key, now."""
-        generation = self._state.ring.generation
-        return await self._ask(
-            lambda key: self._link.revoke_key(key_id, cut=cut, generation=generation, idempotency_key=key)
-        )
+        """End a key now; with `cut`, its open streams too."""
+        return await self._change_keys(partial(self._client.revoke_key, key_id, cut=cut))
 
     async def cancel(self, request_id: str) -> None:
-        """The end of one stream."""
-        await self._ask(lambda _: self._link.cancel(request_id))
+        """End one stream."""
+        await self._ask(lambda _: self._client.cancel(request_id))
 
     async def pause(self) -> Status:
-        """No new work."""
-        return await self._ask(lambda _: self._link.pause())
+        """Take no new work."""
+        return await self._ask(lambda _: self._client.pause())
 
     async def resume(self) -> Status:
-        """New work again."""
-        return await self._ask(lambda _: self._link.resume())
+        """Take new work again."""
+        return await self._ask(lambda _: self._client.resume())
 
     async def drain(self) -> Status:
-        """Let open streams finish, then stop."""
-        return await self._ask(lambda _: self._link.drain())
+        """Let open streams finish, then stop the daemon."""
+        return await self._ask(lambda _: self._client.drain())
+
+    async def _change_keys(self, change: _Change) -> KeyChange:
+        generation = self._state.ring.generation
+        return await self._ask(lambda key: change(generation=generation, idempotency_key=key))
 
     async def _ask(self, question: Callable[[str], Awaitable[T]]) -> T:
-        refusal = self.refusal()
-        if refusal:
+        """Ask until an answer comes, each time with the same idempotency key.
+
+        Raises:
+            AdminClientError: the daemon refused, or can't be asked.
+            AnswerUnknown: no answer came, however often it was asked for.
+        """
+        if refusal := self.refusal():
             raise ReadOnly(f"Not done: {refusal}.")
         idempotency_key = uuid.uuid4().hex
         for attempt in range(_TRIES):
@@ -119,8 +115,8 @@ class DaemonCommands:
                 if attempt == 0:
                     raise
                 unanswered = error
-            self._unknown("UNKNOWN: the answer never came. Asking again; it can't happen twice.")
-            await asyncio.sleep(self._again_s * (attempt + 1))
+            self._on_unknown("UNKNOWN: the answer never came. Asking again; it can't happen twice.")
+            await asyncio.sleep(_RETRY_AFTER_S * (attempt + 1))
         raise AnswerUnknown(
             "UNKNOWN: no answer came. It may have happened; look at Keys and Audit when the daemon is back."
         ) from unanswered

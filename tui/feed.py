@@ -23,7 +23,7 @@ from relayd.admin.schema import (
 )
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
-from tui.model.marks import Mark, MarkKind
+from tui.model.store import Mark, MarkKind
 
 STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000

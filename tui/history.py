@@ -9,8 +9,8 @@ from typing import Protocol
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditPage, RequestPage, RequestRecord, Ring
 from tui.model.app_state import AppState
-from tui.model.marks import Mark, MarkKind
-from tui.model.text import neutral_record
+from tui.model.store import Mark, MarkKind
+from tui.model.text import printable_struct
 
 PAGE = 500
 _SLICE = 100
@@ -100,11 +100,11 @@ class History:
         before = store.oldest_seq if view.asked_to is None else view.asked_to
         page = await self._reader().requests(where=asked.text, before=before, limit=PAGE)
         if view.filter is asked:
-            view.add_older([neutral_record(record) for record in page.records], page.next_before)
+            view.add_older([printable_struct(record) for record in page.records], page.next_before)
             self._changed()
 
-    async def bring(self, request_id: str) -> int:
-        """Bring one record that is older than the store; returns its `seq`.
+    async def load_one(self, request_id: str) -> int:
+        """Load one record that is older than the store; returns its `seq`.
 
         Raises:
             AdminClientError: the daemon could not be asked, or has no such record.
@@ -128,7 +128,8 @@ class History:
         while not self.counted_all and stats.oldest_s is not None and stats.oldest_s > since_s:
             page = await self._reader().requests(before=stats.counted_from, limit=PAGE)
             for start in range(0, len(page.records), _SLICE):
-                stats.add_page(neutral_record(record) for record in page.records[start : start + _SLICE])
+                for record in page.records[start : start + _SLICE]:
+                    stats.add(printable_struct(record))
                 await asyncio.sleep(0)
             self.counted_all = page.next_before is None
             self._changed()

@@ -7,18 +7,19 @@ import sys
 from typing import TextIO
 
 from relayd.admin.client import AdminClientError
+from relayd.admin.follow import follow
 from relayd.admin.link import Link
-from relayd.admin.schema import Audited, Ended, Gap, Hello, Lost, RequestRecord, Started, epoch_s
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, RequestRecord, epoch_s
 from tui.model.descriptions import cause
-from tui.model.text import neutral, neutral_entry, neutral_record
+from tui.model.text import printable_struct, printable_text
 from tui.model.units import clock, duration, plural
 
-_AGAIN_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+_RETRY_AFTER_S = 2.0
 _BACKLOG = 10
 
 
 def ended_line(record: RequestRecord) -> str:
-    """One ended request in words."""
+    """Return one ended request in words."""
     outcome = record.outcome.value.replace("_", " ") if record.outcome is not None else "running"
     error = f", {record.error.code}" if record.error is not None else ""
     return (
@@ -30,79 +31,85 @@ def ended_line(record: RequestRecord) -> str:
     )
 
 
-def event_line(event: object) -> str | None:
-    """One event in words; None for what line mode leaves out."""
+def event_line(event: Event) -> str | None:
+    """Return one event in words, or None for what line mode leaves out."""
+    event = printable_struct(event)
     match event:
         case Ended():
-            return ended_line(neutral_record(event.record))
-        case Started() if event.record.outcome is not None:
-            return None
+            return ended_line(event.record)
         case Audited():
-            entry = neutral_entry(event.entry)
+            entry = event.entry
             keys = f" keys {', '.join(entry.key_ids)}" if entry.key_ids else ""
             return f"{clock(epoch_s(entry.at))} audit: {entry.login} {entry.action} {entry.result}{keys}"
         case Lost():
-            return (
-                f"{clock(epoch_s(event.at))} lost: {plural(event.count, 'record')}, {neutral(event.reason)}"
-            )
+            return f"{clock(epoch_s(event.at))} lost: {plural(event.count, 'record')}, {event.reason}"
         case Gap():
             return f"gap: events {event.first} to {event.last} are no longer kept"
         case _:
             return None
 
 
-def run_plain(link: Link, out: TextIO) -> int:
-    """Write lines until interrupted; 0 then, 1 when the reader of the lines is gone."""
+def run_plain(client: Link, out: TextIO) -> int:
+    """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
     try:
-        asyncio.run(_Lines(link, out).run())
+        asyncio.run(_LineMode(client, out).run())
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
         # Python would try to flush into the broken pipe again at exit.
         sys.stderr.close()
-        return 1
-    return 0
+    return 1
 
 
-class _Lines:
-    """One run of line mode: where it is in the log, and the daemon's life it belongs to."""
+class _LineMode:
+    """One run of line mode: where it is in the log, and which start of the daemon it follows."""
 
-    def __init__(self, link: Link, out: TextIO) -> None:
-        self._link = link
+    def __init__(self, client: Link, out: TextIO) -> None:
+        self._client = client
         self._out = out
         self._seq: int | None = None
         self._boot_id = ""
-        self._tries = 0
-
-    def _say(self, line: str) -> None:
-        self._out.write(line + "\n")
-        self._out.flush()
+        self._problem = ""
 
     async def run(self) -> None:
+        """Write lines until cancelled."""
         while True:
             try:
-                await self._session()
+                if self._seq is None:
+                    await self._write_backlog()
+                async for event in follow(self._client.events, self._seq, on_trouble=self._complain):
+                    self._write_event(event)
             except AdminClientError as error:
-                if self._tries == 0:
-                    self._say(f"no contact: {neutral(str(error), 500)}")
-            await asyncio.sleep(_AGAIN_S[min(self._tries, len(_AGAIN_S) - 1)])
-            self._tries += 1
+                self._complain(error)
+            await asyncio.sleep(_RETRY_AFTER_S)
 
-    async def _session(self) -> None:
-        if self._seq is None:
-            status = await self._link.status()
-            self._boot_id, self._seq = status.boot_id, status.seq
-            self._say(f"relayd {neutral(status.version)} {status.intake.value} at {neutral(status.address)}")
-            for record in reversed((await self._link.requests(limit=_BACKLOG)).records):
-                self._say(ended_line(neutral_record(record)))
-        async for event in self._link.events(self._seq):
-            self._tries = 0
-            if isinstance(event, Hello):
-                if event.boot_id != self._boot_id:
-                    self._say("daemon restarted: what was open then is lost")
-                self._boot_id = event.boot_id
-                continue
-            self._seq = max(self._seq, getattr(event, "seq", 0) or getattr(event, "last", 0))
-            line = event_line(event)
-            if line is not None:
-                self._say(line)
+    async def _write_backlog(self) -> None:
+        status = printable_struct(await self._client.status())
+        page = await self._client.requests(limit=_BACKLOG)
+        self._write(f"relayd {status.version} {status.intake.value} at {status.address}")
+        for record in reversed(page.records):
+            self._write(ended_line(printable_struct(record)))
+        self._seq, self._boot_id = status.seq, status.boot_id
+
+    def _write_event(self, event: Event) -> None:
+        self._problem = ""
+        if isinstance(event, Hello):
+            boot_id = printable_text(event.boot_id)
+            if boot_id != self._boot_id:
+                self._write("daemon restarted: what was open then is lost")
+            self._boot_id = boot_id
+        elif not isinstance(event, Progress):
+            self._seq = event.last if isinstance(event, Gap) else event.seq
+        line = event_line(event)
+        if line is not None:
+            self._write(line)
+
+    def _complain(self, error: AdminClientError) -> None:
+        """Say once why there is no contact, until there is contact again."""
+        if str(error) != self._problem:
+            self._problem = str(error)
+            self._write(f"no contact: {printable_text(self._problem, 500)}")
+
+    def _write(self, line: str) -> None:
+        self._out.write(line + "\n")
+        self._out.flush()

@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable
+from functools import partial
 
+from textual.app import App
+
+from relayd.admin.client import AdminClientError
 from relayd.admin.schema import Intake, RequestRecord
+from tui.daemon_commands import DaemonCommands
+from tui.feed import Feed
+from tui.model.app_state import AppState
 from tui.model.units import plural
-from tui.screens.confirm import Confirm
-from tui.type_ahead import ASKS
-
-if TYPE_CHECKING:
-    from tui.app import RelaydApp
-
-_GROUP = f"{ASKS}-control"
+from tui.screens.dialogs import Confirm
+from tui.type_ahead import ASKS, Work
 
 
 class StreamActions:
-    """Each method starts one flow and returns at once; one that can't run now says why."""
+    """Each method starts one action and returns at once; an action that can't run now says why.
 
-    def __init__(self, app: RelaydApp) -> None:
+    Args:
+        app: shows dialogs and notifications.
+        state: what the app knows.
+        commands: change the daemon.
+        feed: asks for the daemon's status after a change.
+    """
+
+    def __init__(self, app: App[int], state: AppState, commands: DaemonCommands, feed: Feed) -> None:
         self._app = app
+        self._state = state
+        self._commands = commands
+        self._feed = feed
 
     def cancel(self, record: RequestRecord) -> None:
         """Ask, then end one stream."""
-        refusal = self._app.commands.refusal() or ("" if record.outcome is None else "this request has ended")
-        if refusal:
-            self._app.action_explain(refusal)
+        if self._may_change("" if record.outcome is None else "this request has ended"):
+            self._start(partial(self._cancel, record))
+
+    def pause_or_resume(self) -> None:
+        """Take no new work after a question, or take it again."""
+        if not self._may_change():
             return
-        self._app.run_worker(self._cancel(record), exclusive=True, group=_GROUP)
+        status = self._state.status
+        if status is None or status.intake is Intake.LIVE:
+            self._start(self._pause)
+        else:
+            self._start(self._resume, group="resume")
+
+    def drain(self) -> None:
+        """Ask, with the count and an estimate, then let the daemon finish and stop."""
+        if self._may_change():
+            self._start(self._drain)
+
+    def _may_change(self, reason: str = "") -> bool:
+        reason = self._commands.refusal() or reason
+        if reason:
+            self._app.notify(f"Not now: {reason}.")
+        return not reason
+
+    def _start(self, action: Work, group: str = f"{ASKS}-streams") -> None:
+        self._app.run_worker(action, exclusive=True, group=group)
 
     async def _cancel(self, record: RequestRecord) -> None:
-        who = f"{record.client or 'no client'} at {record.ip}"
+        user = f"{record.client or 'no client'} at {record.ip}"
         question = Confirm(
             "Cancel this request?",
-            f"{record.model or '—'} for {who}, {plural(record.deltas, 'delta')} so far.\n"
+            f"{record.model or '—'} for {user}, {plural(record.deltas, 'delta')} so far.\n"
             "The client gets one line that says so; the provider is told to stop.",
             "Cancel the request",
             no="Leave it",
         )
-        sure = await self._app.push_screen_wait(question)
-        if sure and await self._app.attempt("Not cancelled", self._app.commands.cancel(record.id)):
-            self._app.notify("The daemon cancelled the request.")
-
-    def pause_or_resume(self) -> None:
-        """Take no new work after a question, or take it again."""
-        refusal = self._app.commands.refusal()
-        if refusal:
-            self._app.action_explain(refusal)
-            return
-        status = self._app.state.status
-        live = status is None or status.intake is Intake.LIVE
-        if live:
-            self._app.run_worker(self._pause(), exclusive=True, group=_GROUP)
-        else:
-            self._app.run_worker(self._resume(), exclusive=True, group="resume")
+        if await self._app.push_screen_wait(question):
+            cancelling = self._commands.cancel(record.id)
+            await self._change(cancelling, "Not cancelled", "The daemon cancelled the request.")
 
     async def _pause(self) -> None:
         question = Confirm(
@@ -61,29 +81,16 @@ class StreamActions:
             "New requests get 503 with Retry-After until you resume. Open streams go on.",
             "Pause",
         )
-        if await self._app.push_screen_wait(question) and await self._app.attempt(
-            "Not paused", self._app.commands.pause()
-        ):
-            self._app.notify("Intake is paused; P resumes it.")
-        self._app.feed.look_soon()
+        if await self._app.push_screen_wait(question):
+            await self._change(self._commands.pause(), "Not paused", "Intake is paused; P resumes it.")
 
     async def _resume(self) -> None:
-        if await self._app.attempt("Not resumed", self._app.commands.resume()):
-            self._app.notify("The daemon takes new work again.")
-        self._app.feed.look_soon()
-
-    def drain(self) -> None:
-        """Ask, with the count and an estimate, then let the daemon finish and stop."""
-        refusal = self._app.commands.refusal()
-        if refusal:
-            self._app.action_explain(refusal)
-            return
-        self._app.run_worker(self._drain(), exclusive=True, group=_GROUP)
+        await self._change(self._commands.resume(), "Not resumed", "The daemon takes new work again.")
 
     async def _drain(self) -> None:
-        state = self._app.state
-        at_most = f"{state.status.drain_timeout_s:.0f} s" if state.status is not None else "the drain timeout"
-        open_now = plural(len(state.open_streams.streams), "stream")
+        status = self._state.status
+        at_most = f"{status.drain_timeout_s:.0f} s" if status is not None else "the drain timeout"
+        open_now = plural(len(self._state.open_streams.streams), "stream")
         question = Confirm(
             "Drain, then stop the daemon?",
             f"{open_now} open now. They may finish, for at most {at_most};"
@@ -91,8 +98,14 @@ class StreamActions:
             "After that the daemon stops. It does not come back unless a supervisor starts it.",
             "Drain and stop",
         )
-        if await self._app.push_screen_wait(question) and await self._app.attempt(
-            "Not drained", self._app.commands.drain()
-        ):
-            self._app.notify("Draining.")
-            self._app.feed.look_soon()
+        if await self._app.push_screen_wait(question):
+            await self._change(self._commands.drain(), "Not drained", "Draining.")
+
+    async def _change(self, change: Awaitable[object], failure: str, success: str) -> None:
+        try:
+            await change
+        except AdminClientError as error:
+            self._app.notify(f"{failure}: {error}", severity="error")
+        else:
+            self._app.notify(success)
+        self._feed.look_soon()

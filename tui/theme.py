@@ -148,14 +148,14 @@ def _styles(name: str) -> dict[Role, Style]:
 STYLES: Mapping[str, Mapping[Role, Style]] = {name: _styles(name) for name in _COLOURS}
 
 
-def looks(theme: str) -> Mapping[Role, Style]:
+def role_styles(theme: str) -> Mapping[Role, Style]:
     """How every role looks in a theme."""
     return STYLES.get(theme, STYLES[DARK])
 
 
 def style(app: App[object], role: Role) -> Style:
     """How this role looks now. Asked for every piece of a row, for which `app.theme` is too slow."""
-    current: Mapping[Role, Style] = getattr(app, "looks", STYLES[DARK])
+    current: Mapping[Role, Style] = getattr(app, "role_styles", STYLES[DARK])
     return current[role]
 
 

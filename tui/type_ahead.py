@@ -1,4 +1,4 @@
-"""Keys in the order they were typed, each on what the one before it opened.
+"""Keys in the order they were typed, each acting on what the one before it opened.
 
 Textual hands a key to the widget that has the focus at that moment, before the key typed just before
 it has done its work. `/` and `x` typed at once would then filter and cancel; `!` and four characters
@@ -12,15 +12,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
 
 from textual import events
+from textual.app import App
 from textual.widgets import Input
 from textual.worker import Worker
 
-if TYPE_CHECKING:
-    from textual.app import App
-
+Work = Callable[[], Coroutine[object, object, None]]
+"""What a worker runs."""
 MAX_HELD = 64
 ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
@@ -40,14 +40,14 @@ class TypeAhead:
         self._app = app
         self._forward = forward
         self._held: deque[events.Key] = deque()
-        self._opening: asyncio.Task[None] | None = None
+        self._waiting = False
         self._next: events.Key | None = None
-        """The key whose turn it is when the field has taken in what was typed before it."""
+        """The key to act on once the field has taken in what was typed before it."""
 
     @property
     def idle(self) -> bool:
         """Whether every key has been acted on."""
-        return self._opening is None and not self._held
+        return not self._waiting and not self._held
 
     async def take(self, event: events.Key) -> None:
         """Act on a key, or keep it until its turn; beyond `MAX_HELD` it is lost."""
@@ -64,58 +64,51 @@ class TypeAhead:
             # Enter and the like come after what was typed: the field takes that in at its own pace.
             self._next = event
             self._held.appendleft(event)
-            self._wait_for(self._taken_in(field))
+            self._wait_for(partial(self._taken_in, field))
         else:
             self._next = None
-            await self._bound(event)
+            await self._run_binding(event)
 
-    async def _bound(self, event: events.Key) -> None:
-        """What the key is bound to, at once: the action is done when this returns."""
+    async def _run_binding(self, event: events.Key) -> None:
+        """Run the action of the key at once, not through the queues of the widgets between."""
         app = self._app
+        bound = app.screen.active_bindings.get(event.key)
+        if bound is None:
+            await self._forward(event)
+            return
         known = set(app.workers)
-        # Not through the queues of the widgets between.
-        if not await app._check_bindings(event.key, priority=True):  # noqa: SLF001 - Textual is pinned, and offers no other way
-            await app._check_bindings(event.key)  # noqa: SLF001 - as above
-        flows = [worker for worker in set(app.workers) - known if worker.group.startswith(ASKS)]
-        if flows or app.screen.is_modal:
-            self._wait_for(self._opened(flows))
+        await app.run_action(bound.binding.action, bound.node)
+        asking = [worker for worker in set(app.workers) - known if worker.group.startswith(ASKS)]
+        if asking or app.screen.is_modal:
+            self._wait_for(partial(self._opened, asking))
 
-    def _wait_for(self, what: Coroutine[object, object, None]) -> None:
-        self._opening = asyncio.create_task(what, name="tui-opening")
-        self._opening.add_done_callback(self._let_go)
+    def _wait_for(self, condition: Callable[[], Awaitable[None]]) -> None:
+        self._waiting = True
+        wait: Work = partial(self._wait_and_go_on, condition)
+        self._app.run_worker(wait, name="type-ahead", group="type-ahead")
+
+    async def _wait_and_go_on(self, condition: Callable[[], Awaitable[None]]) -> None:
+        await condition()
+        self._waiting = False
+        self._app.call_later(self._act_on_held)
 
     async def _taken_in(self, field: Input) -> None:
-        """Until a field has acted on all keys that it was given."""
+        """Wait until a field has acted on all keys that it was given."""
         done = asyncio.Event()
         field.call_later(done.set)
         with suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), _GIVE_UP_S)
 
-    async def _opened(self, flows: list[Worker[object]]) -> None:
-        """Until a dialog has the focus, or the flows ended without one."""
+    async def _opened(self, asking: list[Worker[object]]) -> None:
+        """Wait until a dialog has the focus, or the workers ended without one."""
         app, end_s = self._app, time.monotonic() + _GIVE_UP_S
         while app.screen_stack and time.monotonic() < end_s:
             if app.screen.is_modal and app.screen.focused is not None:
                 return
-            if not app.screen.is_modal and all(flow.is_finished for flow in flows):
+            if not app.screen.is_modal and all(worker.is_finished for worker in asking):
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    def _let_go(self, task: asyncio.Task[None]) -> None:
-        self._opening = None
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):
-            self._app._handle_exception(error)  # noqa: SLF001 - as Textual does with what its own tasks meet
-        elif not task.cancelled() and self._held:
-            self._app.call_later(self._act_on_held)
-
     async def _act_on_held(self) -> None:
-        while self._held and self._opening is None:
+        while self._held and not self._waiting:
             await self._act(self._held.popleft())
-
-    async def close(self) -> None:
-        """Wait for nothing any more."""
-        self._held.clear()
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from relayd.admin.schema import AuditPage, Event, KeyChange, RequestPage, RequestRecord, Ring, Status
@@ -32,7 +32,7 @@ class Link(Protocol):
         """One record."""
         ...
 
-    def events(self, after: int | None = None) -> AsyncIterator[Event]:
+    def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Hello, what followed `after` (None: only what is new), then live, until the connection ends."""
         ...
 

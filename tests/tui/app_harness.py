@@ -1,43 +1,39 @@
-"""The app on a harness: a frozen, seeded daemon before it, no terminal behind it."""
+"""The app without a terminal, on a daemon whose time stands still until a test moves it."""
 
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 import time
-import unicodedata
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.style import Style
-from textual import events
-from textual.color import Color
-from textual.keys import REPLACED_KEYS, _character_to_key, _get_unicode_name_from_key
-from textual.message_pump import MessagePump
+from textual.content import Content
 from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Static
 
 from relayd.admin.link import Link
 from tests.tui.samples import NOON_S
-from tui.app import RelaydApp
+from tui.app import Options, RelaydApp
 from tui.demo.link import DemoLink
 from tui.history import Reader
-from tui.model.app_state import Connection
+from tui.model.app_state import AppState, Connection
+from tui.screens.main import MainScreen
+from tui.screens.requests import RequestsPane
 from tui.settings import SettingsFile
-from tui.terminal_app import Options
 
 WAIT_S = 30.0
-CALM_ROUNDS = 3
 SHORT_HISTORY_S = 1500.0
-TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
-
-
-def _character(key: str) -> str | None:
-    """What the key of this name types."""
-    try:
-        return unicodedata.lookup(_get_unicode_name_from_key(REPLACED_KEYS.get(key, key)))
-    except KeyError:
-        return key if len(key) == 1 else None
+_IDLE_ROUNDS = 3
+_TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
+# Rich draws each piece of a line as an SVG text of its own.
+_SVG_TEXT = re.compile(r'<text class="[^"]*-r\d+" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>')
+_CELL_WIDTH, _CELL_HEIGHT = 12.2, 24.4
 
 
 async def until(holds: Callable[[], object], what: str = "it") -> None:
@@ -55,107 +51,127 @@ def files(directory: Path, pattern: str) -> list[Path]:
 
 @dataclass
 class AppHarness:
-    """The app, the daemon that it plays with, and the hands of an operator."""
+    """The app, the daemon behind it, and the hands of an operator."""
 
     app: RelaydApp
     link: DemoLink
     pilot: Pilot[int]
 
+    @property
+    def state(self) -> AppState:
+        """What the app knows."""
+        return self.app.state
+
+    @property
+    def main(self) -> MainScreen:
+        """The window under the dialogs."""
+        return self.app.main
+
+    @property
+    def screen(self) -> Screen[object]:
+        """The window or the dialog that is on top."""
+        return self.app.screen
+
+    @property
+    def requests(self) -> RequestsPane:
+        """The Requests screen."""
+        return self.main.query_one(RequestsPane)
+
+    @property
+    def windows(self) -> int:
+        """How many windows and dialogs are open."""
+        return len(self.app.screen_stack)
+
     async def press(self, *keys: str) -> None:
-        """Press keys by Textual's names, and let the app settle after each."""
+        """Press keys by Textual's names, or characters, and let the app settle after each."""
         for key in keys:
-            self._send(key, _character(key))
-            await self.quiet()
+            await self.pilot.press(key)
+            await self.idle()
 
-    async def type(self, text: str) -> None:
-        """Type a text."""
-        for char in text:
-            self._send(_character_to_key(char), char)
-        await self.quiet()
+    async def dialog(self, kind: type[Any]) -> None:
+        """Wait until a dialog of this kind is open and drawn."""
+        await until(lambda: isinstance(self.screen, kind) and self.screen.focused is not None, kind.__name__)
+        await self.idle()
 
-    def _send(self, key: str, char: str | None) -> None:
-        assert self.app._driver is not None
-        self.app._driver.send_message(events.Key(key, char))
+    async def closed(self) -> None:
+        """Wait until every dialog is closed."""
+        await until(lambda: self.windows == 1, "the end of the dialog")
+        await self.idle()
 
-    async def quiet(self) -> None:
-        """Wait until no message waits anywhere, and all is drawn.
+    async def shows(self, *texts: str) -> None:
+        """Wait until the screen shows every one of these texts, however its lines are broken."""
+        for text in texts:
+            await until(lambda text=text: text in " ".join(self.text().split()), text)  # type: ignore[misc]  # the loop's own value
 
-        Textual's own pause takes a process that gets no processor time for one that has nothing to do.
-        """
-        end_s = time.monotonic() + WAIT_S
-        calm = 0
-        while calm < CALM_ROUNDS:
+    async def idle(self) -> None:
+        """Wait until no message waits anywhere, and all is drawn."""
+        end_s, rounds = time.monotonic() + WAIT_S, 0
+        while rounds < _IDLE_ROUNDS:
             assert time.monotonic() < end_s, "the app did not come to rest"
-            await self.pilot._wait_for_screen()
-            self.app.screen._on_timer_update()
-            await asyncio.sleep(0)
-            calm = calm + 1 if self._at_rest() else 0
-
-    def _at_rest(self) -> bool:
-        screens = self.app.screen_stack
-        nodes: list[MessagePump] = [self.app, *(n for s in screens for n in s.walk_children(with_self=True))]
-        waiting = sum(node.message_queue_size + len(node._next_callbacks) for node in nodes)
-        waiting += sum(len(screen._callbacks) for screen in screens)
-        return waiting == 0 and self.app.keys.idle
+            drawn = asyncio.Event()
+            self.screen.call_after_refresh(drawn.set)
+            # A dialog that closes right now draws nothing any more.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(drawn.wait(), 0.2)
+            nodes = [n for screen in self.app.screen_stack for n in screen.walk_children(with_self=True)]
+            waiting = self.app.message_queue_size + sum(node.message_queue_size for node in nodes)
+            rounds = rounds + 1 if not waiting and self.app.type_ahead.idle else 0
 
     async def go_on(self, seconds: float) -> None:
         """Let the daemon's time pass, and its news arrive."""
         await self.link.advance(seconds)
         await until(self._knows_all, "the news")
-        await self.settle()
+        await self.redraw()
 
     def _knows_all(self) -> bool:
-        state, daemon = self.app.state, self.link.daemon
+        state, daemon = self.state, self.link.daemon
         if state.status is None or state.status.seq != daemon.seq or state.ring != daemon.ring.ring():
             self.app.feed.look_soon()
             return False
         told = not daemon.open or state.open_streams.at_s > daemon.now_s - 0.999
         return state.log_seq == daemon.seq and told
 
-    async def settle(self) -> None:
-        """Wait until what is known is drawn."""
-        self.app.changed()
-        await until(lambda: self.app._draw_due is None)
-        await self.quiet()
+    async def redraw(self) -> None:
+        """Draw what is known."""
+        self.app.refresh_data()
+        await self.idle()
 
     def text(self) -> str:
         """The screen as lines of text."""
-        strips = self.app.screen._compositor.render_strips()
-        return "\n".join(strip.text.rstrip() for strip in strips)
+        lines = [""] * self.app.size.height
+        for x, y, text in _SVG_TEXT.findall(self.app.export_screenshot()):
+            row, column = int(float(y) / _CELL_HEIGHT), round(float(x) / _CELL_WIDTH)
+            lines[row] = lines[row].ljust(column) + html.unescape(text).replace("\xa0", " ")
+        return "\n".join(line.rstrip() for line in lines)
 
-    def styles(self) -> set[Style]:
-        """Every style that reaches the terminal."""
-        found = set()
-        for strip in self.app.screen._compositor.render_strips():
-            for line_filter in self.app.get_line_filters():
-                strip = strip.apply_filter(line_filter, Color(0, 0, 0))  # noqa: PLW2901 - each filter works on the last one's result
-            found |= {segment.style for segment in strip if segment.style is not None}
-        return found
+    def detail_text(self) -> str:
+        """The text of the open request, scrolled out of sight or not."""
+        shown = self.requests.detail.query_one("#detail-text", Static).render()
+        assert isinstance(shown, Content)
+        return shown.plain
 
 
 @asynccontextmanager
-async def running_app(  # noqa: PLR0913 - a harness is set by many things
+async def running_app(
     tmp_path: Path,
     *,
     size: tuple[int, int] = (80, 24),
-    seed: int = 7,
     readonly: bool = False,
-    env: dict[str, str] | None = None,
     wrap: Callable[[DemoLink], Link] = lambda link: link,
     archive: Callable[[], Reader | None] | None = None,
     wait_live: bool = True,
     history_s: float = SHORT_HISTORY_S,
 ) -> AsyncIterator[AppHarness]:
-    """A running app on a frozen demo daemon of 25 minutes of history."""
-    link = DemoLink(seed=seed, clock=lambda: NOON_S, moves=False, history_s=history_s)
-    options = Options("demo", readonly, {"HOME": str(tmp_path), **(env or TRUECOLOR)}, redraw_every_s=0.0)
+    """Run the app on a daemon with 25 minutes of history."""
+    link = DemoLink(seed=7, clock=lambda: NOON_S, moves=False, history_s=history_s)
+    options = Options("demo", readonly, {"HOME": str(tmp_path), **_TRUECOLOR}, redraw_every_s=0.0)
     app = RelaydApp(
         wrap(link), options, SettingsFile(tmp_path / "tui.json"), now_s=link.now_s, open_archive=archive
     )
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         harness = AppHarness(app, link, pilot)
         if wait_live:
             await until(lambda: app.state.connection is Connection.LIVE, "contact")
             await until(lambda: app.feed.history.exhausted, "the backlog")
-            await harness.settle()
+            await harness.redraw()
         yield harness

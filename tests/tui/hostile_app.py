@@ -9,9 +9,9 @@ from pathlib import Path
 
 from relayd.admin.schema import RecordedError
 from tui.__main__ import run_app
+from tui.app import Options, RelaydApp
 from tui.demo.link import DemoLink
 from tui.settings import SettingsFile
-from tui.terminal_app import Options
 
 HOSTILE = "evil\x1b]52;c;aGk=\x07\x1b[31;7;66m\x9b33;66m\x90q\x9c\u202eevil\u200b\u2066\u2028"
 
@@ -26,8 +26,12 @@ def main() -> int:
         record.error = RecordedError(HOSTILE, HOSTILE * 100)
     for plan in link.daemon.open.values():
         plan.model = HOSTILE
-    settings = SettingsFile(Path(os.environ["HOME"]) / "tui.json")
-    return asyncio.run(run_app(link, Options("demo"), settings))
+
+    async def run() -> int:
+        settings = SettingsFile(Path(os.environ["HOME"]) / "tui.json")
+        return await run_app(RelaydApp(link, Options("demo"), settings))
+
+    return asyncio.run(run())
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ async def test_no_control_character_of_a_client_is_drawn(tmp_path: Path) -> None
             upstream_request_id=HOSTILE,
             outcome=Outcome.UPSTREAM_ERROR,
             error=RecordedError(HOSTILE, HOSTILE),
-            boot_id=harness.app.state.boot_id,
+            boot_id=harness.state.boot_id,
         )
-        harness.app.state.backlog([record])
-        await harness.settle()
+        harness.state.backlog([record])
+        await harness.redraw()
         await harness.press("enter")
         screen = harness.text()
         assert "evil" in screen

@@ -9,7 +9,6 @@ from textual.binding import Binding
 from textual.widgets import OptionList
 
 from tests.tui.app_harness import running_app, until
-from tui.palette import commands
 from tui.theme import LIGHT
 
 
@@ -18,8 +17,8 @@ async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None
     async with running_app(tmp_path, readonly=True) as harness:
         for key in "12345":
             await harness.press(key)
-            offered = {command.title: command.help for command in commands(harness.app)}
-            bindings = type(harness.app.main.pane).BINDINGS
+            offered = {c.title: c.help for c in harness.app.get_system_commands(harness.screen)}
+            bindings = type(harness.main.pane).BINDINGS
             assert {b.description for b in bindings if isinstance(b, Binding)} <= set(offered)
             assert "--readonly" in offered["Drain, then stop the daemon"]
 
@@ -28,10 +27,10 @@ async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) 
     """`:` opens it, a few letters and Enter choose, the next start has the theme."""
     async with running_app(tmp_path) as harness:
         await harness.press("colon")
-        await until(lambda: len(harness.app.screen_stack) == 2)
-        await harness.type("light")
+        await until(lambda: harness.windows == 2)
+        await harness.press(*"light")
         await until(lambda: "relayd-light" in harness.text(), "the command")
-        await until(lambda: harness.app.screen.query_one(OptionList).highlighted == 0, "the first command")
+        await until(lambda: harness.screen.query_one(OptionList).highlighted == 0, "the first command")
         await harness.press("enter")
         await until(lambda: harness.app.theme == LIGHT, "the theme")
     assert json.loads((tmp_path / "tui.json").read_text())["theme"] == LIGHT
@@ -41,8 +40,8 @@ async def test_help_lists_the_keys_of_this_screen(tmp_path: Path) -> None:
     """`?` on Keys names what can be done with keys; Escape closes it."""
     async with running_app(tmp_path, size=(100, 60)) as harness:
         await harness.press("K", "question_mark")
-        await until(lambda: len(harness.app.screen_stack) == 2)
-        await harness.settle()
+        await until(lambda: harness.windows == 2)
+        await harness.redraw()
         assert "Rotate this key" in harness.text()
         await harness.press("escape")
-        assert len(harness.app.screen_stack) == 1
+        assert harness.windows == 1

@@ -18,8 +18,8 @@ from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import AppHarness, running_app, until
 from tests.tui.terminal import Terminal
 from tests.wire import Wire, ask, body, post
-from tui.model.marks import MarkKind
-from tui.screens.confirm import Confirm
+from tui.model.store import MarkKind
+from tui.screens.dialogs import Confirm
 
 pytestmark = pytest.mark.timeout(seconds=180)
 
@@ -31,7 +31,7 @@ _NO_OVERRIDE = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-al
 
 def held(harness: AppHarness) -> list[RequestRecord]:
     """The records that the app holds, oldest first."""
-    store = harness.app.state.store
+    store = harness.state.store
     rows = [store.row_at(index) for index in range(len(store))]
     return [row for row in rows if isinstance(row, RequestRecord)]
 
@@ -68,17 +68,17 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
         async with at_the_desk(daemon) as harness:
             await header(harness, "○ DOWN")
             await until(lambda: len(held(harness)) == 4, "the history")
-            await harness.settle()
+            await harness.redraw()
             assert "No relayd answers at" in harness.text()
             assert "▶" in harness.text()
             assert "History is read from disk" in " ".join(harness.text().split())
             assert "x(cancel)" in harness.text()
             await harness.press("K")
             await until(lambda: "r(rotate)" in harness.text(), "the keys, greyed")
-            assert harness.app.state.ring.keys[0].id in harness.text()
+            assert harness.state.ring.keys[0].id in harness.text()
             await harness.press("r", "exclamation_mark", "5")
-            assert len(harness.app.screen_stack) == 1
-            await until(lambda: harness.app.state.audit, "the audit")
+            assert harness.windows == 1
+            await until(lambda: harness.state.audit, "the audit")
             await asyncio.to_thread(daemon.start)
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
             harness.app.feed.retry_now()
@@ -106,20 +106,20 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
             async with await Wire.open(daemon.port) as wire:
                 wire.send(post(KEY, body(SLOW)))
                 await wire.head()
-                await until(lambda: harness.app.state.open_streams.streams, "the stream")
+                await until(lambda: harness.state.open_streams.streams, "the stream")
                 await _confirm(harness, "D", "1 stream open now")
                 await header(harness, "DRAINING")
                 assert await asyncio.to_thread(daemon.wait, 30) == 0
             await header(harness, "○ DOWN")
             await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN, "the end of the stream")
-            assert harness.app.state.store.marks(MarkKind.RESTART) == []
+            assert harness.state.store.marks(MarkKind.RESTART) == []
     finally:
         daemon.kill()
 
 
 async def _confirm(harness: AppHarness, key: str, question: str) -> None:
     await harness.press(key)
-    await until(lambda: isinstance(harness.app.screen, Confirm) and question in harness.text(), question)
+    await until(lambda: isinstance(harness.screen, Confirm) and question in harness.text(), question)
     await harness.press("tab", "enter")
 
 
@@ -152,10 +152,10 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, ans
             await until(lambda: len(held(harness)) == 1, "the history")
             await harness.press("K", "r", "a", "P")
             await until(
-                lambda: any("speaks another version" in n.message for n in harness.app._notifications),
+                lambda: "speaks another version" in harness.text(),
                 "the reason",
             )
-            assert len(harness.app.screen_stack) == 1
+            assert harness.windows == 1
             server.close()
             (daemon.state_dir / "admin.sock").unlink(missing_ok=True)
             await asyncio.to_thread(daemon.start)

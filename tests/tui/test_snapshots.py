@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.app_harness import TRUECOLOR, AppHarness, running_app, until
+from tests.tui.app_harness import AppHarness, running_app
 from tui.screens.key_dialogs import AskGrace
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NARROW, WIDE = (80, 24), (140, 40)
-SIXTEEN = set(range(16))
 
 
 def compare(harness: AppHarness, name: str) -> None:
@@ -40,34 +39,9 @@ async def test_the_screens_look_as_they_did(tmp_path: Path, size: tuple[int, int
         await harness.press("4")
         compare(harness, f"keys-{name}")
         await harness.press("r")
-        await until(lambda: isinstance(harness.app.screen, AskGrace))
-        await harness.settle()
+        await harness.dialog(AskGrace)
+        await harness.redraw()
         compare(harness, f"rotate-{name}")
-
-
-async def test_the_ansi_theme_uses_sixteen_colours(tmp_path: Path) -> None:
-    """On a terminal of 16 colours every colour is one of them, or the terminal's own."""
-    async with running_app(tmp_path, env={"TERM": "xterm"}) as harness:
-        await harness.go_on(5)
-        for key in ("1", "e", "enter", "3", "4"):
-            await harness.press(key)
-            colours = {c for s in harness.styles() for c in (s.color, s.bgcolor) if c is not None}
-            assert {c.name for c in colours if not c.is_default and c.number not in SIXTEEN} == set()
-
-
-async def test_no_color_shows_no_colour_and_still_says_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With NO_COLOR nothing is coloured; the row under the cursor is reversed, states are words."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    async with running_app(tmp_path, env=TRUECOLOR) as harness:
-        await harness.go_on(5)
-        styles = harness.styles()
-        assert {s.color.name for s in styles if s.color is not None and not s.color.is_default} == set()
-        assert {s.bgcolor.name for s in styles if s.bgcolor is not None and not s.bgcolor.is_default} == set()
-        assert any(s.reverse for s in styles)
-        assert "LIVE" in harness.text()
-        assert "▶" in harness.text()
 
 
 async def test_the_wide_screen_shows_more_than_the_narrow_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.tui.app_harness import running_app, until
 from tests.tui.samples import NOON_S
 from tui.demo.link import DemoLink
 from tui.model.app_state import Connection
-from tui.model.marks import MarkKind
+from tui.model.store import MarkKind
 
 PATH = "/run/relayd/admin.sock"
 
@@ -32,12 +32,12 @@ async def test_a_lost_daemon_is_named_and_changes_are_greyed(
     async with running_app(tmp_path) as harness:
         await harness.link.fail(trouble)
         harness.app.feed.retry_now()
-        await until(lambda: harness.app.state.connection is contact, contact)
-        await harness.settle()
+        await until(lambda: harness.state.connection is contact, contact)
+        await harness.redraw()
         assert contact.value in harness.text().splitlines()[0]
         assert words in harness.text()
         await harness.press("P")
-        await until(lambda: any("Not now" in n.message for n in harness.app._notifications), "the reason")
+        await until(lambda: "Not now" in harness.text(), "the reason")
         await harness.press("K")
         assert "r(rotate)" in harness.text()
 
@@ -46,13 +46,13 @@ async def test_contact_comes_back_without_a_gap_or_a_double(tmp_path: Path) -> N
     """What happened while the connection was gone is there afterwards, each once."""
     async with running_app(tmp_path) as harness:
         await harness.link.fail(NoDaemon("gone"))
-        await until(lambda: harness.app.state.connection is not Connection.LIVE)
+        await until(lambda: harness.state.connection is not Connection.LIVE)
         harness.link.jump(40)
         harness.link.trouble = None
         harness.app.feed.retry_now()
-        await until(lambda: harness.app.state.connection is Connection.LIVE, "contact")
-        await until(lambda: harness.app.state.log_seq == harness.link.daemon.seq, "the news")
-        held = [harness.app.state.store.key_at(i) >> 1 for i in range(len(harness.app.state.store))]
+        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
+        await until(lambda: harness.state.log_seq == harness.link.daemon.seq, "the news")
+        held = [harness.state.store.key_at(i) >> 1 for i in range(len(harness.state.store))]
         assert held == [record.seq for record in harness.link.daemon.records]
 
 
@@ -66,23 +66,23 @@ async def test_a_restart_draws_a_row_and_marks_what_was_lost(tmp_path: Path) -> 
         await harness.link.wake()
         harness.app.feed.retry_now()
         await harness.go_on(8)
-        await until(lambda: harness.app.state.store.marks(MarkKind.RESTART), "the mark")
-        await harness.settle()
+        await until(lambda: harness.state.store.marks(MarkKind.RESTART), "the mark")
+        await harness.redraw()
         assert "daemon restarted" in harness.text()
-        assert all(record_id not in harness.app.state.open_streams.streams for record_id in lost)
+        assert all(record_id not in harness.state.open_streams.streams for record_id in lost)
 
 
 async def test_pausing_asks_then_says_so_in_the_header(tmp_path: Path) -> None:
     """PAUSED is the daemon's state, and P takes it back without a question."""
     async with running_app(tmp_path) as harness:
         await harness.press("P")
-        await until(lambda: len(harness.app.screen_stack) == 2)
+        await until(lambda: harness.windows == 2)
         await harness.press("tab", "enter")
-        await until(lambda: harness.app.state.state_word == "PAUSED", "PAUSED")
-        await harness.settle()
+        await until(lambda: harness.state.state_word == "PAUSED", "PAUSED")
+        await harness.redraw()
         assert "PAUSED" in harness.text().splitlines()[0]
         await harness.press("P")
-        await until(lambda: harness.app.state.state_word == "LIVE", "LIVE")
+        await until(lambda: harness.state.state_word == "LIVE", "LIVE")
 
 
 async def test_draining_says_how_many_are_left_and_for_how_long(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ async def test_draining_says_how_many_are_left_and_for_how_long(tmp_path: Path) 
     async with running_app(tmp_path) as harness:
         await harness.go_on(5)
         await harness.press("D")
-        await until(lambda: len(harness.app.screen_stack) == 2)
+        await until(lambda: harness.windows == 2)
         assert "open now" in harness.text()
         assert "at most 30 s" in " ".join(harness.text().split())
         await harness.press("tab", "enter")
         await until(lambda: harness.link.daemon.intake is Intake.DRAINING)
-        await until(lambda: harness.app.state.state_word == "DRAINING", "DRAINING")
-        await harness.settle()
+        await until(lambda: harness.state.state_word == "DRAINING", "DRAINING")
+        await harness.redraw()
         assert "left, at most 30 s" in harness.text().splitlines()[0]
 
 
@@ -104,7 +104,7 @@ async def test_readonly_changes_nothing(tmp_path: Path) -> None:
     """Every change is refused with the reason, by key and in the palette's words."""
     async with running_app(tmp_path, readonly=True) as harness:
         await harness.press("P", "D", "K", "r", "exclamation_mark", "a")
-        assert len(harness.app.screen_stack) == 1
+        assert harness.windows == 1
         assert all("--readonly" in n.message for n in harness.app._notifications)
         assert harness.link.daemon.ring.generation == 12
         assert harness.link.daemon.intake is Intake.LIVE
@@ -119,8 +119,8 @@ async def test_a_daemon_that_is_down_at_start_shows_its_history(tmp_path: Path) 
         return link
 
     async with running_app(tmp_path, wrap=down, archive=lambda: archive, wait_live=False) as harness:
-        await until(lambda: len(harness.app.state.store) > 0, "history")
-        await harness.settle()
+        await until(lambda: len(harness.state.store) > 0, "history")
+        await harness.redraw()
         assert "DOWN" in harness.text().splitlines()[0]
         assert "History is read from disk" in harness.text()
         assert "gpt-4o" in harness.text()
@@ -134,17 +134,17 @@ async def test_a_long_absence_leaves_a_gap_that_enter_fills(
     monkeypatch.setattr("tui.feed.PAGE", 20)
     async with running_app(tmp_path) as harness:
         await harness.link.fail(NoDaemon("gone"))
-        await until(lambda: harness.app.state.connection is not Connection.LIVE)
+        await until(lambda: harness.state.connection is not Connection.LIVE)
         harness.link.jump(300)
         harness.link.trouble = None
         harness.app.feed.retry_now()
-        await until(lambda: harness.app.state.store.marks(MarkKind.GAP), "the gap")
-        [(key, _)] = harness.app.state.store.marks(MarkKind.GAP)
-        await harness.settle()
-        rows = harness.app.main.query_one("#list")
-        rows.go_to(harness.app.state.view.place(key))  # type: ignore[attr-defined]
+        await until(lambda: harness.state.store.marks(MarkKind.GAP), "the gap")
+        [(key, _)] = harness.state.store.marks(MarkKind.GAP)
+        await harness.redraw()
+        rows = harness.main.query_one("#list")
+        rows.go_to(harness.state.view.index_of(key))  # type: ignore[attr-defined]
         assert "Enter loads them" in harness.text()
         await harness.press("enter")
-        await until(lambda: not harness.app.state.store.marks(MarkKind.GAP), "the filling")
-        held = [harness.app.state.store.key_at(i) >> 1 for i in range(len(harness.app.state.store))]
+        await until(lambda: not harness.state.store.marks(MarkKind.GAP), "the filling")
+        held = [harness.state.store.key_at(i) >> 1 for i in range(len(harness.state.store))]
         assert held == [record.seq for record in harness.link.daemon.records]

@@ -47,7 +47,7 @@ def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
             (b"\x1b[C", "boot_id"),
             (b"\x1b[F", "upstream_request_id"),
             (b"\x1b[D\x1b[D", "wait for client"),
-            (b"\x1b[F", "upstream id"),
+            (b"\x1b[F", "upstream_request_id"),
             (b"2", "waits for"),
             (b"4", "last used"),
             (b"1", "[Summary]"),

@@ -10,7 +10,6 @@ from textual.widgets import Input
 
 from tests.tui.app_harness import AppHarness, running_app, until
 from tui.screens.key_dialogs import AskRevoke
-from tui.screens.requests import RequestsPane
 
 
 def type_at_once(harness: AppHarness, *keys: str) -> None:
@@ -23,7 +22,7 @@ def type_at_once(harness: AppHarness, *keys: str) -> None:
 async def choose_a_running_request(harness: AppHarness) -> str:
     """Put the cursor on one; returns its id."""
     await harness.go_on(4)
-    pane = harness.app.main.query_one(RequestsPane)
+    pane = harness.requests
     while (record := pane.chosen()) is None or record.id not in harness.link.daemon.open:
         pane.rows.go_to(pane.rows.cursor - 1)
     return record.id
@@ -34,21 +33,21 @@ async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list
     async with running_app(tmp_path) as harness:
         await choose_a_running_request(harness)
         type_at_once(harness, "slash", "x", "x", "D", "e")
-        box = harness.app.main.query_one("#filter-input", Input)
+        box = harness.main.query_one("#filter-input", Input)
         await until(lambda: len(box.value) == 4, "the filter")
         assert box.value == "xxDe"
-        assert len(harness.app.screen_stack) == 1
+        assert harness.windows == 1
         assert not [worker for worker in harness.app.workers if worker.group.startswith("asks")]
 
 
 async def test_a_leaked_key_is_named_in_one_go(tmp_path: Path) -> None:
     """`K`, `!` and four characters typed at once opens one dialog, with the four characters in its field."""
     async with running_app(tmp_path) as harness:
-        last = harness.app.state.ring.keys[0].id[-4:]
+        last = harness.state.ring.keys[0].id[-4:]
         type_at_once(harness, "K", "exclamation_mark", *last)
-        await until(lambda: isinstance(harness.app.screen, AskRevoke), "the dialog")
-        await until(lambda: [field.value for field in harness.app.screen.query(Input)] == [last], "the name")
-        assert len(harness.app.screen_stack) == 2
+        await harness.dialog(AskRevoke)
+        await until(lambda: [field.value for field in harness.screen.query(Input)] == [last], "the name")
+        assert harness.windows == 2
 
 
 @pytest.mark.parametrize(
@@ -61,16 +60,16 @@ async def test_keys_right_after_what_opens_a_window_wait_for_it(
     async with running_app(tmp_path) as harness:
         await choose_a_running_request(harness)
         type_at_once(harness, opener, "x", "D")
-        await until(lambda: type(harness.app.screen).__name__ == screen, screen)
-        await harness.quiet()
-        assert len(harness.app.screen_stack) == 2
-        fields = harness.app.screen.query(Input)
+        await until(lambda: type(harness.screen).__name__ == screen, screen)
+        await harness.idle()
+        assert harness.windows == 2
+        fields = harness.screen.query(Input)
         assert [field.value for field in fields] == ["xD"] * len(fields)
         # Textual's palette asks for its own list also while the app ends beneath it, and fails the app then.
         for _ in range(2):
-            if len(harness.app.screen_stack) > 1:
+            if harness.windows > 1:
                 await harness.pilot.press("escape")
-        await until(lambda: len(harness.app.screen_stack) == 1, "the end of the window")
+        await harness.closed()
 
 
 @pytest.mark.parametrize(("leave", "kept"), [("enter", "web"), ("escape", "")])
@@ -80,27 +79,27 @@ async def test_keys_right_after_the_filter_are_for_the_list_again(
     """A filter, Enter or Escape, and `P` at once: all of the filter counts, and P asks its question."""
     async with running_app(tmp_path) as harness:
         type_at_once(harness, "slash", "w", "e", "b", leave, "P")
-        await until(lambda: type(harness.app.screen).__name__ == "Confirm", "the question")
-        await harness.quiet()
-        chosen = harness.app.state.view.filter
+        await until(lambda: type(harness.screen).__name__ == "Confirm", "the question")
+        await harness.idle()
+        chosen = harness.state.view.filter
         assert (chosen.text if chosen is not None else "") == kept
-        assert harness.app.settings.filter == kept
+        assert harness.app.context.settings_file.settings.filter == kept
 
 
 async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
     """Enter on it does nothing, and what is typed next goes on writing it."""
     async with running_app(tmp_path) as harness:
         type_at_once(harness, "slash", "b", "equals_sign", "x", "enter", "P")
-        box = harness.app.main.query_one("#filter-input", Input)
+        box = harness.main.query_one("#filter-input", Input)
         await until(lambda: box.value == "b=xP", "the text")
-        assert len(harness.app.screen_stack) == 1
+        assert harness.windows == 1
 
 
 async def test_editing_keys_keep_their_place_among_what_is_typed(tmp_path: Path) -> None:
     """Typed, cleared, typed again and kept, at once: the last text is the filter."""
     async with running_app(tmp_path) as harness:
         type_at_once(harness, "slash", "w", "e", "b", "ctrl+u", "c", "x", "backspace", "i", "enter")
-        await until(lambda: harness.app.settings.filter == "ci", "the filter")
-        await harness.quiet()
-        assert harness.app.state.view.filter is not None
-        assert harness.app.state.view.filter.text == "ci"
+        await until(lambda: harness.app.context.settings_file.settings.filter == "ci", "the filter")
+        await harness.idle()
+        assert harness.state.view.filter is not None
+        assert harness.state.view.filter.text == "ci"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from relayd.admin.client import AdminClientError, NoDaemon, Refused
 from relayd.admin.schema import (
@@ -162,7 +162,7 @@ class DemoLink:
             raise Refused(404, "not_found", f"There is no request {request_id}.")
         return record
 
-    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+    async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Hello, replay, live."""
         daemon = self._ready()
         sent = daemon.seq if after is None else after

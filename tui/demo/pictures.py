@@ -10,11 +10,10 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from tui.app import RelaydApp
+from tui.app import Options, RelaydApp
 from tui.demo.link import DemoLink
 from tui.model.app_state import Connection
 from tui.settings import SettingsFile
-from tui.terminal_app import Options
 
 _NOON_S = 1_790_000_000.0
 _WIDE, _NARROW = (140, 40), (80, 24)

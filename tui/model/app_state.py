@@ -23,11 +23,10 @@ from relayd.admin.schema import (
     epoch_s,
 )
 from tui.model.evidence import Evidence
-from tui.model.marks import Mark, MarkKind
 from tui.model.open_streams import OpenStreams
 from tui.model.stats import Stats
-from tui.model.store import RecordStore, record_key
-from tui.model.text import neutral, neutral_entry, neutral_key, neutral_record
+from tui.model.store import Mark, MarkKind, RecordStore, record_key
+from tui.model.text import printable_struct, printable_text
 from tui.model.view import View
 
 MAX_AUDIT = 5000
@@ -63,7 +62,6 @@ class AppState:
         self.boot_id = ""
         self.log_seq: int | None = None
         """The newest event applied; the next connection continues after it."""
-        self.revision = 0
 
     @property
     def state_word(self) -> str:
@@ -79,21 +77,18 @@ class AppState:
     def set_connection(self, contact: Connection, trouble: str = "") -> None:
         """Say how things stand."""
         if (contact, trouble) != (self.connection, self.trouble):
-            self.connection, self.trouble = contact, neutral(trouble, 1000)
-            self.revision += 1
+            self.connection, self.trouble = contact, printable_text(trouble, 1000)
 
     def set_status(self, status: Status) -> None:
         """The daemon at a glance."""
         self.status = status
-        self.revision += 1
 
     def set_ring(self, ring: Ring) -> None:
         """The keys; older news than what is known is ignored."""
         if ring.generation < self.ring.generation and self.ring.keys:
             return
-        self.ring = Ring(ring.generation, [neutral_key(key) for key in ring.keys])
+        self.ring = Ring(ring.generation, [printable_struct(key) for key in ring.keys])
         self.evidence.retire(self.ring.keys, self._recent())
-        self.revision += 1
 
     def _recent(self) -> Iterator[RequestRecord]:
         for index in range(len(self.store) - 1, -1, -1):
@@ -116,16 +111,15 @@ class AppState:
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
         """The daemon that answers now is not the one before: say so in the list."""
-        boot_id = neutral(boot_id)
+        boot_id = printable_text(boot_id)
         if self.boot_id and boot_id != self.boot_id:
             self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
             self.open_streams.clear()
         self.boot_id = boot_id
-        self.revision += 1
 
     def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
         """A page of records from disk, newest first."""
-        clean = [neutral_record(record) for record in records]
+        clean = [printable_struct(record) for record in records]
         if count:
             for record in clean:
                 self._note_evidence(record)
@@ -135,11 +129,10 @@ class AppState:
                 self.stats.add(record)
             if record.outcome is None and record.boot_id == self.boot_id:
                 self.open_streams.started(record)
-        self.revision += 1
 
     def started(self, event: Started) -> None:
         """A request began."""
-        record = neutral_record(event.record)
+        record = printable_struct(event.record)
         record.seq = record.seq or event.seq
         self._continue(event.boot_id, event.seq, record)
         self._note_evidence(record)
@@ -149,7 +142,7 @@ class AppState:
 
     def ended(self, event: Ended) -> None:
         """A request ended."""
-        record = neutral_record(event.record)
+        record = printable_struct(event.record)
         if record.seq:
             # Where the daemon had no room to log its start, this is the first that is heard of it.
             self._note_evidence(record)
@@ -165,18 +158,17 @@ class AppState:
 
     def audited(self, event: Audited) -> None:
         """Somebody acted."""
-        self.audit.appendleft(neutral_entry(event.entry))
+        self.audit.appendleft(printable_struct(event.entry))
         self._advance(event.seq)
 
     def set_audit(self, entries: Iterable[AuditEntry]) -> None:
         """A page of the audit, newest first."""
-        self.audit = deque((neutral_entry(entry) for entry in entries), maxlen=MAX_AUDIT)
-        self.revision += 1
+        self.audit = deque((printable_struct(entry) for entry in entries), maxlen=MAX_AUDIT)
 
     def lost(self, event: Lost) -> None:
         """The daemon could not write some records."""
         at_ms = round(epoch_s(event.at) * 1000)
-        mark = Mark(MarkKind.LOST, at_ms, count=event.count, reason=neutral(event.reason))
+        mark = Mark(MarkKind.LOST, at_ms, count=event.count, reason=printable_text(event.reason))
         self.store.put_mark(event.seq, mark)
         self._advance(event.seq)
 
@@ -194,7 +186,6 @@ class AppState:
         self.view.judge_again(
             record_key(stream.seq) for stream in self.open_streams.streams.values() if stream.seq is not None
         )
-        self.revision += 1
 
     def _continue(self, boot_id: str, seq: int, record: RequestRecord) -> None:
         if boot_id != self.boot_id:
@@ -203,4 +194,3 @@ class AppState:
 
     def _advance(self, seq: int) -> None:
         self.log_seq = max(seq, self.log_seq or 0)
-        self.revision += 1

@@ -37,7 +37,6 @@ class Evidence:
         self._stragglers: dict[str, dict[tuple[str, str], Use]] = {}
         self._since: dict[str, float] = {}
         self.seen_from_s: float | None = None
-        self.revision = 0
 
     def retire(self, keys: Iterable[KeyInfo], records: Iterable[RequestRecord]) -> None:
         """Learn which keys were replaced or ended, and when; `records` are those seen, newest first."""
@@ -56,7 +55,6 @@ class Evidence:
                 break
             if record.key_id in fresh:
                 self._note_straggler(record, at_s)
-        self.revision += 1
 
     def saw(self, record: RequestRecord) -> None:
         """Count a request, when it starts."""
@@ -67,7 +65,6 @@ class Evidence:
             self.seen_from_s = at_s
         _note(self._uses.setdefault(record.key_id, {}), record, at_s)
         self._note_straggler(record, at_s)
-        self.revision += 1
 
     def _note_straggler(self, record: RequestRecord, at_s: float) -> None:
         key_id = record.key_id

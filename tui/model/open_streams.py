@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import msgspec
-
 from relayd.admin.schema import Progress, RequestRecord, StreamProgress, epoch_s, utc_text
-from tui.model.text import FIELD_LIMIT, neutral
+from tui.model.text import printable_struct
 from tui.model.units import unix_s
 
 HISTORY_S = 60
 _SMOOTH = 0.5
+_SHARED = [name for name in StreamProgress.__struct_fields__ if name in RequestRecord.__struct_fields__]
+"""What a progress event and a record both say of a request."""
 
 
 @dataclass(slots=True)
@@ -31,25 +31,14 @@ class OpenStream:
 
     def fill(self, record: RequestRecord) -> None:
         """Put the live numbers into the record that its start left open."""
-        record.phase = self.progress.phase
-        record.deltas = self.progress.deltas
-        record.bytes_out = self.progress.bytes_out
-        record.stalled_ms = self.progress.stalled_ms
+        for name in _SHARED:
+            setattr(record, name, getattr(self.progress, name))
         if record.first_token_ms is None:
             record.first_token_ms = self.first_token_ms
 
     def record(self) -> RequestRecord:
-        """What is known of its record from here alone."""
-        told = self.progress
-        record = RequestRecord(
-            id=told.id,
-            boot_id="",
-            started_at=utc_text(self.started_s),
-            client=told.client,
-            key_id=told.key_id,
-            ip=told.ip,
-            model=told.model,
-        )
+        """Return what is known of its record from here alone."""
+        record = RequestRecord(id=self.progress.id, boot_id="", started_at=utc_text(self.started_s))
         self.fill(record)
         return record
 
@@ -65,7 +54,6 @@ class OpenStreams:
     def __init__(self) -> None:
         self.streams: dict[str, OpenStream] = {}
         self.history: deque[float] = deque([0.0] * HISTORY_S, maxlen=HISTORY_S)
-        self.revision = 0
         self.at_s = 0.0
 
     @property
@@ -87,13 +75,12 @@ class OpenStreams:
             fresh = new / seconds
             moved += fresh * min(seconds, elapsed)
             rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
-            told = given if _is_neutral(given) else _neutral(given)
             seq = None if known is None else known.seq
-            streams[given.id] = OpenStream(told, at_s, rate, _first_token_ms(given, known), seq)
+            first_ms = _first_token_ms(given, known)
+            streams[given.id] = OpenStream(printable_struct(given), at_s, rate, first_ms, seq)
         self.streams = streams
         self.at_s = at_s
         self._note(moved / max(0.2, elapsed), elapsed)
-        self.revision += 1
 
     def _note(self, rate: float, elapsed_s: float) -> None:
         for _ in range(min(HISTORY_S, round(elapsed_s) - 1)):
@@ -108,26 +95,13 @@ class OpenStreams:
         if known is not None:
             known.seq = record.seq
             return
-        at_s = unix_s(record.started_at)
-        self.streams[record.id] = OpenStream(
-            StreamProgress(
-                id=record.id,
-                client=record.client,
-                key_id=record.key_id,
-                ip=record.ip,
-                model=record.model,
-                phase=record.phase,
-                waiting_for="upstream",
-                age_ms=0,
-                deltas=record.deltas,
-                bytes_out=record.bytes_out,
-                stalled_ms=record.stalled_ms,
-                last_delta_ms=None,
-            ),
-            at_s,
-            seq=record.seq,
+        progress = StreamProgress(
+            **{name: getattr(record, name) for name in _SHARED},
+            waiting_for="upstream",
+            age_ms=0,
+            last_delta_ms=None,
         )
-        self.revision += 1
+        self.streams[record.id] = OpenStream(progress, unix_s(record.started_at), seq=record.seq)
 
     def fill(self, record: RequestRecord) -> None:
         """Put the live numbers into the record of a request that is open; others stay as they are."""
@@ -135,14 +109,12 @@ class OpenStreams:
             stream.fill(record)
 
     def ended(self, request_id: str) -> None:
-        """Take a request away."""
-        if self.streams.pop(request_id, None) is not None:
-            self.revision += 1
+        """Remove a request that has ended."""
+        self.streams.pop(request_id, None)
 
     def clear(self) -> None:
         """Nothing is known to be open."""
         self.streams.clear()
-        self.revision += 1
 
 
 def _first_token_ms(given: StreamProgress, known: OpenStream | None) -> int | None:
@@ -151,21 +123,3 @@ def _first_token_ms(given: StreamProgress, known: OpenStream | None) -> int | No
     if not given.deltas:
         return None
     return (given.age_ms + (known.progress.age_ms if known is not None else 0)) // 2
-
-
-def _is_neutral(given: StreamProgress) -> bool:
-    """The usual case, told cheaply: with a thousand streams this is done a thousand times a second."""
-    texts = f"{given.id}{given.client}{given.key_id}{given.ip}{given.model}{given.waiting_for}"
-    return len(texts) <= FIELD_LIMIT and texts.isascii() and texts.isprintable()
-
-
-def _neutral(given: StreamProgress) -> StreamProgress:
-    return msgspec.structs.replace(
-        given,
-        id=neutral(given.id),
-        client=None if given.client is None else neutral(given.client),
-        key_id=None if given.key_id is None else neutral(given.key_id),
-        ip=neutral(given.ip),
-        model=None if given.model is None else neutral(given.model),
-        waiting_for=neutral(given.waiting_for),
-    )

@@ -6,12 +6,12 @@ deltas of the requests that started in a bucket, divided by its width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from relayd.admin.schema import Outcome, RequestRecord
-from tui.model.histogram import Histogram, step_of
 from tui.model.units import unix_s
 
 MAX_NAMES = 40
@@ -19,6 +19,48 @@ OTHERS = "others"
 NO_NAME = "—"
 # The client chose to leave: neither a success nor a fault of relayd.
 NOT_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_CLOSED})
+
+
+_GROWTH = math.log(1.1)
+
+
+def step_of(value_ms: float) -> int:
+    """Which step a duration is in."""
+    return int(math.log(value_ms) / _GROWTH) if value_ms > 1 else 0
+
+
+class Histogram:
+    """Durations in milliseconds; a percentile read from it is right within five per cent."""
+
+    __slots__ = ("_counts", "total")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self.total = 0
+
+    def add_step(self, step: int) -> None:
+        """Count one duration by its step."""
+        self._counts[step] = self._counts.get(step, 0) + 1
+        self.total += 1
+
+    def merge(self, other: Histogram) -> None:
+        """Count all that the other counted."""
+        for step, count in other._counts.items():
+            self._counts[step] = self._counts.get(step, 0) + count
+        self.total += other.total
+
+    def percentile(self, part: float) -> float | None:
+        """The duration that `part` (0 to 1) of all are under; None without samples."""
+        if not self.total:
+            return None
+        wanted = part * self.total
+        seen = 0
+        step = 0
+        for step in sorted(self._counts):
+            seen += self._counts[step]
+            if seen >= wanted:
+                break
+        return math.exp((step + 0.5) * _GROWTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +200,10 @@ class Series:
         for number in [number for number in self._buckets if number <= last]:
             del self._buckets[number]
 
-    def last(self, now_s: float, count: int | None = None) -> list[Bucket]:
-        """The newest `count` buckets up to now, oldest first; empty ones included."""
-        newest = int(now_s // self.window.bucket_s)
-        count = count or self.window.bucket_count
-        return [self._buckets.get(n) or Bucket() for n in range(newest - count + 1, newest + 1)]
+    def buckets(self, now_s: float) -> list[Bucket]:
+        """Return the buckets of the window up to now, oldest first, empty ones included."""
+        end = int(now_s // self.window.bucket_s) + 1
+        return [self._buckets.get(n) or Bucket() for n in range(end - self.window.bucket_count, end)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +215,13 @@ class Summary:
     all: Tally
     models: list[tuple[str, Tally]]
     clients: list[tuple[str, Tally]]
-    causes: list[tuple[str, int]]
 
 
 class Stats:
     """Every window at once. A request is counted once, also when it is seen again."""
 
     def __init__(self) -> None:
-        self.series = {window.name: Series(window) for window in WINDOWS}
+        self._series = {window: Series(window) for window in WINDOWS}
         self.counted_from: int | None = None
         """The `seq` of the oldest record counted; older ones are asked of the daemon."""
         self.oldest_s: float | None = None
@@ -198,7 +238,7 @@ class Stats:
             return
         self._open.discard(record.seq)
         sample, started_s = _sample(record), unix_s(record.started_at)
-        for series in self.series.values():
+        for series in self._series.values():
             series.add(sample, started_s)
 
     def _is_new(self, record: RequestRecord) -> bool:
@@ -217,31 +257,33 @@ class Stats:
             return True
         return False
 
-    def add_page(self, newest_first: Iterable[RequestRecord]) -> None:
-        """Count a page of records as the daemon gives it."""
-        for record in newest_first:
-            self.add(record)
+    def buckets(self, window: Window, now_s: float) -> list[Bucket]:
+        """Return the buckets of a window up to now, oldest first, empty ones included."""
+        return self._series[window].buckets(now_s)
+
+    def causes(self, window: Window, now_s: float) -> list[tuple[str, int]]:
+        """Return the causes of the errors in a window with their numbers, the most frequent first."""
+        causes: Counter[str] = Counter()
+        for bucket in self.buckets(window, now_s):
+            causes.update(bucket.causes)
+        return sorted(causes.items(), key=lambda item: (-item[1], item[0]))
 
     def summary(self, window: Window, now_s: float) -> Summary:
-        """One window up to now."""
-        buckets = self.series[window.name].last(now_s)
+        """Return one window up to now."""
+        buckets = self.buckets(window, now_s)
         whole = Tally()
         models: dict[str, Tally] = {}
         clients: dict[str, Tally] = {}
-        causes: dict[str, int] = {}
         for bucket in buckets:
             whole.merge(bucket.all)
             _merge(models, bucket.models)
             _merge(clients, bucket.clients)
-            for cause, count in bucket.causes.items():
-                causes[cause] = causes.get(cause, 0) + count
         return Summary(
             window,
             buckets,
             whole,
             sorted(models.items(), key=_by_requests),
             sorted(clients.items(), key=_by_requests),
-            sorted(causes.items(), key=lambda item: (-item[1], item[0])),
         )
 
 

@@ -10,26 +10,54 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from relayd.admin.schema import RequestRecord
-from tui.model.marks import Mark, MarkKind
 from tui.model.packed import Packer
 from tui.model.stats import is_error
 from tui.model.units import unix_s
+
+
+class MarkKind(StrEnum):
+    """Why a mark stands between two records."""
+
+    RESTART = "restart"
+    GAP = "gap"
+    LOST = "lost"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One such row.
+
+    RESTART: the daemon began anew. GAP: records from `first` to `last` are on disk, not here yet.
+    LOST: the daemon could not write `count` records. EXPIRED: retention removed them.
+    """
+
+    kind: MarkKind
+    at_ms: int
+    """Unix time in milliseconds of the record that follows; 0 when not known."""
+    first: int = 0
+    last: int = 0
+    count: int = 0
+    reason: str = ""
+
 
 Row = RequestRecord | Mark
 KEEP_DEFAULT = 200_000
 _DROP_PART = 16
 
 
-_SIGN_ERROR, _SIGN_MARK = 1, 2
+_FLAG_ERROR, _FLAG_MARK = 1, 2
 
 
-def _sign(row: Row) -> int:
+def _flag(row: Row) -> int:
     if isinstance(row, Mark):
-        return _SIGN_MARK
-    return _SIGN_ERROR if is_error(row) else 0
+        return _FLAG_MARK
+    return _FLAG_ERROR if is_error(row) else 0
 
 
 def record_key(seq: int) -> int:
@@ -63,12 +91,10 @@ class RecordStore:
 
     def __init__(self, keep: int = KEEP_DEFAULT) -> None:
         self.keep = max(keep, 1000)
-        self.revision = 0
-        """Grows with every change."""
         self._packer = Packer()
         self._keys = array("q")
         self._rows: list[bytes | Mark] = []
-        self._signs = bytearray()
+        self._flags = bytearray()
         """One number a row: what the scrollbar marks, without unpacking."""
         self._mark_count = 0
         self._watchers: list[Watcher] = []
@@ -96,23 +122,23 @@ class RecordStore:
             return self._packer.unpack(row, self._keys[index] >> 1)
         return row
 
-    def signs(self, start: int, end: int) -> tuple[int, int]:
+    def flags(self, start: int, end: int) -> tuple[int, int]:
         """How many errors and how many marks are among these rows."""
-        signs = self._signs
-        return signs.count(_SIGN_ERROR, start, end), signs.count(_SIGN_MARK, start, end)
+        flags = self._flags
+        return flags.count(_FLAG_ERROR, start, end), flags.count(_FLAG_MARK, start, end)
 
-    def place(self, key: int) -> int:
+    def index_of(self, key: int) -> int:
         """Where the row with this key is, or where it would be."""
         return bisect_left(self._keys, key)
 
     def get(self, key: int) -> Row | None:
         """The row with this key."""
-        index = self.place(key)
+        index = self.index_of(key)
         return self.row_at(index) if self._is_at(index, key) else None
 
     def has(self, key: int) -> bool:
         """Whether there is a row with this key."""
-        return self._is_at(self.place(key), key)
+        return self._is_at(self.index_of(key), key)
 
     def _is_at(self, index: int, key: int) -> bool:
         return index < len(self._keys) and self._keys[index] == key
@@ -142,18 +168,17 @@ class RecordStore:
         self._put(mark_key(seq), mark, mark)
 
     def _put(self, key: int, row: Row, packed: bytes | Mark) -> None:
-        self.revision += 1
-        index = self.place(key) if self._keys and key <= self._keys[-1] else len(self._keys)
+        index = self.index_of(key) if self._keys and key <= self._keys[-1] else len(self._keys)
         if index < len(self._keys) and self._keys[index] == key:
             self._rows[index] = packed
-            self._signs[index] = _sign(row)
+            self._flags[index] = _flag(row)
             for watcher in self._watchers:
                 watcher.row_changed(key, row)
             return
         self._mark_count += isinstance(row, Mark)
         self._keys.insert(index, key)
         self._rows.insert(index, packed)
-        self._signs.insert(index, _sign(row))
+        self._flags.insert(index, _flag(row))
         self._tell_added(key, row)
         if index == len(self._keys) - 1:
             self._shrink()
@@ -163,35 +188,33 @@ class RecordStore:
         fresh: dict[int, RequestRecord] = {}
         for record in records:
             key = record_key(record.seq)
-            index = self.place(key)
+            index = self.index_of(key)
             if index < len(self._keys) and self._keys[index] == key:
                 self.put(record)
             else:
                 fresh[key] = record
         if not fresh:
             return
-        self.revision += 1
         keys = sorted(fresh)
-        index = self.place(keys[0])
-        if self.place(keys[-1]) != index:
+        index = self.index_of(keys[0])
+        if self.index_of(keys[-1]) != index:
             for key in keys:
                 self.put(fresh[key])
             return
         self._keys[index:index] = array("q", keys)
         self._rows[index:index] = [self._packer.pack(fresh[key]) for key in keys]
-        self._signs[index:index] = bytes(_sign(fresh[key]) for key in keys)
+        self._flags[index:index] = bytes(_flag(fresh[key]) for key in keys)
         for key in keys:
             self._tell_added(key, fresh[key])
 
     def remove_mark(self, key: int) -> None:
         """Take a mark away, for example when its gap is filled."""
-        index = self.place(key)
+        index = self.index_of(key)
         if index < len(self._keys) and self._keys[index] == key and not key & 1:
-            self.revision += 1
             self._mark_count -= 1
             del self._keys[index]
             del self._rows[index]
-            del self._signs[index]
+            del self._flags[index]
             for watcher in self._watchers:
                 watcher.row_removed(key)
 
@@ -215,6 +238,6 @@ class RecordStore:
         self._mark_count -= sum(isinstance(row, Mark) for row in self._rows[: part * 2])
         del self._keys[: part * 2]
         del self._rows[: part * 2]
-        del self._signs[: part * 2]
+        del self._flags[: part * 2]
         for watcher in self._watchers:
             watcher.rows_dropped(below)

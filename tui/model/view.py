@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from relayd.admin.schema import Filter, RequestRecord
-from tui.model.marks import Mark
-from tui.model.store import RecordStore, Row, record_key
+from tui.model.store import Mark, RecordStore, Row, record_key
+from tui.model.units import unix_s
 
 SLICE_ROWS = 200
 MAX_OLDER = 5000
@@ -54,7 +54,6 @@ class View:
         self.filtering = True
         """False: the filter is kept, everything is shown, and matches are only marked."""
         self.order = Order.TIME
-        self.revision = 0
         self._matches = array("q")
         self._scanned_to: int | None = None
         self._sorted: list[int] | None = None
@@ -102,20 +101,20 @@ class View:
             return self._filled(self._store.row_at(index))
         return self.get(self.key_at(index))
 
-    def signs(self, start: int, end: int, most: int) -> tuple[int, int, int]:
+    def flags(self, start: int, end: int, most: int) -> tuple[int, int, int]:
         """Errors and marks among these rows of the view, and of how many rows.
 
         All are looked at where the view is the store as it is, else at most `most`, evenly.
         """
         if self._sorted is None and not self.narrowed:
-            return *self._store.signs(start, end), max(1, end - start)
+            return *self._store.flags(start, end), max(1, end - start)
         errors = marks = tried = 0
         for index in range(start, min(end, len(self)), max(1, (end - start) // most)):
             key = self.key_at(index)
-            place = self._store.place(key)
+            place = self._store.index_of(key)
             # A match that is older than the store has no place there, and counts as no error.
             held = place < len(self._store) and self._store.key_at(place) == key
-            error, mark = self._store.signs(place, place + held)
+            error, mark = self._store.flags(place, place + held)
             errors, marks, tried = errors + error, marks + mark, tried + 1
         return errors, marks, max(1, tried)
 
@@ -129,7 +128,7 @@ class View:
             self._fill(row)
         return row
 
-    def place(self, key: int) -> int:
+    def index_of(self, key: int) -> int:
         """Where the row with this key is in the view, or the place of the next one."""
         if self._sorted is not None:
             try:
@@ -138,7 +137,11 @@ class View:
                 return 0
         if self.narrowed:
             return bisect_left(self._matches, key)
-        return self._store.place(key)
+        return self._store.index_of(key)
+
+    def index_of_time(self, at_s: float) -> int:
+        """Return where the first row is that started at this time or later."""
+        return bisect_left(range(len(self)), at_s, key=lambda index: _started_s(self.row_at(index)))
 
     def is_match(self, key: int) -> bool:
         """Whether the record with this key passes the filter."""
@@ -157,7 +160,7 @@ class View:
 
     def find(self, key: int, step: int, wanted: Callable[[RequestRecord], bool]) -> int | None:
         """The key of the nearest row of the view before or after `key` that is wanted."""
-        index = self.place(key) + (step if step < 0 or self._has(key) else 0)
+        index = self.index_of(key) + (step if step < 0 or self._has(key) else 0)
         while 0 <= index < len(self):
             row = self.row_at(index)
             if isinstance(row, RequestRecord) and wanted(row):
@@ -166,7 +169,7 @@ class View:
         return None
 
     def _has(self, key: int) -> bool:
-        index = self.place(key)
+        index = self.index_of(key)
         return index < len(self) and self.key_at(index) == key
 
     def set_filter(self, new: Filter | None) -> None:
@@ -181,13 +184,12 @@ class View:
             self._scanned_to = None
         self._sorted = None
         self.order = Order.TIME
-        self.revision += 1
 
     def scan(self, rows: int = SLICE_ROWS) -> bool:
         """Try the next older slice against the filter; False when nothing is left to try."""
         if self._scanned_to is None or self.filter is None:
             return False
-        end = self._store.place(self._scanned_to)
+        end = self._store.index_of(self._scanned_to)
         start = max(0, end - rows)
         found = array("q")
         for index in range(start, end):
@@ -198,7 +200,6 @@ class View:
             place = bisect_left(self._matches, self._scanned_to)
             self._matches[place:place] = found
         self._scanned_to = self._store.key_at(start) if start > 0 else None
-        self.revision += 1
         return self._scanned_to is not None
 
     def judge_again(self, keys: Iterable[int]) -> None:
@@ -209,7 +210,6 @@ class View:
             row = self._store.get(key)
             if row is not None:
                 self._judge(key, row)
-        self.revision += 1
 
     def add_older(self, records: Iterable[RequestRecord], next_before: int | None) -> None:
         """Show matches that the daemon found; it was asked down to `next_before`, None: to the end."""
@@ -221,13 +221,11 @@ class View:
                 self._matches.insert(index, key)
         self.asked_to = next_before
         self.asked_all = next_before is None or len(self._older) >= MAX_OLDER
-        self.revision += 1
 
     def sort(self, order: Order) -> None:
         """Sort what is shown now, most first; `Order.TIME` goes back to the living list."""
         self._sorted = None
         self.order = order
-        self.revision += 1
         if order is Order.TIME:
             return
         by = _SORT_BY[order]
@@ -243,12 +241,10 @@ class View:
 
     def row_added(self, key: int, row: Row) -> None:
         """Keep the matches true."""
-        self.revision += 1
         self._judge(key, row)
 
     def row_changed(self, key: int, row: Row) -> None:
         """Keep the matches true."""
-        self.revision += 1
         self._judge(key, row)
 
     def rows_dropped(self, below: int) -> None:
@@ -260,13 +256,11 @@ class View:
             self._scanned_to = None
         if self._sorted is not None:
             self._sorted = [key for key in self._sorted if key >= below]
-        self.revision += 1
 
     def row_removed(self, key: int) -> None:
         """A mark left; marks are never matches."""
         if self._sorted is not None and key in self._sorted:
             self._sorted.remove(key)
-        self.revision += 1
 
     def _judge(self, key: int, row: Row) -> None:
         if self.filter is None or isinstance(row, Mark):
@@ -282,3 +276,9 @@ class View:
             self._matches.insert(index, key)
         elif known and not passes:
             del self._matches[index]
+
+
+def _started_s(row: Row | None) -> float:
+    if isinstance(row, RequestRecord):
+        return unix_s(row.started_at)
+    return row.at_ms / 1000 if row is not None else 0.0

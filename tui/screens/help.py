@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.text import Text
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widget import Widget
-from textual.widgets import Button, Static
+from textual.widgets import Static
 
-from tui.key_names import key_name
-from tui.screens.dialog import Dialog
-from tui.screens.pane import Pane
+from tui.screens.dialogs import Dialog
 from tui.theme import Role, style
 
 _MOVE = (
@@ -28,7 +26,12 @@ _BARS = "The bar of a request: · connect  ░ first token  ▓ stream  ▒ clie
 
 
 class HelpScreen(Dialog[None]):
-    """A dialog that only tells."""
+    """A dialog that lists keys.
+
+    Args:
+        pane: the keys of the screen that is on.
+        everywhere: the keys of every screen.
+    """
 
     DEFAULT_CSS = """
     HelpScreen #help { height: auto; max-height: 70vh; }
@@ -36,40 +39,31 @@ class HelpScreen(Dialog[None]):
     """
     AUTO_FOCUS = "#help"
 
-    def __init__(self, pane: Pane) -> None:
-        super().__init__("Keys")
+    def __init__(self, pane: Iterable[BindingType], everywhere: Iterable[BindingType]) -> None:
+        super().__init__("Keys", no="Close")
         self._pane = pane
+        self._everywhere = everywhere
 
     def body(self) -> Iterable[Widget]:
-        """A list by groups."""
-        yield VerticalScroll(Static(self._text(), markup=False), id="help", can_focus=True)
-
-    def buttons(self) -> Iterable[Button]:
-        """Only back."""
-        yield Button("Close", id="no", compact=True)
-
-    def _text(self) -> Text:
-        from tui.screens.main import MainScreen  # noqa: PLC0415 - main loads this module
-
+        """Show the keys by groups."""
         text = Text()
-        self._group(text, "Move", _MOVE)
-        self._group(text, "This screen", _described(type(self._pane).BINDINGS))
-        self._group(text, "Everywhere", [*_described(MainScreen.BINDINGS), ("Ctrl-P", "Commands")])
+        self._add_group(text, "Move", _MOVE)
+        self._add_group(text, "This screen", key_descriptions(self._pane))
+        self._add_group(text, "Everywhere", [*key_descriptions(self._everywhere), ("Ctrl-P", "Commands")])
         text.append(_BARS, style(self.app, Role.DIM))
-        return text
+        yield VerticalScroll(Static(text, markup=False), id="help", can_focus=True)
 
-    def _group(self, text: Text, name: str, keys: Iterable[tuple[str, str]]) -> None:
+    def _add_group(self, text: Text, name: str, keys: Iterable[tuple[str, str]]) -> None:
         keys = list(keys)
         if not keys:
             return
         text.append(f"{name}\n", style(self.app, Role.TITLE))
-        for key, what in keys:
+        for key, description in keys:
             text.append(f"  {key:<11}", style(self.app, Role.KEY))
-            text.append(f"{what}\n", style(self.app, Role.TEXT))
+            text.append(f"{description}\n", style(self.app, Role.TEXT))
         text.append("\n")
 
 
-def _described(bindings: Iterable[object]) -> list[tuple[str, str]]:
-    return [
-        (key_name(binding.key), binding.description) for binding in bindings if isinstance(binding, Binding)
-    ]
+def key_descriptions(bindings: Iterable[BindingType]) -> list[tuple[str, str]]:
+    """Return each key as it is printed on a keyboard, and what it does."""
+    return [(b.key_display or b.key, b.description) for b in bindings if isinstance(b, Binding)]

@@ -1,19 +1,132 @@
-"""The In flight screen: every open stream, how fast it moves, and whom it waits for."""
+"""The In flight screen: every open stream, how fast it moves, and what it waits for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
+from rich.style import Style
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from relayd.admin.schema import RequestRecord
+from relayd.admin.schema import Phase
+from tui.context import Context
+from tui.model.app_state import AppState, Connection
 from tui.model.open_streams import OpenStream
+from tui.model.units import count, duration, rate
 from tui.screens.pane import Pane
+from tui.theme import Role, style
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import LineList
-from tui.widgets.overview import StreamList
+from tui.widgets.cells import Piece, fit
+from tui.widgets.line_list import Key, LineList
+
+_STALE_MS = 3000
+_PHASE_WORDS = {Phase.CONNECTING: "connecting", Phase.WAITING: "waiting", Phase.STREAMING: "streaming"}
+
+
+class StreamList(LineList):
+    """Open streams, the oldest first."""
+
+    def __init__(
+        self,
+        state: AppState,
+        now_s: Callable[[], float],
+        *,
+        id: str,  # noqa: A002 - Textual's own name for it
+        brief: bool = False,
+    ) -> None:
+        super().__init__(id=id)
+        self._state = state
+        self._now_s = now_s
+        self._brief = brief
+        self._ids: list[str] = []
+
+    @property
+    def cursor_shown(self) -> bool:
+        """Whether the row under the cursor is set off: in the overview only with the focus."""
+        return not self._brief or self.has_focus
+
+    def rows_changed(self) -> None:
+        """Take over the streams in the order they began."""
+        streams = self._state.open_streams.streams
+        self._ids = sorted(streams, key=lambda key: (streams[key].started_s, key))
+        super().rows_changed()
+
+    def row_count(self) -> int:
+        """Count the open streams."""
+        return len(self._ids)
+
+    def row_key(self, index: int) -> Key:
+        """Return the request's id."""
+        return self._ids[index]
+
+    def _look(self, role: Role) -> Style:
+        return style(self.app, role)
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+        """Return the column names."""
+        names = self._layout(width)
+        title = " ".join(fit(name, size, right=right) for name, size, right in names)
+        return [(" ", self._look(Role.DIM)), (title, self._look(Role.DIM))]
+
+    def _layout(self, width: int) -> list[tuple[str, int, bool]]:
+        """Return name, width and whether it is right-aligned, for each column."""
+        fixed = [("phase", 10, False), ("age", 6, True), ("tokens", 6, True), ("tok/s", 5, True)]
+        fixed += [("last", 5, True), ("waits for", 9, False)]
+        left = max(8, width - 2 - sum(size + 1 for _, size, _ in fixed))
+        client = min(20, max(8, left // 3))
+        names = [("client", client, False), ("model", min(16, max(6, left - client - 1)), False)]
+        spare = left - client - names[1][1] - 2
+        if spare > 12 and not self._brief:  # noqa: PLR2004 - room for an address
+            names.append(("address", min(24, spare), False))
+            spare -= names[-1][1] + 1
+        if spare > 16 and not self._brief:  # noqa: PLR2004 - room for an id
+            fixed.append(("id", min(26, spare), False))
+        return names + fixed
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """Return one stream."""
+        stream = self._state.open_streams.streams.get(self._ids[index])
+        if stream is None:
+            return []
+        cells = self._cells(stream)
+        lead = "▶" if selected and self.cursor_shown else " "
+        pieces: list[Piece] = [(lead, self._look(Role.ACCENT))]
+        for name, size, right in self._layout(width + 1):
+            text, role = cells[name]
+            pieces.append((fit(text, size, right=right) + " ", self._look(role)))
+        return pieces
+
+    def _cells(self, stream: OpenStream) -> dict[str, tuple[str, Role]]:
+        progress = stream.progress
+        late_ms = (
+            max(0.0, (self._now_s() - stream.at_s) * 1000)
+            if self._state.connection is Connection.LIVE
+            else 0.0
+        )
+        last_ms = None if progress.last_delta_ms is None else progress.last_delta_ms + late_ms
+        phase = _PHASE_WORDS.get(progress.phase, progress.phase.value)
+        stale = last_ms is not None and last_ms > _STALE_MS
+        slow_reader = progress.waiting_for == "client"
+        return {
+            "client": (progress.client or "—", Role.STRONG),
+            "model": (progress.model or "—", Role.TEXT),
+            "address": (progress.ip, Role.DIM),
+            "phase": (phase, Role.RUN if progress.deltas else Role.WAIT),
+            "age": (duration(progress.age_ms + late_ms), Role.TEXT),
+            "tokens": (count(progress.deltas), Role.TEXT),
+            "tok/s": (rate(stream.deltas_per_s) if progress.deltas else "—", Role.STREAM),
+            "last": (duration(last_ms), Role.WARN if stale else Role.DIM),
+            "waits for": (progress.waiting_for, Role.CLIENT if slow_reader else Role.DIM),
+            "id": (progress.id, Role.DIM),
+        }
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that all is quiet, or that there is no news."""
+        if self._state.connection is Connection.LIVE:
+            return ("Nothing is in flight.",)
+        return ("What is in flight is not known without the daemon.",)
 
 
 class InFlightPane(Pane):
@@ -24,64 +137,58 @@ class InFlightPane(Pane):
         Binding("y", "copy_id", "Copy the id"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__(id="inflight")
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, id="inflight")
 
     def compose(self) -> ComposeResult:
-        """One list."""
-        yield StreamList(self.relayd_app.state, self.relayd_app.now_s, id="streams")
+        """Show one list."""
+        yield StreamList(self.state, self.context.now_s, id="streams")
 
     @property
     def rows(self) -> StreamList:
         """The list."""
-        return self.query_one("#streams", StreamList)
+        return self.query_one(StreamList)
 
     def refresh_data(self) -> None:
-        """New numbers."""
+        """Show new numbers."""
         self.rows.rows_changed()
 
     def focus_default(self) -> None:
-        """The list."""
-        self.take_focus(self.rows)
+        """Focus the list."""
+        self.focus_now(self.rows)
 
-    def chosen(self) -> RequestRecord | None:
-        """The record of the stream under the cursor, as far as its progress tells."""
-        stream = self._stream()
-        return None if stream is None else stream.record()
-
-    def _stream(self) -> OpenStream | None:
-        key = self.rows.cursor_key
-        return None if key is None else self.relayd_app.state.open_streams.streams.get(str(key))
+    def _chosen(self) -> OpenStream | None:
+        return self.state.open_streams.streams.get(str(self.rows.cursor_key))
 
     def hints(self) -> list[Hint]:
-        """Keys of this screen."""
+        """Return the keys of this screen, with the reason for each that can't be used."""
         empty = "" if self.rows.row_count() else "nothing is in flight"
-        refusal = self.relayd_app.commands.refusal() or empty
+        refusal = self.context.commands.refusal()
         return [
-            Hint("Enter", "open", "app.here('open')", empty),
-            Hint("x", "cancel", "app.here('cancel')", refusal),
-            Hint("P", "pause", "app.pause", self.relayd_app.commands.refusal()),
-            Hint("D", "drain", "app.drain", self.relayd_app.commands.refusal()),
-            Hint("K", "keys", "app.show_screen('keys')"),
+            Hint("Enter", "open", "open", empty),
+            Hint("x", "cancel", "cancel", refusal or empty),
+            Hint("P", "pause", "screen.pause", refusal),
+            Hint("D", "drain", "screen.drain", refusal),
+            Hint("K", "keys", "screen.show_screen('keys')"),
             Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "app.help"),
-            Hint("y", "copy id", "app.here('copy_id')"),
+            Hint("?", "help", "screen.help"),
+            Hint("y", "copy id", "copy_id"),
         ]
 
     @on(LineList.Chosen)
-    async def action_open(self) -> None:
-        """The request, on the Requests screen."""
-        stream = self._stream()
+    def action_open(self) -> None:
+        """Open the request, on the Requests screen."""
+        stream = self._chosen()
         if stream is not None:
-            await self.relayd_app.open_request(stream.progress.id, stream.seq)
+            self.post_message(self.OpenRequest(stream.progress.id, stream.seq))
 
     def action_cancel(self) -> None:
-        """Cancel it, after a dialog."""
-        record = self.chosen()
-        if record is not None:
-            self.relayd_app.stream_actions.cancel(record)
+        """Cancel the stream, after a dialog."""
+        stream = self._chosen()
+        if stream is not None:
+            self.context.stream_actions.cancel(stream.record())
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
         if self.rows.cursor_key is not None:
-            self.relayd_app.take_out.copy(str(self.rows.cursor_key), "The id")
+            self.context.exporter.copy(str(self.rows.cursor_key), "The id")

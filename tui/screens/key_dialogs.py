@@ -1,66 +1,67 @@
-"""The questions before a key changes."""
+"""The dialogs of a change of keys: the questions before it, and the new key shown once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from textual import on
+from textual.binding import Binding, BindingType
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from relayd.admin.schema import KeyInfo, KeyState
 from relayd.durations import parse_duration
+from tui.clipboard import private_file
+from tui.model.secret import Secret
 from tui.model.units import in_words
-from tui.screens.dialog import Dialog, words
+from tui.screens.dialogs import Dialog, paragraph
 from tui.widgets.choices import Choices
 
+REVEAL_S = 30.0
 _GRACES = ("5m", "15m", "1h", "24h")
 _DEFAULT_GRACE = "1h"
 _LAST = 4
 
 
-class AskGrace(Dialog[float | None]):
-    """How long: for a rotation's grace, and for its extension. The answer is in seconds."""
+class AskGrace(Dialog[float]):
+    """How long, in seconds: for the grace of a rotation, and for its extension."""
 
     def __init__(self, title: str, text: str, yes: str, *, default: str = _DEFAULT_GRACE) -> None:
-        super().__init__(title)
+        super().__init__(title, yes=yes)
         self._text = text
-        self._yes = yes
         self._default = default
 
     def body(self) -> Iterable[Widget]:
-        """What will happen, and for how long."""
-        yield words(self._text)
+        """Say what will happen, and offer durations."""
+        yield paragraph(self._text)
         labels = [*(in_words(parse_duration(grace)) for grace in _GRACES), "other"]
         yield Choices(labels, [_GRACES.index(self._default)], id="grace")
         yield Input(placeholder="other: 10m, 2h, 7d", id="other", compact=True)
-        yield words("", id="fault", note=True)
-
-    def buttons(self) -> Iterable[Button]:
-        """Cancel has the focus."""
-        yield Button("Cancel", id="no", compact=True)
-        yield Button(self._yes, id="yes", compact=True)
+        yield paragraph("", id="fault", note=True)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         if event.value:
             self.query_one(Choices).choose(len(_GRACES))
 
-    @on(Input.Submitted)
-    @on(Button.Pressed, "#yes")
-    def _sure(self) -> None:
+    def accept(self) -> None:
+        """Answer with the seconds, if there are any."""
         chosen = self.query_one(Choices).index
         text = _GRACES[chosen] if chosen < len(_GRACES) else self.query_one(Input).value.strip()
         try:
             seconds = parse_duration(text)
         except ValueError as error:
-            self.query_one("#fault", Static).update(f"{error}.")
+            self.explain(f"{error}.")
             return
         if seconds:
             self.dismiss(seconds)
         else:
-            self.query_one("#fault", Static).update("No time at all: revoke the key instead, with !.")
+            self.explain("No time at all: revoke the key instead, with !.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +72,40 @@ class Revocation:
     cut: bool
 
 
-class AskRevoke(Dialog[Revocation | None]):
+class AskRevoke(Dialog[Revocation]):
     """Which key to end now: its last four characters are typed, so that it is the right one.
 
-    Any live key can be named, not only the chosen one: whoever comes here with a leaked key in hand
-    should not have to look for its row.
+    Any live key can be named, not only the chosen one: an operator with a leaked key in hand should not
+    have to look for its row.
     """
 
     AUTO_FOCUS = "#last"
 
     def __init__(self, chosen: KeyInfo | None, keys: Iterable[KeyInfo], open_streams: dict[str, int]) -> None:
-        super().__init__("Revoke a key now?", danger=True)
+        super().__init__("Revoke a key now?", yes="Revoke now", danger=True)
         self._chosen = chosen
         self._keys = [key for key in keys if key.state in {KeyState.ACTIVE, KeyState.RETIRING}]
-        self._open = open_streams
+        self._open_streams = open_streams
 
     def body(self) -> Iterable[Widget]:
-        """The four characters, and what they name."""
-        yield words("A revoked key never comes back. Type the last four characters of its id.")
-        hint = self._chosen.id[-_LAST:] if self._chosen is not None else ""
-        yield Input(
-            placeholder=f"{hint}  ends {self._chosen.client}" if self._chosen else "", id="last", compact=True
-        )
-        yield words("", id="named")
+        """Ask for the four characters, and show what they name."""
+        yield paragraph("A revoked key never comes back. Type the last four characters of its id.")
+        chosen = self._chosen
+        hint = f"{chosen.id[-_LAST:]}  ends {chosen.client}" if chosen is not None else ""
+        yield Input(placeholder=hint, id="last", compact=True)
+        yield paragraph("", id="named")
         yield Choices(["cut its open streams too"], [], id="cut", many=True)
-        yield words("Enter revokes once a key is named · Tab, Space: the choice · Esc leaves", note=True)
+        yield paragraph("Enter revokes once a key is named · Tab, Space: the choice · Esc leaves", note=True)
 
-    def buttons(self) -> Iterable[Button]:
-        """Cancel first."""
-        yield Button("Cancel", id="no", compact=True)
-        yield Button("Revoke now", id="yes", compact=True, disabled=True)
+    def on_mount(self) -> None:
+        """Nothing is named yet."""
+        self.query_one("#yes", Button).disabled = True
+
+    def _matching(self, typed: str) -> list[KeyInfo]:
+        return [key for key in self._keys if key.id.endswith(typed)] if len(typed) >= _LAST else []
 
     def _named(self) -> KeyInfo | None:
-        typed = self.query_one("#last", Input).value.strip()
-        if len(typed) < _LAST:
-            return None
-        found = [key for key in self._keys if key.id.endswith(typed)]
+        found = self._matching(self.query_one("#last", Input).value.strip())
         if len(found) > 1 and self._chosen in found:
             return self._chosen
         return found[0] if len(found) == 1 else None
@@ -115,57 +114,152 @@ class AskRevoke(Dialog[Revocation | None]):
     def _typed(self, event: Input.Changed) -> None:
         key = self._named()
         self.query_one("#yes", Button).disabled = key is None
-        self.query_one("#named", Static).update(self._what(key, event.value.strip()))
+        self.query_one("#named", Static).update(self._description(key, event.value.strip()))
 
-    def _what(self, key: KeyInfo | None, typed: str) -> str:
+    def _description(self, key: KeyInfo | None, typed: str) -> str:
         if key is not None:
-            streams = self._open.get(key.id, 0)
-            return (
-                f"Ends the {key.state.value} key {key.id} of {key.client}; {streams} of its streams are open."
-            )
+            count = self._open_streams.get(key.id, 0)
+            return f"Ends the {key.state.value} key {key.id} of {key.client}; {count} of its streams open."
         if len(typed) < _LAST:
             return ""
-        many = sum(key.id.endswith(typed) for key in self._keys) > 1
-        return (
-            "More than one key ends like that; type more of its id."
-            if many
-            else "No live key ends like that."
-        )
+        if self._matching(typed):
+            return "More than one key ends like that; type more of its id."
+        return "No live key ends like that."
 
-    @on(Input.Submitted, "#last")
-    @on(Button.Pressed, "#yes")
-    def _sure(self) -> None:
+    def accept(self) -> None:
+        """Answer with the key, once one is named."""
         key = self._named()
         if key is not None:
             self.dismiss(Revocation(key, bool(self.query_one("#cut", Choices).chosen)))
 
 
-class AskClient(Dialog[str | None]):
+class AskClient(Dialog[str]):
     """The name of a new client."""
 
     AUTO_FOCUS = "#name"
 
     def __init__(self, known: frozenset[str]) -> None:
-        super().__init__("Add a client")
+        super().__init__("Add a client", yes="Make a key")
         self._known = known
 
     def body(self) -> Iterable[Widget]:
-        """Its name."""
-        yield words("A new client gets its own key, which can be rotated and revoked apart from the others.")
+        """Ask for its name."""
+        yield paragraph(
+            "A new client gets its own key, which can be rotated and revoked apart from the others."
+        )
         yield Input(placeholder="name, for example: web", id="name", max_length=64, compact=True)
-        yield words("", id="fault", note=True)
+        yield paragraph("", id="fault", note=True)
+
+    def accept(self) -> None:
+        """Answer with the name, if it is a new one."""
+        name = self.query_one("#name", Input).value.strip()
+        if not name:
+            self.explain("It needs a name.")
+        elif name in self._known:
+            self.explain(f"{name} has a key already; rotate it instead.")
+        else:
+            self.dismiss(name)
+
+
+class SecretDialog(Dialog[None]):
+    """The new key, masked; `v` reveals it for 30 s, `y` copies, `s` saves. Its text is nowhere but here.
+
+    Closing asks once whether it was kept. While the dialog is open there are no pictures of the screen
+    and no selection.
+
+    Args:
+        client: to whom the key belongs.
+        secret: the key; let go of when the dialog closes.
+        note: what became of the old key.
+        copy: copies a text and returns a sentence on how.
+        directory: where `s` saves.
+    """
+
+    ALLOW_SELECT = False
+    AUTO_FOCUS = "#view"
+    SHOWS_SECRET = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "view", "Reveal"),
+        Binding("y", "copy", "Copy"),
+        Binding("s", "save", "Save"),
+    ]
+
+    def __init__(
+        self,
+        client: str,
+        secret: Secret,
+        note: str,
+        copy: Callable[[str], Awaitable[str]],
+        directory: Path,
+    ) -> None:
+        super().__init__(f"The new key of {client}: it is shown only now", no="Close")
+        self._client = client
+        self._secret = secret
+        self._note = note
+        self._copy = copy
+        self._directory = directory
+        self._hide_timer: Timer | None = None
+        self._kept = False
+        self._asked = False
+
+    def body(self) -> Iterable[Widget]:
+        """Show the key, masked, and what became of the old one."""
+        yield paragraph(self._secret.masked, id="key")
+        yield paragraph(self._note)
+        hint = "v reveals it for 30 s · y copies · s saves it to a file that only you can read"
+        yield paragraph(hint, id="fault", note=True)
 
     def buttons(self) -> Iterable[Button]:
-        """Cancel first."""
-        yield Button("Cancel", id="no", compact=True)
-        yield Button("Make a key", id="yes", compact=True)
+        """Show what can be done with it."""
+        yield Button("View", id="view", compact=True)
+        yield Button("Copy", id="copy", compact=True)
+        yield Button("Save", id="save", compact=True)
+        yield from super().buttons()
 
-    @on(Input.Submitted)
-    @on(Button.Pressed, "#yes")
-    def _sure(self) -> None:
-        name = self.query_one("#name", Input).value.strip()
-        if not name or name in self._known:
-            fault = "It needs a name." if not name else f"{name} has a key already; rotate it instead."
-            self.query_one("#fault", Static).update(fault)
+    @on(Button.Pressed, "#view")
+    def action_view(self) -> None:
+        """Reveal for a while, or hide again."""
+        if self._hide_timer is not None:
+            self._hide()
             return
-        self.dismiss(name)
+        self.query_one("#key", Static).update(self._secret.text)
+        self._kept = True
+        self._hide_timer = self.set_timer(REVEAL_S, self._hide)
+
+    def _hide(self) -> None:
+        if self._hide_timer is not None:
+            self._hide_timer.stop()
+            self._hide_timer = None
+        self.query_one("#key", Static).update(self._secret.masked)
+
+    @on(Button.Pressed, "#copy")
+    async def action_copy(self) -> None:
+        """Copy towards the clipboard, and say by which way."""
+        self.explain(await self._copy(self._secret.text))
+        self._kept = True
+
+    @on(Button.Pressed, "#save")
+    async def action_save(self) -> None:
+        """Save to a new file of mode 0600."""
+        client = "".join(char if char.isascii() and char.isalnum() else "-" for char in self._client)[:40]
+        prefix = f"relayd-key-{client}-"
+        try:
+            path = await asyncio.to_thread(private_file, self._secret.text + "\n", prefix, self._directory)
+        except OSError as error:
+            self.explain(f"Not saved: {error}")
+            return
+        self.explain(f"Saved to {path} (only you can read it). Delete it when the client has the key.")
+        self._kept = True
+
+    def action_leave(self) -> None:
+        """Close, after asking once if nothing was done to keep the key."""
+        if not self._kept and not self._asked:
+            self._asked = True
+            self.explain(
+                "Close without keeping the key? It can't be shown again. Close once more, or v, y, s."
+            )
+            self.add_class("-danger")
+            return
+        self._hide()
+        self._secret.clear()
+        self.dismiss(None)

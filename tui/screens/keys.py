@@ -1,22 +1,232 @@
-"""The Keys screen: the ring, live evidence, and every change of a key."""
+"""The Keys screen: the ring, who uses which key, and every change of a key."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
+from rich.style import Style
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Static
 
-from relayd.admin.schema import KeyInfo, KeyState
+from relayd.admin.schema import KeyInfo, KeyState, epoch_s
+from tui.context import Context
+from tui.key_actions import KeyActions
+from tui.model.app_state import AppState
+from tui.model.evidence import RECENT_S, Use
+from tui.model.units import age, countdown, duration, moment, plural
 from tui.screens.pane import Pane
+from tui.theme import Role, style
 from tui.widgets.bars import Hint
-from tui.widgets.evidence_view import EvidenceView
-from tui.widgets.key_list import KeyList
-from tui.widgets.line_list import LineList
+from tui.widgets.cells import Piece, fit
+from tui.widgets.line_list import Key, LineList
 
 SIDE_BY_SIDE = 130
+_MAX_USES = 12
+_ENDED = {KeyState.EXPIRED: "expired", KeyState.REVOKED: "revoked"}
+_ROLES = {
+    KeyState.ACTIVE: Role.GOOD,
+    KeyState.RETIRING: Role.WARN,
+    KeyState.EXPIRED: Role.DIM,
+    KeyState.REVOKED: Role.DIM,
+}
+_WITH_PRINT = 96
+_LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
+
+
+class KeyList(LineList):
+    """Live keys by client, the newest first; below them ended ones that are still sent, all on demand."""
+
+    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._state = state
+        self._now_s = now_s
+        self.show_ended = False
+        self._keys: list[KeyInfo] = []
+
+    def rows_changed(self) -> None:
+        """Take over the ring."""
+        keys = sorted(self._state.ring.keys, key=lambda key: key.created_at, reverse=True)
+        live = sorted((key for key in keys if key.state in _LIVE), key=lambda key: key.client)
+        ended = [key for key in keys if key.state not in _LIVE]
+        since_s = self._now_s() - RECENT_S
+        self._keys = live + [
+            k for k in ended if self.show_ended or self._state.evidence.refused(k.id, since_s)
+        ]
+        super().rows_changed()
+
+    @property
+    def chosen(self) -> KeyInfo | None:
+        """The key under the cursor."""
+        return next((key for key in self._keys if key.id == self.cursor_key), None)
+
+    def row_count(self) -> int:
+        """Count the keys shown."""
+        return len(self._keys)
+
+    def row_key(self, index: int) -> Key:
+        """Return the key's id."""
+        return self._keys[index].id
+
+    def _client_width(self, width: int) -> int:
+        return max(12, min(24, width - (77 if width >= _WITH_PRINT else 68)))
+
+    def _fingerprint(self, text: str, width: int) -> str:
+        """Return the fingerprint's column, if there is room."""
+        return f"{fit(text, 8)} " if width >= _WITH_PRINT else ""
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+        """Return the column names."""
+        titles = (
+            f" {fit('client', self._client_width(width))} {'key id':<8} {self._fingerprint('print', width)}"
+            f"{'state':<9} {'age':>3} {'users':>5} {'ends in':>7}  last used"
+        )
+        return [(titles, style(self.app, Role.DIM))]
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """Return one key."""
+        key, now_s = self._keys[index], self._now_s()
+        look = {role: style(self.app, role) for role in Role}
+        live = key.state in _LIVE
+        text = look[Role.TEXT if live else Role.DIM]
+        evidence = self._state.evidence
+        users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
+        used = sum(1 for use in users if use.requests)
+        if not live:
+            used = len(evidence.refused(key.id, now_s - RECENT_S))
+        retiring = key.state is KeyState.RETIRING and key.expires_at
+        ends = countdown(epoch_s(key.expires_at or "") - now_s) if retiring else "—"
+        last = "never"
+        if key.last_used_at:
+            last = f"{age(now_s - epoch_s(key.last_used_at)):>3} ago  {key.last_used_ip or ''}"
+        return [
+            ("▶" if selected else " ", look[Role.ACCENT]),
+            (fit(key.client, self._client_width(width + 1)) + " ", look[Role.STRONG] if live else text),
+            (f"{fit(key.id, 8)} {self._fingerprint(key.fingerprint, width + 1)}", look[Role.DIM]),
+            (f"{key.state.value:<9} ", look[_ROLES[key.state]]),
+            (f"{age(now_s - epoch_s(key.created_at)):>3} ", text),
+            (f"{used or '—':>5} ", look[Role.WARN] if used and (retiring or not live) else text),
+            (f"{ends:>7}  ", look[Role.WARN] if retiring else text),
+            (last, text),
+        ]
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that there is no ring, or an empty one."""
+        if self._state.trouble:
+            return (f"{self._state.state_word}: the keys are not known.",)
+        return ("There is no key.", "a adds a client.")
+
+
+class EvidenceView(Static):
+    """For the client of one key."""
+
+    DEFAULT_CSS = "EvidenceView { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
+
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+        super().__init__(markup=False, id="evidence")
+        self._state = state
+        self._now_s = now_s
+        self._shown = ""
+
+    def _look(self, role: Role) -> Style:
+        return style(self.app, role)
+
+    def show(self, key: KeyInfo | None) -> None:
+        """Show the keys of its client; unchanged text is not drawn again."""
+        text = Text() if key is None else self._text(key)
+        stamp = f"{self.app.theme}{text.plain}"
+        if stamp != self._shown:
+            self._shown = stamp
+            self.update(text)
+
+    def _text(self, key: KeyInfo) -> Text:
+        text = Text()
+        keys = sorted(
+            (k for k in self._state.ring.keys if k.client == key.client),
+            key=lambda k: k.created_at,
+            reverse=True,
+        )
+        newest = next((k for k in keys if k.state is KeyState.ACTIVE), keys[0])
+        text.append(f"{key.client}", self._look(Role.TITLE))
+        text.append(f"  {plural(len(keys), 'key')} so far\n", self._look(Role.DIM))
+        stragglers = self._state.evidence.stragglers
+        old = [
+            k
+            for k in keys
+            if k.state is KeyState.RETIRING or (k.state is not KeyState.ACTIVE and stragglers(k.id))
+        ]
+        if newest not in old:
+            self._new_key(text, newest, rotated=any(k.replaced_by == newest.id for k in keys))
+        for one in old:
+            self._old_key(text, one)
+        if not old:
+            self._users(text, newest)
+        return text
+
+    def _new_key(self, text: Text, key: KeyInfo, *, rotated: bool) -> None:
+        made_s = epoch_s(key.created_at)
+        word = "New key" if rotated else "Key"
+        text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
+        text.append(f"  {key.state.value}, made {age(self._now_s() - made_s)} ago\n", self._look(Role.DIM))
+        if key.first_used_at is None:
+            text.append("  Not used yet.\n", self._look(Role.WARN if rotated else Role.DIM))
+            return
+        first_s = epoch_s(key.first_used_at)
+        text.append(f"  First used at {moment(first_s, self._now_s())}", self._look(Role.GOOD))
+        text.append(
+            f", {duration((first_s - made_s) * 1000)} after it was made, from {key.first_used_ip or '—'}.\n",
+            self._look(Role.TEXT),
+        )
+
+    def _old_key(self, text: Text, key: KeyInfo) -> None:
+        now_s = self._now_s()
+        uses = self._state.evidence.stragglers(key.id)
+        still = [use for use in uses if use.requests]
+        word = "Old key" if key.replaced_by else "Dead key"
+        text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
+        if key.state is KeyState.RETIRING and key.expires_at:
+            text.append(f"  ends in {countdown(epoch_s(key.expires_at) - now_s)}\n", self._look(Role.WARN))
+        else:
+            ended_s = epoch_s(key.revoked_at or key.expires_at or key.created_at)
+            text.append(
+                f"  {_ENDED.get(key.state, key.state.value)} at {moment(ended_s, now_s)}\n",
+                self._look(Role.DIM),
+            )
+        if not still and key.state is KeyState.RETIRING:
+            text.append("  Not used since it was replaced.\n", self._look(Role.GOOD))
+        for use in still[:_MAX_USES]:
+            self._use(text, use, "since the rotation")
+        for use in [use for use in uses if use.refused][:_MAX_USES]:
+            text.append("  refused ", self._look(Role.BAD))
+            text.append(
+                f"{use.client}  {use.ip}  {plural(use.refused, 'time')},"
+                f" last {age(now_s - use.refused_last_s)} ago\n",
+                self._look(Role.TEXT),
+            )
+
+    def _users(self, text: Text, key: KeyInfo) -> None:
+        uses = [use for use in self._state.evidence.users(key.id, self._now_s()) if use.requests]
+        seen_s = self._state.evidence.seen_from_s
+        text.append("\nUsed by", self._look(Role.STRONG))
+        text.append(
+            f"  {plural(len(uses), 'address', 'addresses')} in 24 h, as far as loaded"
+            f" (from {moment(seen_s, self._now_s()) if seen_s else '—'})\n",
+            self._look(Role.DIM),
+        )
+        for use in uses[:_MAX_USES]:
+            self._use(text, use, "seen")
+
+    def _use(self, text: Text, use: Use, since: str) -> None:
+        last_s = self._now_s() - use.last_s
+        text.append("  still used " if since != "seen" else "  ", self._look(Role.WARN))
+        text.append(f"{use.client}  {use.ip}", self._look(Role.TEXT))
+        text.append(
+            f"  last {age(last_s)} ago, {plural(use.requests, 'request')} {since}\n", self._look(Role.DIM)
+        )
 
 
 class KeysPane(Pane):
@@ -34,115 +244,117 @@ class KeysPane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "rotate", "Rotate this key"),
         Binding("a", "add", "Add a client"),
-        Binding("plus", "extend", "Extend the grace"),
+        Binding("plus", "extend", "Extend the grace", key_display="+"),
         Binding("u", "undo", "Undo the rotation"),
-        Binding("exclamation_mark", "revoke", "Revoke a key now"),
+        Binding("exclamation_mark", "revoke", "Revoke a key now", key_display="!"),
         Binding("h", "ended", "Show or hide ended keys"),
         Binding("y", "copy_id", "Copy the key's id"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__(id="keys")
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, id="keys")
+        self._actions = KeyActions(self.app, context)
 
     def compose(self) -> ComposeResult:
-        """List and evidence."""
-        app = self.relayd_app
+        """Show list and evidence."""
         with Horizontal():
-            yield KeyList(app.state, app.now_s, id="ring")
+            yield KeyList(self.state, self.context.now_s, id="ring")
             with VerticalScroll(can_focus=False):
-                yield EvidenceView(app.state, app.now_s)
+                yield EvidenceView(self.state, self.context.now_s)
 
     @property
     def rows(self) -> KeyList:
         """The list."""
-        return self.query_one("#ring", KeyList)
+        return self.query_one(KeyList)
 
     def on_mount(self) -> None:
-        """The right layout at once, and the cursor on the new key of a rotation that is under way."""
+        """Lay out, and put the cursor on the new key of a rotation that is under way."""
         self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
         self.rows.rows_changed()
-        for key in self.relayd_app.state.retiring()[:1]:
-            self.rows.go_to(self.rows.row_place(key.replaced_by or key.id) or 0)
+        for key in self.state.retiring()[:1]:
+            self.rows.go_to(self.rows.index_of(key.replaced_by or key.id) or 0)
 
     def on_resize(self) -> None:
-        """Another layout for another width."""
+        """Lay out for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
 
     def refresh_data(self) -> None:
-        """New numbers."""
+        """Show new numbers."""
         self.rows.rows_changed()
-        self.query_one(EvidenceView).show(self.rows.chosen)
+        self._show_evidence()
 
     def focus_default(self) -> None:
-        """The list."""
-        self.take_focus(self.rows)
+        """Focus the list."""
+        self.focus_now(self.rows)
+
+    def _show_evidence(self) -> None:
+        self.query_one(EvidenceView).show(self.rows.chosen)
 
     @on(LineList.Moved)
     def _moved(self) -> None:
-        self.query_one(EvidenceView).show(self.rows.chosen)
-        self.relayd_app.refresh_hints()
+        self._show_evidence()
+        self.post_message(self.HintsChanged())
 
     def hints(self) -> list[Hint]:
-        """Keys of this screen, with the reason where one can't be used."""
+        """Return the keys of this screen, with the reason for each that can't be used."""
         key = self.rows.chosen
-        refusal = self.relayd_app.commands.refusal()
+        refusal = self.context.commands.refusal()
         none = refusal or ("" if key else "no key is chosen")
         active = none or ("" if key and key.state is KeyState.ACTIVE else "only an active key is rotated")
         grace = none or ("" if self._retiring() else "no rotation of this client is in its grace")
         return [
-            Hint("r", "rotate", "app.here('rotate')", active),
-            Hint("a", "add", "app.here('add')", refusal),
-            Hint("+", "extend", "app.here('extend')", grace),
-            Hint("u", "undo", "app.here('undo')", grace),
-            Hint("!", "revoke", "app.here('revoke')", refusal),
-            Hint("h", "ended", "app.here('ended')"),
+            Hint("r", "rotate", "rotate", active),
+            Hint("a", "add", "add", refusal),
+            Hint("+", "extend", "extend", grace),
+            Hint("u", "undo", "undo", grace),
+            Hint("!", "revoke", "revoke", refusal),
+            Hint("h", "ended", "ended"),
             Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "app.help"),
-            Hint("Esc", "back", "app.back"),
+            Hint("?", "help", "screen.help"),
+            Hint("Esc", "back", "screen.back"),
         ]
 
     def _retiring(self) -> KeyInfo | None:
-        """The retiring key that is meant: the chosen one, or that of the chosen client."""
+        """Return the retiring key that is meant: the chosen one, or that of the chosen client."""
         chosen = self.rows.chosen
-        if chosen is None:
-            return None
-        if chosen.state is KeyState.RETIRING:
+        if chosen is None or chosen.state is KeyState.RETIRING:
             return chosen
-        return next((key for key in self.relayd_app.state.retiring() if key.client == chosen.client), None)
+        return next((key for key in self.state.retiring() if key.client == chosen.client), None)
 
     def _may(self, action: str) -> bool:
-        reason = next((hint.reason for hint in self.hints() if hint.action == f"app.here('{action}')"), "")
+        """Return whether the action can be used now; if not, say why."""
+        reason = next(hint.reason for hint in self.hints() if hint.action == action)
         if reason:
-            self.relayd_app.action_explain(reason)
+            self.app.notify(f"Not now: {reason}.")
         return not reason
 
     def action_rotate(self) -> None:
         """Rotate the chosen key."""
         key = self.rows.chosen
-        if key is not None and self._may("rotate"):
-            self.relayd_app.key_actions.rotate(key)
+        if self._may("rotate") and key is not None:
+            self._actions.rotate(key)
 
     def action_add(self) -> None:
         """Add a client."""
         if self._may("add"):
-            self.relayd_app.key_actions.add()
+            self._actions.add()
 
     def action_extend(self) -> None:
         """Give the old key more time."""
         key = self._retiring()
         if self._may("extend") and key is not None:
-            self.relayd_app.key_actions.extend(key)
+            self._actions.extend(key)
 
     def action_undo(self) -> None:
-        """Take the rotation back."""
+        """Undo the rotation."""
         key = self._retiring()
         if self._may("undo") and key is not None:
-            self.relayd_app.key_actions.undo(key)
+            self._actions.undo(key)
 
     def action_revoke(self) -> None:
         """End a key now."""
         if self._may("revoke"):
-            self.relayd_app.key_actions.revoke(self.rows.chosen)
+            self._actions.revoke(self.rows.chosen)
 
     def action_ended(self) -> None:
         """Show or hide keys that have ended."""
@@ -153,4 +365,4 @@ class KeysPane(Pane):
         """Copy the key's id."""
         key = self.rows.chosen
         if key is not None:
-            self.relayd_app.take_out.copy(key.id, "The key's id")
+            self.context.exporter.copy(key.id, "The key's id")

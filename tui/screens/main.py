@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -10,115 +11,140 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
+from relayd.admin.client import AdminClientError
+from tui.context import Context
+from tui.model.store import record_key
 from tui.screens.pane import Pane
+from tui.screens.requests import RequestsPane
 from tui.widgets.bars import TABS, ClickBar, KeyBar, TabBar
-from tui.widgets.notice import Notice
-from tui.widgets.status_bar import WIDE, StatusBar
-
-if TYPE_CHECKING:
-    from tui.app import RelaydApp
+from tui.widgets.status_bar import WIDE, Notice, StatusBar
 
 _HIGH = 30
 
 
-def _make_pane(name: str) -> Pane:
-    """Imported when first shown: the first paint does not wait for screens nobody looks at."""
+def _pane_class(name: str) -> Callable[[Context], Pane]:
+    """Return the screen of this name; those that are not shown at the start do not delay the first paint."""
     if name == "inflight":
         from tui.screens.inflight import InFlightPane  # noqa: PLC0415 - see above
 
-        return InFlightPane()
+        return InFlightPane
     if name == "stats":
         from tui.screens.stats import StatsPane  # noqa: PLC0415 - see above
 
-        return StatsPane()
+        return StatsPane
     if name == "keys":
         from tui.screens.keys import KeysPane  # noqa: PLC0415 - see above
 
-        return KeysPane()
+        return KeysPane
     if name == "audit":
         from tui.screens.audit import AuditPane  # noqa: PLC0415 - see above
 
-        return AuditPane()
-    from tui.screens.requests import RequestsPane  # noqa: PLC0415 - see above
-
-    return RequestsPane()
+        return AuditPane
+    return RequestsPane
 
 
 class MainScreen(Screen[None]):
-    """Keys that work on every screen live here; dialogs cover them."""
+    """Keys that work on every screen live here; dialogs cover them.
+
+    Args:
+        context: what the screens show and act on.
+        first: the name of the screen to begin with.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(tab.key, f"app.show_screen('{tab.name}')", tab.title) for tab in TABS),
-        Binding("K", "app.show_screen('keys')", "Keys"),
-        Binding("P", "app.pause", "Pause or resume intake"),
-        Binding("D", "app.drain", "Drain"),
+        *(Binding(tab.key, f"show_screen('{tab.name}')", f"Show {tab.title}") for tab in TABS),
+        Binding("K", "show_screen('keys')", "Show Keys"),
+        Binding("P", "pause", "Pause or resume intake"),
+        Binding("D", "drain", "Drain, then stop the daemon"),
         Binding("M", "app.mouse", "Mouse on or off"),
-        Binding("R", "app.retry", "Connect now"),
-        Binding("colon", "app.command_palette", "Commands"),
-        Binding("question_mark", "app.help", "Help"),
-        Binding("escape", "app.back", "Back"),
-        Binding("q", "app.back", "Back"),
+        Binding("R", "retry", "Connect now"),
+        Binding("colon", "app.command_palette", "Commands", key_display=":"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("escape", "back", "Back", key_display="Esc"),
+        Binding("q", "back", "Back"),
         Binding("Q", "app.quit", "Quit"),
     ]
 
-    def __init__(self, first: str) -> None:
+    def __init__(self, context: Context, first: str) -> None:
         super().__init__()
-        self._first = first
-
-    @property
-    def _desk_app(self) -> RelaydApp:
-        return cast("RelaydApp", self.app)
+        self.context = context
+        self._first = first if first in {tab.name for tab in TABS} else TABS[0].name
 
     def compose(self) -> ComposeResult:
-        """From top to bottom."""
-        app = self._desk_app
-        yield StatusBar(app.state, app.now_s, app.options.place)
-        yield TabBar(app.badge, id="tabs")
-        yield Notice(app.state)
+        """Show everything from top to bottom."""
+        context = self.context
+        yield StatusBar(context.state, context.now_s, context.place)
+        yield TabBar(self._badge, self._first)
+        yield Notice(context.state)
         with ContentSwitcher(id="panes", initial=self._first):
-            yield _make_pane(self._first)
-        yield KeyBar(id="keybar")
+            yield _pane_class(self._first)(context)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Begin on the remembered screen."""
-        self.query_one(TabBar).current = self._first
         self.pane.focus_default()
         self.refresh_hints()
 
     def on_resize(self) -> None:
-        """The second header line needs room."""
+        """Show the second header line where there is room."""
         high = self.size.width >= WIDE and self.size.height >= _HIGH
         self.query_one(StatusBar).styles.height = 2 if high else 1
+
+    def _badge(self, tab: str) -> str:
+        state = self.context.state
+        if tab == "inflight":
+            return str(len(state.open_streams.streams) or "")
+        return "!" if tab == "keys" and state.dead_keys_in_use(self.context.now_s()) else ""
 
     @property
     def pane(self) -> Pane:
         """The screen that is on."""
-        switcher = self.query_one("#panes", ContentSwitcher)
+        switcher = self.query_one(ContentSwitcher)
         return switcher.get_child_by_id(switcher.current or self._first, Pane)
 
-    async def show(self, name: str) -> Pane:
-        """Turn to a screen; it is made when it is not there yet."""
-        switcher = self.query_one("#panes", ContentSwitcher)
+    async def action_show_screen(self, name: str) -> None:
+        """Turn to a screen; it is made when it is first shown."""
+        switcher = self.query_one(ContentSwitcher)
         if not switcher.query(f"#{name}"):
-            pane = _make_pane(name)
+            pane = _pane_class(name)(self.context)
             # The switcher shows one at a time; without this both would share the height for a moment.
             pane.display = False
             await switcher.mount(pane)
         switcher.current = name
         self.query_one(TabBar).current = name
         self.query_one(TabBar).redraw()
-        pane = self.pane
-        pane.refresh_data()
-        pane.focus_default()
+        self.pane.refresh_data()
+        self.pane.focus_default()
         self.refresh_hints()
-        return pane
+        self.context.settings_file.settings.screen = name
 
+    async def _show_requests(self) -> RequestsPane:
+        await self.action_show_screen(TABS[0].name)
+        return self.query_one(RequestsPane)
+
+    @on(Pane.OpenRequest)
+    async def _open_request(self, event: Pane.OpenRequest) -> None:
+        """Show one request in full; one that is not loaded is asked for."""
+        seq = event.seq
+        if seq is None or not self.context.state.store.has(record_key(seq)):
+            try:
+                seq = await self.context.feed.history.load_one(event.request_id)
+            except AdminClientError as error:
+                self.app.notify(f"Not opened: {error}", severity="error")
+                return
+        (await self._show_requests()).show_record(seq)
+
+    @on(Pane.FilterRequests)
+    async def _filter_requests(self, event: Pane.FilterRequests) -> None:
+        (await self._show_requests()).set_filter(event.filter)
+
+    @on(Pane.HintsChanged)
     def refresh_hints(self) -> None:
-        """The keys of what is on."""
+        """Show the keys of the screen that is on."""
         self.query_one(KeyBar).show(self.pane.hints())
 
     def refresh_data(self) -> None:
-        """The state changed."""
+        """Show new data."""
         self.query_one(StatusBar).redraw()
         self.query_one(TabBar).redraw()
         self.query_one(Notice).refresh_data()
@@ -128,4 +154,31 @@ class MainScreen(Screen[None]):
     @on(ClickBar.Clicked)
     async def _clicked(self, event: ClickBar.Clicked) -> None:
         event.stop()
-        await self.run_action(event.action)
+        await self.app.run_action(event.action, self.pane)
+
+    async def action_back(self) -> None:
+        """Take one step back; on the first screen nothing."""
+        if not self.pane.step_back() and self.pane.id != TABS[0].name:
+            await self.action_show_screen(TABS[0].name)
+
+    def action_help(self) -> None:
+        """Show every key."""
+        from tui.screens.help import HelpScreen  # noqa: PLC0415 - loaded when first used
+
+        self.app.push_screen(HelpScreen(type(self.pane).BINDINGS, self.BINDINGS))
+
+    def action_pause(self) -> None:
+        """Take no new work, or take it again."""
+        self.context.stream_actions.pause_or_resume()
+
+    def action_drain(self) -> None:
+        """Let the daemon finish and stop."""
+        self.context.stream_actions.drain()
+
+    def action_retry(self) -> None:
+        """Connect now instead of at the next try."""
+        self.context.feed.retry_now()
+
+    def action_explain(self, reason: str) -> None:
+        """Say why an action can't run now."""
+        self.app.notify(f"Not now: {reason}.")

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
 
 from textual.containers import Vertical
+from textual.message import Message
 from textual.widget import Widget
 
+from tui.context import Context
+from tui.type_ahead import Work
 from tui.widgets.bars import Hint
-
-if TYPE_CHECKING:
-    from tui.app import RelaydApp
 
 
 class Pane(Vertical):
-    """One screen. It is made when first shown, and told to look at the state again while it is on."""
+    """One screen. It is made when first shown, and told of new data while it is on."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
 
-    @property
-    def relayd_app(self) -> RelaydApp:
-        """The app, with what it knows and can do."""
-        return cast("RelaydApp", self.app)
+    @dataclass
+    class HintsChanged(Message):
+        """Other keys can be used now."""
+
+    @dataclass
+    class OpenRequest(Message):
+        """One request is wanted in full, on the Requests screen."""
+
+        request_id: str
+        seq: int | None
+        """Its place in the log, if that is known."""
+
+    @dataclass
+    class FilterRequests(Message):
+        """The Requests screen is wanted with this filter."""
+
+        filter: str
+
+    def __init__(self, context: Context, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self.context = context
+        self.state = context.state
 
     def refresh_data(self) -> None:
-        """The state changed."""
+        """Show new data."""
 
     def hints(self) -> list[Hint]:
-        """The keys of this screen for the footer, the most useful first."""
+        """Return the keys of this screen for the footer, the most useful first."""
         return []
 
     def focus_default(self) -> None:
-        """Take the focus where the operator expects it."""
+        """Give the focus to what the operator expects it on."""
 
-    def take_focus(self, widget: Widget) -> None:
+    def focus_now(self, widget: Widget) -> None:
         """Give the focus at once; `Widget.focus` would do it after the next key was handed out."""
         self.screen.set_focus(widget, scroll_visible=False)
 
     def step_back(self) -> bool:
-        """Escape: close what is open inside; False when there was nothing."""
+        """Close what is open inside, on Escape; False if there was nothing."""
         return False
+
+    def start_once(self, name: str, work: Work) -> None:
+        """Do work in the background, unless the same still runs."""
+        if all(worker.is_finished for worker in self.workers if worker.name == name):
+            self.run_worker(work, name=name, group=name)

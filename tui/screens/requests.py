@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.widgets import Input
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import Phase, RequestRecord, epoch_s
-from tui.model.marks import Mark, MarkKind
-from tui.model.stats import error_cause, is_error
-from tui.model.store import record_key
+from relayd.admin.schema import Filter, FilterError, Phase, RequestRecord, epoch_s, parse_filter
+from tui.context import Context
+from tui.model.app_state import AppState, Connection
+from tui.model.stats import WINDOWS, error_cause, is_error
+from tui.model.store import Mark, MarkKind, record_key
 from tui.model.units import plural
 from tui.model.view import Order
-from tui.screens.request_filter import RequestFilter
+from tui.screens.dialogs import AskColumns, AskTime
+from tui.screens.inflight import StreamList
+from tui.screens.pane import Pane
+from tui.theme import Role, style
+from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
+from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import COLUMN_NAMES
 from tui.widgets.detail import Detail
 from tui.widgets.filter_line import FilterLine
-from tui.widgets.line_list import LineList
-from tui.widgets.overview import CauseList, StreamList
+from tui.widgets.line_list import Key, LineList
 from tui.widgets.request_list import RequestList
 
 SIDE_BY_SIDE = 100
-OVERVIEW_ROWS = 30
+OVERVIEW_ROWS = 26
 _SIMILAR_S = 3600
-_SIMILAR_LOOK_AT = 20_000
+_SIMILAR_MAX_LOOKED_AT = 20_000
 
 
-class RequestsPane(RequestFilter):
+class CauseList(LineList):
+    """Errors of the last hour by cause; Enter filters by it."""
+
+    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._state = state
+        self._now_s = now_s
+        self._causes: list[tuple[str, int]] = []
+
+    @property
+    def cursor_shown(self) -> bool:
+        """Whether the row under the cursor is set off."""
+        return self.has_focus
+
+    def rows_changed(self) -> None:
+        """Count again."""
+        self._causes = self._state.stats.causes(WINDOWS[1], self._now_s())
+        super().rows_changed()
+
+    def row_count(self) -> int:
+        """Count the causes."""
+        return len(self._causes)
+
+    def row_key(self, index: int) -> Key:
+        """Return the code."""
+        return self._causes[index][0]
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - one short title
+        """Return the title."""
+        return [(" errors by cause, last hour · Enter filters", style(self.app, Role.DIM))]
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """Return a cause with its number as a bar."""
+        cause, number = self._causes[index]
+        most = self._causes[0][1]
+        name_width = min(22, max(10, width // 3))
+        bar = max(1, round(number / most * max(1, width - name_width - 9)))
+        return [
+            ("▶" if selected and self.cursor_shown else " ", style(self.app, Role.ACCENT)),
+            (fit(cause, name_width), style(self.app, Role.TEXT)),
+            (fit(f"{number:,}", 6, right=True) + " ", style(self.app, Role.STRONG)),
+            ("▇" * bar, style(self.app, Role.BAD)),
+        ]
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that all is well."""
+        return ("No errors in the last hour.",)
+
+
+class RequestsPane(Pane):
     """List on the left, detail beside it from 100 columns, full-screen below that."""
 
     DEFAULT_CSS = """
@@ -49,7 +105,7 @@ class RequestsPane(RequestFilter):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter"),
+        Binding("slash", "filter", "Filter", key_display="/"),
         Binding("f", "toggle_filter", "Filter on or off"),
         Binding("n", "match(1)", "Next match"),
         Binding("N", "match(-1)", "Match before"),
@@ -60,83 +116,102 @@ class RequestsPane(RequestFilter):
         Binding("s", "sort", "Sort"),
         Binding("c", "columns", "Columns"),
         Binding("z", "zoom", "Maximise"),
-        Binding("right_square_bracket,right", "turn(1)", "Next view of the request"),
-        Binding("left_square_bracket,left", "turn(-1)", "View before"),
+        Binding("right_square_bracket,right", "turn(1)", "Next view of the request", key_display="→ ]"),
+        Binding("left_square_bracket,left", "turn(-1)", "View before", key_display="← ["),
         Binding("y", "copy_id", "Copy the id"),
         Binding("Y", "copy_curl", "Copy as curl"),
         Binding("w", "export", "Export what is shown"),
         Binding("x", "cancel", "Cancel this stream"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__(id="requests")
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, id="requests")
+        self._view = context.state.view
+        self._bookmark: int | None = None
 
     def compose(self) -> ComposeResult:
-        """Filter line, list, detail, overview."""
-        app = self.relayd_app
-        yield FilterLine(app.state, self.focus_default)
+        """Show filter line, list, detail and overview."""
+        now_s = self.context.now_s
+        yield FilterLine(self.state, self.focus_default)
         with Horizontal(id="middle"):
             with Vertical(id="left"):
-                yield RequestList(app.state, app.now_s, id="list")
-            yield Detail(id="detail")
+                yield RequestList(self.state, now_s, id="list")
+            yield Detail(self._similar, now_s)
         with Horizontal(id="overview"):
-            yield StreamList(app.state, app.now_s, id="overview-streams", brief=True)
-            yield CauseList(app.state, app.now_s, id="overview-causes")
+            yield StreamList(self.state, now_s, id="overview-streams", brief=True)
+            yield CauseList(self.state, now_s, id="overview-causes")
+
+    @property
+    def rows(self) -> RequestList:
+        """The list."""
+        return self.query_one(RequestList)
+
+    @property
+    def line(self) -> FilterLine:
+        """The filter line."""
+        return self.query_one(FilterLine)
+
+    @property
+    def detail(self) -> Detail:
+        """One request in full."""
+        return self.query_one(Detail)
 
     def on_mount(self) -> None:
         """Take over what was remembered."""
-        self.rows.hidden = frozenset(self.relayd_app.settings.columns_hidden) & set(COLUMN_NAMES)
-        if self.relayd_app.settings.filter:
-            self._apply(self.relayd_app.settings.filter)
+        settings = self.context.settings_file.settings
+        self.rows.hidden = frozenset(settings.columns_hidden) & set(COLUMN_NAMES)
+        if settings.filter:
+            self._apply_filter(settings.filter)
         self._lay_out()
 
     def on_resize(self) -> None:
-        """Another layout for another size."""
+        """Lay out for another size."""
         self._lay_out()
 
     def _lay_out(self) -> None:
         width, height = self.size if self.size.width else self.app.size
         wide = width >= SIDE_BY_SIDE
         self.set_class(not wide, "-narrow")
-        self.set_class(wide and height >= OVERVIEW_ROWS - 4, "-overview")
-        if wide and not self.has_class("-closed"):
-            self.add_class("-detail")
-        elif not wide and not self.has_class("-opened"):
-            self.remove_class("-detail")
+        self.set_class(wide and height >= OVERVIEW_ROWS, "-overview")
+        self.set_class(wide or self.has_class("-opened"), "-detail")
+
+    @property
+    def _detail_covers_list(self) -> bool:
+        return self.has_class("-narrow") and self.has_class("-detail")
 
     def focus_default(self) -> None:
-        """The list, or the detail when it covers the list."""
-        covered = self.has_class("-narrow") and self.has_class("-detail")
-        self.take_focus(self.query_one(Detail) if covered else self.rows)
+        """Focus the list, or the detail where it covers the list."""
+        self.focus_now(self.detail if self._detail_covers_list else self.rows)
 
     def refresh_data(self) -> None:
-        """New rows, new numbers."""
+        """Show new rows and new numbers."""
         self.rows.rows_changed()
-        self.line.following = self.rows.following
-        self.line.new_count = self.rows.new_count
-        self.line.redraw()
+        self._show_follow()
         self._show_detail()
         self._fill_with_older()
         if self.has_class("-overview"):
             self.query_one(StreamList).rows_changed()
             self.query_one(CauseList).rows_changed()
 
+    def _show_follow(self) -> None:
+        self.line.show(following=self.rows.following, new_count=self.rows.new_count)
+
     def _show_detail(self) -> None:
         if self.has_class("-detail"):
-            self.query_one(Detail).show(self.chosen(), self._similar, self.relayd_app.now_s())
+            self.detail.show(self.chosen())
 
     def chosen(self) -> RequestRecord | None:
-        """The record under the cursor, with its live numbers while it runs."""
+        """Return the record under the cursor, with its live numbers while it runs."""
         key = self.rows.cursor_key
-        row = None if key is None else self.relayd_app.state.view.get(int(key))
+        row = None if key is None else self._view.get(int(key))
         return row if isinstance(row, RequestRecord) else None
 
     def _similar(self, record: RequestRecord) -> list[RequestRecord]:
-        store = self.relayd_app.state.store
-        since_s = self.relayd_app.now_s() - _SIMILAR_S
-        wanted = error_cause(record)
+        """Return the failures of the same kind in the last hour, newest first."""
+        store, wanted = self.state.store, error_cause(record)
+        since_s = self.context.now_s() - _SIMILAR_S
         found = []
-        for index in range(len(store) - 1, max(-1, len(store) - _SIMILAR_LOOK_AT), -1):
+        for index in range(len(store) - 1, max(-1, len(store) - _SIMILAR_MAX_LOOKED_AT), -1):
             row = store.row_at(index)
             if not isinstance(row, RequestRecord):
                 continue
@@ -147,140 +222,313 @@ class RequestsPane(RequestFilter):
         return found
 
     def hints(self) -> list[Hint]:
-        """For the list, or for the open detail."""
+        """Return the keys for the list, or for the open detail."""
         record = self.chosen()
         running = record is not None and record.phase is not Phase.DONE
-        refusal = self.relayd_app.commands.refusal() or ("" if running else "this request has ended")
-        covered = self.has_class("-narrow") and self.has_class("-detail")
-        follow = Hint("Space", "freeze" if self.rows.following else "follow", "app.here('freeze')")
-        lead = (
-            [Hint("Esc", "back", "app.back")]
-            if covered
-            else [Hint("Enter", "open", "app.here('open')"), follow]
-        )
+        refusal = self.context.commands.refusal() or ("" if running else "this request has ended")
+        lead = [Hint("Esc", "back", "screen.back")]
+        if not self._detail_covers_list:
+            follow = "freeze" if self.rows.following else "follow"
+            lead = [Hint("Enter", "open", "open"), Hint("Space", follow, "freeze")]
         return [
             *lead,
-            Hint("/", "filter", "app.here('filter')"),
-            *([Hint("→", "view", "app.here('turn(1)')")] if self.has_class("-detail") else []),
-            Hint("e", "error", "app.here('error(1)')"),
-            Hint("x", "cancel", "app.here('cancel')", refusal),
-            Hint("K", "keys", "app.show_screen('keys')"),
+            Hint("/", "filter", "filter"),
+            *([Hint("→", "view", "turn(1)")] if self.has_class("-detail") else []),
+            Hint("e", "error", "error(1)"),
+            Hint("x", "cancel", "cancel", refusal),
+            Hint("K", "keys", "screen.show_screen('keys')"),
             Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "app.help"),
-            Hint("s", "sort", "app.here('sort')"),
-            Hint("t", "time", "app.here('go_to_time')"),
-            Hint("c", "columns", "app.here('columns')"),
-            Hint("w", "export", "app.here('export')"),
-            Hint("y", "copy id", "app.here('copy_id')"),
-            Hint("Y", "curl", "app.here('copy_curl')"),
-            Hint("z", "zoom", "app.here('zoom')"),
+            Hint("?", "help", "screen.help"),
+            Hint("s", "sort", "sort"),
+            Hint("t", "time", "go_to_time"),
+            Hint("c", "columns", "columns"),
+            Hint("w", "export", "export"),
+            Hint("y", "copy id", "copy_id"),
+            Hint("Y", "curl", "copy_curl"),
+            Hint("z", "zoom", "zoom"),
         ]
 
     def step_back(self) -> bool:
-        """Close the filter input, then zoom, then the detail, then the sort."""
+        """Close the text box of the filter, then zoom, then the detail, then the sort."""
         if self.line.editing:
             self.line.cancel()
-            self.focus_default()
-            return True
-        if self.has_class("-zoom"):
+        elif self.has_class("-zoom"):
             self.action_zoom()
-            return True
-        if self.has_class("-narrow") and self.has_class("-detail"):
-            self._close_detail()
-            return True
-        if self.relayd_app.state.view.order is not Order.TIME:
+        elif self._detail_covers_list:
+            self.remove_class("-detail", "-opened")
+            self.focus_default()
+            self.post_message(self.HintsChanged())
+        elif self._view.order is not Order.TIME:
             self._sort(Order.TIME)
-            return True
-        return False
+        else:
+            return False
+        return True
 
-    # The list's news.
+    # The list, and the request under its cursor.
 
     @on(LineList.Moved, "#list")
     def _moved(self) -> None:
         self._show_detail()
-        self.relayd_app.refresh_hints()
+        self.post_message(self.HintsChanged())
 
     @on(RequestList.FollowChanged)
-    def _follow_changed(self, event: RequestList.FollowChanged) -> None:
-        self.line.following = event.following
-        self.line.new_count = self.rows.new_count
-        self.line.redraw()
-        self.relayd_app.refresh_hints()
-
-    @on(RequestList.AtTop)
-    def _at_top(self) -> None:
-        self.relayd_app.load_older()
+    def _follow_changed(self) -> None:
+        self._show_follow()
+        self.post_message(self.HintsChanged())
 
     @on(LineList.Chosen, "#list")
-    def _chosen(self) -> None:
-        self.action_open()
-
     def action_open(self) -> None:
         """Open the request, or load what a gap hides."""
         key = self.rows.cursor_key
-        row = None if key is None else self.relayd_app.state.view.get(int(key))
+        row = None if key is None else self._view.get(int(key))
         if isinstance(row, Mark):
             if row.kind is MarkKind.GAP and key is not None:
                 self._fill_gap(int(key), row)
             return
-        self.remove_class("-closed")
         self.add_class("-detail", "-opened")
         self.rows.set_following(following=False)
         self._show_detail()
         self.focus_default()
-        self.relayd_app.refresh_hints()
-
-    def action_turn(self, step: int) -> None:
-        """Another view of the open request."""
-        if self.has_class("-detail"):
-            self.query_one(Detail).action_turn(step)
-
-    def _close_detail(self) -> None:
-        self.remove_class("-detail", "-opened")
-        self.focus_default()
-        self.relayd_app.refresh_hints()
+        self.post_message(self.HintsChanged())
 
     @work
     async def _fill_gap(self, key: int, mark: Mark) -> None:
         try:
-            came = await self.relayd_app.feed.history.fill_gap(key, mark)
+            count = await self.context.feed.history.fill_gap(key, mark)
         except AdminClientError as error:
-            self.relayd_app.notify(f"The gap stays: {error}", severity="error")
+            self.app.notify(f"The gap stays: {error}", severity="error")
         else:
-            self.relayd_app.notify(f"{plural(came, 'record')} loaded.")
+            self.app.notify(f"{plural(count, 'record')} loaded.")
 
     def show_record(self, seq: int) -> None:
-        """Put the cursor on a record, from another screen."""
+        """Open the record with this `seq`, from another screen."""
         self.rows.set_following(following=False)
-        view = self.relayd_app.state.view
-        self.rows.go_to(view.place(record_key(seq)))
+        self.rows.go_to(self._view.index_of(record_key(seq)))
         self.action_open()
 
-    # Taking out and acting.
+    def action_turn(self, step: int) -> None:
+        """Show another view of the open request."""
+        if self.has_class("-detail"):
+            self.detail.action_turn(step)
+
+    def action_freeze(self) -> None:
+        """Hold the list still, or follow again."""
+        self.rows.action_freeze()
+
+    def action_copy_id(self) -> None:
+        """Copy the request's id."""
+        self._with_chosen(lambda record: self.context.exporter.copy(record.id, "The id"))
+
+    def action_copy_curl(self) -> None:
+        """Copy a curl command like this request."""
+        self._with_chosen(self.context.exporter.copy_curl)
+
+    def action_cancel(self) -> None:
+        """Cancel this stream, after a dialog."""
+        self._with_chosen(self.context.stream_actions.cancel)
 
     def _with_chosen(self, act: Callable[[RequestRecord], None]) -> None:
         record = self.chosen()
         if record is None:
-            self.relayd_app.notify("No request is chosen.")
+            self.app.notify("No request is chosen.")
         else:
             act(record)
 
-    def action_copy_id(self) -> None:
-        """Copy the request's id."""
-        self._with_chosen(lambda record: self.relayd_app.take_out.copy(record.id, "The id"))
-
-    def action_copy_curl(self) -> None:
-        """Copy a curl command like this request."""
-        self._with_chosen(self.relayd_app.take_out.copy_curl)
-
     def action_export(self) -> None:
         """Write what is shown to a file."""
-        self.relayd_app.take_out.export()
+        self.context.exporter.export()
 
-    def action_cancel(self) -> None:
-        """Cancel this stream, after a dialog."""
-        self._with_chosen(self.relayd_app.stream_actions.cancel)
+    # Filter: typing, preview, keeping, turning off and on.
 
-    def action_freeze(self) -> None:
-        """From the footer."""
-        self.rows.action_freeze()
+    def action_filter(self) -> None:
+        """Type a filter."""
+        self.line.edit()
+
+    @on(Input.Changed, "#filter-input")
+    def _filter_typed(self, event: Input.Changed) -> None:
+        event.stop()
+        if not self.line.editing:
+            return
+        try:
+            parsed = parse_filter(event.value)
+        except FilterError as error:
+            self.line.show_fault(error)
+            return
+        self.line.show_fault(None)
+        self._show_matches(parsed)
+
+    @on(FilterLine.Closed)
+    def _filter_closed(self, event: FilterLine.Closed) -> None:
+        self._apply_filter(event.text)
+        self.context.settings_file.settings.filter = event.text
+        self._save_settings()
+
+    @on(LineList.Chosen, "#overview-causes")
+    def _cause_chosen(self, event: LineList.Chosen) -> None:
+        self.set_filter(str(event.key))
+
+    def set_filter(self, text: str) -> None:
+        """Filter by this, from another list or screen."""
+        self.line.text = text
+        self._apply_filter(text)
+        self.rows.action_follow()
+
+    def _apply_filter(self, text: str) -> None:
+        try:
+            parsed = parse_filter(text)
+        except FilterError as error:
+            self.app.notify(f"The filter stays as it was: {error}", severity="error")
+        else:
+            self._show_matches(parsed)
+
+    def _show_matches(self, wanted: Filter) -> None:
+        """Show what passes; the newest matches are there when this returns, for the next key to act on."""
+        view = self._view
+        now = view.filter.alternatives if view.filter is not None else ()
+        if not view.filtering or wanted.alternatives != now:
+            view.set_filter(wanted)
+            view.scan()
+            scanning: Work = self._scan
+            self.run_worker(scanning, name="scan", group="scan", exclusive=True)
+        self.refresh_data()
+
+    async def _scan(self) -> None:
+        """Try the records against the filter, a slice at a time."""
+        while self._view.scan():
+            self.refresh_data()
+            await asyncio.sleep(0)
+        self.refresh_data()
+
+    def action_toggle_filter(self) -> None:
+        """Show everything, or only what passes; the filter itself is kept."""
+        if self._view.filter is None:
+            self.app.notify("There is no filter; / makes one.")
+            return
+        self._view.filtering = not self._view.filtering
+        self.refresh_data()
+
+    # Older records.
+
+    @on(RequestList.AtTop)
+    def _at_top(self) -> None:
+        self.start_once("older", self._load_older)
+
+    def _fill_with_older(self) -> None:
+        """Look for older matches while few leave the screen half empty, unless a filter is being typed."""
+        view = self._view
+        wanted = view.narrowed and not view.scanning and not view.asked_all and not self.line.editing
+        if wanted and self.rows.row_count() < self.rows.body_height:
+            self._at_top()
+
+    async def _load_older(self) -> None:
+        """Load one more page of older records; with a filter on, of those that pass it."""
+        state, history = self.state, self.context.feed.history
+        if state.connection is Connection.CONNECTING:
+            return
+        if self._view.narrowed:
+            try:
+                await history.load_older_matches()
+            except AdminClientError as error:
+                self._view.asked_all = True
+                self.app.notify(f"Older records were not searched: {error}", severity="error")
+        elif not history.exhausted and len(state.store) >= state.store.keep:
+            held = f"The app holds {plural(state.store.record_count, 'record')}"
+            self.app.notify(f"{held}; keep_records in its settings allows more.")
+        else:
+            await history.load_older()
+
+    # Jumps: matches, errors, marks, times.
+
+    def _jump(self, key: int | None, what: str) -> None:
+        if key is None:
+            self.app.notify(f"No {what} that way.")
+        else:
+            self.rows.go_to(self._view.index_of(key))
+
+    def action_match(self, step: int) -> None:
+        """Go to the next or previous match."""
+        if self._view.filter is None:
+            self.app.notify("There is no filter; / makes one.")
+        elif self.rows.cursor_key is not None:
+            self._jump(self._view.neighbour_match(int(self.rows.cursor_key), step), "match")
+
+    def action_error(self, step: int) -> None:
+        """Go to the next or previous error; at the newest row the search goes up."""
+        key = self.rows.cursor_key
+        if key is None:
+            return
+        if step > 0 and self.rows.following:
+            step = -1
+        found = self._view.find(int(key), step, is_error)
+        if found == key:
+            found = self._view.find(int(key) + step, step, is_error)
+        self._jump(found, "error")
+
+    def action_bookmark(self) -> None:
+        """Mark this row; on another one, go back to the marked row."""
+        key = self.rows.cursor_key
+        if key is None:
+            return
+        if self._bookmark is None or self._bookmark == key:
+            self._bookmark = None if self._bookmark == key else int(key)
+            self.app.notify("Marked; m elsewhere comes back here." if self._bookmark else "Mark removed.")
+        else:
+            self._jump(self._bookmark, "mark")
+
+    @work(group=ASKS)
+    async def action_go_to_time(self) -> None:
+        """Ask for a time and go there."""
+        at_s = await self.app.push_screen_wait(AskTime(self.context.now_s()))
+        if at_s is None:
+            return
+        await self._load_back_to(at_s)
+        index = self._view.index_of_time(at_s)
+        self.rows.set_following(following=False)
+        self.rows.go_to(index)
+        if index == 0:
+            self.app.notify("There is nothing older here.")
+
+    async def _load_back_to(self, at_s: float) -> None:
+        """Load older records until this time is among them, while there are any and there is room."""
+        store = self.state.store
+        if store.oldest_s is not None and store.oldest_s > at_s:
+            self.app.notify("Loading older records …")
+        more = True
+        while more and store.oldest_s is not None and store.oldest_s > at_s:
+            more = await self.context.feed.history.load_older()
+
+    # Order, columns, size.
+
+    def action_sort(self) -> None:
+        """Sort by the next order."""
+        orders = list(Order)
+        self._sort(orders[(orders.index(self._view.order) + 1) % len(orders)])
+
+    def _sort(self, order: Order) -> None:
+        self.rows.set_following(following=False)
+        self._view.sort(order)
+        self.rows.action_follow() if order is Order.TIME else self.rows.action_first()
+        self.refresh_data()
+
+    @work(group=ASKS)
+    async def action_columns(self) -> None:
+        """Choose the columns."""
+        hidden = await self.app.push_screen_wait(AskColumns(self.rows.hidden))
+        if hidden is not None:
+            self.rows.hidden = hidden
+            self.rows.forget_drawn()
+            self.context.settings_file.settings.columns_hidden = sorted(hidden)
+            self._save_settings()
+
+    def action_zoom(self) -> None:
+        """Show the list or the detail over the whole screen, or both again."""
+        zoomed = not self.has_class("-zoom")
+        self.set_class(zoomed and not self.detail.has_focus, "-list")
+        self.set_class(zoomed, "-zoom")
+        self.focus_default()
+
+    def _save_settings(self) -> None:
+        try:
+            self.context.settings_file.save()
+        except OSError as error:
+            self.app.notify(f"The settings were not saved: {error}", severity="error")

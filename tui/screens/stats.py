@@ -1,27 +1,126 @@
-"""The Stats screen: rate, errors and waiting over four windows of time, and who they belong to."""
+"""The Stats screen: rate, errors and waiting over four windows of time, and to whom they belong."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
 from relayd.admin.client import AdminClientError
-from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Window
-from tui.model.units import clock_short, duration, rate
+from tui.context import Context
+from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
+from tui.model.units import clock_short, count, duration, plural, rate
 from tui.screens.pane import Pane
-from tui.theme import Role
-from tui.widgets.bars import Hint
-from tui.widgets.line_list import LineList
+from tui.theme import Role, style
+from tui.widgets.bars import ClickBar, Hint
+from tui.widgets.cells import Piece, fit, width_of
+from tui.widgets.line_list import Key, LineList
 from tui.widgets.plot import Line, Plot
-from tui.widgets.tally_list import TallyList
-from tui.widgets.window_line import WindowLine
 
 _DAY_S = 86_400
 SIDE_BY_SIDE = 100
+
+
+class WindowLine(ClickBar):
+    """The windows, and the chosen one in numbers; a click on a window chooses it."""
+
+    GROUND = Role.TEXT
+
+    def __init__(self) -> None:
+        super().__init__(id="window")
+        self._window = WINDOWS[0]
+        self._summary: Summary | None = None
+        self._complete = True
+        self.problem = ""
+
+    def show(self, summary: Summary, *, complete: bool) -> None:
+        """Show this window's numbers; not `complete` while older records are still counted."""
+        self._window, self._summary, self._complete = summary.window, summary, complete
+        self.redraw()
+
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
+        """Return the windows, and the numbers that fit behind them."""
+        left = width
+        for window in WINDOWS:
+            name = self.choice(window.name, chosen=window is self._window)
+            left -= width_of([name])
+            yield [name], f"show_window('{window.name}')"
+        numbers = self._numbers(self._summary.all) if self._summary is not None else []
+        # A number that does not fit is left out: half of it would be another number.
+        while width_of(numbers) > left:
+            numbers.pop()
+        yield numbers, ""
+
+    def _numbers(self, whole: Tally) -> list[Piece]:
+        text, bad = style(self.app, Role.TEXT), style(self.app, Role.BAD)
+        share = f" ({100 * whole.errors / whole.requests:.1f}%)" if whole.requests else ""
+        numbers: list[Piece] = [
+            (f"  {plural(whole.requests, 'request')}", style(self.app, Role.STRONG)),
+            (f", {whole.errors:,} failed{share}", bad if whole.errors else text),
+        ]
+        if self.problem or not self._complete:
+            numbers.append((f"  {self.problem or 'reading history …'}", style(self.app, Role.WARN)))
+        numbers.append((f"  {count(whole.deltas)} tokens", text))
+        numbers.append((f"  first p95 {duration(whole.first.percentile(0.95))}", text))
+        return numbers
+
+
+class TallyList(LineList):
+    """Requests, errors and percentiles by model or by client, the busiest first; Enter filters by it."""
+
+    def __init__(self, field: str, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self.field = field
+        self._rows: list[tuple[str, Tally]] = []
+
+    def show(self, rows: list[tuple[str, Tally]]) -> None:
+        """Show these."""
+        self._rows = rows
+        self.rows_changed()
+
+    @property
+    def cursor_shown(self) -> bool:
+        """Whether the row under the cursor is set off."""
+        return self.has_focus
+
+    def row_count(self) -> int:
+        """Count the names."""
+        return len(self._rows)
+
+    def row_key(self, index: int) -> Key:
+        """Return the name."""
+        return self._rows[index][0]
+
+    def _name_width(self, width: int) -> int:
+        return max(8, min(30, width - 35))
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+        """Return the column names."""
+        numbers = f"{'req':>5} {'err':>5} {'first p50/p95':>13} {'dur p50':>7}"
+        return [(f" {fit(self.field, self._name_width(width))} {numbers}", style(self.app, Role.DIM))]
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """Return one name with its numbers."""
+        name, tally = self._rows[index]
+        look = {role: style(self.app, role) for role in Role}
+        share = f"{100 * tally.errors / tally.requests:.0f}%" if tally.requests else "—"
+        first = f"{duration(tally.first.percentile(0.5))}/{duration(tally.first.percentile(0.95))}"
+        return [
+            ("▶" if selected and self.cursor_shown else " ", look[Role.ACCENT]),
+            (fit(name, self._name_width(width + 1)) + " ", look[Role.STRONG]),
+            (f"{count(tally.requests):>5} ", look[Role.TEXT]),
+            (f"{share:>5} ", look[Role.BAD if tally.errors else Role.DIM]),
+            (f"{first:>13} ", look[Role.WAIT]),
+            (f"{duration(tally.duration.percentile(0.5)):>7}", look[Role.TEXT]),
+        ]
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that nothing ended in the window."""
+        return ("No requests ended in this window.",)
 
 
 class StatsPane(Pane):
@@ -38,19 +137,18 @@ class StatsPane(Pane):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right_square_bracket,right", "window(1)", "Longer window"),
-        Binding("left_square_bracket,left", "window(-1)", "Shorter window"),
+        Binding("right_square_bracket,right", "window(1)", "Longer window", key_display="→ ]"),
+        Binding("left_square_bracket,left", "window(-1)", "Shorter window", key_display="← ["),
         Binding("c", "table", "Models or clients"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__(id="stats")
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, id="stats")
         self.window = WINDOWS[0]
-        self._asked_from: int | None = None
 
     def compose(self) -> ComposeResult:
-        """Window, plots, tables."""
-        yield WindowLine(id="window")
+        """Show window, plots and tables."""
+        yield WindowLine()
         with Horizontal(id="plots"):
             yield Plot(id="rates")
             yield Plot(id="waits")
@@ -59,38 +157,35 @@ class StatsPane(Pane):
             yield TallyList("client", id="clients")
 
     def on_mount(self) -> None:
-        """The right layout at once."""
+        """Lay out for the width."""
         self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
 
     def on_resize(self) -> None:
-        """Another layout for another width."""
+        """Lay out for another width."""
         self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
 
     def focus_default(self) -> None:
-        """The table in sight."""
+        """Focus the table that is in sight."""
         clients = self.has_class("-narrow") and self.has_class("-clients")
-        self.take_focus(self.query_one("#clients" if clients else "#models", TallyList))
+        self.focus_now(self.query_one("#clients" if clients else "#models", TallyList))
 
     def refresh_data(self) -> None:
-        """New numbers."""
-        app = self.relayd_app
-        now_s = app.now_s()
-        summary = app.state.stats.summary(self.window, now_s)
-        oldest_s = app.state.stats.oldest_s
-        complete = self._asked_all() or (oldest_s is not None and oldest_s <= now_s - self.window.span_s)
-        self.query_one(WindowLine).show(self.window, summary, complete=complete)
+        """Show new numbers."""
+        stats, now_s = self.state.stats, self.context.now_s()
+        summary = stats.summary(self.window, now_s)
+        reaches_back = stats.oldest_s is not None and stats.oldest_s <= now_s - self.window.span_s
+        complete = reaches_back or self.context.feed.history.counted_all
+        self.query_one(WindowLine).show(summary, complete=complete)
         self._plot(summary, now_s)
         self.query_one("#models", TallyList).show(summary.models)
         self.query_one("#clients", TallyList).show(summary.clients)
         if not complete:
-            self.load_history()
-
-    def _asked_all(self) -> bool:
-        return self.relayd_app.history_complete
+            self.start_once("count-history", self._count_history)
 
     def _plot(self, summary: Summary, now_s: float) -> None:
         window, buckets = summary.window, summary.buckets
-        times = (_moment(now_s - window.span_s, window), "now")
+        start = f"{window.name} ago" if window.span_s > _DAY_S else clock_short(now_s - window.span_s)
+        times = (start, "now")
         per_min = 60 / window.bucket_s
         rates = [
             Line("requests", [b.all.requests * per_min for b in buckets], Role.STREAM),
@@ -103,50 +198,47 @@ class StatsPane(Pane):
         ]
         self.query_one("#waits", Plot).show("First token", waits, times, _wait)
 
-    @work(exclusive=True, group="history")
-    async def load_history(self) -> None:
-        """Ask the daemon for what is older than memory, page by page, and only count it."""
+    async def _count_history(self) -> None:
+        """Count what is older than memory, as far back as the window goes."""
         try:
-            await self.relayd_app.load_history(self.window)
+            await self.context.feed.history.count_history(self.context.now_s() - self.window.span_s)
         except AdminClientError as error:
-            self.query_one(WindowLine).trouble = str(error)
+            self.query_one(WindowLine).problem = str(error)
 
     def action_window(self, step: int) -> None:
-        """The next longer or shorter window."""
-        self.set_window(WINDOWS[(WINDOWS.index(self.window) + step) % len(WINDOWS)])
+        """Show the next longer or shorter window."""
+        self._show_window(WINDOWS[(WINDOWS.index(self.window) + step) % len(WINDOWS)])
 
-    def set_window(self, window: Window) -> None:
-        """Show this window."""
+    def action_show_window(self, name: str) -> None:
+        """Show the window of this name."""
+        self._show_window(next(window for window in WINDOWS if window.name == name))
+
+    def _show_window(self, window: Window) -> None:
         self.window = window
         self.refresh_data()
 
-    @on(WindowLine.Picked)
-    def _picked(self, event: WindowLine.Picked) -> None:
-        self.set_window(event.window)
-
     def action_table(self) -> None:
-        """On a narrow screen: the other table."""
+        """Show the other table, on a narrow screen."""
         self.toggle_class("-clients")
         self.focus_default()
 
     @on(LineList.Chosen)
-    async def _filter_by(self, event: LineList.Chosen) -> None:
+    def _filter_by(self, event: LineList.Chosen) -> None:
         table = event.list
-        if not isinstance(table, TallyList) or event.key in {NO_NAME, OTHERS}:
-            return
-        await self.relayd_app.filter_requests(f'{table.what}="{event.key}"')
+        if isinstance(table, TallyList) and event.key not in {NO_NAME, OTHERS}:
+            self.post_message(self.FilterRequests(f'{table.field}="{event.key}"'))
 
     def hints(self) -> list[Hint]:
-        """Keys of this screen."""
+        """Return the keys of this screen."""
         narrow = self.has_class("-narrow")
         return [
-            Hint("←→", "window", "app.here('window(1)')"),
-            *([Hint("c", "models/clients", "app.here('table')")] if narrow else []),
-            Hint("Enter", "filter by it", "app.here('filter_by')"),
-            Hint("K", "keys", "app.show_screen('keys')"),
+            Hint("←→", "window", "window(1)"),
+            *([Hint("c", "models/clients", "table")] if narrow else []),
+            Hint("Enter", "filter by it", "filter_by"),
+            Hint("K", "keys", "screen.show_screen('keys')"),
             Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "app.help"),
-            Hint("Esc", "back", "app.back"),
+            Hint("?", "help", "screen.help"),
+            Hint("Esc", "back", "screen.back"),
         ]
 
     def action_filter_by(self) -> None:
@@ -157,7 +249,3 @@ class StatsPane(Pane):
 
 def _wait(ms: float) -> str:
     return duration(ms) if ms else "0"
-
-
-def _moment(at_s: float, window: Window) -> str:
-    return f"{window.name} ago" if window.span_s > _DAY_S else clock_short(at_s)

@@ -1,11 +1,10 @@
-"""The lines at the edges of the screen: status and tabs above, keys at the foot."""
+"""The lines at the edges of the screen: tabs above, keys at the foot, and what such lines have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.style import Style
 from textual import events
 from textual.geometry import Region
@@ -14,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, ground, line, own_lines
+from tui.widgets.cells import Piece, ground, line, own_lines, width_of
 
 
 class Bar(Widget):
@@ -22,18 +21,16 @@ class Bar(Widget):
 
     ALLOW_SELECT = False
     DEFAULT_CSS = "Bar { height: 1; width: 1fr; }"
+    GROUND = Role.HEAD
+    """How the rest of the line looks."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
         self._drawn: list[Strip] = []
 
     def pieces(self, y: int, width: int) -> Iterable[Piece]:
-        """The line at `y`."""
+        """Return the line at `y`."""
         raise NotImplementedError
-
-    def rest_style(self) -> Style:
-        """What the rest of the line looks like."""
-        return style(self.app, Role.HEAD)
 
     def redraw(self) -> None:
         """Draw again if something differs."""
@@ -43,20 +40,21 @@ class Bar(Widget):
             self.refresh()
 
     def _line(self, y: int) -> Strip:
-        return line(self.pieces(y, self.size.width), self.size.width, ground(self) + self.rest_style())
+        rest = ground(self) + style(self.app, self.GROUND)
+        return line(self.pieces(y, self.size.width), self.size.width, rest)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Textual: these lines, cut to a region."""
+        """Return these lines, cut to a region."""
         return own_lines(self, crop)
 
     def render_line(self, y: int) -> Strip:
-        """One line, as it was drawn last."""
+        """Return one line, as it was drawn last."""
         if y < len(self._drawn) and self._drawn[y].cell_length == self.size.width:
             return self._drawn[y]
         return self._line(y)
 
     def notify_style_update(self) -> None:
-        """Textual: the theme changed."""
+        """Draw anew after the theme changed."""
         super().notify_style_update()
         self._drawn = []
 
@@ -71,11 +69,11 @@ class Spot:
 
 
 class ClickBar(Bar):
-    """A bar with places to click."""
+    """A bar of parts that can be clicked."""
 
     @dataclass
     class Clicked(Message):
-        """A place was clicked; `action` is Textual's action string."""
+        """A part was clicked; `action` is Textual's action string."""
 
         action: str
 
@@ -83,8 +81,29 @@ class ClickBar(Bar):
         super().__init__(id=id)
         self.spots: list[Spot] = []
 
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
+        """Return the parts from left to right, each with its action; empty if a click does nothing."""
+        raise NotImplementedError
+
+    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line, cut where it ends
+        """Return all parts, and remember where each is."""
+        pieces: list[Piece] = []
+        self.spots = []
+        for part, action in self.parts(width):
+            start = width_of(pieces)
+            pieces += part
+            if action:
+                self.spots.append(Spot(start, width_of(pieces), action))
+        return pieces
+
+    def choice(self, label: str, *, chosen: bool) -> Piece:
+        """Return one of several names; the chosen one is set off by brackets as well as by colour."""
+        if chosen:
+            return f"[{label}]", style(self.app, Role.TITLE) + Style(reverse=True)
+        return f" {label} ", style(self.app, Role.DIM)
+
     def on_click(self, event: events.Click) -> None:
-        """Run what stands there."""
+        """Tell which action stands there."""
         for spot in self.spots:
             if spot.start <= event.x < spot.end:
                 self.post_message(self.Clicked(spot.action))
@@ -110,37 +129,30 @@ TABS = (
 
 
 class TabBar(ClickBar):
-    """The screens by number; the one that is on is set off by brackets as well as by colour."""
+    """The screens by number.
 
-    def __init__(self, badge: Callable[[str], str], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
+    Args:
+        badge: returns what stands behind a screen's name.
+        current: the name of the screen that is on.
+    """
+
+    GROUND = Role.TEXT
+
+    def __init__(self, badge: Callable[[str], str], current: str) -> None:
+        super().__init__(id="tabs")
         self._badge = badge
-        self.current = TABS[0].name
+        self.current = current
 
-    def rest_style(self) -> Style:
-        """Plain."""
-        return style(self.app, Role.TEXT)
-
-    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line, cut where it ends
-        """All tabs."""
-        dim, key, on = (style(self.app, role) for role in (Role.DIM, Role.KEY, Role.TITLE))
-        pieces: list[Piece] = []
-        self.spots = []
-        at = 0
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:  # noqa: ARG002 - as above
+        """Return all tabs."""
+        dim, key = style(self.app, Role.DIM), style(self.app, Role.KEY)
         for tab in TABS:
-            badge = self._badge(tab.name)
-            label = f" {tab.key} {tab.title}{f' {badge}' if badge else ''} "
-            if tab.name == self.current:
-                pieces.append((f"[{label[1:-1]}]", on + Style(reverse=True)))
-            else:
-                pieces += [
-                    (label[:2], key),
-                    (label[2:], dim),
-                ]
-            self.spots.append(Spot(at, at + cell_len(label), f"app.show_screen('{tab.name}')"))
-            pieces.append((" ", dim))
-            at += cell_len(label) + 1
-        return pieces
+            label = f"{tab.key} {tab.title} {self._badge(tab.name)}".rstrip()
+            part = [self.choice(label, chosen=True)]
+            if tab.name != self.current:
+                part = [(f" {label[:1]}", key), (f"{label[1:]} ", dim)]
+            yield part, f"screen.show_screen('{tab.name}')"
+            yield [(" ", dim)], ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +168,8 @@ class Hint:
 class KeyBar(ClickBar):
     """What can be done here, most useful first; what does not fit is in the help."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__(id="keybar")
         self.hints: list[Hint] = []
 
     def show(self, hints: list[Hint]) -> None:
@@ -166,24 +178,16 @@ class KeyBar(ClickBar):
             self.hints = hints
             self.redraw()
 
-    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line
-        """As many as fit."""
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
+        """Return as many as fit."""
         dim, key, text = (style(self.app, role) for role in (Role.HEAD_DIM, Role.KEY, Role.HEAD))
-        pieces: list[Piece] = []
-        self.spots = []
-        at = 0
+        left = width
         for hint in self.hints:
-            size = cell_len(hint.key) + cell_len(hint.label) + 3
-            if at + size > width:
-                continue
-            off = bool(hint.reason)
-            label = f"({hint.label})" if off else f" {hint.label}"
-            pieces += [
-                (f" {hint.key}", dim if off else text + key),
-                (label, dim if off else text),
-                ("" if off else " ", text),
-            ]
-            action = f"app.explain({hint.reason!r})" if off else hint.action
-            self.spots.append(Spot(at, at + size, action))
-            at += size
-        return pieces
+            part = [(f" {hint.key}", text + key), (f" {hint.label} ", text)]
+            action = hint.action
+            if hint.reason:
+                part = [(f" {hint.key}({hint.label})", dim)]
+                action = f"screen.explain({hint.reason!r})"
+            if width_of(part) <= left:
+                left -= width_of(part)
+                yield part, action

@@ -1,8 +1,9 @@
-"""One request in full: in words, where its time went, every field; when what happened; as the log has it."""
+"""One request in full: in words and fields, when what happened, and as the log has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import ClassVar
 
 import msgspec
@@ -16,17 +17,50 @@ from textual.widgets import Static
 from relayd.admin.schema import RequestRecord, epoch_s
 from tui.model.descriptions import cause, state_word, time_parts, where_the_time_went
 from tui.model.stats import is_error
-from tui.model.units import bytes_text, clock, day_clock, duration, plural
+from tui.model.units import bytes_text, clock, day_clock, duration, plural, rate
 from tui.theme import Role, style
+from tui.widgets.bars import ClickBar
+from tui.widgets.cells import Piece
 from tui.widgets.columns import state_role
-from tui.widgets.detail_views import PARTS, DetailView, ViewLine, raw, timeline
-from tui.widgets.time_bar import shares
+from tui.widgets.time_bar import GLYPHS, ROLES, shares
 
-_LABEL = 15
+_FIELDS = tuple(name for name in RequestRecord.__struct_fields__ if name != "error")
+_LABEL_WIDTH = max(map(len, _FIELDS))
+_PART_NAMES = {"client": "wait for client"}
+_MAX_SIMILAR = 4
+
+
+class DetailView(StrEnum):
+    """The ways to look at one request."""
+
+    SUMMARY = "Summary"
+    TIMELINE = "Timeline"
+    RAW = "Raw"
+
+
+class ViewLine(ClickBar):
+    """The names of the views; a click on one shows it."""
+
+    DEFAULT_CSS = "ViewLine { dock: top; background: $surface; }"
+    GROUND = Role.TEXT
+
+    def __init__(self) -> None:
+        super().__init__(id="detail-views")
+        self.current = DetailView.SUMMARY
+
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:  # noqa: ARG002 - one line, cut where it ends
+        """Return all names."""
+        for view in DetailView:
+            yield [self.choice(view.value, chosen=view is self.current)], f"show_view('{view.value}')"
 
 
 class Detail(VerticalScroll, can_focus=True):
-    """Shows a record. Its text can be selected with the mouse."""
+    """Shows a record. Its text can be selected with the mouse.
+
+    Args:
+        similar: returns failures of the same kind in the last hour, newest first.
+        now_s: returns the time.
+    """
 
     DEFAULT_CSS = """
     Detail { background: $surface; padding: 0 1; }
@@ -38,158 +72,176 @@ class Detail(VerticalScroll, can_focus=True):
         Binding("left,left_square_bracket", "turn(-1)", "View before", show=False),
     ]
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(ViewLine(), Static(id="detail-text", markup=False), id=id)
-        self.record: RequestRecord | None = None
+    def __init__(
+        self, similar: Callable[[RequestRecord], list[RequestRecord]], now_s: Callable[[], float]
+    ) -> None:
+        super().__init__(ViewLine(), Static(id="detail-text", markup=False), id="detail")
+        self._similar = similar
+        self._now_s = now_s
+        self._record: RequestRecord | None = None
         self._shown: tuple[object, ...] = ()
-        self._similar: Callable[[RequestRecord], list[RequestRecord]] = lambda _: []
-        self._now_s = 0.0
-
-    @property
-    def view(self) -> DetailView:
-        """Which view is on."""
-        return self.query_one(ViewLine).current
 
     def action_turn(self, step: int) -> None:
-        """The next view, or the one before."""
+        """Show the next view, or the one before."""
         views = list(DetailView)
-        self.turn_to(views[(views.index(self.view) + step) % len(views)])
+        current = self.query_one(ViewLine).current
+        self.action_show_view(views[(views.index(current) + step) % len(views)])
 
-    def turn_to(self, view: DetailView) -> None:
-        """Show this view."""
+    def action_show_view(self, name: str) -> None:
+        """Show the view of this name."""
         line = self.query_one(ViewLine)
-        line.current = view
+        line.current = DetailView(name)
         line.redraw()
-        self.show(self.record, self._similar, self._now_s)
+        self.show(self._record)
         self.scroll_home(animate=False)
 
-    @on(ViewLine.Picked)
-    def _picked(self, event: ViewLine.Picked) -> None:
+    @on(ClickBar.Clicked)
+    async def _clicked(self, event: ClickBar.Clicked) -> None:
         event.stop()
-        self.turn_to(event.view)
+        await self.run_action(event.action)
 
     def on_resize(self) -> None:
-        """The time bar is as wide as the pane."""
-        if self.record is not None:
-            self.show(self.record, self._similar, self._now_s)
+        """Draw the time bar as wide as the pane."""
+        if self._record is not None:
+            self.show(self._record)
 
-    def show(
-        self,
-        record: RequestRecord | None,
-        similar: Callable[[RequestRecord], list[RequestRecord]],
-        now_s: float,
-    ) -> None:
-        """Show this record; `similar` finds failures of the same kind in the last hour."""
-        self._similar, self._now_s = similar, now_s
-        fresh = record is None or self.record is None or record.id != self.record.id
-        stamp = (
-            record and msgspec.json.encode(record),
-            self.size.width,
-            self.app.theme,
-            record and not record.outcome and int(now_s),
-            self.view,
-        )
-        self.record = record
+    def show(self, record: RequestRecord | None) -> None:
+        """Show this record; unchanged text is not drawn again."""
+        view = self.query_one(ViewLine).current
+        age_ms = None
+        if record is not None and record.outcome is None:
+            age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
+        age_s = None if age_ms is None else int(age_ms / 1000)
+        stamp = (record and msgspec.json.encode(record), self.size.width, self.app.theme, age_s, view)
         if stamp == self._shown:
             return
-        self._shown = stamp
-        text = self.query_one("#detail-text", Static)
-        if record is None:
-            text.update(Text("No request chosen.", style=self._look(Role.DIM)))
-            return
-        if self.view is DetailView.RAW:
-            text.update(raw(record, self._look))
-        elif self.view is DetailView.TIMELINE:
-            text.update(timeline(record, self._age_ms(record, now_s), self.size.width - 2, self._look))
-        else:
-            text.update(self._text(record, similar(record) if is_error(record) else [], now_s))
-        if fresh:
+        another = record is None or self._record is None or record.id != self._record.id
+        self._shown, self._record = stamp, record
+        self.query_one("#detail-text", Static).update(self._text(record, view, age_ms))
+        if another:
             self.scroll_home(animate=False)
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
 
-    def _text(self, record: RequestRecord, similar: list[RequestRecord], now_s: float) -> Text:
+    def _text(self, record: RequestRecord | None, view: DetailView, age_ms: float | None) -> Text:
         text = Text(no_wrap=False, overflow="fold")
-        role = state_role(record)
-        word = state_word(record)
-        text.append(f"{word}  ", self._look(role) + Style(bold=True))
+        if record is None:
+            text.append("No request chosen.", self._look(Role.DIM))
+        elif view is DetailView.RAW:
+            document = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+            text.append(document, self._look(Role.TEXT))
+        elif view is DetailView.TIMELINE:
+            self._add_timeline(text, record, age_ms)
+        else:
+            self._add_summary(text, record, age_ms)
+        return text
+
+    # Summary.
+
+    def _add_summary(self, text: Text, record: RequestRecord, age_ms: float | None) -> None:
+        text.append(f"{state_word(record)}  ", self._look(state_role(record)) + Style(bold=True))
         text.append(f"{record.model or '—'}", self._look(Role.TITLE))
         text.append(f"  {record.client or 'no client'}  {record.ip}\n", self._look(Role.TEXT))
         text.append(f"{cause(record)}\n", self._look(Role.TEXT))
         if record.error is not None:
             text.append(f"{record.error.code}: ", self._look(Role.BAD))
             text.append(f"{record.error.message}\n", self._look(Role.TEXT))
-        self._timeline(text, record, now_s)
+        self._add_time(text, record, age_ms)
+        similar = self._similar(record) if is_error(record) else []
         if similar:
-            self._alike(text, similar)
-        self._fields(text, record)
-        return text
+            text.append("\nAlike in the last hour", self._look(Role.TITLE))
+            text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
+        for other in similar[:_MAX_SIMILAR]:
+            line = f"{clock(epoch_s(other.started_at))}  {other.client or '—'}  {other.ip}\n"
+            text.append(line, self._look(Role.DIM))
+        text.append("\nEvery field\n", self._look(Role.TITLE))
+        for name in _FIELDS:
+            text.append(f"{name:<{_LABEL_WIDTH}} ", self._look(Role.DIM))
+            text.append(f"{_value(name, getattr(record, name))}\n", self._look(Role.TEXT))
 
-    def _age_ms(self, record: RequestRecord, now_s: float) -> float | None:
-        return None if record.outcome else max(0.0, (now_s - epoch_s(record.started_at)) * 1000)
-
-    def _timeline(self, text: Text, record: RequestRecord, now_s: float) -> None:
+    def _add_time(self, text: Text, record: RequestRecord, age_ms: float | None) -> None:
         running = record.outcome is None
-        parts = time_parts(record, self._age_ms(record, now_s))
+        parts = time_parts(record, age_ms)
         total = sum(part.ms for part in parts)
         text.append("\nTime", self._look(Role.TITLE))
         text.append(f"  {duration(total)}{' so far' if running else ''}\n", self._look(Role.TEXT))
         width = max(10, min(60, self.size.width - 4))
         for part, cells in zip(parts, shares([part.ms for part in parts], width), strict=True):
-            role, glyph, _ = PARTS[part.name]
-            text.append(glyph * cells, self._look(role))
+            text.append(GLYPHS[part.name] * cells, self._look(ROLES[part.name]))
         text.append("\n")
         for part in parts:
-            role, glyph, name = PARTS[part.name]
             percent = round(100 * part.ms / total) if total else 0
-            text.append(f"{glyph} {name:<16}", self._look(role))
+            name = _PART_NAMES.get(part.name, part.name)
+            text.append(f"{GLYPHS[part.name]} {name:<16}", self._look(ROLES[part.name]))
             text.append(f"{duration(part.ms):>6} {percent:>4}%\n", self._look(Role.TEXT))
         if not running:
             text.append(f"{where_the_time_went(record)}\n", self._look(Role.DIM))
 
-    def _alike(self, text: Text, similar: list[RequestRecord]) -> None:
-        text.append("\nAlike in the last hour", self._look(Role.TITLE))
-        text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
-        for record in similar[:4]:
-            text.append(
-                f"{clock(epoch_s(record.started_at))}  {record.client or '—'}  {record.ip}\n",
-                self._look(Role.DIM),
-            )
+    # Timeline.
 
-    def _fields(self, text: Text, record: RequestRecord) -> None:
-        text.append("\nEvery field\n", self._look(Role.TITLE))
-        for name, value in self._values(record):
-            text.append(f"{name:<{_LABEL}} ", self._look(Role.DIM))
-            text.append(f"{value}\n", self._look(Role.TEXT))
+    def _add_timeline(self, text: Text, record: RequestRecord, age_ms: float | None) -> None:
+        """Add what happened when, and below it the same as bars."""
+        started_s = epoch_s(record.started_at)
+        for at_ms, what in _moments(record, age_ms):
+            at_s = started_s + at_ms / 1000
+            text.append(f"{clock(at_s)}.{int(at_s * 1000) % 1000:03d}", self._look(Role.DIM))
+            text.append(f"  +{duration(at_ms):<6}", self._look(Role.STRONG))
+            text.append(f" {what}\n", self._look(Role.TEXT))
+        text.append("\n")
+        self._add_staircase(text, record, age_ms)
+        if record.deltas:
+            text.append(f"\n{_pace(record, age_ms)}\n", self._look(Role.TEXT))
 
-    def _values(self, record: RequestRecord) -> list[tuple[str, str]]:
-        def shown(value: object) -> str:
-            return "—" if value is None or value == "" else str(value)
+    def _add_staircase(self, text: Text, record: RequestRecord, age_ms: float | None) -> None:
+        """Add a bar for each part, which begins where the one before it ended."""
+        parts = time_parts(record, age_ms)
+        width = max(10, min(60, self.size.width - 20))
+        start = 0
+        for part, cells in zip(parts, shares([part.ms for part in parts], width), strict=True):
+            bar = GLYPHS[part.name] * cells if cells or not part.ms else "▏"
+            text.append(f"{_PART_NAMES.get(part.name, part.name):<15} ", self._look(Role.DIM))
+            text.append(f"{' ' * start}{bar}\n", self._look(ROLES[part.name]))
+            start += cells
+        total = duration(sum(part.ms for part in parts))
+        text.append(f"{'':<15} {'0':<{max(1, width - 6)}}{total:>6}\n", self._look(Role.DIM))
 
-        return [
-            ("id", record.id),
-            ("started", f"{day_clock(epoch_s(record.started_at))}  ({record.started_at})"),
-            ("outcome", shown(record.outcome and record.outcome.value)),
-            ("status", shown(record.status)),
-            ("phase", record.phase.value),
-            ("client", shown(record.client)),
-            ("key", shown(record.key_id)),
-            ("address", shown(record.ip)),
-            ("origin", shown(record.origin)),
-            ("user agent", shown(record.user_agent)),
-            ("path", shown(record.path)),
-            ("model", shown(record.model)),
-            ("connect", duration(record.connect_ms)),
-            ("first token", duration(record.first_token_ms)),
-            ("duration", duration(record.duration_ms)),
-            ("stalled", duration(record.stalled_ms)),
-            ("deltas", f"{record.deltas:,}"),
-            ("sent", bytes_text(record.bytes_out)),
-            ("prompt tokens", shown(record.prompt_tokens)),
-            ("answer tokens", shown(record.completion_tokens)),
-            ("finish reason", shown(record.finish_reason)),
-            ("upstream id", shown(record.upstream_request_id)),
-            ("log seq", str(record.seq)),
-            ("boot", record.boot_id),
-        ]
+
+def _value(name: str, value: object) -> str:
+    """Return the value of a field as an operator reads it."""
+    if value is None or value == "":
+        return "—"
+    if isinstance(value, int):
+        if name.endswith("_ms"):
+            return duration(value)
+        return bytes_text(value) if name == "bytes_out" else f"{value:,}" if name != "seq" else str(value)
+    if name == "started_at":
+        return f"{day_clock(epoch_s(str(value)))}  ({value})"
+    return str(value)
+
+
+def _moments(record: RequestRecord, age_ms: float | None) -> list[tuple[float, str]]:
+    """Return milliseconds since the start, and what was then."""
+    moments: list[tuple[float, str]] = [(0, f"came from {record.ip}")]
+    if record.connect_ms is not None:
+        moments.append((record.connect_ms, "connected to the provider"))
+    if record.first_token_ms is not None:
+        about = "first token" if record.outcome is not None else "first token, about"
+        moments.append((record.first_token_ms, about))
+    if record.duration_ms is not None:
+        ended = record.outcome.value.replace("_", " ") if record.outcome is not None else "ended"
+        moments.append((record.duration_ms, f"{ended}: {cause(record)}"))
+    elif age_ms is not None:
+        moments.append((age_ms, f"now: {cause(record)}"))
+    return moments
+
+
+def _pace(record: RequestRecord, age_ms: float | None) -> str:
+    stream_ms = sum(part.ms for part in time_parts(record, age_ms) if part.name in {"stream", "client"})
+    words = f"{plural(record.deltas, 'delta')}, {bytes_text(record.bytes_out)}"
+    if stream_ms:
+        per_second = rate(1000 * record.deltas / stream_ms)
+        words += f" in {duration(stream_ms)} of streaming: {per_second} deltas a second"
+    if record.stalled_ms:
+        words += f"; {duration(record.stalled_ms)} of it the client did not read"
+    return f"{words}."

@@ -1,4 +1,4 @@
-"""The line above the list: filter, how many pass it, and whether the list follows."""
+"""The line above the list: filter, how many records pass it, and whether the list follows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rich.style import Style
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -15,7 +14,7 @@ from textual.widgets import Input
 
 from relayd.admin.schema import FilterError, parse_filter
 from tui.model.app_state import AppState
-from tui.model.text import neutral
+from tui.model.text import printable_text
 from tui.model.units import plural
 from tui.model.view import Order
 from tui.theme import Role, style
@@ -28,41 +27,35 @@ class _FilterInput(Input):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
 
-    def __init__(self, line: FilterLine) -> None:
-        super().__init__(
-            placeholder="status>=500 model~gpt-4   a bare word matches anywhere",
-            id="filter-input",
-            compact=True,
-        )
-        self._filter_line = line
+    def __init__(self, submit: Callable[[], None], leave: Callable[[], None]) -> None:
+        hint = "status>=500 model~gpt-4   a bare word matches anywhere"
+        super().__init__(placeholder=hint, id="filter-input", compact=True)
+        self._submit = submit
+        self._leave = leave
 
     async def action_submit(self) -> None:
-        """Enter: keep the filter."""
-        self._filter_line.submit()
+        """Keep the filter, on Enter."""
+        self._submit()
 
     def action_leave(self) -> None:
-        """Escape: back to the filter from before."""
-        self._filter_line.cancel()
+        """Go back to the filter from before, on Escape."""
+        self._leave()
 
 
-class _State(Bar):
-    """The line when nothing is typed."""
+class _Line(Bar):
+    """One line, drawn by the filter line."""
 
-    def __init__(self, line: FilterLine) -> None:
-        super().__init__(id="filter-state")
-        self._filter_line = line
-
-    def rest_style(self) -> Style:
-        """Plain."""
-        return style(self.app, Role.TEXT)
+    def __init__(self, draw: Callable[[int], list[Piece]], *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self._draw = draw
 
     def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line
-        """Filter on the left, counts and follow on the right."""
-        return self._filter_line.state_pieces(width)
+        """Return the line."""
+        return self._draw(width)
 
-    def on_click(self) -> None:
-        """A click edits the filter."""
-        self._filter_line.edit()
+
+class _StateLine(_Line):
+    GROUND = Role.TEXT
 
 
 class FilterLine(Vertical):
@@ -70,7 +63,7 @@ class FilterLine(Vertical):
 
     Args:
         state: what is filtered.
-        left: called at once when the text box closes: takes the focus back.
+        on_close: called at once when the text box closes; takes the focus back.
     """
 
     DEFAULT_CSS = """
@@ -88,26 +81,31 @@ class FilterLine(Vertical):
 
         text: str
 
-    def __init__(self, state: AppState, left: Callable[[], None]) -> None:
+    def __init__(self, state: AppState, on_close: Callable[[], None]) -> None:
         super().__init__(id="filter")
         self._state = state
-        self._left = left
+        self._on_close = on_close
         self.text = ""
-        self.following = True
-        self.new_count = 0
+        self._following = True
+        self._new_count = 0
         self._fault: FilterError | None = None
         self._before = ""
 
     def compose(self) -> ComposeResult:
-        """State, text box, and the line that says what is wrong or what came of it."""
-        yield _State(self)
-        yield _FilterInput(self)
-        yield _Fault(self)
+        """Show the filter, the text box, and the line that says what is wrong or what passes."""
+        yield _StateLine(self._state_pieces, id="filter-state")
+        yield _FilterInput(self.submit, self.cancel)
+        yield _Line(self._fault_pieces, id="filter-fault")
 
     @property
     def editing(self) -> bool:
         """Whether the text box is open."""
         return self.has_class("-editing")
+
+    def on_click(self) -> None:
+        """Edit the filter."""
+        if not self.editing:
+            self.edit()
 
     def edit(self) -> None:
         """Open the text box."""
@@ -120,15 +118,20 @@ class FilterLine(Vertical):
         self.screen.set_focus(box, scroll_visible=False)
         box.cursor_position = len(box.value)
 
-    def fault(self, error: FilterError | None) -> None:
-        """The text can't be understood (the last good filter stays on), or it can."""
+    def show_fault(self, error: FilterError | None) -> None:
+        """Say that the text can't be understood (the last good filter stays on), or that it can."""
         self._fault = error
-        self.query_one(_Fault).redraw()
+        self.redraw()
+
+    def show(self, *, following: bool, new_count: int) -> None:
+        """Show whether the list follows, and if not, how many rows came since."""
+        self._following, self._new_count = following, new_count
+        self.redraw()
 
     def redraw(self) -> None:
         """Draw what changed."""
-        self.query_one(_State).redraw()
-        self.query_one(_Fault).redraw()
+        for bar in self.query(_Line):
+            bar.redraw()
 
     def submit(self) -> None:
         """Keep what is typed, if it can be understood."""
@@ -136,73 +139,55 @@ class FilterLine(Vertical):
         try:
             parse_filter(text)
         except FilterError as error:
-            self.fault(error)
+            self.show_fault(error)
         else:
             self._close(text)
 
     def cancel(self) -> None:
-        """Back to the filter that was on before."""
+        """Go back to the filter that was on before."""
         self._close(self._before)
 
     def _close(self, text: str) -> None:
         self.text = text
         self._fault = None
         self.remove_class("-editing")
-        self._left()
+        self._on_close()
         self.post_message(self.Closed(text))
 
-    def state_pieces(self, width: int) -> list[Piece]:
-        """The line when nothing is typed."""
+    def _state_pieces(self, width: int) -> list[Piece]:
         view = self._state.view
         dim, text, key = (style(self.app, role) for role in (Role.DIM, Role.TEXT, Role.KEY))
-        right = self._right()
-        room = max(0, width - width_of(right))
-        if view.filter is None:
-            left: list[Piece] = [(" / ", key), (fit("filter", max(0, room - 3)), dim)]
-        else:
-            shown = neutral(view.filter.text)
-            state = "" if view.filtering else "  (off; f)"
-            left = [(" / ", key), (fit(shown + state, max(0, room - 3)), text if view.filtering else dim)]
-        return [*left, *right]
-
-    def _right(self) -> list[Piece]:
-        view, total = self._state.view, self._state.store.record_count
-        dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
-        pieces: list[Piece] = []
+        right = [*self._count_pieces(), self._follow_piece()]
+        shown, look = "filter", dim
         if view.filter is not None:
-            more = "…" if view.scanning else ""
-            older = f" + {view.older_count:,} older" if view.older_count else ""
-            pieces.append((f" {view.match_count:,}{more} of {total:,}{older} ", text))
-        else:
-            pieces.append((f" {plural(total, 'record')} ", dim))
-        if view.order is not Order.TIME:
-            pieces.append((f" SORTED by {view.order.value} · Esc ", style(self.app, Role.WARN)))
-        elif self.following:
-            pieces.append((" FOLLOW ", style(self.app, Role.GOOD)))
-        else:
-            new = f" {self.new_count:,} new (End)" if self.new_count else " (End)"
-            pieces.append((f" FROZEN{new} ", style(self.app, Role.WARN)))
-        return pieces
+            shown = printable_text(view.filter.text) + ("" if view.filtering else "  (off; f)")
+            look = text if view.filtering else dim
+        return [(" / ", key), (fit(shown, max(0, width - width_of(right) - 3)), look), *right]
 
-    def fault_pieces(self) -> list[Piece]:
-        """What is wrong, pointing at the place; else how many match."""
+    def _count_pieces(self) -> list[Piece]:
+        view, total = self._state.view, self._state.store.record_count
+        if view.filter is None:
+            return [(f" {plural(total, 'record')} ", style(self.app, Role.DIM))]
+        more = "…" if view.scanning else ""
+        older = f" + {view.older_count:,} older" if view.older_count else ""
+        return [(f" {view.match_count:,}{more} of {total:,}{older} ", style(self.app, Role.TEXT))]
+
+    def _follow_piece(self) -> Piece:
+        order = self._state.view.order
+        if order is not Order.TIME:
+            return f" SORTED by {order.value} · Esc ", style(self.app, Role.WARN)
+        if self._following:
+            return " FOLLOW ", style(self.app, Role.GOOD)
+        new = f" {self._new_count:,} new (End)" if self._new_count else " (End)"
+        return f" FROZEN{new} ", style(self.app, Role.WARN)
+
+    def _fault_pieces(self, width: int) -> list[Piece]:  # noqa: ARG002 - cut where the line ends
+        """Return what is wrong, pointing at the place; else how many match."""
         if self._fault is not None:
             pad = " " * min(60, self._fault.position)
             mark = "^" * max(1, min(20, self._fault.length))
-            return [(f"{pad}{mark} {neutral(str(self._fault))}", style(self.app, Role.BAD))]
+            return [(f"{pad}{mark} {printable_text(str(self._fault))}", style(self.app, Role.BAD))]
         view = self._state.view
         more = " so far" if view.scanning else ""
         words = f"{plural(view.match_count, 'match', 'matches')}{more}" if view.filter else "everything"
         return [(f"{words} · Enter keeps it · Esc goes back", style(self.app, Role.DIM))]
-
-
-class _Fault(Bar):
-    """The line under the text box."""
-
-    def __init__(self, line: FilterLine) -> None:
-        super().__init__(id="filter-fault")
-        self._filter_line = line
-
-    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line
-        """What is wrong or what came of it."""
-        return self._filter_line.fault_pieces()

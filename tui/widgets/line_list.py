@@ -10,18 +10,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, ground, line, own_lines
-from tui.widgets.list_parts import Extent, ListMessage, empty_lines, scrollbar
 
 Key = int | str
 _WHEEL_ROWS = 3
+
+
+@dataclass
+class ListMessage(Message):
+    """What a list tells its parents."""
+
+    list: LineList
+
+    @property
+    def control(self) -> LineList:
+        """The list, for `@on` with a selector."""
+        return self.list
 
 
 class LineList(Widget, can_focus=True):
@@ -64,34 +77,34 @@ class LineList(Widget, can_focus=True):
     # What a subclass says.
 
     def row_count(self) -> int:
-        """How many rows there are."""
+        """Return how many rows there are."""
         raise NotImplementedError
 
     def row_key(self, index: int) -> Key:
-        """What identifies the row for as long as it exists."""
+        """Return what identifies the row for as long as it exists."""
         raise NotImplementedError
 
-    def row_place(self, key: Key) -> int | None:
-        """Where the row with this key is now, or the nearest place; None when unknown."""
+    def index_of(self, key: Key) -> int | None:
+        """Return where the row with this key is now, or the nearest place; None if unknown."""
         for index in range(self.row_count()):
             if self.row_key(index) == key:
                 return index
         return None
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
-        """One row."""
+        """Return one row."""
         raise NotImplementedError
 
     def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - for subclasses
-        """The line of column names; None for no such line."""
+        """Return the line of column names, or None for no such line."""
         return None
 
     def empty_text(self) -> tuple[str, ...]:
-        """What stands there when there are no rows: sentences, one a line."""
+        """Return what stands there if there are no rows: sentences, one a line."""
         return ("Nothing here.",)
 
     def bar_role(self, start: int, end: int) -> Role | None:  # noqa: ARG002 - for subclasses
-        """The role of a mark in the scrollbar for these rows; None for none."""
+        """Return the role of a mark in the scrollbar for these rows, or None."""
         return None
 
     # Place.
@@ -107,18 +120,18 @@ class LineList(Widget, can_focus=True):
         return self._cursor_key
 
     def rows_changed(self) -> None:
-        """The rows are not what they were: find the place again, and draw what differs."""
-        self._find_place(self.row_count())
-        self._settle(self.row_count())
+        """Take over other rows: find the place again, and draw what differs."""
+        self.restore_place(self.row_count())
+        self._keep_place(self.row_count())
         self.redraw()
 
-    def _find_place(self, count: int) -> None:
-        """Indices from keys: rows may have come or gone at any time since they were last looked at."""
+    def restore_place(self, count: int) -> None:
+        """Find cursor and top by their keys: rows may have come or gone since they were last drawn."""
         if self._top_key is not None:
-            place = self.row_place(self._top_key)
+            place = self.index_of(self._top_key)
             self.top = self.top if place is None else place
         if self._cursor_key is not None:
-            place = self.row_place(self._cursor_key)
+            place = self.index_of(self._cursor_key)
             self.cursor = self.cursor if place is None else place
         self._clamp(count)
 
@@ -126,7 +139,7 @@ class LineList(Widget, can_focus=True):
         self.cursor = max(0, min(self.cursor, count - 1))
         self.top = max(0, min(self.top, count - max(1, self.body_height)))
 
-    def _settle(self, count: int) -> None:
+    def _keep_place(self, count: int) -> None:
         self._clamp(count)
         before = self._cursor_key
         self._cursor_key = self.row_key(self.cursor) if count else None
@@ -137,21 +150,21 @@ class LineList(Widget, can_focus=True):
     def go_to(self, index: int) -> None:
         """Put the cursor on a row and bring it into sight."""
         count = self.row_count()
-        self._find_place(count)
+        self.restore_place(count)
         self.cursor = max(0, min(index, count - 1))
         height = max(1, self.body_height)
         self.top = max(min(self.top, self.cursor), self.cursor - height + 1)
-        self._settle(count)
+        self._keep_place(count)
         self.redraw()
 
     def scroll_rows(self, rows: int) -> None:
         """Scroll, and take the cursor along when it would leave the sight."""
         count = self.row_count()
-        self._find_place(count)
+        self.restore_place(count)
         height = max(1, self.body_height)
         self.top = max(0, min(self.top + rows, count - height))
         self.cursor = max(self.top, min(self.cursor, self.top + height - 1))
-        self._settle(count)
+        self._keep_place(count)
         self.redraw()
 
     # Drawing.
@@ -174,17 +187,11 @@ class LineList(Widget, can_focus=True):
         lines: list[Strip] = []
         if head is not None:
             lines.append(line(head, width, rest))
-        count = self.row_count()
+        count, rows = self.row_count(), height - len(lines)
         if not count:
-            lines += empty_lines(
-                self.empty_text(), (width, height - len(lines)), style(self.app, Role.DIM), rest
-            )
-            return lines
-        self._find_place(count)
-        rows = height - len(lines)
-        bar = scrollbar(
-            Extent(count, rows, self.top), self.bar_role, lambda role: style(self.app, role), rest
-        )
+            return lines + self._empty_lines(width, rows, rest)
+        self.restore_place(count)
+        bar = self._scrollbar(count, rows, rest)
         cursor_style = style(self.app, Role.CURSOR)
         for y in range(rows):
             index = self.top + y
@@ -197,17 +204,41 @@ class LineList(Widget, can_focus=True):
             lines.append(Strip.join([line(pieces, width - 1, rest, over), bar[y]]))
         return lines
 
+    def _empty_lines(self, width: int, height: int, rest: Style) -> list[Strip]:
+        """Return the sentences in the upper middle of the space."""
+        texts, dim = self.empty_text(), style(self.app, Role.DIM)
+        lines = [Strip.blank(width, rest)] * max(0, (height - len(texts)) // 3)
+        lines += [line([(text.center(width), dim)], width, rest) for text in texts]
+        lines += [Strip.blank(width, rest)] * max(0, height - len(lines))
+        return lines[:height]
+
+    def _scrollbar(self, count: int, rows: int, rest: Style) -> list[Strip]:
+        """Return one cell for each line: where the rows in sight are, and marks for what is worth finding."""
+        if count <= rows or not rows:
+            return [line([], 1, rest)] * rows
+        size = max(1, rows * rows // count)
+        start = round(self.top * (rows - size) / (count - rows))
+        strips = []
+        for y in range(rows):
+            inside = start <= y < start + size
+            first = y * count // rows
+            role = self.bar_role(first, max(first + 1, (y + 1) * count // rows))
+            glyph = ("┃" if inside else "│") if role is None else ("╋" if inside else "┿")
+            look = style(self.app, role or (Role.ACCENT if inside else Role.DIM))
+            strips.append(line([(glyph, look)], 1, rest))
+        return strips
+
     @property
     def cursor_shown(self) -> bool:
         """Whether the row under the cursor is set off."""
         return True
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Textual: these lines, cut to a region."""
+        """Return these lines, cut to a region."""
         return own_lines(self, crop)
 
     def render_line(self, y: int) -> Strip:
-        """One line of the widget, from the lines drawn last."""
+        """Return one line of the widget, from the lines drawn last."""
         width, height = self.size
         if len(self._drawn) != height or (self._drawn and self._drawn[0].cell_length != width):
             self._drawn = self._all_lines(width, height)
@@ -219,28 +250,28 @@ class LineList(Widget, can_focus=True):
         self.refresh()
 
     def notify_style_update(self) -> None:
-        """Textual: the theme changed."""
+        """Draw anew after the theme changed."""
         super().notify_style_update()
         self._drawn = []
 
     # Keys and mouse.
 
     def action_move(self, rows: int) -> None:
-        """Cursor up or down."""
-        self._find_place(self.row_count())
+        """Move the cursor up or down."""
+        self.restore_place(self.row_count())
         self.go_to(self.cursor + rows)
 
     def action_page(self, pages: int) -> None:
-        """A screenful up or down."""
-        self._find_place(self.row_count())
+        """Move a screenful up or down."""
+        self.restore_place(self.row_count())
         self.go_to(self.cursor + pages * max(1, self.body_height - 1))
 
     def action_first(self) -> None:
-        """To the top."""
+        """Go to the top."""
         self.go_to(0)
 
     def action_last(self) -> None:
-        """To the end."""
+        """Go to the end."""
         self.go_to(self.row_count() - 1)
 
     def action_choose(self) -> None:
@@ -255,17 +286,17 @@ class LineList(Widget, can_focus=True):
             self.go_to(self.cursor)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """The wheel."""
+        """Scroll with the wheel."""
         event.stop()
         self.scroll_rows(_WHEEL_ROWS)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """The wheel."""
+        """Scroll with the wheel."""
         event.stop()
         self.scroll_rows(-_WHEEL_ROWS)
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
-        """On the scrollbar: jump, and drag from there."""
+        """Jump on the scrollbar, and drag from there."""
         if event.x == self.size.width - 1 and self.row_count() > self.body_height:
             self._dragging = True
             self.capture_mouse()

@@ -1,4 +1,4 @@
-"""Plots over time, drawn with block characters: columns with a scale on the left and a clock below."""
+"""Plots of block characters: columns over time with a scale and a clock, and sparklines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.text import Text
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.spark import columns, nice_top, resampled
 
 _SCALE = 7
 _FULL = "█"
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Plot(Widget):
             text.append(f" (top {self._unit(most)})", style(self.app, Role.DIM))
         room, rows = max(1, width - _SCALE), max(1, height - 2)
         top = nice_top(max((max(line.values, default=0.0) for line in self._lines), default=0.0))
-        drawn = [columns(resampled_max(line.values, room), rows, top) for line in self._lines]
+        drawn = [columns(resampled(line.values, room), rows, top) for line in self._lines]
         for y in range(rows):
             text.append("\n")
             label = self._unit(top) if y == 0 else self._unit(0) if y == rows - 1 else ""
@@ -93,9 +93,52 @@ class Plot(Widget):
         return shown, Style() if shown == " " else look
 
 
-def resampled_max(values: Sequence[float], width: int) -> list[float]:
-    """The values in `width` places; where several share a place, the greatest of them."""
+def sparkline(values: Sequence[float | None], width: int, top: float | None = None) -> str:
+    """The newest `width` values as one line of blocks; None is a blank."""
+    shown = list(values)[-width:]
+    known = [value for value in shown if value is not None]
+    high = top if top is not None else max(known, default=0.0)
+    cells = []
+    for value in shown:
+        if value is None or high <= 0:
+            cells.append(" " if value is None else _BLOCKS[1])
+            continue
+        level = 1 + round(min(1.0, value / high) * 7) if value > 0 else 1
+        cells.append(_BLOCKS[level])
+    return "".join(cells).rjust(width)
+
+
+def columns(values: Sequence[float], height: int, top: float) -> list[str]:
+    """Values as columns of blocks, `height` lines from the top down."""
+    lines = []
+    for level in range(height - 1, -1, -1):
+        line = ""
+        for value in values:
+            filled = (value / top * height if top > 0 else 0) - level
+            line += _BLOCKS[max(0, min(8, round(filled * 8)))]
+        lines.append(line)
+    if lines:
+        lines[-1] = "".join(
+            "▁" if value > 0 and cell == " " else cell for value, cell in zip(values, lines[-1], strict=True)
+        )
+    return lines
+
+
+def resampled(values: Sequence[float], width: int) -> list[float]:
+    """Return the values in `width` places; where several share a place, the greatest of them."""
     count = len(values)
     if count <= width:
-        return resampled(values, width)
+        return [values[place * count // width] for place in range(width)] if count else []
     return [max(values[place * count // width : (place + 1) * count // width]) for place in range(width)]
+
+
+def nice_top(value: float) -> float:
+    """The next round number at or above: 1, 1.5, 2, 3, 4, 5, 6, 8, 10 and so on."""
+    if value <= 0:
+        return 1.0
+    power = 1.0
+    while power > value:
+        power /= 10
+    while power * 10 <= value:
+        power *= 10
+    return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value - 1e-9)

@@ -12,7 +12,7 @@ from textual.message import Message
 
 from relayd.admin.schema import epoch_s
 from tui.model.app_state import AppState, Connection
-from tui.model.marks import Mark, MarkKind
+from tui.model.store import Mark, MarkKind
 from tui.model.units import clock, plural
 from tui.model.view import Order
 from tui.theme import Role, style
@@ -57,7 +57,7 @@ class RequestList(LineList):
             return 0
         if self.state.view.order is not Order.TIME:
             return 0
-        return self.row_count() - self.state.view.place(self._newest_seen + 1)
+        return self.row_count() - self.state.view.index_of(self._newest_seen + 1)
 
     # Rows.
 
@@ -69,9 +69,9 @@ class RequestList(LineList):
         """The store's key."""
         return self.state.view.key_at(index)
 
-    def row_place(self, key: Key) -> int | None:
+    def index_of(self, key: Key) -> int | None:
         """By bisection."""
-        return self.state.view.place(int(key))
+        return self.state.view.index_of(int(key))
 
     def _fitted(self, width: int) -> list[Fitted]:
         if self._columns[:2] != (width, self.hidden):
@@ -119,7 +119,7 @@ class RequestList(LineList):
 
     def bar_role(self, start: int, end: int) -> Role | None:
         """Marks; errors where there are any among few rows, among many where they are frequent."""
-        errors, marks, rows = self.state.view.signs(start, end, _BAR_SAMPLES)
+        errors, marks, rows = self.state.view.flags(start, end, _BAR_SAMPLES)
         if marks:
             return Role.ACCENT
         return Role.BAD if errors * _BAR_SAMPLES > rows else None
@@ -132,9 +132,10 @@ class RequestList(LineList):
             self._newest_seen = self.state.view.key_at(self.row_count() - 1)
         super().rows_changed()
 
-    def _find_place(self, count: int) -> None:
+    def restore_place(self, count: int) -> None:
+        """Stay at the end while following, else with the row that the operator reads."""
         if not self.following:
-            super()._find_place(count)
+            super().restore_place(count)
             return
         self.cursor = max(0, count - 1)
         self.top = max(0, count - max(1, self.body_height))

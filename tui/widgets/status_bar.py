@@ -1,23 +1,32 @@
-"""The header of every screen: who answers, how it is doing, and a rotation that is under way."""
+"""The header of every screen: which daemon, how it is doing, a rotation under way, and what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from rich.style import Style
+from rich.text import Text
+from textual.widgets import Static
 
 from relayd.admin.schema import Intake, Status, epoch_s
 from tui.model.app_state import AppState, Connection
+from tui.model.stats import WINDOWS
 from tui.model.units import countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
 from tui.widgets.cells import Piece, width_of
-from tui.widgets.spark import sparkline
+from tui.widgets.plot import sparkline
 
 WIDE = 100
 _SPARK = 24
 _WARN_BEFORE_S = 120
 _WARN_IF_USED_S = 600
+_WHAT_IS_SHOWN = {
+    Connection.CONNECTING: "Connecting.",
+    Connection.DOWN: "History is read from disk; nothing can be changed. Trying again; R tries now.",
+    Connection.DENIED: "Nothing can be read. R tries again.",
+    Connection.MISMATCH: "Reading may work; nothing can be changed.",
+}
 
 
 class StatusBar(Bar):
@@ -91,7 +100,7 @@ class StatusBar(Bar):
     def _sparks(self, width: int) -> list[Piece]:
         state = self._state
         text, dim = style(self.app, Role.HEAD), style(self.app, Role.HEAD_DIM)
-        buckets = state.stats.series["5 min"].last(self._now_s())
+        buckets = state.stats.buckets(WINDOWS[0], self._now_s())
         firsts = [bucket.all.first.percentile(0.5) for bucket in buckets]
         size = min(_SPARK, (width - 44) // 3)
         groups: list[tuple[str, str, Role]] = [
@@ -103,3 +112,28 @@ class StatusBar(Bar):
         for name, spark, role in groups:
             pieces += [(f" {name} ", dim), (spark, text + style(self.app, role)), ("  ", dim)]
         return pieces
+
+
+class Notice(Static):
+    """Hidden while all is well."""
+
+    DEFAULT_CSS = """
+    Notice { height: auto; max-height: 8; padding: 0 1; display: none; background: $panel; }
+    Notice.-on { display: block; }
+    """
+
+    def __init__(self, state: AppState) -> None:
+        super().__init__(id="notice", markup=False)
+        self._state = state
+        self._told = ""
+
+    def refresh_data(self) -> None:
+        """Say how things stand."""
+        state = self._state
+        on = bool(state.trouble) and state.connection is not Connection.LIVE
+        trouble = state.trouble if state.trouble.endswith((".", "!", "?")) else f"{state.trouble}."
+        told = f"{state.connection}: {trouble} {_WHAT_IS_SHOWN[state.connection]}" if on else ""
+        if told != self._told:
+            self._told = told
+            self.update(Text(told, style=style(self.app, Role.WARN)))
+            self.set_class(on, "-on")

@@ -16,8 +16,8 @@ from tui.model.descriptions import time_parts
 from tui.theme import Role
 from tui.widgets.cells import Piece
 
-_GLYPHS = {"connect": "·", "first token": "░", "stream": "▓", "client": "▒"}
-_ROLES = {
+GLYPHS = {"connect": "·", "first token": "░", "stream": "▓", "client": "▒"}
+ROLES = {
     "connect": Role.CONNECT,
     "first token": Role.WAIT,
     "stream": Role.STREAM,
@@ -68,6 +68,6 @@ def time_bar(
         cells = 0
     pieces: list[Piece] = []
     for part, count in zip(parts, shares([part.ms for part in parts], cells), strict=True):
-        pieces.append((_GLYPHS[part.name] * count, look(_ROLES[part.name])))
+        pieces.append((GLYPHS[part.name] * count, look(ROLES[part.name])))
     pieces.append((end, look(end_role)))
     return pieces

@@ -8,7 +8,7 @@ import json
 import shlex
 
 from tests.tui.samples import a_failure, a_record
-from tui.model.export import CSV_FIELDS, csv_header, csv_line, curl_command, ndjson_line
+from tui.export import CSV_FIELDS, csv_header, csv_line, curl_command, ndjson_line
 from tui.model.secret import Secret
 from tui.model.units import in_words
 

@@ -6,8 +6,7 @@ import random
 
 from relayd.admin.schema import RequestRecord
 from tests.tui.samples import a_record, an_open
-from tui.model.marks import Mark, MarkKind
-from tui.model.store import RecordStore, mark_key, record_key
+from tui.model.store import Mark, MarkKind, RecordStore, mark_key, record_key
 
 
 def seqs(store: RecordStore) -> list[int]:

@@ -8,9 +8,8 @@ import pytest
 
 from relayd.admin.schema import RequestRecord, parse_filter
 from tests.tui.samples import a_failure, a_record, an_open
-from tui.model.marks import Mark, MarkKind
 from tui.model.stats import is_error
-from tui.model.store import RecordStore, record_key
+from tui.model.store import Mark, MarkKind, RecordStore, record_key
 from tui.model.view import MAX_OLDER, Order, View
 
 

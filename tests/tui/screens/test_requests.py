@@ -9,14 +9,12 @@ import pytest
 
 from relayd.admin.schema import Outcome, RequestRecord
 from tests.tui.app_harness import files, running_app, until
+from tui.export import ndjson_line
 from tui.model.app_state import Connection
-from tui.model.export import ndjson_line
 from tui.model.stats import is_error
 from tui.model.store import record_key
-from tui.screens.confirm import Confirm
-from tui.screens.requests import RequestsPane
+from tui.screens.dialogs import Confirm
 from tui.widgets.bars import KeyBar, TabBar
-from tui.widgets.detail import Detail
 from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
 
@@ -24,11 +22,11 @@ from tui.widgets.request_list import RequestList
 async def test_a_new_request_appears_while_it_runs_and_changes_when_it_ends(tmp_path: Path) -> None:
     """The newest row follows the daemon: running first, then with its status."""
     async with running_app(tmp_path) as harness:
-        before = len(harness.app.state.store)
+        before = len(harness.state.store)
         await harness.go_on(6)
-        assert len(harness.app.state.store) > before
+        assert len(harness.state.store) > before
         assert " run " in harness.text() or " wait " in harness.text() or " conn " in harness.text()
-        running = [s.progress.id for s in harness.app.state.open_streams.streams.values()]
+        running = [s.progress.id for s in harness.state.open_streams.streams.values()]
         await harness.go_on(90)
         ended = harness.link.daemon.find(running[0])
         assert ended is not None
@@ -40,7 +38,7 @@ async def test_scrolling_up_freezes_and_new_rows_move_nothing(tmp_path: Path) ->
     """What the operator reads stays where it is; a count says how much is new; End follows again."""
     async with running_app(tmp_path) as harness:
         await harness.press("k", "k", "pageup")
-        rows = harness.app.main.query_one(RequestList)
+        rows = harness.main.query_one(RequestList)
         looked_at = [line[:9] for line in harness.text().splitlines()[4:22]]
         key = rows.cursor_key
         await harness.go_on(30)
@@ -66,28 +64,28 @@ async def test_space_freezes_and_follows(tmp_path: Path) -> None:
 async def test_a_filter_is_previewed_kept_turned_off_and_on(tmp_path: Path) -> None:
     """Matches show while typing; a wrong filter points at the place and leaves the last good one on."""
     async with running_app(tmp_path) as harness:
-        total = len(harness.app.state.store)
+        total = len(harness.state.store)
         await harness.press("slash")
-        await harness.type("status>=500")
-        await until(lambda: not harness.app.state.view.scanning)
-        await harness.settle()
-        matches = harness.app.state.view.match_count
+        await harness.press(*"status>=500")
+        await until(lambda: not harness.state.view.scanning)
+        await harness.redraw()
+        matches = harness.state.view.match_count
         assert 0 < matches < total
         assert f"{matches} matches" in harness.text()
-        await harness.type(" bogus=1")
+        await harness.press(*" bogus=1")
         assert "There is no field 'bogus'" in harness.text()
-        kept = harness.app.state.view.filter
+        kept = harness.state.view.filter
         assert kept is not None
         assert kept.text == "status>=500 bogus"
         await harness.press(*["backspace"] * 8, "enter")
-        await until(lambda: harness.app.state.view.match_count == matches)
-        await harness.settle()
+        await until(lambda: harness.state.view.match_count == matches)
+        await harness.redraw()
         assert f"{matches} of {total:,}" in harness.text()
         await harness.press("f")
         assert "(off; f)" in harness.text()
-        assert len(harness.app.state.view) == total
+        assert len(harness.state.view) == total
         await harness.press("f", "g", "n")
-        assert harness.app.state.view.is_match(int(harness.app.main.query_one(RequestList).cursor_key or 0))
+        assert harness.state.view.is_match(int(harness.main.query_one(RequestList).cursor_key or 0))
     remembered = json.loads((tmp_path / "tui.json").read_text())
     assert remembered["filter"] == "status>=500"
 
@@ -96,15 +94,15 @@ async def test_escape_gives_the_filter_from_before_back(tmp_path: Path) -> None:
     """Looking for something else is no commitment."""
     async with running_app(tmp_path) as harness:
         await harness.press("slash")
-        await harness.type("client=ci")
+        await harness.press(*"client=ci")
         await harness.press("escape")
-        assert harness.app.state.view.filter is None
+        assert harness.state.view.filter is None
 
 
 async def test_e_goes_from_error_to_error(tmp_path: Path) -> None:
     """From the newest row the search goes up."""
     async with running_app(tmp_path) as harness:
-        pane = harness.app.main.query_one(RequestsPane)
+        pane = harness.requests
         await harness.press("e")
         first = pane.chosen()
         await harness.press("E")
@@ -120,14 +118,14 @@ async def test_the_detail_says_why_and_where_the_time_went(tmp_path: Path) -> No
     """On a narrow screen it covers the list, and Escape gives the list back."""
     async with running_app(tmp_path) as harness:
         await harness.press("e", "enter")
-        record = harness.app.main.query_one(RequestsPane).chosen()
+        record = harness.requests.chosen()
         assert record is not None
         assert record.error is not None
         screen = harness.text()
         assert record.error.code in screen
         assert "first token" in screen
         await harness.press("end")
-        assert "upstream id" in harness.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
+        assert "upstream_request_id" in harness.detail_text()
         await harness.press("escape")
         assert "time     st" in harness.text()
 
@@ -137,7 +135,7 @@ async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size
     """Right turns from the summary to what happened when, to the JSON of the log; a click goes back."""
     async with running_app(tmp_path, size=size) as harness:
         await harness.press("e", "enter")
-        record = harness.app.main.query_one(RequestsPane).chosen()
+        record = harness.requests.chosen()
         assert record is not None
         assert "[Summary]" in harness.text()
         await harness.press("right")
@@ -145,10 +143,10 @@ async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size
         assert f"came from {record.ip}" in harness.text()
         await harness.press("right_square_bracket")
         assert "[Raw]" in harness.text()
-        shown = harness.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
+        shown = harness.detail_text()
         assert json.loads(shown) == json.loads(ndjson_line(record))
         await harness.pilot.click("#detail-views", offset=(3, 0))
-        await harness.quiet()
+        await harness.idle()
         assert "[Summary]" in harness.text()
 
 
@@ -157,16 +155,16 @@ async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> N
     async with running_app(tmp_path) as harness:
         await harness.go_on(4)
         open_ids = set(harness.link.daemon.open)
-        pane = harness.app.main.query_one(RequestsPane)
-        rows = harness.app.main.query_one(RequestList)
+        pane = harness.requests
+        rows = harness.main.query_one(RequestList)
         while (record := pane.chosen()) is None or record.id not in open_ids:
             rows.go_to(rows.cursor - 1)
         await harness.press("x")
-        await until(lambda: isinstance(harness.app.screen, Confirm))
+        await harness.dialog(Confirm)
         await harness.press("enter")
         assert record.id in harness.link.daemon.open
         await harness.press("x")
-        await until(lambda: isinstance(harness.app.screen, Confirm))
+        await harness.dialog(Confirm)
         await harness.press("tab", "enter")
         await until(lambda: record.id not in harness.link.daemon.open)
         ended = harness.link.daemon.find(record.id)
@@ -179,7 +177,7 @@ async def test_sorting_shows_the_slowest_first_and_escape_goes_back(tmp_path: Pa
     async with running_app(tmp_path) as harness:
         await harness.press("s")
         assert "SORTED by duration" in harness.text()
-        view = harness.app.state.view
+        view = harness.state.view
         rows = [view.row_at(index) for index in range(5)]
         durations = [row.duration_ms or 0 for row in rows if isinstance(row, RequestRecord)]
         assert durations == sorted(durations, reverse=True)
@@ -191,9 +189,9 @@ async def test_a_time_is_gone_to(tmp_path: Path) -> None:
     """Half an hour back lands on a record of that time."""
     async with running_app(tmp_path) as harness:
         await harness.press("t")
-        await harness.type("30m")
+        await harness.press(*"30m")
         await harness.press("enter")
-        record = harness.app.main.query_one(RequestsPane).chosen()
+        record = harness.requests.chosen()
         assert record is not None
         assert record.started_at.startswith("2026-09-21T13:4") or record.started_at.startswith(
             "2026-09-21T13:3"
@@ -204,13 +202,13 @@ async def test_a_time_before_what_is_loaded_is_loaded_first(tmp_path: Path) -> N
     """`t` reaches back into the log as far as the log goes."""
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.app.state.connection is Connection.LIVE, "contact")
+        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
         oldest = harness.link.daemon.records[0]
-        assert harness.app.state.store.oldest_seq != oldest.seq
+        assert harness.state.store.oldest_seq != oldest.seq
         await harness.press("t")
-        await harness.type("2h")
+        await harness.press(*"2h")
         await harness.press("enter")
-        rows = harness.app.main.query_one(RequestList)
+        rows = harness.main.query_one(RequestList)
         await until(lambda: rows.cursor_key == record_key(oldest.seq), "the first record of all")
         assert harness.app.feed.history.exhausted
 
@@ -220,7 +218,7 @@ async def test_what_is_shown_is_exported_privately(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     async with running_app(tmp_path) as harness:
         await harness.press("w")
-        await until(lambda: len(harness.app.screen_stack) > 1)
+        await until(lambda: harness.windows > 1)
         await harness.press("tab", "enter")
         await until(lambda: files(tmp_path, "relayd-*.ndjson"))
         [path] = files(tmp_path, "relayd-*.ndjson")
@@ -233,19 +231,19 @@ async def test_everything_is_reached_by_mouse(tmp_path: Path) -> None:
     """Tabs and footer are clicked, a row is chosen by a click and opened by a second one."""
     async with running_app(tmp_path) as harness:
         for name in ("keys", "stats", "audit", "inflight", "requests"):
-            tabs = harness.app.main.query_one(TabBar)
+            tabs = harness.main.query_one(TabBar)
             spot = next(spot for spot in tabs.spots if f"'{name}'" in spot.action)
             await harness.pilot.click(TabBar, offset=(spot.start + 2, 0))
-            await harness.quiet()
-            assert harness.app.main.pane.id == name
+            await harness.idle()
+            assert harness.main.pane.id == name
         await harness.pilot.click("#list", offset=(10, 5), times=2)
-        await harness.quiet()
-        assert harness.app.main.pane.has_class("-detail")
-        bar = harness.app.main.query_one(KeyBar)
-        spot = next(spot for spot in bar.spots if spot.action == "app.back")
+        await harness.idle()
+        assert harness.main.pane.has_class("-detail")
+        bar = harness.main.query_one(KeyBar)
+        spot = next(spot for spot in bar.spots if spot.action == "screen.back")
         await harness.pilot.click(KeyBar, offset=(spot.start + 1, 0))
-        await harness.quiet()
-        assert not harness.app.main.pane.has_class("-detail")
+        await harness.idle()
+        assert not harness.main.pane.has_class("-detail")
 
 
 async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> None:
@@ -254,10 +252,10 @@ async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> N
         for key in "12345":
             await harness.press(key)
             await harness.pilot.resize_terminal(40, 10)
-            await harness.settle()
+            await harness.redraw()
             await harness.pilot.resize_terminal(140, 40)
-            await harness.settle()
-            assert harness.app.main.query(LineList)
+            await harness.redraw()
+            assert harness.main.query(LineList)
         await harness.press("1")
         assert "errors by cause" in harness.text()
 
@@ -266,33 +264,33 @@ async def test_a_filter_reaches_back_beyond_what_is_loaded(tmp_path: Path) -> No
     """With few records in memory the daemon is asked for older matches, down to the first."""
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.app.state.connection is Connection.LIVE, "contact")
-        daemon, state = harness.link.daemon, harness.app.state
+        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
+        daemon, state = harness.link.daemon, harness.state
         wanted = [record.seq for record in daemon.records if is_error(record) and record.status == 502]
         assert wanted[0] < (state.store.oldest_seq or 0)
         await harness.press("slash")
-        await harness.type("status=502")
+        await harness.press(*"status=502")
         await harness.press("enter", "g", "g")
-        await until(lambda: harness.app.state.view.asked_all, "the end of the search")
+        await until(lambda: harness.state.view.asked_all, "the end of the search")
         await harness.press("g")
-        await harness.settle()
+        await harness.redraw()
         shown = [state.view.key_at(index) >> 1 for index in range(len(state.view))]
         assert shown == wanted
         assert f"of {state.store.record_count:,} + {state.view.older_count:,} older" in harness.text()
         first = daemon.records[[record.seq for record in daemon.records].index(wanted[0])]
         await harness.press("enter")
-        assert first.id in harness.app.main.query_one(Detail).query_one("#detail-text").render().plain  # type: ignore[union-attr]
+        assert first.id in harness.detail_text()
 
 
 async def test_few_matches_are_filled_up_from_disk_unasked(tmp_path: Path) -> None:
     """Enter alone brings older matches while the screen has room for them."""
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.app.state.connection is Connection.LIVE, "contact")
+        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
         oldest = harness.link.daemon.records[0]
         await harness.press("slash")
-        await harness.type(f"id={oldest.id}")
+        await harness.press(*f"id={oldest.id}")
         await harness.press("enter")
-        await until(lambda: len(harness.app.state.view) == 1, "the match")
-        await harness.settle()
+        await until(lambda: len(harness.state.view) == 1, "the match")
+        await harness.redraw()
         assert "0 of 500 + 1 older" in harness.text()

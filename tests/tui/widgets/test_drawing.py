@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from tests.tui.samples import a_record, an_open
-from tui.model.text import neutral
+from tui.model.text import printable_text
 from tui.widgets.cells import fit
 from tui.widgets.columns import COLUMN_NAMES, fitted, row
-from tui.widgets.spark import columns, nice_top, resampled, sparkline
+from tui.widgets.plot import columns, nice_top, resampled, sparkline
 from tui.widgets.time_bar import length, shares, time_bar
 
 
@@ -20,7 +20,7 @@ from tui.widgets.time_bar import length, shares, time_bar
 @settings(max_examples=200, derandomize=True)
 def test_fitted_text_takes_exactly_its_cells(text: str, width: int, right: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
     """Wide characters and cuts included."""
-    assert cell_len(fit(neutral(text), width, right=right)) == width
+    assert cell_len(fit(printable_text(text), width, right=right)) == width
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=4, max_size=4), st.integers(0, 40))
@@ -68,4 +68,4 @@ def test_plots_are_drawn_to_scale() -> None:
     assert columns([8, 4, 0.01], 2, 8) == ["█  ", "██▁"]
     assert sparkline([0, 1, None, 8], 4) == "▁▂ █"
     assert [nice_top(value) for value in (0, 0.7, 3, 240, 1001)] == [1, 0.8, 3, 300, 1500]
-    assert resampled([1, 2, 3, 4], 2) == [3, 7]
+    assert resampled([1, 2, 3, 4], 2) == [2, 4]

@@ -1,0 +1,142 @@
+"""Taking data out of the app: to the clipboard, or into a file as NDJSON or CSV."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from textual.app import App
+
+from relayd.admin.schema import RequestRecord
+from tui import clipboard
+from tui.model.app_state import AppState
+from tui.model.units import plural
+from tui.screens.dialogs import AskExport
+from tui.type_ahead import ASKS, Work
+
+CSV_FIELDS = tuple(field for field in RequestRecord.__struct_fields__ if field != "error")
+_FORMULA_STARTS = ("=", "+", "-", "@")
+_ROWS_AT_ONCE = 500
+
+
+class Exporter:
+    """Each method starts its work and returns at once; a notification says how it went.
+
+    Args:
+        app: shows dialogs and notifications.
+        state: what the app knows.
+        env: tells which clipboard there is.
+        write: writes an escape sequence to the terminal, past Textual's drawing.
+    """
+
+    def __init__(
+        self, app: App[int], state: AppState, env: Mapping[str, str], write: Callable[[str], None]
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._env = env
+        self._write = write
+
+    def copy(self, text: str, what: str) -> None:
+        """Send a text towards the operator's clipboard."""
+        copying: Work = partial(self._copy, text, what)
+        self._app.run_worker(copying, group="copy")
+
+    async def _copy(self, text: str, what: str) -> None:
+        self._app.notify(await self.send(text, what))
+
+    async def send(self, text: str, what: str, *, secret: bool = False) -> str:
+        """Copy, and return a sentence on how; a secret never goes into a file on its own."""
+        return await clipboard.copy(text, what, self._env, self._write, may_use_file=not secret)
+
+    def copy_curl(self, record: RequestRecord) -> None:
+        """Copy a command that sends a request like this one."""
+        status = self._state.status
+        address = status.address if status is not None else "http://127.0.0.1:3666"
+        self.copy(curl_command(record, address), "The curl command (put the key into $RELAYD_KEY)")
+
+    def export(self) -> None:
+        """Write what is shown into a new file, after asking for its form."""
+        exporting: Work = self._export
+        self._app.run_worker(exporting, exclusive=True, group=f"{ASKS}-export")
+
+    async def _export(self) -> None:
+        form = await self._app.push_screen_wait(AskExport(len(self._state.view)))
+        if form is None:
+            return
+        prefix = time.strftime("relayd-%Y%m%d-%H%M%S-")
+        try:
+            text, count = await self._text(csv_line if form == "csv" else ndjson_line)
+            text = csv_header() + text if form == "csv" else text
+            path = await asyncio.to_thread(clipboard.private_file, text, prefix, Path.cwd(), f".{form}")
+        except OSError as error:
+            self._app.notify(f"Nothing was exported: {error}", severity="error")
+        else:
+            self._app.notify(f"{plural(count, 'record')} written to {path} (only you can read it).")
+
+    async def _text(self, line: Callable[[RequestRecord], str]) -> tuple[str, int]:
+        view = self._state.view
+        lines = []
+        for index in range(len(view)):
+            row = view.row_at(index) if index < len(view) else None
+            if isinstance(row, RequestRecord):
+                lines.append(line(row))
+            if index % _ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return "".join(lines), len(lines)
+
+
+def ndjson_line(record: RequestRecord) -> str:
+    """Return one record as one line of JSON."""
+    return msgspec.json.encode(record).decode() + "\n"
+
+
+def csv_header() -> str:
+    """Return the names of the columns."""
+    return _csv_row([*CSV_FIELDS, "error_code", "error_message"])
+
+
+def csv_line(record: RequestRecord) -> str:
+    """Return one record as one CSV row.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection).
+    """
+    error = record.error
+    values: list[object] = [getattr(record, field) for field in CSV_FIELDS]
+    values += (None, None) if error is None else (error.code, error.message)
+    return _csv_row(map(_cell, values))
+
+
+def _cell(value: object) -> object:
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA_STARTS)
+    return f"'{value}" if is_formula else value
+
+
+def _csv_row(values: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+def curl_command(record: RequestRecord, address: str) -> str:
+    """Return a command that sends a request like this one, with a placeholder for the key and the prompt."""
+    body: dict[str, object] = {"messages": [{"role": "user", "content": "Hello"}]}
+    if record.model is not None:
+        body["model"] = record.model
+    return " ".join(
+        (
+            "curl -N",
+            shlex.quote(f"{address.rstrip('/')}/chat"),
+            "-H 'Content-Type: application/json'",
+            '-H "Authorization: $RELAYD_KEY"',
+            "-d",
+            shlex.quote(msgspec.json.encode(body).decode()),
+        )
+    )

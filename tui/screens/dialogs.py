@@ -1,0 +1,207 @@
+"""Dialogs: what all of them have, and those that ask for a yes, a time, the columns or a format."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from typing import ClassVar, Generic, TypeVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Button, Input, Static
+
+from relayd.durations import parse_duration
+from tui.model.units import plural
+from tui.widgets.choices import Choices
+from tui.widgets.columns import COLUMN_NAMES
+
+T = TypeVar("T")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_FULL = re.compile(r"(\d{4})-(\d{2})-(\d{2})[ T](\d{1,2}):(\d{2})(?::(\d{2}))?")
+_DAY_S = 86_400
+
+
+class Dialog(ModalScreen[T | None], Generic[T]):
+    """A window over the screen; the harmless button has the focus, and Escape does the same.
+
+    Args:
+        title: the first line.
+        yes: the button that acts; none if empty.
+        no: the harmless button.
+        danger: draw the border in the colour of errors.
+    """
+
+    AUTO_FOCUS = "#no"
+    SHOWS_SECRET: ClassVar[bool] = False
+    """Whether no picture of the screen may be taken while the dialog is open."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", show=False),
+        Binding("left", "app.focus_previous", "Before", show=False),
+        Binding("right", "app.focus_next", "Next", show=False),
+    ]
+
+    def __init__(self, title: str, *, yes: str = "", no: str = "Cancel", danger: bool = False) -> None:
+        super().__init__()
+        self._title = title
+        self._yes = yes
+        self._no = no
+        self.set_class(danger, "-danger")
+
+    def compose(self) -> ComposeResult:
+        """Show title, body and buttons."""
+        with VerticalScroll(id="box", can_focus=False):
+            yield Static(self._title, id="title", markup=False)
+            yield from self.body()
+            with Horizontal(id="buttons"):
+                yield from self.buttons()
+
+    def body(self) -> Iterable[Widget]:
+        """Return what stands between the title and the buttons."""
+        return []
+
+    def buttons(self) -> Iterable[Button]:
+        """Return the buttons, the harmless one first."""
+        yield Button(self._no, id="no", compact=True)
+        if self._yes:
+            yield Button(self._yes, id="yes", compact=True)
+
+    def accept(self) -> None:
+        """Act on Enter in a field, or on the button that acts."""
+
+    def explain(self, fault: str) -> None:
+        """Say in the line `fault` of the body why the answer can't be taken."""
+        self.query_one("#fault", Static).update(fault)
+
+    def action_leave(self) -> None:
+        """Close without doing anything."""
+        self.dismiss(None)
+
+    @on(Button.Pressed, "#no")
+    def _on_no(self) -> None:
+        self.action_leave()
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#yes")
+    def _on_yes(self) -> None:
+        self.accept()
+
+
+def paragraph(text: str, *, id: str | None = None, note: bool = False) -> Static:  # noqa: A002 - Textual's name for it
+    """Return a paragraph of a dialog; never markup."""
+    return Static(text, id=id, classes="note" if note else "body", markup=False)
+
+
+class Confirm(Dialog[bool]):
+    """A question with two answers. True: do it."""
+
+    def __init__(self, title: str, text: str, yes: str, *, no: str = "Cancel") -> None:
+        super().__init__(title, yes=yes, no=no, danger=True)
+        self._text = text
+
+    def body(self) -> Iterable[Widget]:
+        """Say what will happen."""
+        yield paragraph(self._text)
+
+    def accept(self) -> None:
+        """Do it."""
+        self.dismiss(True)  # noqa: FBT003 - the answer to the question
+
+
+def parse_moment(text: str, now_s: float) -> float:
+    """Return a time as Unix seconds.
+
+    Args:
+        text: `14:30` or `14:30:05` (the last such time), `2026-01-31 14:30`, or `10m` ago.
+        now_s: the time now.
+
+    Raises:
+        ValueError: the sentence says how times are written.
+    """
+    text = text.strip()
+    now = time.localtime(now_s)
+    short, full = _CLOCK.fullmatch(text), _FULL.fullmatch(text)
+    if full is not None:
+        year, month, day, hour, minute, second = (int(part or 0) for part in full.groups())
+        return time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
+    if short is not None:
+        hour, minute, second = (int(part or 0) for part in short.groups())
+        at_s = time.mktime((now.tm_year, now.tm_mon, now.tm_mday, hour, minute, second, 0, 0, -1))
+        return at_s - _DAY_S if at_s > now_s else at_s
+    try:
+        return now_s - parse_duration(text)
+    except ValueError:
+        raise ValueError("Write 14:30, 14:30:05, 2026-01-31 14:30, or how long ago: 10m.") from None
+
+
+class AskTime(Dialog[float]):
+    """Where to go in time, as Unix seconds."""
+
+    AUTO_FOCUS = "#moment"
+
+    def __init__(self, now_s: float) -> None:
+        super().__init__("Go to a time", yes="Go")
+        self._now_s = now_s
+
+    def body(self) -> Iterable[Widget]:
+        """Show one line to write it in."""
+        hint = "14:30, 2026-01-31 14:30, or 10m for ten minutes ago"
+        yield Input(placeholder=hint, id="moment", compact=True)
+        yield paragraph("", id="fault", note=True)
+
+    def accept(self) -> None:
+        """Answer with the time, if it can be understood."""
+        try:
+            self.dismiss(parse_moment(self.query_one(Input).value, self._now_s))
+        except (ValueError, OverflowError) as error:
+            self.explain(str(error))
+
+
+class AskColumns(Dialog[frozenset[str]]):
+    """Which columns to show where there is room. The answer names those to hide."""
+
+    AUTO_FOCUS = "#columns"
+
+    def __init__(self, hidden: frozenset[str]) -> None:
+        super().__init__("Columns", yes="Show these")
+        self._hidden = hidden
+
+    def body(self) -> Iterable[Widget]:
+        """Show one choice for each column."""
+        yield paragraph("Space turns a column on or off; on a narrow screen some still give way.", note=True)
+        shown = [index for index, name in enumerate(COLUMN_NAMES) if name not in self._hidden]
+        yield Choices(COLUMN_NAMES, shown, id="columns", many=True)
+
+    def accept(self) -> None:
+        """Answer with what is left out."""
+        shown = {COLUMN_NAMES[index] for index in self.query_one(Choices).chosen}
+        self.dismiss(frozenset(COLUMN_NAMES) - shown)
+
+
+class AskExport(Dialog[str]):
+    """The format of an export: `ndjson` or `csv`."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__("Export what is shown")
+        self._rows = rows
+
+    def body(self) -> Iterable[Widget]:
+        """Say what will be written."""
+        yield paragraph(
+            f"{plural(self._rows, 'row')} into a new file in the directory you started from,"
+            " readable by you alone. No prompt, no reply and no key is in it."
+        )
+
+    def buttons(self) -> Iterable[Button]:
+        """Show a button for each format."""
+        yield from super().buttons()
+        yield Button("NDJSON", id="ndjson", compact=True)
+        yield Button("CSV", id="csv", compact=True)
+
+    @on(Button.Pressed, "#ndjson, #csv")
+    def _on_format(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id)
