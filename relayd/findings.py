@@ -86,3 +86,11 @@ async def collect(findings: AsyncIterable[Finding], out: TextIO | None) -> list[
 def has_errors(findings: Iterable[Finding]) -> bool:
     """Return whether anything has to be changed."""
     return any(finding.severity is Severity.ERROR for finding in findings)
+
+
+class CheckFailed(Exception):
+    """An error after which no further check can be made; `finding` is to be shown."""
+
+    def __init__(self, where: str, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.finding = error(where, message, remedy)

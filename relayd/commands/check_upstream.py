@@ -21,21 +21,12 @@ import openai
 
 from relayd.config import Settings
 from relayd.config.errors import did_you_mean
-from relayd.doctor.network import judge_certificate
-from relayd.findings import Finding, error, ok, warning
+from relayd.doctor.http_client import PORTS, judge_certificate
+from relayd.findings import CheckFailed, Finding, ok, warning
 from relayd.relay.scrub import Scrubber
 
 _ANSWER_TIMEOUT_S = 20.0
-_PORTS = {"http": 80, "https": 443}
 _MAX_LISTED = 3
-
-
-class _CheckFailed(Exception):
-    """A step that ends the check."""
-
-    def __init__(self, step: str, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.finding = error(step, message, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,7 @@ class Provider:
 async def check(provider: Provider) -> AsyncIterator[Finding]:
     """Go the way to the provider; yield a finding for each step, the last one after an error."""
     url = urlsplit(provider.base_url)
-    host, port = url.hostname or "", url.port or _PORTS[url.scheme]
+    host, port = url.hostname or "", url.port or PORTS[url.scheme]
     context = provider.ssl_context or ssl.create_default_context()
     try:
         addresses = await _resolve(host, port)
@@ -78,7 +69,7 @@ async def check(provider: Provider) -> AsyncIterator[Finding]:
         offered = await _models(provider, context)
         yield ok("key", "accepted")
         yield _judge_models(provider.models, offered)
-    except _CheckFailed as failed:
+    except CheckFailed as failed:
         yield failed.finding
 
 
@@ -86,7 +77,7 @@ async def _resolve(host: str, port: int) -> list[str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as fault:
-        raise _CheckFailed(
+        raise CheckFailed(
             "name",
             f"{host} has no address: {fault.strerror or fault}",
             "is upstream.base_url spelled right, and does this machine's DNS work?",
@@ -112,7 +103,7 @@ async def _connect(addresses: Sequence[str], port: int, timeout_s: float) -> tup
         else:
             writer.transport.abort()
             return address, time.monotonic() - began
-    raise _CheckFailed(
+    raise CheckFailed(
         "connect",
         "; ".join(messages),
         "nothing listens there: is upstream.base_url right?"
@@ -128,14 +119,14 @@ async def _handshake(
         async with asyncio.timeout(timeout_s * 2):
             _, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname=host)
     except ssl.SSLCertVerificationError as fault:
-        raise _CheckFailed(
+        raise CheckFailed(
             "TLS",
             f"the certificate of {host} is not trusted: {fault.verify_message.rstrip('.')}",
             "is this machine's clock right, are ca-certificates installed, does a proxy intercept TLS? "
             "A private authority can be named in $SSL_CERT_FILE.",
         ) from fault
     except (OSError, TimeoutError) as fault:
-        raise _CheckFailed(
+        raise CheckFailed(
             "TLS", f"{host} does not speak TLS at port {port}: {fault}", "is the port right?"
         ) from fault
     certificate, version = writer.get_extra_info("peercert"), writer.get_extra_info("ssl_object").version()
@@ -146,7 +137,7 @@ async def _handshake(
 async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
     """Return the names of the provider's models; that the list comes shows that the key is accepted."""
     if not provider.key:
-        raise _CheckFailed(
+        raise CheckFailed(
             "key", "there is none", "set OPENAI_API_KEY or openai_api_key_file, or run: relayd init"
         )
     redact = Scrubber(provider.key)
@@ -166,31 +157,31 @@ async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
         raise _status_failure(fault.status_code, message) from fault
     except (openai.APIConnectionError, TimeoutError) as fault:
         reason = redact(str(fault.__cause__ or "")) or f"no answer within {_ANSWER_TIMEOUT_S:g} s"
-        raise _CheckFailed(
+        raise CheckFailed(
             "key", f"asking for the models failed: {reason}", "try again; the provider may be down"
         ) from fault
     try:
         return [str(model["id"]) for model in json.loads(response.content)["data"]]
     except (ValueError, LookupError, TypeError) as fault:
-        raise _CheckFailed(
+        raise CheckFailed(
             "models",
             f"{provider.base_url}/models answers, but not with a list of models",
             "does upstream.base_url end in /v1?",
         ) from fault
 
 
-def _status_failure(status: int, message: str) -> _CheckFailed:
+def _status_failure(status: int, message: str) -> CheckFailed:
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return _CheckFailed("key", f"refused: {message}", "make a new key at the provider, and use that one")
+        return CheckFailed("key", f"refused: {message}", "make a new key at the provider, and use that one")
     if status == HTTPStatus.NOT_FOUND:
-        return _CheckFailed(
+        return CheckFailed(
             "models", f"there is no list of models: {message}", "does upstream.base_url end in /v1?"
         )
     if status in range(300, 400):
-        return _CheckFailed(
+        return CheckFailed(
             "models", f"a redirect: {message}", "set upstream.base_url to the address that it leads to"
         )
-    return _CheckFailed(
+    return CheckFailed(
         "models", f"the provider failed: {message}", "try again later, or see the provider's status page"
     )
 

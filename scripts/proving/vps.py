@@ -50,7 +50,7 @@ def prove(supplies: Supplies, home: Path) -> None:
         seen = machine.type(_USER, _fitted(steps["try"]))
         _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
         _must(seen, "completed      default", "relayd log lists it")
-        _must(seen, "No fault found", "relayd doctor finds nothing")
+        _must(seen, "No errors found", "relayd doctor finds nothing")
         _as_the_deploy_page_says(machine, url)
         _after_reboot(machine, steps["try"])
         _upgrade_and_back(machine, steps["try"])

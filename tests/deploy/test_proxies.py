@@ -223,7 +223,7 @@ async def test_http_2_streams_as_well(site: Site) -> None:
 
 
 async def _doctor(port: int, authority: Path) -> dict[str, str]:
-    """The faults that `relayd doctor` finds: check and sentence."""
+    """The errors that `relayd doctor` finds: check and message."""
     process = await asyncio.create_subprocess_exec(
         *command("doctor", "--json", "--ca", str(authority), "--address", HOST, f"https://{NAME}:{port}"),
         env=environment(authority.parent, {"AUTHORIZATION_KEY": KEY}),
@@ -232,8 +232,12 @@ async def _doctor(port: int, authority: Path) -> dict[str, str]:
     )
     out, _ = await asyncio.wait_for(process.communicate(), 3 * PATIENCE_S)
     found = json.loads(out)
-    assert process.returncode == bool(found["faults"])
-    return {finding["check"]: finding["said"] for finding in found["findings"] if finding["level"] == "fault"}
+    assert process.returncode == bool(found["errors"])
+    return {
+        finding["where"]: finding["message"]
+        for finding in found["findings"]
+        if finding["severity"] == "error"
+    }
 
 
 async def test_the_doctor_finds_nothing_wrong(site: Site) -> None:

@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from relayd.doctor.command import DoctorError, parse_url
-from relayd.relay.stream import StreamLimits
-from tests.doctor.faultproxy import fault_proxy
-from tests.e2e.daemon import command, environment
-from tests.public.room import KEY, Setup, public_room
+from tests.doctor.fault_proxy import fault_proxy
+from tests.e2e.daemon import KEY, Daemon, command, environment
 from tests.wire import HOST, PATIENCE_S
-
-_SETUP = Setup(limits=StreamLimits(heartbeat_s=1.0), max_body_bytes=2 << 20)
 
 
 async def _doctor(home: Path, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
@@ -32,45 +28,49 @@ async def _doctor(home: Path, *words: str, stdin: bytes = b"") -> tuple[int, str
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_healthy_relay_is_told_line_by_line(tmp_path: Path) -> None:
-    """One line a check, the verdict last, status 0; the key from its file is nowhere shown."""
+async def test_a_good_relay_is_told_line_by_line(tmp_path: Path, daemon: Daemon) -> None:
+    """One line a check, the verdict last, status 0; the key from its file is not shown."""
     (tmp_path / "key").write_text(KEY + "\n")
-    async with public_room(_SETUP) as room:
-        status, out, err = await _doctor(tmp_path, f"http://{HOST}:{room.port}/", "--key-file", "key")
+    status, out, err = await _doctor(tmp_path, f"http://{HOST}:{daemon.port}/", "--key-file", "key")
     lines = out.splitlines()
     assert (status, err) == (0, "")
-    assert lines[1] == "good  relay         relayd answers."
-    assert "good  disconnects" in out
-    assert lines[-1] == "No fault found."
+    assert lines[1] == "ok       relay         relayd answers."
+    assert "ok       disconnects" in out
+    assert lines[-1] == "No errors found."
     assert KEY not in out
 
 
-async def test_a_fault_is_told_with_its_remedy_and_status_1(tmp_path: Path) -> None:
-    """The remedy stands under the fault; the verdict counts."""
-    async with public_room(_SETUP) as room, fault_proxy(room.port, "clock") as port:
+async def test_an_error_is_told_with_its_remedy_and_status_1(tmp_path: Path, daemon: Daemon) -> None:
+    """The remedy stands below the error; the verdict counts."""
+    async with fault_proxy(daemon.port, "clock") as port:
         status, out, _ = await _doctor(tmp_path, f"http://{HOST}:{port}")
     assert status == 1
     lines = out.splitlines()
-    (place,) = (number for number, line in enumerate(lines) if line.startswith("FAULT clock"))
+    (place,) = (number for number, line in enumerate(lines) if line.startswith("ERROR    clock"))
     assert lines[place + 1].strip() == "-> on the machine that is wrong: timedatectl set-ntp true"
-    assert lines[-1] == "1 fault found."
+    assert lines[-1] == "1 error found."
 
 
-async def test_for_programs_it_is_one_document(tmp_path: Path) -> None:
-    """--json: every finding with its level; the key may come from stdin."""
-    async with public_room(_SETUP) as room:
-        url = f"http://{HOST}:{room.port}"
-        status, out, _ = await _doctor(tmp_path, url, "--json", "--key-file", "-", stdin=KEY.encode())
+async def test_for_programs_it_is_one_document(tmp_path: Path, daemon: Daemon) -> None:
+    """--json prints every finding with its severity; the key may come from stdin."""
+    url = f"http://{HOST}:{daemon.port}"
+    status, out, _ = await _doctor(tmp_path, url, "--json", "--key-file", "-", stdin=KEY.encode())
     told = json.loads(out)
-    assert (status, told["url"], told["faults"]) == (0, url, 0)
-    assert {finding["level"] for finding in told["findings"]} == {"good"}
-    assert set(told["findings"][0]) == {"check", "level", "said", "todo"}
+    assert (status, told["url"], told["errors"]) == (0, url, 0)
+    assert {finding["severity"] for finding in told["findings"]} == {"ok"}
+    assert told["findings"][1] == {
+        "severity": "ok",
+        "where": "relay",
+        "message": "relayd answers.",
+        "remedy": "",
+        "key": "",
+    }
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("ftp://x",), "is no address"),
+        (("ftp://x",), "is not an address"),
         (("https://nothing.invalid",), "nothing.invalid has no address"),
         (("https://127.0.0.1", "--ca", "none.pem"), "none.pem: No such file"),
         (("https://127.0.0.1", "--ca", "empty.pem"), "holds no certificate"),

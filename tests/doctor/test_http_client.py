@@ -1,4 +1,4 @@
-"""`relayd.doctor.wire`: answers read as they come, in every framing."""
+"""`relayd.doctor.http_client`: answers read as they come, in every framing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relayd.doctor.wire import Answer, Unanswered
-from tests.doctor.room import site_at
+from relayd.doctor.http_client import Answer, NoAnswer
+from tests.doctor.harness import site_at
 from tests.wire import HOST
 
 _TEXT = b"one\n\xe2\x82\xac\nthree\n"
@@ -66,7 +66,7 @@ async def test_every_framing_gives_the_same_lines(reply: bytes) -> None:
     """With a length, in chunks, to the end of the connection, compressed; split at every byte."""
     answer = await _ask(reply)
     assert [line for _, line in answer.lines] == _TEXT.splitlines()
-    assert (answer.status, answer.cut) == (200, False)
+    assert (answer.status, answer.is_cut) == (200, False)
 
 
 @pytest.mark.parametrize(
@@ -79,20 +79,20 @@ async def test_every_framing_gives_the_same_lines(reply: bytes) -> None:
     ],
 )
 async def test_a_body_that_breaks_off_is_marked(reply: bytes) -> None:
-    """What came before it is kept."""
-    assert (await _ask(reply)).cut
+    """The lines before the break are kept."""
+    assert (await _ask(reply)).is_cut
 
 
 @pytest.mark.parametrize("reply", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200"])
 async def test_what_is_no_http_is_no_answer(reply: bytes) -> None:
-    """It is told as such, whatever it is."""
-    with pytest.raises(Unanswered, match=r"^GET /x is not answered in HTTP$"):
+    """Whatever it is, the error says so."""
+    with pytest.raises(NoAnswer, match=r"^GET /x is not answered in HTTP$"):
         await _ask(reply)
 
 
 async def test_headers_are_kept_apart_as_they_came() -> None:
     """Two of the same name are two: that is a finding for browsers."""
     answer = await _ask(_HEAD + b"A: 1\r\na: 2\r\nContent-Length: 0\r\n\r\n")
-    assert answer.all("A") == ["1", "2"]
+    assert answer.values("A") == ["1", "2"]
     assert answer.header("a") == "1, 2"
     assert answer.event(0) == {}

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 from time import time
 
-from relayd.relay.lines import HEARTBEAT
 from tests.wire import HOST
 
 _READ_BYTES = 1 << 16
-_HEARTBEAT_CHUNK = b"%x\r\n%b\r\n" % (len(HEARTBEAT), HEARTBEAT)
+_HEARTBEAT = b'{"done":false,"error":false,"content":""}\n'
+_HEARTBEAT_CHUNK = b"%x\r\n%b\r\n" % (len(_HEARTBEAT), _HEARTBEAT)
 _BODY_LIMIT = 1 << 20
 _IDLE_S = 0.7
 _PAGE = b"<html><h1>Sorry</h1></html>"
@@ -61,7 +61,7 @@ class FaultProxy:
         await asyncio.gather(*self._open)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: one request, as the doctor sends them."""
+        """Serve one connection: one request, as the doctor sends them."""
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = writer
@@ -71,20 +71,20 @@ class FaultProxy:
             if canned is not None:
                 writer.write(canned)
                 await writer.drain()
-                # Whoever is still sending reads the answer before the connection ends.
+                # A client that is still sending reads the answer before the connection ends.
                 while await reader.read(_READ_BYTES):
                     pass
                 return
             await self._pass_on(head, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            # Either side left: that is what proxies see all day.
+            # Either side left.
             return
         finally:
             del self._open[task]
             writer.transport.abort()
 
     def _canned(self, head: bytes) -> bytes | None:
-        """What the proxy answers by itself."""
+        """Return what the proxy answers by itself, or None."""
         length = re.search(rb"(?i)content-length: *(\d+)", head)
         if self._fault == "body_limit" and length and int(length[1]) > _BODY_LIMIT:
             return _answer("413 Content Too Large", _PAGE)
@@ -169,7 +169,7 @@ def _unchunked(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def fault_proxy(backend: int, fault: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Run it; yields its port."""
+    """Run the proxy; yields its port."""
     proxy = FaultProxy(backend, fault)
     server = await asyncio.start_server(proxy.serve, HOST, 0, ssl=tls)
     try:
