@@ -28,7 +28,7 @@ async def _reload(daemon: Daemon, marks: str, **settings: Any) -> str:
 
 async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path) -> None:
     """Models, CORS, limits, times and the log's level change under an open stream, which is not touched."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, body("demo:text=words,deltas=8,interval_ms=150")))
             head = await wire.head()
@@ -59,7 +59,7 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
 
 async def test_a_faulty_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
     """One wrong value keeps all the others out; mended, they come in."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         said = await _reload(
             daemon, "nothing is changed", chat__allowed_models=["other"], server__max_streams=0
         )
@@ -74,7 +74,7 @@ async def test_tls_files_are_read_again(tmp_path: Path) -> None:
     """Another certificate is shown at once; one that cannot be used is told and changes nothing."""
     authority = Authority(tmp_path / "ca")
     one, two = authority.pair("one"), authority.pair("two")
-    with Daemon(tmp_path, demo=True, settings={"tls.cert": str(one.cert), "tls.key": str(one.key)}) as daemon:
+    with Daemon(tmp_path, settings={"tls.cert": str(one.cert), "tls.key": str(one.key)}) as daemon:
         await _reload(daemon, "tls.key is", tls__cert=str(two.cert), tls__key=str(two.key))
         assert await _name(daemon.port, authority.trusted()) == "two"
         said = await _reload(
@@ -87,7 +87,7 @@ async def test_tls_files_are_read_again(tmp_path: Path) -> None:
 async def test_systemd_is_told_when_a_reload_begins_and_ends(tmp_path: Path) -> None:
     """RELOADING with its time, then READY, whether the file could be used or not."""
     address = f"@relayd-live-{os.getpid()}"
-    with Manager(address) as manager, Daemon(tmp_path, demo=True, env={"NOTIFY_SOCKET": address}) as daemon:
+    with Manager(address) as manager, Daemon(tmp_path, env={"NOTIFY_SOCKET": address}) as daemon:
         await manager.until("READY=1")
         for max_streams in (10, 0):
             daemon.configure({"server.max_streams": max_streams})
@@ -99,7 +99,7 @@ async def test_systemd_is_told_when_a_reload_begins_and_ends(tmp_path: Path) -> 
 
 async def test_a_volley_of_signals_ends_with_the_last_file(tmp_path: Path) -> None:
     """However the signals fall, what the file says last is in force."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         for streams in range(11, 31):
             daemon.configure({"server.max_streams": streams})
             daemon.signal(signal.SIGHUP)

@@ -15,10 +15,12 @@ from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import load
 from relayd.live import LiveSettings
 from relayd.public.listener import bind
-from relayd.server import DEMO_KEY, Server, new_boot_id, public_url
+from relayd.server import Server, new_boot_id, public_url
 from relayd.state.records import Outcome
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
+from tests.e2e.daemon import PROVIDER_KEY
+from tests.support.upstream import fault_upstream_url
 from tests.wire import HOST, Wire, ask, body, post
 
 _KEY = "the-key-of-the-server-tests"
@@ -37,11 +39,16 @@ class _StuckState(State):
 async def _running(
     home: Path, kind: type[State] = State
 ) -> AsyncGenerator[tuple[Server, asyncio.Task[int], list[str]], None]:
-    """A demo daemon that has announced itself: the server, its life, and its words."""
+    """A daemon that has announced itself: the server, its life, and its words."""
     settings = load(
         config_path=None,
-        cli={"server.port": 0, "server.drain_timeout_s": 0.2, "state_dir": str(home / "state")},
-        env={"HOME": str(home)},
+        cli={
+            "server.port": 0,
+            "server.drain_timeout_s": 0.2,
+            "state_dir": str(home / "state"),
+            "upstream.base_url": fault_upstream_url(PROVIDER_KEY),
+        },
+        env={"HOME": str(home), "OPENAI_API_KEY": PROVIDER_KEY},
         cwd=home,
         system_config=home / "none.toml",
     )
@@ -58,7 +65,7 @@ async def _running(
 
     manager = ServiceManager({})
     live = LiveSettings(settings, lambda: settings, manager)
-    server = Server(live, state, boot_id="boot", demo=True, announce=announce, manager=manager)
+    server = Server(live, state, boot_id="boot", demo=False, announce=announce, manager=manager)
     with open_admin_socket(settings.admin.socket, group="", state_dir=settings.state_dir) as admin_socket:
         life = asyncio.create_task(server.run(bind(HOST, 0), admin_socket, EventBus()), name="server")
         await asyncio.wait_for(told.wait(), 30)
@@ -81,7 +88,7 @@ async def test_a_daemon_announces_itself_serves_and_ends(tmp_path: Path) -> None
         server.ask_stop()
         assert await asyncio.wait_for(life, 30) == 0
     assert not socket.exists()
-    assert DEMO_KEY not in words[0]
+    assert PROVIDER_KEY not in words[0]
 
 
 async def test_asked_twice_it_ends_open_streams_at_once(tmp_path: Path) -> None:

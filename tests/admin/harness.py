@@ -27,6 +27,8 @@ from relayd.server import Server
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
+from tests.e2e.daemon import PROVIDER_KEY
+from tests.support.upstream import fault_upstream_url
 from tests.wire import HOST, Reply, Wire, ask, body, until
 
 KEY = "the-key-of-the-admin-tests"
@@ -125,7 +127,7 @@ async def admin_room(
 
 @dataclass(slots=True)
 class WholeRoom:
-    """A daemon with its public side and the demo upstream."""
+    """A daemon with its public side and a scripted provider."""
 
     port: int
     socket: Path
@@ -157,8 +159,13 @@ async def whole_room(
     """Open a whole daemon, whose ring has `KEY`."""
     chosen = load(
         config_path=None,
-        cli={"state_dir": str(home / "state"), "server.max_streams_per_address": 1000, **(settings or {})},
-        env={"HOME": str(home)},
+        cli={
+            "state_dir": str(home / "state"),
+            "server.max_streams_per_address": 1000,
+            "upstream.base_url": fault_upstream_url(PROVIDER_KEY),
+            **(settings or {}),
+        },
+        env={"HOME": str(home), "OPENAI_API_KEY": PROVIDER_KEY},
         cwd=home,
         system_config=home / "none.toml",
     )
@@ -173,7 +180,7 @@ async def whole_room(
             LiveSettings(chosen, lambda: chosen, manager),
             state,
             boot_id=boot_id,
-            demo=True,
+            demo=False,
             announce=lambda _line: None,
             manager=manager,
         )

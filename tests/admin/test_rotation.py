@@ -117,7 +117,7 @@ class _Play:
 async def test_rotations_under_load_refuse_nobody_and_let_nobody_in_too_late(tmp_path: Path) -> None:
     """With a grace of 1 s, with requests under every kind of key; open streams are not disturbed."""
     settings = {"server.max_streams_per_address": 1000}
-    with Daemon(tmp_path, demo=True, settings=settings) as daemon:
+    with Daemon(tmp_path, settings=settings) as daemon:
         play = _Play(daemon.port, daemon.state_dir / "admin.sock")
         streams = [await _open(daemon.port, deltas=60) for _ in range(5)]
         over = asyncio.Event()

@@ -80,7 +80,7 @@ async def test_with_credentials_no_key_is_anywhere_but_where_it_was_given(tmp_pa
 
 async def test_after_a_rotation_the_old_key_in_the_environment_stays_dead(tmp_path: Path) -> None:
     """A restart does not revive it, and the log says which key it is and why it is ignored."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         client = AdminClient(daemon.state_dir / "admin.sock")
         ring = await client.keys()
         change = await client.rotate_key(
@@ -103,7 +103,7 @@ async def test_after_a_rotation_the_old_key_in_the_environment_stays_dead(tmp_pa
 
 async def test_a_second_daemon_for_the_same_state_is_refused_in_words(tmp_path: Path) -> None:
     """It says that the socket is in use; the first one goes on."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         second = await asyncio.to_thread(
             subprocess.run,
             command("serve", "--demo"),
@@ -123,7 +123,7 @@ async def test_a_second_daemon_for_the_same_state_is_refused_in_words(tmp_path: 
 
 async def test_a_drain_over_the_socket_ends_the_daemon_like_a_signal(tmp_path: Path) -> None:
     """The open stream ends whole, the exit status is 0, and the audit tells who did it."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, body("demo:deltas=10,interval_ms=50")))
             reply = await wire.head()

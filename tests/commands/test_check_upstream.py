@@ -17,10 +17,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from relayd.commands.check_upstream import Provider, check
-from relayd.demo import DemoUpstream
 from relayd.findings import Finding
 from tests.e2e.daemon import closed_port, command, environment
 from tests.support.certificate import certificate
+from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S
 
 KEY = "provider-key-of-the-check"
@@ -74,7 +74,7 @@ def _severities(done: list[Finding]) -> dict[str, str]:
 
 async def test_a_provider_that_works_is_good_at_every_step() -> None:
     """Name, connection, key and models are good; that there is no TLS is said."""
-    async with DemoUpstream(KEY) as demo:
+    async with FaultUpstream(KEY) as demo:
         done = await _check(Provider(demo.base_url, KEY, ("demo", "gpt-4o-mini")))
     assert _severities(done) == {
         "name": "ok",
@@ -135,7 +135,7 @@ async def test_a_port_without_tls_fails_at_tls() -> None:
 
 async def test_a_refused_key_is_told_without_the_key() -> None:
     """The provider's words come through, the key does not."""
-    async with DemoUpstream("another-key") as demo:
+    async with FaultUpstream("another-key") as demo:
         done = await _check(Provider(demo.base_url, KEY, ("demo",)))
     assert (done[-1].where, done[-1].severity) == ("key", "error")
     assert done[-1].message.startswith("refused: 401 Incorrect API key provided")
@@ -144,7 +144,7 @@ async def test_a_refused_key_is_told_without_the_key() -> None:
 
 async def test_without_a_key_the_step_says_where_one_belongs() -> None:
     """Nothing is asked of the provider then."""
-    async with DemoUpstream(KEY) as demo:
+    async with FaultUpstream(KEY) as demo:
         done = await _check(Provider(demo.base_url, "", ("demo",)))
         assert demo.total_requests == 0
     assert (done[-1].where, done[-1].message) == ("key", "there is none")
@@ -180,7 +180,7 @@ async def test_a_model_that_is_not_offered_is_doubtful_with_a_hint() -> None:
     assert "gpt-4o-mni (did you mean gpt-4o-mini?)" in done[-1].message
 
 
-async def _run(home: Path, demo: DemoUpstream, key: str, *words: str) -> tuple[int | None, str]:
+async def _run(home: Path, demo: FaultUpstream, key: str, *words: str) -> tuple[int | None, str]:
     env = environment(home, {"OPENAI_API_KEY": key, "RELAYD_UPSTREAM__BASE_URL": demo.base_url})
     process = await asyncio.create_subprocess_exec(
         *command("check", "--upstream", *words),
@@ -196,7 +196,7 @@ async def _run(home: Path, demo: DemoUpstream, key: str, *words: str) -> tuple[i
 
 async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
     """`relayd check --upstream` takes everything from the configuration, and shows a line for each step."""
-    async with DemoUpstream(KEY) as demo:
+    async with FaultUpstream(KEY) as demo:
         status, out = await _run(tmp_path, demo, KEY)
     assert status == 0
     lines = out.splitlines()
@@ -206,7 +206,7 @@ async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
 
 async def test_an_error_is_shown_with_its_remedy_and_status_1(tmp_path: Path) -> None:
     """For people the remedy stands below the error; programs get one document."""
-    async with DemoUpstream(KEY) as demo:
+    async with FaultUpstream(KEY) as demo:
         status, out = await _run(tmp_path, demo, "not-the-key")
         as_json = await _run(tmp_path, demo, "not-the-key", "--json")
     lines = out.splitlines()

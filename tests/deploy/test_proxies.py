@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.demo import DemoUpstream
 from tests.deploy.proxies import NAME, Front, front, installed
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port, command, environment
 from tests.support.chromium import Chromium, chromium, running_chromium
+from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
 _HEARTBEAT_S = 0.8
@@ -34,9 +34,9 @@ class Site:
     upstream_port: int
 
     @asynccontextmanager
-    async def demo(self) -> AsyncIterator[DemoUpstream]:
+    async def demo(self) -> AsyncIterator[FaultUpstream]:
         """The provider, in the test's own loop."""
-        async with DemoUpstream(PROVIDER_KEY, port=self.upstream_port) as demo:
+        async with FaultUpstream(PROVIDER_KEY, port=self.upstream_port) as demo:
             yield demo
 
     @asynccontextmanager

@@ -20,5 +20,5 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A relay with short heartbeats."""
-    with Daemon(tmp_path_factory.mktemp("relay"), demo=True, settings=SETTINGS) as running:
+    with Daemon(tmp_path_factory.mktemp("relay"), settings=SETTINGS) as running:
         yield running

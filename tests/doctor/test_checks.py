@@ -108,7 +108,7 @@ async def test_without_a_key_the_rest_is_checked(tls: Tls, daemon: Daemon) -> No
 async def test_restricted_origins_are_judged_by_the_page_that_is_named(tls: Tls, tmp_path: Path) -> None:
     """They may be intended; for a page that should be able to call they are right or wrong."""
     settings = SETTINGS | {"cors.allow_origins": ["https://mine.example"]}
-    with Daemon(tmp_path, demo=True, settings=settings) as daemon:
+    with Daemon(tmp_path, settings=settings) as daemon:
         async with target_behind("", daemon.port, tls, key="") as target:
             for origin, severity in {
                 None: Severity.WARNING,

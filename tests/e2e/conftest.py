@@ -15,7 +15,7 @@ from tests.support.browsers import BROWSERS, running
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon in front of a demo upstream, with its usual settings; tests leave it as they found it."""
     settings = {"upstream.max_retries": 0}
-    with Daemon(tmp_path_factory.mktemp("daemon"), demo=True, settings=settings) as shared:
+    with Daemon(tmp_path_factory.mktemp("daemon"), settings=settings) as shared:
         yield shared
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 from relayd.admin.client import AdminClient
 from relayd.state.reader import LogReader
 from relayd.state.records import Phase, RequestRecord
+from tests.support.upstream import fault_upstream_url
 from tests.wire import HOST, PATIENCE_S, Reply, until
 
 KEY = "the-key-of-the-end-to-end-tests"
@@ -33,8 +34,8 @@ class Daemon:
 
     Args:
         home: an empty directory: working directory, HOME, and the place of the state.
-        demo: serve with `--demo`.
-        settings: configuration by dotted key; the port is free unless given.
+        settings: configuration by dotted key; the port is free unless given, and the provider is a
+            `FaultUpstream`.
         env: more environment; `AUTHORIZATION_KEY` is `KEY` unless it says otherwise, empty leaves it out.
     """
 
@@ -42,16 +43,20 @@ class Daemon:
         self,
         home: Path,
         *,
-        demo: bool = False,
         settings: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.state_dir = home / "state"
-        self._demo = demo
         self._stderr = home / "stderr"
         self._env = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, **(env or {})}
-        self._settings = {"server.port": 0, "state_dir": str(self.state_dir), **(settings or {})}
+        self._settings: dict[str, Any] = {
+            "server.port": 0,
+            "state_dir": str(self.state_dir),
+            **(settings or {}),
+        }
+        if "upstream.base_url" not in self._settings:
+            self._settings["upstream.base_url"] = fault_upstream_url(PROVIDER_KEY)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -86,7 +91,7 @@ class Daemon:
         self.configure({})
         with self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
-                command("serve", *(["--demo"] if self._demo else [])),
+                command("serve"),
                 cwd=self.home,
                 env=environment(self.home, self._env),
                 stdin=subprocess.DEVNULL,

@@ -34,7 +34,7 @@ def main() -> None:
     """Write the picture where the command line says."""
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "daemon").mkdir()
-        with Daemon(Path(home) / "daemon", demo=True) as daemon, running_chromium(Path(home)) as browser:
+        with Daemon(Path(home) / "daemon") as daemon, running_chromium(Path(home)) as browser:
             Path(sys.argv[1]).write_bytes(asyncio.run(take(browser, daemon.port)))
 
 

@@ -46,7 +46,7 @@ class _Load:
 async def test_a_crash_loses_no_more_than_the_last_moment(tmp_path: Path) -> None:
     """Twice: what ended before is there as it ended; what was open is `crashed`; the ring holds."""
     known: dict[str, RequestRecord] = {}
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     with daemon:
         for n in range(2):
             load = _Load(daemon)

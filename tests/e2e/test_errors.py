@@ -13,9 +13,8 @@ from uuid import uuid4
 import pytest
 
 from relayd.relay.failure import Code
-from relayd.server import DEMO_KEY
 from relayd.state.records import Outcome, Phase
-from tests.e2e.daemon import KEY, Daemon, closed_port
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port
 from tests.wire import DONE_BYTES, Reply, Wire, ask, body, post, until
 
 ORIGIN = "https://page.example"
@@ -112,7 +111,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "upstream.max_retries": 0,
         "server.max_body_bytes": _MAX_BODY,
     }
-    with Daemon(tmp_path_factory.mktemp("demo"), demo=True, settings=settings) as daemon:
+    with Daemon(tmp_path_factory.mktemp("demo"), settings=settings) as daemon:
         yield daemon
 
 
@@ -153,7 +152,7 @@ async def _check_end(daemon: Daemon, reply: Reply, code: str, says: str, outcome
     assert reply.body.count(b'"done":true') == 1
     assert reply.error is not None
     assert says in reply.error
-    assert DEMO_KEY[:8] not in reply.error
+    assert PROVIDER_KEY[:12] not in reply.error
     record = await daemon.record(reply)
     assert (record.phase, record.outcome, record.status) == (Phase.DONE, outcome, reply.status)
     assert record.error is not None
@@ -289,7 +288,7 @@ async def test_the_operator_cancels_in_the_middle(daemon: Daemon) -> None:
 
 async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
     """`key_revoked` before the first byte and in the middle; the key's next request is unauthorized."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         async with (
             await Wire.open(daemon.port) as waiting,
             _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, streamed, _),
@@ -325,7 +324,7 @@ async def test_paused_intake_refuses_new_work_and_keeps_the_old(daemon: Daemon) 
 async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path) -> None:
     """`draining` with its status before the first byte, and as a line in the middle."""
     settings = {"server.drain_timeout_s": 0.2}
-    with Daemon(tmp_path, demo=True, settings=settings) as daemon:
+    with Daemon(tmp_path, settings=settings) as daemon:
         async with (
             await Wire.open(daemon.port) as waiting,
             _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, streamed, _),
@@ -355,5 +354,5 @@ async def test_after_all_that_the_relay_still_relays(demo: Daemon) -> None:
     assert "met a bug" not in demo.stderr
     assert "Traceback" not in demo.stderr
     assert KEY not in demo.stderr
-    assert DEMO_KEY not in demo.stderr
+    assert PROVIDER_KEY not in demo.stderr
     assert KEY.encode() not in demo.database.read_bytes()

@@ -45,7 +45,7 @@ def _everything_but_the_key_file(daemon: Daemon) -> bytes:
 
 async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> None:
     """Mode 0600, named on stderr, working; and the key stands nowhere else, not even after a restart."""
-    with Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""}) as daemon:
+    with Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""}) as daemon:
         path = daemon.state_dir / "first-key"
         key = path.read_text().strip()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -116,11 +116,11 @@ def _read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> s
 async def test_a_given_key_fills_the_empty_ring_and_no_other(tmp_path: Path) -> None:
     """The stored ring wins: another AUTHORIZATION_KEY at a later start is told, and opens nothing."""
     other = "another-key-that-is-long-enough"
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         assert not (daemon.state_dir / "first-key").exists()
         assert (await ask(daemon.port, KEY, _QUICK)).status == 200
         assert daemon.stop() == 0
-    with Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": other}) as daemon:
+    with Daemon(tmp_path, env={"AUTHORIZATION_KEY": other}) as daemon:
         assert (await ask(daemon.port, KEY, _QUICK)).status == 200
         assert (await ask(daemon.port, other, _QUICK)).status == 401
         assert "AUTHORIZATION_KEY is not in the key ring and is ignored" in daemon.stderr
@@ -131,7 +131,7 @@ async def test_a_given_key_fills_the_empty_ring_and_no_other(tmp_path: Path) -> 
 
 async def test_a_ring_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     """A damaged file is never taken for a new one, and no key is made in its place."""
-    daemon = Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""})
+    daemon = Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""})
     daemon.state_dir.mkdir(mode=0o700)
     damage = b"not a database at all, by any reading " * 300
     daemon.database.write_bytes(damage)
@@ -145,7 +145,7 @@ async def test_a_ring_that_cannot_be_read_stops_the_start(tmp_path: Path) -> Non
 
 async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -> None:
     """The daemon serves, says so, and the command it names makes a key that works."""
-    daemon = Daemon(tmp_path, demo=True, env={"AUTHORIZATION_KEY": ""})
+    daemon = Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""})
     (daemon.state_dir / "first-key").mkdir(parents=True)
     daemon.state_dir.chmod(0o700)
     with daemon:

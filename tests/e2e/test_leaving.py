@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from relayd.demo import DemoUpstream
 from relayd.state.reader import MAX_ROWS
 from relayd.state.records import Outcome, Phase, RequestRecord
 from tests.e2e.cpu import Stopwatch
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
+from tests.support.upstream import FaultUpstream
 from tests.wire import Wire, body, post, until
 
 _ROUNDS = int(os.environ.get("RELAYD_TEST_ROUNDS", "3"))
@@ -45,15 +45,15 @@ _UNREAD = {
 
 
 @asynccontextmanager
-async def _relay(home: Path) -> AsyncIterator[tuple[Daemon, DemoUpstream]]:
-    async with DemoUpstream(PROVIDER_KEY) as demo:
+async def _relay(home: Path) -> AsyncIterator[tuple[Daemon, FaultUpstream]]:
+    async with FaultUpstream(PROVIDER_KEY) as demo:
         settings = {"upstream.base_url": demo.base_url, "upstream.max_retries": 0}
         with Daemon(home, settings=settings) as daemon:
             yield daemon, demo
 
 
 async def _leave(
-    daemon: Daemon, demo: DemoUpstream, script: str, unread: bytes, leave: Callable[[Wire], None]
+    daemon: Daemon, demo: FaultUpstream, script: str, unread: bytes, leave: Callable[[Wire], None]
 ) -> float:
     """One client, from its request to its leaving; returns how long the provider was not told, in seconds."""
     n = demo.total_requests
@@ -97,13 +97,13 @@ def _records(daemon: Daemon) -> list[RequestRecord]:
     return found
 
 
-async def _leave_blocked(daemon: Daemon, demo: DemoUpstream, leave: Callable[[Wire], None]) -> float:
+async def _leave_blocked(daemon: Daemon, demo: FaultUpstream, leave: Callable[[Wire], None]) -> float:
     n = demo.total_requests
     async with await Wire.open(daemon.port, receive_buffer_bytes=4096) as wire:
         wire.pause()
         wire.send(post(KEY, body("demo:text=x200000,deltas=10000,interval_ms=0")))
         seen = await demo.wait_request(n)
-        await until(_stands_still(lambda: seen.deltas))
+        await until(_stands_still(lambda: seen.bytes_sent))
         watch = Stopwatch(daemon.pid)
         leave(wire)
         await demo.wait_closed(n)

@@ -43,7 +43,7 @@ async def _ended(daemon: Daemon) -> int:
 async def test_open_streams_finish_and_stragglers_are_told(tmp_path: Path) -> None:
     """One that ends within the drain timeout ends as ever; one that does not gets `draining` and done."""
     drain_s = 4.0
-    with Daemon(tmp_path, demo=True, settings={"server.drain_timeout_s": drain_s}) as daemon:
+    with Daemon(tmp_path, settings={"server.drain_timeout_s": drain_s}) as daemon:
         async with (
             await Wire.open(daemon.port) as kept,
             _stream(daemon, _ENDLESS) as endless,
@@ -79,7 +79,7 @@ async def test_open_streams_finish_and_stragglers_are_told(tmp_path: Path) -> No
 
 async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
     """Open streams are told at once and the daemon exits, with 0; a body still on its way is cut off."""
-    with Daemon(tmp_path, demo=True, settings={"server.drain_timeout_s": 600}) as daemon:
+    with Daemon(tmp_path, settings={"server.drain_timeout_s": 600}) as daemon:
         async with _stream(daemon, _ENDLESS) as endless, await Wire.open(daemon.port) as unfinished:
             unfinished.send(post(KEY, b"{", {"Expect": "100-continue"}, length=100))
             assert (await unfinished.head()).status == 100
@@ -97,7 +97,7 @@ async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
 
 async def test_an_idle_daemon_stops_at_once_with_its_log_whole(tmp_path: Path) -> None:
     """What ended a moment before is on disk; nothing is left open, no socket stays behind."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         replies = await asyncio.gather(
             *(ask(daemon.port, KEY, body("demo:deltas=2,interval_ms=0")) for _ in range(40))
         )
@@ -112,7 +112,7 @@ async def test_an_idle_daemon_stops_at_once_with_its_log_whole(tmp_path: Path) -
 
 async def test_a_body_that_was_on_its_way_is_still_served(tmp_path: Path) -> None:
     """A request that was admitted before the signal is not refused by it."""
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         payload = body("demo:text=words,deltas=2,interval_ms=0")
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, b"", {"Expect": "100-continue"}, length=len(payload)))

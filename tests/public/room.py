@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from relayd.demo import DemoUpstream
 from relayd.public.address import ClientAddress
 from relayd.public.admission import Admission
 from relayd.public.app import PublicApp
@@ -29,6 +28,7 @@ from relayd.relay.registry import Registry
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.state.records import RequestRecord
+from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, Reply, ask, body, until
 
 KEY = "a-key-that-works-here"
@@ -97,7 +97,7 @@ class Room:
     """What a test works with."""
 
     port: int
-    demo: DemoUpstream
+    demo: FaultUpstream
     intake: Intake
     registry: Registry
     listener: Listener
@@ -146,7 +146,7 @@ async def public_room(setup: Setup | None = None) -> AsyncIterator[Room]:
     setup = setup or Setup()
     intake, keys, book, hangups = Intake(), OneKey(), Book(), HangupWatch()
     registry = Registry(max_streams=setup.max_streams, max_streams_per_address=setup.max_streams_per_address)
-    async with DemoUpstream(PROVIDER_KEY) as demo:
+    async with FaultUpstream(PROVIDER_KEY) as demo:
         upstream = setup.upstream(demo.base_url)
         service = ChatService(
             boot_id="boot",

@@ -206,4 +206,4 @@ class TlsDaemon(Daemon):
     """A demo daemon that serves TLS."""
 
     def __init__(self, home: Path, pair: Pair) -> None:
-        super().__init__(home, demo=True, settings={"tls.cert": str(pair.cert), "tls.key": str(pair.key)})
+        super().__init__(home, settings={"tls.cert": str(pair.cert), "tls.key": str(pair.key)})

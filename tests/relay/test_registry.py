@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from relayd.demo import DemoUpstream
 from relayd.relay.failure import Code, Failure
 from tests.relay.room import PROVIDER_KEY, KeptReply, new_record, new_registry, new_stream, upstream_of
+from tests.support.upstream import FaultUpstream
 
 _SLOW = "demo:deltas=1000,interval_ms=20"
 
@@ -63,7 +63,7 @@ async def test_empty_is_when_the_last_stream_has_recorded_its_end() -> None:
 async def test_an_open_stream_can_be_ended(how: str, code: Code) -> None:
     """By id, by key, or with all others: it ends with its code, and its provider's request is closed."""
     registry = new_registry()
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         reply = KeptReply()
         stream = new_stream(upstream, reply, _SLOW, record=new_record("one", "key1"))
         registry.add(stream)
@@ -88,7 +88,7 @@ async def test_an_open_stream_can_be_ended(how: str, code: Code) -> None:
 async def test_a_cut_key_ends_the_stream_that_its_request_still_becomes() -> None:
     """A body that arrives after the cut asks the provider for nothing."""
     registry = new_registry()
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         registry.cut_key("key1")
         stream = new_stream(upstream, KeptReply(), _SLOW, record=new_record("one", "key1"))
         registry.add(stream)
@@ -100,7 +100,7 @@ async def test_a_cut_key_ends_the_stream_that_its_request_still_becomes() -> Non
 async def test_deltas_are_counted_over_closed_and_open_streams() -> None:
     """The figure never falls when a stream closes."""
     registry = new_registry()
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         for n in range(2):
             record = new_record(str(n))
             stream = new_stream(upstream, KeptReply(), "demo:deltas=7,interval_ms=0", record=record)
@@ -115,7 +115,7 @@ async def test_deltas_are_counted_over_closed_and_open_streams() -> None:
 async def test_a_stream_that_begins_after_the_end_of_all_ends_like_them() -> None:
     """A body that arrives while the daemon gives up waiting asks the provider for nothing."""
     registry = new_registry()
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         assert registry.stop_all(Failure(Code.DRAINING, "The end.")) == 0
         reply = KeptReply()
         stream = new_stream(upstream, reply, _SLOW)

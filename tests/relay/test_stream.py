@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relayd.demo import DemoUpstream
 from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure
 from relayd.relay.lines import DONE, HEARTBEAT
 from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.relay.upstream import Upstream
 from relayd.state.records import Outcome, Phase
 from tests.relay.room import PROVIDER_KEY, KeptReply, new_record, new_stream, upstream_of
+from tests.support.upstream import FaultUpstream
 
 _ENDLESS = "demo:deltas=100000,interval_ms=5"
 
 
 @asynccontextmanager
-async def _provider() -> AsyncGenerator[tuple[DemoUpstream, Upstream], None]:
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+async def _provider() -> AsyncGenerator[tuple[FaultUpstream, Upstream], None]:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         yield demo, upstream
 
 

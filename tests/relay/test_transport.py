@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from relayd.demo import DemoUpstream
 from relayd.relay.pool import Origin, Pool
 from relayd.relay.transport import Attempt, Prepared, Transport, UnexpectedEncoding, answer_of, attempt
 from tests.relay.room import PROVIDER_KEY
+from tests.support.upstream import FaultUpstream
 
 _PATH = "/v1/chat/completions"
 
@@ -29,11 +29,7 @@ async def _transport(port: int) -> AsyncGenerator[Transport, None]:
         await transport.aclose()
 
 
-def _port(demo: DemoUpstream) -> int:
-    return int(demo.base_url.split(":")[2].removesuffix("/v1"))
-
-
-def _request(demo: DemoUpstream, model: str) -> httpx2.Request:
+def _request(demo: FaultUpstream, model: str) -> httpx2.Request:
     return httpx2.Request(
         "POST",
         f"{demo.base_url}/chat/completions?a=%20b",
@@ -53,7 +49,7 @@ async def _carried(transport: Transport, request: httpx2.Request, trial: Attempt
 async def test_a_request_is_carried_as_it_was_built() -> None:
     """Path, query, headers and body arrive; the connection's making is told once."""
     connected: list[int] = []
-    async with DemoUpstream(PROVIDER_KEY) as demo, _transport(_port(demo)) as transport:
+    async with FaultUpstream(PROVIDER_KEY) as demo, _transport(demo.port) as transport:
         response = await _carried(
             transport, _request(demo, "demo:deltas=1"), Attempt(lambda: connected.append(1))
         )
@@ -70,7 +66,7 @@ async def test_a_request_is_carried_as_it_was_built() -> None:
 
 async def test_a_captured_request_is_not_sent() -> None:
     """Its head is what would be sent, without the length of a body that is not known yet."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, _transport(_port(demo)) as transport:
+    async with FaultUpstream(PROVIDER_KEY) as demo, _transport(demo.port) as transport:
         with pytest.raises(Prepared) as captured:
             await _carried(transport, _request(demo, "demo"), Attempt(_nothing, capture=True))
         assert demo.total_requests == 0
@@ -84,7 +80,7 @@ async def test_a_captured_request_is_not_sent() -> None:
 
 async def test_a_first_try_is_handed_on_once() -> None:
     """What relayd's own try brought is the SDK's first outcome; its next try is a real one."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, _transport(_port(demo)) as transport:
+    async with FaultUpstream(PROVIDER_KEY) as demo, _transport(demo.port) as transport:
         request = _request(demo, "demo:deltas=1")
         trial = Attempt(_nothing, first=httpx2.ReadError("it broke"))
         with pytest.raises(httpx2.ReadError, match="it broke"):
@@ -97,7 +93,7 @@ async def test_a_first_try_is_handed_on_once() -> None:
 
 async def test_each_trouble_has_its_type() -> None:
     """Nobody there, a broken connection, and an answer that is compressed unasked."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, _transport(_port(demo)) as transport:
+    async with FaultUpstream(PROVIDER_KEY) as demo, _transport(demo.port) as transport:
         with pytest.raises(httpx2.ReadError):
             await _carried(transport, _request(demo, "demo:fault=cut_headers"), Attempt(_nothing))
         with pytest.raises(UnexpectedEncoding):
@@ -109,7 +105,7 @@ async def test_each_trouble_has_its_type() -> None:
 
 async def test_what_an_error_says_is_read_up_to_a_bound() -> None:
     """64 KiB of three megabytes; then the connection is cut."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, _transport(_port(demo)) as transport:
+    async with FaultUpstream(PROVIDER_KEY) as demo, _transport(demo.port) as transport:
         model = "demo:fault=huge_error_body,size=3000000"
         response = await _carried(transport, _request(demo, model), Attempt(_nothing))
         assert len(await response.aread()) == 64 << 10

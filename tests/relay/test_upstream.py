@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.demo import DemoUpstream
 from relayd.relay.failure import Code, Failure
 from relayd.relay.upstream import Upstream
 from tests.relay.room import PROVIDER_KEY, upstream_of
+from tests.support.upstream import FaultUpstream
 
 
 def _body(model: str) -> bytes:
@@ -61,7 +61,7 @@ async def _failure(upstream: Upstream, model: str) -> Failure:
 )
 async def test_each_status_has_its_code(status: int, code: Code) -> None:
     """The provider's own words come along, except where its key is concerned."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         failure = await _failure(upstream, f"demo:fault=status,code={status},message=The%20reason.")
     assert failure.code is code
     assert ("The reason." in failure.sentence) == (code is not Code.UPSTREAM_AUTH)
@@ -74,14 +74,14 @@ async def test_each_status_has_its_code(status: int, code: Code) -> None:
 )
 async def test_the_providers_retry_after_is_passed_on(header: str, seconds: int) -> None:
     """Whole seconds up to a day; what cannot be read is one second."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         failure = await _failure(upstream, f"demo:fault=status,code=429,retry_after={header}")
     assert failure.retry_after_s == seconds
 
 
 async def test_no_retry_after_is_one_second() -> None:
     """429 always says when to come back."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         failure = await _failure(upstream, "demo:fault=status,code=429")
     assert failure.retry_after_s == 1
 
@@ -89,7 +89,7 @@ async def test_no_retry_after_is_one_second() -> None:
 @pytest.mark.parametrize("fault", ["status,code=500", "status,code=429,retry_after=0", "cut_headers"])
 async def test_a_passing_trouble_is_tried_again_before_the_first_byte(fault: str) -> None:
     """Twice failed and then well is well, within `max_retries`."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
         answer = await _read(upstream, f"demo:deltas=1,interval_ms=0,fault={fault},fail_times=2,id=a")
         assert demo.total_requests == 3
     assert b"[DONE]" in answer
@@ -97,7 +97,7 @@ async def test_a_passing_trouble_is_tried_again_before_the_first_byte(fault: str
 
 async def test_more_trouble_than_retries_is_a_failure() -> None:
     """The last try's reason is told."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=1) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=1) as upstream:
         failure = await _failure(upstream, "demo:fault=status,code=503,fail_times=2,id=a")
         assert demo.total_requests == 2
     assert failure.code is Code.UPSTREAM_FAILED
@@ -105,14 +105,14 @@ async def test_more_trouble_than_retries_is_a_failure() -> None:
 
 async def test_a_request_that_is_wrong_is_not_tried_again() -> None:
     """400 stays 400 however often it is asked."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
         await _failure(upstream, "demo:fault=status,code=400")
         assert demo.total_requests == 1
 
 
 async def test_the_key_goes_to_the_provider_and_nowhere_else() -> None:
     """The provider accepts it; where it repeats it, nobody is shown it; a redirect does not carry it on."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         await _read(upstream, "demo:deltas=1")
         assert demo.requests[0].authorized
         echoed = await _failure(upstream, "demo:fault=echo_key,code=400")
@@ -125,7 +125,7 @@ async def test_the_key_goes_to_the_provider_and_nowhere_else() -> None:
 
 async def test_a_wrong_key_is_the_owners_business() -> None:
     """The provider's refusal of relayd's own key is told without a part of it, masked or not."""
-    async with DemoUpstream("another-key-entirely") as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream("another-key-entirely") as demo, upstream_of(demo.base_url) as upstream:
         failure = await _failure(upstream, "demo")
     assert failure.code is Code.UPSTREAM_AUTH
     assert PROVIDER_KEY[:9] not in failure.sentence
@@ -144,7 +144,7 @@ async def test_a_wrong_key_is_the_owners_business() -> None:
 )
 async def test_what_is_no_stream_is_a_failure(script: str, said: str) -> None:
     """Each with its own sentence, and with bounded memory."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         failure = await asyncio.wait_for(_failure(upstream, f"demo:{script}"), 30)
     assert failure.code is Code.UPSTREAM_FAILED
     assert said in failure.sentence
@@ -153,7 +153,7 @@ async def test_what_is_no_stream_is_a_failure(script: str, said: str) -> None:
 
 async def test_leaving_closes_the_providers_request() -> None:
     """At any time before the end: the provider sees it at once."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         async with upstream.stream(_body("demo:deltas=1000,interval_ms=5"), connected=_nothing) as body:
             assert await body.pour(lambda _piece: False)
         assert (await demo.wait_closed(0)).completed is False
@@ -162,7 +162,7 @@ async def test_leaving_closes_the_providers_request() -> None:
 async def test_a_cancelled_wait_for_headers_closes_the_request() -> None:
     """Also while a retry waits for its time."""
     for model in ("demo:fault=stall_headers", "demo:fault=status,code=429,retry_after=30"):
-        async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
+        async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url, max_retries=2) as upstream:
             reading = asyncio.create_task(_read(upstream, model), name="read")
             await demo.wait_request(0)
             await asyncio.sleep(0.02)
@@ -175,7 +175,7 @@ async def test_a_cancelled_wait_for_headers_closes_the_request() -> None:
 
 async def test_a_whole_answer_frees_its_connection_for_the_next() -> None:
     """Ten requests one after the other share one connection, errors among them; leaving costs it."""
-    async with DemoUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
+    async with FaultUpstream(PROVIDER_KEY) as demo, upstream_of(demo.base_url) as upstream:
         for n in range(10):
             await _read(upstream, "demo:deltas=2,interval_ms=0")
             if n == 5:
@@ -187,9 +187,9 @@ async def test_a_whole_answer_frees_its_connection_for_the_next() -> None:
         assert _connections_to(demo) == 0
 
 
-def _connections_to(demo: DemoUpstream) -> int:
+def _connections_to(demo: FaultUpstream) -> int:
     """Established connections at the demo's end."""
-    ours = f":{int(demo.base_url.split(':')[2].removesuffix('/v1')):04X}"
+    ours = f":{demo.port:04X}"
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(local.endswith(ours) and state == "01" for _, local, _, state, *_ in lines)
 

@@ -8,7 +8,6 @@ from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from tests.public.room import PROVIDER_KEY, Setup, public_room
 from tests.support.faultproxy import HOST, FaultProxy, Faults
-from tests.support.upstream import port_of
 from tests.wire import DONE, until
 
 _MODEL = "demo:text=words,deltas=10,interval_ms=5"
@@ -50,7 +49,7 @@ async def test_a_bad_network_gives_the_answer_or_one_typed_line(
     async with FaultProxy(0, faults) as proxy:
         made.append(proxy)
         async with public_room(setup) as room:
-            proxy.target_port = port_of(room.demo)
+            proxy.target_port = room.demo.port
             reply = await room.ask(_MODEL)
             assert reply.lines[-1] == DONE
             code = None if reply.error is None else reply.error.partition(":")[0]

@@ -17,7 +17,7 @@ async def test_the_filter_finds_the_address_of_a_refusal_and_of_nothing_else(tmp
     assert found is not None
     filter_ = re.compile(found[1].replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
     forged = "request id=abc ip=192.0.2.1 outcome=denied"
-    with Daemon(tmp_path, demo=True) as daemon:
+    with Daemon(tmp_path) as daemon:
         headers = {"X-Forwarded-For": "2001:db8::7", "User-Agent": forged, "Origin": forged}
         assert (await ask(daemon.port, "a-wrong-key-of-a-test", body("demo"), headers)).status == 401
         await until(lambda: "outcome=denied" in daemon.stderr)

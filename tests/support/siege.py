@@ -51,10 +51,8 @@ LONG = Long()
 @contextmanager
 def provider() -> Iterator[str]:
     """A demo upstream as a process of its own, so that only the daemon is measured; gives its base URL."""
-    env = {**os.environ, "RELAYD_DEMO_KEY": PROVIDER_KEY}
-    with subprocess.Popen(
-        [sys.executable, "-m", "relayd.demo"], env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as process:
+    command = [sys.executable, "-m", "tests.support.upstream", PROVIDER_KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().decode().strip()

@@ -1,79 +1,245 @@
-"""Asks the demo upstream over a raw socket, and reads its event streams by the letter of the standard."""
+"""A scripted provider: it plays the bytes, pauses and broken connections that a test's model name asks for.
+
+In the test's own loop use `FaultUpstream`; in front of daemons that are processes of their own use
+`fault_upstream_url`; where the provider's work must not count as the test's, run
+`python -m tests.support.upstream KEY`, which prints its base URL.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from email.parser import BytesHeaderParser
+from functools import cache, partial
+from types import TracebackType
+from typing import Self, cast
 
-from relayd.demo import DemoUpstream
-from tests.wire import Reply, Wire, post
+import uvloop
 
-PATH = "/v1/chat/completions"
+from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
+from tests.support.upstream_script import End, Request, Step, reply, unauthorized
+from tests.wire import HOST, until
 
-
-def port_of(upstream: DemoUpstream) -> int:
-    """The port that an upstream listens on."""
-    return int(upstream.base_url.split(":")[2].removesuffix("/v1"))
-
-
-def question(model: str, text: str = "hi", *, stream: bool = True, usage: bool = False) -> bytes:
-    """The JSON of a chat-completions request."""
-    fields: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": text}]}
-    if stream:
-        fields |= {"stream": True, "stream_options": {"include_usage": usage}}
-    return json.dumps(fields).encode()
-
-
-def chat(payload: bytes, *, key: str = "demo", demo: str | None = None) -> bytes:
-    """The bytes of a chat-completions request; `demo` is the X-Demo header."""
-    return post(f"Bearer {key}", payload, {"X-Demo": demo} if demo else None, path=PATH)
+_SECRET_HEADERS = frozenset({"authorization", "cookie"})
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-async def ask(upstream: DemoUpstream, payload: bytes, *, key: str = "demo", demo: str | None = None) -> Reply:
-    """Send one request on a connection of its own and read all of the answer."""
-    async with await Wire.open(port_of(upstream)) as wire:
-        wire.send(chat(payload, key=key, demo=demo))
-        return await wire.reply()
+@dataclass(slots=True)
+class Seen:
+    """One request as the provider saw it. Times are `time.monotonic()` in seconds."""
+
+    n: int
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Lower-case names, without those that carry secrets."""
+    body: bytes = field(repr=False)
+    authorized: bool
+    head_at: float | None = None
+    """When the reply's head was sent."""
+    bytes_sent: int = 0
+    """What the kernel has taken."""
+    closed_by_client_at: float | None = None
+    """When the client left before the reply was whole."""
+    completed: bool = False
+    """The script was played to its end."""
+    ended: bool = False
 
 
-def event_data(body: bytes) -> list[bytes]:
-    """The data of each event of a stream; WHATWG HTML, section 9.2.6, byte for byte.
+class FaultUpstream:
+    """A provider in the running event loop.
 
-    An event without its blank line at the end is no event.
+    Args:
+        key: the bearer key that requests must carry.
+        port: on 127.0.0.1; 0 takes a free one.
     """
-    lines = re.split(rb"\r\n|\r|\n", body.removeprefix(b"\xef\xbb\xbf"))
-    found: list[bytes] = []
-    data: list[bytes] = []
-    for line in lines[:-1]:
-        if not line:
-            if data:
-                found.append(b"\n".join(data))
-            data = []
-            continue
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            data.append(value.removeprefix(b" "))
-    return found
+
+    def __init__(self, key: str, *, port: int = 0) -> None:
+        self.key = key
+        self.requests: list[Seen] = []
+        self.connections: set[_Connection] = set()
+        self.attempts: dict[str, int] = {}
+        self._port = port
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self), HOST, self._port, backlog=4096
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for connection in self.connections:
+            connection.transport.abort()
+        await until(lambda: not self.connections)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
+
+    @property
+    def base_url(self) -> str:
+        """What an SDK takes as its base URL."""
+        return f"http://{HOST}:{self._port}/v1"
+
+    @property
+    def total_requests(self) -> int:
+        """How many requests have arrived."""
+        return len(self.requests)
+
+    async def wait_request(self, n: int) -> Seen:
+        """Wait until request `n`, from 0, has arrived."""
+        await until(lambda: len(self.requests) > n)
+        return self.requests[n]
+
+    async def wait_ended(self, n: int) -> Seen:
+        """Wait until nothing more will be sent to request `n`."""
+        seen = await self.wait_request(n)
+        await until(lambda: seen.ended)
+        return seen
+
+    async def wait_closed(self, n: int) -> Seen:
+        """Wait until request `n` is over, which must be because its client left."""
+        seen = await self.wait_ended(n)
+        assert seen.closed_by_client_at is not None, f"request {n} was answered whole"
+        return seen
 
 
-def payloads(body: bytes) -> list[dict[str, Any]]:
-    """The JSON of each event; `[DONE]` must be the last one and is left out."""
-    data = event_data(body)
-    assert data[-1] == b"[DONE]", data[-1]
-    return [json.loads(item) for item in data[:-1]]
+class _Connection(asyncio.Protocol):
+    """One client connection: requests come in turn, a script is played for each."""
+
+    def __init__(self, upstream: FaultUpstream) -> None:
+        self._upstream = upstream
+        self._received = bytearray()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._playing: asyncio.Task[None] | None = None
+        self._seen: Seen | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        # A write counts as done only when the kernel has it, so that a slow reader slows the script.
+        self.transport.set_write_buffer_limits(high=0)
+        self._upstream.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._playing is None:
+            self._begin()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def eof_received(self) -> None:
+        self._note_departure()
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._note_departure()
+        if self._playing is None:
+            self._upstream.connections.discard(self)
+        else:
+            self._playing.cancel()
+
+    def _note_departure(self) -> None:
+        if self._seen is not None and self._seen.closed_by_client_at is None:
+            self._seen.closed_by_client_at = time.monotonic()
+
+    def _begin(self) -> None:
+        """Answer the next request, once all of it has come."""
+        end_of_head = self._received.find(b"\r\n\r\n")
+        if end_of_head < 0:
+            return
+        start, _, fields = bytes(self._received[: end_of_head + 4]).partition(b"\r\n")
+        headers = {name.lower(): value for name, value in BytesHeaderParser().parsebytes(fields).items()}
+        end = end_of_head + 4 + int(headers.get("content-length", "0"))
+        if len(self._received) < end:
+            return
+        body = bytes(self._received[end_of_head + 4 : end])
+        del self._received[:end]
+        method, target, _ = start.decode().split(" ")
+        authorization = headers.get("authorization", "")
+        self._seen = seen = Seen(
+            n=len(self._upstream.requests),
+            method=method,
+            path=target.partition("?")[0],
+            headers={name: value for name, value in headers.items() if name not in _SECRET_HEADERS},
+            body=body,
+            authorized=authorization == f"Bearer {self._upstream.key}",
+        )
+        self._upstream.requests.append(seen)
+        request = Request(seen.n, f"{method} {seen.path}", body, authorization)
+        steps = reply(request, self._upstream.attempts) if seen.authorized else iter([unauthorized(request)])
+        self._playing = asyncio.create_task(self._play(seen, steps), name="fault upstream")
+        self._playing.add_done_callback(lambda _task: self._on_played())
+
+    async def _play(self, seen: Seen, steps: Iterator[Step]) -> None:
+        for step in steps:
+            if isinstance(step, bytes):
+                seen.head_at = seen.head_at or time.monotonic()
+                self.transport.write(step)
+                await self._writable.wait()
+                seen.bytes_sent += len(step)
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
+            elif step is End.SILENCE:
+                await asyncio.get_running_loop().create_future()
+            else:
+                self._break_off(step)
+                break
+        seen.completed = True
+
+    def _break_off(self, how: End) -> None:
+        if how is End.RESET:
+            connection: socket.socket = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.close()
+
+    def _on_played(self) -> None:
+        seen, self._seen, self._playing = self._seen, None, None
+        assert seen is not None
+        seen.ended = True
+        if seen.completed:
+            seen.closed_by_client_at = None
+        if self.transport.is_closing():
+            self._upstream.connections.discard(self)
+        else:
+            self._begin()
 
 
-def text_of(chunks: Sequence[dict[str, Any]], field: str = "content") -> str:
-    """What the deltas of the first choice add up to."""
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk.get("choices")]
-    return "".join(delta.get(field) or "" for delta in deltas)
+@cache
+def fault_upstream_url(key: str) -> str:
+    """Return the base URL of an upstream for the rest of the test run, in a thread of its own."""
+    started: Future[str] = Future()
+    serving = threading.Thread(target=_serve, args=(key, started.set_result), daemon=True)
+    serving.start()
+    return started.result(30)
 
 
-def finish_of(chunks: Sequence[dict[str, Any]]) -> str | None:
-    """The one finish reason; None where there is none."""
-    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk.get("choices")]
-    found = [reason for reason in reasons if reason is not None]
-    assert len(found) < 2, found
-    return found[0] if found else None
+def _serve(key: str, on_start: Callable[[str], object]) -> None:
+    async def serve() -> None:
+        async with FaultUpstream(key) as upstream:
+            on_start(upstream.base_url)
+            await asyncio.get_running_loop().create_future()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+if __name__ == "__main__":
+    reserve_descriptors(MANY_DESCRIPTORS)
+    _serve(sys.argv[1], partial(print, flush=True))

@@ -24,7 +24,7 @@ ROW = re.compile(r"^[ ▶](\d\d:\d\d:\d\d) ", re.MULTILINE)
 @pytest.mark.timeout(seconds=240)
 async def test_the_main_path_by_keys(tmp_path: Path) -> None:
     """Streams, is filtered, opened, cancelled; rotated, straggler seen, revoked; SIGKILL loses nothing."""
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as state:

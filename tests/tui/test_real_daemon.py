@@ -33,7 +33,7 @@ def records(harness: AppHarness) -> list[RequestRecord]:
 @pytest.mark.timeout(seconds=240)
 async def test_the_main_path(tmp_path: Path) -> None:
     """Seen while it streams, filtered, opened, cancelled; rotated, straggler seen, revoked; restarted."""
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         admin = AdminClient(daemon.state_dir / "admin.sock")

@@ -55,7 +55,7 @@ async def header(harness: AppHarness, word: str) -> None:
 
 async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_back(tmp_path: Path) -> None:
     """Killed before the app came: records, keys and audit come from the file; once back, none is double."""
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         for _ in range(3):
@@ -92,7 +92,7 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
 
 async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> None:
     """P asks, pauses and resumes; D says what is open, lets it end, and leaves the history to read."""
-    daemon = Daemon(tmp_path, demo=True, settings={"server.drain_timeout_s": 1})
+    daemon = Daemon(tmp_path, settings={"server.drain_timeout_s": 1})
     await asyncio.to_thread(daemon.start)
     try:
         async with at_the_desk(daemon) as harness:
@@ -141,7 +141,7 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, ans
         await writer.drain()
         writer.close()
 
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
@@ -169,7 +169,7 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, ans
 @pytest.mark.parametrize("closed", ["the socket", "its directory"])
 async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, closed: str) -> None:
     """DENIED: which path, which permission, what mends it; once mended, R connects."""
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     door = daemon.state_dir / "admin.sock" if closed == "the socket" else daemon.state_dir
     mode = door.stat().st_mode

@@ -29,7 +29,7 @@ SCREENS = (
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
     """Every screen by its number and by a click on its tab; the mouse alone cancels, filters and rotates."""
-    daemon = Daemon(tmp_path, demo=True)
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
