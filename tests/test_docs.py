@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ _TOP = Path(__file__).parent.parent
 _PAGES = [_TOP / "README.md", *sorted((_TOP / "docs").glob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-_PROVED = re.compile(r"<!-- scripts/prove vps: (\w+) -->\n```sh\n")
-_MOST_PICTURE_BYTES = 150_000
+_PROVED = re.compile(r"<!-- scripts/prove: (\w+) -->\n```sh\n")
+_MAX_PICTURE_BYTES = 150_000
+_SECRET = re.compile(rb"sk-[A-Za-z0-9_-]{20,}|rly_[A-Za-z0-9]{8}_[A-Za-z0-9]{49}|BEGIN [A-Z ]*PRIVATE KEY")
 
 
 def _anchors(page: Path) -> set[str]:
@@ -60,12 +62,24 @@ def test_both_readmes_say_to_type_the_same() -> None:
 
 
 def test_the_proof_finds_the_steps_that_it_follows() -> None:
-    """Scripts/prove vps takes its steps out of the README by these marks."""
+    """`scripts/prove` takes its steps out of the README by these marks."""
     assert _PROVED.findall(_PAGES[0].read_text(encoding="utf-8")) == ["install", "try"]
 
 
 def test_pictures_are_small() -> None:
     """A page of the documentation loads on a slow line."""
     sizes = {path.name: path.stat().st_size for path in (_TOP / "docs" / "img").iterdir()}
-    assert [name for name, size in sizes.items() if size > _MOST_PICTURE_BYTES] == []
+    assert [name for name, size in sizes.items() if size > _MAX_PICTURE_BYTES] == []
     assert {"page.png", "tui-requests.svg"} <= set(sizes)
+
+
+def test_no_file_that_is_shipped_or_read_holds_a_key() -> None:
+    """Nothing committed beside the tests looks like a key of a provider or of relayd."""
+    listed = subprocess.run(
+        ["git", "-C", str(_TOP), "ls-files", "--", ":!tests"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git clone")
+    names = listed.stdout.splitlines()
+    assert len(names) > 100
+    assert [n for n in names if (_TOP / n).is_file() and _SECRET.search((_TOP / n).read_bytes())] == []

@@ -1,0 +1,302 @@
+"""Follow the README's installation in a fresh Debian that systemd-nspawn boots.
+
+From apt to an answer over TLS, then what docs/deploy.md promises: an operator without root, a second
+instance, a reload, a reboot, an upgrade and the way back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+_TOP = Path(__file__).resolve().parents[1]
+_RELEASE = "bookworm"
+# What a freshly rented machine has beside the essential packages.
+_PACKAGES = "systemd-sysv,dbus,sudo,ca-certificates,curl,iproute2"
+_STEPS = re.compile(r"<!-- scripts/prove: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
+_NAME = "relay.example.com"
+_USER = "alice"
+_PROVIDER_KEY = "provider-key-of-the-proof"
+_BOOT_TIMEOUT_S = 120.0
+_STEP_TIMEOUT_S = 900.0
+_AUTHORITIES = Path("usr/local/share/ca-certificates")
+_CADDYS_AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+_SECOND_INSTANCE = """
+printf '[server]\\nport = 3777\\n[upstream]\\nbase_url = "%s"\\n' {url} | sudo tee /etc/relayd/team.toml
+sudo cp -p /etc/relayd/openai_api_key /etc/relayd/team.openai_api_key
+sudo systemctl enable --now relayd@team
+relayd status --socket /run/relayd-team/admin.sock
+curl -sN http://127.0.0.1:3777/chat -H "Authorization: $(sudo cat /var/lib/relayd-team/first-key)" \\
+  -d '{{"messages":[{{"role":"user","content":"Say hi"}}]}}'
+"""
+_RELOAD = """
+sudo sed -i 's/^#* *max_streams_per_address = 50/max_streams_per_address = 7/' /etc/relayd/relayd.toml
+sudo systemctl reload relayd
+timeout 30 bash -c 'until sudo journalctl --unit relayd | grep "reload: server"; do sleep 0.2; done'
+"""
+
+
+class ProofError(Exception):
+    """Something that the documentation promises did not happen."""
+
+
+def _run(*words: str) -> str:
+    """Run a command and return its output.
+
+    Raises:
+        ProofError: it failed.
+    """
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise ProofError(f"{' '.join(words)}\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def _bare_debian(cache: Path, mirror: str) -> Path:
+    """Return a fresh Debian tree, made at the first run."""
+    tree = cache / f"{_RELEASE}-machine"
+    if not tree.exists():
+        print(f"Making {tree} ...", flush=True)
+        part = tree.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(part), mirror)
+        part.rename(tree)
+    return tree
+
+
+def _pip_settings() -> dict[str, str]:
+    """Return how this machine's pip reaches its registry."""
+    keys = {"index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert"}
+    settings = {}
+    for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
+        name, _, value = line.partition("=")
+        if (key := name.rpartition(".")[2]) in keys:
+            settings[key] = " ".join(str(ast.literal_eval(value)).split())
+    return settings
+
+
+def _local_directories(pip: dict[str, str]) -> list[Path]:
+    """Return the directories of this machine that pip reads; an index points to files beside its pages."""
+    paths = [Path(value.removeprefix("file://")) for value in pip.get("find-links", "").split()]
+    for key in ("index-url", "extra-index-url"):
+        urls = pip.get(key, "").split()
+        paths += [Path(url.removeprefix("file://")).parent for url in urls if url.startswith("file:")]
+    return [path for path in paths if path.is_dir()]
+
+
+def _prepare(root: Path, home: Path, pip: dict[str, str]) -> None:
+    """Give the tree this machine's way to the registries, a user with sudo, a name, and a repository."""
+    (root / "etc/pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in pip.items()))
+    shutil.copytree("/etc/apt/apt.conf.d", root / "etc/apt/apt.conf.d", dirs_exist_ok=True)
+    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):
+        shutil.copy(authority, root / _AUTHORITIES)
+    _run("chroot", str(root), "update-ca-certificates")
+    _run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER)
+    (root / "etc/sudoers.d" / _USER).write_text(f"{_USER} ALL=(ALL) NOPASSWD: ALL\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost machine {_NAME}\n")
+    (root / "etc/hostname").write_text("machine\n")
+    work, git = home / "work", ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid"]
+    _run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(work))
+    site = work / "docs/deploy/Caddyfile"
+    # No public authority signs for an example's name: Caddy does it itself.
+    site.write_text("{\n\tlocal_certs\n}\n" + site.read_text())
+    _run(*git, "-C", str(work), "commit", "--quiet", "--all", "--message", "Sign for the name ourselves")
+    _run("git", "clone", "--quiet", "--bare", str(work), str(root / "srv/repository.git"))
+    _run("chroot", str(root), "chown", "-R", _USER, "/srv/repository.git")
+
+
+class Machine:
+    """A booted container; it shares this machine's network."""
+
+    def __init__(self, root: Path, shown: Sequence[Path]) -> None:
+        self._log = root.parent / "console.log"
+        options = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host", "--boot"]
+        binds = [f"--bind-ro={path}" for path in shown]
+        self._command = ["systemd-nspawn", *options, *binds, f"--directory={root}"]
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline_s = time.monotonic() + _BOOT_TIMEOUT_S
+        # A container has units that cannot start; a degraded system has booted, too.
+        while not re.search(r"^(running|degraded)$", self._boot_state(), re.MULTILINE):
+            if time.monotonic() > deadline_s:
+                self.__exit__()
+                raise ProofError(f"The machine does not boot; {self._log} says why.")
+            time.sleep(0.5)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _boot_state(self) -> str:
+        try:
+            return self.run("systemctl", "is-system-running")
+        except (ProofError, FileNotFoundError, IndexError) as error:
+            return str(error)
+
+    def _inside(self) -> list[str]:
+        pid = self._process.pid
+        leader = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+        return ["nsenter", f"--target={leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+
+    def reboot(self) -> None:
+        """Shut down and boot again."""
+        with suppress(ProofError):  # the machine may be gone before it has answered
+            self.run("systemctl", "reboot")
+        self._process.wait(_BOOT_TIMEOUT_S)
+        self.__enter__()
+
+    def run(self, *words: str) -> str:
+        """Run a command as root and return its output."""
+        return _run(*self._inside(), *words)
+
+    def type(self, script: str, *answers: tuple[str, str]) -> str:
+        """Type a script at the user's terminal and return what it showed.
+
+        Args:
+            script: ends at the first command that fails.
+            answers: a part of each question, and what is typed then.
+
+        Raises:
+            ProofError: it failed, asked something else, or took too long.
+        """
+        shell = ["su", "--login", _USER, "--command", f"set -euxo pipefail; {script}"]
+        words = [*self._inside(), *shell]
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execvp(words[0], words)  # noqa: S606 - fixed words
+        seen, searched, due = "", 0, list(answers)
+        deadline_s = time.monotonic() + _STEP_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            if not select.select([terminal], [], [], 1)[0]:
+                continue
+            try:
+                piece = os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # the program has ended
+                break
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            seen += piece
+            if due and (at := seen.find(due[0][0], searched)) >= 0:
+                searched = at + len(due[0][0])
+                os.write(terminal, due.pop(0)[1].encode() + b"\n")
+        os.close(terminal)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status or due:
+            raise ProofError(f"Status {status}; not asked: {[question for question, _ in due]}")
+        return seen.replace("\r\n", "\n")
+
+
+@contextmanager
+def _provider() -> Iterator[str]:
+    """Run the offline upstream on this machine; yield its base URL."""
+    env = {"RELAYD_DEMO_KEY": _PROVIDER_KEY, "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "relayd.demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            yield process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.terminate()
+
+
+def _must(seen: str, text: str, claim: str) -> None:
+    if text not in seen:
+        raise ProofError(f"{claim}: {text!r} was not seen.")
+    print(f"--- {claim}", flush=True)
+
+
+def _fitted(steps: str) -> str:
+    return steps.replace("REPOSITORY", "/srv/repository.git").replace("YOUR.NAME", _NAME).strip()
+
+
+def _trust_caddy(machine: Machine) -> None:
+    deadline_s = time.monotonic() + 60
+    while True:
+        try:
+            machine.run("cp", _CADDYS_AUTHORITY, "/usr/local/share/ca-certificates/caddy.crt")
+        except ProofError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
+        else:
+            machine.run("update-ca-certificates")
+            return
+
+
+def _follow(machine: Machine, url: str) -> None:
+    steps = dict(_STEPS.findall((_TOP / "README.md").read_text()))
+    install, try_it = _fitted(steps["install"]), _fitted(steps["try"])
+    began_s = time.monotonic()
+    questions = [("provider's address", url), ("Listen on", ""), ("provider's key", _PROVIDER_KEY)]
+    machine.type(install, *questions)
+    print(f"\n--- installed in {time.monotonic() - began_s:.0f} s", flush=True)
+    _trust_caddy(machine)
+    seen = machine.type(try_it)
+    _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
+    _must(seen, "completed      default", "relayd log lists it")
+    _must(seen, "No errors found", "relayd doctor finds nothing")
+    machine.run("usermod", "-aG", "relayd-admin", _USER)
+    _must(machine.type("relayd status"), "serving      http://", "the group needs no sudo")
+    seen = machine.type(_SECOND_INSTANCE.format(url=url))
+    _must(seen, "serving      http://127.0.0.1:3777", "a second instance runs beside it")
+    _must(seen, "[DONE]", "with an address and keys of its own")
+    _must(machine.type(_RELOAD), "server.max_streams_per_address is 7 now", "it reloads its configuration")
+    machine.reboot()
+    _must(machine.type(try_it), "[DONE]", "after a reboot it serves by itself")
+    newer = machine.type("cd relayd && sudo scripts/install && readlink /opt/relayd/current").split()[-1]
+    _must(machine.type(try_it), "[DONE]", "after an upgrade it serves with the same key")
+    seen = machine.type("cd relayd && sudo scripts/install --rollback && readlink /opt/relayd/current")
+    if seen.split()[-1] == newer:
+        raise ProofError("The rollback changed nothing.")
+    _must(machine.type(try_it), "[DONE]", "and after the way back")
+
+
+def main() -> int:
+    """Prove it; return 1 if a step fails."""
+    parser = argparse.ArgumentParser(prog="scripts/prove", description=__doc__)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "relayd-proof"
+    parser.add_argument("--cache", type=Path, default=cache, help="keeps the bare Debian (%(default)s)")
+    parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="of Debian (%(default)s)")
+    args = parser.parse_args()
+    if os.geteuid() or not (shutil.which("debootstrap") and shutil.which("systemd-nspawn")):
+        parser.error("This needs root and, on Debian: apt install debootstrap systemd-container")
+    pip = _pip_settings()
+    shown = _local_directories(pip)
+    with tempfile.TemporaryDirectory(prefix="relayd-proof-", ignore_cleanup_errors=True) as name:
+        root = Path(name) / "root"
+        try:
+            _run("cp", "-a", "--reflink=auto", str(_bare_debian(args.cache, args.mirror)), str(root))
+            _prepare(root, Path(name), pip)
+            with _provider() as url, Machine(root, shown) as machine:
+                _follow(machine, url)
+        except ProofError as failure:
+            print(f"\nNOT PROVED: {failure}", file=sys.stderr)
+            return 1
+    print("\nPROVED")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Proofs that need a machine of their own, made by debootstrap and run by systemd-nspawn."""
