@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.command == "serve":
-        from relayd.servecmd import serve  # noqa: PLC0415 - only this command needs the daemon
+        from relayd.commands.serve import serve  # noqa: PLC0415 - only this command needs the daemon
 
         return serve(args.config, demo=args.demo, demo_without_key=args.demo_without_key)
     if args.command == "check":

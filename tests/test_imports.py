@@ -25,7 +25,7 @@ _NEVER = {
     "relayd.state": {"tornado", "aiohttp", "openai", "httpx2"},
     "relayd.relay": {"tornado"},
     "relayd.public": {"openai", "httpx2", "aiohttp"},
-    "tui": {"tornado", "relayd.server", "relayd.servecmd", "relayd.demo", "relayd.config"},
+    "tui": {"tornado", "relayd.server", "relayd.commands.serve", "relayd.demo", "relayd.config"},
 }
 # The modules at the top of relayd/ that are no room: what every room may use of them.
 _SHARED_TOP = {"relayd", "relayd.durations", "relayd.paths", "relayd.printable"}

@@ -1,1 +1,1 @@
-"""`relayd init`: from nothing to a configuration that works, for one person or for the whole machine."""
+"""`relayd init`: writes a configuration that works, for one person or for the whole machine."""

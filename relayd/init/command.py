@@ -14,20 +14,20 @@ from relayd.config import ConfigError, Settings, load
 from relayd.config.toml import commented_toml
 from relayd.findings import collect, has_errors
 from relayd.init import service
-from relayd.init.desk import Desk, InitError
-from relayd.init.plans import OwnPlan, Plan, SystemPlan
-from relayd.init.questions import asked
+from relayd.init.console import Console, InitError, Values, ask_settings
+from relayd.init.install import SystemInstall, UserInstall
+
+_KEY_FILE = "provider-key"
 
 
 def run(args: Namespace) -> int:
     """Carry out `relayd init`; returns the exit status."""
-    present = sys.stdin.isatty() and not args.yes
-    desk = Desk(
-        os.environ, Path.cwd(), sys.stdout, input if present else None, getpass.getpass, sys.stdin.read
-    )
+    is_interactive = sys.stdin.isatty() and not args.yes
+    ask = input if is_interactive else None
+    console = Console(os.environ, Path.cwd(), sys.stdout, ask, getpass.getpass, sys.stdin.read)
     try:
-        return init(args, desk)
-    except (InitError, service.ServiceError) as error:
+        return init(args, console)
+    except InitError as error:
         sys.stderr.write(f"relayd: {error}\n")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
@@ -38,31 +38,30 @@ def run(args: Namespace) -> int:
     return 1
 
 
-def init(args: Namespace, desk: Desk) -> int:
+def init(args: Namespace, console: Console) -> int:
     """Ask, check, write, start: nothing is changed before the check.
 
     Raises:
-        InitError: it can't go on.
-        ConfigError: what was given makes no configuration.
-        ServiceError: the service can't be installed or started.
-        OSError: a file can't be read or written.
-        EOFError: nobody answered.
+        InitError: it cannot go on.
+        ConfigError: the values make no configuration.
+        OSError: a file cannot be read or written.
+        EOFError: an answer is missing.
     """
-    known = _given(args)
-    plan = _plan(args, known, desk)
-    if plan.config.exists() and not args.force:
-        return plan.keep(desk)
-    values = known | asked(known, desk, lambda found: _settings(known | found, "", desk))
-    plan = _plan(args, values, desk)
-    key = _key(args, desk)
-    settings = _settings(values, key, desk)
+    flags = _flags(args)
+    install = _install(args, flags, console)
+    if install.config.exists() and not args.force:
+        return install.keep(console)
+    values = flags | ask_settings(flags, console, lambda found: _settings(flags | found, "", console))
+    install = _install(args, values, console)
+    key = _read_key(args, console)
+    settings = _settings(values, key, console)
     if key and not args.no_check:
-        _check(settings, desk)
-    plan.write(commented_toml(values | plan.values(key)), key, desk)
-    return plan.finish(settings, desk)
+        _check_upstream(settings, console)
+    install.write(commented_toml(values | install.values(key)), key, console)
+    return install.finish(settings, console)
 
 
-def _given(args: Namespace) -> dict[str, object]:
+def _flags(args: Namespace) -> Values:
     flags = {
         "server.host": args.host,
         "server.port": args.port,
@@ -72,53 +71,58 @@ def _given(args: Namespace) -> dict[str, object]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def _plan(args: Namespace, values: Mapping[str, object], desk: Desk) -> Plan:
-    server = _settings(values, "", desk).server
+def _install(args: Namespace, values: Mapping[str, object], console: Console) -> UserInstall | SystemInstall:
+    settings = _settings(values, "", console)
     if args.system:
         machine = service.Machine(Path(args.root), service.program(sys.argv[0]))
-        return SystemPlan.on(machine, server.host, server.port)
-    return OwnPlan.at(
-        desk.cwd / (args.config or "relayd.toml"),
-        _settings({}, "", desk),
-        key_stays=args.key_file is None and "OPENAI_API_KEY" in desk.env,
+        if machine.root == Path("/"):
+            if os.geteuid() != 0:
+                raise InitError(
+                    "--system changes the whole machine; run it as root: sudo relayd init --system"
+                )
+            service.refuse_hidden(machine.program)
+        return SystemInstall(machine, settings.server.host, settings.server.port)
+    return UserInstall(
+        console.cwd / (args.config or "relayd.toml"),
+        settings.state_dir / _KEY_FILE,
+        key_is_in_environment=args.key_file is None and "OPENAI_API_KEY" in console.env,
     )
 
 
-def _key(args: Namespace, desk: Desk) -> str:
-    """The provider's key: from a file, stdin, the environment, or the person; empty where there is none."""
+def _read_key(args: Namespace, console: Console) -> str:
+    """Return the provider's key from a file, stdin, the environment or the person; empty if there is none."""
     if args.key_file is not None:
-        text = desk.read_stdin() if args.key_file == "-" else Path(args.key_file).read_text(encoding="utf-8")
+        text = (
+            console.read_stdin() if args.key_file == "-" else Path(args.key_file).read_text(encoding="utf-8")
+        )
         if not text.strip():
             raise InitError("--key-file holds no key.")
         return text.strip()
-    if "OPENAI_API_KEY" in desk.env:
-        desk.say("The provider's key is taken from OPENAI_API_KEY.")
-        return desk.env["OPENAI_API_KEY"]
-    if desk.ask is not None:
-        return desk.ask_secret("The provider's key (not shown; empty: later): ").strip()
+    if "OPENAI_API_KEY" in console.env:
+        console.say("The provider's key is taken from OPENAI_API_KEY.")
+        return console.env["OPENAI_API_KEY"]
+    if console.ask is not None:
+        return console.ask_secret("The provider's key (not shown; empty: later): ").strip()
     return ""
 
 
-def _settings(values: Mapping[str, object], key: str, desk: Desk) -> Settings:
-    """The values as the daemon would see them, checked by the same rules.
-
-    Raises:
-        ConfigError: one of them is impossible.
-    """
-    env = {name: desk.env[name] for name in ("HOME", "XDG_STATE_HOME") if name in desk.env}
+def _settings(values: Mapping[str, object], key: str, console: Console) -> Settings:
+    """Return the values as the daemon would see them. Raises ConfigError."""
+    env = {name: console.env[name] for name in ("HOME", "XDG_STATE_HOME") if name in console.env}
     if key:
         env["OPENAI_API_KEY"] = key
-    nowhere = desk.cwd / ".relayd-init-reads-nothing"
+    nowhere = console.cwd / ".relayd-init-reads-nothing"
     return load(config_path=None, cli=values, env=env, cwd=nowhere, system_config=nowhere)
 
 
-def _check(settings: Settings, desk: Desk) -> None:
+def _check_upstream(settings: Settings, console: Console) -> None:
+    """Ask the provider. Raises InitError if it cannot be used and the person does not insist."""
     from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
 
-    desk.say("Asking the provider:")
-    if not has_errors(asyncio.run(collect(check(Provider.of(settings)), desk.out))):
+    console.say("Asking the provider:")
+    if not has_errors(asyncio.run(collect(check(Provider.of(settings)), console.out))):
         return
-    if desk.ask is None:
-        raise InitError("the provider can't be used; nothing was changed. --no-check skips this check.")
-    if not desk.ask("Continue all the same? [y/N] ").strip().lower().startswith("y"):
+    if console.ask is None:
+        raise InitError("the provider cannot be used; nothing was changed. --no-check skips this check.")
+    if not console.ask("Continue all the same? [y/N] ").strip().lower().startswith("y"):
         raise InitError("nothing was changed.")

@@ -1,4 +1,4 @@
-"""Puts relayd in place as a systemd service: its group, its units, and their start."""
+"""relayd as a systemd service: its group, its units, and the commands that start them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.init.files import PUBLIC_MODE, write
+from relayd.init.console import InitError
 
 ADMIN_GROUP = "relayd-admin"
 
 _UNITS = Path(__file__).parents[1] / "deploy"
 _NAMES = ("relayd.socket", "relayd.service", "relayd@.service")
+# What the shipped units say, to be replaced.
 _PROGRAM = "/opt/relayd/current/bin/relayd"
-"""How the units name the program; replaced by where it is."""
 _LISTEN = "ListenStream=127.0.0.1:3666"
 # What ProtectHome=yes hides from the service.
 _HIDDEN = ("/home/", "/root/", "/run/user/")
-
-
-class ServiceError(Exception):
-    """relayd can't be put in place as a service; the text says why and what to do."""
+_COMMAND_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +41,12 @@ class Machine:
         return self.root == Path("/") and Path("/run/systemd/system").is_dir()
 
     def inside(self, path: str) -> Path:
-        """A path of the machine, seen from here."""
+        """Return a path of the machine as seen from here."""
         return self.root / path.lstrip("/")
 
 
 def program(argv0: str) -> Path:
-    """What the service is to run: this program, under the name by which it is called.
-
-    Args:
-        argv0: how this process was called.
-    """
+    """Return the program that the service is to run: this one, by the name that it was called by."""
     own = Path(sys.prefix) / "bin" / "relayd"
     called = Path(shutil.which(argv0) or own)
     # A link in /usr/local/bin stays right when the release behind it changes.
@@ -61,44 +54,28 @@ def program(argv0: str) -> Path:
 
 
 def refuse_hidden(chosen: Path) -> None:
-    """Refuse a program that the service could not see.
-
-    Raises:
-        ServiceError: it is in somebody's home.
-    """
+    """Raise InitError if the program is in a home directory, where the service cannot see it."""
     if str(chosen.resolve()).startswith(_HIDDEN):
-        raise ServiceError(
-            f"relayd is in {chosen.resolve().parent}, which a service can't see. Install it for the whole "
+        raise InitError(
+            f"relayd is in {chosen.resolve().parent}, which a service cannot see. Install it for the whole "
             "machine first: sudo scripts/install in its clone, or for a wheel sudo env PIPX_HOME=/opt/pipx "
             "PIPX_BIN_DIR=/usr/local/bin pipx install relayd-….whl"
         )
 
 
-def install(machine: Machine, *, host: str, port: int) -> list[Path]:
-    """Write the group's and the units' files; returns them.
-
-    Args:
-        machine: where to.
-        host: the address that the socket listens on.
-        port: its port.
-
-    Raises:
-        OSError: a file can't be written.
-    """
+def files(machine: Machine, *, host: str, port: int) -> dict[Path, str]:
+    """Return the files of the group and the units, with this address in the socket unit."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    files = {machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n"}
+    found = {machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n"}
     for name in _NAMES:
         unit = (_UNITS / name).read_text(encoding="utf-8")
         unit = unit.replace(_PROGRAM, str(machine.program)).replace(_LISTEN, f"ListenStream={address}")
-        files[machine.inside("/etc/systemd/system") / name] = unit
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, text, mode=PUBLIC_MODE)
-    return list(files)
+        found[machine.inside("/etc/systemd/system") / name] = unit
+    return found
 
 
 def commands(machine: Machine) -> list[list[str]]:
-    """What makes the service start, now and at every boot; on an image, at its first boot."""
+    """Return what starts the service, now and at every boot; for an image, at its first boot."""
     if not machine.is_live:
         return [["systemctl", f"--root={machine.root}", "enable", "relayd.socket", "relayd.service"]]
     return [
@@ -109,17 +86,15 @@ def commands(machine: Machine) -> list[list[str]]:
     ]
 
 
-def carry_out(wanted: Sequence[Sequence[str]]) -> None:
-    """Run these commands in order.
-
-    Raises:
-        ServiceError: one of them failed, in its own words.
-    """
-    for words in wanted:
+def run_all(commands: Sequence[Sequence[str]]) -> None:
+    """Run these commands in order. Raises InitError with the words of the one that fails."""
+    for words in commands:
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - fixed words
+            done = subprocess.run(  # noqa: S603 - fixed words
+                words, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ServiceError(f"{' '.join(words)} failed: {error}") from error
+            raise InitError(f"{' '.join(words)} failed: {error}") from error
         if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
-            raise ServiceError(f"{' '.join(words)} failed: {said} (see: journalctl -u relayd -n 20)")
+            reason = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+            raise InitError(f"{' '.join(words)} failed: {reason} (see: journalctl -u relayd -n 20)")

@@ -18,7 +18,7 @@ import pytest
 
 from relayd.config import ConfigError, load
 from relayd.init.command import init
-from relayd.init.desk import Desk, InitError
+from relayd.init.console import Console, InitError
 from tests.commands.harness import run
 from tests.e2e.daemon import closed_port, command, environment
 
@@ -45,7 +45,7 @@ class Person:
         self.asked: list[str] = []
         self._answers = list(answers)
         self.out = io.StringIO()
-        self.desk = Desk(
+        self.console = Console(
             env={"HOME": str(home), **(env or {})},
             cwd=home,
             out=self.out,
@@ -60,14 +60,14 @@ class Person:
 
 
 def _init(person: Person, **flags: Any) -> int:
-    return init(Namespace(**{**_FLAGS, **flags}), person.desk)
+    return init(Namespace(**{**_FLAGS, **flags}), person.console)
 
 
 def test_what_it_writes_is_what_serve_reads(tmp_path: Path) -> None:
     """Answers and flags are in effect, the key comes from its own private file, nothing is doubtful."""
     person = Person(tmp_path, ["https://provider.example/v1", "127.0.0.1:4000", _KEY])
     assert _init(person, model="gpt-x") == 0
-    settings = load(config_path=None, cli={}, env=person.desk.env, cwd=tmp_path)
+    settings = load(config_path=None, cli={}, env=person.console.env, cwd=tmp_path)
     assert settings.openai_api_key is not None
     assert settings.openai_api_key.get_secret_value() == _KEY
     assert settings.upstream.base_url == "https://provider.example/v1"

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.config import Settings, load
-from relayd.init.desk import Desk
-from relayd.init.questions import Values, asked
+from relayd.init.console import Console, Values, ask_settings
 
 
 def _ask(home: Path, answers: Sequence[str], known: Values | None = None) -> tuple[Values, str, int]:
@@ -25,8 +24,8 @@ def _ask(home: Path, answers: Sequence[str], known: Values | None = None) -> tup
             config_path=None, cli=values, env={"HOME": str(home)}, cwd=home, system_config=home / "none"
         )
 
-    desk = Desk({}, home, out, answer, answer, str)
-    return asked(known or {}, desk, settings), out.getvalue(), len(left)
+    console = Console({}, home, out, answer, answer, str)
+    return ask_settings(known or {}, console, settings), out.getvalue(), len(left)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +55,9 @@ def test_what_can_not_be_used_is_asked_again(tmp_path: Path) -> None:
     assert found == {"upstream.base_url": "https://api.example/v1", "server.port": 4000}
     assert left == 0
     assert [line.partition(", but must be ")[0] for line in said.splitlines()] == [
-        'That can\'t be used: upstream.base_url is "api.example"',
-        'That can\'t be used: server.port is "seventy"',
-        "That can't be used: server.port is 70000",
+        'That cannot be used: upstream.base_url is "api.example"',
+        'That cannot be used: server.port is "seventy"',
+        "That cannot be used: server.port is 70000",
     ]
 
 
@@ -70,5 +69,8 @@ def test_what_flags_said_is_not_asked(tmp_path: Path) -> None:
 
 def test_without_a_person_nothing_is_asked(tmp_path: Path) -> None:
     """The defaults hold."""
-    desk = Desk({}, tmp_path, io.StringIO(), None, str, str)
-    assert asked({}, desk, lambda values: load(config_path=None, cli=values, env={}, cwd=tmp_path)) == {}
+    console = Console({}, tmp_path, io.StringIO(), None, str, str)
+    assert (
+        ask_settings({}, console, lambda values: load(config_path=None, cli=values, env={}, cwd=tmp_path))
+        == {}
+    )

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.init.service import (
-    Machine,
-    ServiceError,
-    carry_out,
-    commands,
-    install,
-    program,
-    refuse_hidden,
-)
+from relayd.init.console import InitError
+from relayd.init.service import Machine, commands, files, program, refuse_hidden, run_all
 
 
 def _image(root: Path) -> Machine:
@@ -24,30 +17,28 @@ def _image(root: Path) -> Machine:
 
 
 def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
-    """Where the program is, where the socket listens; nothing of the shipped values stays."""
-    written = install(_image(tmp_path), host="::1", port=4000)
+    """They name where the program is and where the socket listens; nothing of the shipped values stays."""
+    written = files(_image(tmp_path), host="::1", port=4000)
     units = tmp_path / "etc/systemd/system"
-    assert {path.name for path in written} == {
-        "relayd.conf",
-        "relayd.socket",
-        "relayd.service",
-        "relayd@.service",
-    }
-    assert "ListenStream=[::1]:4000\n" in (units / "relayd.socket").read_text()
-    for name in ("relayd.service", "relayd@.service"):
-        unit = (units / name).read_text()
-        assert "ExecStart=/usr/local/bin/relayd serve" in unit
-        assert "/opt/relayd/" not in unit
-    assert (tmp_path / "etc/sysusers.d/relayd.conf").read_text() == "g relayd-admin - -\n"
+    services = [units / "relayd.service", units / "relayd@.service"]
+    sysusers = tmp_path / "etc/sysusers.d/relayd.conf"
+    assert set(written) == {sysusers, units / "relayd.socket", *services}
+    assert "ListenStream=[::1]:4000\n" in written[units / "relayd.socket"]
+    for path in services:
+        assert "ExecStart=/usr/local/bin/relayd serve" in written[path]
+        assert "/opt/relayd/" not in written[path]
+    assert written[sysusers] == "g relayd-admin - -\n"
 
 
 @pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed")
 def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
     """The units are linked by systemctl itself for the image's first boot; nothing changes here."""
     machine = _image(tmp_path)
-    install(machine, host="127.0.0.1", port=3666)
+    for path, text in files(machine, host="127.0.0.1", port=3666).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     assert not machine.is_live
-    carry_out(commands(machine))
+    run_all(commands(machine))
     units = tmp_path / "etc/systemd/system"
     assert (units / "sockets.target.wants/relayd.socket").is_symlink()
     assert (units / "multi-user.target.wants/relayd.service").is_symlink()
@@ -55,10 +46,10 @@ def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
 
 def test_a_command_that_fails_is_told_in_its_own_words() -> None:
     """What was run, what it said, where to look."""
-    with pytest.raises(ServiceError, match=r"ls /nowhere-at-all failed: .*No such file.*journalctl"):
-        carry_out([["ls", "/nowhere-at-all"]])
-    with pytest.raises(ServiceError, match="no-such-program failed"):
-        carry_out([["no-such-program"]])
+    with pytest.raises(InitError, match=r"ls /nowhere-at-all failed: .*No such file.*journalctl"):
+        run_all([["ls", "/nowhere-at-all"]])
+    with pytest.raises(InitError, match="no-such-program failed"):
+        run_all([["no-such-program"]])
 
 
 def test_a_link_that_leads_to_this_program_is_what_the_service_runs(tmp_path: Path) -> None:
@@ -73,8 +64,8 @@ def test_a_program_in_a_home_is_refused_with_the_way_out(tmp_path: Path) -> None
     """A service with ProtectHome could not see it; this is said before, not found in the journal."""
     link = tmp_path / "relayd"
     link.symlink_to("/root/venv/bin/relayd")
-    said = r"relayd is in .*/bin, which a service can't see.*scripts/install"
+    said = r"relayd is in .*/bin, which a service cannot see.*scripts/install"
     for hidden in (Path("/home/someone/.local/bin/relayd"), link):
-        with pytest.raises(ServiceError, match=said):
+        with pytest.raises(InitError, match=said):
             refuse_hidden(hidden)
     refuse_hidden(Path("/usr/local/bin/relayd"))

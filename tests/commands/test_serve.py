@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.servecmd import serve
+from relayd.commands.serve import serve
 from tests.wire import HOST
 
 _KEY = "the-key-of-the-serve-tests"

@@ -1,4 +1,4 @@
-"""`relayd serve`: from the configuration to a running daemon, and its first words to the operator."""
+"""`relayd serve`: from the configuration to a running daemon, and its first messages to the operator."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_socket
 from relayd.config import ConfigError, Settings, load
 from relayd.descriptors import ask_for_descriptors
+from relayd.files import write_file
 from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
 from relayd.public.listener import bind, bound_send_buffer
@@ -43,7 +44,7 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
     Args:
         config_path: `--config`.
         demo: an offline upstream in this process takes the provider's place.
-        demo_without_key: it does so only where there is no provider key.
+        demo_without_key: it does so only if there is no provider key.
     """
     read = partial(load, config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
     try:
@@ -60,12 +61,12 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
             "or try relayd without one: relayd serve --demo"
         )
     ask_for_descriptors(settings.server.max_streams)
-    # Back from the disk, the writer's thread waits so long for the loop's: else 5 ms, several times a change.
+    # After each disk write the writer's thread waits this long for the loop's; by default it is 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(_Plan(settings, read, demo)))
-        except (AdminSocketError, RingError, StateError) as error:
+        except (AdminSocketError, _ListenError, RingError, StateError, SystemdError, TlsError) as error:
             return _refuse(str(error))
         except OSError as error:
             return _refuse(f"relayd cannot start: {error}")
@@ -78,37 +79,38 @@ class _Plan:
     demo: bool
 
 
+class _ListenError(Exception):
+    """The public address cannot be listened on."""
+
+
 async def _serve(plan: _Plan) -> int:
-    settings = plan.settings
-    try:
-        tls = _tls_files(settings)
-    except TlsError as error:
-        return _refuse(str(error))
-    try:
-        sockets = inherited_sockets(os.environ)
-        for sock in sockets:
-            bound_send_buffer(sock)
-        sockets = sockets or bind(settings.server.host, settings.server.port)
-    except SystemdError as error:
-        return _refuse(str(error))
-    except OSError as error:
-        return _refuse(
-            f"relayd cannot listen on {settings.server.host} port {settings.server.port}: "
-            f"{error.strerror or error}; set server.host and server.port to an address that is free."
-        )
-    # Before the state: a daemon that is alive answers there, and its state is not ours to open.
+    settings, tls = plan.settings, plan.settings.tls
+    tls_files = None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
+    # The admin socket comes before the state: a daemon that answers there owns the state.
     with ExitStack() as held:
+        sockets = _public_sockets(settings)
         for sock in sockets:
             held.enter_context(sock)
         admin_socket = held.enter_context(
             open_admin_socket(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
         )
-        return await _serve_at(sockets, admin_socket, plan, tls)
+        return await _serve_at(sockets, admin_socket, plan, tls_files)
 
 
-def _tls_files(settings: Settings) -> TlsFiles | None:
-    tls = settings.tls
-    return None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
+def _public_sockets(settings: Settings) -> list[socket.socket]:
+    """Return the sockets that systemd passed, else new ones. Raises SystemdError, _ListenError."""
+    if inherited := inherited_sockets(os.environ):
+        for sock in inherited:
+            bound_send_buffer(sock)
+        return inherited
+    server = settings.server
+    try:
+        return bind(server.host, server.port)
+    except OSError as error:
+        raise _ListenError(
+            f"relayd cannot listen on {server.host} port {server.port}: {error.strerror or error}; "
+            "set server.host and server.port to an address that is free."
+        ) from error
 
 
 async def _serve_at(
@@ -132,10 +134,10 @@ async def _serve_at(
         raise
     host, port, *_ = sockets[0].getsockname()
     url = public_url(host, port, tls=tls is not None)
-    words = _first_words(filled, settings, url, demo=plan.demo)
+    messages = _first_messages(filled, settings, url, demo=plan.demo)
 
     def announce(line: str) -> None:
-        sys.stderr.write("\n".join([line, *words, ""]))
+        sys.stderr.write("\n".join([line, *messages, ""]))
         sys.stderr.flush()
 
     manager = ServiceManager(os.environ)
@@ -151,18 +153,18 @@ async def _serve_at(
     return await server.run(sockets, admin_socket, event_bus)
 
 
-def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:
-    """What the operator is told once the daemon serves; a first key is shown here and nowhere else."""
-    words = []
+def _first_messages(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:
+    """Return what to tell the operator once the daemon serves; a first key is shown here and nowhere else."""
+    messages = []
     if demo:
-        words.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
+        messages.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
     if filled.note is not None:
         _log.warning("%s", filled.note)
     key = "$AUTHORIZATION_KEY" if os.environ.get("AUTHORIZATION_KEY") else "YOUR-KEY"
     if filled.kind is Filled.MADE and filled.secret is not None:
         if sys.stderr.isatty():
             key = filled.secret
-            words += [
+            messages += [
                 "",
                 "The first authorization key, shown only this once:",
                 "",
@@ -172,27 +174,24 @@ def _first_words(filled: FillResult, settings: Settings, url: str, *, demo: bool
         else:
             path = settings.state_dir / FIRST_KEY_FILE
             key = f"$(cat {path})"
-            words.append(_saved(path, filled.secret))
+            messages.append(_save_first_key(path, filled.secret))
     elif not demo:
-        return words
+        return messages
     elif key == "YOUR-KEY":
-        words.append("The key is the one of the first start; where it is lost: relayd keys rotate default")
-    words += [
+        messages.append("The key is the one of the first start; if it is lost: relayd keys rotate default")
+    messages += [
         "Try it:",
         "",
         f"    curl -N {url}/chat -H \"Authorization: {key}\" -d '{_TRY_BODY}'",
         "",
     ]
-    return words
+    return messages
 
 
-def _saved(path: Path, secret: str) -> str:
-    """Save the first key, and say where; or say how to get another: nobody has seen this one."""
+def _save_first_key(path: Path, secret: str) -> str:
+    """Save the first key, and return where it is, or how to get another if it could not be saved."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(secret + "\n")
+        write_file(path, secret + "\n", mode=0o600)
     except OSError as error:
         return (
             f"The first authorization key could not be saved in {path} ({error.strerror}) and is lost; "

@@ -1,4 +1,4 @@
-"""`relayd.init.files`: whole files, private from their first instant."""
+"""Files that `init` writes: whole, and private from their first instant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.init.files import keep_old, write
+from relayd.files import write_file
+from relayd.init.install import keep_old
 
 
 def test_a_secret_is_private_and_whole_whatever_stood_there(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_a_secret_is_private_and_whole_whatever_stood_there(tmp_path: Path) -> N
     path.chmod(0o666)
     before = os.umask(0)
     try:
-        write(path, "new", mode=0o600)
+        write_file(path, "new", mode=0o600)
     finally:
         os.umask(before)
     assert path.read_text() == "new"
@@ -30,7 +31,7 @@ def test_a_link_in_its_place_is_replaced_not_followed(tmp_path: Path) -> None:
     target, path = tmp_path / "target", tmp_path / "key"
     target.write_text("precious")
     path.symlink_to(target)
-    write(path, "new", mode=0o600)
+    write_file(path, "new", mode=0o600)
     assert target.read_text() == "precious"
     assert not path.is_symlink()
 
@@ -41,7 +42,7 @@ def test_where_it_cannot_be_put_nothing_is_left(tmp_path: Path) -> None:
     path.mkdir()
     (path / "x").touch()
     with pytest.raises(OSError, match="directory"):
-        write(path, "new", mode=0o600)
+        write_file(path, "new", mode=0o600)
     assert list(tmp_path.iterdir()) == [path]
 
 
