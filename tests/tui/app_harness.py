@@ -18,9 +18,8 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from relayd.admin.link import Link
-from tests.tui.samples import NOON_S
+from tests.tui.fake_daemon import FakeDaemon
 from tui.app import Options, RelaydApp
-from tui.demo.link import DemoLink
 from tui.history import Reader
 from tui.model.app_state import AppState, Connection
 from tui.screens.main import MainScreen
@@ -54,7 +53,7 @@ class AppHarness:
     """The app, the daemon behind it, and the hands of an operator."""
 
     app: RelaydApp
-    link: DemoLink
+    daemon: FakeDaemon
     pilot: Pilot[int]
 
     @property
@@ -119,17 +118,13 @@ class AppHarness:
 
     async def go_on(self, seconds: float) -> None:
         """Let the daemon's time pass, and its news arrive."""
-        await self.link.advance(seconds)
+        await self.daemon.advance(seconds)
         await until(self._knows_all, "the news")
         await self.redraw()
 
     def _knows_all(self) -> bool:
-        state, daemon = self.state, self.link.daemon
-        if state.status is None or state.status.seq != daemon.seq or state.ring != daemon.ring.ring():
-            self.app.feed.look_soon()
-            return False
-        told = not daemon.open or state.open_streams.at_s > daemon.now_s - 0.999
-        return state.log_seq == daemon.seq and told
+        state, daemon = self.state, self.daemon
+        return state.log_seq == daemon.seq and state.open_streams.at_s > daemon.time_s - 0.999
 
     async def redraw(self) -> None:
         """Draw what is known."""
@@ -157,19 +152,23 @@ async def running_app(
     *,
     size: tuple[int, int] = (80, 24),
     readonly: bool = False,
-    wrap: Callable[[DemoLink], Link] = lambda link: link,
-    archive: Callable[[], Reader | None] | None = None,
+    client: Link | None = None,
+    archive: Reader | None = None,
     wait_live: bool = True,
     history_s: float = SHORT_HISTORY_S,
 ) -> AsyncIterator[AppHarness]:
-    """Run the app on a daemon with 25 minutes of history."""
-    link = DemoLink(seed=7, clock=lambda: NOON_S, moves=False, history_s=history_s)
+    """Run the app on a fake daemon with 25 minutes of history, or on `client`."""
+    daemon = FakeDaemon(history_s)
     options = Options("demo", readonly, {"HOME": str(tmp_path), **_TRUECOLOR}, redraw_every_s=0.0)
     app = RelaydApp(
-        wrap(link), options, SettingsFile(tmp_path / "tui.json"), now_s=link.now_s, open_archive=archive
+        client or daemon,
+        options,
+        SettingsFile(tmp_path / "tui.json"),
+        now_s=time.time if client else daemon.now_s,
+        open_archive=lambda: archive,
     )
     async with app.run_test(size=size, notifications=True) as pilot:
-        harness = AppHarness(app, link, pilot)
+        harness = AppHarness(app, daemon, pilot)
         if wait_live:
             await until(lambda: app.state.connection is Connection.LIVE, "contact")
             await until(lambda: app.feed.history.exhausted, "the backlog")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,24 +30,26 @@ class Terminal:
         home: Path,
         size: tuple[int, int] = (80, 24),
         through: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """`through` is a command that starts the program as its argument: another user, fewer rights."""
         self._master, slave = pty.openpty()
         self.resize(*size)
-        env = {
+        environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "TERM": "xterm-256color",
             "TZ": "UTC",
             "PYTHONPATH": str(ROOT),
             "LANG": "C.UTF-8",
+            **(env or {}),
         }
         self.process = subprocess.Popen(
             [*through, sys.executable, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=env,
+            env=environment,
             cwd=ROOT,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - the test has no threads

@@ -45,3 +45,12 @@ async def test_help_lists_the_keys_of_this_screen(tmp_path: Path) -> None:
         assert "Rotate this key" in harness.text()
         await harness.press("escape")
         assert harness.windows == 1
+
+
+async def test_readonly_changes_nothing(tmp_path: Path) -> None:
+    """Every change is refused with the reason."""
+    async with running_app(tmp_path, readonly=True) as harness:
+        for keys in (("P",), ("D",), ("K", "r"), ("exclamation_mark",), ("a",)):
+            await harness.press(*keys)
+            assert harness.windows == 1
+        await harness.shows("--readonly")

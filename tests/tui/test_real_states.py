@@ -42,9 +42,7 @@ async def at_the_desk(daemon: Daemon) -> AsyncIterator[AppHarness]:
     home = daemon.home / "operator"
     home.mkdir()
     admin = AdminClient(daemon.state_dir / "admin.sock")
-    async with running_app(
-        home, wrap=lambda _: admin, archive=lambda: Archive(daemon.database), wait_live=False
-    ) as harness:
+    async with running_app(home, client=admin, archive=Archive(daemon.database), wait_live=False) as harness:
         yield harness
 
 

@@ -12,6 +12,8 @@ import time
 import unicodedata
 from pathlib import Path
 
+import pytest
+
 from tests.tui.terminal import ROOT, Terminal
 
 # What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
@@ -20,7 +22,7 @@ SEQUENCE = re.compile(
     r"|\x1b[()][0-9A-Za-z]|\x1b[=>78]"
 )
 FROM_CLIENTS = (b"\x1b]52", b"\x1b[31;7;66m", "\x9b33;66m".encode(), b"\x9b33", "\u202e".encode())
-DEMO = ("-m", "tui", "--demo", "--seed", "3")
+APP = ("-m", "tests.tui.fake_app")
 RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
 
 
@@ -37,7 +39,7 @@ def dangerous(raw: bytes) -> set[str]:
 
 def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
     """Every field a client controls is hostile: list, detail, filter and In flight write no such byte."""
-    with Terminal(("-m", "tests.tui.hostile_app"), tmp_path) as terminal:
+    with Terminal((*APP, "hostile"), tmp_path) as terminal:
         terminal.until(lambda raw: b"LIVE" in raw and b"evil" in raw)
         # Each screen must have been drawn, or its bytes prove nothing.
         for keys, there in (
@@ -46,7 +48,7 @@ def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
             (b"\x1b[C", "came from"),
             (b"\x1b[C", "boot_id"),
             (b"\x1b[F", "upstream_request_id"),
-            (b"\x1b[D\x1b[D", "wait for client"),
+            (b"\x1b[D\x1b[D", "[Summary]"),
             (b"\x1b[F", "upstream_request_id"),
             (b"2", "waits for"),
             (b"4", "last used"),
@@ -66,7 +68,7 @@ def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
 
 def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path: Path) -> None:
     """An X10 mouse report, 40x10 and back, a stop: no crash; after Q the screen and modes are restored."""
-    with Terminal(DEMO, tmp_path) as terminal:
+    with Terminal(APP, tmp_path) as terminal:
         terminal.until(lambda raw: b"LIVE" in raw)
         terminal.send(b"\x1b[M \xf0\xa1")
         terminal.resize(40, 10)
@@ -85,7 +87,7 @@ def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path: Path)
 
 def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
     """The terminal is restored, and the exit status tells the signal."""
-    with Terminal(DEMO, tmp_path) as terminal:
+    with Terminal(APP, tmp_path) as terminal:
         terminal.until(lambda raw: b"LIVE" in raw)
         terminal.signal(signal.SIGTERM)
         assert terminal.wait(15) == 128 + signal.SIGTERM
@@ -95,7 +97,7 @@ def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
 def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
     """When the terminal goes away the app is gone within seconds, with little processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with Terminal(DEMO, tmp_path) as terminal:
+    with Terminal(APP, tmp_path) as terminal:
         terminal.until(lambda raw: b"LIVE" in raw)
         ticks = _cpu_s(terminal.process.pid)
         terminal.hang_up()
@@ -113,7 +115,29 @@ def _cpu_s(pid: int) -> float:
 def test_without_a_terminal_it_says_so() -> None:
     """Started from a pipe it explains itself in one line and exits 1."""
     done = subprocess.run(
-        [sys.executable, *DEMO], stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "tui"], stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT
     )
     assert done.returncode == 1
     assert b"--plain" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "colours"),
+    [
+        ({"TERM": "xterm"}, rb"\x1b\[[0-9;]*[34]8;[25]"),
+        ({"NO_COLOR": "1"}, rb"\x1b\[(?:[0-9;]*;)?[349][0-7][;m]"),
+    ],
+)
+def test_a_terminal_of_few_colours_gets_no_others(
+    tmp_path: Path, env: dict[str, str], colours: bytes
+) -> None:
+    """With 16 colours only those are used, with NO_COLOR none; states are words, the cursor is reversed."""
+    with Terminal(APP, tmp_path, env=env) as terminal:
+        terminal.until(lambda raw: b"LIVE" in raw and "▶".encode() in raw)
+        for keys, there in ((b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "last used")):
+            terminal.send(keys)
+            terminal.until(lambda raw, there=there: there in text_of(raw))  # type: ignore[misc]  # the loop's own value
+        terminal.send(b"Q")
+        assert terminal.wait() == 0
+        assert re.findall(colours, terminal.raw) == []
+        assert re.search(rb"\x1b\[[0-9;]*7[;m]", terminal.raw)

@@ -23,7 +23,7 @@ async def choose_a_running_request(harness: AppHarness) -> str:
     """Put the cursor on one; returns its id."""
     await harness.go_on(4)
     pane = harness.requests
-    while (record := pane.chosen()) is None or record.id not in harness.link.daemon.open:
+    while (record := pane.chosen()) is None or record.id not in harness.daemon.open:
         pane.rows.go_to(pane.rows.cursor - 1)
     return record.id
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from relayd.admin.client import NoDaemon
 from relayd.admin.schema import Outcome, RequestRecord
 from tests.tui.app_harness import files, running_app, until
 from tui.export import ndjson_line
 from tui.model.app_state import Connection
 from tui.model.stats import is_error
-from tui.model.store import record_key
+from tui.model.store import MarkKind, record_key
 from tui.screens.dialogs import Confirm
+from tui.screens.requests import CauseList
 from tui.widgets.bars import KeyBar, TabBar
 from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
@@ -28,7 +30,7 @@ async def test_a_new_request_appears_while_it_runs_and_changes_when_it_ends(tmp_
         assert " run " in harness.text() or " wait " in harness.text() or " conn " in harness.text()
         running = [s.progress.id for s in harness.state.open_streams.streams.values()]
         await harness.go_on(90)
-        ended = harness.link.daemon.find(running[0])
+        ended = next(r for r in harness.daemon.records if r.id == running[0])
         assert ended is not None
         assert ended.outcome is not None
         assert "FOLLOW" in harness.text()
@@ -154,7 +156,7 @@ async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> N
     """Enter on the dialog as it opens does nothing; choosing to cancel ends the stream."""
     async with running_app(tmp_path) as harness:
         await harness.go_on(4)
-        open_ids = set(harness.link.daemon.open)
+        open_ids = set(harness.daemon.open)
         pane = harness.requests
         rows = harness.main.query_one(RequestList)
         while (record := pane.chosen()) is None or record.id not in open_ids:
@@ -162,12 +164,12 @@ async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> N
         await harness.press("x")
         await harness.dialog(Confirm)
         await harness.press("enter")
-        assert record.id in harness.link.daemon.open
+        assert record.id in harness.daemon.open
         await harness.press("x")
         await harness.dialog(Confirm)
         await harness.press("tab", "enter")
-        await until(lambda: record.id not in harness.link.daemon.open)
-        ended = harness.link.daemon.find(record.id)
+        await until(lambda: record.id not in harness.daemon.open)
+        ended = next(r for r in harness.daemon.records if r.id == record.id)
         assert ended is not None
         assert ended.outcome is Outcome.CANCELLED
 
@@ -203,7 +205,7 @@ async def test_a_time_before_what_is_loaded_is_loaded_first(tmp_path: Path) -> N
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        oldest = harness.link.daemon.records[0]
+        oldest = harness.daemon.records[0]
         assert harness.state.store.oldest_seq != oldest.seq
         await harness.press("t")
         await harness.press(*"2h")
@@ -265,7 +267,7 @@ async def test_a_filter_reaches_back_beyond_what_is_loaded(tmp_path: Path) -> No
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        daemon, state = harness.link.daemon, harness.state
+        daemon, state = harness.daemon, harness.state
         wanted = [record.seq for record in daemon.records if is_error(record) and record.status == 502]
         assert wanted[0] < (state.store.oldest_seq or 0)
         await harness.press("slash")
@@ -287,10 +289,46 @@ async def test_few_matches_are_filled_up_from_disk_unasked(tmp_path: Path) -> No
     (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
     async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        oldest = harness.link.daemon.records[0]
+        oldest = harness.daemon.records[0]
         await harness.press("slash")
         await harness.press(*f"id={oldest.id}")
         await harness.press("enter")
         await until(lambda: len(harness.state.view) == 1, "the match")
         await harness.redraw()
         assert "0 of 500 + 1 older" in harness.text()
+
+
+async def test_a_long_absence_leaves_a_gap_that_enter_fills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too much to replay is not replayed: a row says so, and loads it when asked."""
+    monkeypatch.setattr("tui.feed.SKIP_EVENTS", 100)
+    monkeypatch.setattr("tui.feed.PAGE", 20)
+    async with running_app(tmp_path) as harness:
+        await harness.daemon.fail(NoDaemon("gone"))
+        await until(lambda: harness.state.connection is not Connection.LIVE)
+        harness.daemon.advance_to(harness.daemon.time_s + 300)
+        harness.daemon.problem = None
+        harness.app.feed.retry_now()
+        await until(lambda: harness.state.store.marks(MarkKind.GAP), "the gap")
+        [(key, _)] = harness.state.store.marks(MarkKind.GAP)
+        await harness.redraw()
+        harness.requests.rows.go_to(harness.state.view.index_of(key))
+        await harness.shows("Enter loads them")
+        await harness.press("enter")
+        await until(lambda: not harness.state.store.marks(MarkKind.GAP), "the filling")
+        held = [harness.state.store.key_at(i) >> 1 for i in range(len(harness.state.store))]
+        assert held == [record.seq for record in harness.daemon.records]
+
+
+async def test_an_error_cause_filters_the_list(tmp_path: Path) -> None:
+    """Enter on a cause below the list shows the failures with it."""
+    async with running_app(tmp_path, size=(140, 40)) as harness:
+        harness.requests.focus_now(harness.requests.query_one(CauseList))
+        await harness.press("enter")
+        await until(lambda: harness.state.view.filter is not None, "the filter")
+        await until(lambda: not harness.state.view.scanning, "the matches")
+        rows = [harness.state.view.row_at(index) for index in range(len(harness.state.view))]
+        codes = {row.error.code for row in rows if isinstance(row, RequestRecord) and row.error}
+        assert codes == {"upstream_failed"}
+        assert len(rows) == sum(record.status == 502 for record in harness.daemon.records)
