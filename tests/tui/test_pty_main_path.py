@@ -27,101 +27,101 @@ async def test_the_main_path_by_keys(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
-        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as state:
-            await state.until("● LIVE")
-            await _cancel_what_streams(state, daemon)
-            new_key = await _rotate(state, daemon)
-            await _see_the_straggler_and_revoke(state, daemon, new_key)
-            await _crash_and_restart(state, daemon, new_key)
-            state.press("Q")
-            assert await state.ended() in {"0", ""}
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal:
+            await terminal.until("● LIVE")
+            await _cancel_what_streams(terminal, daemon)
+            new_key = await _rotate(terminal, daemon)
+            await _see_the_straggler_and_revoke(terminal, daemon, new_key)
+            await _crash_and_restart(terminal, daemon, new_key)
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}
     finally:
         daemon.kill()
 
 
-async def _cancel_what_streams(state: Tmux, daemon: Daemon) -> None:
+async def _cancel_what_streams(terminal: Tmux, daemon: Daemon) -> None:
     assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
     async with await Wire.open(daemon.port) as wire:
         wire.send(post(KEY, body(SLOW)))
         await wire.head()
-        await state.until(lambda screen: re.search(r" run .*▸", screen))
-        state.press("/")
-        await state.until("Enter keeps it")
-        state.type("phase=streaming")
-        await state.until("1 match ")
-        state.press("Enter")
-        await state.until("1 of 2 ")
-        state.press("Enter")
-        await state.until("Streaming.")
-        state.press("x")
-        await state.until("Cancel this request?")
-        state.press("Tab", "Enter")
-        await state.until("cancelled the request.")
+        await terminal.until(lambda screen: re.search(r" run .*▸", screen))
+        terminal.press("/")
+        await terminal.until("Enter keeps it")
+        terminal.type("phase=streaming")
+        await terminal.until("1 match ")
+        terminal.press("Enter")
+        await terminal.until("1 of 2 ")
+        terminal.press("Enter")
+        await terminal.until("Streaming.")
+        terminal.press("x")
+        await terminal.until("Cancel this request?")
+        terminal.press("Tab", "Enter")
+        await terminal.until("cancelled the request.")
     await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
-    await state.until("0 of 2 ")
+    await terminal.until("0 of 2 ")
     # Sent at once, Escape and slash would be one key to a terminal: Alt and slash.
-    state.press("Escape")
-    await state.until("Enter open")
-    state.press("/")
-    await state.until("Enter keeps it")
-    state.press("C-u", "Enter")
-    await state.until("2 records")
+    terminal.press("Escape")
+    await terminal.until("Enter open")
+    terminal.press("/")
+    await terminal.until("Enter keeps it")
+    terminal.press("C-u", "Enter")
+    await terminal.until("2 records")
 
 
-async def _rotate(state: Tmux, daemon: Daemon) -> Secret:
+async def _rotate(terminal: Tmux, daemon: Daemon) -> Secret:
     """Rotate by keys; returns the new key as the file has it that `s` wrote."""
-    state.press("K")
-    await state.until("r rotate")
-    state.press("r")
-    await state.until("Rotate the key of default?")
-    state.press("Tab", "Enter")
-    await state.until("•" * 12)
-    state.press("s")
-    await state.until("Saved to")
+    terminal.press("K")
+    await terminal.until("r rotate")
+    terminal.press("r")
+    await terminal.until("Rotate the key of default?")
+    terminal.press("Tab", "Enter")
+    await terminal.until("•" * 12)
+    terminal.press("s")
+    await terminal.until("Saved to")
     (kept,) = daemon.home.glob("relayd-key-*")
     assert kept.stat().st_mode & 0o777 == 0o600
     new_key = Secret(kept.read_text().strip())
-    assert new_key.text not in state.screen()
-    state.press("Escape")
-    await state.until("Not used yet.")
+    assert new_key.text not in terminal.screen()
+    terminal.press("Escape")
+    await terminal.until("Not used yet.")
     return new_key
 
 
-async def _see_the_straggler_and_revoke(state: Tmux, daemon: Daemon, new_key: Secret) -> None:
+async def _see_the_straggler_and_revoke(terminal: Tmux, daemon: Daemon, new_key: Secret) -> None:
     assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
     assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
-    await state.until("First used at")
-    await state.until("still used default  127.0.0.1")
-    await state.until(lambda screen: re.search(r"OLD KEY \S+ 1 user", screen.splitlines()[0]))
+    await terminal.until("First used at")
+    await terminal.until("still used default  127.0.0.1")
+    await terminal.until(lambda screen: re.search(r"OLD KEY \S+ 1 user", screen.splitlines()[0]))
     old = next(key for key in (await daemon.admin.keys()).keys if key.state is KeyState.RETIRING)
-    state.press("!")
-    await state.until("Type the last four characters")
-    state.type(old.id[-4:])
-    await state.until(f"Ends the retiring key {old.id}")
-    state.press("Enter")
-    await state.until("is revoked.")
+    terminal.press("!")
+    await terminal.until("Type the last four characters")
+    terminal.type(old.id[-4:])
+    await terminal.until(f"Ends the retiring key {old.id}")
+    terminal.press("Enter")
+    await terminal.until("is revoked.")
     assert (await ask(daemon.port, KEY, body(SHORT))).status == 401
     assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
-    await state.until(f"Old key {old.id}  revoked at")
-    await state.until("refused default  127.0.0.1  1 time, last")
+    await terminal.until(f"Old key {old.id}  revoked at")
+    await terminal.until("refused default  127.0.0.1  1 time, last")
 
 
-async def _crash_and_restart(state: Tmux, daemon: Daemon, new_key: Secret) -> None:
-    state.press("1")
+async def _crash_and_restart(terminal: Tmux, daemon: Daemon, new_key: Secret) -> None:
+    terminal.press("1")
     async with await Wire.open(daemon.port) as wire:
         wire.send(post(new_key.text, body(SLOW)))
         await wire.head()
-        await state.until(lambda screen: re.search(r" run .*▸", screen))
+        await terminal.until(lambda screen: re.search(r" run .*▸", screen))
         await asyncio.to_thread(daemon.kill)
-        await state.until(lambda screen: "LIVE" not in screen.splitlines()[0])
+        await terminal.until(lambda screen: "LIVE" not in screen.splitlines()[0])
     await asyncio.to_thread(daemon.start)
-    state.press("R")
-    await state.until("● LIVE")
+    terminal.press("R")
+    await terminal.until("● LIVE")
     for _ in range(3):
         assert (await ask(daemon.port, new_key.text, body(SHORT))).status == 200
     await until(lambda: len(daemon.records()) == REQUESTS and all(r.outcome for r in daemon.records()))
     began = [record.started_at[11:19] for record in reversed(daemon.records())]
     # Drawn a few times a second: the last end may be on disk and not yet on the screen.
-    screen = await state.until(lambda screen: ROW.findall(screen) == began and "▸" not in screen)
+    screen = await terminal.until(lambda screen: ROW.findall(screen) == began and "▸" not in screen)
     assert screen.count("daemon restarted") == 1
     assert re.search(r" lost .*✗", screen)

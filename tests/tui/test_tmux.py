@@ -33,58 +33,58 @@ async def test_screens_by_keys_and_by_mouse(tmp_path: Path, size: tuple[int, int
     await asyncio.to_thread(daemon.start)
     try:
         assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
-        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, size) as state:
-            await state.until("● LIVE")
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, size) as terminal:
+            await terminal.until("● LIVE")
             async with await Wire.open(daemon.port) as wire:
                 wire.send(post(KEY, body(SLOW)))
                 await wire.head()
-                await state.until(lambda screen: re.search(r" run .*▸", screen))
-                await _each_by_key(state)
-                await _each_by_click(state)
-                await _cancel_by_mouse(state)
-            await _filter_by_mouse(state)
-            await _rotate_by_mouse(state)
+                await terminal.until(lambda screen: re.search(r" run .*▸", screen))
+                await _each_by_key(terminal)
+                await _each_by_click(terminal)
+                await _cancel_by_mouse(terminal)
+            await _filter_by_mouse(terminal)
+            await _rotate_by_mouse(terminal)
             await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
     finally:
         daemon.kill()
 
 
-async def _each_by_key(state: Tmux) -> None:
+async def _each_by_key(terminal: Tmux) -> None:
     for key, title, there in SCREENS:
-        state.press(key)
-        await state.until(lambda screen, title=title: f"[{title}" in screen)  # type: ignore[misc]  # the loop's own value
-        await state.until(there)
+        terminal.press(key)
+        await terminal.until(lambda screen, title=title: f"[{title}" in screen)  # type: ignore[misc]  # the loop's own value
+        await terminal.until(there)
 
 
-async def _each_by_click(state: Tmux) -> None:
+async def _each_by_click(terminal: Tmux) -> None:
     for _, title, there in SCREENS:
-        await state.click_on(title, f"[{title}")
-        await state.until(there)
+        await terminal.click_on(title, f"[{title}")
+        await terminal.until(there)
 
 
-async def _cancel_by_mouse(state: Tmux) -> None:
-    await state.click_on(" run ", lambda screen: re.search(r"▶\S+ run ", screen))
-    await state.click_on("x cancel", "Cancel this request?")
-    await state.click_on("Cancel the request", "cancelled the request.")
+async def _cancel_by_mouse(terminal: Tmux) -> None:
+    await terminal.click_on(" run ", lambda screen: re.search(r"▶\S+ run ", screen))
+    await terminal.click_on("x cancel", "Cancel this request?")
+    await terminal.click_on("Cancel the request", "cancelled the request.")
 
 
-async def _filter_by_mouse(state: Tmux) -> None:
+async def _filter_by_mouse(terminal: Tmux) -> None:
     """A row of Stats and the footer's Enter: the list with that filter; there a row is opened, and turned."""
-    await state.click_on("3 Stats", "filter by it")
-    await state.click_on("demo:deltas=2", "▶demo:deltas=2")
-    await state.click_on("filter by it", 'model="demo:deltas=2"')
-    await state.until("1 of 2 ")
-    await state.click_on(" 200 ", lambda screen: re.search(r"▶.* 200 ", screen))
-    await state.click_on("Enter open", "[Summary]")
-    await state.click_on("Timeline", "came from 127.0.0.1")
+    await terminal.click_on("3 Stats", "filter by it")
+    await terminal.click_on("demo:deltas=2", "▶demo:deltas=2")
+    await terminal.click_on("filter by it", 'model="demo:deltas=2"')
+    await terminal.until("1 of 2 ")
+    await terminal.click_on(" 200 ", lambda screen: re.search(r"▶.* 200 ", screen))
+    await terminal.click_on("Enter open", "[Summary]")
+    await terminal.click_on("Timeline", "came from 127.0.0.1")
 
 
-async def _rotate_by_mouse(state: Tmux) -> None:
-    await state.click_on("4 Keys", "r rotate")
-    await state.click_on("r rotate", "Rotate the key of default?")
-    await state.click_on("15 minutes", "(•) 15 minutes")
-    await state.click_on("  Rotate ", "•" * 12, last=True)
-    await state.click_on("Save", "Saved to", last=True)
-    await state.click_on("Close", lambda screen: "Saved to" not in screen, last=True)
-    await state.until("Not used yet.")
-    await state.until(lambda screen: re.search(r"OLD KEY 1[45]:\d\d", screen.splitlines()[0]))
+async def _rotate_by_mouse(terminal: Tmux) -> None:
+    await terminal.click_on("4 Keys", "r rotate")
+    await terminal.click_on("r rotate", "Rotate the key of default?")
+    await terminal.click_on("15 minutes", "(•) 15 minutes")
+    await terminal.click_on("  Rotate ", "•" * 12, last=True)
+    await terminal.click_on("Save", "Saved to", last=True)
+    await terminal.click_on("Close", lambda screen: "Saved to" not in screen, last=True)
+    await terminal.until("Not used yet.")
+    await terminal.until(lambda screen: re.search(r"OLD KEY 1[45]:\d\d", screen.splitlines()[0]))

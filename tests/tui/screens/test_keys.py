@@ -29,7 +29,7 @@ SHORT = "demo:deltas=2"
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests of this file; each has a client of its own."""
-    with Daemon(tmp_path_factory.mktemp("daemon"), demo=True) as daemon:
+    with Daemon(tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon
 
 
