@@ -32,11 +32,11 @@ class _PlainFormatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
 
-class _PatientHandler(logging.StreamHandler[TextIO]):
-    """Never waits: a line that stderr cannot take now is dropped, counted, and told of by the next.
+class _NonBlockingHandler(logging.StreamHandler[TextIO]):
+    """Drops lines that stderr cannot accept at once, counts them, and reports the count later.
 
-    A terminal that was stopped, a pipe or a journal that nobody reads would else hold up every answer. A pipe
-    or socket that is ready takes 4 KiB at once (pipe(7), PIPE_BUF), more than any line but a traceback has.
+    A stopped terminal, or a full pipe or journal, would otherwise block every stream. A pipe or socket that
+    is ready accepts 4 KiB at once (pipe(7), PIPE_BUF), more than any line but a traceback has.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -45,22 +45,20 @@ class _PatientHandler(logging.StreamHandler[TextIO]):
         self._poll = _writable(stream)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line, or count it."""
+        """Write the line, or drop and count it."""
         if self._poll is not None and not self._poll.poll(0):
             self._dropped += 1
             return
         if self._dropped:
             lost, self._dropped = self._dropped, 0
-            told = logging.makeLogRecord(
-                {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-            )
-            told.msg, told.args = "%d lines of this log were lost: nobody read it", (lost,)
-            super().emit(told)
+            note = {"levelno": logging.WARNING, "levelname": "WARNING", "args": (lost,)}
+            note["msg"] = "%d lines of this log were lost: stderr was blocked"
+            super().emit(logging.makeLogRecord(note))
         super().emit(record)
 
 
 def _writable(stream: TextIO) -> select.poll | None:
-    """Tells whether a stream takes a line at once; None for one that is no file, and always does."""
+    """Return a poll for whether a stream accepts a line at once; None if the stream is not a file."""
     try:
         number = stream.fileno()
     except io.UnsupportedOperation:
@@ -71,28 +69,28 @@ def _writable(stream: TextIO) -> select.poll | None:
 
 
 def set_up_logging(level: str, env: Mapping[str, str]) -> None:
-    """Send relayd's own messages from `level` up to stderr, and only warnings of its libraries.
+    """Send relayd's own messages from `level` up to stderr, and only warnings from its libraries.
 
-    A library at debug level may show headers or bodies, so none is ever asked for more.
+    A library at debug level may log headers or bodies, so their level never changes.
 
     Args:
         level: debug, info, warning or error.
-        env: JOURNAL_STREAM in it says that stderr is journald's.
+        env: the environment; JOURNAL_STREAM means that stderr goes to journald.
     """
-    handler = _PatientHandler(sys.stderr)
+    handler = _NonBlockingHandler(sys.stderr)
     if "JOURNAL_STREAM" in env:
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
-    # What no line shows is not looked up for each of them (logging HOWTO, "Optimization").
+    # Do not look up what no line shows (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 - the documented way
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # Its warnings are what strangers do wrong (a broken handshake, a reset), as often as they like.
+    # Its warnings are about clients (a broken handshake, a reset), and clients could fill the log.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     set_level(level)
 
 
 def set_level(level: str) -> None:
-    """Show relayd's own messages from this level up, from now on."""
+    """Show relayd's own messages from this level up."""
     logging.getLogger("relayd").setLevel(level.upper())

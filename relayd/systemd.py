@@ -1,4 +1,4 @@
-"""What systemd and a service tell each other: sockets passed in, readiness, the watchdog.
+"""The service side of systemd: sockets passed in, readiness, the watchdog.
 
 The protocols are sd_listen_fds(3) and sd_notify(3). Without systemd every call does nothing.
 """
@@ -17,21 +17,21 @@ _log = logging.getLogger(__name__)
 _FIRST_FD = 3
 _MICROSECONDS = 1_000_000
 _PINGS_A_PERIOD = 3
-"""Two pings may be late or lost before systemd gives the process up."""
+"""Two pings may be late or lost before systemd kills the process."""
 
 
 class SystemdError(Exception):
-    """What systemd handed over can't be used; the text says why."""
+    """What systemd passed cannot be used; the text says why."""
 
 
 def inherited_sockets(env: Mapping[str, str]) -> list[socket.socket]:
-    """The listening TCP sockets that systemd opened for this process; none where it opened none.
+    """Return the listening TCP sockets that systemd opened for this process; empty without systemd.
 
     Args:
-        env: with LISTEN_PID and LISTEN_FDS; of a parent's, meant for another process, nothing is taken.
+        env: the environment, with LISTEN_PID and LISTEN_FDS; those of another process are ignored.
 
     Raises:
-        SystemdError: one of them is no listening TCP socket.
+        SystemdError: one of the sockets does not listen on TCP.
     """
     if env.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -49,7 +49,7 @@ def _adopted(descriptor: int) -> socket.socket:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise SystemdError(
-            f"Descriptor {descriptor} from systemd is no socket; relayd.socket may hold ListenStream= alone."
+            f"Descriptor {descriptor} from systemd is not a socket; relayd.socket takes ListenStream= only."
         ) from error
     if not listens or sock.type != socket.SOCK_STREAM or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         raise SystemdError(
@@ -62,10 +62,10 @@ def _adopted(descriptor: int) -> socket.socket:
 
 
 class ServiceManager:
-    """Tells systemd how the service is. Every message is one datagram, sent without waiting.
+    """Notifies systemd of the service's state. Every message is one datagram, sent without waiting.
 
     Args:
-        env: NOTIFY_SOCKET says where to; WATCHDOG_USEC and WATCHDOG_PID ask for signs of life.
+        env: NOTIFY_SOCKET is the address; WATCHDOG_USEC and WATCHDOG_PID ask for watchdog pings.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -79,24 +79,24 @@ class ServiceManager:
         self._timer: asyncio.TimerHandle | None = None
 
     def ready(self, status: str) -> None:
-        """Work is accepted; from now on the event loop itself gives the signs of life."""
+        """Say that work is accepted; from now on the event loop pings the watchdog."""
         self._send(f"READY=1\nSTATUS={status}")
         self._ping()
 
     def reloading(self) -> None:
-        """The configuration is being read again; `reloaded` follows."""
+        """Say that the configuration is being read again; `reloaded` follows."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """It was read, whether it could be used or not: work goes on."""
+        """Say that it was read, whether it could be used or not."""
         self._send("READY=1")
 
     def stopping(self, within_s: float) -> None:
-        """The service stops, and may take this long for it."""
+        """Say that the service stops, and may take this long."""
         self._send(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round(within_s * _MICROSECONDS)}")
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Stop the pings and close the socket."""
         if self._timer is not None:
             self._timer.cancel()
         if self._socket is not None:
@@ -115,12 +115,12 @@ class ServiceManager:
         try:
             self._socket.sendto(message.encode(), self._address)
         except OSError as error:
-            # Streams matter more than what the manager hears; it acts by itself when it hears nothing.
-            _log.warning("systemd was not told %r: %s", message.partition("\n")[0], error)
+            # A lost message must not end streams; without pings, systemd acts by itself.
+            _log.warning("systemd was not notified of %r: %s", message.partition("\n")[0], error)
 
 
 def _ping_every_s(env: Mapping[str, str]) -> float | None:
-    """How often a sign of life is due; None where nobody waits for one."""
+    """Return the watchdog's ping interval in seconds, or None."""
     period = env.get("WATCHDOG_USEC", "")
     if not period.isdecimal() or int(period) == 0:
         return None

@@ -70,8 +70,8 @@ def test_a_library_never_tells_details(capsys: pytest.CaptureFixture[str], libra
     assert "worth knowing" in capsys.readouterr().err
 
 
-def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines that a full pipe cannot take are dropped, and counted in the first that it takes again."""
+def test_a_blocked_log_blocks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that a full pipe cannot accept are dropped, and counted in the first that it accepts again."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
@@ -84,7 +84,7 @@ def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch
         said = taken + reader.read(1 << 20)
         assert not select.select([reader], [], [], 0)[0]
     lines = said.decode().splitlines()
-    told = re.fullmatch(r"<4>(\d+) lines of this log were lost: nobody read it", lines[-2])
+    told = re.fullmatch(r"<4>(\d+) lines of this log were lost: stderr was blocked", lines[-2])
     assert told is not None
     assert int(told[1]) + len(lines) - 2 == 2000
     assert lines[-1] == "<6>after"
