@@ -32,3 +32,8 @@ def default_state_dir(env: Mapping[str, str]) -> tuple[Path, str]:
     if xdg.is_absolute():
         return xdg / "relayd", "XDG_STATE_HOME"
     return home_dir(env) / ".local/state/relayd", "HOME"
+
+
+def demo_state_dir(state_dir: Path) -> Path:
+    """Return the state directory of a demo, whose keys must never open a real relay."""
+    return state_dir.with_name("relayd-demo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from relayd.paths import default_state_dir
+from relayd.paths import default_state_dir, demo_state_dir
 
 SERVICE_DIRS = (Path("/run/relayd"), Path("/var/lib/relayd"))
 """Where systemd's `RuntimeDirectory=relayd` and `StateDirectory=relayd` are."""
@@ -24,7 +24,7 @@ def socket_path(
 ) -> Path:
     """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory.
 
-    Where the environment names none and there is no socket of the user's own, it is the service's.
+    If the environment names none and the user has no daemon of their own, it is the service's, or a demo's.
     """
     named = given or env.get("RELAYD_ADMIN__SOCKET")
     if named:
@@ -34,7 +34,9 @@ def socket_path(
     if is_chosen or _exists(own):
         return own
     # The service's socket itself may be out of sight: then the answer says which permission is missing.
-    return next((service / SOCKET for service in services if _exists(service)), own)
+    others = [service / SOCKET for service in services if _exists(service)]
+    demo = demo_state_dir(own.parent) / SOCKET
+    return next(iter(others), demo if _exists(demo) else own)
 
 
 def database_path(env: Mapping[str, str], socket: Path, *, services: Sequence[Path] = SERVICE_DIRS) -> Path:

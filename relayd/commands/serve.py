@@ -22,6 +22,7 @@ from relayd.descriptors import ask_for_descriptors
 from relayd.files import write_file
 from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
+from relayd.paths import demo_state_dir
 from relayd.public.listener import bind, bound_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.server import Server, new_boot_id, public_url
@@ -43,18 +44,23 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
 
     Args:
         config_path: `--config`.
-        demo: an offline upstream in this process takes the provider's place.
+        demo: an offline upstream in this process takes the provider's place. The state directory is one of
+            its own unless the configuration names one.
         demo_without_key: it does so only if there is no provider key.
     """
-    read = partial(load, config_path=config_path, cli={}, env=os.environ, cwd=Path.cwd())
+    read = partial(load, config_path=config_path, env=os.environ, cwd=Path.cwd())
+    options: dict[str, object] = {}
     try:
-        settings = read()
+        settings = read(cli=options)
+        demo = demo or (demo_without_key and settings.openai_api_key is None)
+        if demo and settings.origins["state_dir"].variable in {"HOME", "XDG_STATE_HOME"}:
+            options["state_dir"] = demo_state_dir(settings.state_dir)
+            settings = read(cli=options)
     except ConfigError as error:
         return _refuse(str(error))
     set_up_logging(settings.log.level, os.environ)
     for warning in settings.warnings:
         _log.warning("%s", warning)
-    demo = demo or (demo_without_key and settings.openai_api_key is None)
     if settings.openai_api_key is None and not demo:
         return _refuse(
             "There is no provider key: set OPENAI_API_KEY or openai_api_key_file, "
@@ -65,7 +71,7 @@ def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = Fals
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(_Plan(settings, read, demo)))
+            return runner.run(_serve(_Plan(settings, partial(read, cli=options), demo)))
         except (AdminSocketError, _ListenError, RingError, StateError, SystemdError, TlsError) as error:
             return _refuse(str(error))
         except OSError as error:

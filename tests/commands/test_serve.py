@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from relayd.commands.serve import serve
+from tests.e2e.daemon import command, environment
 from tests.wire import HOST
 
 _KEY = "the-key-of-the-serve-tests"
@@ -92,3 +95,26 @@ def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     """One that looks like relayd's own and is not: nothing serves with it."""
     monkeypatch.setenv("AUTHORIZATION_KEY", "rly_AAAAAAAA_" + "B" * 49)
     assert "mistyped" in _refused(capsys)
+
+
+def test_a_demo_keeps_its_keys_apart_from_a_real_relays(tmp_path: Path) -> None:
+    """Its state directory is its own unless one is named; `relayd status` finds it all the same."""
+    env = environment(tmp_path, {"SERVER_PORT": "0", "AUTHORIZATION_KEY": _KEY})
+    daemon = subprocess.Popen(
+        command("serve", "--demo"), cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+    assert daemon.stderr is not None
+    deadline = threading.Timer(60, daemon.kill)
+    deadline.start()
+    try:
+        line = next(line for line in daemon.stderr if "serving on" in line)
+        status = subprocess.run(
+            command("status"), cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False
+        )
+    finally:
+        deadline.cancel()
+        daemon.terminate()
+        daemon.communicate(timeout=60)
+    assert f"state {tmp_path}/.local/state/relayd-demo " in line
+    assert status.returncode == 0
+    assert not (tmp_path / ".local/state/relayd").exists()
