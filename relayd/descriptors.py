@@ -1,4 +1,4 @@
-"""How many descriptors this process may open: each stream takes two."""
+"""How many descriptors this process may open."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import logging
 import os
 import resource
 
-from relayd.public.lobby import MAX_KNOWN, MAX_STRANGERS
-
 _log = logging.getLogger(__name__)
 
-_A_STREAM = 2
+_PER_STREAM = 3
+"""A connection to the client, one to the provider, and a connection between two requests."""
 _BESIDE_STREAMS = 512
-_IN_THE_LOBBY = MAX_KNOWN + MAX_STRANGERS
-"""What may wait there in a flood. It makes room where descriptors run out."""
 MANY_DESCRIPTORS = 16_384
 """What a tool asks for that holds thousands of connections."""
 
 
 def ask_for_descriptors(max_streams: int) -> None:
-    """Make room for what so many streams can take, and say so where the hard limit does not let us."""
-    wanted = _A_STREAM * max_streams + _BESIDE_STREAMS
-    possible = reserve_descriptors(wanted + _IN_THE_LOBBY)
+    """Make room for `max_streams`, and warn if the hard limit does not allow it."""
+    wanted = _PER_STREAM * max_streams + _BESIDE_STREAMS
+    possible = reserve_descriptors(wanted)
     if possible < wanted:
         _log.warning(
             "server.max_streams %d can take %d descriptors, but this process may open only %d; raise"
@@ -34,16 +31,14 @@ def ask_for_descriptors(max_streams: int) -> None:
 
 
 def reserve_descriptors(wanted: int) -> int:
-    """Raise the soft limit as far as it is wanted and the hard one lets us, and have the kernel make room.
+    """Raise the soft limit towards `wanted`, and grow the kernel's table of descriptors at once.
 
-    Shells start programs with a soft limit of 1,024, for programs that use select(2); relayd is none. The
-    kernel's table of open descriptors starts with 64 places and doubles when it is full: in a process with
-    threads, whoever opens the one too many (an accept in the loop) waits for an RCU grace period, 10 to 40 ms
-    each time (Linux, fs/file.c, expand_fdtable). So it is grown once, to be called before the first thread.
-    It never shrinks; a place takes 8 bytes.
+    Call this before the first thread: the table starts with 64 entries and doubles when it is full, and in a
+    process with threads the call that fills it (an accept in the loop) waits for an RCU grace period, 10 to
+    40 ms each time (Linux, fs/file.c, expand_fdtable). An entry takes 8 bytes.
 
     Returns:
-        how many this process may open, at most `wanted`.
+        the number of descriptors that this process may open, at most `wanted`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

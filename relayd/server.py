@@ -1,4 +1,4 @@
-"""The daemon's life, in the order it is lived: build, bind, run, drain, stop."""
+"""The daemon's life in time order: build, start, run, drain, stop."""
 
 from __future__ import annotations
 
@@ -17,38 +17,36 @@ from relayd.admin.events import EventBus
 from relayd.admin.server import AdminServer
 from relayd.admin.tally import Tally
 from relayd.admin.unix_socket import AdminSocket
+from relayd.config import Settings
 from relayd.demo import DemoUpstream
-from relayd.live import LiveParts, LiveSettings, chat_rules, stream_limits
-from relayd.public.address import ClientAddress
-from relayd.public.admission import Admission
-from relayd.public.app import PublicApp
-from relayd.public.connections import Connections, connection_limit
+from relayd.public.app import make_app
+from relayd.public.chat_request import ChatRules
+from relayd.public.client_address import TrustedProxies
+from relayd.public.context import AppContext
 from relayd.public.cors import Cors
-from relayd.public.exchange import PublicSide
-from relayd.public.hangup import HangupWatch
-from relayd.public.largehead import LargeHeads
+from relayd.public.disconnect import DisconnectWatcher
+from relayd.public.limits import Slots
 from relayd.public.listener import Listener
-from relayd.public.root import load_page
-from relayd.public.service import ChatService
+from relayd.public.page import load_page, notice
 from relayd.public.tls import TlsFiles
-from relayd.relay.failure import Code, Failure
-from relayd.relay.intake import Intake
-from relayd.relay.ledger import Ledger
+from relayd.relay.accepting import Accepting
+from relayd.relay.active_streams import ActiveStreams
+from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.probe import Probe
-from relayd.relay.registry import Registry
+from relayd.relay.request_recorder import RequestRecorder
+from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
+from relayd.reload import ConfigReloader
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
 
-_LAST_WORDS_S = 5.0
-"""After the drain timeout, how long the last lines of ended streams may take."""
-_FORCED_LAST_WORDS_S = 1.0
-_HEARING_S = 1.0
-"""Without it, a client that connected just before the end would be cut without a word."""
+_LAST_LINES_S = 5.0
+"""After the drain timeout, the time for the last lines of the streams that it ended."""
+_FORCED_LAST_LINES_S = 1.0
 _CLOSING_S = 10.0
-"""How long the rest of the end may take: the last records to disk, connections closed."""
+"""Time for the rest of the end: the last records to disk, connections closed."""
 
 DEMO_KEY = "demo-upstream-needs-no-real-key"
 
@@ -57,18 +55,18 @@ class Server:
     """One daemon, from its settings to its exit status.
 
     Args:
-        live: the settings, which SIGHUP reads again.
+        config: the settings, which SIGHUP reads again.
         state: opened by the caller, who also shows a first key; closed here.
         boot_id: of this run.
-        demo: an offline upstream takes the provider's place.
-        announce: told in one line when work is accepted.
+        demo: whether an offline upstream takes the provider's place.
+        announce: told one line when requests are accepted.
         manager: told when the daemon is ready and when it stops; closed here.
         tls: the certificate that clients are shown; None: plain HTTP.
     """
 
     def __init__(
         self,
-        live: LiveSettings,
+        config: ConfigReloader,
         state: State,
         *,
         boot_id: str,
@@ -77,65 +75,119 @@ class Server:
         manager: ServiceManager,
         tls: TlsFiles | None = None,
     ) -> None:
-        self._tls = tls
-        self._announce = announce
-        self._manager = manager
-        settings = live.now
-        self._live = live
+        self._config = config
         self._state = state
         self._boot_id = boot_id
+        self._announce = announce
+        self._manager = manager
+        self._tls = tls
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
         self._started_at_s = time.time()
+        self._stop_requested = asyncio.Event()
+        self._force_requested = asyncio.Event()
         self._tally = Tally(asyncio.get_running_loop().time())
         self._admin: AdminServer | None = None
-        self._stop_asked = asyncio.Event()
-        self._force_asked = asyncio.Event()
-        self.intake = Intake()
-        self.registry = Registry(
-            max_streams=settings.server.max_streams,
-            max_streams_per_address=settings.server.max_streams_per_address,
-        )
+        self.accepting = Accepting()
+        self.streams = ActiveStreams()
+        self.url = ""
+        """Where clients are served; empty before `start`."""
 
     async def run(
         self, sockets: Sequence[socket.socket], admin_socket: AdminSocket, event_bus: EventBus
     ) -> int:
-        """Serve until a signal or the operator ends it; returns the exit status.
+        """Serve until a signal or the operator ends it; return the exit status.
 
         Args:
             sockets: listening TCP sockets.
-            admin_socket: the admin socket; the caller closes it.
+            admin_socket: closed by the caller.
             event_bus: told of every commit of the state.
         """
         # First: a signal that comes while the rest is built must drain as well.
-        self._catch_signals()
+        self._handle_signals()
         self.start(sockets)
-        await self._upstream.prepare()
         await self.start_admin(admin_socket, event_bus)
-        self._freeze()
+        # What was built lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        settings = self._config.current
         self._announce(
             f"relayd {__version__} serving on {self.url}"
-            f"  state {self._live.now.state_dir}  admin {self._live.now.admin.socket}"
+            f"  state {settings.state_dir}  admin {settings.admin.socket}"
         )
         self._manager.ready(f"serving on {self.url}")
-        await self._stop_asked.wait()
+        await self._stop_requested.wait()
         await self._drain()
         return await self.stop()
 
-    @property
-    def url(self) -> str:
-        """Where clients are served."""
-        return self._url
-
     def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Build every part and accept work."""
-        self._build(sockets)
+        """Build the public side and accept requests."""
+        settings = self._config.current
+        if self._demo is not None:
+            self._demo.start()
+        self._disconnects = DisconnectWatcher()
+        self._recorder = RequestRecorder(self._state.log, [self._tally.ended])
+        self._slots = Slots(
+            max_streams=settings.server.max_streams,
+            max_streams_per_address=settings.server.max_streams_per_address,
+        )
+        self._upstream = Upstream(self._provider_key(settings), self._upstream_options(settings))
+        limits = _stream_limits(settings)
+        self._context = AppContext(
+            boot_id=self._boot_id,
+            keys=self._state.ring,
+            accepting=self.accepting,
+            slots=self._slots,
+            streams=self.streams,
+            recorder=self._recorder,
+            upstream=self._upstream,
+            probe=Probe(limits),
+            disconnects=self._disconnects,
+            proxies=TrustedProxies(settings.server.trusted_proxies),
+            cors=Cors(settings.cors.allow_origins),
+            page=load_page() if settings.server.page else notice(),
+            chat_rules=_chat_rules(settings),
+            stream_limits=limits,
+            max_body_bytes=settings.server.max_body_bytes,
+            body_timeout_s=settings.server.body_timeout_s,
+            write_timeout_s=settings.server.write_timeout_s,
+        )
+        self._listener = Listener(
+            make_app(self._context), sockets, proxies=self._context.proxies, tls=self._tls
+        )
+        self._apply(settings)
         self._listener.start()
         host, port = self._listener.address
-        self._url = public_url(host, port, tls=self._tls is not None)
+        self.url = public_url(host, port, tls=self._tls is not None)
+
+    def _apply(self, settings: Settings) -> None:
+        """Put settings in force; open streams keep going, with the new time limits.
+
+        Raises:
+            TlsError: the TLS files cannot be used; nothing changed.
+        """
+        if self._tls is not None and settings.tls.cert is not None and settings.tls.key is not None:
+            self._tls.use(settings.tls.cert, settings.tls.key)
+        server, context = settings.server, self._context
+        context.chat_rules = _chat_rules(settings)
+        context.stream_limits.update(_stream_limits(settings))
+        context.max_body_bytes = server.max_body_bytes
+        context.body_timeout_s = server.body_timeout_s
+        context.write_timeout_s = server.write_timeout_s
+        context.cors.allow_origins = settings.cors.allow_origins
+        self._slots.max_streams = server.max_streams
+        self._slots.max_streams_per_address = server.max_streams_per_address
+        self._listener.configure(
+            head_timeout_s=server.header_timeout_s,
+            keep_alive_s=server.keep_alive_s,
+            max_streams=server.max_streams,
+            max_streams_per_address=server.max_streams_per_address,
+        )
+        self._upstream.configure(self._upstream_options(settings))
+        self._state.keep(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
         """Answer the operator too, after `start`."""
-        settings = self._live.now
+        settings = self._config.current
         self._admin = AdminServer(
             admin_socket,
             event_bus=event_bus,
@@ -144,126 +196,74 @@ class Server:
                 boot_id=self._boot_id,
                 started_at_s=self._started_at_s,
                 address=self.url,
-                upstream=settings.upstream.base_url if self._demo is None else self._demo.base_url,
+                upstream=self._upstream_options(settings).base_url,
                 demo=self._demo is not None,
                 state_dir=str(settings.state_dir),
             ),
             limits=lambda: Limits(
-                max_streams=self._live.now.server.max_streams,
-                drain_timeout_s=self._live.now.server.drain_timeout_s,
-                grace_s=self._live.now.keys.grace_s,
+                max_streams=self._config.current.server.max_streams,
+                drain_timeout_s=self._config.current.server.drain_timeout_s,
+                grace_s=self._config.current.keys.grace_s,
             ),
             state=self._state,
-            registry=self.registry,
-            intake=self.intake,
-            stop=self.ask_stop,
+            registry=self.streams,
+            intake=self.accepting,
+            stop=self.request_stop,
         )
         await self._admin.start()
 
-    def _build(self, sockets: Sequence[socket.socket]) -> None:
-        settings = self._live.now
-        self._upstream = self._build_upstream()
-        self._hangups = HangupWatch()
-        self._ledger = Ledger(self._state.log, [self._tally.ended])
-        rules, limits = chat_rules(settings), stream_limits(settings)
-        self._service = service = ChatService(
-            boot_id=self._boot_id,
-            admission=Admission(
-                keys=self._state.ring,
-                intake=self.intake,
-                registry=self.registry,
-                max_body_bytes=settings.server.max_body_bytes,
-            ),
-            registry=self.registry,
-            ledger=self._ledger,
-            upstream=self._upstream,
-            hangups=self._hangups,
-            rules=lambda: rules,
-            limits=limits,
-            probe=Probe(limits),
-            body_timeout_s=settings.server.body_timeout_s,
-            write_timeout_s=settings.server.write_timeout_s,
-        )
-        address = ClientAddress(settings.server.trusted_proxies)
-        public = PublicSide(cors=Cors(settings.cors.allow_origins), address=address)
-        self._listener = Listener(
-            PublicApp(public, service, self.intake, load_page() if settings.server.page else None),
-            sockets,
-            header_timeout_s=settings.server.header_timeout_s,
-            connections=Connections(
-                lambda: connection_limit(self.registry.max_streams), is_proxy=address.is_proxy
-            ),
-            refuse_large=LargeHeads(public.cors, address, self._ledger, self._boot_id).refuse,
-            tls=self._tls,
-        )
-        self._live.feed(
-            LiveParts(service, public.cors, self._listener, self._upstream, self._state, self._tls)
-        )
-
-    def _build_upstream(self) -> Upstream:
-        settings = self._live.now
-        base_url, key = settings.upstream.base_url, ""
+    def _provider_key(self, settings: Settings) -> str:
         if self._demo is not None:
-            self._demo.start()
-            base_url, key = self._demo.base_url, DEMO_KEY
-        elif settings.openai_api_key is not None:
-            key = settings.openai_api_key.get_secret_value()
-        return Upstream(
-            key,
-            UpstreamOptions(
-                base_url=base_url,
-                connect_timeout_s=settings.upstream.connect_timeout_s,
-                max_retries=settings.upstream.max_retries,
-            ),
+            return DEMO_KEY
+        return "" if settings.openai_api_key is None else settings.openai_api_key.get_secret_value()
+
+    def _upstream_options(self, settings: Settings) -> UpstreamOptions:
+        upstream = settings.upstream
+        return UpstreamOptions(
+            base_url=upstream.base_url if self._demo is None else self._demo.base_url,
+            connect_timeout_s=upstream.connect_timeout_s,
+            max_retries=upstream.max_retries,
+            max_retry_wait_s=upstream.max_retry_wait_s,
         )
 
-    def _catch_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.ask_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._live.reload)
+            loop.add_signal_handler(number, self.request_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._config.reload, self._apply)
 
-    @staticmethod
-    def _freeze() -> None:
-        """What was built lives as long as the process: the collector need not look at it again."""
-        gc.collect()
-        gc.freeze()
-
-    def ask_stop(self) -> None:
-        """Begin to drain; asked a second time, end the open streams at once."""
-        self.intake.drain()
-        (self._force_asked if self._stop_asked.is_set() else self._stop_asked).set()
+    def request_stop(self) -> None:
+        """Begin to drain; on a second request, end the open streams at once."""
+        self.accepting.drain()
+        (self._force_requested if self._stop_requested.is_set() else self._stop_requested).set()
 
     async def _drain(self) -> None:
-        """Take nothing new, let the open streams finish, and end those that do not."""
+        """Accept nothing new, let the open streams finish, and end those that do not."""
         self._listener.stop_accepting()
-        timeout_s = self._live.now.server.drain_timeout_s
-        self._manager.stopping(timeout_s + _LAST_WORDS_S + _CLOSING_S)
-        if len(self.registry):
-            _log.warning("draining: %d streams open, at most %g s", len(self.registry), timeout_s)
-        empty = asyncio.create_task(self.registry.wait_empty(timeout_s), name="drain")
-        forced = asyncio.create_task(self._force_asked.wait(), name="second signal")
-        await asyncio.wait((empty, forced), return_when=asyncio.FIRST_COMPLETED)
-        for task in (empty, forced):
+        timeout_s = self._config.current.server.drain_timeout_s
+        self._manager.stopping(timeout_s + _LAST_LINES_S + _CLOSING_S)
+        if len(self.streams):
+            _log.warning("draining: %d streams open, at most %g s", len(self.streams), timeout_s)
+        drained = asyncio.create_task(self._slots.wait_until_free(timeout_s), name="drain")
+        forced = asyncio.create_task(self._force_requested.wait(), name="second stop request")
+        await asyncio.wait((drained, forced), return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, forced):
             task.cancel()
-        await asyncio.gather(empty, forced, return_exceptions=True)
-        left = self.registry.stop_all(
-            Failure(Code.DRAINING, "This relay is stopping and could not wait longer for the answer.")
+        await asyncio.gather(drained, forced, return_exceptions=True)
+        left = self.streams.stop_all(
+            RelayError(ErrorCode.DRAINING, "This relay is stopping and could not wait longer for the answer.")
         )
         if left:
             _log.warning("draining: ended %d streams that were still open", left)
-        forced_now = self._force_asked.is_set()
-        await self.registry.wait_empty(_FORCED_LAST_WORDS_S if forced_now else _LAST_WORDS_S)
-        if not forced_now:
-            await self._listener.hear_out(_HEARING_S)
+        is_forced = self._force_requested.is_set()
+        await self._slots.wait_until_free(_FORCED_LAST_LINES_S if is_forced else _LAST_LINES_S)
 
     async def stop(self) -> int:
-        """Close everything; open streams must have ended. Returns the exit status."""
-        await self._live.close()
+        """Close everything; open streams must have ended. Return the exit status."""
+        await self._config.close()
         await self._listener.close()
-        await self._service.close()
-        self._hangups.close()
-        self._ledger.settle()
+        self._disconnects.close()
+        self._recorder.flush()
         await self._upstream.close()
         if self._demo is not None:
             await self._demo.close()
@@ -277,11 +277,29 @@ class Server:
         return 0
 
 
+def _chat_rules(settings: Settings) -> ChatRules:
+    return ChatRules(
+        default_model=settings.chat.default_model,
+        allowed_models=frozenset(settings.chat.allowed_models),
+        max_tokens_limit=settings.chat.max_tokens_limit,
+        ask_usage=settings.upstream.include_usage,
+    )
+
+
+def _stream_limits(settings: Settings) -> StreamLimits:
+    return StreamLimits(
+        heartbeat_s=settings.chat.heartbeat_s,
+        first_token_timeout_s=settings.upstream.first_token_timeout_s,
+        idle_timeout_s=settings.upstream.idle_timeout_s,
+        total_timeout_s=settings.upstream.total_timeout_s,
+    )
+
+
 def public_url(host: str, port: int, *, tls: bool) -> str:
-    """Where clients are served."""
+    """Return the URL of a listening address."""
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def new_boot_id() -> str:
-    """Names one run of the daemon."""
+    """Return a name for one run of the daemon."""
     return uuid.uuid4().hex[:12]

@@ -9,8 +9,8 @@ from relayd.admin.events import EventBus
 from relayd.admin.offload import Offload
 from relayd.admin.peer import PeerBook
 from relayd.admin.tally import Tally
-from relayd.relay.intake import Intake
-from relayd.relay.registry import Registry
+from relayd.relay.accepting import Accepting
+from relayd.relay.active_streams import ActiveStreams
 from relayd.state.state import State
 
 
@@ -45,8 +45,8 @@ class AdminContext:
     facts: DaemonFacts
     limits: Callable[[], Limits]
     state: State
-    registry: Registry
-    intake: Intake
+    registry: ActiveStreams
+    intake: Accepting
     tally: Tally
     hub: EventBus
     offload: Offload

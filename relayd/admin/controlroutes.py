@@ -9,7 +9,7 @@ from tornado.iostream import StreamClosedError
 from relayd.admin.base import AdminHandler
 from relayd.admin.errors import AdminError
 from relayd.admin.status import status_of
-from relayd.relay.intake import IntakeState
+from relayd.relay.accepting import AcceptState
 from relayd.state.errors import StateError
 from relayd.state.records import Peer
 
@@ -30,7 +30,7 @@ class _ControlHandler(AdminHandler):
             )
 
     async def refuse_while_draining(self, action: str, peer: Peer) -> None:
-        if self.parts.intake.state is IntakeState.DRAINING:
+        if self.parts.intake.state is AcceptState.DRAINING:
             await self.audit(action, "draining", peer)
             raise AdminError(409, "draining", f"The daemon is stopping; it is too late to {action}.")
 
@@ -78,7 +78,7 @@ class DrainHandler(_ControlHandler):
     async def post(self) -> None:
         """Answer, then begin to stop as on SIGTERM; asked again, only answer."""
         peer = await self.peer()
-        first = self.parts.intake.state is not IntakeState.DRAINING
+        first = self.parts.intake.state is not AcceptState.DRAINING
         self.parts.intake.drain()
         try:
             await self.audit("drain", _DONE, peer)

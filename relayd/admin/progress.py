@@ -6,12 +6,12 @@ import asyncio
 import time
 
 from relayd.admin.schema import Progress, StreamProgress
-from relayd.relay.registry import Registry
+from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.stream import RelayStream
 from relayd.state.records import utc_text
 
 
-def progress_of(registry: Registry) -> Progress:
+def progress_of(registry: ActiveStreams) -> Progress:
     """All open streams as they are now, oldest first."""
     now_s = asyncio.get_running_loop().time()
     return Progress(utc_text(time.time()), [_stream(stream, now_s) for stream in registry])
@@ -27,7 +27,7 @@ def _stream(stream: RelayStream, now_s: float) -> StreamProgress:
         ip=record.ip,
         model=record.model,
         phase=record.phase,
-        waiting_for="client" if stream.writing else "upstream",
+        waiting_for="client" if stream.blocked else "upstream",
         age_ms=round(stream.age_s * 1000),
         deltas=record.deltas,
         bytes_out=record.bytes_out,

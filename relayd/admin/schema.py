@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from relayd.relay.intake import IntakeState as Intake
+from relayd.relay.accepting import AcceptState as Intake
 from relayd.state.events import Audited, Ended, Gap, LogEvent, Lost, Started
 from relayd.state.filter import Filter, FilterError, parse_filter
 from relayd.state.records import (

@@ -15,8 +15,8 @@ from relayd.admin.peer import PeerBook
 from relayd.admin.progress import progress_of
 from relayd.admin.tally import Tally
 from relayd.admin.unix_socket import AdminSocket
-from relayd.relay.intake import Intake
-from relayd.relay.registry import Registry
+from relayd.relay.accepting import Accepting
+from relayd.relay.active_streams import ActiveStreams
 from relayd.state.state import State
 
 _READ_THREADS = 4
@@ -48,8 +48,8 @@ class AdminServer:
         facts: DaemonFacts,
         limits: Callable[[], Limits],
         state: State,
-        registry: Registry,
-        intake: Intake,
+        registry: ActiveStreams,
+        intake: Accepting,
         stop: Callable[[], None],
         event_write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from relayd import __version__
 from relayd.admin.context import AdminContext
 from relayd.admin.schema import Disk, LogHealth, RingSummary, Status, StreamCounts
-from relayd.relay.registry import Registry
+from relayd.relay.active_streams import ActiveStreams
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
 from relayd.state.records import KeyState, Phase, utc_text
@@ -44,7 +44,7 @@ async def status_of(parts: AdminContext) -> Status:
     )
 
 
-def count_streams(registry: Registry) -> StreamCounts:
+def count_streams(registry: ActiveStreams) -> StreamCounts:
     """Open streams by phase; one that writes its last lines still counts as streaming."""
     phases = Counter(stream.record.phase for stream in registry)
     return StreamCounts(

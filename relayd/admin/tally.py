@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from relayd.admin.schema import Rates
-from relayd.relay.failure import Code
+from relayd.relay.errors import ErrorCode
 from relayd.state.events import Audited, LogEvent
 from relayd.state.records import Outcome, RequestRecord
 
@@ -68,7 +68,7 @@ class Tally:
 
     def __init__(self, now_s: float) -> None:
         self.requests = dict.fromkeys(Outcome, 0)
-        self.errors = dict.fromkeys(Code, 0)
+        self.errors = dict.fromkeys(ErrorCode, 0)
         self.key_changes = dict.fromkeys(KEY_CHANGES, 0)
         self.dropped_readers = 0
         self.reply_bytes = 0
@@ -81,7 +81,7 @@ class Tally:
         if record.outcome is not None:
             self.requests[record.outcome] += 1
         if record.error is not None and record.error.code in self.errors:
-            self.errors[Code(record.error.code)] += 1
+            self.errors[ErrorCode(record.error.code)] += 1
         self.reply_bytes += record.bytes_out
         second = self._seconds[-1]
         second.requests += 1

@@ -23,7 +23,7 @@ from relayd.config import Settings
 from relayd.config.errors import did_you_mean
 from relayd.doctor.http_client import PORTS, judge_certificate
 from relayd.findings import CheckFailed, Finding, ok, warning
-from relayd.relay.scrub import Scrubber
+from relayd.relay.redact import Redactor
 
 _ANSWER_TIMEOUT_S = 20.0
 _MAX_LISTED = 3
@@ -140,7 +140,7 @@ async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
         raise CheckFailed(
             "key", "there is none", "set OPENAI_API_KEY or openai_api_key_file, or run: relayd init"
         )
-    redact = Scrubber(provider.key)
+    redact = Redactor(provider.key)
     client = openai.AsyncOpenAI(
         api_key=provider.key,
         base_url=provider.base_url,

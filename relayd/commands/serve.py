@@ -20,11 +20,11 @@ from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_s
 from relayd.config import ConfigError, Settings, load
 from relayd.descriptors import ask_for_descriptors
 from relayd.files import write_file
-from relayd.live import LiveSettings
 from relayd.logs import set_up_logging
 from relayd.paths import demo_state_dir
-from relayd.public.listener import bind, bound_send_buffer
+from relayd.public.listener import bind, limit_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
+from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import Filled, FillResult
@@ -107,7 +107,7 @@ def _public_sockets(settings: Settings) -> list[socket.socket]:
     """Return the sockets that systemd passed, else new ones. Raises SystemdError, _ListenError."""
     if inherited := inherited_sockets(os.environ):
         for sock in inherited:
-            bound_send_buffer(sock)
+            limit_send_buffer(sock)
         return inherited
     server = settings.server
     try:
@@ -148,7 +148,7 @@ async def _serve_at(
 
     manager = ServiceManager(os.environ)
     server = Server(
-        LiveSettings(settings, plan.reread, manager),
+        ConfigReloader(settings, plan.reread, manager),
         state,
         boot_id=boot_id,
         demo=plan.demo,

@@ -43,7 +43,7 @@ def rows(status: Status, now_s: float) -> list[tuple[str, str]]:
 
 
 _INTAKE = {
-    Intake.LIVE: "live",
+    Intake.OPEN: "live",
     Intake.PAUSED: "paused: new requests are refused until `relayd resume`",
     Intake.DRAINING: "draining: it stops when its open streams have ended",
 }

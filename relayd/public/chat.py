@@ -1,278 +1,241 @@
-"""`POST /chat`, in the order it happens: admit, read, parse, relay, close the record."""
+"""`POST /chat`: authenticate, acquire a slot, read the body, relay the answer as lines, record the end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
 
-from tornado.httputil import HTTPMessageDelegate
-from tornado.iostream import StreamClosedError
+from tornado.httputil import HTTPServerRequest
 
-from relayd.public.address import network_of
-from relayd.public.bodyclock import BodyClock
-from relayd.public.chatrequest import ChatRequest, parse_chat_request
-from relayd.public.exchange import Exchange
-from relayd.public.guard import malformed_body
-from relayd.public.record import opened_record
-from relayd.public.reply import ChatReply
-from relayd.public.service import ChatService
-from relayd.relay.failure import ClientGone, Code, Failure, bug
-from relayd.relay.lines import DONE, error_line
+from relayd.public.auth import presented_key, unauthorized
+from relayd.public.chat_request import parse_chat_request
+from relayd.public.client_address import network_of
+from relayd.public.framing import malformed_body
+from relayd.public.handlers import BaseHandler, PublicApp
+from relayd.relay.errors import ClientGone, ErrorCode, RelayError
+from relayd.relay.ndjson import DONE_LINE, error_line
+from relayd.relay.probe import is_probe
 from relayd.relay.stream import RelayStream
-from relayd.state.records import Outcome, Phase, RecordedError
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, utc_text
 
-_log = logging.getLogger(__name__)
+_NDJSON = "application/x-ndjson; charset=utf-8"
+_MAX_HEADER_CHARS = 200
+_FREE_PIECES = 1024
+_BYTES_PER_PIECE = 16
 
-_LINGER_S = 1.0
 
+class ChatHandler(BaseHandler):
+    """One request to the model, and the way to its client (`relayd.relay.stream.ResponseWriter`)."""
 
-class Chat(HTTPMessageDelegate):
-    """One request to the model, from its head to its record. Tornado calls the methods of its base class."""
+    SUPPORTED_METHODS = ("POST", "OPTIONS")
 
-    def __init__(self, exchange: Exchange, service: ChatService) -> None:
-        self._exchange = exchange
-        self._service = service
-        self._record = opened_record(exchange, service.boot_id)
+    def __init__(self, application: PublicApp, request: HTTPServerRequest, **kwargs: Any) -> None:
+        super().__init__(application, request, **kwargs)
+        self.status: int | None = None
         self._began_at = time.monotonic()
         self._body = bytearray()
-        self._left = asyncio.Event()
+        self._pieces = 0
         self._stream: RelayStream | None = None
-        self._unwatch: Callable[[], None] | None = None
-        self._place: str | None = None
-        self._clock: BodyClock | None = None
-        self._body_read = False
-        self._refused = False
-        self._settled = False
-        """Whether the record is closed, or its stream's to close."""
+        self._has_slot = False
+        self._body_timer: asyncio.TimerHandle | None = None
+        context = self.context
+        self._record = RequestRecord(
+            id=self.request_id,
+            boot_id=context.boot_id,
+            started_at=utc_text(time.time()),
+            ip=context.proxies.client_address(self.stream.peer, request.headers.get_list("X-Forwarded-For")),
+            origin=_cut(request.headers.get("Origin")),
+            user_agent=_cut(request.headers.get("User-Agent")),
+            path=request.path,
+        )
+        self._unwatch: Callable[[], None] = lambda: None
 
-    def headers_received(self, *_head: object) -> Awaitable[None] | None:
+    def prepare(self) -> None:
         """Admit or refuse from the headers alone; no byte of the body is read before this is over."""
+        super().prepare()
+        if self.request.method != "POST":
+            return
+        if self.stream.closed():
+            self._on_client_left()
+            return
+        self._unwatch = self.context.disconnects.watch(self.stream.socket, self._on_client_left)
+        loop = asyncio.get_running_loop()
+        self._body_timer = loop.call_later(self.context.body_timeout_s, self._on_body_timeout)
         try:
             self._admit()
-        except Failure as failure:
-            return self._turn_away(failure)
-        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
-            return self._refuse(self._bug())
-        return None
+        except RelayError as error:
+            self.refuse(error)
 
     def _admit(self) -> None:
-        service, record, exchange = self._service, self._record, self._exchange
-        sock = exchange.socket
-        if sock is None:
-            self._close(Outcome.CLIENT_CLOSED)
-            return
-        self._unwatch = service.hangups.watch(sock, self._client_left)
-        service.admission.identify(exchange.headers, record)
-        exchange.admitted()
-        service.admission.check_intake(exchange.headers)
-        service.registry.take_place(record.ip)
-        self._place = record.ip
-        self._clock = BodyClock(service.body_timeout_s, lambda: len(self._body), self._body_slow)
+        context, record, headers = self.context, self._record, self.request.headers
+        presented = presented_key(headers)
+        holder = context.keys.verify(presented)
+        # A dead key is recorded with its client, so that the operator can tell them.
+        known = holder or context.keys.former(presented)
+        if known is not None:
+            record.key_id, record.client = known.key_id, known.client
+        if holder is None:
+            raise unauthorized()
+        context.keys.used(holder.key_id, record.ip)
+        if context.accepting.refusal is not None:
+            raise context.accepting.refusal
+        if int(headers.get("Content-Length", "0")) > context.max_body_bytes:
+            raise self._too_large()
+        context.slots.acquire(record.ip)
+        self._has_slot = True
 
-    async def _turn_away(self, failure: Failure) -> None:
-        if failure.code is not Code.UNAUTHORIZED or await self._hold(failure):
-            await self._refuse(failure)
-
-    async def _hold(self, failure: Failure) -> bool:
-        """Let an address that keeps failing wait for its refusal; False where it gets none.
-
-        Nobody else waits, and who leaves meanwhile is denied all the same.
-        """
-        if self._exchange.hides_client:
-            return True
-        network = network_of(self._record.ip)
-        seconds = self._service.penalties.failed(network)
-        self._refused = True
-        with self._service.penalties.held(network) as is_held:
-            if not seconds or (is_held and not await self._leaves_within(seconds)):
-                return True
-        self._close(failure.outcome, failure, told=False)
-        self._release()
-        self._exchange.close()
-        return False
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+    def data_received(self, chunk: bytes) -> None:
         """Collect the body; one without a Content-Length shows its size only here."""
-        if self._settled:
-            return None
+        super().data_received(chunk)
+        if self._record.outcome is not None:
+            return
         self._body += chunk
-        if len(self._body) <= self._service.admission.max_body_bytes:
-            return None
-        self._body.clear()
-        return self._refuse(self._service.admission.too_large())
+        self._pieces += 1
+        if len(self._body) > self.context.max_body_bytes:
+            self.refuse(self._too_large())
+        elif self._pieces > _FREE_PIECES + len(self._body) // _BYTES_PER_PIECE:
+            # Each piece costs the event loop a turn, whatever its size.
+            self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
 
-    def finish(self) -> None:
-        """The body is whole: relay, beside Tornado's own reading."""
-        if self._settled:
+    async def post(self) -> None:
+        """Relay, now that the body is here."""
+        self._stop_body_timer()
+        self._body_arrived = True
+        context, record = self.context, self._record
+        if record.outcome is not None:
+            # Refused before its body was here, or left.
+            self.finish()
             return
-        self._body_read = True
-        self._stop_clock()
-        if self._exchange.socket is None:
-            # Its body was all here when it left, and nobody watches a closed connection.
-            self._client_left()
-            return
-        self._exchange.when_closed(self._client_left)
-        self._service.begin(self._answer(), f"chat {self._record.id}")
-
-    async def _answer(self) -> None:
-        """At the end of this the client and the record know how the request ended."""
         try:
-            if not self._settled:
-                request = parse_chat_request(bytes(self._body), self._service.rules())
-                await self._relay(request)
-        except Failure as failure:
-            await self._refuse(failure)
-        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
-            met = self._bug()
-            if not self._exchange.has_begun:
-                await self._refuse(met)
-        finally:
-            self._release()
-            if not self._exchange.is_over:
-                # One that only closed its sending side still reads: it must not see an orderly end.
-                self._exchange.close()
-
-    async def _relay(self, request: ChatRequest) -> None:
-        service, record = self._service, self._record
-        source = service.source(request.model, record.ip)
+            request = parse_chat_request(bytes(self._body), context.chat_rules)
+            is_own = is_probe(request.model)
+            upstream = context.probe.answer(request.model, record.ip) if is_own else context.upstream
+        except RelayError as error:
+            self.refuse(error)
+            return
         self._body.clear()
         record.model = request.model
         stream = self._stream = RelayStream(
             record,
             request.upstream_body,
-            tell_usage=request.tell_usage,
-            upstream=source,
-            reply=ChatReply(self._exchange, write_timeout_s=service.write_timeout_s),
-            limits=service.limits,
+            include_usage=request.include_usage,
+            upstream=upstream,
+            writer=self,
+            limits=context.stream_limits,
         )
-        self._settled = True
-        service.ledger.open(record)
-        service.registry.add(stream)
+        context.recorder.open(record)
+        context.streams.add(stream)
         try:
             await stream.run()
         finally:
-            service.registry.remove(stream)
+            context.streams.remove(stream)
             if record.outcome is None:
                 record.phase, record.outcome, record.status = Phase.DONE, Outcome.CRASHED, None
-            service.ledger.close(record)
+            context.recorder.close(record)
+            self._release()
+            if not self._finished:
+                # One that only closed its sending side still reads: it must not see an orderly end.
+                self.stream.close()
 
-    async def _refuse(self, failure: Failure) -> None:
-        """Answer with the failure's status and lines, end the record, and end or free the connection."""
-        self._stop_clock()
-        waiting = self._say(failure)
-        if waiting is not None:
-            # A client that pipelines and never reads may keep the kernel from taking it.
-            await asyncio.wait((waiting,), timeout=self._service.write_timeout_s)
-            if not waiting.done():
-                self._left.set()
-                self._exchange.reset()
-            elif waiting.exception() is not None:
-                self._left.set()
-        self._close(failure.outcome, failure, told=not self._left.is_set())
-        if not self._body_read and self._exchange.has_body:
-            # Closing with bytes unread resets the connection, and a reset can overtake the reply: so a
-            # client that is still sending has a moment to read it. Nothing more is read meanwhile.
-            await self._leaves_within(_LINGER_S)
-            await self._service.turns.wait()
+    def write_lines(self, lines: bytes) -> None:
+        """Send lines, the first time with the head. Raises ClientGone."""
+        if self.status is None:
+            self.status = HTTPStatus.OK
+            self.set_header("Content-Type", _NDJSON)
+        self.send_now(lines)
+
+    async def end(self, lines: bytes, error: RelayError | None) -> None:
+        """Send the last lines and end the response; an error before the first byte sets the status."""
+        if self.status is not None:
+            self.send_now(lines)
+            await self.drain()
+            self.finish()
+        elif error is not None:
+            self.status = error.status
+            self.refuse(error)
+        else:
+            self.status = HTTPStatus.OK
+            self.set_header("Content-Type", _NDJSON)
+            self.set_header("Content-Length", str(len(lines)))
+            self.finish(lines)
+
+    def error_body(self, error: RelayError) -> tuple[str, bytes]:
+        """Return an error as the two lines that every client of /chat reads."""
+        return _NDJSON, error_line(error) + DONE_LINE
+
+    def refuse(self, error: RelayError) -> None:
+        """Answer with an error, and record a request that never became a stream."""
+        super().refuse(error)
+        self._body.clear()
+        self._close_record(error.outcome, error)
         self._release()
-        self._exchange.finish()
-
-    def _say(self, failure: Failure) -> asyncio.Future[None] | None:
-        self._refused = True
-        lines = error_line(failure) + DONE
-        # Tornado hangs up after a reply that did not wait for the body.
-        head = self._exchange.head(failure, length=len(lines), ends=not self._body_read)
-        try:
-            return self._exchange.send(head + lines)
-        except StreamClosedError:
-            self._left.set()
-            return None
-
-    async def _leaves_within(self, seconds: float) -> bool:
-        """Whether the connection ends within this time, at either end."""
-        self._exchange.when_closed(self._left.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._left.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._exchange.when_closed(None)
-        return True
-
-    def _bug(self) -> Failure:
-        """Log what was just raised; what the client is told of it."""
-        _log.exception("request %s met a bug", self._record.id)
-        return bug(self._record.id)
-
-    def _body_slow(self, sentence: str) -> None:
-        """Refuse in one of the next turns: a flood of slow bodies is late all at once."""
-        self._service.turns.call(lambda: self._body_late(sentence))
-
-    def _body_late(self, sentence: str) -> None:
-        """Refuse, as far as the kernel takes it at once: who sends this slowly is not waited for."""
-        if self._body_read or self._refused or self._settled:
-            return
-        failure = Failure(Code.BAD_REQUEST, sentence)
-        self._say(failure)
-        self._close(failure.outcome, failure)
-        self._release()
-        self._exchange.finish()
 
     def on_connection_close(self) -> None:
-        """Tornado met the end while it read the body; its socket is closed before the watch is asked."""
-        if self._exchange.is_malformed:
-            failure = malformed_body()
-            self._close(failure.outcome, failure)
-            self._release()
-        elif self._unwatch is not None:
-            self._client_left()
+        """Take the end of a connection whose body was still arriving (tornado.web.RequestHandler)."""
+        super().on_connection_close()
+        if self.stream.sent_bad_request and self._stream is None:
+            error = malformed_body()
+            self._close_record(error.outcome, error)
+        if self.request.method == "POST":
+            self._on_client_left()
 
-    def _client_left(self) -> None:
-        self._left.set()
+    def _on_client_left(self) -> None:
         if self._stream is not None:
             self._stream.stop(ClientGone())
-        elif not self._refused:
-            self._close(Outcome.CLIENT_CLOSED)
-            self._release()
-            self._exchange.close()
-
-    def _close(self, outcome: Outcome, failure: Failure | None = None, *, told: bool = True) -> None:
-        """End the record of a request that never became a stream."""
-        if self._settled:
             return
-        self._settled = True
-        record, ledger = self._record, self._service.ledger
-        if outcome is not Outcome.DENIED:
-            ledger.open(record)
-        record.phase = Phase.DONE
-        record.outcome = outcome
-        record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
-        if failure is not None:
-            if failure.code is Code.DRAINING:
-                # It never ran, so nothing of it was shut down.
-                record.outcome = Outcome.REJECTED
-            record.status = failure.status if told else None
-            record.error = RecordedError(failure.code, failure.sentence)
-        if outcome is Outcome.DENIED:
-            ledger.denied(record, network_of(record.ip))
-        else:
-            ledger.close(record)
+        self._stop_body_timer()
+        self._close_record(Outcome.CLIENT_CLOSED)
+        self._release()
+        self.stream.close()
+
+    def _on_body_timeout(self) -> None:
+        if self._record.outcome is None:
+            self.refuse(
+                RelayError(
+                    ErrorCode.BAD_REQUEST,
+                    f"The body did not arrive within {self.context.body_timeout_s:g} s.",
+                )
+            )
+        if not self._finished:
+            self.finish()
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
 
     def _release(self) -> None:
-        """Give back what the request held."""
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = None
-        self._exchange.when_closed(None)
-        self._stop_clock()
-        if self._place is not None:
-            self._service.registry.give_back(self._place)
-            self._place = None
+        """Give back what the request holds."""
+        self._unwatch()
+        if self._has_slot:
+            self._has_slot = False
+            self.context.slots.release(self._record.ip)
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.stop()
-            self._clock = None
+    def _close_record(self, outcome: Outcome, error: RelayError | None = None) -> None:
+        """End the record of a request that never became a stream."""
+        record, recorder = self._record, self.context.recorder
+        if record.outcome is not None or self._stream is not None:
+            return
+        record.phase = Phase.DONE
+        # A request that was refused while draining never ran, so it was not shut down.
+        record.outcome = Outcome.REJECTED if outcome is Outcome.SHUTDOWN else outcome
+        record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
+        if error is not None:
+            record.status = error.status
+            record.error = RecordedError(error.code, error.recorded)
+        if outcome is Outcome.DENIED:
+            recorder.deny(record, network_of(record.ip))
+        else:
+            recorder.open(record)
+            recorder.close(record)
+
+    def _too_large(self) -> RelayError:
+        return RelayError(
+            ErrorCode.TOO_LARGE, f"The body may have at most {self.context.max_body_bytes} bytes."
+        )
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_MAX_HEADER_CHARS]

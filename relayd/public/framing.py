@@ -1,66 +1,223 @@
-"""Whether a request's head says in one way only where the request ends, and nothing that hides.
+"""Refuses a request whose head does not say in one way only where the request ends.
 
-Two readers that understand one head differently can be made to see different requests (RFC 9112, 11.2).
-So what the standard lets a server be lenient about is refused here.
+Two readers that understand one head differently can be made to see different requests (RFC 9112, 11.2), and
+Tornado accepts some of those. So the raw head is checked before Tornado parses it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
+from typing_extensions import override
+
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.ndjson import DONE_LINE, error_line
 
 MAX_TARGET_BYTES = 2048
+MAX_HEAD_BYTES = 16 << 10
+READ_CHUNK_BYTES = 16 << 10
+_LINGER_S = 1.0
+_TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""All that `HTTP1Connection` writes if it cannot read a body."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # RFC 9112: one empty line may precede (2.2); the target is in origin form, or `*` (3.2); a field's name
-# touches its colon (5.1); its value holds no control but a tab (RFC 9110, 5.5), and does not go on in
-# the next line (5.2). Possessive throughout, so that no head is looked at twice.
+# touches its colon (5.1); its value holds no control but a tab (RFC 9110, 5.5), and does not continue on the
+# next line (5.2). Possessive throughout, so that no byte is matched twice.
 _HEAD = re.compile(
     rb"(?:\r\n)?+"
-    rb"(?P<start>(?P<method>" + _TOKEN + rb") (?P<target>/[!-~]*+|\*) HTTP/1\.(?P<minor>[01]))\r\n"
+    rb"(?P<method>" + _TOKEN + rb") (?P<target>/[!-~]*+|\*) HTTP/1\.(?P<minor>[01])\r\n"
     rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+"
     rb"\r\n"
 )
 _FRAMING = re.compile(rb"\n(content[-_]length|transfer[-_]encoding):[ \t]*+([^\r]*+)\r", re.IGNORECASE)
-_HOST = re.compile(rb"\nhost:", re.IGNORECASE)
+_HOST = re.compile(rb"\nhost:[ \t]*+([^\r]*+)\r", re.IGNORECASE)
+# RFC 3986, 3.2.2: a registered name, IPv4 or bracketed IPv6 address, and a port.
+_HOST_VALUE = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?[ \t]*")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
 def head_fault(head: bytes) -> str | None:
-    """Why a head, up to and with its empty line, is refused; None where it is sound.
+    """Return why a head, with its closing empty line, is refused; None if it is sound.
 
-    Refused: line ends other than CRLF, folded lines, controls, names that are no token, versions other
-    than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, a Host that is missing
-    or there twice, more than one Content-Length or Transfer-Encoding or both, a length that is no plain
-    number, a coding other than `chunked`, any coding in HTTP/1.0, and the framing fields spelt with an
+    Refused: line ends other than CRLF, folded lines, control characters, names that are no token, versions
+    other than 1.0 and 1.1, targets in absolute form or longer than `MAX_TARGET_BYTES`, a Host that is
+    missing, repeated or no host, more than one Content-Length or Transfer-Encoding or both, a length that is
+    no plain number, a coding other than `chunked`, any coding in HTTP/1.0, and framing fields spelt with an
     underscore, which CGI-like readers take for the real ones.
     """
     found = _HEAD.fullmatch(head)
     if found is None:
-        return "The request's head is not HTTP/1.1 by the letter."
+        return "The request's head is not valid HTTP/1.1."
     if found.end("target") - found.start("target") > MAX_TARGET_BYTES:
-        return f"The request's target has more than {MAX_TARGET_BYTES} bytes."
+        return f"The request's path is longer than {MAX_TARGET_BYTES} bytes."
     is_1_1 = found["minor"] == b"1"
-    hosts = len(_HOST.findall(head))
-    if hosts > 1 or (is_1_1 and not hosts):
-        # RFC 9112, 3.2.
+    hosts = _HOST.findall(head)
+    # RFC 9112, 3.2.
+    if len(hosts) > 1 or (is_1_1 and not hosts):
         return "The request has no Host field, or more than one."
-    return _framing_fault(head, chunks_known=is_1_1)
+    if hosts and _HOST_VALUE.fullmatch(hosts[0]) is None:
+        return "The request's Host field is not a host name or address."
+    return _framing_fault(head, chunks_allowed=is_1_1)
 
 
-def _framing_fault(head: bytes, *, chunks_known: bool) -> str | None:
+def _framing_fault(head: bytes, *, chunks_allowed: bool) -> str | None:
     framing = _FRAMING.findall(head)
     if not framing:
         return None
     if len(framing) > 1:
-        return "The request says more than once how long its body is."
+        return "The request states the length of its body more than once."
     name, value = framing[0]
     value = value.rstrip(b" \t")
     if b"_" in name:
-        return "The request has a framing field that is spelt with an underscore."
+        return "The request has a Content-Length or Transfer-Encoding field that is spelt with an underscore."
     if name[:1] in b"cC":
-        return None if _LENGTH.fullmatch(value) else "The request's Content-Length is no plain number."
+        return None if _LENGTH.fullmatch(value) else "The request's Content-Length is not a plain number."
+    if chunks_allowed and value.lower() == b"chunked":
+        return None
+    return "The request's Transfer-Encoding is not supported."
+
+
+def raw_response(error: RelayError) -> bytes:
+    """Return a whole response, as /chat would render it, for a connection that ends with it."""
+    body = error_line(error) + DONE_LINE
     return (
-        None
-        if chunks_known and value.lower() == b"chunked"
-        else "The request's Transfer-Encoding is not possible here."
+        b"HTTP/1.1 %d Bad Request\r\nContent-Type: application/x-ndjson; charset=utf-8\r\n"
+        b"X-Relayd-Error: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (error.status, error.code.encode(), len(body), body)
     )
+
+
+class RequestStream(IOStream):
+    """A connection that hands only sound heads to Tornado; others get a 400 and the connection ends.
+
+    Args:
+        sock: accepted, non-blocking, with TCP_NODELAY.
+        peer: address of the other end.
+        head_timeout_s: from the first byte of a head to its end; of a new connection, from its start.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, head_timeout_s: float, **options: Any) -> None:
+        # A body passes through in pieces, so no more than this is ever held.
+        super().__init__(
+            sock, max_buffer_size=4 * READ_CHUNK_BYTES, read_chunk_size=READ_CHUNK_BYTES, **options
+        )
+        self.peer = peer
+        self.on_closed: Callable[[RequestStream], None] | None = None
+        """Called once when the connection is closed."""
+        self.sent_bad_request = False
+        """Whether Tornado could not read a body, which the client was told."""
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._reading_head = False
+        self._start_head_timer()
+
+    def _start_head_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(self._head_timeout_s, self.close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    @override
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Read, and start the clock of a head with its first byte: before that the connection is idle."""
+        count = super().read_from_fd(buf)
+        if count and self._reading_head and self._head_timer is None:
+            self._start_head_timer()
+        return count
+
+    @override
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """Read a head, which is all that Tornado reads this way, and check it."""
+        if self.closed():
+            raise StreamClosedError(real_error=self.error)
+        self._reading_head = True
+        checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        read = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
+        read.add_done_callback(lambda read: self._check_head(read, checked))
+        return checked
+
+    def _check_head(self, read: asyncio.Future[bytes], checked: asyncio.Future[bytes]) -> None:
+        self._reading_head = False
+        self._stop_head_timer()
+        error = read.exception()
+        if checked.done():
+            return
+        if error is None:
+            fault = head_fault(read.result())
+            if fault is None:
+                checked.set_result(read.result())
+                return
+            self._refuse(RelayError(ErrorCode.BAD_REQUEST, fault))
+            error = StreamClosedError()
+        checked.set_exception(error)
+        # Retrieve it, so that asyncio does not log it if Tornado's timeout came first.
+        checked.exception()
+
+    @override
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        """Write; Tornado's own words about a body that it cannot read become an error in our form."""
+        if data == _TORNADO_BAD_REQUEST:
+            self.sent_bad_request = True
+            data = raw_response(malformed_body())
+        return super().write(data)
+
+    @override
+    def set_nodelay(self, value: bool) -> None:
+        """Do nothing: TCP_NODELAY is always on, and Tornado would toggle it around every response."""
+
+    @override
+    def close(self, exc_info: Any = False) -> None:
+        """Close as Tornado asks; a head that is too large is told first."""
+        if isinstance(exc_info, UnsatisfiableReadError) and self._reading_head and not self.closed():
+            self._reading_head = False
+            self._refuse(
+                RelayError(
+                    ErrorCode.BAD_REQUEST, f"The request's headers are larger than {MAX_HEAD_BYTES} bytes."
+                )
+            )
+            return
+        self._stop_head_timer()
+        super().close(exc_info)
+        if self.on_closed is not None:
+            on_closed, self.on_closed = self.on_closed, None
+            on_closed(self)
+
+    def _refuse(self, error: RelayError) -> None:
+        """Send the error without waiting for it to drain, and close a little later.
+
+        Closing with bytes unread resets the connection, and the reset can overtake the error.
+        """
+        super().write(raw_response(error))
+        self.socket.shutdown(socket.SHUT_WR)
+        asyncio.get_running_loop().call_later(_LINGER_S, self.close)
+
+
+class TlsRequestStream(RequestStream, SSLIOStream):
+    """The same over TLS; the handshake shares the time of the first head.
+
+    Args:
+        sock: wrapped for the server's side, the handshake not done.
+        peer: address of the other end.
+        head_timeout_s: from the start of the connection to the end of its first head.
+    """
+
+    socket: ssl.SSLSocket
+
+    def __init__(self, sock: ssl.SSLSocket, peer: str, head_timeout_s: float) -> None:
+        # Without a context of its own Tornado makes one for a client.
+        super().__init__(sock, peer, head_timeout_s, ssl_options=sock.context)
+
+
+def malformed_body() -> RelayError:
+    """Return the error of a body whose framing cannot be read."""
+    return RelayError(ErrorCode.BAD_REQUEST, "The request's body is not valid HTTP/1.1.")

@@ -1,48 +1,52 @@
-"""`GET /healthz` and `GET /readyz`, and every path where nothing is."""
+"""`/healthz` and `/readyz`, and every path where there is nothing."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from relayd.public.base import BaseHandler
-from relayd.public.exchange import PublicSide
-from relayd.relay.intake import Intake
+from tornado.web import HTTPError
+
+from relayd.public.handlers import BaseHandler
+
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class HealthHandler(BaseHandler):
     """200 while the process serves at all."""
 
+    SUPPORTED_METHODS = _READ_METHODS
+
     def get(self) -> None:
-        """Say so."""
+        """Answer."""
         self.send_json({"status": "ok"})
+
+    head = get
 
 
 class ReadyHandler(BaseHandler):
-    """200 while new work is taken, for load balancers and deploy scripts."""
+    """200 while new requests are accepted, for load balancers and deploy scripts."""
 
-    _intake: Intake
-
-    def initialize(self, public: PublicSide, intake: Intake | None = None) -> None:
-        """Take the switch beside the common part."""
-        super().initialize(public)
-        assert intake is not None  # noqa: S101 - only optional to fit the base class's signature
-        self._intake = intake
+    SUPPORTED_METHODS = _READ_METHODS
 
     def get(self) -> None:
-        """Say whether, and why not."""
-        refusal = self._intake.refusal()
+        """Answer, with the reason if requests are refused."""
+        refusal = self.context.accepting.refusal
         if refusal is None:
             self.send_json({"status": "ready"})
         else:
             self.send_json(
-                {"status": self._intake.state, "reason": refusal.sentence}, HTTPStatus.SERVICE_UNAVAILABLE
+                {"status": self.context.accepting.state, "reason": refusal.message},
+                HTTPStatus.SERVICE_UNAVAILABLE,
             )
+
+    head = get
 
 
 class NotFoundHandler(BaseHandler):
     """Every other path."""
 
     def prepare(self) -> None:
-        """Answer before any method is looked for, except to a preflight."""
+        """Answer before the method is looked at, except to a preflight."""
+        super().prepare()
         if self.request.method != "OPTIONS":
-            self.write_error(HTTPStatus.NOT_FOUND)
+            raise HTTPError(HTTPStatus.NOT_FOUND)

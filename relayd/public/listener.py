@@ -5,45 +5,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
+from tornado.web import Application
 
-from relayd.public.app import PublicApp
-from relayd.public.connections import Connections
-from relayd.public.guard import MAX_HEADER_BYTES, GuardedStream, GuardedTlsStream, RefuseLarge
-from relayd.public.lobby import Lobby, Newcomer
-from relayd.public.refusal import Lingering
+from relayd.public.client_address import TrustedProxies, network_of
+from relayd.public.framing import MAX_HEAD_BYTES, READ_CHUNK_BYTES, RequestStream, TlsRequestStream
 from relayd.public.tls import TlsFiles
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_ACCEPTS_A_TURN = 64
-_ROOM_TO_MAKE = 64
+_ACCEPTS_PER_TURN = 16
+"""Serving a new connection costs 0.2 to 0.5 ms; the kernel keeps the others meanwhile."""
 _RETRY_ACCEPT_S = 0.2
-_BODY_PIECE_BYTES = 16 << 10
 _SEND_BUFFER_BYTES = 128 << 10
+_CONNECTIONS_BESIDE_STREAMS = 256
+_CONNECTIONS_PER_STREAM = 2
+"""Clients also hold connections between two requests, and while they are refused."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening TCP sockets for a host name or address; port 0 takes a free one.
+    """Return listening TCP sockets for a host name or address; port 0 takes a free one.
+
+    `::` and an empty host are every address, IPv4 too.
 
     Raises:
         OSError: the address cannot be resolved or bound.
     """
+    dual_stack = host in {"", "::"} and socket.has_dualstack_ipv6()
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            "::" if dual_stack else host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             sock = socket.socket(family, kind, protocol)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual_stack else 1)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            bound_send_buffer(sock)
+            limit_send_buffer(sock)
             sock.bind(address)
             sock.listen(_BACKLOG)
             if port == 0:
@@ -55,7 +60,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def bound_send_buffer(listening: socket.socket) -> None:
+def limit_send_buffer(listening: socket.socket) -> None:
     """Bound what the kernel keeps for a client that does not read; accepted sockets inherit it.
 
     Linux would let it grow to 4 MiB each (tcp(7), tcp_wmem). It counts twice what is asked for.
@@ -63,42 +68,62 @@ def bound_send_buffer(listening: socket.socket) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
+def connection_limit(max_streams: int) -> int:
+    """Derive the limit of open connections from the limit of streams."""
+    return _CONNECTIONS_PER_STREAM * max_streams + _CONNECTIONS_BESIDE_STREAMS
+
+
 class Listener:
     """Accepts connections and hands them to Tornado.
+
+    More connections than twice the streams plus 256, in all or from one network, are closed at once; a
+    trusted proxy is bound by the first limit only.
 
     Args:
         app: the public routes.
         sockets: listening and non-blocking; closed by `stop_accepting`.
-        header_timeout_s: for a request's head, TLS handshake included, and for an idle connection
-            between requests.
-        connections: counts them, and makes room.
-        refuse_large: makes the reply to a head that is too large to be read.
-        tls: None: plain HTTP.
+        proxies: trusted proxies, which stand for many clients.
+        tls: the certificate; None: plain HTTP.
     """
 
     def __init__(
         self,
-        app: PublicApp,
+        app: Application,
         sockets: Sequence[socket.socket],
         *,
-        header_timeout_s: float,
-        connections: Connections,
-        refuse_large: RefuseLarge,
-        tls: TlsFiles | None = None,
+        proxies: TrustedProxies,
+        tls: TlsFiles | None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
-        self._connections = connections
-        self._refuse_large = refuse_large
+        self._proxies = proxies
         self._tls = tls
-        self._lingering = Lingering()
-        self._lobby = Lobby(self._serve, connections.is_known)
+        self._loop = asyncio.get_running_loop()
         self._server = HTTPServer(
             app,
-            chunk_size=_BODY_PIECE_BYTES,
-            max_header_size=MAX_HEADER_BYTES,
-            idle_connection_timeout=header_timeout_s,
+            max_header_size=MAX_HEAD_BYTES,
+            # The handlers bound bodies; Tornado would answer in its own form.
+            max_body_size=sys.maxsize,
+            chunk_size=READ_CHUNK_BYTES,
         )
+        self._open: Counter[str] = Counter()
+        self._open_in_all = 0
+
+    def configure(
+        self, *, head_timeout_s: float, keep_alive_s: float, max_streams: int, max_streams_per_address: int
+    ) -> None:
+        """Set the limits for connections from now on; to be called before `start`.
+
+        Args:
+            head_timeout_s: for the head of a request, TLS handshake included.
+            keep_alive_s: for an idle connection between requests.
+            max_streams: open streams in all.
+            max_streams_per_address: open streams of one network.
+        """
+        self._head_timeout_s = head_timeout_s
+        # Tornado's one clock for heads also counts the idle time before them; `RequestStream` has the other.
+        self._server.conn_params.header_timeout = max(keep_alive_s, head_timeout_s)
+        self._max_connections = connection_limit(max_streams)
+        self._max_connections_per_network = connection_limit(max_streams_per_address)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -107,81 +132,70 @@ class Listener:
         return host, port
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Accept connections."""
         for sock in self._sockets:
-            # Accepted sockets inherit it; with Nagle's algorithm a delta would wait for the one before.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
-        try:
-            for _ in range(min(_ACCEPTS_A_TURN, self._lobby.room)):
-                try:
-                    connection, peer = listening.accept()
-                except BlockingIOError:
-                    return
-                except ConnectionError:
-                    # This client gave up while it waited; others may stand behind it.
-                    continue
-                except OSError as error:
-                    self._pause(listening, error)
-                    return
-                connection.setblocking(False)  # noqa: FBT003 - as above
-                self._lobby.enter(Newcomer(connection, peer, self._connections.network_of(peer[0])))
-        finally:
-            self._lobby.serve_some()
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, peer = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            try:
+                self._serve(sock, peer)
+            except OSError as error:
+                _log.debug("a connection from %s ended before it was served: %s", peer[0], error)
+                sock.close()
 
-    def _serve(self, newcomer: Newcomer) -> None:
-        connection, peer, network = newcomer
-        try:
-            stream = self._guarded(connection, peer[0])
-        except OSError as error:
-            # It left before TLS could begin: a scanner, not worth more than a word for who looks for it.
-            _log.debug("a connection from %s ended before TLS began: %s", peer[0], error)
-            connection.close()
+    def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        network = "" if peer[0] in self._proxies else network_of(peer[0])
+        if self._open_in_all >= self._max_connections or (
+            network and self._open[network] >= self._max_connections_per_network
+        ):
+            sock.close()
             return
-        self._connections.opened(stream, network)
-        if not stream.closed():
-            self._server.handle_stream(stream, peer)
-
-    def _guarded(self, connection: socket.socket, peer: str) -> GuardedStream:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is None:
-            return GuardedStream(connection, peer, self._lingering, self._connections, self._refuse_large)
-        wrapped = self._tls.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return GuardedTlsStream(wrapped, peer, self._lingering, self._connections, self._refuse_large)
+            stream = RequestStream(sock, peer[0], self._head_timeout_s)
+        else:
+            wrapped = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            stream = TlsRequestStream(wrapped, peer[0], self._head_timeout_s)
+        self._open[network] += 1
+        self._open_in_all += 1
+
+        def forget(_stream: RequestStream) -> None:
+            self._open_in_all -= 1
+            self._open[network] -= 1
+            if not self._open[network]:
+                del self._open[network]
+
+        stream.on_closed = forget
+        self._server.handle_stream(stream, peer)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """Out of descriptors or memory: the socket stays readable, so look away or spin."""
-        self._lobby.make_room(_ROOM_TO_MAKE - self._connections.make_room(_ROOM_TO_MAKE))
+        """Look away for a moment: out of descriptors or memory, the socket stays readable."""
         _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
         self._loop.remove_reader(listening.fileno())
-        self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again, listening)
+        self._loop.call_later(_RETRY_ACCEPT_S, self._resume, listening)
 
-    def _accept_again(self, listening: socket.socket) -> None:
+    def _resume(self, listening: socket.socket) -> None:
         if listening in self._sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
 
-    def set_header_timeout(self, seconds: float) -> None:
-        """For heads that begin to be read from now on."""
-        self._server.conn_params.header_timeout = seconds
-
     def stop_accepting(self) -> None:
-        """Close the listening sockets; open connections go on."""
+        """Close the listening sockets; an open connection ends with its next response."""
+        self._server.conn_params.no_keep_alive = True
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
 
-    async def hear_out(self, timeout_s: float) -> None:
-        """Let who was accepted last have an answer, which while draining is a refusal that ends it."""
-        deadline = self._loop.time() + timeout_s
-        while len(self._lobby) and self._loop.time() < deadline:  # noqa: ASYNC110 - each turn serves some
-            await asyncio.sleep(0)
-        await self._connections.strangers_heard(deadline - self._loop.time())
-
     async def close(self) -> None:
         """Close everything that is still open."""
         self.stop_accepting()
-        self._lobby.close()
         await self._server.close_all_connections()
-        self._lingering.close()

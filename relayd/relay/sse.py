@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 _BOM = b"\xef\xbb\xbf"
 
 
-class SseDecoder:
-    """Turns any split of an event stream into the `data` of its events, in order.
+class SseEvent(NamedTuple):
+    """One event: its data, and its type (empty: the default, `message`)."""
 
-    Lines may end in LF, CRLF or CR. Comments, `id`, `retry` and `event` carry nothing for a
-    chat completion and are passed over. An event that the stream's end cuts off is not dispatched,
-    as the standard wants.
+    data: bytes
+    type: bytes = b""
+
+
+class SseDecoder:
+    """Turns any split of an event stream into its events, in order.
+
+    Lines may end in LF, CRLF or CR. Comments, `id` and `retry` are skipped. An event that the end of the
+    stream cuts off is not dispatched, as the standard says. The result never depends on where the bytes
+    were split.
 
     Args:
-        max_event_bytes: the most that one event may hold; a larger one sets `overflowed`, and nothing
-            after it is read. What is returned never depends on where the bytes were cut.
+        max_event_bytes: bound of one event; a larger one sets `overflowed`, and nothing after it is read.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
@@ -24,22 +32,22 @@ class SseDecoder:
         self._after_cr = False
         self.overflowed = False
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """Take the next bytes; return the data of each event they complete."""
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """Take the next bytes; return the events that they complete."""
         if self.overflowed:
             return []
-        if self._at_start or self._after_cr or b"\r" in piece:
-            piece = self._normalised(piece)
-        blocks = (self._rest + piece).split(b"\n\n") if self._rest else piece.split(b"\n\n")
+        if self._at_start or self._after_cr or b"\r" in data:
+            data = self._normalise(data)
+        blocks = (self._rest + data).split(b"\n\n") if self._rest else data.split(b"\n\n")
         self._rest = blocks.pop()
-        events: list[bytes] = []
+        events: list[SseEvent] = []
         for block in blocks:
             if len(block) > self._max_event_bytes:
                 self._overflow()
                 return events
-            data = _data_of(block)
-            if data is not None:
-                events.append(data)
+            event = _parse(block)
+            if event is not None:
+                events.append(event)
         # One more byte: the rest may end in the first half of the blank line that closes the event.
         if len(self._rest) > self._max_event_bytes + 1:
             self._overflow()
@@ -49,31 +57,36 @@ class SseDecoder:
         self.overflowed = True
         self._rest = b""
 
-    def _normalised(self, piece: bytes) -> bytes:
-        """The same lines, each ended by LF; a BOM at the very start is dropped."""
+    def _normalise(self, data: bytes) -> bytes:
+        """Return the same lines, each ended by LF; drop a BOM at the start of the stream."""
         if self._at_start:
-            head = self._rest + piece
+            head = self._rest + data
             if len(head) < len(_BOM) and _BOM.startswith(head):
                 self._rest = head
                 return b""
             self._rest = b""
             self._at_start = False
-            piece = head.removeprefix(_BOM)
-        if self._after_cr and piece.startswith(b"\n"):
-            piece = piece[1:]
+            data = head.removeprefix(_BOM)
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
             self._after_cr = False
-        if piece:
-            self._after_cr = piece.endswith(b"\r")
-        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _data_of(block: bytes) -> bytes | None:
-    """The data of one event without its closing blank line; None where it has none or empty data."""
+def _parse(block: bytes) -> SseEvent | None:
+    """Parse one event without its closing blank line; None if it has no data."""
     if block.startswith(b"data: ") and b"\n" not in block:
-        return block[6:] or None
-    values = []
+        return SseEvent(block[6:]) if len(block) > 6 else None  # noqa: PLR2004 - the length of "data: "
+    data: list[bytes] = []
+    event_type = b""
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
         if field == b"data":
-            values.append(value.removeprefix(b" "))
-    return b"\n".join(values) or None
+            data.append(value)
+        elif field == b"event":
+            event_type = value
+    joined = b"\n".join(data)
+    return SseEvent(joined, event_type) if joined else None

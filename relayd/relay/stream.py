@@ -4,36 +4,97 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from relayd.relay.completion import CompletionStream
-from relayd.relay.ends import Reply, Source, SourceBody
-from relayd.relay.failure import ClientGone, ClientStalled, Code, Failure, bug
-from relayd.relay.lines import DONE, HEARTBEAT, delta_line, done_line, error_line
+from relayd.relay.chunks import ChatCompletion
+from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
+from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
+from relayd.relay.redact import Redactor
+from relayd.relay.transport.connection import ConnectionBroken
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
 _log = logging.getLogger(__name__)
 
+_LINGER_S = 0.5
+"""After the last event, how long the end of the provider's body may take, so that its connection is kept."""
+
 
 @dataclass(slots=True)
 class StreamLimits:
-    """What the clock of a stream watches; seconds. One object serves all streams."""
+    """The times that a stream's clock watches, in seconds. All streams share one object, which may change."""
 
     heartbeat_s: float = 15.0
     first_token_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
     total_timeout_s: float = 1800.0
     finish_grace_s: float = 5.0
-    """After a finish reason, how long usage and `[DONE]` may take in all; then the answer counts as whole."""
+    """Longest silence after a finish reason, before usage and `[DONE]`; then the answer counts as whole."""
+
+    def update(self, other: StreamLimits) -> None:
+        """Take the times of `other`."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+
+class UpstreamBody(Protocol):
+    """The bytes of one answer, pushed."""
+
+    def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:
+        """Push bytes to `on_chunk` from now on; tell `on_end` once what cut them, or None at their end."""
+
+    def pause_reading(self) -> None:
+        """Push nothing until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Push again."""
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Stop at once, or let the body end within `linger_s` and keep its connection."""
+
+
+class Upstream(Protocol):
+    """The provider, or what takes its place."""
+
+    @property
+    def redact(self) -> Redactor:
+        """Makes its texts fit to show."""
+
+    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
+        """Ask for one completion; return the provider's request id and the answer. Raises RelayError."""
+
+
+class ResponseWriter(Protocol):
+    """The way to the client. All bytes are whole lines."""
+
+    status: int | None
+    stalled_s: float
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client must read before it is sent more."""
+
+    def write_lines(self, lines: bytes) -> None:
+        """Send lines without waiting. Raises ClientGone."""
+
+    async def drain(self) -> None:
+        """Wait until the client may be sent more. Raises ClientGone or ClientStalled."""
+
+    async def end(self, lines: bytes, error: RelayError | None) -> None:
+        """Send the last lines and end the response. Raises ClientGone or ClientStalled."""
 
 
 class RelayStream:
-    """Relays one request. `run` returns when all is over and the record says how.
+    """Relays one request. `run` returns when all is over and the record says how it ended.
 
     Args:
         record: written while the stream runs; its outcome is set at the end.
         body: the provider's request, as JSON.
-        tell_usage: whether the last line carries `finish_reason` and `usage`.
+        include_usage: whether the last line carries `finish_reason` and `usage`.
+        upstream: who is asked.
+        writer: who is answered.
+        limits: shared, in seconds.
     """
 
     def __init__(
@@ -41,30 +102,31 @@ class RelayStream:
         record: RequestRecord,
         body: bytes,
         *,
-        tell_usage: bool,
-        upstream: Source,
-        reply: Reply,
+        include_usage: bool,
+        upstream: Upstream,
+        writer: ResponseWriter,
         limits: StreamLimits,
     ) -> None:
         self.record = record
         self._body = body
-        self._tell_usage = tell_usage
+        self._include_usage = include_usage
         self._upstream = upstream
-        self._reply = reply
+        self._writer = writer
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._started_at = self._last_line_at = self._last_data_at = self._loop.time()
+        self._started_at = self._last_line_at = self._last_event_at = self._loop.time()
         self.last_delta_at: float | None = None
-        """The event loop's time of the last delta."""
-        self.writing = False
-        """True while a write waits for the client."""
-        self._completion = CompletionStream(upstream.scrub)
-        self._concluded = False
-        self._stop_cause: Failure | ClientGone | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        """Loop time of the last delta."""
+        self._completion = ChatCompletion(upstream.redact)
+        self._response: UpstreamBody | None = None
+        self._answer_ended = False
+        self._broken: Exception | None = None
+        """What cut the provider's bytes, or a bug in `on_chunk`."""
+        self._wake = asyncio.Event()
+        self._last_deltas = b""
+        self._stop_cause: RelayError | ClientGone | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unsent = b""
-        self._finish_by: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def age_s(self) -> float:
@@ -72,16 +134,21 @@ class RelayStream:
         return self._loop.time() - self._started_at
 
     @property
-    def stalled_s(self) -> float:
-        """Seconds spent waiting for the client so far; a wait that is not over is not in it."""
-        return self._reply.stalled_s
+    def blocked(self) -> bool:
+        """Whether the stream waits for the client to read."""
+        return self._writer.blocked
 
-    def stop(self, cause: Failure | ClientGone) -> None:
-        """End the stream for this cause; the first cause counts, and none after the answer's end."""
-        if self._concluded or self._stop_cause is not None:
+    @property
+    def stalled_s(self) -> float:
+        """Seconds spent waiting for the client, without a wait that is not over."""
+        return self._writer.stalled_s
+
+    def stop(self, cause: RelayError | ClientGone) -> None:
+        """End the stream; the first cause counts, and none after the end of the answer."""
+        if self._stop_cause is not None or self.record.phase is Phase.DONE:
             return
         self._stop_cause = cause
-        if self._task is not None and self._task is not asyncio.current_task():
+        if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> None:
@@ -91,95 +158,90 @@ class RelayStream:
             self._task = asyncio.current_task()
             self._watch_clock()
             try:
-                cause = await self._relayed()
+                await self._relay()
+            except asyncio.CancelledError:
+                if self._stop_cause is None or self._task is None:
+                    raise
+                # `stop` cancelled the task, which still has its last lines to send.
+                self._task.uncancel()
+                cause = self._stop_cause
+            except (RelayError, ClientGone, ClientStalled) as error:
+                cause = error
+            except Exception:  # noqa: BLE001 - a bug must end one request only, and be told
+                _log.exception("request %s met a bug", self.record.id)
+                cause = internal_error(self.record.id)
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
-        await self._conclude(cause)
-
-    async def _relayed(self) -> Exception | None:
-        """Relay; why that ended, where it was not the answer's own end."""
-        try:
-            await self._relay()
-        except asyncio.CancelledError:
-            if self._stop_cause is None or self._task is None:
-                raise
-            # It was `stop` that cancelled; the task has its last lines to send.
-            self._task.uncancel()
-            return self._stop_cause
-        except (Failure, ClientGone, ClientStalled) as error:
-            return error
-        except Exception:  # noqa: BLE001 - whatever it is, it must end one request only, and be told
-            _log.exception("request %s met a bug", self.record.id)
-            return bug(self.record.id)
-        return None
+        self.record.phase = Phase.DONE
+        await self._end(cause)
 
     async def _relay(self) -> None:
-        async with self._upstream.stream(self._body, connected=self._connected) as body:
-            self.record.upstream_request_id = body.request_id
-            completion = self._completion
-            while await self._poured(body):
-                if self.writing:
+        self.record.upstream_request_id, response = await self._upstream.open(self._body, self._on_connected)
+        linger_s = 0.0
+        try:
+            self._response = response
+            response.start(self.on_chunk, self.on_end)
+            while not self._answer_ended or self._writer.blocked:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._writer.blocked:
                     await self._drain()
-                if completion.failure is not None:
-                    raise completion.failure
-                if completion.done:
-                    break
-            if completion.finish_reason is None:
-                raise Failure(Code.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
-            body.tidy()
-
-    async def _poured(self, body: SourceBody) -> bool:
-        """Relay until something else is to be done; False at the end of the answer."""
-        if self._completion.finish_reason is None:
-            return await body.pour(self._take)
-        if self._finish_by is None:
-            self._finish_by = self._loop.time() + self._limits.finish_grace_s
-        try:
-            # The answer is whole already: whatever goes wrong from here is only its end.
-            async with asyncio.timeout_at(self._finish_by):
-                return await body.pour(self._take)
-        except (TimeoutError, Failure):
-            return False
-
-    def _take(self, piece: bytes) -> bool:
-        """Relay what one read of the provider brought; False where more must wait.
-
-        Everything that a delta costs is here and below.
-        """
-        completion = self._completion
-        self._last_data_at = self._loop.time()
-        texts = completion.feed(piece)
-        ending = completion.is_ending
-        if ending and completion.whole:
-            self._unsent = self._lines_of(texts)
-            return False
-        if texts:
-            self.writing = not self._reply.send(self._lines_of(texts))
-            self._last_line_at = self._last_data_at
-        return not (self.writing or ending)
-
-    def _connected(self) -> None:
-        record = self.record
-        if record.phase is Phase.CONNECTING:
-            record.phase = Phase.WAITING
-            record.connect_ms = self._age_ms()
-
-    async def _drain(self) -> None:
-        """Wait for the client."""
-        try:
-            await self._reply.drained()
+                    response.resume_reading()
+            self._raise_if_failed()
+            linger_s = _LINGER_S
         finally:
-            self.writing = False
-        # Upstream is not read while the client is waited for, so its silence counts from here.
-        self._last_line_at = self._last_data_at = self._loop.time()
+            response.close(linger_s=linger_s)
+
+    def on_chunk(self, data: bytes) -> None:
+        """Relay what one read of the provider brought: all that a delta costs is here and below."""
+        completion = self._completion
+        self._last_event_at = self._loop.time()
+        texts = completion.feed(data)
+        if completion.done or completion.error is not None:
+            self._end_answer()
+            if completion.finished:
+                # Deltas that come with the end of the answer leave with its last line.
+                self._last_deltas = self._lines_of(texts)
+                return
+        elif completion.finished:
+            self._rearm_clock()
+        if not texts:
+            return
+        self._last_line_at = self._last_event_at
+        self._writer.write_lines(self._lines_of(texts))
+        if self._writer.blocked and self._response is not None:
+            # Otherwise a receive buffer fills for each client that does not read.
+            self._response.pause_reading()
+            self._wake.set()
+
+    def on_end(self, error: Exception | None) -> None:
+        """Take the end of the provider's bytes: None at their own end, else what cut them, or a bug above."""
+        self._broken = error
+        self._end_answer()
+
+    def _end_answer(self) -> None:
+        self._answer_ended = True
+        self._wake.set()
+
+    def _raise_if_failed(self) -> None:
+        """Raise why the answer is not whole. Whatever happened after its finish changes nothing."""
+        if self._broken is not None and not isinstance(self._broken, ConnectionBroken):
+            raise self._broken
+        error = self._completion.end()
+        if error is not None and error.code is ErrorCode.UPSTREAM_TRUNCATED and self._broken is not None:
+            raise RelayError(
+                ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
+            )
+        if error is not None:
+            raise error
 
     def _lines_of(self, texts: list[str]) -> bytes:
-        """The lines of deltas that are about to be sent, counted into the record."""
+        """Return the lines of deltas that are about to be sent, and count them in the record."""
         if not texts:
             return b""
         record = self.record
-        self.last_delta_at = self._last_data_at
+        self.last_delta_at = self._last_event_at
         if record.first_token_ms is None:
             record.first_token_ms = self._age_ms()
             record.phase = Phase.STREAMING
@@ -188,82 +250,96 @@ class RelayStream:
         record.bytes_out += len(lines)
         return lines
 
+    def _on_connected(self) -> None:
+        record = self.record
+        if record.phase is Phase.CONNECTING:
+            record.phase = Phase.WAITING
+            record.connect_ms = self._age_ms()
+
+    async def _drain(self) -> None:
+        await self._writer.drain()
+        # The provider is not read while the client is waited for, so its silence counts from here.
+        self._last_line_at = self._last_event_at = self._loop.time()
+
     def _watch_clock(self) -> None:
         """End the stream when a time is over, fill its silence, and come back when next needed.
 
-        One timer serves all of a stream's times; no delta touches it.
+        One timer serves all times of a stream; no delta touches it, apart from those behind a finish reason.
         """
-        limits = self._limits
+        limits, completion = self._limits, self._completion
         now = self._loop.time()
-        # A silence that begins later ends no earlier than the second: so none is noticed late.
+        # A silence that begins later ends no earlier than the second of these, so none is noticed late.
         due = [self._started_at + limits.total_timeout_s, now + limits.idle_timeout_s]
         if now >= due[0]:
             self._time_out(f"The whole answer took longer than {limits.total_timeout_s:g} s")
             return
-        if self.record.first_token_ms is None:
+        if completion.finished:
+            due.append(self._last_event_at + limits.finish_grace_s)
+            if now >= due[-1]:
+                self._end_answer()
+                return
+        elif not completion.has_progressed:
             due.append(self._started_at + limits.first_token_timeout_s)
             if now >= due[-1]:
                 self._time_out(f"The first word did not come within {limits.first_token_timeout_s:g} s")
                 return
-        elif not self.writing:
-            due.append(self._last_data_at + limits.idle_timeout_s)
+        elif not self._writer.blocked:
+            due.append(self._last_event_at + limits.idle_timeout_s)
             if now >= due[-1]:
                 self._time_out(f"The answer fell silent for {limits.idle_timeout_s:g} s")
                 return
-        silent = now >= self._last_line_at + limits.heartbeat_s
-        if silent:
+        is_silent = now >= self._last_line_at + limits.heartbeat_s
+        if is_silent:
             self._last_line_at = now
         due.append(self._last_line_at + limits.heartbeat_s)
         self._timer = self._loop.call_at(min(due), self._watch_clock)
-        if silent and not self.writing:
-            self._beat()
+        if is_silent and not self._writer.blocked:
+            self._send_heartbeat()
 
-    def _beat(self) -> None:
+    def _rearm_clock(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch_clock()
+
+    def _send_heartbeat(self) -> None:
         try:
-            self._reply.beat(HEARTBEAT)
+            self._writer.write_lines(HEARTBEAT_LINE)
         except ClientGone as gone:
             self.stop(gone)
         else:
-            self.record.bytes_out += len(HEARTBEAT)
+            self.record.bytes_out += len(HEARTBEAT_LINE)
 
     def _time_out(self, what: str) -> None:
-        self.stop(Failure(Code.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
+        self.stop(RelayError(ErrorCode.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
 
-    async def _conclude(self, cause: Exception | None) -> None:
-        """The one end: the last lines to whoever still reads, and the outcome into the record."""
-        self._concluded = True
+    async def _end(self, cause: Exception | None) -> None:
+        """Send the last lines to a client that still reads, and write the outcome into the record."""
         record = self.record
-        failure = cause if isinstance(cause, Failure) else None
-        if cause is None or failure is not None:
-            lines = self._last_lines(failure)
+        error = cause if isinstance(cause, RelayError) else None
+        if cause is None or error is not None:
+            lines = self._last_lines(error)
             try:
-                # Deltas that came with the end of the answer leave with it.
-                await self._reply.finish(self._unsent + lines, failure)
+                await self._writer.end(self._last_deltas + lines, error)
                 record.bytes_out += len(lines)
-            except (ClientGone, ClientStalled) as error:
-                cause = cause or error
-        record.phase = Phase.DONE
-        record.status = self._reply.status
+            except (ClientGone, ClientStalled) as gone:
+                cause = cause or gone
+        record.status = self._writer.status
         record.outcome = _outcome(cause)
-        record.stalled_ms = round(self._reply.stalled_s * 1000)
+        record.stalled_ms = round(self._writer.stalled_s * 1000)
         record.duration_ms = self._age_ms()
-        self._record_usage()
-        if failure is not None:
-            record.error = RecordedError(failure.code, failure.sentence)
+        # Whatever the end was: a client that leaves early has used what it used.
+        record.finish_reason = self._completion.finish_reason
+        usage = self._completion.usage
+        if usage is not None:
+            record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        if error is not None:
+            record.error = RecordedError(error.code, error.recorded)
 
-    def _last_lines(self, failure: Failure | None) -> bytes:
-        done = DONE
-        if self._tell_usage:
+    def _last_lines(self, error: RelayError | None) -> bytes:
+        done = DONE_LINE
+        if self._include_usage:
             done = done_line(self._completion.finish_reason, self._completion.usage)
-        return error_line(failure) + done if failure is not None else done
-
-    def _record_usage(self) -> None:
-        """Whatever the end was: a client that leaves early has used what it used."""
-        completion = self._completion
-        self.record.finish_reason = completion.finish_reason
-        if completion.usage is not None:
-            self.record.prompt_tokens = completion.usage.prompt_tokens
-            self.record.completion_tokens = completion.usage.completion_tokens
+        return done if error is None else error_line(error) + done
 
     def _age_ms(self) -> int:
         return round(self.age_s * 1000)
@@ -272,6 +348,6 @@ class RelayStream:
 def _outcome(cause: Exception | None) -> Outcome:
     if cause is None:
         return Outcome.COMPLETED
-    if isinstance(cause, Failure):
+    if isinstance(cause, RelayError):
         return cause.outcome
     return Outcome.CLIENT_STALLED if isinstance(cause, ClientStalled) else Outcome.CLIENT_CLOSED

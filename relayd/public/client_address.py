@@ -1,4 +1,4 @@
-"""Which address a request comes from, believing a proxy only where the operator trusts it."""
+"""The address of the client behind proxies that the operator trusts."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 _MAX_REMEMBERED = 4096
 _Address = IPv4Address | IPv6Address
 _SITE_BITS = 64
-"""RFC 6177: the least that a site is given. Half of an address, so it is the shift as well."""
+"""RFC 6177: the smallest network that a site is given."""
 
 
-class ClientAddress:
-    """Finds the client behind trusted proxies.
+class TrustedProxies:
+    """The proxies whose X-Forwarded-For is believed.
 
     Args:
-        trusted_proxies: addresses or networks (CIDR) whose X-Forwarded-For is believed.
+        trusted_proxies: addresses or networks (CIDR).
     """
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted: list[IPv4Network | IPv6Network] = [
             ip_network(entry, strict=False) for entry in trusted_proxies
         ]
-        # Clients come again, and parsing addresses is a good part of admitting one.
+        # Clients come again, and parsing addresses is a good part of admitting a request.
         self._found = lru_cache(_MAX_REMEMBERED)(self._find)
 
-    def of(self, peer: str, forwarded_for: Iterable[str]) -> str:
-        """The client's address in its normal form.
+    def client_address(self, peer: str, forwarded_for: Iterable[str]) -> str:
+        """Return the client's address in its normal form.
 
-        The last hop that is not a trusted proxy is the client: what stands to its left is only what
-        it claims. A hop that is no address ends the search at the hop that reported it.
+        The last hop that is not a trusted proxy is the client: everything to its left is only claimed by the
+        client. A hop that is no address ends the search at the hop that reported it.
 
         Args:
             peer: the other end of the connection; empty for a Unix socket, which is trusted.
@@ -52,8 +52,8 @@ class ClientAddress:
                 break
         return "" if client is None else str(client)
 
-    def is_proxy(self, peer: str) -> bool:
-        """Whether this other end of a connection is a trusted proxy, or a Unix socket."""
+    def __contains__(self, peer: str) -> bool:
+        """Return whether the other end of a connection is a trusted proxy, or a Unix socket."""
         address = _parsed(peer)
         return not peer or (address is not None and self._is_trusted(address))
 
@@ -62,18 +62,18 @@ class ClientAddress:
 
 
 def network_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that an IPv6 site gets as a whole.
+    """Return what counts as one client: an IPv4 address, or the /64 that an IPv6 site gets as a whole.
 
-    What is no address stands for itself.
+    A text that is no address is returned as it is.
     """
     parsed = _parsed(address) if ":" in address else None
     if not isinstance(parsed, IPv6Address):
         return address if parsed is None else str(parsed)
-    return str(IPv6Network((int(parsed) >> _SITE_BITS << _SITE_BITS, _SITE_BITS)))
+    return str(IPv6Network((int(parsed), _SITE_BITS), strict=False))
 
 
 def _parsed(text: str) -> _Address | None:
-    """An address, with or without brackets and port, IPv4 inside IPv6 unwrapped; None where it is none."""
+    """Parse an address with or without brackets and port, IPv4 inside IPv6 unwrapped; None if it is none."""
     host = text
     if text.startswith("["):
         host = text[1:].partition("]")[0]

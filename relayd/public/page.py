@@ -1,14 +1,13 @@
-"""What `/` shows: a small chat page, or two sentences where the operator turned the page off."""
+"""What `/` shows: a small chat page, or two sentences if the operator turned the page off."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from relayd.public.base import BaseHandler
-from relayd.public.exchange import PublicSide
+from relayd.public.handlers import BaseHandler
 
-_HERE = Path(__file__).parent / "page"
+_FOLDER = Path(__file__).parent / "static"
 _TYPES = {
     "index.html": "text/html; charset=utf-8",
     "chat.js": "text/javascript; charset=utf-8",
@@ -39,41 +38,33 @@ Page = dict[str, bytes]
 
 
 def load_page() -> Page:
-    """Read the page's files, once, when the daemon starts."""
-    return {name: (_HERE / name).read_bytes() for name in _TYPES}
+    """Read the files of the chat page."""
+    return {name: (_FOLDER / name).read_bytes() for name in _TYPES}
 
 
 def notice() -> Page:
-    """The short page that stands where the chat page is turned off."""
+    """Return the short page that takes the place of a chat page that is turned off."""
     return {"index.html": _NOTICE}
 
 
 class PageHandler(BaseHandler):
     """Serves the page's files from memory."""
 
-    _page: Page
-
-    def initialize(self, public: PublicSide, page: Page | None = None) -> None:
-        """Take the files beside the common part."""
-        super().initialize(public)
-        assert page is not None  # noqa: S101 - only optional to fit the base class's signature
-        self._page = page
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
 
     def get(self, name: str) -> None:
-        """Answer with a file, or with 304 where the browser has it already."""
+        """Answer with a file, or with 304 if the browser has it already."""
         name = name or "index.html"
-        self.set_reply_headers(_TYPES[name])
+        self.set_header("Content-Type", _TYPES[name])
         self.set_header("Cache-Control", "no-cache")
         self.set_header("Content-Security-Policy", _POLICY)
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.set_header("Referrer-Policy", "no-referrer")
-        self.finish(self._page[name])
+        self.finish(self.context.page[name])
 
-    def head(self, name: str) -> None:
-        """As GET, without the file."""
-        self.get(name)
+    head = get
 
 
 def page_pattern(page: Page) -> str:
-    """The paths of these files, each under its name; `/` alone is index.html."""
+    """Return the pattern of the files' paths, each under its name; `/` alone is index.html."""
     return "/(|" + "|".join(re.escape(name) for name in page) + ")"

@@ -1,0 +1,141 @@
+"""The body of `POST /chat`: checked field by field, then forwarded as the client wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import msgspec
+
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.probe import is_probe
+
+_MAX_SHOWN_CHARS = 80
+_BOM = b"\xef\xbb\xbf"
+# Halves and whole pairs; an even number of backslashes before it would make it no escape.
+_SURROGATE_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+class _Message(msgspec.Struct):
+    """The fields that every message must have; the provider judges the others."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+
+
+class _Fields(msgspec.Struct, forbid_unknown_fields=True):
+    """Every field that /chat knows, with its type. Null counts as absent."""
+
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+_decode_fields = msgspec.json.Decoder(_Fields).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_TRUE = msgspec.Raw(b"true")
+_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A valid request: its model, the body for the provider, and whether the last line tells usage."""
+
+    model: str
+    upstream_body: bytes
+    include_usage: bool
+
+
+class ChatRules(msgspec.Struct, frozen=True):
+    """The operator's rules for requests.
+
+    Args:
+        default_model: for a request that names none.
+        allowed_models: empty: all.
+        max_tokens_limit: the most that a request may ask for; 0: no limit.
+        ask_usage: whether the provider is asked for usage even if the client does not want it.
+    """
+
+    default_model: str
+    allowed_models: Collection[str] = ()
+    max_tokens_limit: int = 0
+    ask_usage: bool = True
+
+
+def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
+    """Check a body against the protocol and the operator's rules.
+
+    Raises:
+        RelayError: `bad_request` naming the field, or `model_not_allowed`.
+    """
+    fields, raw = _decode(body.removeprefix(_BOM))
+    model = fields.model or rules.default_model
+    if rules.allowed_models and model not in rules.allowed_models and not is_probe(model):
+        allowed = ", ".join(sorted(rules.allowed_models))
+        raise RelayError(
+            ErrorCode.MODEL_NOT_ALLOWED,
+            f"The model {_shown(model)!r} is not allowed here; allowed are: {allowed}.",
+        )
+    for name, wanted in (
+        ("max_tokens", fields.max_tokens),
+        ("max_completion_tokens", fields.max_completion_tokens),
+    ):
+        if rules.max_tokens_limit and wanted is not None and wanted > rules.max_tokens_limit:
+            raise RelayError(
+                ErrorCode.BAD_REQUEST,
+                f"{name} may be at most {rules.max_tokens_limit} on this relay, not {wanted}.",
+            )
+    include_usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
+    if fields.model is None:
+        raw["model"] = msgspec.Raw(_encode(model))
+    raw["stream"] = _TRUE
+    raw.pop("stream_options", None)
+    if include_usage or rules.ask_usage:
+        raw["stream_options"] = _WITH_USAGE
+    return ChatRequest(model, _encode(raw), include_usage)
+
+
+def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:
+    """Return the fields, checked, and each as the client wrote it."""
+    try:
+        body.decode()
+        raw = _decode_raw(body)
+        # Half a surrogate pair is forwarded as it is, but msgspec decodes none: so it checks a copy without.
+        fields = _decode_fields(_SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body) if b"\\u" in body else body)
+    except UnicodeDecodeError as error:
+        raise RelayError(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from error
+    except msgspec.ValidationError as error:
+        raise RelayError(
+            ErrorCode.BAD_REQUEST, f"The body is not a chat request: {_shown(str(error))}."
+        ) from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise RelayError(ErrorCode.BAD_REQUEST, f"The body is not JSON: {_shown(str(error))}.") from error
+    except RecursionError as error:
+        raise RelayError(ErrorCode.BAD_REQUEST, "The body is nested too deeply.") from error
+    return fields, raw
+
+
+def _shown(text: str) -> str:
+    """Cut the client's or the parser's words to a length that fits a sentence, without a full stop."""
+    text = text.rstrip(".")
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"

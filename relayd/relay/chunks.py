@@ -1,0 +1,220 @@
+"""What a provider's chat stream says, event by event: text, finish reason, usage, error.
+
+Shapes: OpenAI API reference, "The chat completion chunk object". A chunk is judged only by the fields that
+are needed here; odd values in other fields never spoil an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.ndjson import Usage
+from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error
+from relayd.relay.redact import Redactor
+from relayd.relay.sse import SseDecoder, SseEvent
+
+MAX_EVENT_BYTES = 1 << 20
+_MAX_FINISH_REASON_CHARS = 100
+_MAX_TOKENS = 1 << 53
+_DONE = b"[DONE]"
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class ChatCompletion:
+    """Follows one answer through its bytes: `feed` returns its text, the attributes say the rest.
+
+    Args:
+        redact: applied to every text of the provider that is kept.
+    """
+
+    def __init__(self, redact: Redactor) -> None:
+        self._redact = redact
+        self._decoder = SseDecoder(MAX_EVENT_BYTES)
+        self._finished = False
+        self._plain_text = ""
+        """The latest event that is no JSON: a keep-alive, or the last words of a broken provider."""
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.done = False
+        """Whether `[DONE]` came: nothing after it is read."""
+        self.has_progressed = False
+        """Whether the model has begun to write, be it reasoning that the client does not see."""
+        self.error: RelayError | None = None
+        """Why the answer failed. Text that came before it counts."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole: a finish reason came, and no text after it."""
+        return self._finished and self.error is None
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take the next bytes; return the pieces of text in them, in order, none empty."""
+        texts: list[str] = []
+        for event in self._decoder.feed(data):
+            if self.done or self.error is not None:
+                return texts
+            if event.data == _DONE:
+                self.done = True
+            else:
+                self._read_event(event, texts)
+        if self._decoder.overflowed and not self.done:
+            self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        return texts
+
+    def end(self) -> RelayError | None:
+        """Return why the answer failed if its bytes end here, or None if it is whole."""
+        if self.error is not None or self._finished:
+            return self.error
+        if self._plain_text:
+            return RelayError(
+                ErrorCode.UPSTREAM_TRUNCATED,
+                f"The provider's answer ended before it was finished; it said: {self._plain_text}",
+            )
+        return RelayError(ErrorCode.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
+
+    def _read_event(self, event: SseEvent, texts: list[str]) -> None:
+        # `find_in_band_error` needs the whole chunk decoded, which nearly no chunk is worth.
+        if b'"error"' not in event.data and event.type != b"error":
+            try:
+                self._read_chunk(_decode(event.data), texts)
+            except (ValueError, RecursionError):
+                pass  # an unusual chunk: decoded leniently below
+            else:
+                return
+        self._read_unusual(event, texts)
+
+    def _read_chunk(self, chunk: _Chunk, texts: list[str]) -> None:
+        if chunk.usage is not None:
+            self._read_usage(chunk.usage)
+        for choice in chunk.choices or ():
+            delta = choice.delta
+            if delta is not None:
+                if delta.content:
+                    self._add_text(delta.content, texts)
+                if delta.refusal:
+                    self._add_text(delta.refusal, texts)
+                if delta.reasoning_content or delta.reasoning:
+                    self.has_progressed = True
+            if choice.finish_reason is not None:
+                self._finish(choice.finish_reason)
+
+    def _read_unusual(self, event: SseEvent, texts: list[str]) -> None:
+        data = event.data.strip()
+        if data == _DONE:
+            self.done = True
+            return
+        try:
+            chunk = load_json(data)
+        except ValueError:
+            if event.type == b"error":
+                self._fail_in_band(data.decode("utf-8", "replace"))
+            elif data[:1] in b"{[":
+                # Its text stays out of the message: it may quote the conversation.
+                self._fail("The provider sent an event that is not a chat completion chunk.")
+            else:
+                self._plain_text = self._redact(data.decode("utf-8", "replace"))
+            return
+        error = chunk if event.type == b"error" else find_in_band_error(chunk)
+        if error is not None:
+            self._fail_in_band(error)
+        elif isinstance(chunk, dict):
+            self._read_chunk(_lenient_chunk(chunk), texts)
+
+    def _add_text(self, text: str, texts: list[str]) -> None:
+        texts.append(text)
+        self.has_progressed = True
+        self._finished = False
+
+    def _finish(self, reason: str) -> None:
+        # Some providers write the text "null", or an empty one, until the last chunk.
+        if not reason or reason == "null":
+            return
+        if reason == "error":
+            self._fail("The provider broke off its answer with an error.")
+            return
+        self._finished = True
+        self.finish_reason = self._redact(reason, _MAX_FINISH_REASON_CHARS)
+
+    def _read_usage(self, usage: dict[str, Any]) -> None:
+        counts = [_count(usage.get(field)) for field in Usage.__struct_fields__]
+        if any(count is not None for count in counts):
+            self.usage = Usage(*(count or 0 for count in counts))
+
+    def _fail_in_band(self, error: object) -> None:
+        said = parse_error(error)
+        start = "The provider reported an error in the middle of its answer"
+        if said.message is None:
+            self._fail(f"{start}.")
+            return
+        recorded = said.kind if said.may_quote_request else said.message
+        self._fail(f"{start}: {self._redact(said.message)}", f"{start}: {self._redact(recorded)}")
+
+    def _fail(self, message: str, recorded: str | None = None) -> None:
+        # A finished answer is whole, whatever comes after it.
+        if self._finished:
+            self.done = True
+        elif self.error is None:
+            self.error = RelayError(ErrorCode.UPSTREAM_FAILED, message, recorded=recorded)
+
+
+def _lenient_chunk(chunk: dict[str, Any]) -> _Chunk:
+    """Take from a chunk what can be used, and leave out what has an odd type."""
+    choices = chunk.get("choices")
+    usage = chunk.get("usage")
+    return _Chunk(
+        choices=[_lenient_choice(choice) for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else None,
+        usage=usage if isinstance(usage, dict) else None,
+    )
+
+
+def _lenient_choice(choice: dict[str, Any]) -> _Choice:
+    delta = choice.get("delta")
+    reason = choice.get("finish_reason")
+    return _Choice(
+        delta=_Delta(**{name: _text_of(delta.get(name)) for name in _Delta.__struct_fields__})
+        if isinstance(delta, dict)
+        else None,
+        finish_reason=reason if isinstance(reason, str) else None,
+    )
+
+
+def _text_of(content: object) -> str | None:
+    """Return a text, or the text parts of a list of content parts joined."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return None
+
+
+def _count(value: object) -> int | None:
+    """Return a token count, also one that is written as `9.0`; None if it is no count."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if 0 <= value <= _MAX_TOKENS else None

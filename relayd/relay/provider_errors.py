@@ -1,0 +1,139 @@
+"""Finds the provider's own sentence in the many shapes in which providers report an error.
+
+OpenAI: `{"error":{"message","type","param","code"}}`. Others: `{"error":"text"}`, `{"detail":…}` (FastAPI),
+`[{"error":{…}}]` (Google), `{"object":"error","message":…}` (vLLM), `{"message":…}`, plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+_MESSAGE_FIELDS = ("message", "msg", "error", "detail", "error_description", "description", "title")
+_MAX_DEPTH = 4
+_REQUEST_CODES = frozenset({"400", "404", "413", "422", "context_length_exceeded", "content_filter"})
+_MARKUP = re.compile(
+    r"<(?:script|style|head)\b.*?</(?:script|style|head)>|<[^>]*>", re.IGNORECASE | re.DOTALL
+)
+
+
+class ProviderError(msgspec.Struct, frozen=True):
+    """What a provider said of an error, in its own words: neither bounded nor redacted."""
+
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Type, code and parameter, none of which can quote the request; empty if there are none."""
+        param = f"parameter {self.param}" if self.param else None
+        return ", ".join(dict.fromkeys(part for part in (self.type, self.code, param) if part))
+
+    @property
+    def may_quote_request(self) -> bool:
+        """Whether the message judges the request, and so may quote from the conversation."""
+        return "invalid" in (self.type or "") or self.code in _REQUEST_CODES
+
+
+def parse_error_body(body: bytes) -> ProviderError:
+    """Return what the body of an error response says; a body that is not JSON is the message itself."""
+    try:
+        value = load_json(body)
+    except ValueError:
+        text = _MARKUP.sub(" ", body.decode("utf-8", "replace"))
+        return ProviderError(message=" ".join(text.split()) or None)
+    return parse_error(value)
+
+
+def parse_error(value: object) -> ProviderError:
+    """Return what a decoded JSON value says of an error; every field is None if it says nothing."""
+    message = _find_message(value, _MAX_DEPTH)
+    fields = _error_object(value)
+    return ProviderError(message, *(_text(fields.get(name)) for name in ("type", "param", "code")))
+
+
+def find_in_band_error(chunk: object) -> object | None:
+    """Return the error inside a streamed chunk, or None.
+
+    It may stand at the top, in a choice, or in a field of the provider's own (`x_groq.error`).
+    """
+    if isinstance(chunk, list):
+        return next((found for item in chunk if (found := find_in_band_error(item)) is not None), None)
+    if not isinstance(chunk, dict):
+        return None
+    if chunk.get("error") or chunk.get("object") == "error":
+        return chunk
+    for value in chunk.values():
+        for part in value if isinstance(value, list) else (value,):
+            if isinstance(part, dict) and part.get("error"):
+                return part
+    return None
+
+
+def load_json(data: bytes) -> Any:
+    """Decode JSON as leniently as providers write it: half a surrogate pair becomes U+FFFD.
+
+    Raises:
+        ValueError: this is not JSON, or nested too deeply.
+    """
+    try:
+        return _repair(json.loads(data))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _repair(value: Any) -> Any:
+    if isinstance(value, str):
+        return (
+            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if has_surrogate(value)
+            else value
+        )
+    if isinstance(value, list):
+        return [_repair(item) for item in value]
+    if isinstance(value, dict):
+        return {_repair(key): _repair(item) for key, item in value.items()}
+    return value
+
+
+def has_surrogate(text: str) -> bool:
+    """Return whether a text holds half a surrogate pair, which UTF-8 cannot encode."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _find_message(value: object, depth: int) -> str | None:
+    if isinstance(value, str):
+        return value.strip() or None
+    if depth == 0:
+        return None
+    if isinstance(value, list):
+        return next((found for item in value if (found := _find_message(item, depth - 1))), None)
+    if isinstance(value, dict):
+        # The innermost object is the most specific: `{"message": "Bad Request", "error": {"message": …}}`.
+        nested = value.get("error")
+        if isinstance(nested, dict) and (found := _find_message(nested, depth - 1)):
+            return found
+        for name in _MESSAGE_FIELDS:
+            if found := _find_message(value.get(name), depth - 1):
+                return found
+    return None
+
+
+def _error_object(value: object) -> dict[str, object]:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if not isinstance(value, dict):
+        return {}
+    nested = value.get("error")
+    return nested if isinstance(nested, dict) else value
+
+
+def _text(value: object) -> str | None:
+    return (
+        str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    )

@@ -1,0 +1,100 @@
+"""HTTP/1.1 to one provider for httpx2: llhttp, a pool of connections, and bodies that are pushed.
+
+httpx2's own transport costs three times as much for each piece of an answer (docs/performance.md). A caller
+takes the `IncomingResponse` of an `httpx2.Response` with `incoming` and starts it; httpx2 itself reads a body
+only to see what an error says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import httpx2
+
+from relayd.relay.transport.connection import ConnectionBroken, IncomingResponse
+from relayd.relay.transport.pool import Origin, Pool, Unreachable
+
+__all__ = ["ConnectionBroken", "HttpTransport", "IncomingResponse", "Origin", "incoming"]
+
+ON_CONNECTED = "relayd.on_connected"
+"""Request extension: called when the request has its connection."""
+_INCOMING = "relayd.incoming"
+_MAX_PULLED_BYTES = 64 << 10
+_CONTENT_LENGTH = b"content-length"
+
+
+class HttpTransport(httpx2.AsyncBaseTransport):
+    """Sends requests to one origin. Redirects, cookies and proxies of the environment do not exist here.
+
+    Args:
+        origin: the provider.
+        connect_timeout_s: for DNS, TCP and TLS together.
+    """
+
+    def __init__(self, origin: Origin, *, connect_timeout_s: float) -> None:
+        self._pool = Pool(origin, connect_timeout_s=connect_timeout_s)
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """Time limit for DNS, TCP and TLS together."""
+        return self._pool.connect_timeout_s
+
+    @connect_timeout_s.setter
+    def connect_timeout_s(self, seconds: float) -> None:
+        self._pool.connect_timeout_s = seconds
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; return when the head of its response is here.
+
+        Raises:
+            httpx2.ConnectError: there was no connection; nothing was sent.
+            httpx2.ReadError: the connection broke before a response; the request may have been read.
+        """
+        on_connected: Callable[[], None] = request.extensions[ON_CONNECTED]
+        body = await request.aread()
+        try:
+            response = await self._pool.send(_head(request, len(body)) + body, on_connected)
+        except Unreachable as error:
+            raise httpx2.ConnectError(str(error)) from error
+        except ConnectionBroken as error:
+            raise httpx2.ReadError(error.reason) from error
+        return httpx2.Response(
+            response.status,
+            headers=response.headers,
+            stream=_PulledBody(response),
+            extensions={_INCOMING: response},
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+
+class _PulledBody(httpx2.AsyncByteStream):
+    """The body as httpx2 reads it: as much of it as an error message may have."""
+
+    def __init__(self, response: IncomingResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            yield await self._response.read(_MAX_PULLED_BYTES)
+        except ConnectionBroken as error:
+            raise httpx2.ReadError(error.reason) from error
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+def incoming(response: httpx2.Response) -> IncomingResponse:
+    """Return the response beneath one of httpx2's that `HttpTransport` made."""
+    return cast("IncomingResponse", response.extensions[_INCOMING])
+
+
+def _head(request: httpx2.Request, body_bytes: int) -> bytes:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    lines += [
+        b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() != _CONTENT_LENGTH
+    ]
+    return b"\r\n".join([*lines, b"Content-Length: %d" % body_bytes, b"\r\n"])
