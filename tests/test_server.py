@@ -13,8 +13,8 @@ import pytest
 from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import load
-from relayd.live import LiveSettings
 from relayd.public.listener import bind
+from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.records import Outcome
 from relayd.state.state import State
@@ -64,13 +64,13 @@ async def _running(
         told.set()
 
     manager = ServiceManager({})
-    live = LiveSettings(settings, lambda: settings, manager)
-    server = Server(live, state, boot_id="boot", demo=False, announce=announce, manager=manager)
+    config = ConfigReloader(settings, lambda: settings, manager)
+    server = Server(config, state, boot_id="boot", demo=False, announce=announce, manager=manager)
     with open_admin_socket(settings.admin.socket, group="", state_dir=settings.state_dir) as admin_socket:
         life = asyncio.create_task(server.run(bind(HOST, 0), admin_socket, EventBus()), name="server")
         await asyncio.wait_for(told.wait(), 30)
         yield server, life, words
-        server.ask_stop()
+        server.request_stop()
         await asyncio.wait_for(life, 30)
 
 
@@ -85,7 +85,7 @@ async def test_a_daemon_announces_itself_serves_and_ends(tmp_path: Path) -> None
         assert stat.S_IMODE(socket.stat().st_mode) == 0o600
         port = int(server.url.rsplit(":", 1)[1])
         assert (await ask(port, _KEY, body("demo:deltas=1"))).status == 200
-        server.ask_stop()
+        server.request_stop()
         assert await asyncio.wait_for(life, 30) == 0
     assert not socket.exists()
     assert PROVIDER_KEY not in words[0]
@@ -99,9 +99,9 @@ async def test_asked_twice_it_ends_open_streams_at_once(tmp_path: Path) -> None:
             wire.send(post(_KEY, body("demo:deltas=10000,interval_ms=10")))
             reply = await wire.head()
             await wire.first_piece(reply)
-            record = next(iter(server.registry)).record
-            server.ask_stop()
-            server.ask_stop()
+            record = next(iter(server.streams)).record
+            server.request_stop()
+            server.request_stop()
             async for _ in wire.pieces(reply):
                 pass
         assert await asyncio.wait_for(life, 30) == 0
@@ -113,7 +113,7 @@ async def test_asked_twice_it_ends_open_streams_at_once(tmp_path: Path) -> None:
 async def test_a_log_that_could_not_be_flushed_is_no_good_end(tmp_path: Path) -> None:
     """The exit status is 1, so that whoever watches the service learns of it."""
     async with _running(tmp_path, _StuckState) as (server, life, _):
-        server.ask_stop()
+        server.request_stop()
         assert await asyncio.wait_for(life, 30) == 1
 
 

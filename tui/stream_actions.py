@@ -43,7 +43,7 @@ class StreamActions:
         if not self._may_change():
             return
         status = self._state.status
-        if status is None or status.intake is Intake.LIVE:
+        if status is None or status.intake is Intake.OPEN:
             self._start(self._pause)
         else:
             self._start(self._resume, group="resume")

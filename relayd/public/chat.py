@@ -143,7 +143,7 @@ class ChatHandler(BaseHandler):
     def write_lines(self, lines: bytes) -> None:
         """Send lines, the first time with the head. Raises ClientGone."""
         if self.status is None:
-            self.status = HTTPStatus.OK
+            self.status = int(HTTPStatus.OK)
             self.set_header("Content-Type", _NDJSON)
         self.send_now(lines)
 
@@ -157,7 +157,7 @@ class ChatHandler(BaseHandler):
             self.status = error.status
             self.refuse(error)
         else:
-            self.status = HTTPStatus.OK
+            self.status = int(HTTPStatus.OK)
             self.set_header("Content-Type", _NDJSON)
             self.set_header("Content-Length", str(len(lines)))
             self.finish(lines)

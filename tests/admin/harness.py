@@ -19,10 +19,10 @@ from relayd.admin.server import AdminServer
 from relayd.admin.tally import Tally
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import load
-from relayd.live import LiveSettings
 from relayd.public.listener import bind
-from relayd.relay.intake import Intake
-from relayd.relay.registry import Registry
+from relayd.relay.accepting import Accepting
+from relayd.relay.active_streams import ActiveStreams
+from relayd.reload import ConfigReloader
 from relayd.server import Server
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
@@ -42,8 +42,8 @@ class AdminRoom:
     socket: Path
     client: AdminClient
     state: State
-    registry: Registry
-    intake: Intake
+    registry: ActiveStreams
+    intake: Accepting
     tally: Tally
     hub: EventBus
     stopped: list[bool] = field(default_factory=list)
@@ -81,7 +81,7 @@ async def admin_room(
 ) -> AsyncIterator[AdminRoom]:
     """Open a daemon without a public side, whose ring has `KEY`; entered again, it is a restart."""
     state_dir, hub = home / "state", EventBus()
-    registry, intake = Registry(max_streams=100, max_streams_per_address=100), Intake()
+    registry, intake = ActiveStreams(), Accepting()
     tally = Tally(asyncio.get_running_loop().time())
     with open_admin_socket(state_dir / "admin.sock", group=group, state_dir=state_dir) as admin_socket:
         state = State.open(
@@ -177,7 +177,7 @@ async def whole_room(
         state.ring.fill(KEY)
         manager = ServiceManager({})
         server = Server(
-            LiveSettings(chosen, lambda: chosen, manager),
+            ConfigReloader(chosen, lambda: chosen, manager),
             state,
             boot_id=boot_id,
             demo=False,
@@ -190,7 +190,7 @@ async def whole_room(
             port = int(server.url.rpartition(":")[2])
             yield WholeRoom(port, admin_socket.path, AdminClient(admin_socket.path), state, server)
         finally:
-            server.ask_stop()
+            server.request_stop()
             assert await server.stop() == 0
 
 

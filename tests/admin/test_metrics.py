@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from relayd.relay.failure import Code
+from relayd.relay.errors import ErrorCode
 from relayd.state.records import Outcome
 from tests.admin.harness import raw, whole_room
 
 _LABELS = {
     "outcome": {outcome.value for outcome in Outcome},
-    "code": {code.value for code in Code},
+    "code": {code.value for code in ErrorCode},
     "phase": {"connecting", "waiting", "streaming"},
     "state": {"live", "paused", "draining", "active", "retiring"},
     "action": {"fill", "add", "rotate", "extend", "undo", "revoke"},

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.public.chatrequest import ChatRules
 from tests.e2e.daemon import closed_port
-from tests.public.room import KEY, Setup, public_room
+from tests.harness import KEY, running_relay
 from tests.support.browser import Browser
 from tests.support.browsers import BROWSERS, running
 from tests.wire import HOST, PATIENCE_S
@@ -28,6 +27,7 @@ _PROGRAMS = {
     "chat.py": ("python3", [sys.executable]),
     "chat.sh": ("jq", ["sh"]),
 }
+# The examples name no model, so the relay's own choice decides.
 _PACED = "demo:deltas=8,interval_ms=60,text=words"
 _ENDLESS = "demo:deltas=10000,interval_ms=40,text=words"
 
@@ -45,11 +45,6 @@ class _Ran:
     def text(self) -> str:
         """All that it printed."""
         return "".join(self.out)
-
-
-def _room(model: str) -> Setup:
-    # The examples name no model, so the relay's own choice decides.
-    return Setup(rules=ChatRules(default_model=model))
 
 
 async def _start(name: str, port: int, key: str = KEY) -> asyncio.subprocess.Process:
@@ -82,9 +77,9 @@ async def _run(name: str, port: int, key: str = KEY) -> _Ran:
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_the_answer_is_printed_whole(name: str) -> None:
     """All words, and a line feed that ends them."""
-    async with public_room(_room(_PACED)) as room:
+    async with running_relay(chat__default_model=_PACED) as room:
         ran = await _run(name, room.port)
-        record = await room.book.record()
+        record = await room.record()
     assert (ran.status, ran.err) == (0, "")
     assert len(ran.text.split()) == 8
     assert ran.text.endswith("\n")
@@ -101,7 +96,7 @@ async def test_the_answer_is_printed_whole(name: str) -> None:
 )
 async def test_a_failure_is_told_in_the_relays_words(name: str, model: str, key: str, says: str) -> None:
     """Refused at once or broken in the middle: the sentence on stderr, status 1."""
-    async with public_room(_room(model)) as room:
+    async with running_relay(chat__default_model=model) as room:
         ran = await _run(name, room.port, key)
     assert ran.status == 1
     assert says in ran.err
@@ -123,13 +118,13 @@ async def test_what_is_missing_is_told_in_one_sentence(name: str) -> None:
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_ending_it_ends_the_models_work(name: str) -> None:
     """Words are printed while the answer goes on; whoever stops the example stops what is paid for."""
-    async with public_room(_room(_ENDLESS)) as room:
+    async with running_relay(chat__default_model=_ENDLESS) as room:
         process = await _start(name, room.port)
         assert process.stdout is not None
         await asyncio.wait_for(process.stdout.read(1), PATIENCE_S)
         # To all of its processes, as Ctrl-C at a terminal.
         os.killpg(process.pid, signal.SIGTERM)
-        await room.demo.wait_closed(0)
+        await room.upstream.wait_closed(0)
         await asyncio.wait_for(process.communicate(), PATIENCE_S)
 
 
@@ -159,7 +154,11 @@ async def _another_page() -> AsyncIterator[str]:
 async def test_the_same_file_serves_a_page_of_another_origin(browser: Browser) -> None:
     """A page that is not the relay's own imports `ask`, and its answer streams."""
     module = "data:text/javascript;base64," + base64.b64encode((_EXAMPLES / "chat.mjs").read_bytes()).decode()
-    async with public_room(_room(_PACED)) as room, _another_page() as page, browser.open_tab() as tab:
+    async with (
+        running_relay(chat__default_model=_PACED) as room,
+        _another_page() as page,
+        browser.open_tab() as tab,
+    ):
         await tab.goto(page)
         script = (
             f"import('{module}').then(async ({{ ask }}) => {{ const seen = []; const began = Date.now();"

@@ -18,7 +18,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 from tornado.netutil import bind_sockets
 
 from tests.e2e.daemon import KEY, Daemon
-from tests.public.room import Setup, public_room
+from tests.harness import running_relay
 from tests.support.browser import Browser, Tab
 from tests.wire import DONE, HOST
 
@@ -110,9 +110,12 @@ async def test_a_failure_in_the_middle_is_seen_by_the_page(
 
 async def test_a_page_that_is_not_listed_reads_nothing(browser: Browser) -> None:
     """With a list of origins, the browser itself keeps other pages out."""
-    async with public_room(Setup(origins=["https://page.example"])) as room, _page(browser) as (tab, _):
+    async with (
+        running_relay(cors__allow_origins=["https://page.example"]) as room,
+        _page(browser) as (tab, _),
+    ):
         url = json.dumps(f"http://{HOST}:{room.port}/chat")
         seen = await tab.eval(f"ask({url}, 'any', 'demo')")
         assert seen["thrown"].startswith("TypeError: ")
         assert seen["pieces"] == []
-        assert room.book.opened == []
+        assert room.records == []

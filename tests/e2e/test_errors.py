@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from relayd.relay.failure import Code
+from relayd.relay.errors import ErrorCode
 from relayd.state.records import Outcome, Phase
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port
 from tests.wire import DONE_BYTES, Reply, Wire, ask, body, post, until
@@ -343,7 +343,7 @@ def test_every_row_of_the_table_is_provoked() -> None:
     provoked = {case.code for case in _BEFORE_THE_FIRST_BYTE.values()}
     provoked |= {case.code for case in _MID_STREAM.values()}
     provoked |= {"model_not_allowed", "upstream_unreachable", "busy", "cancelled", "key_revoked", "draining"}
-    assert provoked == {str(code) for code in Code} - {"internal"}
+    assert provoked == {str(code) for code in ErrorCode} - {"internal"}
 
 
 async def test_after_all_that_the_relay_still_relays(demo: Daemon) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.public.room import KEY, Room, public_room
+from tests.harness import KEY, Relay, running_relay
 from tests.support.browser import Browser, Tab
 from tests.support.chromium import ChromiumTab
 
@@ -28,9 +28,9 @@ _SLOW = "demo:deltas=2000,interval_ms=50,text=words"
 
 
 @asynccontextmanager
-async def _page(browser: Browser, model: str, key: str = KEY) -> AsyncIterator[tuple[Room, Tab]]:
+async def _page(browser: Browser, model: str, key: str = KEY) -> AsyncIterator[tuple[Relay, Tab]]:
     """The page of a running relay, its key and model filled in, the focus on the message."""
-    async with public_room() as room, browser.open_tab() as tab:
+    async with running_relay() as room, browser.open_tab() as tab:
         await tab.goto(f"http://127.0.0.1:{room.port}/")
         await tab.type(key)
         await tab.click("#model")
@@ -57,7 +57,7 @@ async def test_an_answer_is_seen_as_it_comes_and_its_usage_at_the_end(browser: B
         assert len(whole) > len(early)
         assert "tokens in" in await tab.text("#facts")
         await _say(tab, "And again")
-        sent = (await room.demo.wait_request(1)).body.decode()
+        sent = (await room.upstream.wait_request(1)).body.decode()
         assert "Say hi" in sent
         assert whole.strip()[:20] in sent
         assert "And again" in sent
@@ -71,7 +71,7 @@ async def test_stop_ends_the_models_work(browser: Browser, by: str) -> None:
         await _say(tab, "Go on and on")
         await tab.until(f"({_ANSWER}).length > 5")
         await (tab.click("#stop") if by == "button" else tab.press("Escape"))
-        await room.demo.wait_closed(0)
+        await room.upstream.wait_closed(0)
         await tab.until(_IDLE)
         assert await tab.text("#facts") == "Stopped."
         assert len(await tab.eval(_ANSWER)) > 5
@@ -101,7 +101,7 @@ async def test_an_answer_that_breaks_keeps_what_came_and_says_so(browser: Browse
 async def test_a_relay_that_is_gone_is_told_in_words(browser: Browser) -> None:
     """No connection is a sentence, not silence."""
     async with _page(browser, "demo") as (room, tab):
-        await room.listener.close()
+        room.server.request_stop()
         await _say(tab, "Say hi")
         await tab.until("document.getElementById('problem').innerText")
         assert "cannot be reached" in await tab.text("#problem")
@@ -139,9 +139,9 @@ async def test_enter_sends_but_not_with_shift_nor_while_an_input_method_composes
             "document.getElementById('text').dispatchEvent(new KeyboardEvent('keydown',"
             " {key: 'Enter', isComposing: true, bubbles: true, cancelable: true}))"
         )
-        assert room.demo.total_requests == 0
+        assert room.upstream.total_requests == 0
         await tab.press("Enter")
-        assert b"one\\ntwo" in (await room.demo.wait_request(0)).body
+        assert b"one\\ntwo" in (await room.upstream.wait_request(0)).body
         await tab.until(_IDLE)
 
 
@@ -151,10 +151,10 @@ async def test_a_new_chat_forgets_the_old_one_and_stops_it(browser: Browser) -> 
         await _say(tab, "The old question")
         await tab.until(f"({_ANSWER}).length > 5")
         await tab.click("#renew")
-        await room.demo.wait_closed(0)
+        await room.upstream.wait_closed(0)
         await tab.until(f"{_IDLE} && document.querySelectorAll('article').length === 0")
         await _say(tab, "The new one")
-        body = (await room.demo.wait_request(1)).body
+        body = (await room.upstream.wait_request(1)).body
         assert b"The new one" in body
         assert b"The old question" not in body
 
@@ -217,7 +217,7 @@ async def test_the_colours_follow_the_persons_choice(browser: Browser, *, dark: 
 
 async def test_the_policy_stops_a_script_that_got_in(browser: Browser) -> None:
     """Inline scripts, foreign addresses and text turned into markup are refused by the browser."""
-    async with public_room() as room, browser.open_tab() as tab:
+    async with running_relay() as room, browser.open_tab() as tab:
         await tab.goto(f"http://127.0.0.1:{room.port}/")
         attempts = {
             "handler": "item.setAttribute('onclick', 'window.broken = 1')",

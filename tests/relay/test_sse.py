@@ -15,7 +15,7 @@ _LIMIT = 1000
 
 def _decode(*pieces: bytes, limit: int = _LIMIT) -> list[bytes]:
     decoder = SseDecoder(limit)
-    return [event for piece in pieces for event in decoder.feed(piece)]
+    return [event.data for piece in pieces for event in decoder.feed(piece)]
 
 
 def _cut(stream: bytes, places: list[int]) -> list[bytes]:
@@ -103,7 +103,7 @@ def test_byte_by_byte() -> None:
 def test_an_event_over_the_limit_ends_the_decoding() -> None:
     """An event too large is neither held nor returned; what came before it is."""
     decoder = SseDecoder(10)
-    assert decoder.feed(b"data: a\n\ndata: " + b"x" * 50) == [b"a"]
+    assert [event.data for event in decoder.feed(b"data: a\n\ndata: " + b"x" * 50)] == [b"a"]
     assert decoder.overflowed
     assert decoder.feed(b"\n\ndata: b\n\n") == []
 

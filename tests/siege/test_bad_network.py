@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relayd.relay.stream import StreamLimits
-from relayd.relay.upstream import Upstream, UpstreamOptions
-from tests.public.room import PROVIDER_KEY, Setup, public_room
+from tests.harness import running_relay
 from tests.support.faultproxy import HOST, FaultProxy, Faults
 from tests.wire import DONE, until
 
@@ -36,26 +34,23 @@ async def test_a_bad_network_gives_the_answer_or_one_typed_line(
     faults: Faults, codes: tuple[str | None, ...]
 ) -> None:
     """In bounded time, and nothing of the request is left behind."""
-    made: list[FaultProxy] = []
-
-    def through_proxy(base_url: str) -> Upstream:
-        del base_url
-        return Upstream(PROVIDER_KEY, UpstreamOptions(f"http://{HOST}:{made[0].port}/v1", max_retries=0))
-
     # Short where it is to run out, long where the network is only slow.
     limit_s = 0.5 if codes == ("upstream_timeout",) else 30
-    limits = StreamLimits(first_token_timeout_s=limit_s, idle_timeout_s=limit_s)
-    setup = Setup(limits=limits, upstream=through_proxy)
-    async with FaultProxy(0, faults) as proxy:
-        made.append(proxy)
-        async with public_room(setup) as room:
-            proxy.target_port = room.demo.port
-            reply = await room.ask(_MODEL)
-            assert reply.lines[-1] == DONE
-            code = None if reply.error is None else reply.error.partition(":")[0]
-            assert code in codes
-            if code is None:
-                assert reply.text == _TEXT
-            else:
-                assert _TEXT.startswith(reply.text)
-            await until(lambda: len(room.registry) == 0)
+    async with (
+        FaultProxy(0, faults) as proxy,
+        running_relay(
+            upstream_url=lambda _upstream: f"http://{HOST}:{proxy.port}/v1",
+            upstream__first_token_timeout_s=limit_s,
+            upstream__idle_timeout_s=limit_s,
+        ) as room,
+    ):
+        proxy.target_port = room.upstream.port
+        reply = await room.ask(_MODEL)
+        assert reply.lines[-1] == DONE
+        code = None if reply.error is None else reply.error.partition(":")[0]
+        assert code in codes
+        if code is None:
+            assert reply.text == _TEXT
+        else:
+            assert _TEXT.startswith(reply.text)
+        await until(lambda: len(room.server.streams) == 0)

@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.relay.failure import Code
+from relayd.relay.errors import ErrorCode
 from relayd.state.records import Outcome
 from tests.e2e.daemon import PROVIDER_KEY, closed_port
 from tests.support.siege import besieged, fresh_address, resumed, unread
 from tests.wire import Wire, body, post
 
-CODES = frozenset(Code) - {Code.INTERNAL}
+CODES = frozenset(ErrorCode) - {ErrorCode.INTERNAL}
 """All that a client can be told, but for a bug of relayd's own."""
 OUTCOMES = frozenset(Outcome)
 

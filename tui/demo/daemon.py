@@ -47,7 +47,7 @@ class DemoDaemon:
         self.ring = DemoRing(rng, now_s)
         self.now_s = self.started_s = now_s
         self.boots = 1
-        self.intake = Intake.LIVE
+        self.intake = Intake.OPEN
         self.seq = 0
         self.records: list[RequestRecord] = []
         self._by_id: dict[str, int] = {}
@@ -146,7 +146,7 @@ class DemoDaemon:
             caller = STRANGER
         else:
             key_id, fate = self._key(caller, fate, at_s)
-        if self.intake is not Intake.LIVE:
+        if self.intake is not Intake.OPEN:
             fate = PAUSED
         return self._open(at_s, caller, key_id, fate)
 
@@ -258,4 +258,4 @@ class DemoDaemon:
         self._traffic.boot_id = self.boot_id[:-1] + str(self.boots)
         for plan in plans:
             self._end(plan, self.now_s, _CRASHED)
-        self.intake = Intake.LIVE
+        self.intake = Intake.OPEN

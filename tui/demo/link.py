@@ -285,7 +285,7 @@ class DemoLink:
 
     async def resume(self) -> Status:
         """New work again."""
-        return await self._set_intake(Intake.LIVE, "resume")
+        return await self._set_intake(Intake.OPEN, "resume")
 
     async def drain(self) -> Status:
         """Finish and stop; the simulation stays, draining."""

@@ -69,7 +69,7 @@ class AppState:
         if (
             self.connection is Connection.LIVE
             and self.status is not None
-            and self.status.intake is not Intake.LIVE
+            and self.status.intake is not Intake.OPEN
         ):
             return self.status.intake.value.upper()
         return self.connection.value

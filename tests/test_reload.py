@@ -1,4 +1,4 @@
-"""`relayd.live`: SIGHUP, as the operator of a real daemon meets it."""
+"""`relayd.reload`: SIGHUP, as the operator of a real daemon meets it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""The whole daemon in the test's own loop: the product's `Server`, real sockets, a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relayd.admin.events import EventBus
+from relayd.admin.unix_socket import open_admin_socket
+from relayd.config import Settings, load
+from relayd.public.listener import bind
+from relayd.public.tls import TlsFiles
+from relayd.reload import ConfigReloader
+from relayd.server import Server
+from relayd.state.events import Ended, LogEvent
+from relayd.state.records import RequestRecord
+from relayd.state.state import State
+from relayd.systemd import ServiceManager
+from tests.support.upstream import FaultUpstream
+from tests.wire import HOST, Reply, ask, body, until
+
+KEY = "a-key-that-works-here"
+PROVIDER_KEY = "provider-key-of-the-tests"
+_START_TIMEOUT_S = 30.0
+
+
+@dataclass(slots=True)
+class Relay:
+    """A daemon that serves, and the fault upstream that it asks."""
+
+    port: int
+    server: Server
+    state: State
+    upstream: FaultUpstream
+    records: list[RequestRecord]
+    """Those that have ended and are on disk, in order."""
+
+    async def ask(self, model: str | None = "demo", **fields: object) -> Reply:
+        """Return the reply to one chat with the key that works."""
+        return await ask(self.port, KEY, body(model, **fields))
+
+    async def record(self, n: int = 0) -> RequestRecord:
+        """Return the record that ended as number `n`, from 0."""
+        await until(lambda: len(self.records) > n)
+        return self.records[n]
+
+
+@asynccontextmanager
+async def running_relay(
+    *,
+    upstream_url: Callable[[FaultUpstream], str] = lambda upstream: upstream.base_url,
+    tls: TlsFiles | None = None,
+    send_buffer_bytes: int = 0,
+    **settings: Any,
+) -> AsyncIterator[Relay]:
+    """Run a daemon until the block ends.
+
+    Args:
+        upstream_url: where it finds its provider; the fault upstream itself, or what stands before it.
+        tls: its certificate.
+        send_buffer_bytes: what the kernel takes for a client that does not read; 0: as in the product.
+        settings: by their names with two underscores for the dot, as `server__max_streams=3`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        async with FaultUpstream(PROVIDER_KEY) as upstream:
+            chosen = _settings(home, {"upstream__base_url": upstream_url(upstream), **settings})
+            records: list[RequestRecord] = []
+            event_bus = EventBus()
+
+            def on_commit(events: Sequence[LogEvent]) -> None:
+                records.extend(event.record for event in events if isinstance(event, Ended))
+                event_bus.committed(events)
+
+            state = State.open(chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit)
+            state.ring.fill(KEY)
+            started = asyncio.Event()
+            manager = ServiceManager({})
+            server = Server(
+                ConfigReloader(chosen, lambda: chosen, manager),
+                state,
+                boot_id="boot",
+                demo=False,
+                announce=lambda _line: started.set(),
+                manager=manager,
+                tls=tls,
+            )
+            sockets = bind(HOST, 0)
+            if send_buffer_bytes:
+                # Accepted sockets inherit it.
+                sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+            port = sockets[0].getsockname()[1]
+            with open_admin_socket(chosen.admin.socket, group="", state_dir=chosen.state_dir) as admin_socket:
+                life = asyncio.create_task(server.run(sockets, admin_socket, event_bus), name="relay")
+                try:
+                    await asyncio.wait_for(started.wait(), _START_TIMEOUT_S)
+                    yield Relay(port, server, state, upstream, records)
+                finally:
+                    server.request_stop()
+                    server.request_stop()
+                    await asyncio.wait_for(life, _START_TIMEOUT_S)
+
+
+def _settings(home: Path, settings: dict[str, Any]) -> Settings:
+    return load(
+        config_path=None,
+        cli={
+            "state_dir": str(home / "state"),
+            "chat.default_model": "demo",
+            "upstream.max_retries": 0,
+            **{name.replace("__", "."): value for name, value in settings.items()},
+        },
+        env={"HOME": str(home), "OPENAI_API_KEY": PROVIDER_KEY},
+        cwd=home,
+        system_config=home / "none.toml",
+    )
