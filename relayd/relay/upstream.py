@@ -159,9 +159,12 @@ class Upstream:
                 ErrorCode.UPSTREAM_FAILED,
                 "The provider did not answer with an event stream; is upstream.base_url its API?",
             )
-        raise self._refusal(
-            ErrorCode.UPSTREAM_FAILED, "The provider refused the request, with status 200", said
-        )
+        start = "The provider refused the request, with status 200"
+        if not media_type.endswith("json"):
+            start = (
+                "The provider did not answer with an event stream (is upstream.base_url its API?) but with"
+            )
+        raise self._refusal(ErrorCode.UPSTREAM_FAILED, start, said, quotes=said.may_quote_request)
 
     def _status_error(self, response: httpx2.Response) -> RelayError:
         status = response.status_code
@@ -191,16 +194,23 @@ class Upstream:
             code, start = ErrorCode.UPSTREAM_REJECTED, f"The provider refused the request ({status})"
         else:
             code, start = ErrorCode.UPSTREAM_FAILED, f"The provider failed ({status})"
-        return self._refusal(code, start, said, wait_s)
+        quotes = code is ErrorCode.UPSTREAM_REJECTED
+        return self._refusal(code, start, said, quotes=quotes, retry_after_s=wait_s)
 
     def _refusal(
-        self, code: ErrorCode, start: str, said: ProviderError, retry_after_s: int | None = None
+        self,
+        code: ErrorCode,
+        start: str,
+        said: ProviderError,
+        *,
+        quotes: bool,
+        retry_after_s: int | None = None,
     ) -> RelayError:
-        """Return an error with the provider's words; what may quote the conversation is not recorded."""
+        """Return an error with the provider's words; if they may quote the request, they are not recorded."""
         no_reason = "it gave no reason"
         message = f"{start}: {self.redact(said.message or no_reason)}"
         recorded = None
-        if code is ErrorCode.UPSTREAM_REJECTED or said.may_quote_request:
+        if quotes:
             recorded = f"{start}: {self.redact(said.kind or no_reason, _MAX_KIND_CHARS)}"
         return RelayError(code, message, retry_after_s=retry_after_s, recorded=recorded)
 

@@ -59,7 +59,9 @@ _BEFORE_THE_FIRST_BYTE = {
         retry_after="70",
     ),
     "the relay's own key": Case("upstream_auth", 502, _fault("fault=echo_key"), "own key (401)"),
-    "not allowed": Case("upstream_auth", 502, _fault("fault=status,code=403"), "own key (403)"),
+    "not allowed": Case(
+        "upstream_auth", 502, _fault("fault=status,code=403"), "does not allow this relay's account"
+    ),
     "provider fails": Case(
         "upstream_failed", 502, _fault("fault=status,code=500"), "The provider failed (500)"
     ),
@@ -138,7 +140,7 @@ async def _check(daemon: Daemon, reply: Reply, code: str, status: int, says: str
     assert reply.header("Access-Control-Allow-Credentials") == "true"
     assert reply.header("Access-Control-Expose-Headers") == "X-Request-Id, X-Relayd-Error, Retry-After"
     assert reply.header("Vary") == "Origin"
-    assert (reply.header("Retry-After") is not None) == (status in {429, 503})
+    assert (reply.header("Retry-After") is not None) == (status in {429, 503} and code != "cancelled")
     assert len(reply.lines) == 2
     await _check_end(daemon, reply, code, says, outcome)
 
@@ -156,7 +158,12 @@ async def _check_end(daemon: Daemon, reply: Reply, code: str, says: str, outcome
     record = await daemon.record(reply)
     assert (record.phase, record.outcome, record.status) == (Phase.DONE, outcome, reply.status)
     assert record.error is not None
-    assert f"{record.error.code}: {record.error.message}" == reply.error
+    assert record.error.code == code
+    if code == "upstream_rejected":
+        # The provider's sentence may quote the conversation, which is never written down.
+        assert "invalid_request_error" in record.error.message
+    else:
+        assert f"{code}: {record.error.message}".startswith(reply.error or "-")
     assert record.origin == ORIGIN
 
 
@@ -316,7 +323,6 @@ async def test_paused_intake_refuses_new_work_and_keeps_the_old(daemon: Daemon) 
             await daemon.admin.resume()
         await _rest(wire, reply)
     await _check(daemon, refused, "draining", 503, "paused", Outcome.REJECTED)
-    assert refused.header("Connection") == "close"
     assert reply.error is None
     assert (await _ask(daemon, body("demo:deltas=1"))).status == 200
 
