@@ -248,7 +248,7 @@ class FakeDaemon(AdminClient):
             pid=4242,
             started_at=utc_text(NOON_S),
             uptime_s=60,
-            intake=Intake.LIVE,
+            intake=Intake.OPEN,
             address="http://127.0.0.1:3666",
             upstream="http://127.0.0.1:3667/v1",
             demo=True,
