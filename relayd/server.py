@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from relayd import __version__
-from relayd.admin.context import DaemonFacts, Limits
+from relayd.admin.context import AdminContext, DaemonFacts, Limits
 from relayd.admin.events import EventBus
+from relayd.admin.metrics import Metrics
 from relayd.admin.server import AdminServer
-from relayd.admin.tally import Tally
 from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
 from relayd.demo import DemoUpstream
@@ -85,7 +85,7 @@ class Server:
         self._started_at_s = time.time()
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
-        self._tally = Tally(asyncio.get_running_loop().time())
+        self._metrics = Metrics()
         self._admin: AdminServer | None = None
         self.accepting = Accepting()
         self.streams = ActiveStreams()
@@ -125,7 +125,7 @@ class Server:
         if self._demo is not None:
             self._demo.start()
         self._disconnects = DisconnectWatcher()
-        self._recorder = RequestRecorder(self._state.log, [self._tally.ended])
+        self._recorder = RequestRecorder(self._state.log, [self._metrics.request_ended])
         self._slots = Slots(
             max_streams=settings.server.max_streams,
             max_streams_per_address=settings.server.max_streams_per_address,
@@ -188,10 +188,7 @@ class Server:
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
         """Answer the operator too, after `start`."""
         settings = self._config.current
-        self._admin = AdminServer(
-            admin_socket,
-            event_bus=event_bus,
-            tally=self._tally,
+        context = AdminContext(
             facts=DaemonFacts(
                 boot_id=self._boot_id,
                 started_at_s=self._started_at_s,
@@ -206,10 +203,13 @@ class Server:
                 grace_s=self._config.current.keys.grace_s,
             ),
             state=self._state,
-            registry=self.streams,
-            intake=self.accepting,
+            streams=self.streams,
+            accepting=self.accepting,
+            metrics=self._metrics,
+            event_bus=event_bus,
             stop=self.request_stop,
         )
+        self._admin = AdminServer(admin_socket.socket, context)
         await self._admin.start()
 
     def _provider_key(self, settings: Settings) -> str:

@@ -76,7 +76,7 @@ async def running_relay(
 
             def on_commit(events: Sequence[LogEvent]) -> None:
                 records.extend(event.record for event in events if isinstance(event, Ended))
-                event_bus.committed(events)
+                event_bus.publish(events)
 
             state = State.open(chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit)
             state.ring.fill(KEY)

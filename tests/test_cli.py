@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relayd import __version__
-from tests.admin.harness import admin_room
+from tests.admin.harness import admin_api
 from tests.commands.harness import run
 
 _RELAYD = [sys.executable, "-m", "relayd"]
@@ -82,10 +82,10 @@ def test_check_shows_the_settings_and_what_is_wrong(tmp_path: Path, monkeypatch:
 
 async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: Path) -> None:
     """`relayd log | head -1`: no traceback, and the status of a death by SIGPIPE."""
-    async with admin_room(tmp_path) as room:
-        room.log(3000, user_agent="u" * 100)
-        await room.logged(6001)
-        program = [*_RELAYD, "log", "--since", "300d", "--json", "--socket", str(room.socket)]
+    async with admin_api(tmp_path) as api:
+        api.log(3000, user_agent="u" * 100)
+        await api.logged(6001)
+        program = [*_RELAYD, "log", "--since", "300d", "--json", "--socket", str(api.socket)]
         process = await asyncio.create_subprocess_exec(
             *program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
@@ -99,11 +99,11 @@ async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: P
 
 async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:
     """No traceback; 130, as shells expect."""
-    async with admin_room(tmp_path) as room:
-        room.log(1)
-        await room.logged(3)
+    async with admin_api(tmp_path) as api:
+        api.log(1)
+        await api.logged(3)
         process = await asyncio.create_subprocess_exec(
-            *[*_RELAYD, "log", "-f", "--socket", str(room.socket)],
+            *[*_RELAYD, "log", "-f", "--socket", str(api.socket)],
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -6,8 +6,7 @@ import asyncio
 import sys
 from typing import TextIO
 
-from relayd.admin.client import AdminClientError
-from relayd.admin.follow import follow
+from relayd.admin.client import AdminClientError, follow
 from relayd.admin.link import Link
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, RequestRecord, epoch_s
 from tui.model.descriptions import cause

@@ -1,18 +1,22 @@
-"""The client of the admin socket, shared by the command line and the terminal app."""
+"""The client of the admin socket, shared by the command line and the terminal app.
+
+Every command and the app's first paint wait for this module to be imported, so it imports no HTTP
+library: llhttp (`httptools`) parses, asyncio connects.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from relayd.admin.http1 import Answer, Broken, connect, exchange
 from relayd.admin.schema import (
     PROTOCOL,
     PROTOCOL_HEADER,
@@ -22,7 +26,10 @@ from relayd.admin.schema import (
     ErrorReply,
     Event,
     ExtendKey,
+    Gap,
+    Hello,
     KeyChange,
+    Progress,
     RequestPage,
     RequestRecord,
     RevokeKey,
@@ -31,23 +38,27 @@ from relayd.admin.schema import (
     Status,
 )
 
-_FIRST_REFUSAL = 400
+_FIRST_ERROR_STATUS = 400
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0
+_READ_BYTES = 64 << 10
+_MAX_HEAD_BYTES = 64 << 10
+_MAX_BODY_BYTES = 64 << 20
 _MAX_LINE_BYTES = 16 << 20
+_BACKOFF_FIRST_S = 0.25
+_BACKOFF_MAX_S = 5.0
 
 T = TypeVar("T")
-_Query = Mapping[str, str | int | None]
 
 
 class AdminClientError(Exception):
-    """Anything that keeps an answer from coming; the text is a sentence for the operator.
+    """The daemon gave no usable answer; the text is a sentence for the operator.
 
     AdminClientError
     ├── NoDaemon          nothing listens at the socket
     ├── Denied            the socket is there, but not for this user
     ├── VersionMismatch   the daemon speaks another version of this protocol
-    ├── AnswerUnknown     the question was sent and the answer never came: ask again, same key
+    ├── AnswerUnknown     a change was sent and its answer never came: ask again, same key
     └── Refused           the daemon answered no; has `status` and `code`
     """
 
@@ -77,10 +88,29 @@ class Refused(AdminClientError):
         self.code = code
 
 
-class AdminClient:
-    """One daemon behind its admin socket; implements `relayd.admin.link.Link`.
+class Backoff:
+    """Waits between attempts to connect: 0.25 s, doubling up to 5 s, each with 25 % jitter."""
 
-    Each question has its own connection, so that a restart of the daemon is never noticed late.
+    def __init__(self) -> None:
+        self._next_s = _BACKOFF_FIRST_S
+
+    def reset(self) -> None:
+        """Begin again with the shortest wait, after an attempt that succeeded."""
+        self._next_s = _BACKOFF_FIRST_S
+
+    def next_s(self) -> float:
+        """Return the seconds to wait before the next attempt."""
+        wait_s, self._next_s = self._next_s, min(_BACKOFF_MAX_S, self._next_s * 2)
+        return wait_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects, guards nothing
+
+
+class AdminClient:
+    """Talks to one daemon behind its admin socket. Every method may raise `AdminClientError`.
+
+    Each question has a connection of its own, so a restart of the daemon never leaves a dead one behind.
+
+    A change of the key ring names the `generation` that it was decided on: if the ring has moved on,
+    it is `Refused` with status 412. The same `idempotency_key` never acts twice.
 
     Args:
         socket: path of the admin socket.
@@ -92,150 +122,127 @@ class AdminClient:
         self._answer_timeout_s = answer_timeout_s
 
     async def status(self) -> Status:
-        """The daemon at a glance."""
-        return await self._get("/status", Status)
+        """Return the state of the daemon at a glance."""
+        return await self._ask("GET", "/status", Status)
 
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
     ) -> RequestPage:
-        """Records with `after < seq < before` that pass the filter, newest first."""
+        """Return records with `after < seq < before` that pass the filter, newest first."""
         query = {"where": where or None, "after": after, "before": before, "limit": limit}
-        return await self._get(_target("/requests", query), RequestPage)
+        return await self._ask("GET", _target("requests", query=query), RequestPage)
 
     async def request(self, request_id: str) -> RequestRecord:
-        """One record."""
-        return await self._get(f"/requests/{quote(request_id, safe='')}", RequestRecord)
+        """Return one record."""
+        return await self._ask("GET", _target("requests", request_id), RequestRecord)
 
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """What operators did, newest first."""
-        return await self._get(_target("/audit", {"before": before, "limit": limit}), AuditPage)
+        """Return what operators did, newest first."""
+        return await self._ask("GET", _target("audit", query={"before": before, "limit": limit}), AuditPage)
 
     async def keys(self) -> Ring:
-        """The ring and its generation."""
-        return await self._get("/keys", Ring)
+        """Return the key ring and its generation."""
+        return await self._ask("GET", "/keys", Ring)
 
     async def metrics(self) -> str:
-        """The figures of `GET /metrics`, in Prometheus' text format."""
-        return (await self._ask("GET", "/metrics")).decode()
+        """Return the metrics in Prometheus' text format."""
+        return (await self._ask_bytes("GET", "/metrics")).decode()
 
     async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
-        """Hello, what followed `after` (None: only what is new), then live, until the connection ends."""
-        decode = msgspec.json.Decoder(Event).decode
-        async with self._question("GET", _target("/events", {"after": after})) as answer:
-            async for line in _lines(answer):
+        """Yield hello, then what follows `after` (None: only what is new), until the connection ends."""
+        decoder = msgspec.json.Decoder(Event)
+        async with self._request("GET", _target("events", query={"after": after})) as response:
+            async for line in _lines(response):
                 try:
-                    event = decode(line)
+                    event = decoder.decode(line)
                 except msgspec.MsgspecError as error:
-                    raise _unreadable(self.socket) from error
+                    raise self._mismatch() from error
                 yield event
-
-    def follow(
-        self, after: int | None = None, *, on_trouble: Callable[[AdminClientError], None] | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """`events`, connected again whenever the connection ends; see `relayd.admin.follow`."""
-        from relayd.admin.follow import follow  # noqa: PLC0415 - few commands follow; each import costs all
-
-        return follow(self.events, after, on_trouble=on_trouble)
 
     async def add_key(self, client: str, *, generation: int, idempotency_key: str) -> KeyChange:
         """Make a first key for a new client."""
-        return await self._change("/keys", AddKey(client), generation, idempotency_key)
+        return await self._change(("keys",), AddKey(client), generation, idempotency_key)
 
     async def rotate_key(
         self, key_id: str, *, grace_s: float | None, generation: int, idempotency_key: str
     ) -> KeyChange:
         """Make a new key for the client of this one, which retires after the grace."""
-        target = _key_target(key_id, "rotate")
-        return await self._change(target, RotateKey(grace_s), generation, idempotency_key)
+        return await self._change(("keys", key_id, "rotate"), RotateKey(grace_s), generation, idempotency_key)
 
     async def extend_key(
         self, key_id: str, *, by_s: float, generation: int, idempotency_key: str
     ) -> KeyChange:
         """Move the end of a retiring key later."""
-        return await self._change(_key_target(key_id, "extend"), ExtendKey(by_s), generation, idempotency_key)
+        return await self._change(("keys", key_id, "extend"), ExtendKey(by_s), generation, idempotency_key)
 
     async def undo_key(self, key_id: str, *, generation: int, idempotency_key: str) -> KeyChange:
         """Make a retiring key active again and revoke the one that replaced it."""
-        return await self._change(_key_target(key_id, "undo"), None, generation, idempotency_key)
+        return await self._change(("keys", key_id, "undo"), None, generation, idempotency_key)
 
     async def revoke_key(self, key_id: str, *, cut: bool, generation: int, idempotency_key: str) -> KeyChange:
         """End a key now; with `cut`, its open streams too."""
-        return await self._change(_key_target(key_id, "revoke"), RevokeKey(cut), generation, idempotency_key)
+        return await self._change(("keys", key_id, "revoke"), RevokeKey(cut), generation, idempotency_key)
 
     async def cancel(self, request_id: str) -> None:
         """End one open stream."""
-        await self._ask("DELETE", f"/inflight/{quote(request_id, safe='')}")
+        await self._ask_bytes("DELETE", _target("inflight", request_id))
 
     async def pause(self) -> Status:
-        """Take no new work; open streams go on."""
-        return self._decode(await self._ask("POST", "/pause"), Status)
+        """Take no new work; open streams continue."""
+        return await self._ask("POST", "/pause", Status)
 
     async def resume(self) -> Status:
         """Take new work again."""
-        return self._decode(await self._ask("POST", "/resume"), Status)
+        return await self._ask("POST", "/resume", Status)
 
     async def drain(self) -> Status:
         """Let open streams finish within the drain timeout, then stop the daemon."""
-        return self._decode(await self._ask("POST", "/drain"), Status)
+        return await self._ask("POST", "/drain", Status)
 
     async def close(self) -> None:
-        """Nothing is held between questions."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _get(self, target: str, kind: type[T]) -> T:
-        return self._decode(await self._ask("GET", target), kind)
+        """Do nothing: no connection is held between questions."""
 
     async def _change(
-        self, target: str, body: msgspec.Struct | None, generation: int, idempotency_key: str
+        self, path: tuple[str, ...], body: msgspec.Struct | None, generation: int, idempotency_key: str
     ) -> KeyChange:
         headers = {"If-Match": f'"{generation}"', "Idempotency-Key": idempotency_key}
         sent = b"" if body is None else msgspec.json.encode(body)
-        return self._decode(await self._ask("POST", target, headers, sent), KeyChange)
+        return self._decoded(await self._ask_bytes("POST", _target(*path), headers, sent), KeyChange)
 
-    async def _ask(
+    async def _ask(self, method: str, target: str, kind: type[T]) -> T:
+        return self._decoded(await self._ask_bytes(method, target), kind)
+
+    async def _ask_bytes(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> bytes:
-        async with self._question(method, target, headers, body) as answer:
-            try:
-                async with asyncio.timeout(self._answer_timeout_s):
-                    return await answer.body()
-            except (TimeoutError, Broken) as error:
-                raise self._unanswered(method, error) from error
+        async with self._request(method, target, headers, body) as response, self._answering(method):
+            return await response.body()
 
     @asynccontextmanager
-    async def _question(
+    async def _request(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> AsyncIterator[Answer]:
-        """Ask, and hand out the answer if it is a good one; the connection closes at the end."""
-        async with self._connected() as (reader, writer):
-            sent = {PROTOCOL_HEADER: PROTOCOL, **(headers or {})}
-            try:
-                async with asyncio.timeout(self._answer_timeout_s):
-                    answer = await exchange(reader, writer, (method, target), sent, body)
-                    if answer.status >= _FIRST_REFUSAL:
-                        raise self._refusal(answer, await answer.body())
-            except (TimeoutError, Broken) as error:
-                raise self._unanswered(method, error) from error
-            if answer.headers.get(PROTOCOL_HEADER.lower()) != PROTOCOL:
-                raise _unreadable(self.socket)
-            yield answer
+    ) -> AsyncIterator[_Response]:
+        """Send a request and yield the response if its status is good; the connection closes at the end."""
+        async with self._connection() as (reader, writer):
+            response = _Response(reader)
+            async with self._answering(method):
+                writer.write(_encoded(method, target, headers or {}, body))
+                await response.read_head()
+                if response.status >= _FIRST_ERROR_STATUS:
+                    raise _refusal(response.status, await response.body())
+            if response.headers.get(PROTOCOL_HEADER.lower()) != PROTOCOL:
+                raise self._mismatch()
+            yield response
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                reader, writer = await connect(self.socket)
+                reader, writer = await asyncio.open_unix_connection(str(self.socket))
         except PermissionError as error:
-            from relayd.admin.denied import explain  # noqa: PLC0415 - as in `follow`
+            from relayd.admin.unix_socket import explain_denial  # noqa: PLC0415 - only for this sentence
 
-            raise Denied(explain(self.socket)) from error
+            raise Denied(explain_denial(self.socket)) from error
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise NoDaemon(
                 f"No relayd answers at {self.socket}. Start it with `relayd serve`, or name its socket: "
@@ -243,63 +250,196 @@ class AdminClient:
             ) from error
         except OSError as error:
             reason = error.strerror or f"no answer within {_CONNECT_TIMEOUT_S:g} s"
-            raise NoDaemon(f"{self.socket} can't be connected to: {reason}.") from error
+            raise NoDaemon(f"Cannot connect to {self.socket}: {reason}.") from error
         try:
             yield reader, writer
         finally:
             writer.close()
 
-    def _unanswered(self, method: str, error: Exception) -> AdminClientError:
-        slow = isinstance(error, TimeoutError)
-        what = f"relayd did not answer within {self._answer_timeout_s:g} s" if slow else str(error)
-        if method == "GET":
-            return AdminClientError(f"{what} ({self.socket}).")
-        return AnswerUnknown(
-            f"{what} ({self.socket}). What was asked for may or may not have happened: "
-            "look before you repeat it."
-        )
-
-    def _refusal(self, answer: Answer, body: bytes) -> AdminClientError:
+    @asynccontextmanager
+    async def _answering(self, method: str) -> AsyncIterator[None]:
+        """Bound the wait for an answer; say of a change without one that it may have happened."""
         try:
-            detail = msgspec.json.decode(body, type=ErrorReply).error
-        except msgspec.MsgspecError:
-            return Refused(answer.status, "unknown", f"The daemon answered with status {answer.status}.")
-        if detail.code == VERSION_MISMATCH:
-            return VersionMismatch(detail.message)
-        return Refused(answer.status, detail.code, detail.message)
+            async with asyncio.timeout(self._answer_timeout_s):
+                yield
+        except (OSError, EOFError, HttpParserError, HttpParserUpgrade) as error:
+            slow = isinstance(error, TimeoutError)
+            what = (
+                f"relayd did not answer within {self._answer_timeout_s:g} s"
+                if slow
+                else "The connection ended before the answer was whole"
+            )
+            if method == "GET":
+                raise AdminClientError(f"{what} ({self.socket}).") from error
+            raise AnswerUnknown(
+                f"{what} ({self.socket}). The change may or may not have happened: look before you repeat it."
+            ) from error
 
-    def _decode(self, body: bytes, kind: type[T]) -> T:
+    def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise _unreadable(self.socket) from error
+            raise self._mismatch() from error
+
+    def _mismatch(self) -> VersionMismatch:
+        return VersionMismatch(
+            f"The daemon at {self.socket} speaks another version of the admin protocol. Use the relayd "
+            "command of the version that runs there."
+        )
 
 
-async def _lines(answer: Answer) -> AsyncIterator[bytes]:
-    """Whole lines until the connection ends, in whatever way it does."""
+async def follow(
+    events: Callable[[int | None], AsyncGenerator[Event, None]],
+    after: int | None = None,
+    *,
+    on_trouble: Callable[[AdminClientError], None] | None = None,
+) -> AsyncGenerator[Event, None]:
+    """Yield events across restarts of the daemon, each once and in order; never end by itself.
+
+    Each connection begins with a `Hello`, which is passed on. One with a smaller `seq` than seen
+    before tells of a log that began anew.
+
+    Args:
+        events: opens one connection: `AdminClient.events`.
+        after: the last event that the caller has (None: after the first hello).
+        on_trouble: called with the reason each time a connection has ended, before the wait.
+
+    Raises:
+        AdminClientError: the first connection failed, or waiting does not mend the reason.
+    """
+    last, was_connected, backoff = after, False, Backoff()
+    while True:
+        try:
+            async with aclosing(events(last)) as connection:
+                async for event in connection:
+                    if isinstance(event, Hello):
+                        was_connected = True
+                        backoff.reset()
+                        last = event.seq if last is None else min(last, event.seq)
+                    elif isinstance(event, Gap):
+                        last = event.last
+                    elif not isinstance(event, Progress):
+                        last = event.seq
+                    yield event
+            trouble = AdminClientError("The daemon closed the connection.")
+        except (Denied, VersionMismatch, Refused):
+            raise
+        except AdminClientError as error:
+            if not was_connected:
+                raise
+            trouble = error
+        if on_trouble is not None:
+            on_trouble(trouble)
+        await asyncio.sleep(backoff.next_s())
+
+
+class _Response:
+    """One HTTP/1.1 response, read from a connection as llhttp parses it; header names in lower case.
+
+    Reading raises `EOFError` if the connection ends too early or more comes than makes sense,
+    `HttpParserError` if what comes is not HTTP.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self._reader = reader
+        self._parser = HttpResponseParser(self)
+        self._has_head = False
+        self._is_complete = False
+        self._pieces: list[bytes] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, for llhttp."""
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Note the end of the head, for llhttp."""
+        self.status = self._parser.get_status_code()
+        self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body, for llhttp."""
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body, for llhttp."""
+        self._is_complete = True
+
+    async def read_head(self) -> None:
+        """Read until status and headers are known."""
+        head_bytes = 0
+        while not self._has_head:
+            head_bytes += await self._feed()
+            if head_bytes > _MAX_HEAD_BYTES:
+                raise EOFError("The head of the answer is too large.")
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes."""
+        while True:
+            pieces, self._pieces = self._pieces, []
+            if pieces:
+                yield b"".join(pieces)
+            elif self._is_complete:
+                return
+            else:
+                await self._feed()
+
+    async def body(self) -> bytes:
+        """Return the whole body, of at most 64 MiB."""
+        whole = bytearray()
+        async for piece in self.pieces():
+            whole += piece
+            if len(whole) > _MAX_BODY_BYTES:
+                raise EOFError("The answer is too large.")
+        return bytes(whole)
+
+    async def _feed(self) -> int:
+        data = await self._reader.read(_READ_BYTES)
+        if not data:
+            raise EOFError
+        self._parser.feed_data(data)
+        return len(data)
+
+
+def _encoded(method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    fields = {
+        "Host": "relayd",
+        "Connection": "close",
+        "Content-Length": str(len(body)),
+        PROTOCOL_HEADER: PROTOCOL,
+        **headers,
+    }
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+def _refusal(status: int, body: bytes) -> AdminClientError:
+    try:
+        detail = msgspec.json.decode(body, type=ErrorReply).error
+    except msgspec.MsgspecError:
+        return Refused(status, "unknown", f"The daemon answered with status {status}.")
+    if detail.code == VERSION_MISMATCH:
+        return VersionMismatch(detail.message)
+    return Refused(status, detail.code, detail.message)
+
+
+async def _lines(response: _Response) -> AsyncIterator[bytes]:
+    """Yield whole lines until the connection ends, in whatever way it does."""
     held = b""
     try:
-        async for piece in answer.pieces():
+        async for piece in response.pieces():
             *lines, held = (held + piece).split(b"\n")
             if len(held) > _MAX_LINE_BYTES:
                 return
             for line in lines:
                 yield line
-    except Broken:
+    except (OSError, EOFError, HttpParserError):
+        # Half a line is dropped: a caller that resumes after its last event gets it again.
         return
 
 
-def _unreadable(socket: Path) -> VersionMismatch:
-    return VersionMismatch(
-        f"The daemon at {socket} speaks another version of the admin protocol. Use the relayd command of the "
-        "version that runs there."
-    )
-
-
-def _target(path: str, query: _Query) -> str:
-    given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
-def _key_target(key_id: str, action: str) -> str:
-    return f"/keys/{quote(key_id, safe='')}/{action}"
+def _target(*path: str, query: Mapping[str, str | int | None] | None = None) -> str:
+    target = "".join(f"/{quote(part, safe='')}" for part in path)
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return f"{target}?{urlencode(given)}" if given else target

@@ -1,17 +1,31 @@
-"""What the admin routes work with; built once by the server."""
+"""The daemon as the admin API sees it, and its state at a glance."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+from relayd import __version__
 from relayd.admin.events import EventBus
-from relayd.admin.offload import Offload
-from relayd.admin.peer import PeerBook
-from relayd.admin.tally import Tally
+from relayd.admin.metrics import Metrics
+from relayd.admin.schema import Disk, LogHealth, Progress, RingSummary, Status, StreamCounts, StreamProgress
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
+from relayd.relay.stream import RelayStream
+from relayd.state.errors import StateError
+from relayd.state.keyring import KeyRing
+from relayd.state.records import KeyState, Phase, utc_text
 from relayd.state.state import State
+
+_LOG_THREADS = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +54,110 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """The daemon, as the admin side sees it."""
+    """What the handlers of the admin API work with."""
 
     facts: DaemonFacts
     limits: Callable[[], Limits]
     state: State
-    registry: ActiveStreams
-    intake: Accepting
-    tally: Tally
-    hub: EventBus
-    offload: Offload
-    """For what reads the log."""
-    quick: Offload
-    """For what must not wait behind a long read."""
-    peers: PeerBook
+    streams: ActiveStreams
+    accepting: Accepting
+    metrics: Metrics
+    event_bus: EventBus
     stop: Callable[[], None]
     """Begin to drain, as a signal would."""
+    event_write_timeout_s: float = 10.0
+    """How long a reader of events may stand still before it is dropped."""
+    _log_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_LOG_THREADS, thread_name_prefix="admin-log")
+    )
+
+    async def read_log(self, query: Callable[[], T]) -> T:
+        """Run a blocking query of the log in one of four threads of its own.
+
+        The loop's default executor also resolves the provider's name, which must not wait behind a long
+        query. What waits here is bounded by the connections to the admin socket: each asks one question
+        at a time.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._log_threads, query)
+
+    async def close(self) -> None:
+        """Wait for the queries under way."""
+        await asyncio.to_thread(self._log_threads.shutdown)
+
+    async def status(self) -> Status:
+        """Return all figures as they are now; the disk is examined in a thread."""
+        facts, limits, log = self.facts, self.limits(), self.state.log
+        disk, disk_error = await asyncio.to_thread(_disk, self.state)
+        return Status(
+            version=__version__,
+            boot_id=facts.boot_id,
+            pid=os.getpid(),
+            started_at=utc_text(facts.started_at_s),
+            uptime_s=max(0, int(time.time() - facts.started_at_s)),
+            intake=self.accepting.state,
+            address=facts.address,
+            upstream=facts.upstream,
+            demo=facts.demo,
+            state_dir=facts.state_dir,
+            seq=self.event_bus.newest_seq,
+            streams=_stream_counts(self.streams),
+            max_streams=limits.max_streams,
+            drain_timeout_s=limits.drain_timeout_s,
+            rates=self.metrics.recent.rates(self.streams.deltas),
+            log=LogHealth(queued=log.queued, lost=log.lost, error=log.error or disk_error),
+            disk=disk,
+            ring=_ring_summary(self.state.ring),
+        )
+
+    def progress(self) -> Progress:
+        """Return where all open streams are now, oldest first."""
+        now_s = asyncio.get_running_loop().time()
+        return Progress(utc_text(time.time()), [_stream_progress(stream, now_s) for stream in self.streams])
+
+
+def _disk(state: State) -> tuple[Disk, str | None]:
+    """Return the use of the disk; if it does not answer, zeros and the reason."""
+    try:
+        use = state.disk()
+    except StateError as error:
+        return Disk(0, 0), str(error)
+    return Disk(use.database_bytes, use.free_bytes), None
+
+
+def _stream_counts(streams: ActiveStreams) -> StreamCounts:
+    """Count open streams by phase; a stream that writes its last lines still counts as streaming."""
+    phases = Counter(stream.record.phase for stream in streams)
+    return StreamCounts(
+        connecting=phases[Phase.CONNECTING],
+        waiting=phases[Phase.WAITING],
+        streaming=phases[Phase.STREAMING] + phases[Phase.DONE],
+    )
+
+
+def _ring_summary(ring: KeyRing) -> RingSummary:
+    generation, keys = ring.generation, ring.keys()
+    retiring = [key for key in keys if key.state is KeyState.RETIRING]
+    return RingSummary(
+        generation=generation,
+        active=sum(key.state is KeyState.ACTIVE for key in keys),
+        retiring=len(retiring),
+        next_expiry_at=min((key.expires_at for key in retiring if key.expires_at is not None), default=None),
+    )
+
+
+def _stream_progress(stream: RelayStream, now_s: float) -> StreamProgress:
+    record, last_delta_at = stream.record, stream.last_delta_at
+    return StreamProgress(
+        id=record.id,
+        client=record.client,
+        key_id=record.key_id,
+        ip=record.ip,
+        model=record.model,
+        phase=record.phase,
+        waiting_for="client" if stream.blocked else "upstream",
+        age_ms=round(stream.age_s * 1000),
+        deltas=record.deltas,
+        bytes_out=record.bytes_out,
+        stalled_ms=round(stream.stalled_s * 1000),
+        last_delta_ms=None if last_delta_at is None else round((now_s - last_delta_at) * 1000),
+    )

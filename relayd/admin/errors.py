@@ -1,4 +1,4 @@
-"""Every error of the admin side as one thing: a status, a code for programs, a sentence for people."""
+"""Every error of the admin API in one form: a status, a code for programs, a sentence for people."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ _RING_STATUS: dict[type[RingError], HTTPStatus] = {
     IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     RingUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+_HTTP_MESSAGES = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this path; docs/operations.md lists the paths.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This method is not possible at this path.",
+}
 
 
 class AdminError(Exception):
-    """The question is refused."""
+    """A request to the admin API is refused."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -39,29 +43,17 @@ class AdminError(Exception):
 
     @classmethod
     def bad_request(cls, message: str) -> Self:
-        """The question itself is wrong."""
+        """Return the error of a request that is itself wrong."""
         return cls(HTTPStatus.BAD_REQUEST, "bad_request", message)
 
     @classmethod
     def not_found(cls, message: str) -> Self:
-        """What it names is not there."""
+        """Return the error of a request for something that does not exist."""
         return cls(HTTPStatus.NOT_FOUND, "not_found", message)
-
-    @classmethod
-    def too_busy(cls) -> Self:
-        """Too much waits already."""
-        return cls(
-            HTTPStatus.SERVICE_UNAVAILABLE, "busy", "Too many questions wait for the disk; ask again shortly."
-        )
-
-    @classmethod
-    def stopping(cls) -> Self:
-        """The daemon ends."""
-        return cls(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", "The daemon is stopping.")
 
 
 def as_admin_error(error: BaseException | None) -> AdminError | None:
-    """The error as it is answered; None for a bug."""
+    """Return the error in the form that is sent; None if it is a bug, which is not shown."""
     match error:
         case AdminError():
             return error
@@ -72,15 +64,7 @@ def as_admin_error(error: BaseException | None) -> AdminError | None:
         case FilterError():
             return AdminError(HTTPStatus.BAD_REQUEST, "bad_filter", f"{error}\n{error.pointer()}")
         case HTTPError():
-            return _as_refusal(error)
+            status = HTTPStatus(error.status_code)
+            message = _HTTP_MESSAGES.get(status, error.log_message or status.phrase)
+            return AdminError(status, status.phrase.lower().replace(" ", "_"), message)
     return None
-
-
-def _as_refusal(error: HTTPError) -> AdminError:
-    """What Tornado itself refuses."""
-    status = HTTPStatus(error.status_code)
-    message = {
-        HTTPStatus.NOT_FOUND: "There is nothing at this path; docs/operations.md lists what there is.",
-        HTTPStatus.METHOD_NOT_ALLOWED: "This method is not possible at this path.",
-    }.get(status, error.log_message or status.phrase)
-    return AdminError(status, status.phrase.lower().replace(" ", "_"), message)

@@ -1,111 +1,195 @@
-"""Figures for Prometheus, in its text format. Every label value comes from relayd itself."""
+"""Metrics: for Prometheus since the start of the daemon, and rates of the last minutes for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relayd.admin.schema import Intake, Status
-from relayd.admin.tally import Histogram, Tally
+from relayd.admin.schema import Intake, Rates, Status
+from relayd.relay.errors import ErrorCode
+from relayd.state.events import Audited, LogEvent
+from relayd.state.records import Outcome, RequestRecord
+
+_FIRST_TOKEN_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_KEY_CHANGES = ("fill", "add", "rotate", "extend", "undo", "revoke")
+
+_WINDOW_S = 300
+_MINUTE_S = 60
+_DELTAS_OVER_S = 5
+_MAX_FIRST_TOKENS = 1000
+
+# The time at which each counter was made says nothing that the start of the process does not.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What is not in a status."""
+class Metrics:
+    """Counts what happens, on the event loop. Every label value comes from relayd, none from a client."""
 
-    tally: Tally
-    deltas: int
-    event_readers: int
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = _counters("relayd_requests", "Requests that ended.", "outcome", Outcome, registry)
+        self._errors = _counters(
+            "relayd_request_errors", "Requests that ended with an error.", "code", ErrorCode, registry
+        )
+        self._key_changes = _counters(
+            "relayd_key_changes", "Changes of keys.", "action", _KEY_CHANGES, registry
+        )
+        self._reply_bytes = Counter("relayd_reply_bytes", "Bytes of replies that ended.", registry=registry)
+        self._first_token = Histogram(
+            "relayd_first_token_seconds",
+            "From request to first text.",
+            buckets=_FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "relayd_request_duration_seconds",
+            "From request to end.",
+            buckets=_DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.event_readers = Gauge("relayd_event_readers", "Readers of the event stream.", registry=registry)
+        self.event_readers_dropped = Counter(
+            "relayd_event_readers_dropped", "Readers dropped because they stood still.", registry=registry
+        )
+        self.recent = RecentRates()
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count a request; its record is complete."""
+        if record.outcome is not None:
+            self._requests[record.outcome].inc()
+        if record.error is not None and record.error.code in self._errors:
+            self._errors[record.error.code].inc()
+        self._reply_bytes.inc(record.bytes_out)
+        if record.duration_ms is not None:
+            self._duration.observe(record.duration_ms / 1000)
+        if record.first_token_ms is not None:
+            self._first_token.observe(record.first_token_ms / 1000)
+        self.recent.request_ended(record)
+
+    def event_logged(self, event: LogEvent) -> None:
+        """Count an event of the log if it is a change of a key."""
+        if isinstance(event, Audited) and event.entry.result == "done":
+            counter = self._key_changes.get(event.entry.action)
+            if counter is not None:
+                counter.inc()
+
+    def render(self, status: Status, deltas: int) -> bytes:
+        """Return all metrics in Prometheus' text format, version 0.0.4."""
+        current = CollectorRegistry()
+        current.register(_StatusCollector(status, deltas))
+        return generate_latest(self._registry) + generate_latest(current)
 
 
-def metrics_text(status: Status, totals: Totals) -> bytes:
-    """The whole answer to a scrape."""
-    registry = CollectorRegistry()
-    registry.register(_Figures(status, totals))
-    ProcessCollector(registry=registry)
-    return generate_latest(registry)
+def _counters(
+    name: str, text: str, label: str, values: Iterable[str], registry: CollectorRegistry
+) -> Mapping[str, Counter]:
+    """Return one counter for each value of the label; all are exported from the start, as zero."""
+    family = Counter(name, text, [label], registry=registry)
+    return {value: family.labels(str(value)) for value in values}
 
 
-class _Figures(Collector):
-    def __init__(self, status: Status, totals: Totals) -> None:
+class _StatusCollector(Collector):
+    """Exports what a `Status` has at the moment of a scrape."""
+
+    def __init__(self, status: Status, deltas: int) -> None:
         self._status = status
-        self._totals = totals
+        self._deltas = deltas
 
     def collect(self) -> Iterable[Metric]:
-        """Every figure of relayd's own."""
-        status, totals = self._status, self._totals
-        tally = totals.tally
+        """Yield each figure, for prometheus_client."""
+        status, ring, disk = self._status, self._status.ring, self._status.disk
+        phases = {
+            "connecting": status.streams.connecting,
+            "waiting": status.streams.waiting,
+            "streaming": status.streams.streaming,
+        }
+        intake = {state.value: float(state is status.intake) for state in Intake}
+        keys = {"active": ring.active, "retiring": ring.retiring}
         yield InfoMetricFamily("relayd_build", "The version that runs.", value={"version": status.version})
-        yield _gauge("relayd_uptime_seconds", "Since the start of the daemon.", status.uptime_s)
-        yield _counter_by("relayd_requests", "Requests that ended.", "outcome", tally.requests.items())
-        yield _counter_by(
-            "relayd_request_errors", "Requests that ended with an error.", "code", tally.errors.items()
-        )
-        yield _gauge_by("relayd_streams_open", "Open streams.", "phase", _phases(status).items())
-        yield _gauge("relayd_streams_limit", "The most streams that may be open.", status.max_streams)
-        yield _gauge_by(
-            "relayd_intake", "1 for what is done with new requests.", "state", _intake(status).items()
-        )
-        yield _counter("relayd_deltas", "Pieces of text relayed.", totals.deltas)
-        yield _counter("relayd_reply_bytes", "Bytes of replies that ended.", tally.reply_bytes)
-        yield _histogram("relayd_first_token_seconds", "From request to first text.", tally.first_token)
-        yield _histogram("relayd_request_duration_seconds", "From request to end.", tally.duration)
-        yield _gauge("relayd_log_queued", "Records that wait for the disk.", status.log.queued)
-        yield _counter("relayd_log_lost", "Records that were never written.", status.log.lost)
-        yield _gauge("relayd_log_failing", "1 while the disk refuses.", status.log.error is not None)
-        yield _gauge("relayd_database_bytes", "Size of the database.", status.disk.database_bytes)
-        yield _gauge("relayd_disk_free_bytes", "Free space beside it.", status.disk.free_bytes)
-        yield _gauge("relayd_ring_generation", "Changes of the key ring.", status.ring.generation)
-        yield _gauge_by("relayd_keys", "Keys that work.", "state", _keys(status).items())
-        yield _counter_by("relayd_key_changes", "Changes of keys.", "action", tally.key_changes.items())
-        yield _gauge("relayd_event_readers", "Readers of the event stream.", totals.event_readers)
-        yield _counter("relayd_event_readers_dropped", "Readers that stood still.", tally.dropped_readers)
+        yield CounterMetricFamily("relayd_deltas", "Pieces of text relayed.", value=self._deltas)
+        yield CounterMetricFamily("relayd_log_lost", "Records never written.", value=status.log.lost)
+        yield _gauges("relayd_streams_open", "Open streams.", "phase", phases)
+        yield _gauges("relayd_intake", "1 for what is done with new requests.", "state", intake)
+        yield _gauges("relayd_keys", "Keys that work.", "state", keys)
+        for name, text, value in (
+            ("relayd_uptime_seconds", "Since the start of the daemon.", status.uptime_s),
+            ("relayd_streams_limit", "The most streams that may be open.", status.max_streams),
+            ("relayd_log_queued", "Records that wait for the disk.", status.log.queued),
+            ("relayd_log_failing", "1 while the disk refuses.", status.log.error is not None),
+            ("relayd_database_bytes", "Size of the database.", disk.database_bytes),
+            ("relayd_disk_free_bytes", "Free space beside it.", disk.free_bytes),
+            ("relayd_ring_generation", "Changes of the key ring.", ring.generation),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
 
 
-def _phases(status: Status) -> dict[str, float]:
-    streams = status.streams
-    return {"connecting": streams.connecting, "waiting": streams.waiting, "streaming": streams.streaming}
-
-
-def _intake(status: Status) -> dict[str, float]:
-    return {state.value: float(state is status.intake) for state in Intake}
-
-
-def _keys(status: Status) -> dict[str, float]:
-    return {"active": status.ring.active, "retiring": status.ring.retiring}
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _gauge_by(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=[label])
-    for value, number in values:
-        family.add_metric([str(value)], number)
+    for value, number in values.items():
+        family.add_metric([value], number)
     return family
 
 
-def _counter_by(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for value, number in values:
-        family.add_metric([str(value)], number)
-    return family
+@dataclass(slots=True)
+class _Second:
+    began_s: float
+    deltas_before: int = 0
+    """Deltas relayed from the start of the daemon to the beginning of this second."""
+    requests: int = 0
+    errors: int = 0
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    return HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.sum_s)
+class RecentRates:
+    """Rates of the last minutes, from one slot for each second."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = deque([_Second(self._loop.time())], maxlen=_WINDOW_S)
+        self._first_tokens: deque[tuple[float, int]] = deque(maxlen=_MAX_FIRST_TOKENS)
+        """End of the request (loop time) and its first token in ms."""
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count a request; its record is complete."""
+        second = self._seconds[-1]
+        second.requests += 1
+        second.errors += record.error is not None or record.outcome is Outcome.CRASHED
+        if record.first_token_ms is not None:
+            self._first_tokens.append((self._loop.time(), record.first_token_ms))
+
+    def begin_second(self, deltas: int) -> None:
+        """Begin a new slot; `deltas` were relayed since the start of the daemon. Call it every second."""
+        self._seconds.append(_Second(self._loop.time(), deltas))
+
+    def rates(self, deltas: int) -> Rates:
+        """Return the rates up to now; percentiles are those of at most the newest 1,000 requests."""
+        now_s, seconds = self._loop.time(), list(self._seconds)
+        since = seconds[-min(_DELTAS_OVER_S, len(seconds))]
+        first_tokens_ms = sorted(ms for ended_s, ms in self._first_tokens if ended_s > now_s - _WINDOW_S)
+        return Rates(
+            requests_1m=sum(second.requests for second in seconds[-_MINUTE_S:]),
+            deltas_per_s=round((deltas - since.deltas_before) / max(now_s - since.began_s, 1.0), 1),
+            errors_5m=sum(second.errors for second in seconds),
+            first_token_p50_ms=_percentile(first_tokens_ms, 50),
+            first_token_p95_ms=_percentile(first_tokens_ms, 95),
+        )
+
+
+def _percentile(ordered: list[int], percent: int) -> int | None:
+    """Return the value of the nearest rank; None without values."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None

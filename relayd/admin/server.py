@@ -1,74 +1,56 @@
-"""The admin side's life, in the order it is lived: built, started, ticking, closed."""
+"""The admin API's life in time order: built, started, ticking, closed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from typing import Any
 
-from relayd.admin.accept import BoundedServer
-from relayd.admin.app import admin_app
-from relayd.admin.context import AdminContext, DaemonFacts, Limits
-from relayd.admin.events import EventBus
-from relayd.admin.eventsroute import WRITE_TIMEOUT_S
-from relayd.admin.offload import Offload
-from relayd.admin.peer import PeerBook
-from relayd.admin.progress import progress_of
-from relayd.admin.tally import Tally
-from relayd.admin.unix_socket import AdminSocket
-from relayd.relay.accepting import Accepting
-from relayd.relay.active_streams import ActiveStreams
-from relayd.state.state import State
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.web import Application
+from typing_extensions import override
 
-_READ_THREADS = 4
+from relayd.admin.context import AdminContext
+from relayd.admin.handlers import (
+    CancelHandler,
+    DrainHandler,
+    MetricsHandler,
+    NotFoundHandler,
+    PauseHandler,
+    StatusHandler,
+)
+from relayd.admin.key_handlers import KeyChangeHandler, KeysHandler
+from relayd.admin.log_handlers import AuditHandler, EventsHandler, RequestRecordHandler, RequestsHandler
+
+MAX_CONNECTIONS = 128
+_IDLE_TIMEOUT_S = 10.0
+_BODY_TIMEOUT_S = 10.0
+_MAX_BODY_BYTES = 64 << 10
+_MAX_HEADER_BYTES = 16 << 10
+_MAX_BUFFER_BYTES = 256 << 10
 _TICK_S = 1.0
+_ID = r"([^/]{1,200})"
 
 
 class AdminServer:
-    """Everything behind the admin socket, on the running loop.
+    """Serves the admin API on a listening Unix socket, on the running loop.
 
     Args:
-        admin_socket: the listening socket; its owner closes it.
-        event_bus: the one that the state tells of its commits.
-        tally: the one that the ledger tells of its requests.
-        facts: what does not change.
-        limits: what may change.
-        state: open.
-        registry: the open streams.
-        intake: the switch.
-        stop: begins to drain.
-        event_write_timeout_s: how long a reader of events may stand still.
+        listening: the socket; its owner closes it.
+        context: the daemon, and what its handlers share; closed here.
     """
 
-    def __init__(  # noqa: PLR0913 - the one place where all of the daemon meets
-        self,
-        admin_socket: AdminSocket,
-        *,
-        event_bus: EventBus,
-        tally: Tally,
-        facts: DaemonFacts,
-        limits: Callable[[], Limits],
-        state: State,
-        registry: ActiveStreams,
-        intake: Accepting,
-        stop: Callable[[], None],
-        event_write_timeout_s: float = WRITE_TIMEOUT_S,
-    ) -> None:
-        quick = Offload("admin-quick", 1)
-        self._parts = AdminContext(
-            facts=facts,
-            limits=limits,
-            state=state,
-            registry=registry,
-            intake=intake,
-            tally=tally,
-            hub=event_bus,
-            offload=Offload("admin-read", _READ_THREADS),
-            quick=quick,
-            peers=PeerBook(quick),
-            stop=stop,
-        )
-        self._server = BoundedServer(
-            admin_app(self._parts, event_write_timeout_s=event_write_timeout_s), admin_socket.socket
+    def __init__(self, listening: socket.socket, context: AdminContext) -> None:
+        self._listening = listening
+        self._context = context
+        self._http_server = _BoundedServer(
+            _application(context),
+            idle_connection_timeout=_IDLE_TIMEOUT_S,
+            body_timeout=_BODY_TIMEOUT_S,
+            max_body_size=_MAX_BODY_BYTES,
+            max_header_size=_MAX_HEADER_BYTES,
+            max_buffer_size=_MAX_BUFFER_BYTES,
         )
         self._ticking: asyncio.Task[None] | None = None
 
@@ -78,34 +60,81 @@ class AdminServer:
         Raises:
             StateError: the log can't be read.
         """
-        parts = self._parts
-        parts.hub.listen(parts.tally.logged)
-        parts.hub.catch_up(await parts.offload.run(parts.state.reader.newest_seq))
+        context = self._context
+        context.event_bus.open(context.metrics.event_logged)
+        context.event_bus.advance(await context.read_log(context.state.reader.newest_seq))
         self._ticking = asyncio.create_task(self._tick(), name="admin tick")
-        self._server.start_accepting()
+        # A duplicate: Tornado closes the sockets that it is given, and this one's file must go first.
+        self._http_server.add_socket(self._listening.dup())
 
     async def _tick(self) -> None:
-        """Once a second: close a second of the figures, and tell where the open streams are."""
-        parts, loop = self._parts, asyncio.get_running_loop()
+        """Once a second, begin a slot of the rates and tell the readers where the open streams are."""
+        context, loop = self._context, asyncio.get_running_loop()
         were_open = False
         due_s = loop.time()
         while True:
             due_s = max(due_s + _TICK_S, loop.time())
             await asyncio.sleep(due_s - loop.time())
-            parts.tally.tick(loop.time(), parts.registry.deltas)
-            are_open = len(parts.registry) > 0
-            if len(parts.hub) and (are_open or were_open):
-                parts.hub.tell_progress(progress_of(parts.registry))
+            context.metrics.recent.begin_second(context.streams.deltas)
+            are_open = len(context.streams) > 0
+            if len(context.event_bus) and (are_open or were_open):
+                context.event_bus.publish_progress(context.progress())
             were_open = are_open
 
     async def close(self) -> None:
         """End the readers of events, then every connection, then the threads."""
-        parts = self._parts
-        self._server.stop_accepting()
+        self._http_server.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
-        parts.hub.close()
-        await self._server.close()
-        await parts.offload.close()
-        await parts.quick.close()
+        self._context.event_bus.close()
+        await self._http_server.close_all_connections()
+        await self._context.close()
+
+
+def _application(context: AdminContext) -> Application:
+    arguments: dict[str, Any] = {"context": context}
+    return Application(
+        [
+            (r"/status", StatusHandler, arguments),
+            (r"/metrics", MetricsHandler, arguments),
+            (r"/(pause|resume)", PauseHandler, arguments),
+            (r"/drain", DrainHandler, arguments),
+            (rf"/inflight/{_ID}", CancelHandler, arguments),
+            (r"/keys", KeysHandler, arguments),
+            (rf"/keys/{_ID}/(rotate|extend|undo|revoke)", KeyChangeHandler, arguments),
+            (r"/requests", RequestsHandler, arguments),
+            (rf"/requests/{_ID}", RequestRecordHandler, arguments),
+            (r"/audit", AuditHandler, arguments),
+            (r"/events", EventsHandler, arguments),
+        ],
+        default_handler_class=NotFoundHandler,
+        default_handler_args=arguments,
+        # What changes something is in the audit; requests that only look are not worth a log line.
+        log_function=lambda _handler: None,
+    )
+
+
+class _BoundedServer(HTTPServer):
+    """Tornado's server for at most 128 connections; one more is closed at once.
+
+    The operator's programs need one or two each. Whatever else fills them may not take the descriptors
+    that clients need.
+    """
+
+    _open = 0
+
+    @override
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        """Serve a new connection."""
+        if self._open >= MAX_CONNECTIONS:
+            stream.close()
+            return
+        self._open += 1
+        super().handle_stream(stream, address)
+
+    @override
+    def on_close(self, server_conn: object) -> None:
+        """Note that a connection is over."""
+        self._open -= 1
+        super().on_close(server_conn)

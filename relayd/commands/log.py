@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from relayd.admin.client import AdminClient, AdminClientError
+from relayd.admin.client import AdminClient, AdminClientError, follow
 from relayd.admin.schema import (
     Audited,
     Ended,
@@ -46,7 +46,7 @@ async def _follow(client: AdminClient, args: Namespace, printer: _Printer) -> No
     def trouble(error: AdminClientError) -> None:
         printer.console.note(f"{error} Trying again.")
 
-    async with aclosing(client.follow(on_trouble=trouble)) as events:
+    async with aclosing(follow(client.events, on_trouble=trouble)) as events:
         hello = await anext(events)
         newest = hello.seq if isinstance(hello, Hello) else 0
         # What ends while the past is read is in it and comes as an event too.

@@ -130,7 +130,7 @@ async def _serve_at(
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
-        on_commit=event_bus.committed,
+        on_commit=event_bus.publish,
     )
     given = settings.authorization_key
     try:

@@ -1,9 +1,11 @@
-"""The admin side in the test's own loop: a real socket, a real database, no process."""
+"""The admin API in the test's own loop: a real socket, a real database, no process."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,43 +13,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from relayd.admin.client import AdminClient
-from relayd.admin.context import DaemonFacts, Limits
+from relayd.admin.context import AdminContext, DaemonFacts, Limits
 from relayd.admin.events import EventBus
-from relayd.admin.http1 import connect, exchange
+from relayd.admin.metrics import Metrics
 from relayd.admin.server import AdminServer
-from relayd.admin.tally import Tally
 from relayd.admin.unix_socket import open_admin_socket
-from relayd.config import load
-from relayd.public.listener import bind
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
-from relayd.reload import ConfigReloader
-from relayd.server import Server
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
-from relayd.systemd import ServiceManager
-from tests.e2e.daemon import PROVIDER_KEY
-from tests.support.upstream import fault_upstream_url
-from tests.wire import HOST, Reply, Wire, ask, body, until
+from tests.harness import KEY, Relay, running_relay
+from tests.wire import Reply, Wire, body, post, until
 
-KEY = "the-key-of-the-admin-tests"
 NOON_S = 1_800_000_000.0
 
 
 @dataclass(slots=True)
-class AdminRoom:
-    """What a test works with."""
+class AdminHarness:
+    """An admin API, the daemon's parts behind it, and a client."""
 
     socket: Path
     client: AdminClient
     state: State
-    registry: ActiveStreams
-    intake: Accepting
-    tally: Tally
-    hub: EventBus
+    accepting: Accepting
+    event_bus: EventBus
     stopped: list[bool] = field(default_factory=list)
-    """One entry for each time that the daemon was asked to end."""
+    """One entry for each time that the daemon was asked to stop."""
 
     def log(self, count: int, prefix: str = "r", **fields: Any) -> None:
         """Put requests into the log, started and ended."""
@@ -59,144 +53,88 @@ class AdminRoom:
 
     async def logged(self, seq: int) -> None:
         """Wait until the log has come to this place."""
-        await until(lambda: self.hub.newest_seq >= seq)
+        await until(lambda: self.event_bus.newest_seq >= seq)
+
+    async def metric(self, name: str) -> float:
+        """Return one sample of `GET /metrics` without labels."""
+        lines = (await self.client.metrics()).splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 def new_record(request_id: str, **fields: Any) -> RequestRecord:
-    """A request that has just begun."""
+    """Return the record of a request that has just begun."""
     given = {"boot_id": "boot", "started_at": utc_text(NOON_S), "ip": "192.0.2.1", "path": "/chat"}
     return RequestRecord(id=request_id, **{**given, **fields})
 
 
 @asynccontextmanager
-async def admin_room(
+async def admin_api(
     home: Path,
     *,
     boot_id: str = "boot",
     keep_days: int = 30,
-    max_mib: int = 512,
     event_write_timeout_s: float = 10.0,
-    group: str = "",
     clock: Callable[[], float] = time.time,
-) -> AsyncIterator[AdminRoom]:
-    """Open a daemon without a public side, whose ring has `KEY`; entered again, it is a restart."""
-    state_dir, hub = home / "state", EventBus()
-    registry, intake = ActiveStreams(), Accepting()
-    tally = Tally(asyncio.get_running_loop().time())
-    with open_admin_socket(state_dir / "admin.sock", group=group, state_dir=state_dir) as admin_socket:
+) -> AsyncIterator[AdminHarness]:
+    """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart."""
+    state_dir, event_bus, accepting = home / "state", EventBus(), Accepting()
+    stopped: list[bool] = []
+    with open_admin_socket(state_dir / "admin.sock", group="", state_dir=state_dir) as admin_socket:
         state = State.open(
             state_dir,
             boot_id=boot_id,
             keep_days=keep_days,
-            max_mib=max_mib,
-            on_commit=hub.committed,
+            max_mib=512,
+            on_commit=event_bus.publish,
             clock=clock,
         )
-        stopped: list[bool] = []
-        side = None
+        state.ring.fill(KEY)
+        context = AdminContext(
+            facts=DaemonFacts(boot_id, NOON_S, "http://a", "http://b", demo=False, state_dir=str(state_dir)),
+            limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),
+            state=state,
+            streams=ActiveStreams(),
+            accepting=accepting,
+            metrics=Metrics(),
+            event_bus=event_bus,
+            stop=lambda: stopped.append(True),
+            event_write_timeout_s=event_write_timeout_s,
+        )
+        server = AdminServer(admin_socket.socket, context)
         try:
-            state.ring.fill(KEY)
-            side = AdminServer(
-                admin_socket,
-                event_bus=hub,
-                tally=tally,
-                facts=DaemonFacts(boot_id, NOON_S, "http://a", "http://b", False, str(state_dir)),  # noqa: FBT003 - no demo
-                limits=lambda: Limits(100, 30.0, 3600.0),
-                state=state,
-                registry=registry,
-                intake=intake,
-                stop=lambda: stopped.append(True),
-                event_write_timeout_s=event_write_timeout_s,
-            )
-            await side.start()
-            yield AdminRoom(
-                admin_socket.path,
-                AdminClient(admin_socket.path),
-                state,
-                registry,
-                intake,
-                tally,
-                hub,
-                stopped,
-            )
+            await server.start()
+            path = admin_socket.path
+            yield AdminHarness(path, AdminClient(path), state, accepting, event_bus, stopped)
         finally:
-            if side is not None:
-                await side.close()
+            await server.close()
             assert await asyncio.to_thread(state.close)
 
 
-@dataclass(slots=True)
-class WholeRoom:
-    """A daemon with its public side and a scripted provider."""
-
-    port: int
-    socket: Path
-    client: AdminClient
-    state: State
-    server: Server
-
-    async def ask(self, model: str = "demo", key: str = KEY) -> Reply:
-        """One chat to its end."""
-        return await ask(self.port, key, body(model))
-
-    async def open(self, model: str, key: str = KEY) -> tuple[Wire, Reply]:
-        """A chat whose first line has come."""
-        wire = await Wire.open(self.port)
-        payload = body(model)
-        wire.send(
-            b"POST /chat HTTP/1.1\r\nHost: relay\r\nAuthorization: %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (key.encode(), len(payload), payload)
-        )
-        reply = await wire.head()
-        await wire.first_piece(reply)
-        return wire, reply
-
-
 @asynccontextmanager
-async def whole_room(
-    home: Path, settings: Mapping[str, object] | None = None, *, boot_id: str = "boot"
-) -> AsyncIterator[WholeRoom]:
-    """Open a whole daemon, whose ring has `KEY`."""
-    chosen = load(
-        config_path=None,
-        cli={
-            "state_dir": str(home / "state"),
-            "server.max_streams_per_address": 1000,
-            "upstream.base_url": fault_upstream_url(PROVIDER_KEY),
-            **(settings or {}),
-        },
-        env={"HOME": str(home), "OPENAI_API_KEY": PROVIDER_KEY},
-        cwd=home,
-        system_config=home / "none.toml",
-    )
-    hub = EventBus()
-    with open_admin_socket(chosen.admin.socket, group="", state_dir=chosen.state_dir) as admin_socket:
-        state = State.open(
-            chosen.state_dir, boot_id=boot_id, keep_days=30, max_mib=512, on_commit=hub.committed
-        )
-        state.ring.fill(KEY)
-        manager = ServiceManager({})
-        server = Server(
-            ConfigReloader(chosen, lambda: chosen, manager),
-            state,
-            boot_id=boot_id,
-            demo=False,
-            announce=lambda _line: None,
-            manager=manager,
-        )
-        server.start(bind(HOST, 0))
-        await server.start_admin(admin_socket, hub)
-        try:
-            port = int(server.url.rpartition(":")[2])
-            yield WholeRoom(port, admin_socket.path, AdminClient(admin_socket.path), state, server)
-        finally:
-            server.request_stop()
-            assert await server.stop() == 0
+async def whole_daemon() -> AsyncIterator[tuple[Relay, AdminClient]]:
+    """Run a daemon with its public side and the fault upstream; its ring has `KEY`."""
+    async with running_relay() as relay:
+        yield relay, AdminClient(relay.state.path.parent / "admin.sock")
+
+
+async def open_chat(relay: Relay, model: str, key: str = KEY) -> tuple[Wire, Reply]:
+    """Begin a chat and wait for its first line."""
+    wire = await Wire.open(relay.port)
+    wire.send(post(key, body(model)))
+    reply = await wire.head()
+    await wire.first_piece(reply)
+    return wire, reply
+
+
+async def read_to_end(wire: Wire, reply: Reply) -> None:
+    """Read the rest of a chat."""
+    async for _ in wire.pieces(reply):
+        pass
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """An answer of the admin socket, undecoded."""
+    """An answer of the admin socket, undecoded; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -214,14 +152,31 @@ class RawAnswer:
         return self.json["error"]["code"], self.json["error"]["message"]
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("relayd", timeout=30)
+        self._path = path
+
+    @override
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 async def raw(
-    socket: Path, method: str, target: str, headers: Mapping[str, str] | None = None, sent: bytes = b""
+    path: Path, method: str, target: str, headers: Mapping[str, str] | None = None, sent: bytes = b""
 ) -> RawAnswer:
     """Ask as a script with curl would."""
-    reader, writer = await connect(socket)
-    try:
-        async with asyncio.timeout(30):
-            answer = await exchange(reader, writer, (method, target), headers or {}, sent)
-            return RawAnswer(answer.status, answer.headers, await answer.body())
-    finally:
-        writer.close()
+
+    def ask() -> RawAnswer:
+        connection = _UnixConnection(path)
+        try:
+            connection.request(method, target, sent, dict(headers or {}))
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return RawAnswer(answer.status, found, answer.read())
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)

@@ -9,16 +9,16 @@ import pytest
 from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClientError, Refused
 from relayd.admin.schema import KeyState
-from tests.admin.harness import admin_room
+from tests.admin.harness import admin_api
 
 
 async def test_it_tells_what_the_daemon_wrote_down(tmp_path: Path) -> None:
     """Records by filter and page, one record, the audit and the ring, as the daemon itself would."""
-    async with admin_room(tmp_path) as room:
-        room.log(3, client="web")
-        room.log(1, prefix="x", client="cli")
-        await room.logged(9)
-        whole = await room.client.requests()
+    async with admin_api(tmp_path) as api:
+        api.log(3, client="web")
+        api.log(1, prefix="x", client="cli")
+        await api.logged(9)
+        whole = await api.client.requests()
     archive = Archive(tmp_path / "state" / "relayd.db")
     assert await archive.requests() == whole
     page = await archive.requests(where="client=web", limit=2)
@@ -40,7 +40,7 @@ async def test_what_can_not_be_read_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="did you mean 'status'"):
         await archive.requests(where="sttus=1")
     await archive.close()
-    async with admin_room(tmp_path):
+    async with admin_api(tmp_path):
         pass
     archive = Archive(tmp_path / "state" / "relayd.db")
     with pytest.raises(Refused, match="nope"):

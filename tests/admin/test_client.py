@@ -9,11 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relayd.admin.client import (
     AdminClient,
@@ -23,20 +26,23 @@ from relayd.admin.client import (
     Refused,
     VersionMismatch,
 )
-from relayd.admin.link import Link
-from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, Hello, Started
-from tests.admin.harness import admin_room
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER
+from tests.admin.harness import admin_api
 
+_ASCII = st.characters(max_codepoint=127)
 _OK = f"HTTP/1.1 200 OK\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n"
 
 
 @asynccontextmanager
-async def _playing(path: Path, wire: str) -> AsyncIterator[AdminClient]:
-    """A daemon that reads a question and answers this, whatever it was."""
+async def _playing(path: Path, *pieces: str | bytes) -> AsyncIterator[AdminClient]:
+    """A daemon that reads a question and answers this, piece by piece, whatever it was."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(wire.encode())
+        for piece in pieces:
+            writer.write(piece.encode() if isinstance(piece, str) else piece)
+            await writer.drain()
+            await asyncio.sleep(0)
         writer.close()
 
     server = await asyncio.start_unix_server(serve, str(path))
@@ -54,13 +60,6 @@ def _answer(body: str, status: str = "200 OK", protocol: str = PROTOCOL) -> str:
 
 def _change(client: AdminClient) -> Coroutine[Any, Any, object]:
     return client.rotate_key("id", grace_s=1, generation=1, idempotency_key="k")
-
-
-async def test_it_is_a_link(tmp_path: Path) -> None:
-    """What the terminal app asks of a daemon, the client can do."""
-    async with AdminClient(tmp_path / "none.sock") as client:
-        link: Link = client
-        await link.close()
 
 
 @pytest.mark.parametrize("kind", ["nothing", "stale", "file", "no directory"])
@@ -102,7 +101,21 @@ async def test_a_good_answer_of_another_version_is_not_believed(tmp_path: Path) 
             await client.cancel("id")
 
 
-@pytest.mark.parametrize("wire", ["", "HTTP/1.1 200", f"{_OK}Content-Length: 5\r\n\r\n{{"])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        "",
+        "HTTP/1.1 200",
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 yes OK\r\n\r\n",
+        f"{_OK}X: {'y' * 70_000}",
+        f"{_OK}Content-Length: 5\r\n\r\n{{",
+        f"{_OK}Content-Length: x\r\n\r\n{{",
+        f"{_OK}Content-Length: {65 << 20}\r\n\r\n",
+        f"{_OK}Transfer-Encoding: chunked\r\n\r\nzz\r\nok",
+        f"{_OK}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
+    ],
+)
 async def test_a_change_whose_answer_breaks_off_is_unknown_and_a_question_is_not(
     wire: str, tmp_path: Path
 ) -> None:
@@ -131,9 +144,9 @@ async def test_an_answer_that_does_not_come_is_waited_for_only_so_long(tmp_path:
 
 async def test_a_refusal_has_its_status_its_code_and_its_sentence(tmp_path: Path) -> None:
     """Also one that does not come from relayd."""
-    async with admin_room(tmp_path) as room:
+    async with admin_api(tmp_path) as api:
         with pytest.raises(Refused, match="'nope'") as refusal:
-            await room.client.request("nope")
+            await api.client.request("nope")
         assert (refusal.value.status, refusal.value.code) == (404, "not_found")
     async with _playing(tmp_path / "s", _answer("<html>", status="502 Bad Gateway")) as client:
         with pytest.raises(Refused, match="502"):
@@ -142,10 +155,10 @@ async def test_a_refusal_has_its_status_its_code_and_its_sentence(tmp_path: Path
 
 async def test_every_question_is_answered_in_its_type(tmp_path: Path) -> None:
     """Against the real routes; odd ids and filters travel unharmed."""
-    async with admin_room(tmp_path) as room:
-        client = room.client
-        room.log(3, client="web")
-        await room.logged(7)
+    async with admin_api(tmp_path) as api:
+        client = api.client
+        api.log(3, client="web")
+        await api.logged(7)
         assert (await client.status()).seq == 7
         page = await client.requests(where='client="web" id~r00', limit=2)
         assert [record.id for record in page.records] == ["r000002", "r000001"]
@@ -159,22 +172,6 @@ async def test_every_question_is_answered_in_its_type(tmp_path: Path) -> None:
             await client.request("a/b?c d\u00e9")
 
 
-async def test_following_survives_a_restart(tmp_path: Path) -> None:
-    """The same iterator goes on with the next daemon: hello again, and nothing missed."""
-    async with admin_room(tmp_path) as room:
-        story = room.client.follow()
-        assert await anext(story) == Hello("boot", (await room.client.status()).version, 1)
-    async with admin_room(tmp_path, boot_id="next") as room:
-        room.log(1)
-        async with aclosing(story), asyncio.timeout(30):
-            hello = await anext(story)
-            assert isinstance(hello, Hello)
-            assert hello.boot_id == "next"
-            event = await anext(story)
-            assert isinstance(event, Started)
-            assert event.seq == 2
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: Path) -> None:
     """`Denied` names the path, the missing permission, its owner, and a command."""
@@ -185,17 +182,17 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
     program = (
         "import asyncio, os, sys\n"
         "from pathlib import Path\n"
-        "import relayd.admin.denied\n"
+        "import relayd.admin.unix_socket\n"
         "from relayd.admin.client import AdminClient\n"
         "from relayd.admin.client import Denied\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: asyncio.run(AdminClient(Path(sys.argv[1])).status())\n"
         "except Denied as error: print(error)\n"
     )
-    async with admin_room(tmp_path) as room:
+    async with admin_api(tmp_path) as api:
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-c", program, str(room.socket)],
+            [sys.executable, "-c", program, str(api.socket)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -205,6 +202,26 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
     assert "owner root" in done.stdout
     assert "mode 0700" in done.stdout
     assert "admin.group" in done.stdout
+
+
+@given(
+    chunks=st.lists(st.text(_ASCII, min_size=1, max_size=50), max_size=6),
+    cuts=st.lists(st.integers(0, 400), max_size=8),
+)
+@settings(max_examples=50)
+def test_an_answer_is_whole_however_it_is_cut(chunks: list[str], cuts: list[int]) -> None:
+    """Any chunks, sent in any pieces, give the same text."""
+    sent = f"{_OK}Transfer-Encoding: chunked\r\n\r\n".encode()
+    sent += b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk.encode()) for chunk in chunks) + b"0\r\n\r\n"
+    places = [0, *sorted(cut % len(sent) for cut in cuts), len(sent)]
+
+    async def ask() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            pieces = [sent[start:end] for start, end in pairwise(places)]
+            async with _playing(Path(folder) / "s", *pieces) as client:
+                return await client.metrics()
+
+    assert asyncio.run(ask()) == "".join(chunks)
 
 
 def test_importing_the_client_is_light() -> None:

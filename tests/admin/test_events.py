@@ -1,115 +1,256 @@
-"""Behaviour of `relayd.admin.events`: what it remembers has no holes."""
+"""`GET /events`: nothing is missed, nothing comes twice, and a slow reader slows nobody."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
+import random
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from relayd.admin.events import EventBus, encode_line
-from relayd.admin.offload import Offload
-from relayd.state.events import LogEvent, Started
-from relayd.state.reader import LogReader
-from tests.admin.harness import admin_room, new_record
+import pytest
+
+from relayd import __version__
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Progress, Started
+from relayd.state.records import utc_text
+from tests.admin.harness import NOON_S, AdminHarness, admin_api, open_chat, read_to_end, whole_daemon
+from tests.wire import until
+
+_DAY_S = 86_400.0
 
 
-def _event(seq: int, size: int = 10) -> Started:
-    return Started(seq, "boot", new_record(f"r{seq}", user_agent="u" * size))
+class _Coverage:
+    """What a reader has been told of, which must be everything, once, in order."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        self.events = 0
+        self.gaps = 0
+
+    def take(self, event: Event) -> None:
+        """Count an event that must be the next one."""
+        if isinstance(event, Hello | Progress):
+            return
+        first = event.first if isinstance(event, Gap) else event.seq
+        assert first == self.last + 1, f"after {self.last} came {event}"
+        if isinstance(event, Gap):
+            self.gaps += 1
+            self.last = event.last
+        else:
+            self.events += 1
+            self.last = event.seq
 
 
-async def _settle() -> None:
-    """Let what was called threadsafe happen."""
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+async def _dropped_reader(api: AdminHarness) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if await api.metric("relayd_event_readers_dropped_total") == 1:
+                return
+            await asyncio.sleep(0.05)
 
 
-async def _hub(tmp_path: Path) -> tuple[EventBus, Offload, LogReader]:
-    hub = EventBus()
-    hub.listen(lambda _event: None)
-    return hub, Offload("test", 1), LogReader(tmp_path / "none.db")
+async def _take(api: AdminHarness, after: int | None, count: int) -> list[Event]:
+    async with asyncio.timeout(30), aclosing(api.client.events(after)) as events:
+        return [await anext(events) for _ in range(count)]
 
 
-async def test_nothing_is_kept_while_nobody_reads(tmp_path: Path) -> None:
-    """Without readers an event costs no memory; the newest seq is known all the same."""
-    hub, offload, _ = await _hub(tmp_path)
-    hub.committed([_event(1), _event(2)])
-    await _settle()
-    assert (hub.newest_seq, hub.remembered(0), hub.remembered(1)) == (2, None, None)
-    await offload.close()
+async def test_every_connection_begins_with_hello(tmp_path: Path) -> None:
+    """It has the boot, the version and the newest seq; without `after` only what is new follows."""
+    async with admin_api(tmp_path) as api, aclosing(api.client.events()) as events:
+        assert await anext(events) == Hello("boot", __version__, 1)
+        api.log(1)
+        started, ended = await anext(events), await anext(events)
+        assert isinstance(started, Started)
+        assert isinstance(ended, Ended)
+        assert (started.seq, ended.seq, ended.record.id) == (2, 3, "r000000")
 
 
-async def test_what_is_remembered_follows_without_a_hole(tmp_path: Path) -> None:
-    """When an event of the disk never came to the hub, what was before it is forgotten."""
-    hub, offload, log = await _hub(tmp_path)
-    with hub.reader(log, offload, 0):
-        hub.committed([_event(1), _event(2)])
-        await _settle()
-        assert hub.remembered(0) == (encode_line(_event(1)) + encode_line(_event(2)), 2)
-        assert hub.remembered(1) == (encode_line(_event(2)), 2)
-        hub.committed([_event(4)])
-        await _settle()
-        assert hub.remembered(1) is None
-        assert hub.remembered(2) is None
-        assert hub.remembered(3) == (encode_line(_event(4)), 4)
-    await offload.close()
+async def test_after_replays_from_disk_and_goes_on_live(tmp_path: Path) -> None:
+    """What was logged before and during the connection comes once each, in order."""
+    async with admin_api(tmp_path) as api:
+        api.log(700)
+        await api.logged(1401)
+        seen = _Coverage()
+        async with asyncio.timeout(30), aclosing(api.client.events(after=0)) as events:
+            async for event in events:
+                seen.take(event)
+                if seen.last == api.event_bus.newest_seq:
+                    api.log(5, prefix=f"live{seen.last}-")
+                if seen.last > 1500:
+                    break
+        assert seen.gaps == 0
 
 
-async def test_pieces_and_memory_are_bounded(tmp_path: Path) -> None:
-    """A piece has at most 64 KiB, and the hub keeps at most 256 KiB however much is logged."""
-    hub, offload, log = await _hub(tmp_path)
-    with hub.reader(log, offload, 0):
-        hub.committed([_event(seq, 10_000) for seq in range(1, 1001)])
-        await _settle()
-        kept = [seq for seq in range(1001) if hub.remembered(seq) is not None]
-        piece = hub.remembered(kept[0])
-        assert piece is not None
-        assert len(piece[0]) <= 64 << 10
-        assert len(kept) * len(encode_line(_event(1, 10_000))) <= 256 << 10
-    await offload.close()
+async def test_a_place_beyond_the_logs_end_begins_at_its_end(tmp_path: Path) -> None:
+    """A reader of a log that began anew learns it from the smaller seq of hello."""
+    async with admin_api(tmp_path) as api, aclosing(api.client.events(after=1000)) as events:
+        assert await anext(events) == Hello("boot", __version__, 1)
+        api.log(1)
+        assert isinstance(await anext(events), Started)
 
 
-async def test_events_may_come_from_any_thread_in_order() -> None:
-    """The writer's thread calls; listeners are told on the loop, in the order of the log."""
-    heard: list[int] = []
-    hub = EventBus()
-    hub.committed([_event(1)])
-    hub.listen(lambda event: heard.append(event.seq))
-    batches: list[list[LogEvent]] = [[_event(seq), _event(seq + 1)] for seq in range(2, 200, 2)]
-
-    def write() -> None:
-        for batch in batches:
-            hub.committed(batch)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    await asyncio.to_thread(thread.join)
-    await _settle()
-    assert heard == list(range(2, 200))
-    hub.close()
-    hub.committed([_event(200)])
-    await _settle()
-    assert hub.newest_seq == 199
+async def test_key_changes_are_events_too(tmp_path: Path) -> None:
+    """An audit entry has its place in the same order."""
+    async with admin_api(tmp_path) as api:
+        key = (await api.client.keys()).keys[0]
+        await api.client.rotate_key(key.id, grace_s=60, generation=1, idempotency_key="one")
+        events = await _take(api, 0, 3)
+    assert [type(event) for event in events] == [Hello, Audited, Audited]
+    assert isinstance(events[2], Audited)
+    assert events[2].entry.action == "rotate"
 
 
-async def test_a_reader_finds_on_disk_what_the_hub_never_heard_of(tmp_path: Path) -> None:
-    """A publication that failed is no gap: the next event shows that there is more to read."""
-    async with admin_room(tmp_path) as room:
-        offload = Offload("test", 1)
-        with room.hub.reader(room.state.reader, offload, 1) as reader:
-            loop, room.hub._loop = room.hub._loop, None
-            room.log(1)
-            await asyncio.to_thread(_wait_for_seq, room.state.reader, 3)
-            room.hub._loop = loop
-            room.log(1, prefix="x")
-            pieces = b""
-            async with asyncio.timeout(30):
-                while pieces.count(b"\n") < 4:
-                    pieces += await reader.next_piece() or b""
-        await offload.close()
-    assert [part.split(b",")[0] for part in pieces.split(b'"seq":')[1::2]] == [b"2", b"3", b"4", b"5"]
+@pytest.mark.timeout(120)
+async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repeat_nothing(
+    tmp_path: Path,
+) -> None:
+    """Every seq is told exactly once, as an event or in a gap that says so."""
+    dice, seen, now_s, reconnects = random.Random(7), _Coverage(), [NOON_S], 0  # noqa: S311 - a fixed play
+    for boot in range(10):
+        # Retention removes what is older than a day at each start and end.
+        now_s[0] += 2 * _DAY_S * (boot % 3 == 2)
+        async with admin_api(tmp_path, boot_id=f"boot{boot}", keep_days=1, clock=lambda: now_s[0]) as api:
+            for turn in range(100):
+                reconnects += 1
+                if turn % 10 == 0:
+                    api.log(20, prefix=f"b{boot}t{turn}-", started_at=utc_text(now_s[0]))
+                async with asyncio.timeout(30), aclosing(api.client.events(seen.last)) as events:
+                    assert isinstance(await anext(events), Hello)
+                    for _ in range(dice.randrange(8)):
+                        if api.event_bus.newest_seq <= seen.last:
+                            break
+                        seen.take(await anext(events))
+    async with admin_api(tmp_path, boot_id="last", keep_days=1, clock=lambda: now_s[0]) as api:
+        newest = api.event_bus.newest_seq
+        async with asyncio.timeout(30), aclosing(api.client.events(seen.last)) as events:
+            while seen.last < newest:
+                seen.take(await anext(events))
+    assert reconnects == 1000
+    assert seen.gaps >= 2
+    assert seen.events > 1000
 
 
-def _wait_for_seq(reader: LogReader, seq: int) -> None:
-    while reader.newest_seq() < seq:
-        time.sleep(0.005)
+async def test_a_gap_at_the_end_of_the_log_is_told_once_and_the_story_goes_on(tmp_path: Path) -> None:
+    """When retention has removed everything, the reader learns how much, and then what is new."""
+    async with admin_api(tmp_path, clock=lambda: NOON_S) as api:
+        api.log(5)
+        await api.logged(11)
+    async with (
+        admin_api(tmp_path, boot_id="later", keep_days=1, clock=lambda: NOON_S + 3 * _DAY_S) as api,
+        asyncio.timeout(30),
+        aclosing(api.client.events(1)) as events,
+    ):
+        assert isinstance(await anext(events), Hello)
+        assert await anext(events) == Gap(2, 11)
+        api.log(1, prefix="new")
+        started = await anext(events)
+        assert isinstance(started, Started)
+        assert started.seq == 12
+
+
+@asynccontextmanager
+async def _frozen(api: AdminHarness, after: int) -> AsyncIterator[socket.socket]:
+    """A reader that connects, asks, and never reads."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, str(api.socket))
+        await loop.sock_sendall(sock, b"GET /events?after=%d HTTP/1.1\r\nHost: x\r\n\r\n" % after)
+        yield sock
+
+
+async def test_a_frozen_reader_is_let_go_and_can_resume_from_disk(tmp_path: Path) -> None:
+    """It is dropped after the write timeout and counted; what it missed is told when it comes again."""
+    async with admin_api(tmp_path, event_write_timeout_s=0.3) as api:
+        async with _frozen(api, 0):
+            api.log(2000, user_agent="u" * 200)
+            await _dropped_reader(api)
+            assert len(api.event_bus) == 0
+        seen, newest = _Coverage(), api.event_bus.newest_seq
+        async with asyncio.timeout(30), aclosing(api.client.events(0)) as events:
+            while seen.last < newest:
+                seen.take(await anext(events))
+        assert seen.gaps == 0
+
+
+async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_nobody(tmp_path: Path) -> None:
+    """While it stands still, others are told everything at once, and memory does not grow with the log."""
+    async with admin_api(tmp_path, event_write_timeout_s=60) as api:
+        tracemalloc.start()
+        try:
+            async with _frozen(api, 0), aclosing(api.client.events()) as events:
+                await anext(events)
+                api.log(200, prefix="warm")
+                await api.logged(401)
+                before, _ = tracemalloc.get_traced_memory()
+                for turn in range(5):
+                    api.log(300, prefix=f"t{turn}-", user_agent="u" * 200)
+                    await api.logged(401 + 600 * (turn + 1))
+                async with asyncio.timeout(30):
+                    while not isinstance(event := await anext(events), Ended) or event.seq < 3401:
+                        pass
+                after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert after - before < 1 << 20
+
+
+async def test_a_reader_that_leaves_is_forgotten_at_once(tmp_path: Path) -> None:
+    """Also while nothing happens that could be sent to it."""
+    async with admin_api(tmp_path) as api:
+        async with aclosing(api.client.events()) as events:
+            await anext(events)
+            assert len(api.event_bus) == 1
+        await until(lambda: len(api.event_bus) == 0)
+
+
+async def test_the_daemons_end_ends_the_stream(tmp_path: Path) -> None:
+    """A reader sees a whole line last, and then the end."""
+    async with admin_api(tmp_path) as api:
+        events = api.client.events(after=0)
+        assert [type(await anext(events)) for _ in range(2)] == [Hello, Audited]
+    async with aclosing(events), asyncio.timeout(30):
+        assert [event async for event in events] == []
+
+
+async def test_progress_is_told_while_anything_is_in_flight_and_once_more() -> None:
+    """Each second where every open stream is; the last one is empty, and then there is none."""
+    async with whole_daemon() as (relay, client), aclosing(client.events()) as events:
+        await anext(events)
+        wire, reply = await open_chat(relay, "demo:deltas=20,interval_ms=100")
+        seen: list[Progress] = []
+        async with asyncio.timeout(30):
+            while not seen or seen[-1].streams:
+                event = await anext(events)
+                if isinstance(event, Progress):
+                    seen.append(event)
+                    if len(seen) == 1:
+                        await read_to_end(wire, reply)
+        wire.finish()
+        (first,) = seen[0].streams
+        assert (first.id, first.client, first.phase.value) == (
+            reply.header("X-Request-Id"),
+            "default",
+            "streaming",
+        )
+        assert first.deltas > 0
+        assert first.age_ms > 0
+        assert first.waiting_for == "upstream"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_progress(events), 1.3)
+
+
+async def _progress(events: AsyncIterator[Event]) -> None:
+    while not isinstance(await anext(events), Progress):
+        pass
+
+
+async def test_an_event_stream_is_ndjson_that_no_proxy_buffers(tmp_path: Path) -> None:
+    """Headers say so; a script may read it with curl."""
+    async with admin_api(tmp_path) as api, _frozen(api, 0) as sock:
+        loop = asyncio.get_running_loop()
+        head = await asyncio.wait_for(loop.sock_recv(sock, 4096), 30)
+    assert b"Content-Type: application/x-ndjson" in head
+    assert b"Transfer-Encoding: chunked" in head

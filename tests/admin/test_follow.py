@@ -1,17 +1,17 @@
-"""Behaviour of `relayd.admin.follow`: the connection may break, the story does not."""
+"""Following the daemon's events: connections break, yet no event is missed or repeated."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
-from relayd.admin.follow import follow
-from relayd.admin.schema import Event, Gap, Hello, Lost, Progress
-
-_Step = Event | AdminClientError
+from relayd.admin.client import AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch, follow
+from relayd.admin.schema import Event, Gap, Hello, Lost, Progress, Started
+from tests.admin.harness import admin_api
 
 
 def _hello(seq: int, boot: str = "boot") -> Hello:
@@ -23,12 +23,12 @@ def _event(seq: int) -> Lost:
 
 
 class _Daemon:
-    """Plays one script of events or errors for each connection."""
+    """Plays one script of events or errors for each connection, and keeps what each asked for."""
 
-    def __init__(self, *connections: Sequence[_Step]) -> None:
+    def __init__(self, *connections: Sequence[Event | AdminClientError]) -> None:
         self._connections = list(connections)
         self.asked: list[int | None] = []
-        self.waits_s: list[float] = []
+        self.troubles: list[str] = []
 
     async def events(self, after: int | None) -> AsyncGenerator[Event, None]:
         """One connection."""
@@ -38,47 +38,41 @@ class _Daemon:
                 raise step
             yield step
 
-    async def sleep(self, wait_s: float) -> None:
-        """Note the wait, and do not wait."""
-        self.waits_s.append(wait_s)
-
-    async def take(
-        self,
-        count: int,
-        after: int | None = None,
-        on_trouble: Callable[[AdminClientError], None] | None = None,
-    ) -> list[Event]:
-        """The first events of following."""
-        story = follow(self.events, after, on_trouble=on_trouble, sleep=self.sleep)
-        async with aclosing(story):
+    async def take(self, count: int, after: int | None = None) -> list[Event]:
+        """Return the first events of following."""
+        story = follow(self.events, after, on_trouble=lambda error: self.troubles.append(str(error)))
+        async with aclosing(story), asyncio.timeout(30):
             return [await anext(story) for _ in range(count)]
 
 
-async def test_it_goes_on_after_the_last_event_and_says_hello_again() -> None:
-    """Each connection asks for what follows the last event, whatever ended the one before."""
+async def test_each_connection_asks_for_what_follows_the_last_event() -> None:
+    """Whatever ended the one before; the reason is told each time."""
     daemon = _Daemon(
         [_hello(3), _event(4), _event(5)],
         [NoDaemon("down")],
         [AdminClientError("broke")],
         [_hello(9), _event(6)],
     )
-    told = await daemon.take(5)
-    assert told == [_hello(3), _event(4), _event(5), _hello(9), _event(6)]
+    assert await daemon.take(5) == [_hello(3), _event(4), _event(5), _hello(9), _event(6)]
     assert daemon.asked == [None, 5, 5, 5]
+    assert daemon.troubles == ["The daemon closed the connection.", "down", "broke"]
 
 
-async def test_without_a_place_it_begins_after_the_first_hello() -> None:
-    """A connection that broke before any event loses nothing."""
-    daemon = _Daemon([_hello(7)], [_hello(9), _event(8)])
-    assert await daemon.take(3) == [_hello(7), _hello(9), _event(8)]
-    assert daemon.asked == [None, 7]
-
-
-async def test_a_gap_counts_as_told_and_progress_as_nothing() -> None:
-    """After a gap the next place is behind it; progress has none."""
-    daemon = _Daemon([_hello(9), Gap(3, 6), Progress("now", [])], [_hello(9), _event(7)])
-    await daemon.take(5, after=2)
-    assert daemon.asked == [2, 6]
+@pytest.mark.parametrize(
+    ("first", "second", "asked"),
+    [
+        ([_hello(7)], [_hello(9), _event(8)], 7),
+        ([_hello(9), Gap(3, 6), Progress("now", [])], [_hello(9), _event(7)], 6),
+        ([_hello(100), _event(101)], [_hello(2, "new"), _event(3)], 101),
+    ],
+)
+async def test_the_place_is_after_hello_a_gap_or_an_event(
+    first: list[Event], second: list[Event], asked: int
+) -> None:
+    """Progress has no place; a connection that broke before any event loses nothing."""
+    daemon = _Daemon(first, second)
+    assert await daemon.take(len(first) + len(second)) == first + second
+    assert daemon.asked == [None, asked]
 
 
 async def test_a_log_that_began_anew_is_followed_from_its_hello() -> None:
@@ -88,33 +82,38 @@ async def test_a_log_that_began_anew_is_followed_from_its_hello() -> None:
     assert daemon.asked == [None, 101, 2]
 
 
-async def test_waits_double_from_a_quarter_second_to_five_with_jitter_and_begin_anew_after_hello() -> None:
-    """A daemon that is down is not asked too often, and one that restarts is found at once."""
-    down = [[NoDaemon("down")] for _ in range(6)]
-    daemon = _Daemon([_hello(1)], *down, [_hello(1)], [NoDaemon("down")], [_hello(1), _event(2)])
-    await daemon.take(4)
-    expected = [0.25, 0.5, 1, 2, 4, 5, 5, 0.25, 0.5]
-    for wait_s, about_s in zip(daemon.waits_s, expected, strict=True):
-        assert 0.75 * about_s <= wait_s <= 1.25 * about_s
-
-
 @pytest.mark.parametrize("error", [NoDaemon("down"), AdminClientError("broke"), Denied("no")])
 async def test_the_first_connection_must_succeed(error: AdminClientError) -> None:
-    """Who begins to follow wants to know at once that there is nothing to follow."""
+    """A caller that begins to follow learns at once that there is nothing to follow."""
     with pytest.raises(type(error)):
         await _Daemon([error]).take(1)
 
 
 @pytest.mark.parametrize("error", [Denied("no"), VersionMismatch("other")])
-async def test_what_time_does_not_mend_ends_it(error: AdminClientError) -> None:
+async def test_what_waiting_does_not_mend_ends_it(error: AdminClientError) -> None:
     """A permission or a version does not change by asking again."""
     with pytest.raises(type(error)):
         await _Daemon([_hello(1)], [error]).take(2)
 
 
-async def test_every_trouble_is_told() -> None:
-    """The caller can say why nothing comes."""
-    troubles: list[AdminClientError] = []
-    daemon = _Daemon([_hello(1)], [NoDaemon("down")], [_hello(1), _event(2)])
-    await daemon.take(3, on_trouble=troubles.append)
-    assert [str(trouble) for trouble in troubles] == ["The daemon closed the connection.", "down"]
+def test_waits_double_from_a_quarter_second_to_five_with_jitter() -> None:
+    """A daemon that is down is not asked too often; after a success one that restarts is found at once."""
+    backoff = Backoff()
+    for expected_s in (0.25, 0.5, 1, 2, 4, 5, 5):
+        assert 0.75 * expected_s <= backoff.next_s() <= 1.25 * expected_s
+    backoff.reset()
+    assert backoff.next_s() <= 0.3125
+
+
+async def test_following_survives_a_restart(tmp_path: Path) -> None:
+    """The same iterator continues with the next daemon: hello again, and nothing missed."""
+    async with admin_api(tmp_path) as api:
+        story = follow(api.client.events)
+        assert await anext(story) == Hello("boot", (await api.client.status()).version, 1)
+    async with admin_api(tmp_path, boot_id="next") as api, aclosing(story), asyncio.timeout(30):
+        api.log(1)
+        hello, event = await anext(story), await anext(story)
+        assert isinstance(hello, Hello)
+        assert hello.boot_id == "next"
+        assert isinstance(event, Started)
+        assert event.seq == 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prometheus_client.parser import text_string_to_metric_families
 
 from relayd.relay.errors import ErrorCode
 from relayd.state.records import Outcome
-from tests.admin.harness import raw, whole_room
+from tests.admin.harness import raw, whole_daemon
+from tests.wire import ask, body
 
 _LABELS = {
     "outcome": {outcome.value for outcome in Outcome},
@@ -19,13 +18,13 @@ _LABELS = {
 }
 
 
-async def test_a_scrape_counts_what_happened_and_labels_nothing_by_client(tmp_path: Path) -> None:
+async def test_a_scrape_counts_what_happened_and_labels_nothing_by_client() -> None:
     """Requests by outcome and code, deltas, histograms, keys; a client's own words appear nowhere."""
-    async with whole_room(tmp_path) as room:
-        assert (await room.ask("demo:deltas=3,interval_ms=1")).error is None
-        assert (await room.ask("demo:fault=status,code=500,fail_times=0")).error is not None
-        assert (await room.ask("evil-model", key="wrong-key-wrong-key")).error is not None
-        answer = await raw(room.socket, "GET", "/metrics")
+    async with whole_daemon() as (relay, client):
+        assert (await relay.ask("demo:deltas=3,interval_ms=1")).error is None
+        assert (await relay.ask("demo:fault=status,code=500,fail_times=0")).error is not None
+        assert (await ask(relay.port, "wrong-key-wrong-key", body("evil-model"))).error is not None
+        answer = await raw(client.socket, "GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     text = answer.body.decode()
     found: dict[str, float] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import socket
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_socket
+from relayd.admin.unix_socket import AdminSocket, AdminSocketError, identify_peer, open_admin_socket
 
 _NOBODY = 65534
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -201,3 +202,34 @@ def test_another_user_can_neither_reach_nor_read_what_is_in_the_directory(name: 
             cwd="/",
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def _login(proc: Path, login_uid: str) -> str:
+    """Return the login of a peer whose process file system says this of it."""
+    (proc / str(os.getpid())).mkdir()
+    (proc / str(os.getpid()) / "loginuid").write_text(login_uid)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return identify_peer(ours, proc).login
+
+
+def test_a_peer_is_the_process_that_connected() -> None:
+    """Process and user id come from the kernel, the name from the user database."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = identify_peer(ours)
+    assert (peer.uid, peer.pid) == (os.getuid(), os.getpid())
+    assert peer.login.startswith(pwd.getpwuid(os.getuid()).pw_name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is a user that others become")
+@pytest.mark.parametrize(("uid", "name"), [("65534", "nobody"), ("3999999999", "3999999999")])
+def test_a_user_who_became_root_is_named_beside_it(uid: str, name: str, tmp_path: Path) -> None:
+    """After sudo the audit says who logged in, by number if the number has no name."""
+    assert _login(tmp_path, uid) == f"root ({name})"
+
+
+@pytest.mark.parametrize("text", ["4294967295", "", "x", str(os.getuid())])
+def test_no_login_and_an_unreadable_one_are_left_out(text: str, tmp_path: Path) -> None:
+    """A process that no login began, as a cron job's, is just its user."""
+    assert _login(tmp_path, text) == pwd.getpwuid(os.getuid()).pw_name

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from relayd.admin.schema import KeyState
-from tests.admin.harness import admin_room
+from tests.admin.harness import admin_api
 from tests.commands.harness import relayd
 
 _KEY = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
@@ -17,12 +17,12 @@ _KEY = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 
 async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None:
     """`key=$(relayd keys rotate default)` is the key; what happens next is said beside it."""
-    async with admin_room(tmp_path) as room:
-        old = room.state.ring.keys()[0].id
-        ran = await relayd(room.socket, "keys", "rotate", "default", "--grace", "10m")
+    async with admin_api(tmp_path) as api:
+        old = api.state.ring.keys()[0].id
+        ran = await relayd(api.socket, "keys", "rotate", "default", "--grace", "10m")
         assert ran.status == 0
         assert _KEY.fullmatch(ran.out.removesuffix("\n"))
-        assert room.state.ring.verify(ran.out.strip().encode()) is not None
+        assert api.state.ring.verify(ran.out.strip().encode()) is not None
         assert "shown only this once" in ran.err
         assert f"The old key {old} works until " in ran.err
         assert "(9m 59s left)" in ran.err
@@ -33,9 +33,9 @@ async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None
 
 async def test_a_key_that_can_not_be_written_is_no_success(tmp_path: Path) -> None:
     """A full disk or a closed pipe: 1, and the way back, which works."""
-    async with admin_room(tmp_path) as room:
-        old = room.state.ring.keys()[0].id
-        rotate = f"{sys.executable} -m relayd keys rotate default --socket {room.socket}"
+    async with admin_api(tmp_path) as api:
+        old = api.state.ring.keys()[0].id
+        rotate = f"{sys.executable} -m relayd keys rotate default --socket {api.socket}"
         for command in (f"{rotate} > /dev/full", f"{rotate} | true; exit ${{PIPESTATUS[0]}}"):
             process = await asyncio.create_subprocess_exec(
                 "bash", "-c", command, stderr=asyncio.subprocess.PIPE
@@ -46,18 +46,18 @@ async def test_a_key_that_can_not_be_written_is_no_success(tmp_path: Path) -> No
             assert b"relayd keys undo default" in told
             assert b"Traceback" not in told
             assert _KEY.search(told.decode()) is None
-            assert (await relayd(room.socket, "keys", "undo", "default")).status == 0
-        assert [key.id for key in room.state.ring.keys() if key.state is KeyState.ACTIVE] == [old]  # noqa: SIM118 - a ring is no dict
+            assert (await relayd(api.socket, "keys", "undo", "default")).status == 0
+        assert [key.id for key in api.state.ring.keys() if key.state is KeyState.ACTIVE] == [old]  # noqa: SIM118 - a ring is no dict
 
 
 async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
     """State, what is left, last use and from where; no key and no digest."""
-    async with admin_room(tmp_path) as room:
-        old = room.state.ring.keys()[0]
-        room.state.ring.used(old.id, "192.0.2.7")
-        await relayd(room.socket, "keys", "rotate", "default", "--grace", "1h")
-        await relayd(room.socket, "keys", "add", "web")
-        ran = await relayd(room.socket, "keys", "list")
+    async with admin_api(tmp_path) as api:
+        old = api.state.ring.keys()[0]
+        api.state.ring.used(old.id, "192.0.2.7")
+        await relayd(api.socket, "keys", "rotate", "default", "--grace", "1h")
+        await relayd(api.socket, "keys", "add", "web")
+        ran = await relayd(api.socket, "keys", "list")
         head, *rows = ran.lines
         assert head.split() == ["KEY", "CLIENT", "FINGERPRINT", "STATE"]
         names = ("default", "default", "web")
@@ -72,52 +72,52 @@ async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
 
 async def test_old_dead_keys_are_counted_not_listed(tmp_path: Path) -> None:
     """The list stays short; --json has all."""
-    async with admin_room(tmp_path) as room:
+    async with admin_api(tmp_path) as api:
         for _ in range(8):
-            await relayd(room.socket, "keys", "rotate", "default", "--grace", "0s")
-        ran = await relayd(room.socket, "keys", "list")
+            await relayd(api.socket, "keys", "rotate", "default", "--grace", "0s")
+        ran = await relayd(api.socket, "keys", "list")
         assert len(ran.lines) == 1 + 1 + 5
         assert ran.err == "3 older dead keys not shown; --json has them.\n"
-        whole = json.loads((await relayd(room.socket, "keys", "list", "--json")).out)
+        whole = json.loads((await relayd(api.socket, "keys", "list", "--json")).out)
         assert (whole["generation"], len(whole["keys"])) == (9, 9)
 
 
 async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None:
     """One sentence each, by client name or key id."""
-    async with admin_room(tmp_path) as room:
-        old = room.state.ring.keys()[0].id
-        await relayd(room.socket, "keys", "rotate", "default", "--grace", "1m")
-        longer = await relayd(room.socket, "keys", "extend", old, "1h")
+    async with admin_api(tmp_path) as api:
+        old = api.state.ring.keys()[0].id
+        await relayd(api.socket, "keys", "rotate", "default", "--grace", "1m")
+        longer = await relayd(api.socket, "keys", "extend", old, "1h")
         assert re.fullmatch(rf"Key {old} works until \S+Z \(1h( \d+s)? left\)\.\n", longer.out)
-        new = (await room.client.keys()).keys[1].id
-        undone = await relayd(room.socket, "keys", "undo", "default")
+        new = (await api.client.keys()).keys[1].id
+        undone = await relayd(api.socket, "keys", "undo", "default")
         assert undone.out == f"Key {old} of default is active again; {new} is revoked.\n"
-        again = await relayd(room.socket, "keys", "undo", "default")
+        again = await relayd(api.socket, "keys", "undo", "default")
         assert (again.status, "nothing can be undone" in again.err) == (1, True)
-        dead = await relayd(room.socket, "keys", "revoke", old)
+        dead = await relayd(api.socket, "keys", "revoke", old)
         assert dead.out == (
             f"Key {old} of default is dead. Streams that it opened go on to their end. "
             "default has no key now: relayd keys add default\n"
         )
-        cut = await relayd(room.socket, "keys", "revoke", old, "--cut")
+        cut = await relayd(api.socket, "keys", "revoke", old, "--cut")
         assert (cut.status, cut.out) == (1, "")
         assert "that is final" in cut.err
 
 
 async def test_a_change_in_json_is_one_document(tmp_path: Path) -> None:
     """With the key in it, and nothing else on stdout or stderr."""
-    async with admin_room(tmp_path) as room:
-        ran = await relayd(room.socket, "keys", "add", "web", "--json")
+    async with admin_api(tmp_path) as api:
+        ran = await relayd(api.socket, "keys", "add", "web", "--json")
         change = json.loads(ran.out)
         assert _KEY.fullmatch(change["secret"])
         assert (change["key"]["client"], change["generation"], ran.err) == ("web", 2, "")
-        revoked = await relayd(room.socket, "keys", "revoke", change["key"]["id"], "--cut", "--json")
+        revoked = await relayd(api.socket, "keys", "revoke", change["key"]["id"], "--cut", "--json")
         assert json.loads(revoked.out)["cut"] == 0
 
 
 async def test_what_is_refused_is_1_with_one_line(tmp_path: Path) -> None:
     """A client that is there, a client that is not, a key that is not."""
-    async with admin_room(tmp_path) as room:
+    async with admin_api(tmp_path) as api:
         for words, says in (
             ("keys add default", "rotate that one"),
             ("keys add a/b", "letters, digits"),
@@ -125,6 +125,6 @@ async def test_what_is_refused_is_1_with_one_line(tmp_path: Path) -> None:
             ("keys extend nope 1h", "'nope'"),
             ("keys revoke nope", "'nope'"),
         ):
-            ran = await relayd(room.socket, *words.split())
+            ran = await relayd(api.socket, *words.split())
             assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
             assert says in ran.err

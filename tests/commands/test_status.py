@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from relayd import __version__
-from tests.admin.harness import admin_room, whole_room
+from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
 from tests.commands.harness import relayd
 
 
 async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:
     """Labels and sentences in two columns, without escape sequences."""
-    async with admin_room(tmp_path) as room:
-        ran = await relayd(room.socket, "status")
+    async with admin_api(tmp_path) as api:
+        ran = await relayd(api.socket, "status")
         assert ran.status == 0
         labels = [line[:13].strip() for line in ran.lines]
         assert labels == [
@@ -27,35 +27,34 @@ async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:
 
 async def test_status_in_json_is_what_the_socket_says(tmp_path: Path) -> None:
     """One document."""
-    async with admin_room(tmp_path) as room:
-        assert json.loads((await relayd(room.socket, "status", "--json")).out)["boot_id"] == "boot"
+    async with admin_api(tmp_path) as api:
+        assert json.loads((await relayd(api.socket, "status", "--json")).out)["boot_id"] == "boot"
 
 
 async def test_pause_resume_and_drain_say_what_follows(tmp_path: Path) -> None:
     """Each in one sentence; the status shows it until it is undone."""
-    async with admin_room(tmp_path) as room:
-        paused = await relayd(room.socket, "pause")
+    async with admin_api(tmp_path) as api:
+        paused = await relayd(api.socket, "pause")
         assert paused.out.startswith("Paused: new requests get 503; 0 open streams go on to the end.")
-        assert "paused" in (await relayd(room.socket, "status")).lines[0]
-        assert (await relayd(room.socket, "resume")).out.startswith("Live: new requests are taken at ")
-        drained = await relayd(room.socket, "drain")
+        assert "paused" in (await relayd(api.socket, "status")).lines[0]
+        assert (await relayd(api.socket, "resume")).out.startswith("Live: new requests are taken at ")
+        drained = await relayd(api.socket, "drain")
         assert "no stream is open, so relayd stops now" in drained.out
-        assert room.stopped == [True]
-        late = await relayd(room.socket, "resume")
+        assert api.stopped == [True]
+        late = await relayd(api.socket, "resume")
         assert (late.status, late.out) == (1, "")
 
 
-async def test_cancel_names_the_request(tmp_path: Path) -> None:
+async def test_cancel_names_the_request() -> None:
     """0 for an open one, 1 for one that is not."""
-    async with whole_room(tmp_path) as room:
-        wire, reply = await room.open("demo:deltas=100,interval_ms=50")
+    async with whole_daemon() as (relay, client):
+        wire, reply = await open_chat(relay, "demo:deltas=100,interval_ms=50")
         request_id = reply.header("X-Request-Id")
         assert request_id is not None
-        ran = await relayd(room.socket, "cancel", request_id)
+        ran = await relayd(client.socket, "cancel", request_id)
         assert (ran.status, ran.out.startswith(f"Cancelled {request_id}:")) == (0, True)
-        async for _ in wire.pieces(reply):
-            pass
+        await read_to_end(wire, reply)
         assert reply.error is not None
         wire.finish()
-        again = await relayd(room.socket, "cancel", request_id, "--json")
+        again = await relayd(client.socket, "cancel", request_id, "--json")
         assert (again.status, again.out) == (1, "")

@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.app`: every route of the contract, strictly."""
+"""The admin API: every route of the contract, strictly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from relayd import __version__
 from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorReply, Status
-from tests.admin.harness import KEY, admin_room, new_record, raw
+from tests.admin.harness import admin_api, new_record, raw
+from tests.harness import KEY
 
 _CHANGE = {"If-Match": '"1"', "Idempotency-Key": "once"}
 _GETS = ["/status", "/keys", "/audit", "/requests", "/metrics"]
@@ -29,8 +30,8 @@ async def test_every_reading_route_answers_with_the_version_of_the_protocol(
     target: str, tmp_path: Path
 ) -> None:
     """A reader learns at once which protocol it speaks, and no answer may be cached."""
-    async with admin_room(tmp_path) as room:
-        answer = await raw(room.socket, "GET", target)
+    async with admin_api(tmp_path) as api:
+        answer = await raw(api.socket, "GET", target)
     assert (answer.status, answer.headers[PROTOCOL_HEADER.lower()]) == (200, PROTOCOL)
     assert answer.headers["cache-control"] == "no-store"
     assert "server" not in answer.headers
@@ -42,33 +43,33 @@ async def test_every_change_of_the_ring_needs_both_headers(
     method: str, target: str, missing: str, tmp_path: Path
 ) -> None:
     """Without If-Match it is 428, without Idempotency-Key 400, in words; the ring stays as it is."""
-    async with admin_room(tmp_path) as room:
+    async with admin_api(tmp_path) as api:
         headers = {name: value for name, value in _CHANGE.items() if name != missing}
-        target_id = target.format(id=room.state.ring.keys()[0].id)
-        answer = await raw(room.socket, method, target_id, headers, _BODIES.get(target, b""))
+        target_id = target.format(id=api.state.ring.keys()[0].id)
+        answer = await raw(api.socket, method, target_id, headers, _BODIES.get(target, b""))
         assert answer.status == (428 if missing == "If-Match" else 400)
         assert missing in answer.error[1]
-        assert room.state.ring.generation == 1
+        assert api.state.ring.generation == 1
 
 
 @pytest.mark.parametrize("given", ["seven", '"7', "-1", "*", '"1", "2"', "1.0"])
 async def test_an_if_match_that_is_no_generation_is_refused(given: str, tmp_path: Path) -> None:
     """Whatever is not an ETag of the ring is told so, and never taken as `any`."""
-    async with admin_room(tmp_path) as room:
-        target = f"/keys/{room.state.ring.keys()[0].id}/rotate"
-        answer = await raw(room.socket, "POST", target, {**_CHANGE, "If-Match": given})
+    async with admin_api(tmp_path) as api:
+        target = f"/keys/{api.state.ring.keys()[0].id}/rotate"
+        answer = await raw(api.socket, "POST", target, {**_CHANGE, "If-Match": given})
         assert (answer.status, answer.error[0]) == (400, "bad_request")
-        assert room.state.ring.generation == 1
+        assert api.state.ring.generation == 1
 
 
 @pytest.mark.parametrize("given", ['"1"', "1", 'W/"1"'])
 async def test_the_etag_of_the_ring_is_what_a_change_names(given: str, tmp_path: Path) -> None:
     """`GET /keys` has the generation as ETag, which If-Match takes with and without its quotes."""
-    async with admin_room(tmp_path) as room:
-        ring = await raw(room.socket, "GET", "/keys")
+    async with admin_api(tmp_path) as api:
+        ring = await raw(api.socket, "GET", "/keys")
         assert (ring.headers["etag"], ring.json["generation"]) == ('"1"', 1)
         target = f"/keys/{ring.json['keys'][0]['id']}/rotate"
-        answer = await raw(room.socket, "POST", target, {**_CHANGE, "If-Match": given})
+        answer = await raw(api.socket, "POST", target, {**_CHANGE, "If-Match": given})
         assert (answer.status, answer.headers["etag"], answer.json["generation"]) == (200, '"2"', 2)
 
 
@@ -97,81 +98,81 @@ async def test_what_is_wrong_is_said_in_one_form(
     method: str, target: str, sent: bytes, status: int, says: str, tmp_path: Path
 ) -> None:
     """Every refusal is `{"error":{code,message}}` with a sentence that names the fault."""
-    async with admin_room(tmp_path) as room:
-        real = target.replace("nope/rotate", f"{room.state.ring.keys()[0].id}/rotate") if sent else target
-        answer = await raw(room.socket, method, real, _CHANGE, sent)
+    async with admin_api(tmp_path) as api:
+        real = target.replace("nope/rotate", f"{api.state.ring.keys()[0].id}/rotate") if sent else target
+        answer = await raw(api.socket, method, real, _CHANGE, sent)
     assert answer.status == status
     assert says in answer.error[1]
 
 
 async def test_a_wrong_method_learns_the_right_ones(tmp_path: Path) -> None:
     """405 carries Allow."""
-    async with admin_room(tmp_path) as room:
-        answer = await raw(room.socket, "DELETE", "/keys")
+    async with admin_api(tmp_path) as api:
+        answer = await raw(api.socket, "DELETE", "/keys")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
 
 
 async def test_a_program_of_another_version_is_refused_before_anything_happens(tmp_path: Path) -> None:
     """A question that carries another protocol number gets `version_mismatch`, also when it is a change."""
-    async with admin_room(tmp_path) as room:
-        target = f"/keys/{room.state.ring.keys()[0].id}/rotate"
-        answer = await raw(room.socket, "POST", target, {**_CHANGE, PROTOCOL_HEADER: "2"})
+    async with admin_api(tmp_path) as api:
+        target = f"/keys/{api.state.ring.keys()[0].id}/rotate"
+        answer = await raw(api.socket, "POST", target, {**_CHANGE, PROTOCOL_HEADER: "2"})
         assert (answer.status, answer.error[0]) == (409, VERSION_MISMATCH)
-        assert room.state.ring.generation == 1
+        assert api.state.ring.generation == 1
 
 
 async def test_a_body_over_64_kib_is_not_read(tmp_path: Path) -> None:
     """The answer is 400 or a closed connection; the daemon goes on."""
-    async with admin_room(tmp_path) as room:
-        answer = await raw(room.socket, "POST", "/keys", {**_CHANGE, "Content-Length": "70000"})
+    async with admin_api(tmp_path) as api:
+        answer = await raw(api.socket, "POST", "/keys", {**_CHANGE, "Content-Length": "70000"})
         assert answer.status == 400
-        assert (await raw(room.socket, "GET", "/status")).status == 200
+        assert (await raw(api.socket, "GET", "/status")).status == 200
 
 
 async def test_requests_are_paged_newest_first_and_filtered(tmp_path: Path) -> None:
     """`next_before` leads through all pages once, and `where` is the filter language."""
-    async with admin_room(tmp_path) as room:
-        room.log(25, client="web")
-        room.log(5, prefix="x", client="cli")
-        await room.logged(1 + 2 * 30)
+    async with admin_api(tmp_path) as api:
+        api.log(25, client="web")
+        api.log(5, prefix="x", client="cli")
+        await api.logged(1 + 2 * 30)
         seen: list[str] = []
         target = "/requests?limit=10"
         while True:
-            page = (await raw(room.socket, "GET", target)).json
+            page = (await raw(api.socket, "GET", target)).json
             seen += [record["id"] for record in page["records"]]
             if page["next_before"] is None:
                 break
             target = f"/requests?limit=10&before={page['next_before']}"
         assert seen == sorted(seen, key=lambda name: (name[0] == "x", name), reverse=True)
         assert len(seen) == len(set(seen)) == 30
-        chosen = (await raw(room.socket, "GET", "/requests?where=client%3Dcli")).json
+        chosen = (await raw(api.socket, "GET", "/requests?where=client%3Dcli")).json
         assert [record["id"] for record in chosen["records"]] == [f"x{n:06}" for n in range(4, -1, -1)]
-        one = (await raw(room.socket, "GET", "/requests/x000003")).json
+        one = (await raw(api.socket, "GET", "/requests/x000003")).json
         assert (one["id"], one["client"]) == ("x000003", "cli")
 
 
 async def test_status_has_every_figure_of_its_type(tmp_path: Path) -> None:
     """What `GET /status` sends decodes strictly into `Status`, and tells of the daemon that answers."""
-    async with admin_room(tmp_path) as room:
-        status = await room.client.status()
+    async with admin_api(tmp_path) as api:
+        status = await api.client.status()
         assert (status.version, status.boot_id, status.seq) == (__version__, "boot", 1)
         assert (status.ring.generation, status.ring.active, status.streams.waiting) == (1, 1, 0)
         assert status.disk.database_bytes > 0
         assert status.log.error is None
-        sent = (await raw(room.socket, "GET", "/status")).json
+        sent = (await raw(api.socket, "GET", "/status")).json
         assert set(sent) == set(Status.__struct_fields__)
 
 
 async def test_no_answer_of_any_route_holds_a_key_but_the_first_of_a_change(tmp_path: Path) -> None:
     """The new key is in the reply of its rotation, and nowhere else: no list, event, audit or repeat."""
-    async with admin_room(tmp_path) as room:
-        target = f"/keys/{room.state.ring.keys()[0].id}/rotate"
-        secret = (await raw(room.socket, "POST", target, _CHANGE)).json["secret"]
+    async with admin_api(tmp_path) as api:
+        target = f"/keys/{api.state.ring.keys()[0].id}/rotate"
+        secret = (await raw(api.socket, "POST", target, _CHANGE)).json["secret"]
         assert secret.startswith("rly_")
-        room.state.log.started(new_record("r1"))
-        answers = [await raw(room.socket, "GET", route) for route in _GETS]
-        answers.append(await raw(room.socket, "POST", target, _CHANGE))
-        async with aclosing(room.client.events(after=0)) as stream:
+        api.state.log.started(new_record("r1"))
+        answers = [await raw(api.socket, "GET", route) for route in _GETS]
+        answers.append(await raw(api.socket, "POST", target, _CHANGE))
+        async with aclosing(api.client.events(after=0)) as stream:
             events = [repr(await anext(stream)) for _ in range(4)]
     told = "".join([*(answer.body.decode() for answer in answers), *events])
     assert secret not in told
@@ -181,6 +182,6 @@ async def test_no_answer_of_any_route_holds_a_key_but_the_first_of_a_change(tmp_
 
 async def test_errors_are_told_as_their_type_says(tmp_path: Path) -> None:
     """`ErrorReply` is what a refusal decodes into."""
-    async with admin_room(tmp_path) as room:
-        answer = await raw(room.socket, "GET", "/nothing")
+    async with admin_api(tmp_path) as api:
+        answer = await raw(api.socket, "GET", "/nothing")
     assert msgspec.json.decode(answer.body, type=ErrorReply).error.code == "not_found"

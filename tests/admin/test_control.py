@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.controlroutes`: acts at once, is audited, and a drain ends the daemon."""
+"""Commands to the running daemon: each acts at once and is audited; a drain stops the daemon."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 
 from relayd.admin.client import Refused
 from relayd.admin.schema import Intake
-from tests.admin.harness import admin_room, whole_room
+from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
 from tests.wire import DONE
 
 
 async def test_pause_and_resume_switch_the_intake_and_are_audited(tmp_path: Path) -> None:
     """Each answers with the status after it; the audit has who and what."""
-    async with admin_room(tmp_path) as room:
-        assert (await room.client.pause()).intake is Intake.PAUSED
-        assert (await room.client.resume()).intake is Intake.OPEN
-        entries = (await room.client.audit(limit=2)).entries
+    async with admin_api(tmp_path) as api:
+        assert (await api.client.pause()).intake is Intake.PAUSED
+        assert (await api.client.resume()).intake is Intake.OPEN
+        entries = (await api.client.audit(limit=2)).entries
     assert [(entry.action, entry.result, entry.pid) for entry in entries] == [
         ("resume", "done", os.getpid()),
         ("pause", "done", os.getpid()),
@@ -27,36 +27,35 @@ async def test_pause_and_resume_switch_the_intake_and_are_audited(tmp_path: Path
 
 async def test_a_drain_answers_first_and_asks_for_the_end_once(tmp_path: Path) -> None:
     """A second drain is answered, but does not force the end as a second signal would."""
-    async with admin_room(tmp_path) as room:
-        assert (await room.client.drain()).intake is Intake.DRAINING
-        assert room.stopped == [True]
-        assert (await room.client.drain()).intake is Intake.DRAINING
-        assert room.stopped == [True]
-        for late in (room.client.pause, room.client.resume):
+    async with admin_api(tmp_path) as api:
+        assert (await api.client.drain()).intake is Intake.DRAINING
+        assert api.stopped == [True]
+        assert (await api.client.drain()).intake is Intake.DRAINING
+        assert api.stopped == [True]
+        for late in (api.client.pause, api.client.resume):
             with pytest.raises(Refused, match="too late") as refusal:
                 await late()
             assert refusal.value.status == 409
-        assert room.intake.refusal is not None
+        assert api.accepting.refusal is not None
 
 
-async def test_cancel_ends_one_stream_and_no_other(tmp_path: Path) -> None:
-    """Its client is told `cancelled`; the id that is not open is 404; both are audited."""
-    async with whole_room(tmp_path) as room:
-        doomed, spared = [await room.open("demo:deltas=10,interval_ms=50") for _ in range(2)]
+async def test_cancel_ends_one_stream_and_no_other() -> None:
+    """Its client is told `cancelled`; an id that is not open is 404; both are audited."""
+    async with whole_daemon() as (relay, client):
+        doomed, spared = [await open_chat(relay, "demo:deltas=10,interval_ms=50") for _ in range(2)]
         request_id = doomed[1].header("X-Request-Id")
         assert request_id is not None
-        await room.client.cancel(request_id)
+        await client.cancel(request_id)
         for wire, reply in (doomed, spared):
-            async for _ in wire.pieces(reply):
-                pass
+            await read_to_end(wire, reply)
             wire.finish()
         assert doomed[1].error == "cancelled: The operator of this relay cancelled the request."
         assert doomed[1].lines[-1] == spared[1].lines[-1] == DONE
         assert spared[1].error is None
         with pytest.raises(Refused) as refusal:
-            await room.client.cancel(request_id)
+            await client.cancel(request_id)
         assert refusal.value.status == 404
-        entries = (await room.client.audit(limit=2)).entries
+        entries = (await client.audit(limit=2)).entries
         assert [(entry.action, entry.result, entry.detail) for entry in entries] == [
             ("cancel", "not_found", request_id),
             ("cancel", "done", request_id),
@@ -67,11 +66,11 @@ async def test_an_audit_that_can_not_be_stored_does_not_keep_the_operator_from_a
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was done is then in the journal, with who did it."""
-    async with admin_room(tmp_path) as room:
-        writer = room.state._writer
+    async with admin_api(tmp_path) as api:
+        writer = api.state._writer
         writer._closing = True
         try:
-            assert (await room.client.pause()).intake is Intake.PAUSED
+            assert (await api.client.pause()).intake is Intake.PAUSED
         finally:
             writer._closing = False
     assert f"(uid {os.getuid()}, pid {os.getpid()}): done; the audit could not store it" in caplog.text

@@ -1,0 +1,232 @@
+"""The routes of the admin API, their one base and their one renderer of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler
+
+from relayd.admin.context import AdminContext
+from relayd.admin.errors import AdminError, as_admin_error
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
+from relayd.admin.unix_socket import identify_peer
+from relayd.relay.accepting import AcceptState
+from relayd.state.errors import StateError
+from relayd.state.records import Peer
+
+_log = logging.getLogger(__name__)
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+
+T = TypeVar("T")
+
+
+class AdminHandler(RequestHandler):
+    """A route of the admin API. Methods raise; `write_error` is the one place that renders errors."""
+
+    context: AdminContext
+    query_names: frozenset[str] = frozenset()
+    """The parameters that the query may have."""
+
+    def initialize(self, context: AdminContext) -> None:
+        """Keep what the application passes on."""
+        self.context = context
+
+    def set_default_headers(self) -> None:
+        """Set the headers of every answer, errors included."""
+        self.clear_header("Server")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header(PROTOCOL_HEADER, PROTOCOL)
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Refuse a request for another version of the protocol, or with parameters that mean nothing."""
+        version = self.request.headers.get(PROTOCOL_HEADER, PROTOCOL)
+        if version != PROTOCOL:
+            raise AdminError(
+                HTTPStatus.CONFLICT,
+                VERSION_MISMATCH,
+                f"This daemon speaks version {PROTOCOL} of the admin protocol, not {version[:20]}. Use the "
+                "relayd command of the version that runs.",
+            )
+        unknown = sorted(set(self.request.query_arguments) - self.query_names)
+        if unknown:
+            raise AdminError.bad_request(
+                f"{unknown[0][:40]!r} means nothing here; "
+                f"this path knows: {', '.join(sorted(self.query_names)) or 'no parameters'}."
+            )
+        return None
+
+    def compute_etag(self) -> str | None:
+        """Return None: only the key ring has an ETag."""
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Raise: no route reads its body piece by piece."""
+        raise NotImplementedError
+
+    @property
+    def connection(self) -> HTTP1Connection:
+        """The connection that the request came on."""
+        return cast("HTTP1Connection", self.request.connection)
+
+    async def peer(self) -> Peer:
+        """Return the process that asks."""
+        stream = self.connection.stream
+        if stream.closed():
+            raise AdminError.bad_request("The connection is closed.")
+        return await asyncio.to_thread(identify_peer, stream.socket)
+
+    def body(self, kind: type[T]) -> T:
+        """Return the decoded body; an empty body has every default.
+
+        Raises:
+            AdminError: the body is not JSON, or not of this kind.
+        """
+        try:
+            return msgspec.json.decode(self.request.body or b"{}", type=kind)
+        except msgspec.MsgspecError as error:
+            raise AdminError.bad_request(f"The body can't be understood: {error}.") from error
+
+    def number(self, name: str) -> int | None:
+        """Return a whole number of the query; None if it is not given."""
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return None
+        if not _WHOLE_NUMBER.fullmatch(text):
+            raise AdminError.bad_request(f"{name} must be a whole number, not {text[:40]!r}.")
+        return int(text)
+
+    def send_json(self, document: object) -> asyncio.Future[None]:
+        """Finish with one JSON document; the future is done when it is sent, and need not be awaited."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        return self.finish(msgspec.json.encode(document) + b"\n")
+
+    def write_error(self, status_code: int, **details: Any) -> None:
+        """Send the error that ended this request; the details of a bug stay in the daemon's log."""
+        kind, error, _ = details.get("exc_info", (None, None, None))
+        answer = as_admin_error(error)
+        if answer is None:
+            name = "" if kind is None else f" ({kind.__name__})"
+            answer = AdminError(status_code, "internal", f"relayd failed{name}; its log has the details.")
+        self.set_status(answer.status)
+        if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self._methods()))
+        self.send_json(ErrorReply(ErrorDetail(answer.code, str(answer))))
+
+    def _methods(self) -> list[str]:
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+        ]
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Log bugs with their traceback; refusals are not bugs."""
+        if as_admin_error(value) is None and typ is not None and value is not None:
+            _log.error("%s in the admin API", typ.__name__, exc_info=(typ, value, tb))
+
+
+class NotFoundHandler(AdminHandler):
+    """Every path that no other handler has."""
+
+    def prepare(self) -> None:
+        """Refuse before the method is looked at."""
+        raise HTTPError(HTTPStatus.NOT_FOUND)
+
+
+class StatusHandler(AdminHandler):
+    """`GET /status`."""
+
+    async def get(self) -> None:
+        """Send the state of the daemon at a glance."""
+        self.send_json(await self.context.status())
+
+
+class MetricsHandler(AdminHandler):
+    """`GET /metrics`."""
+
+    async def get(self) -> None:
+        """Send all metrics in Prometheus' text format, version 0.0.4."""
+        context = self.context
+        text = context.metrics.render(await context.status(), context.streams.deltas)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(text)
+
+
+class ControlHandler(AdminHandler):
+    """A command to the running daemon, which is audited."""
+
+    async def audit(self, action: str, result: str, peer: Peer, detail: str | None = None) -> None:
+        """Write down what was done. A full disk must not keep the operator from acting."""
+        try:
+            await self.context.state.audit(action, result, peer=peer, detail=detail)
+        except StateError as error:
+            _log.error(
+                "%s by %s (uid %d, pid %d): %s; the audit could not store it: %s",
+                *(action, peer.login, peer.uid, peer.pid, result, error),
+            )
+
+
+class CancelHandler(ControlHandler):
+    """`DELETE /inflight/{id}`."""
+
+    async def delete(self, request_id: str) -> None:
+        """End one open stream."""
+        peer = await self.peer()
+        if not self.context.streams.cancel(request_id):
+            await self.audit("cancel", "not_found", peer, request_id[:40])
+            raise AdminError.not_found(f"No open stream has the id {request_id[:40]!r}; it may have ended.")
+        await self.audit("cancel", "done", peer, request_id)
+        self.send_json({"id": request_id, "cancelled": True})
+
+
+class PauseHandler(ControlHandler):
+    """`POST /pause` and `POST /resume`."""
+
+    async def post(self, action: str) -> None:
+        """Stop accepting new requests, or accept them again."""
+        accepting, peer = self.context.accepting, await self.peer()
+        if accepting.state is AcceptState.DRAINING:
+            await self.audit(action, "draining", peer)
+            raise AdminError(
+                HTTPStatus.CONFLICT, "draining", f"The daemon is stopping; it is too late to {action}."
+            )
+        if action == "pause":
+            accepting.pause()
+        else:
+            accepting.resume()
+        await self.audit(action, "done", peer)
+        self.send_json(await self.context.status())
+
+
+class DrainHandler(ControlHandler):
+    """`POST /drain`."""
+
+    async def post(self) -> None:
+        """Answer, then begin to stop as on SIGTERM; a second drain is only answered."""
+        accepting, peer = self.context.accepting, await self.peer()
+        is_first = accepting.state is not AcceptState.DRAINING
+        accepting.drain()
+        try:
+            await self.audit("drain", "done", peer)
+            await self.send_json(await self.context.status())
+        except StreamClosedError:
+            _log.info("The client that asked for the drain left before the answer.")
+        finally:
+            # Whatever became of the answer: nothing is accepted any more, so the daemon must end.
+            if is_first:
+                self.context.stop()

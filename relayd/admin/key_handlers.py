@@ -1,0 +1,108 @@
+"""The routes of the key ring: the ring itself, and its changes, each answered after it is on disk."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from relayd.admin.errors import AdminError
+from relayd.admin.handlers import AdminHandler
+from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
+from relayd.state.keyring import RingChange
+
+_GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
+
+
+class _RingHandler(AdminHandler):
+    async def conditions(self) -> dict[str, Any]:
+        """Return what every change needs: who asks, the generation it was decided on, its idempotency key.
+
+        Raises:
+            AdminError: If-Match or Idempotency-Key is missing or malformed.
+        """
+        return {
+            "expected_generation": self._if_match(),
+            "idempotency_key": self._idempotency_key(),
+            "peer": await self.peer(),
+        }
+
+    def _if_match(self) -> int:
+        given = self.request.headers.get("If-Match")
+        if given is None:
+            raise AdminError(
+                HTTPStatus.PRECONDITION_REQUIRED,
+                "if_match_required",
+                "Say which ring this change was decided on: If-Match with the ETag of GET /keys.",
+            )
+        match = _GENERATION.fullmatch(given.strip())
+        if match is None:
+            raise AdminError.bad_request('If-Match must be the ETag of GET /keys, like "7".')
+        return int(match[1] or match[2])
+
+    def _idempotency_key(self) -> str:
+        given = self.request.headers.get("Idempotency-Key")
+        if not given:
+            raise AdminError(
+                HTTPStatus.BAD_REQUEST,
+                "idempotency_key_required",
+                "Give this change an Idempotency-Key of its own, such as a UUID, so that it can be repeated.",
+            )
+        return given
+
+    def send_change(self, change: RingChange, cut: int = 0) -> None:
+        """Finish with the result of a change; `cut` is how many open streams it ended."""
+        self.set_header("Etag", f'"{change.generation}"')
+        self.send_json(
+            KeyChange(
+                generation=change.generation,
+                key=change.key,
+                old=change.old,
+                secret=change.secret,
+                already_done=change.already_done,
+                cut=cut,
+            )
+        )
+
+
+class KeysHandler(_RingHandler):
+    """`GET /keys` and `POST /keys`."""
+
+    def get(self) -> None:
+        """Send every live key and the last dead ones, with the generation as ETag."""
+        ring = self.context.state.ring
+        # The generation first: if the ring changes in between, a change based on this answer is refused,
+        # and never based on keys that the operator has not seen.
+        generation = ring.generation
+        self.set_header("Etag", f'"{generation}"')
+        self.send_json(Ring(generation, ring.keys()))
+
+    async def post(self) -> None:
+        """Make a first key for a new client."""
+        wanted = self.body(AddKey)
+        self.send_change(await self.context.state.ring.add(wanted.client, **await self.conditions()))
+
+
+class KeyChangeHandler(_RingHandler):
+    """`POST /keys/{id}/rotate|extend|undo|revoke`."""
+
+    async def post(self, key_id: str, action: str) -> None:
+        """Change one key."""
+        ring = self.context.state.ring
+        match action:
+            case "rotate":
+                grace_s = self.body(RotateKey).grace_s
+                grace_s = self.context.limits().grace_s if grace_s is None else grace_s
+                change = await ring.rotate(key_id, grace_s=grace_s, **await self.conditions())
+            case "extend":
+                by_s = self.body(ExtendKey).by_s
+                change = await ring.extend(key_id, by_s=by_s, **await self.conditions())
+            case "undo":
+                change = await ring.undo(key_id, **await self.conditions())
+            case _:
+                cut = self.body(RevokeKey).cut
+                change = await ring.revoke(key_id, cut=cut, **await self.conditions())
+                if cut:
+                    self.send_change(change, self.context.streams.cut_key(change.key.id))
+                    return
+        self.send_change(change)

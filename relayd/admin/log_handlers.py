@@ -1,0 +1,132 @@
+"""The routes of the log: records, what operators did, and events as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from tornado.iostream import StreamClosedError
+
+from relayd import __version__
+from relayd.admin.errors import AdminError
+from relayd.admin.events import EventReader, ndjson
+from relayd.admin.handlers import AdminHandler
+from relayd.admin.schema import AuditPage, Gap, Hello, LogEvent, RequestPage
+from relayd.state.errors import StateError
+from relayd.state.filter import parse_filter
+
+_log = logging.getLogger(__name__)
+
+_DEFAULT_LIMIT = 100
+_MAX_LIMIT = 1000
+
+
+class _PageHandler(AdminHandler):
+    def limit(self) -> int:
+        """Return how many rows the page may have."""
+        limit = self.number("limit")
+        if limit is None:
+            return _DEFAULT_LIMIT
+        if not 1 <= limit <= _MAX_LIMIT:
+            raise AdminError.bad_request(f"limit must be between 1 and {_MAX_LIMIT}.")
+        return limit
+
+
+class RequestsHandler(_PageHandler):
+    """`GET /requests`."""
+
+    query_names = frozenset({"after", "before", "limit", "where"})
+
+    async def get(self) -> None:
+        """Send a page of the records that pass the filter; `next_before` leads to the next page."""
+        where = parse_filter(self.get_query_argument("where", "", strip=False))
+        query = partial(
+            self.context.state.reader.page,
+            where,
+            after=self.number("after"),
+            before=self.number("before"),
+            limit=self.limit(),
+        )
+        page = await self.context.read_log(query)
+        self.send_json(RequestPage(page.records, page.next_before))
+
+
+class RequestRecordHandler(AdminHandler):
+    """`GET /requests/{id}`."""
+
+    async def get(self, request_id: str) -> None:
+        """Send the record with this id, as it is on disk."""
+        record = await self.context.read_log(partial(self.context.state.reader.get, request_id))
+        if record is None:
+            raise AdminError.not_found(
+                f"The log has no request {request_id[:40]!r}: it never was, or is no longer kept."
+            )
+        self.send_json(record)
+
+
+class AuditHandler(_PageHandler):
+    """`GET /audit`."""
+
+    query_names = frozenset({"before", "limit"})
+
+    async def get(self) -> None:
+        """Send a page of what operators did; `next_before` leads to the next page."""
+        query = partial(self.context.state.reader.audit, before=self.number("before"), limit=self.limit())
+        page = await self.context.read_log(query)
+        self.send_json(AuditPage(page.entries, page.next_before))
+
+
+class EventsHandler(AdminHandler):
+    """`GET /events`: NDJSON without end: hello, replay from disk, live."""
+
+    query_names = frozenset({"after"})
+    _reader: EventReader | None = None
+
+    async def get(self) -> None:
+        """Send until the reader leaves, stands still for too long, or the daemon ends."""
+        context = self.context
+        after, newest = await self._place(self.number("after"))
+        self.set_header("Content-Type", "application/x-ndjson; charset=utf-8")
+        self.set_header("X-Accel-Buffering", "no")
+        with (
+            context.metrics.event_readers.track_inprogress(),
+            context.event_bus.reader(after, self._read) as self._reader,
+        ):
+            try:
+                await self._send(ndjson([Hello(context.facts.boot_id, __version__, newest)]))
+                while (lines := await self._reader.next_lines()) is not None:
+                    await self._send(lines)
+            except StreamClosedError:
+                return
+            except TimeoutError:
+                # It can resume from disk with `after`; what is buffered for it here is let go.
+                context.metrics.event_readers_dropped.inc()
+                self.connection.close()
+            except StateError as error:
+                _log.warning("A reader of events was dropped because the log can't be read: %s", error)
+                self.connection.close()
+
+    async def _place(self, after: int | None) -> tuple[int, int]:
+        """Return where to begin, and the newest event; a place beyond the log's end begins there."""
+        bus = self.context.event_bus
+        if after is None:
+            return bus.newest_seq, bus.newest_seq
+        if after > bus.newest_seq:
+            # The reader may have seen on disk what the bus has not been told of yet.
+            bus.advance(await self.context.read_log(self.context.state.reader.newest_seq))
+        return min(after, bus.newest_seq), bus.newest_seq
+
+    async def _read(self, after: int, limit: int) -> Sequence[LogEvent | Gap]:
+        return await self.context.read_log(partial(self.context.state.reader.events, after, limit))
+
+    async def _send(self, lines: bytes) -> None:
+        self.write(lines)
+        async with asyncio.timeout(self.context.event_write_timeout_s):
+            await self.flush()
+
+    def on_connection_close(self) -> None:
+        """End the reader: its client has left."""
+        if self._reader is not None:
+            self._reader.end()
