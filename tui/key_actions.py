@@ -84,7 +84,7 @@ class KeyActions:
             users = f"{plural(len(addresses), 'address', 'addresses')} used it in 24 h: {named}{more}."
         return (
             f"Key {key.id}. {users}\n"
-            f"{plural(self._open_streams()[key.id], 'stream')} of it open now; none is cut.\n"
+            f"{plural(self._open_streams()[key.id], 'stream')} open with it now; none is cut.\n"
             "A new key works at once. The old one keeps working for the grace:"
         )
 

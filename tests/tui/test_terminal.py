@@ -94,6 +94,14 @@ def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
         assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
 
 
+def test_a_crash_shows_where_and_never_the_values(tmp_path: Path) -> None:
+    """The traceback names the fault and its place; what the variables hold, a key for one, is left out."""
+    with Terminal((*APP, "crash"), tmp_path, (140, 40)) as terminal:
+        assert terminal.wait(15) == 1
+        assert "RuntimeError: a fault" in text_of(terminal.raw)
+        assert "rly_key_in_a_variable" not in text_of(terminal.raw)
+
+
 def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
     """When the terminal goes away the app is gone within seconds, with little processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
