@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status: 0, or 1 with a sentence on stderr, or 2 for wrong usage."""
+    """Run, and return the exit status: 0, or 1 with a sentence on stderr, or 2 for wrong usage."""
     options = parser().parse_args(argv)
     env = dict(os.environ)
     if options.plain or env.get("TERM") == "dumb":

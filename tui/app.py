@@ -151,8 +151,8 @@ class RelaydApp(App[int]):
             self.unregister_theme(name)
         self._feed_worker = self.run_worker(self.feed.run, name="feed", group="feed")
         self.set_interval(_SECOND_S, self._on_second)
-        if self._settings_file.trouble:
-            self.notify(self._settings_file.trouble, severity="error")
+        if self._settings_file.problem:
+            self.notify(self._settings_file.problem, severity="error")
 
     async def on_unmount(self) -> None:
         """Stop following, and let go of the daemon and its database."""
@@ -264,7 +264,7 @@ class RelaydApp(App[int]):
         yield from commands(self, self.main, self.context.commands.refusal())
 
     async def action_quit(self) -> None:
-        """Leave; the daemon goes on."""
+        """Leave the app; the daemon goes on."""
         self._save_settings()
         self.exit(0)
 

@@ -37,7 +37,7 @@ async def copy(
 
 
 def osc52(text: str, env: Mapping[str, str]) -> str:
-    """The sequence that asks a terminal to take text into its clipboard."""
+    """Return the sequence that asks a terminal to take text into its clipboard."""
     sequence = f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07"
     return f"\x1bP{sequence}\x1b\\" if env.get("STY") else sequence
 
@@ -63,7 +63,7 @@ async def _by_tmux(text: str, env: Mapping[str, str]) -> bool:
 
 
 def private_file(text: str, prefix: str, directory: Path | None, suffix: str = ".txt") -> Path:
-    """A new file of mode 0600 with this text.
+    """Return a new file of mode 0600 with this text.
 
     Raises:
         OSError: it can't be made.

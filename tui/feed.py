@@ -1,4 +1,4 @@
-"""Brings the daemon's news to the state: backlog, live events, reconnecting, and history from disk."""
+"""Follows the daemon: connects, takes over what is new, and connects again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,14 @@ from contextlib import suppress
 
 from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
 from relayd.admin.link import Link
-from relayd.admin.schema import (
-    Audited,
-    Ended,
-    Event,
-    Gap,
-    Hello,
-    Lost,
-    Progress,
-    Started,
-)
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
 
 STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000
+"""More missed events than these are not replayed: the newest records are loaded instead."""
 _RING_EVERY = 5
 _BACKOFF_FIRST_S = 0.25
 _BACKOFF_MAX_S = 5.0
@@ -35,84 +27,101 @@ _BUSY_SLICE_S = 0.004
 
 
 class Feed:
-    """The only writer of the state. `changed` is called after every change and must return at once."""
+    """The only writer of the app's state.
+
+    Args:
+        state: what the app knows.
+        client: the daemon.
+        changed: called after every change; must return at once.
+        backlog_records: how many of the newest records are loaded at the start.
+        open_archive: opens the daemon's database while no daemon answers, if there is one.
+    """
 
     def __init__(
         self,
         state: AppState,
-        link: Link,
+        client: Link,
         *,
         changed: Callable[[], None],
         backlog_records: int,
         open_archive: Callable[[], Reader | None] | None = None,
     ) -> None:
-        self.state = state
-        self.link = link
+        self.history = History(state, lambda: self._archive or client, changed)
+        self._state = state
+        self._client = client
         self._changed = changed
         self._backlog_records = backlog_records
         self._open_archive = open_archive
         self._archive: Reader | None = None
         self._down_since_s: float | None = None
-        self._wake = asyncio.Event()
-        self._look = asyncio.Event()
-        self.history = History(state, lambda: self._archive or link, changed)
+        self._retry = asyncio.Event()
+        self._poll_now = asyncio.Event()
 
     async def run(self) -> None:
         """Follow the daemon until cancelled."""
         backoff_s = _BACKOFF_FIRST_S
         while True:
-            self._wake.clear()
-            try:
-                await self._session()
+            self._retry.clear()
+            error = await self._session()
+            if self._state.connection is Connection.LIVE:
                 backoff_s = _BACKOFF_FIRST_S
-                self._note(Connection.CONNECTING, "The daemon closed the connection.")
-            except AdminClientError as error:
-                if self.state.connection is Connection.LIVE:
-                    backoff_s = _BACKOFF_FIRST_S
-                await self._troubled(error)
+            await self._disconnected(error)
             wait_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects, guards nothing
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                await asyncio.wait_for(self._retry.wait(), wait_s)
             backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
 
     async def close(self) -> None:
-        """Let go of the database; `run` must have ended."""
-        await self._close_archive()
-
-    async def _close_archive(self) -> None:
+        """Close the database; `run` must have ended."""
         archive, self._archive = self._archive, None
         if archive is not None:
             await archive.close()
 
     def retry_now(self) -> None:
-        """Do not wait for the backoff."""
-        self._wake.set()
+        """Connect now instead of after the backoff."""
+        self._retry.set()
 
     def look_soon(self) -> None:
         """Ask for the status now, after a change of it."""
-        self._look.set()
+        self._poll_now.set()
 
-    def _note(self, contact: Connection, trouble: str = "") -> None:
-        self.state.set_connection(contact, trouble)
+    async def refresh_ring(self) -> None:
+        """Ask for the keys.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        self._state.set_ring(await self._client.keys())
         self._changed()
 
-    async def _troubled(self, error: AdminClientError) -> None:
+    def _set_connection(self, connection: Connection, problem: str = "") -> None:
+        self._state.set_connection(connection, problem)
+        self._changed()
+
+    # No connection.
+
+    async def _disconnected(self, error: AdminClientError) -> None:
+        """Say why there is no connection, and read history from the database meanwhile."""
         if isinstance(error, Denied):
-            self._note(Connection.DENIED, str(error))
+            self._set_connection(Connection.DENIED, str(error))
         elif isinstance(error, VersionMismatch):
-            self._note(Connection.MISMATCH, str(error))
+            self._set_connection(Connection.MISMATCH, str(error))
             await self._read_archive()
-        else:
-            now_s = time.monotonic()
-            first = self._down_since_s is None
-            self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
-            never = self.state.log_seq is None
-            down = never or not first or now_s - self._down_since_s > _DOWN_AFTER_S
-            if down:
-                self.state.open_streams.clear()
-            self._note(Connection.DOWN if down else Connection.CONNECTING, str(error))
-            if isinstance(error, NoDaemon) and down:
+        elif self._is_down():
+            self._state.open_streams.clear()
+            self._set_connection(Connection.DOWN, str(error))
+            if isinstance(error, NoDaemon):
                 await self._read_archive()
+        else:
+            self._set_connection(Connection.CONNECTING, str(error))
+
+    def _is_down(self) -> bool:
+        """Return whether this is more than a short break, such as a restart makes."""
+        now_s = time.monotonic()
+        is_first = self._down_since_s is None
+        self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
+        never_connected = self._state.log_seq is None
+        return never_connected or not is_first or now_s - self._down_since_s > _DOWN_AFTER_S
 
     async def _read_archive(self) -> None:
         if self._archive is not None or self._open_archive is None:
@@ -121,55 +130,68 @@ class Feed:
         if self._archive is None:
             return
         try:
-            await self._newest_page(self._archive)
-            self.state.set_ring(await self._archive.keys())
-            self.state.set_audit((await self._archive.audit(limit=PAGE)).entries)
+            await self._load_newest(self._archive)
+            self._state.set_ring(await self._archive.keys())
+            self._state.set_audit((await self._archive.audit(limit=PAGE)).entries)
         except AdminClientError as error:
-            self._note(self.state.connection, f"{self.state.trouble} {error}")
+            self._set_connection(self._state.connection, f"{self._state.problem} {error}")
         self._changed()
 
-    async def _session(self) -> None:
-        state, link = self.state, self.link
-        status = await link.status()
+    # A connection.
+
+    async def _session(self) -> AdminClientError:
+        """Connect and follow; returns why that ended."""
+        try:
+            is_first, after = await self._catch_up()
+        except AdminClientError as error:
+            return error
+        self._down_since_s = None
+        await self.close()
+        self._set_connection(Connection.LIVE)
+        ended = AdminClientError("The daemon closed the connection.")
+        async with asyncio.TaskGroup() as helpers:
+            tasks = [helpers.create_task(self._poll(), name="tui-status")]
+            if is_first:
+                tasks.append(helpers.create_task(self._load_backlog(), name="tui-backlog"))
+            try:
+                await self._follow(self._client.events(after))
+            except AdminClientError as error:
+                ended = error
+            for task in tasks:
+                task.cancel()
+        return ended
+
+    async def _catch_up(self) -> tuple[bool, int]:
+        """Load what is needed at once; returns whether that was the first time, and where events begin."""
+        state = self._state
+        status = await self._client.status()
         state.set_status(status)
-        first = state.log_seq is None
-        after = state.log_seq if state.log_seq is not None else status.seq
-        if first:
+        is_first = state.log_seq is None
+        after = status.seq if state.log_seq is None else state.log_seq
+        if is_first:
             state.new_boot(status.boot_id, status.seq, 0)
-            await self._newest_page(link)
-            state.log_seq = status.seq
-        elif status.seq - after > SKIP_EVENTS:
-            await self._newest_page(link)
+        if is_first or status.seq - after > SKIP_EVENTS:
+            await self._load_newest(self._client)
             after = status.seq
             state.log_seq = max(state.log_seq or 0, after)
         await self.refresh_ring()
-        state.set_audit((await link.audit(limit=PAGE)).entries)
-        self._down_since_s = None
-        await self._close_archive()
-        self._note(Connection.LIVE)
-        helpers = [asyncio.create_task(self._poll(), name="tui-status")]
-        if first:
-            helpers.append(asyncio.create_task(self._load_backlog(), name="tui-backlog"))
-        try:
-            await self._follow(link.events(after))
-        finally:
-            for task in helpers:
-                task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+        state.set_audit((await self._client.audit(limit=PAGE)).entries)
+        return is_first, after
 
-    async def _newest_page(self, reader: Reader) -> None:
-        """The newest records; a mark before them where the ones that are held do not reach that far.
+    async def _load_newest(self, reader: Reader) -> None:
+        """Load the newest records; a mark before them says that older ones are missing between.
 
         Records that are held already are taken again: a crash or an end may have changed them.
         """
-        held_to = self.state.store.newest_seq
+        store = self._state.store
+        held_to = store.newest_seq
         page = await reader.requests(limit=PAGE)
-        self.state.backlog(page.records)
-        fresh = [record.seq for record in page.records if held_to is not None and record.seq > held_to]
-        all_fresh = bool(fresh) and len(fresh) == len(page.records) and page.next_before is not None
-        if held_to is not None and all_fresh and fresh[-1] > held_to + 1:
-            mark = Mark(MarkKind.GAP, 0, held_to + 1, fresh[-1] - 1)
-            self.state.store.put_mark(fresh[-1], mark)
+        self._state.backlog(page.records)
+        if held_to is None or page.next_before is None or not page.records:
+            return
+        first = page.records[-1].seq
+        if first > held_to + 1:
+            store.put_mark(first, Mark(MarkKind.GAP, 0, held_to + 1, first - 1))
 
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         slice_started_s = time.monotonic()
@@ -181,7 +203,7 @@ class Feed:
                 slice_started_s = time.monotonic()
 
     async def _apply(self, event: Event) -> None:
-        state = self.state
+        state = self._state
         match event:
             case Started():
                 state.started(event)
@@ -202,25 +224,18 @@ class Feed:
     async def _poll(self) -> None:
         for turn in itertools.count():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), STATUS_EVERY_S)
-            self._look.clear()
-            try:
-                self.state.set_status(await self.link.status())
+                await asyncio.wait_for(self._poll_now.wait(), STATUS_EVERY_S)
+            self._poll_now.clear()
+            # The stream of events says why the daemon can't be asked, and says it once.
+            with suppress(AdminClientError):
+                self._state.set_status(await self._client.status())
                 # First and last uses move without an event: closely watched while a key retires.
-                if self.state.retiring() or turn % _RING_EVERY == 0:
+                if self._state.retiring() or turn % _RING_EVERY == 0:
                     await self.refresh_ring()
-            except AdminClientError:
-                # The stream of events says it better, and says it once.
-                continue
             self._changed()
-
-    async def refresh_ring(self) -> None:
-        """Look at the keys again."""
-        self.state.set_ring(await self.link.keys())
-        self._changed()
 
     async def _load_backlog(self) -> None:
         more = True
-        while more and len(self.state.store) < self._backlog_records:
+        while more and len(self._state.store) < self._backlog_records:
             more = await self.history.load_older()
             await asyncio.sleep(PAUSE_S)

@@ -24,19 +24,19 @@ class Reader(Protocol):
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
     ) -> RequestPage:
-        """Records, newest first."""
+        """Return records, newest first."""
         ...
 
     async def request(self, request_id: str) -> RequestRecord:
-        """One record."""
+        """Return one record."""
         ...
 
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """The audit, newest first."""
+        """Return the audit, newest first."""
         ...
 
     async def keys(self) -> Ring:
-        """The ring."""
+        """Return the ring."""
         ...
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class History:
         self._loading = asyncio.Lock()
 
     async def load_older(self) -> bool:
-        """Bring one more page of older records; False when there are none, or no room."""
+        """Load one more page of older records; returns False if there are none, or no room."""
         state = self.state
         async with self._loading:
             if self.exhausted or len(state.store) >= state.store.keep:
@@ -79,7 +79,7 @@ class History:
             return not self.exhausted
 
     async def _take(self, records: list[RequestRecord], *, count: bool) -> None:
-        """A page in slices, so that a key never waits for the whole of it."""
+        """Store a page in slices, so that a key press never waits for all of them."""
         for start in range(0, len(records), _SLICE):
             self.state.backlog(records[start : start + _SLICE], count=count)
             await asyncio.sleep(0)
@@ -136,7 +136,7 @@ class History:
             await asyncio.sleep(PAUSE_S)
 
     async def fill_gap(self, key: int, mark: Mark) -> int:
-        """Bring what a gap hides, newest first; returns how many records came.
+        """Load what a gap hides, newest first; returns the number of records.
 
         Raises:
             AdminClientError: the daemon could not be asked; the gap stays.

@@ -13,7 +13,7 @@ from tui.model.store import KEEP_DEFAULT
 
 
 def config_dir(env: Mapping[str, str]) -> Path:
-    """`$XDG_CONFIG_HOME/relayd`, else `~/.config/relayd`; a relative variable is ignored."""
+    """Return `$XDG_CONFIG_HOME/relayd`, else `~/.config/relayd`; a relative variable is ignored."""
     base = Path(env.get("XDG_CONFIG_HOME", ""))
     return (base if base.is_absolute() else Path(env.get("HOME") or Path.home()) / ".config") / "relayd"
 
@@ -38,7 +38,7 @@ class SettingsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.trouble = ""
+        self.problem = ""
         self.settings = self._read()
 
     def _read(self) -> Settings:
@@ -47,7 +47,7 @@ class SettingsFile:
         except FileNotFoundError:
             return Settings()
         except (OSError, msgspec.DecodeError) as error:
-            self.trouble = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
+            self.problem = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
             return Settings()
 
     def save(self) -> None:
@@ -56,7 +56,7 @@ class SettingsFile:
         Raises:
             OSError: the directory can't be made or written.
         """
-        if self.trouble:
+        if self.problem:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")

@@ -35,7 +35,7 @@ class _Look:
 
 
 def squeezed(text: str) -> str:
-    """The same picture in fewer bytes. It begins and ends with no attributes set, as Rich's output does."""
+    """Return the same picture in fewer bytes; like the text, it begins and ends with no attributes set."""
     pieces = _SGR.split(text)
     if len(pieces) == 1:
         return text
@@ -57,7 +57,7 @@ def squeezed(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _alike(now: str, wanted: str) -> bool:
-    """Whether blanks look the same in both."""
+    """Return whether blanks look the same in both."""
     one, other = _look(now), _look(wanted)
     return (
         one.known and other.known and one.bg == other.bg and not (one.flags | other.flags) & _SEEN_ON_BLANKS

@@ -149,12 +149,12 @@ STYLES: Mapping[str, Mapping[Role, Style]] = {name: _styles(name) for name in _C
 
 
 def role_styles(theme: str) -> Mapping[Role, Style]:
-    """How every role looks in a theme."""
+    """Return how every role looks in a theme."""
     return STYLES.get(theme, STYLES[DARK])
 
 
 def style(app: App[object], role: Role) -> Style:
-    """How this role looks now. Asked for every piece of a row, for which `app.theme` is too slow."""
+    """Return how this role looks now. Asked for every piece of a row, for which `app.theme` is too slow."""
     current: Mapping[Role, Style] = getattr(app, "role_styles", STYLES[DARK])
     return current[role]
 
@@ -202,12 +202,12 @@ def _theme(name: str) -> Theme:
 
 
 def themes() -> list[Theme]:
-    """The themes the app offers."""
+    """Return the themes the app offers."""
     return [_theme(name) for name in _COLOURS]
 
 
 def best_theme(env: Mapping[str, str]) -> str:
-    """The theme this terminal can show: ANSI where there are 16 colours or fewer, or none are wanted."""
+    """Return the theme this terminal can show: ANSI for 16 colours or fewer, or if none are wanted."""
     if "NO_COLOR" in env:
         return ANSI
     if env.get("COLORTERM", "").lower() in {"truecolor", "24bit"} or "256" in env.get("TERM", ""):

@@ -22,7 +22,7 @@ def test_a_broken_file_is_reported_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "tui.json"
     path.write_text('{"filter": 3}')
     file = SettingsFile(path)
-    assert "can't be read" in file.trouble
+    assert "can't be read" in file.problem
     file.save()
     assert path.read_text() == '{"filter": 3}'
 

@@ -57,7 +57,7 @@ class AppState:
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
         self.connection = Connection.CONNECTING
-        self.trouble = ""
+        self.problem = ""
         """Why there is no live contact, and what to do: sentences."""
         self.boot_id = ""
         self.log_seq: int | None = None
@@ -74,17 +74,16 @@ class AppState:
             return self.status.intake.value.upper()
         return self.connection.value
 
-    def set_connection(self, contact: Connection, trouble: str = "") -> None:
-        """Say how things stand."""
-        if (contact, trouble) != (self.connection, self.trouble):
-            self.connection, self.trouble = contact, printable_text(trouble, 1000)
+    def set_connection(self, connection: Connection, problem: str = "") -> None:
+        """Take over the state of the connection, and why it is not live."""
+        self.connection, self.problem = connection, printable_text(problem, 1000)
 
     def set_status(self, status: Status) -> None:
-        """The daemon at a glance."""
+        """Take over the daemon's status."""
         self.status = status
 
     def set_ring(self, ring: Ring) -> None:
-        """The keys; older news than what is known is ignored."""
+        """Take over the keys; an older ring than the known one is ignored."""
         if ring.generation < self.ring.generation and self.ring.keys:
             return
         self.ring = Ring(ring.generation, [printable_struct(key) for key in ring.keys])
@@ -97,12 +96,12 @@ class AppState:
                 yield row
 
     def retiring(self) -> list[KeyInfo]:
-        """Keys in their grace, the one that ends first at the head."""
+        """Return the keys in their grace, the one that ends first at the head."""
         keys = [key for key in self.ring.keys if key.state is KeyState.RETIRING]
         return sorted(keys, key=lambda key: key.expires_at or "")
 
     def dead_keys_in_use(self, now_s: float) -> bool:
-        """Whether a key in its grace is used, or one that ended was sent in the last hour."""
+        """Return whether a key in its grace is used, or one that ended was sent in the last hour."""
         return self.evidence.straggler_count(self.ring.keys) > 0 or any(
             self.evidence.refused(key.id, now_s - _HOUR_S)
             for key in self.ring.keys
@@ -110,7 +109,7 @@ class AppState:
         )
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
-        """The daemon that answers now is not the one before: say so in the list."""
+        """Say in the list that the daemon that answers now is not the one before."""
         boot_id = printable_text(boot_id)
         if self.boot_id and boot_id != self.boot_id:
             self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
@@ -118,7 +117,7 @@ class AppState:
         self.boot_id = boot_id
 
     def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
-        """A page of records from disk, newest first."""
+        """Add a page of records from disk, newest first; with `count` they go into the statistics."""
         clean = [printable_struct(record) for record in records]
         if count:
             for record in clean:
@@ -131,7 +130,7 @@ class AppState:
                 self.open_streams.started(record)
 
     def started(self, event: Started) -> None:
-        """A request began."""
+        """Add a request that has started."""
         record = printable_struct(event.record)
         record.seq = record.seq or event.seq
         self._continue(event.boot_id, event.seq, record)
@@ -141,7 +140,7 @@ class AppState:
         self.open_streams.started(record)
 
     def ended(self, event: Ended) -> None:
-        """A request ended."""
+        """Close a request that has ended."""
         record = printable_struct(event.record)
         if record.seq:
             # Where the daemon had no room to log its start, this is the first that is heard of it.
@@ -157,23 +156,23 @@ class AppState:
             self.evidence.saw(record)
 
     def audited(self, event: Audited) -> None:
-        """Somebody acted."""
+        """Add what an operator did."""
         self.audit.appendleft(printable_struct(event.entry))
         self._advance(event.seq)
 
     def set_audit(self, entries: Iterable[AuditEntry]) -> None:
-        """A page of the audit, newest first."""
+        """Take over a page of the audit, newest first."""
         self.audit = deque((printable_struct(entry) for entry in entries), maxlen=MAX_AUDIT)
 
     def lost(self, event: Lost) -> None:
-        """The daemon could not write some records."""
+        """Mark where the daemon could not write some records."""
         at_ms = round(epoch_s(event.at) * 1000)
         mark = Mark(MarkKind.LOST, at_ms, count=event.count, reason=printable_text(event.reason))
         self.store.put_mark(event.seq, mark)
         self._advance(event.seq)
 
     def gap(self, event: Gap) -> None:
-        """Retention removed what this app has not seen."""
+        """Mark where retention removed what this app has not seen."""
         self.store.put_mark(
             event.last + 1,
             Mark(MarkKind.EXPIRED, 0, event.first, event.last, event.last - event.first + 1),
@@ -181,7 +180,7 @@ class AppState:
         self._advance(event.last)
 
     def progress(self, event: Progress) -> None:
-        """Where every open stream is."""
+        """Take over how far every open stream is."""
         self.open_streams.progress(event)
         self.view.judge_again(
             record_key(stream.seq) for stream in self.open_streams.streams.values() if stream.seq is not None

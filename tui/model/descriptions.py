@@ -48,7 +48,7 @@ _FIRST_ERROR = 400
 
 
 def state_word(record: RequestRecord) -> str:
-    """At most four characters: the HTTP status, or a word where the status would mislead."""
+    """Return at most four characters: the HTTP status, or a word where the status would mislead."""
     if record.outcome is None:
         return _RUNNING.get(record.phase, "done")
     short = _SHORT.get(record.outcome)
@@ -60,7 +60,7 @@ def state_word(record: RequestRecord) -> str:
 
 
 def cause(record: RequestRecord) -> str:
-    """Why it ended as it did, as a sentence that needs no manual."""
+    """Return why it ended as it did, as a sentence that needs no manual."""
     if record.outcome is None:
         return {
             Phase.CONNECTING: "Connecting to the provider.",
@@ -83,7 +83,7 @@ class Part:
 
 
 def time_parts(record: RequestRecord, now_ms: float | None = None) -> tuple[Part, ...]:
-    """Where the time went: connect, wait for the first token, stream, wait for the client.
+    """Return where the time went: connect, wait for the first token, stream, wait for the client.
 
     The time spent waiting for the client is taken out of the stretch it fell in, so that the parts
     add up to the duration. A running request reaches to `now_ms` after its start.
@@ -105,7 +105,7 @@ def time_parts(record: RequestRecord, now_ms: float | None = None) -> tuple[Part
 
 
 def where_the_time_went(record: RequestRecord) -> str:
-    """The longest part in words."""
+    """Return the longest part in words."""
     parts = time_parts(record)
     total = sum(part.ms for part in parts)
     if not total:

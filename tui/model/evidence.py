@@ -72,21 +72,21 @@ class Evidence:
             _note(self._stragglers.setdefault(key_id, {}), record, at_s)
 
     def users(self, key_id: str, now_s: float) -> list[Use]:
-        """Who used this key in the last 24 hours, the latest first."""
+        """Return the uses of this key in the last 24 hours by address, the latest first."""
         return _latest_first(
             use for use in self._uses.get(key_id, {}).values() if now_s - use.last_s < RECENT_S
         )
 
     def stragglers(self, key_id: str) -> list[Use]:
-        """Who used this key since it was replaced, the latest first."""
+        """Return the uses of this key since it was replaced by address, the latest first."""
         return _latest_first(self._stragglers.get(key_id, {}).values())
 
     def refused(self, key_id: str, since_s: float) -> list[Use]:
-        """Who was refused with this key, at last after `since_s`, the latest first."""
+        """Return the uses of this key that were refused since `since_s`, the latest first."""
         return [use for use in self.stragglers(key_id) if use.refused and use.refused_last_s >= since_s]
 
     def straggler_count(self, keys: Iterable[KeyInfo]) -> int:
-        """How many addresses still use a retiring key."""
+        """Return how many addresses still use a retiring key."""
         return sum(
             1
             for key in keys
@@ -97,7 +97,7 @@ class Evidence:
 
 
 def _outdated_s(key: KeyInfo, made: dict[str, float]) -> float:
-    """From when on nobody should use it."""
+    """Return from when on the key should not be used."""
     successor_s = made.get(key.replaced_by or "")
     if successor_s is not None:
         return successor_s
@@ -122,7 +122,7 @@ def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) 
 
 
 def _forget_half(uses: dict[tuple[str, str], Use]) -> None:
-    """Only now and then: to look for the oldest at each new address would cost more than all the rest."""
+    """Drop the older half at once: looking for the oldest at each new address would cost more."""
     for who in sorted(uses, key=lambda who: uses[who].last_s)[:MAX_USERS]:
         del uses[who]
 

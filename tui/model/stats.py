@@ -25,7 +25,7 @@ _GROWTH = math.log(1.1)
 
 
 def step_of(value_ms: float) -> int:
-    """Which step a duration is in."""
+    """Return which step a duration is in."""
     return int(math.log(value_ms) / _GROWTH) if value_ms > 1 else 0
 
 
@@ -50,7 +50,7 @@ class Histogram:
         self.total += other.total
 
     def percentile(self, part: float) -> float | None:
-        """The duration that `part` (0 to 1) of all are under; None without samples."""
+        """Return the duration that `part` (0 to 1) of all are under; None without samples."""
         if not self.total:
             return None
         wanted = part * self.total
@@ -86,7 +86,7 @@ WINDOWS = (
 
 
 def is_error(record: RequestRecord) -> bool:
-    """Whether an ended request counts as an error."""
+    """Return whether an ended request counts as an error."""
     return record.outcome is not None and record.outcome not in NOT_ERRORS
 
 
@@ -161,7 +161,7 @@ class Bucket:
 
 
 def error_cause(record: RequestRecord) -> str:
-    """The code that names why a request failed."""
+    """Return the code that names why a request failed."""
     return record.error.code if record.error is not None else str(record.outcome)
 
 

@@ -61,12 +61,12 @@ def _flag(row: Row) -> int:
 
 
 def record_key(seq: int) -> int:
-    """The key of the record whose start has this `seq`."""
+    """Return the key of the record whose start has this `seq`."""
     return seq << 1 | 1
 
 
 def mark_key(seq: int) -> int:
-    """The key of a mark above the record with this `seq`."""
+    """Return the key of a mark above the record with this `seq`."""
     return seq << 1
 
 
@@ -74,16 +74,16 @@ class Watcher(Protocol):
     """Told of every change of the store, at once."""
 
     def row_added(self, key: int, row: Row) -> None:
-        """A row came, at its place by key."""
+        """Take note of a new row, at its place by key."""
 
     def row_changed(self, key: int, row: Row) -> None:
-        """A row has new content."""
+        """Take note of a row's new content."""
 
     def rows_dropped(self, below: int) -> None:
-        """All rows with keys under `below` are gone."""
+        """Forget all rows with keys under `below`."""
 
     def row_removed(self, key: int) -> None:
-        """One mark is gone."""
+        """Forget one mark."""
 
 
 class RecordStore:
@@ -112,32 +112,32 @@ class RecordStore:
         self._watchers.append(watcher)
 
     def key_at(self, index: int) -> int:
-        """The key of the row at this place."""
+        """Return the key of the row at this place."""
         return self._keys[index]
 
     def row_at(self, index: int) -> Row:
-        """The row at this place, unpacked."""
+        """Return the row at this place, unpacked."""
         row = self._rows[index]
         if isinstance(row, bytes):
             return self._packer.unpack(row, self._keys[index] >> 1)
         return row
 
     def flags(self, start: int, end: int) -> tuple[int, int]:
-        """How many errors and how many marks are among these rows."""
+        """Return how many errors and how many marks are among these rows."""
         flags = self._flags
         return flags.count(_FLAG_ERROR, start, end), flags.count(_FLAG_MARK, start, end)
 
     def index_of(self, key: int) -> int:
-        """Where the row with this key is, or where it would be."""
+        """Return where the row with this key is, or where it would be."""
         return bisect_left(self._keys, key)
 
     def get(self, key: int) -> Row | None:
-        """The row with this key."""
+        """Return the row with this key."""
         index = self.index_of(key)
         return self.row_at(index) if self._is_at(index, key) else None
 
     def has(self, key: int) -> bool:
-        """Whether there is a row with this key."""
+        """Return whether there is a row with this key."""
         return self._is_at(self.index_of(key), key)
 
     def _is_at(self, index: int, key: int) -> bool:
@@ -219,7 +219,7 @@ class RecordStore:
                 watcher.row_removed(key)
 
     def marks(self, kind: MarkKind) -> list[tuple[int, Mark]]:
-        """Every mark of one kind, with its key, oldest first."""
+        """Return every mark of one kind, with its key, oldest first."""
         found = []
         for index, row in enumerate(self._rows):
             if isinstance(row, Mark) and row.kind is kind:

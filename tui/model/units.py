@@ -18,7 +18,7 @@ _TEN = 10
 
 
 def duration(ms: float | None) -> str:
-    """`87ms`, `0.4s`, `12s`, `3m07`, `2h05`, `4d`; an em dash for None. At most five characters."""
+    """Return `87ms`, `0.4s`, `12s`, `3m07`, `2h05`, `4d`; an em dash for None. At most five characters."""
     if ms is None:
         return "—"
     if ms < _MINUTE_MS - 500:
@@ -39,7 +39,7 @@ def _seconds(ms: float) -> str:
 
 
 def countdown(seconds: float) -> str:
-    """`14:32`, `1:02:03`, `3d 4h`; `now` at the end."""
+    """Return `14:32`, `1:02:03`, `3d 4h`; `now` at the end."""
     left = int(seconds)
     if left <= 0:
         return "now"
@@ -51,7 +51,7 @@ def countdown(seconds: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """`90 minutes`, `1 hour`: the largest unit that divides it."""
+    """Return `90 minutes`, `1 hour`: the largest unit that divides it."""
     whole = round(seconds)
     for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if whole and whole % size == 0:
@@ -60,7 +60,7 @@ def in_words(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in one unit: `4s`, `12m`, `3h`, `8d`."""
+    """Return how long ago, in one unit: `4s`, `12m`, `3h`, `8d`."""
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{max(0, seconds):.0f}s"
     if seconds < 3600:  # noqa: PLR2004 - an hour
@@ -71,7 +71,7 @@ def age(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """`7`, `999`, `1.2k`, `38k`, `1.2M`: at most four characters."""
+    """Return `7`, `999`, `1.2k`, `38k`, `1.2M`: at most four characters."""
     if number < _THOUSAND:
         return f"{number:.0f}"
     for unit in ("k", "M", "G"):
@@ -84,12 +84,12 @@ def count(number: float) -> str:
 
 
 def rate(number: float) -> str:
-    """A number a second: one decimal under ten."""
+    """Return a number a second: one decimal under ten."""
     return f"{number:.1f}" if 0 < number < _TEN else count(number)
 
 
 def bytes_text(number: float) -> str:
-    """`512 B`, `1.4 KiB`, `38 MiB`."""
+    """Return `512 B`, `1.4 KiB`, `38 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:  # noqa: PLR2004 - the next unit
             return f"{number:.0f} {unit}" if number >= _TEN or unit == "B" else f"{number:.1f} {unit}"
@@ -98,39 +98,39 @@ def bytes_text(number: float) -> str:
 
 
 def clock(at_s: float) -> str:
-    """The local time of day, to the second."""
+    """Return the local time of day, to the second."""
     return time.strftime("%H:%M:%S", time.localtime(at_s))
 
 
 def clock_short(at_s: float) -> str:
-    """The local time of day, to the minute."""
+    """Return the local time of day, to the minute."""
     return time.strftime("%H:%M", time.localtime(at_s))
 
 
 def day_clock(at_s: float) -> str:
-    """The local date and time of day."""
+    """Return the local date and time of day."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 def moment(at_s: float, now_s: float) -> str:
-    """The local time of day; on another day than today with the date."""
+    """Return the local time of day; on another day than today with the date."""
     day, today = time.localtime(at_s)[:3], time.localtime(now_s)[:3]
     return clock(at_s) if day == today else time.strftime("%Y-%m-%d %H:%M", time.localtime(at_s))
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """`1 client`, `2 clients`, `12,481 records`."""
+    """Return `1 client`, `2 clients`, `12,481 records`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 @lru_cache(maxsize=512)
 def unix_s(utc: str) -> float:
-    """The Unix time of a record's text; each one is asked for several times in a row."""
+    """Return the Unix time of a record's text; each one is asked for several times in a row."""
     return epoch_s(utc)
 
 
 def utc_from_ms(at_ms: int) -> str:
-    """A Unix time in milliseconds as `utc_text` writes it, ten times faster for neighbours in time."""
+    """Return a Unix time in milliseconds as `utc_text` writes it, ten times faster for neighbours in time."""
     return f"{_second(at_ms // 1000)}{at_ms % 1000:03d}Z"
 
 

@@ -90,19 +90,19 @@ class View:
         return len(self._matches) if self.narrowed else len(self._store)
 
     def key_at(self, index: int) -> int:
-        """The key of the row at this place of the view."""
+        """Return the key of the row at this place of the view."""
         if self._sorted is not None:
             return self._sorted[index]
         return self._matches[index] if self.narrowed else self._store.key_at(index)
 
     def row_at(self, index: int) -> Row | None:
-        """The row at this place of the view; None when it has just gone."""
+        """Return the row at this place of the view; None when it has just gone."""
         if self._sorted is None and not self.narrowed:
             return self._filled(self._store.row_at(index))
         return self.get(self.key_at(index))
 
     def flags(self, start: int, end: int, most: int) -> tuple[int, int, int]:
-        """Errors and marks among these rows of the view, and of how many rows.
+        """Return errors and marks among these rows of the view, and of how many rows.
 
         All are looked at where the view is the store as it is, else at most `most`, evenly.
         """
@@ -119,7 +119,7 @@ class View:
         return errors, marks, max(1, tried)
 
     def get(self, key: int) -> Row | None:
-        """The row with this key, an open request with its live numbers."""
+        """Return the row with this key, an open request with its live numbers."""
         row = self._store.get(key)
         return self._older.get(key) if row is None else self._filled(row)
 
@@ -129,7 +129,7 @@ class View:
         return row
 
     def index_of(self, key: int) -> int:
-        """Where the row with this key is in the view, or the place of the next one."""
+        """Return where the row with this key is in the view, or the place of the next one."""
         if self._sorted is not None:
             try:
                 return self._sorted.index(key)
@@ -144,12 +144,12 @@ class View:
         return bisect_left(range(len(self)), at_s, key=lambda index: _started_s(self.row_at(index)))
 
     def is_match(self, key: int) -> bool:
-        """Whether the record with this key passes the filter."""
+        """Return whether the record with this key passes the filter."""
         index = bisect_left(self._matches, key)
         return index < len(self._matches) and self._matches[index] == key
 
     def neighbour_match(self, key: int, step: int) -> int | None:
-        """The key of the next (`step` 1) or previous (-1) match from `key`."""
+        """Return the key of the next (`step` 1) or previous (-1) match from `key`."""
         index = bisect_left(self._matches, key)
         if step > 0 and index < len(self._matches) and self._matches[index] == key:
             index += 1
@@ -159,7 +159,7 @@ class View:
         return None if found in self._older and not self.narrowed else found
 
     def find(self, key: int, step: int, wanted: Callable[[RequestRecord], bool]) -> int | None:
-        """The key of the nearest row of the view before or after `key` that is wanted."""
+        """Return the key of the nearest row of the view before or after `key` that is wanted."""
         index = self.index_of(key) + (step if step < 0 or self._has(key) else 0)
         while 0 <= index < len(self):
             row = self.row_at(index)
@@ -258,7 +258,7 @@ class View:
             self._sorted = [key for key in self._sorted if key >= below]
 
     def row_removed(self, key: int) -> None:
-        """A mark left; marks are never matches."""
+        """Forget a mark; marks are never matches."""
         if self._sorted is not None and key in self._sorted:
             self._sorted.remove(key)
 

@@ -116,7 +116,7 @@ class KeyList(LineList):
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that there is no ring, or an empty one."""
-        if self._state.trouble:
+        if self._state.problem:
             return (f"{self._state.state_word}: the keys are not known.",)
         return ("There is no key.", "a adds a client.")
 

@@ -341,7 +341,7 @@ class RequestsPane(Pane):
     # Filter: typing, preview, keeping, turning off and on.
 
     def action_filter(self) -> None:
-        """Type a filter."""
+        """Open the text box of the filter."""
         self.line.edit()
 
     @on(Input.Changed, "#filter-input")

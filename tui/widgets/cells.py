@@ -16,7 +16,7 @@ Piece = tuple[str, Style]
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
-    """The text in exactly `width` cells; cut with an ellipsis, padded on the left with `right`."""
+    """Return the text in exactly `width` cells; cut with an ellipsis, padded on the left with `right`."""
     if width <= 0:
         return ""
     length = len(text) if text.isascii() else cell_len(text)
@@ -27,19 +27,19 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def width_of(pieces: Iterable[Piece]) -> int:
-    """How many cells the pieces take."""
+    """Return how many cells the pieces take."""
     return sum(cell_len(text) for text, _ in pieces)
 
 
 def ground(widget: Widget) -> Style:
-    """The background of a widget; the terminal's own in the ANSI theme."""
+    """Return the background of a widget; the terminal's own in the ANSI theme."""
     if widget.app.native_ansi_color:
         return Style()
     return Style(bgcolor=widget.background_colors[1].rich_color)
 
 
 def own_lines(widget: Widget, crop: Region) -> list[Strip]:
-    """`Widget.render_lines` for a widget that draws whole lines itself: no border, no padding, no links.
+    """Do what `Widget.render_lines` does, for a widget without border, padding and links.
 
     Textual's own way costs as much again as drawing the rows. Its filter from ANSI to true colours has
     nothing to do: a theme has colours of one kind.
@@ -55,7 +55,7 @@ def own_lines(widget: Widget, crop: Region) -> list[Strip]:
 
 
 def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = None) -> Strip:
-    """The pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor)."""
+    """Return the pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor)."""
     merged: list[tuple[str, Style]] = []
     for text, style in pieces:
         if not text:

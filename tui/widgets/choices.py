@@ -62,7 +62,7 @@ class Choices(Widget, can_focus=True):
         return f"{mark} {self._labels[index]}"
 
     def _places(self, width: int) -> list[_Place]:
-        """Where each choice stands: in columns when there are many."""
+        """Return where each choice stands: in columns if any number can be chosen."""
         widest = max(cell_len(self._text(index)) for index in range(len(self._labels)))
         places, x, y = [], 0, 0
         for index in range(len(self._labels)):
@@ -74,11 +74,11 @@ class Choices(Widget, can_focus=True):
         return places
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:  # noqa: ARG002 - Textual's signature
-        """As many lines as the choices need."""
+        """Return as many lines as the choices need."""
         return self._places(max(1, width))[-1].y + 1
 
     def render_line(self, y: int) -> Strip:
-        """One line of choices."""
+        """Return one line of choices."""
         width = self.size.width
         rest = (
             Style(bgcolor=self.background_colors[1].rich_color) if not self.app.native_ansi_color else Style()
@@ -108,7 +108,7 @@ class Choices(Widget, can_focus=True):
         self.post_message(self.Changed(self))
 
     def action_step(self, step: int) -> None:
-        """To the next one; where only one can be chosen, that is choosing it."""
+        """Move to the next one, which chooses it where only one can be chosen."""
         self._at = (self._at + step) % len(self._labels)
         if self._many:
             self.refresh()

@@ -61,7 +61,7 @@ class Fitted:
 
 
 def fitted(width: int, hidden: frozenset[str] = frozenset()) -> list[Fitted]:
-    """The columns that fit into `width` cells with one space between, and how wide each is."""
+    """Return the columns that fit into `width` cells with one space between, and how wide each is."""
     chosen = [column for column in COLUMNS if column.name not in hidden]
     while chosen and sum(c.width for c in chosen) + len(chosen) - 1 > width:
         worst = max(chosen, key=lambda c: (c.rank, COLUMNS.index(c)))
@@ -82,13 +82,13 @@ def fitted(width: int, hidden: frozenset[str] = frozenset()) -> list[Fitted]:
 
 
 def head(columns: list[Fitted], look: Look) -> list[Piece]:
-    """The line of titles."""
+    """Return the line of titles."""
     titles = " ".join(fit(f.column.title, f.width, right=f.column.right) for f in columns)
     return [(titles, look(Role.DIM))]
 
 
 def row(record: RequestRecord, age_ms: float | None, columns: list[Fitted], look: Look) -> list[Piece]:
-    """One request."""
+    """Return one request."""
     pieces: list[Piece] = []
     for fitted_column in columns:
         name, width = fitted_column.column.name, fitted_column.width
@@ -103,7 +103,7 @@ def row(record: RequestRecord, age_ms: float | None, columns: list[Fitted], look
 
 
 def state_role(record: RequestRecord) -> Role:
-    """The colour that repeats the state."""
+    """Return the colour that repeats the state."""
     if record.outcome is None:
         return Role.RUN
     if record.outcome is Outcome.CLIENT_CLOSED:

@@ -48,7 +48,7 @@ class Plot(Widget):
             self.refresh()
 
     def render(self) -> Text:
-        """Title with the newest values, columns with a scale, clock."""
+        """Return title with the newest values, columns with a scale, and clock."""
         width, height = self.size
         text = Text(no_wrap=True)
         text.append(self._title, style(self.app, Role.TITLE))
@@ -74,7 +74,7 @@ class Plot(Widget):
         return text
 
     def _row(self, text: Text, rows: list[str]) -> None:
-        """Later lines stand before earlier ones; where one only begins, the other shows above it."""
+        """Add one line; later values stand before earlier ones, and a cell that is part full shows both."""
         run, run_look = "", Style()
         for x in range(len(rows[0]) if rows else 0):
             shown, look = self._cell([row[x] for row in rows])
@@ -94,7 +94,7 @@ class Plot(Widget):
 
 
 def sparkline(values: Sequence[float | None], width: int, top: float | None = None) -> str:
-    """The newest `width` values as one line of blocks; None is a blank."""
+    """Return the newest `width` values as one line of blocks; None is a blank."""
     shown = list(values)[-width:]
     known = [value for value in shown if value is not None]
     high = top if top is not None else max(known, default=0.0)
@@ -109,7 +109,7 @@ def sparkline(values: Sequence[float | None], width: int, top: float | None = No
 
 
 def columns(values: Sequence[float], height: int, top: float) -> list[str]:
-    """Values as columns of blocks, `height` lines from the top down."""
+    """Return the values as columns of blocks, `height` lines from the top down."""
     lines = []
     for level in range(height - 1, -1, -1):
         line = ""
@@ -133,7 +133,7 @@ def resampled(values: Sequence[float], width: int) -> list[float]:
 
 
 def nice_top(value: float) -> float:
-    """The next round number at or above: 1, 1.5, 2, 3, 4, 5, 6, 8, 10 and so on."""
+    """Return the next round number at or above: 1, 1.5, 2, 3, 4, 5, 6, 8, 10 and so on."""
     if value <= 0:
         return 1.0
     power = 1.0

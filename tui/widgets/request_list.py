@@ -62,15 +62,15 @@ class RequestList(LineList):
     # Rows.
 
     def row_count(self) -> int:
-        """All rows of the view."""
+        """Count the rows of the view."""
         return len(self.state.view)
 
     def row_key(self, index: int) -> Key:
-        """The store's key."""
+        """Return the store's key."""
         return self.state.view.key_at(index)
 
     def index_of(self, key: Key) -> int | None:
-        """By bisection."""
+        """Find the place by bisection."""
         return self.state.view.index_of(int(key))
 
     def _fitted(self, width: int) -> list[Fitted]:
@@ -79,7 +79,7 @@ class RequestList(LineList):
         return self._columns[2]
 
     def head_pieces(self, width: int) -> Iterable[Piece] | None:
-        """Column names."""
+        """Return column names."""
         if width == 0:
             return []
         return [(" ", self._look(Role.DIM)), *head(self._fitted(width - 1), self._look)]
@@ -88,7 +88,7 @@ class RequestList(LineList):
         return style(self.app, role)
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
-        """A request or a mark."""
+        """Return a request or a mark."""
         record = self.state.view.row_at(index)
         if record is None:
             return []
@@ -105,20 +105,20 @@ class RequestList(LineList):
         return [lead, *row(record, age_ms, self._fitted(width), self._look)]
 
     def empty_text(self) -> tuple[str, ...]:
-        """Why there is nothing to see."""
+        """Say why there is nothing to see."""
         view, state = self.state.view, self.state
         if view.narrowed:
             if view.scanning or not view.asked_all:
                 return ("Looking through the records …",)
             return ("Nothing passes this filter.", "f shows everything again · / changes it")
-        if state.trouble:
-            return (f"{state.state_word}: no records.", state.trouble)
+        if state.problem:
+            return (f"{state.state_word}: no records.", state.problem)
         if state.connection.value == "LIVE":
             return ("No requests yet.", "They appear here the moment they start.")
         return ("Connecting to the daemon …",)
 
     def bar_role(self, start: int, end: int) -> Role | None:
-        """Marks; errors where there are any among few rows, among many where they are frequent."""
+        """Return the role for marks, and for errors: any among few rows, frequent ones among many."""
         errors, marks, rows = self.state.view.flags(start, end, _BAR_SAMPLES)
         if marks:
             return Role.ACCENT
@@ -127,7 +127,7 @@ class RequestList(LineList):
     # Follow and freeze.
 
     def rows_changed(self) -> None:
-        """New rows: stay at the end while following, else stay where the operator is."""
+        """Take over new rows: stay at the end while following, else with the row that is read."""
         if self.following and self.row_count():
             self._newest_seen = self.state.view.key_at(self.row_count() - 1)
         super().rows_changed()
@@ -152,14 +152,14 @@ class RequestList(LineList):
             self.rows_changed()
 
     def go_to(self, index: int) -> None:
-        """Looking elsewhere than at the end freezes."""
+        """Go to a row; elsewhere than at the end that freezes the list."""
         if index < self.row_count() - 1:
             self.set_following(following=False)
         super().go_to(index)
         self._look_for_older()
 
     def scroll_rows(self, rows: int) -> None:
-        """Scrolling up freezes; scrolling down to the end follows again."""
+        """Scroll; up freezes the list, down to the end follows again."""
         if rows < 0:
             self.set_following(following=False)
         super().scroll_rows(rows)
@@ -181,7 +181,7 @@ class RequestList(LineList):
             super().go_to(self.cursor)
 
     def action_freeze(self) -> None:
-        """Space: hold still, or follow again."""
+        """Hold still, or follow again."""
         self.set_following(following=not self.following)
 
     def action_follow(self) -> None:
@@ -195,7 +195,7 @@ class RequestList(LineList):
 
 
 def mark_text(mark: Mark, width: int) -> str:
-    """A mark as a line across the list."""
+    """Return a mark as a line across the list."""
     at = clock(mark.at_ms / 1000) if mark.at_ms else ""
     if mark.kind is MarkKind.RESTART:
         text = f"── daemon restarted {at} · what was open then is lost "

@@ -39,7 +39,7 @@ class StatusBar(Bar):
         self._place = place
 
     def pieces(self, y: int, width: int) -> Iterable[Piece]:
-        """The line at `y`."""
+        """Return the line at `y`."""
         return self._sparks(width) if y else self._facts(width)
 
     def _facts(self, width: int) -> list[Piece]:
@@ -125,15 +125,15 @@ class Notice(Static):
     def __init__(self, state: AppState) -> None:
         super().__init__(id="notice", markup=False)
         self._state = state
-        self._told = ""
+        self._shown = ""
 
     def refresh_data(self) -> None:
         """Say how things stand."""
         state = self._state
-        on = bool(state.trouble) and state.connection is not Connection.LIVE
-        trouble = state.trouble if state.trouble.endswith((".", "!", "?")) else f"{state.trouble}."
-        told = f"{state.connection}: {trouble} {_WHAT_IS_SHOWN[state.connection]}" if on else ""
-        if told != self._told:
-            self._told = told
-            self.update(Text(told, style=style(self.app, Role.WARN)))
+        on = bool(state.problem) and state.connection is not Connection.LIVE
+        problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
+        text = f"{state.connection}: {problem} {_WHAT_IS_SHOWN[state.connection]}" if on else ""
+        if text != self._shown:
+            self._shown = text
+            self.update(Text(text, style=style(self.app, Role.WARN)))
             self.set_class(on, "-on")

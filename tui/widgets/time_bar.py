@@ -32,7 +32,7 @@ _ENDS = {
 
 
 def length(ms: float, width: int) -> int:
-    """How many of `width` cells a duration takes: one under 50 ms, all from 2 minutes."""
+    """Return how many of `width` cells a duration takes: one under 50 ms, all from 2 minutes."""
     if ms <= _SHORTEST_MS:
         return 1
     part = math.log(ms / _SHORTEST_MS) / math.log(_LONGEST_MS / _SHORTEST_MS)
@@ -40,7 +40,7 @@ def length(ms: float, width: int) -> int:
 
 
 def shares(parts: list[int], cells: int) -> list[int]:
-    """`cells` shared in proportion; the largest remainders get what rounding leaves over."""
+    """Share `cells` in proportion; the largest remainders get what rounding leaves over."""
     total = sum(parts)
     if not total:
         return [0] * len(parts)
@@ -55,7 +55,7 @@ def shares(parts: list[int], cells: int) -> list[int]:
 def time_bar(
     record: RequestRecord, age_ms: float | None, width: int, look: Callable[[Role], Style]
 ) -> list[Piece]:
-    """The bar in at most `width` cells, its last cell for how it ended or that it runs."""
+    """Return the bar in at most `width` cells, its last cell for how it ended or that it runs."""
     parts = time_parts(record, age_ms)
     total = sum(part.ms for part in parts)
     if record.outcome is None:
