@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -16,7 +14,7 @@ from urllib.parse import SplitResult
 
 import httpx2
 
-from relayd.findings import CheckFailed, Finding, ok, warning
+from relayd.findings import Finding, ok, warning
 
 ANSWER_TIMEOUT_S = 15.0
 PORTS = {"http": 80, "https": 443}
@@ -151,80 +149,15 @@ class Site:
             raise NoAnswer(f"{method} {path} has no answer within {ANSWER_TIMEOUT_S:g} s") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """What a connection showed before it was closed again."""
-
-    address: str
-    took_s: float
-    tls_version: str
-    """Empty for plain TCP."""
-    days_valid: float
-    """How long the certificate is still valid."""
-
-    def judge_certificate(self, subject: str) -> Finding:
-        """Judge how long the certificate is still valid; the message begins with `subject`."""
-        message = f"{subject} is trusted, and valid for {self.days_valid:.0f} days."
-        if self.days_valid < _EXPIRES_SOON_DAYS:
-            return warning("TLS", message, "check that its renewal works (certbot renew)")
-        return ok("TLS", message)
-
-
-async def connect(
-    host: str,
-    port: int,
-    tls: ssl.SSLContext | None,
-    *,
-    address: str = "",
-    timeout_s: float = ANSWER_TIMEOUT_S,
-    address_remedy: str,
-    certificate_remedy: str,
-) -> Connected:
-    """Connect, and shake hands if `tls` is given.
+def judge_certificate(certificate: Mapping[str, Any], subject: str) -> Finding:
+    """Judge how long a verified certificate is still valid.
 
     Args:
-        host: the name, which the certificate must be for.
-        port: the TCP port.
-        tls: judges the certificate; None for plain TCP.
-        address: where to connect instead of where the name points to.
-        timeout_s: for all of it.
-        address_remedy: what to check if nothing answers.
-        certificate_remedy: what to check if the certificate is not trusted.
-
-    Raises:
-        CheckFailed: in `name`, `connect` or `TLS`.
+        certificate: as `SSLSocket.getpeercert` returns it.
+        subject: how the message begins.
     """
-    where = f"{host} ({address}) port {port}" if address and address != host else f"{host} port {port}"
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(
-                address or host, port, ssl=tls, server_hostname=host if tls else None
-            )
-    except socket.gaierror as fault:
-        message = f"{host} has no address: {fault.strerror}."
-        raise CheckFailed(
-            "name", message, "is it spelled right, and does this machine's DNS work?"
-        ) from fault
-    except ssl.SSLCertVerificationError as fault:
-        message = f"The certificate of {host} is not trusted: {fault.verify_message.rstrip('.')}."
-        raise CheckFailed("TLS", message, certificate_remedy) from fault
-    except ssl.SSLError as fault:
-        message = f"{where} does not speak TLS: {fault.reason}."
-        raise CheckFailed("TLS", message, "is the port right?") from fault
-    except TimeoutError as fault:
-        message = f"{where} does not answer within {timeout_s:g} s."
-        raise CheckFailed(
-            "connect", message, "does a firewall on the way block it, is the port right?"
-        ) from fault
-    except OSError as fault:
-        message = f"{where}: {os.strerror(fault.errno) if fault.errno else fault}."
-        raise CheckFailed("connect", message, address_remedy) from fault
-    took_s = time.monotonic() - began
-    peer = str(writer.get_extra_info("peername")[0])
-    writer.transport.abort()
-    if tls is None:
-        return Connected(peer, took_s, "", 0)
-    expires_s = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
-    version = str(writer.get_extra_info("ssl_object").version())
-    return Connected(peer, took_s, version, (expires_s - time.time()) / _DAY_S)
+    days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY_S
+    message = f"{subject} is trusted, and valid for {days:.0f} days."
+    if days < _EXPIRES_SOON_DAYS:
+        return warning("TLS", message, "check that its renewal works (certbot renew)")
+    return ok("TLS", message)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import os
+import ssl
 import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from relayd.doctor.http_client import PORTS, Answer, NoAnswer, Site, connect
+from relayd.doctor.http_client import ANSWER_TIMEOUT_S, PORTS, Answer, NoAnswer, Site, judge_certificate
 from relayd.findings import CheckFailed, Finding, Severity, error, ok, skipped, warning
 
 _MAX_SKEW_S = 30.0
@@ -43,17 +46,30 @@ async def check_public(site: Site, origin: str | None) -> AsyncIterator[Finding]
 
 
 async def _check_connection(site: Site) -> Finding:
-    connected = await connect(
-        site.host,
-        site.port,
-        site.tls,
-        address=site.address,
-        address_remedy="does the proxy run and listen there?",
-        certificate_remedy="the proxy needs a certificate for this name from a public authority; "
-        "Caddy gets one by itself, certbot does for nginx. Your own authority: --ca FILE.",
-    )
+    where = f"{site.host} ({site.address}) port {site.port}"
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(
+                site.address, site.port, ssl=site.tls, server_hostname=site.host if site.tls else None
+            )
+    except ssl.SSLCertVerificationError as fault:
+        raise CheckFailed(
+            "TLS",
+            f"The certificate of {site.host} is not trusted: {fault.verify_message.rstrip('.')}.",
+            "the proxy needs a certificate for this name from an authority that browsers know; "
+            "Caddy gets one by itself, certbot does for nginx. Your own authority: --ca FILE.",
+        ) from fault
+    except TimeoutError as fault:
+        remedy = "does a firewall block it, does the proxy run?"
+        raise CheckFailed("reach", f"{where} does not answer.", remedy) from fault
+    except OSError as fault:
+        reason = os.strerror(fault.errno) if fault.errno else str(fault)
+        remedy = "does the proxy run and listen there?"
+        raise CheckFailed("reach", f"{where}: {reason}.", remedy) from fault
+    certificate = writer.get_extra_info("peercert")
+    writer.transport.abort()
     if site.tls is not None:
-        return connected.judge_certificate("The certificate")
+        return judge_certificate(certificate, "The certificate")
     if _is_loopback(site.host):
         return ok("TLS", "Plain HTTP, but only to this machine.")
     return error(

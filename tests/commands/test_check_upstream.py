@@ -77,29 +77,30 @@ async def test_a_provider_that_works_is_good_at_every_step() -> None:
     async with FaultUpstream(KEY) as demo:
         done = await _check(Provider(demo.base_url, KEY, ("demo", "gpt-4o-mini")))
     assert _severities(done) == {
+        "name": "ok",
         "connect": "ok",
         "TLS": "warning",
         "key": "ok",
         "models": "ok",
     }
-    assert done[-1].message == "2 are offered, demo, gpt-4o-mini among them."
+    assert done[-1].message == "2 are offered, demo, gpt-4o-mini among them"
 
 
 async def test_a_name_without_an_address_fails_at_the_name() -> None:
     """The first step fails and is the last."""
-    (finding,) = await _check(_at(443, host="nothing.invalid"))
-    assert (finding.where, finding.severity) == ("name", "error")
-    assert "nothing.invalid has no address" in finding.message
-    assert "DNS" in finding.remedy
+    (step,) = await _check(_at(443, host="nothing.invalid"))
+    assert (step.where, step.severity) == ("name", "error")
+    assert "nothing.invalid has no address" in step.message
+    assert "DNS" in step.remedy
 
 
 async def test_a_closed_port_fails_at_the_connection() -> None:
     """The address and the port are named."""
     port = closed_port()
-    (finding,) = await _check(_at(port))
-    assert (finding.where, finding.severity) == ("connect", "error")
-    assert finding.message == f"{HOST} port {port}: Connection refused."
-    assert finding.remedy == "is upstream.base_url right?"
+    done = await _check(_at(port))
+    assert _severities(done) == {"name": "ok", "connect": "error"}
+    assert done[-1].message == f"{HOST} port {port}: Connection refused"
+    assert done[-1].remedy == "nothing listens there: is upstream.base_url right?"
 
 
 @pytest.mark.parametrize(("days", "severity"), [(90, "ok"), (5, "warning")])
@@ -108,10 +109,10 @@ async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path, days: int,
     server, client = certificate(tmp_path, f"IP:{HOST}", days=days)
     async with _provider(tls=server) as port:
         done = await _check(_at(port, scheme="https", ssl_context=client))
-    tls = done[1]
+    tls = done[2]
     assert (tls.where, tls.severity) == ("TLS", severity)
     assert re.fullmatch(
-        rf"TLSv1\.\d; the certificate of 127\.0\.0\.1 is trusted, and valid for {days} days\.", tls.message
+        rf"TLSv1\.\d, the certificate of 127\.0\.0\.1 is trusted, and valid for {days} days\.", tls.message
     )
     assert _severities(done)["models"] == "ok"
 
@@ -121,16 +122,15 @@ async def test_a_certificate_of_an_unknown_authority_fails_in_words(tmp_path: Pa
     server, _ = certificate(tmp_path, f"IP:{HOST}", days=90)
     async with _provider(tls=server) as port:
         done = await _check(_at(port, scheme="https"))
-    assert _severities(done) == {"TLS": "error"}
-    assert done[-1].message == "The certificate of 127.0.0.1 is not trusted: self-signed certificate."
+    assert _severities(done) == {"name": "ok", "connect": "ok", "TLS": "error"}
+    assert done[-1].message == "the certificate of 127.0.0.1 is not trusted: self-signed certificate"
 
 
-async def test_a_port_without_tls_fails() -> None:
-    """A plain port never answers the handshake: the remedy asks about the port."""
+async def test_a_port_without_tls_fails_at_tls() -> None:
+    """HTTPS asked of a plain port."""
     async with _provider() as port:
         done = await _check(_at(port, scheme="https", connect_timeout_s=1))
-    assert _severities(done) == {"connect": "error"}
-    assert "is the port right?" in done[-1].remedy
+    assert (done[-1].where, done[-1].severity) == ("TLS", "error")
 
 
 async def test_a_refused_key_is_told_without_the_key() -> None:
@@ -138,7 +138,7 @@ async def test_a_refused_key_is_told_without_the_key() -> None:
     async with FaultUpstream("another-key") as demo:
         done = await _check(Provider(demo.base_url, KEY, ("demo",)))
     assert (done[-1].where, done[-1].severity) == ("key", "error")
-    assert done[-1].message.startswith("It is refused: 401 Incorrect API key provided")
+    assert done[-1].message.startswith("refused: 401 Incorrect API key provided")
     assert KEY not in done[-1].message
 
 
@@ -147,19 +147,19 @@ async def test_without_a_key_the_step_says_where_one_belongs() -> None:
     async with FaultUpstream(KEY) as demo:
         done = await _check(Provider(demo.base_url, "", ("demo",)))
         assert demo.total_requests == 0
-    assert (done[-1].where, done[-1].message) == ("key", "There is none.")
+    assert (done[-1].where, done[-1].message) == ("key", "there is none")
     assert "relayd init" in done[-1].remedy
 
 
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, "{}", "There is no list of models: 404"),
-        (307, "", "A redirect came: 307"),
-        (503, '{"error":{"message":"tired"}}', "The provider failed: 503 tired"),
+        (404, "{}", "there is no list of models: 404"),
+        (307, "", "a redirect: 307"),
+        (503, '{"error":{"message":"tired"}}', "the provider failed: 503 tired"),
         (200, "<html>", "answers, but not with a list of models"),
         (200, '{"data":[{}]}', "answers, but not with a list of models"),
-        (503, f'{{"error":{{"message":"{KEY}"}}}}', "The provider failed: 503 [key]"),
+        (503, f'{{"error":{{"message":"{KEY}"}}}}', "the provider failed: 503 [key]"),
     ],
 )
 async def test_a_provider_without_models_fails_there(status: int, body: str, said: str) -> None:
@@ -200,7 +200,7 @@ async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
         status, out = await _run(tmp_path, demo, KEY)
     assert status == 0
     lines = out.splitlines()
-    assert lines[0].startswith("ok       connect       127.0.0.1 (127.0.0.1) port ")
+    assert lines[0] == "ok       name          127.0.0.1 is 127.0.0.1"
     assert lines[-1].startswith("ok       models        2 are offered, gpt-4o-mini among them")
 
 
@@ -211,7 +211,7 @@ async def test_an_error_is_shown_with_its_remedy_and_status_1(tmp_path: Path) ->
         as_json = await _run(tmp_path, demo, "not-the-key", "--json")
     lines = out.splitlines()
     assert (status, as_json[0]) == (1, 1)
-    assert lines[-2].startswith("ERROR    key           It is refused: 401 ")
+    assert lines[-2].startswith("ERROR    key           refused: 401 ")
     assert lines[-1] == f"{'':<23}-> make a new key at the provider, and use that one"
     told = json.loads(as_json[1])
     assert told["ok"] is False

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,7 @@ import pytest
 
 from tests.e2e.daemon import closed_port
 from tests.harness import KEY, running_relay
-from tests.support.browser import Browser
-from tests.support.browsers import BROWSERS, running
+from tests.support.browser import errors_of, open_page, page_server
 from tests.wire import HOST, PATIENCE_S
 
 _EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -27,6 +24,7 @@ _PROGRAMS = {
     "chat.py": ("python3", [sys.executable]),
     "chat.sh": ("jq", ["sh"]),
 }
+_PACKAGES = {"node": "nodejs"}
 # The examples name no model, so the relay's own choice decides.
 _PACED = "demo:deltas=8,interval_ms=60,text=words"
 _ENDLESS = "demo:deltas=10000,interval_ms=40,text=words"
@@ -50,7 +48,7 @@ class _Ran:
 async def _start(name: str, port: int, key: str = KEY) -> asyncio.subprocess.Process:
     needed, program = _PROGRAMS[name]
     if shutil.which(needed) is None:
-        pytest.skip(f"{needed} is not installed")
+        pytest.skip(f"{needed} is not installed; on Debian: apt install {_PACKAGES.get(needed, needed)}")
     return await asyncio.create_subprocess_exec(
         *program,
         str(_EXAMPLES / name),
@@ -77,9 +75,9 @@ async def _run(name: str, port: int, key: str = KEY) -> _Ran:
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_the_answer_is_printed_whole(name: str) -> None:
     """All words, and a line feed that ends them."""
-    async with running_relay(chat__default_model=_PACED) as room:
-        ran = await _run(name, room.port)
-        record = await room.record()
+    async with running_relay(chat__default_model=_PACED) as relay:
+        ran = await _run(name, relay.port)
+        record = await relay.record()
     assert (ran.status, ran.err) == (0, "")
     assert len(ran.text.split()) == 8
     assert ran.text.endswith("\n")
@@ -96,8 +94,8 @@ async def test_the_answer_is_printed_whole(name: str) -> None:
 )
 async def test_a_failure_is_told_in_the_relays_words(name: str, model: str, key: str, says: str) -> None:
     """Refused at once or broken in the middle: the sentence on stderr, status 1."""
-    async with running_relay(chat__default_model=model) as room:
-        ran = await _run(name, room.port, key)
+    async with running_relay(chat__default_model=model) as relay:
+        ran = await _run(name, relay.port, key)
     assert ran.status == 1
     assert says in ran.err
     assert "Traceback" not in ran.err
@@ -118,54 +116,33 @@ async def test_what_is_missing_is_told_in_one_sentence(name: str) -> None:
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_ending_it_ends_the_models_work(name: str) -> None:
     """Words are printed while the answer goes on; whoever stops the example stops what is paid for."""
-    async with running_relay(chat__default_model=_ENDLESS) as room:
-        process = await _start(name, room.port)
+    async with running_relay(chat__default_model=_ENDLESS) as relay:
+        process = await _start(name, relay.port)
         assert process.stdout is not None
         await asyncio.wait_for(process.stdout.read(1), PATIENCE_S)
         # To all of its processes, as Ctrl-C at a terminal.
         os.killpg(process.pid, signal.SIGTERM)
-        await room.upstream.wait_closed(0)
+        await relay.upstream.wait_closed(0)
         await asyncio.wait_for(process.communicate(), PATIENCE_S)
 
 
-@pytest.fixture(scope="module", params=BROWSERS)
-def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Each browser in turn, headless, its profile empty."""
-    with running(request.param, tmp_path_factory.mktemp(request.param)) as started:
-        yield started
-
-
-@asynccontextmanager
-async def _another_page() -> AsyncIterator[str]:
-    """The address of an empty page with an origin of its own."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<p>page")
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, HOST, 0)
-    async with server:
-        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
-
-
-async def test_the_same_file_serves_a_page_of_another_origin(browser: Browser) -> None:
+async def test_the_same_file_serves_a_page_of_another_origin() -> None:
     """A page that is not the relay's own imports `ask`, and its answer streams."""
     module = "data:text/javascript;base64," + base64.b64encode((_EXAMPLES / "chat.mjs").read_bytes()).decode()
+    script = """async ([module, relay, key]) => {
+        const { ask } = await import(module);
+        const seen = [], began = Date.now(), messages = [{role: "user", content: "hi"}];
+        await ask(relay, key, messages, { onText: (text) => seen.push([Date.now() - began, text]) });
+        return seen;
+    }"""
     async with (
-        running_relay(chat__default_model=_PACED) as room,
-        _another_page() as page,
-        browser.open_tab() as tab,
+        running_relay(chat__default_model=_PACED) as relay,
+        page_server(b"<p>page") as origin,
+        open_page() as page,
     ):
-        await tab.goto(page)
-        script = (
-            f"import('{module}').then(async ({{ ask }}) => {{ const seen = []; const began = Date.now();"
-            f" await ask('http://{HOST}:{room.port}', '{KEY}', [{{role: 'user', content: 'hi'}}],"
-            " { onText: (text) => seen.push([Date.now() - began, text]) }); return seen; })"
-        )
-        seen = await tab.eval(script)
+        errors = errors_of(page)
+        await page.goto(origin)
+        seen = await page.evaluate(script, [module, f"http://{HOST}:{relay.port}", KEY])
         assert len(seen) == 8
         assert len({moment for moment, _ in seen}) >= 3
-        assert tab.complaints == []
+        assert errors == []

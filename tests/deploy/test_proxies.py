@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.async_api import expect
 
 from tests.deploy.proxies import NAME, Front, front, installed
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port, command, environment
-from tests.support.chromium import Chromium, chromium, running_chromium
+from tests.support.browser import open_page
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
@@ -72,7 +73,7 @@ def site(
     """Each proxy before the daemon."""
     kind = request.param
     if not installed(kind):
-        pytest.skip(f"{kind} is not installed")
+        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
     daemon, upstream_port = behind
     with front(kind, tmp_path_factory.mktemp(kind), daemon.port, idle_s=2) as running:
         yield Site(daemon, running, upstream_port)
@@ -260,32 +261,22 @@ async def test_the_doctor_finds_what_a_careless_hand_changed(
 ) -> None:
     """Each line of the documented files that looks as if it could go is missed when it is gone."""
     if not installed(kind):
-        pytest.skip(f"{kind} is not installed")
+        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
     with front(kind, tmp_path, behind[0].port, spoiled=spoiled) as running:
         assert check in await _doctor(running.port, running.authority)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """Chromium, which takes the site's name for this machine."""
-    if chromium() is None:
-        pytest.skip("Chromium is not installed")
-    with running_chromium(tmp_path_factory.mktemp("chromium"), local_name=NAME) as started:
-        yield started
-
-
-async def test_stop_in_a_browser_reaches_the_model_over_http_2(site: Site, browser: Chromium) -> None:
+async def test_stop_in_a_browser_reaches_the_model_over_http_2(site: Site) -> None:
     """The page's Stop resets one HTTP/2 stream, and the provider's connection closes before its end."""
-    async with site.demo() as demo, browser.open_tab() as tab:
-        await tab.goto(f"https://{NAME}:{site.front.port}/")
-        await tab.type(KEY)
-        await tab.click("#model")
-        await tab.type(_ENDLESS)
-        await tab.click("#text")
-        await tab.type("Say hi")
-        await tab.press("Enter")
-        await tab.until("(document.querySelector('.model p')?.innerText || '').length > 5")
-        protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
-        assert await tab.eval(protocol) == "h2"
-        await tab.press("Escape")
+    # Chromium takes the site's name for this machine.
+    name = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
+    async with site.demo() as demo, open_page(name, ignore_https_errors=True) as page:
+        await page.goto(f"https://{NAME}:{site.front.port}/")
+        await page.fill("#key", KEY)
+        await page.fill("#model", _ENDLESS)
+        await page.fill("#text", "Say hi")
+        await page.press("#text", "Enter")
+        await expect(page.locator(".model p").first).to_contain_text("The relay")
+        assert await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
+        await page.keyboard.press("Escape")
         await demo.wait_closed(0)

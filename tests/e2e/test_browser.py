@@ -1,4 +1,4 @@
-"""A page of another origin, in real browsers, reads what the relay sends: success, 401s, failures.
+"""A page of another origin, in a real browser, reads what the relay sends: success, 401s, failures.
 
 The page reads as simply as can be: it splits each piece that it gets on newlines and parses each part.
 That works because no write of relayd ends inside a line.
@@ -13,109 +13,88 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
-from tornado.netutil import bind_sockets
+from playwright.async_api import Page
 
 from tests.e2e.daemon import KEY, Daemon
-from tests.harness import running_relay
-from tests.support.browser import Browser, Tab
+from tests.support.browser import open_page, page_server
 from tests.wire import DONE, HOST
 
 _PAGE = Path(__file__).with_name("page.html")
 
 
 @asynccontextmanager
-async def _page(browser: Browser) -> AsyncIterator[tuple[Tab, str]]:
-    """A tab that shows the page, and the page's origin."""
-
-    def serve(request: HTTPServerRequest) -> None:
-        assert request.connection is not None
-        page = _PAGE.read_bytes() if request.path == "/" else b""
-        headers = HTTPHeaders({"Content-Type": "text/html", "Content-Length": str(len(page))})
-        # A cookie of the page's site goes along with credentials: "include", and must do no harm.
-        headers["Set-Cookie"] = "session=of-the-page"
-        request.connection.write_headers(ResponseStartLine("HTTP/1.1", 200, "OK"), headers, page)
-        request.connection.finish()
-
-    server = HTTPServer(serve)
-    sockets = bind_sockets(0, HOST)
-    server.add_sockets(sockets)
-    origin = f"http://{HOST}:{sockets[0].getsockname()[1]}"
-    try:
-        async with browser.open_tab() as tab:
-            await tab.goto(f"{origin}/")
-            yield tab, origin
-    finally:
-        server.stop()
-        await server.close_all_connections()
+async def _page() -> AsyncIterator[tuple[Page, str]]:
+    """The page and its origin; its site's cookie goes along to the relay and must do no harm."""
+    async with page_server(_PAGE.read_bytes()) as origin, open_page() as page:
+        await page.goto(f"{origin}/")
+        yield page, origin
 
 
-async def _ask(tab: Tab, daemon: Daemon, key: str, model: str) -> dict[str, Any]:
-    url = json.dumps(f"http://{HOST}:{daemon.port}/chat")
-    seen: dict[str, Any] = await tab.eval(f"ask({url}, {json.dumps(key)}, {json.dumps(model)})")
-    assert seen["thrown"] is None, seen
-    assert seen["pieces"][-1] == DONE
+async def _ask(page: Page, port: int, key: str, model: str) -> dict[str, Any]:
+    seen: dict[str, Any] = await page.evaluate(
+        "([url, key, model]) => ask(url, key, model)", [f"http://{HOST}:{port}/chat", key, model]
+    )
     return seen
 
 
-async def test_an_answer_is_read_as_it_comes(browser: Browser, daemon: Daemon) -> None:
+async def _seen(daemon: Daemon, model: str, key: str = KEY) -> dict[str, Any]:
+    async with _page() as (page, origin):
+        seen = await _ask(page, daemon.port, key, model)
+    assert seen["thrown"] is None, seen
+    assert seen["pieces"][-1] == DONE
+    return seen | {"origin": origin}
+
+
+async def test_an_answer_is_read_as_it_comes(daemon: Daemon) -> None:
     """Every piece parses, the text is whole, and it took as long to come as it took to say."""
-    async with _page(browser) as (tab, origin):
-        seen = await _ask(tab, daemon, KEY, "demo:text=words,deltas=8,interval_ms=100")
+    seen = await _seen(daemon, "demo:text=words,deltas=8,interval_ms=100")
     assert (seen["status"], seen["code"]) == (200, None)
     text = "".join(piece["content"] for piece in seen["pieces"] if not piece["done"])
     assert text == "The relay passes each delta on as one "
     assert seen["times"][-1] - seen["times"][0] > 200
-    assert any(record.id == seen["id"] and record.origin == origin for record in daemon.records())
+    assert any((record.id, record.origin) == (seen["id"], seen["origin"]) for record in daemon.records())
 
 
 @pytest.mark.parametrize("text", ["cjk", "emoji"])
-async def test_letters_of_several_bytes_stay_whole(browser: Browser, daemon: Daemon, text: str) -> None:
+async def test_letters_of_several_bytes_stay_whole(daemon: Daemon, text: str) -> None:
     """Even a reader that decodes each piece by itself sees no broken character."""
-    async with _page(browser) as (tab, _):
-        seen = await _ask(tab, daemon, KEY, f"demo:text={text},deltas=12,interval_ms=1,fault=one_byte")
+    seen = await _seen(daemon, f"demo:text={text},deltas=12,interval_ms=1,fault=one_byte")
     assert len(seen["pieces"]) == 13
     assert "\ufffd" not in json.dumps(seen["pieces"], ensure_ascii=False)
 
 
-async def test_a_wrong_key_is_seen_by_the_page(browser: Browser, daemon: Daemon) -> None:
-    """The browser lets the page read status, code and sentence of a 401."""
-    async with _page(browser) as (tab, _):
-        seen = await _ask(tab, daemon, "not-a-key", "demo")
-    assert (seen["status"], seen["code"]) == (401, "unauthorized")
+@pytest.mark.parametrize(
+    ("model", "key", "status", "code", "retry_after"),
+    [
+        ("demo", "not-a-key", 401, "unauthorized", None),
+        ("demo:fault=status,code=429,retry_after=9", KEY, 429, "upstream_limited", "9"),
+    ],
+)
+async def test_a_refusal_is_seen_by_the_page(
+    daemon: Daemon, model: str, key: str, status: int, code: str, retry_after: str | None
+) -> None:
+    """The browser lets the page read status, code, request id, sentence and Retry-After."""
+    seen = await _seen(daemon, model, key)
+    assert (seen["status"], seen["code"], seen["retry"]) == (status, code, retry_after)
     assert seen["id"]
     assert [piece["error"] for piece in seen["pieces"]] == [True, False]
 
 
-async def test_a_failure_of_the_provider_is_seen_by_the_page(browser: Browser, daemon: Daemon) -> None:
-    """The same for what the provider refuses, with its Retry-After."""
-    async with _page(browser) as (tab, _):
-        seen = await _ask(tab, daemon, KEY, "demo:fault=status,code=429,retry_after=9")
-    assert (seen["status"], seen["code"], seen["retry"]) == (429, "upstream_limited", "9")
-    assert [piece["error"] for piece in seen["pieces"]] == [True, False]
-
-
 @pytest.mark.parametrize("fault", ["cut_mid", "error_event", "end_early"])
-async def test_a_failure_in_the_middle_is_seen_by_the_page(
-    browser: Browser, daemon: Daemon, fault: str
-) -> None:
+async def test_a_failure_in_the_middle_is_seen_by_the_page(daemon: Daemon, fault: str) -> None:
     """The text so far, the error, the end: nothing is thrown at the page."""
-    async with _page(browser) as (tab, _):
-        seen = await _ask(tab, daemon, KEY, f"demo:text=words,deltas=8,interval_ms=5,fault={fault}")
+    seen = await _seen(daemon, f"demo:text=words,deltas=8,interval_ms=5,fault={fault}")
     assert seen["status"] == 200
     assert [piece["content"] for piece in seen["pieces"][:3]] == ["The ", "relay ", "passes "]
     assert [piece["error"] for piece in seen["pieces"]] == [False, False, False, True, False]
 
 
-async def test_a_page_that_is_not_listed_reads_nothing(browser: Browser) -> None:
+async def test_a_page_that_is_not_listed_reads_nothing(tmp_path: Path) -> None:
     """With a list of origins, the browser itself keeps other pages out."""
-    async with (
-        running_relay(cors__allow_origins=["https://page.example"]) as room,
-        _page(browser) as (tab, _),
-    ):
-        url = json.dumps(f"http://{HOST}:{room.port}/chat")
-        seen = await tab.eval(f"ask({url}, 'any', 'demo')")
+    settings = {"cors.allow_origins": ["https://another.example"]}
+    with Daemon(tmp_path, settings=settings) as daemon:
+        async with _page() as (page, _):
+            seen = await _ask(page, daemon.port, KEY, "demo")
         assert seen["thrown"].startswith("TypeError: ")
         assert seen["pieces"] == []
-        assert room.records == []
+        assert daemon.records() == []

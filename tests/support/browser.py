@@ -1,148 +1,76 @@
-"""A browser as a test sees it: keys, clicks, and what is seen. Chromium and Firefox stand behind it.
-
-The process is started once for several tests; each test opens tabs of its own.
-"""
+"""Debian's Chromium, headless and with an empty profile, driven by Playwright."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
-import aiohttp
+import pytest
+from playwright.async_api import ConsoleMessage, Page, async_playwright
 
-_PATIENCE_S = 60.0
-_START_S = 90.0
+from tests.wire import HOST
 
-
-class Browser(Protocol):
-    """One that runs."""
-
-    name: str
-
-    def open_tab(self) -> AbstractAsyncContextManager[Tab]:
-        """A new tab with nothing remembered; closed on leaving."""
-        ...
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
-class Tab(ABC):
-    """One tab in a private context: its own storage, its own cache."""
-
-    def __init__(self) -> None:
-        self.complaints: list[str] = []
-        """Errors of scripts, and what the browser refused by policy."""
-
-    @abstractmethod
-    async def goto(self, url: str) -> None:
-        """Open an address and wait until its scripts have run."""
-
-    @abstractmethod
-    async def eval(self, script: str) -> Any:
-        """The value of an expression; a promise is waited for."""
-
-    @abstractmethod
-    async def click_at(self, x: float, y: float) -> None:
-        """Click a place of the page."""
-
-    @abstractmethod
-    async def type(self, text: str) -> None:
-        """Type where the focus is."""
-
-    @abstractmethod
-    async def press(self, key: str, *, shift: bool = False) -> None:
-        """Press and release Enter, Escape or Tab."""
-
-    @abstractmethod
-    async def show_as(self, width: int, height: int, *, phone: bool = False) -> None:
-        """Set the window's size."""
-
-    @abstractmethod
-    async def spoken(self, role: str | None, name: str) -> int:
-        """How many things with this role (None: any) and this name a screen reader finds."""
-
-    async def until(self, condition: str) -> None:
-        """Wait until an expression is true."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                while not await self.eval(condition):  # noqa: ASYNC110 - the page announces nothing
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            shown = await self.eval("document.body?.innerText")
-            raise AssertionError(f"never held: {condition}; the page shows: {shown!r}") from None
-
-    async def text(self, selector: str) -> str:
-        """What is seen of an element."""
-        return str(await self.eval(f"document.querySelector({selector!r}).innerText"))
-
-    async def click(self, selector: str) -> None:
-        """Click the middle of an element."""
-        x, y = await self.eval(
-            f"(() => {{ const box = document.querySelector({selector!r}).getBoundingClientRect();"
-            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
-        await self.click_at(x, y)
-
-
-class Wire:
-    """Commands and their answers over one WebSocket: the DevTools protocol and WebDriver BiDi alike."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._number = 0
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-
-    async def call(self, method: str, parameters: Mapping[str, Any], **envelope: Any) -> dict[str, Any]:
-        """One command; its result. What the browser refuses fails the test."""
-        self._number += 1
-        answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
-        message = {"id": self._number, "method": method, "params": parameters, **envelope}
-        await self._socket.send_json(message)
-        return await asyncio.wait_for(answer, _PATIENCE_S)
-
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Everything that is no answer; answers are handed out on the way."""
-        async for message in self._socket:
-            data: dict[str, Any] = message.json()
-            answer = self._waiting.pop(data.get("id") or 0, None)
-            if answer is None:
-                yield data
-            elif "error" in data:
-                answer.set_exception(AssertionError(json.dumps(data)))
-            else:
-                answer.set_result(data["result"])
-
-
-@contextmanager
-def running(
-    command: Sequence[str],
-    home: Path,
-    find_address: Callable[[], str | None],
-    env: Mapping[str, str] | None = None,
-) -> Iterator[str]:
-    """A browser's process and the address it is driven by, as soon as it has told one; ended on leaving.
+@asynccontextmanager
+async def open_page(*arguments: str, **context: Any) -> AsyncIterator[Page]:
+    """Open a page; skip the test if Chromium is not installed.
 
     Args:
-        command: the program and its arguments.
-        home: where its own messages go.
-        find_address: looks for the address; None while there is none.
-        env: its environment; None for this process's.
+        arguments: more arguments for Chromium.
+        context: settings of Playwright's `new_context`, such as `viewport` or `color_scheme`.
     """
-    messages = home / "browser.log"
-    with messages.open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + _START_S
-        while (address := find_address()) is None:
-            assert process.poll() is None, messages.read_text()
-            assert time.monotonic() < deadline, f"it does not start:\n{messages.read_text()}"
-            time.sleep(0.02)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(_PATIENCE_S)
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=[*_ARGUMENTS, *arguments])
+        try:
+            yield await (await browser.new_context(**context)).new_page()
+        finally:
+            await browser.close()
+
+
+def errors_of(page: Page) -> list[str]:
+    """Return a list that fills with the errors of the page's scripts and of its security policy."""
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        # A reply that is not 200 is an error for the console, not for the page.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            errors.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
+
+
+@asynccontextmanager
+async def page_server(page: bytes) -> AsyncIterator[str]:
+    """Serve one page, with a cookie, from an origin of its own; yield the origin.
+
+    Not Playwright's `route`: that would answer preflights in the browser's stead.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            request = await reader.readuntil(b"\r\n\r\n")
+            body = page if request.startswith(b"GET / ") else b""
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nSet-Cookie: session=of-the-page\r\n")
+            writer.write(b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, HOST, 0) as server:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 import uvloop
 
-STRICT_LOGGERS = ("asyncio", "tornado", "aiohttp")
+STRICT_LOGGERS = ("asyncio", "tornado")
 """Libraries whose ERROR records mean that a handler or a callback failed."""
 
 ENDING_S = 0.5
