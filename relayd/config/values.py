@@ -14,7 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-MIN_AUTHORIZATION_KEY_CHARS = 16
+from relayd.state.keys import MIN_GIVEN_CHARS
+
 MAX_KEY_CHARS = 4096
 """Fits with room to spare into the 16 KiB of a request's headers."""
 
@@ -123,7 +124,7 @@ def check_group(name: str) -> str:
 def check_authorization_key(secret: SecretStr) -> SecretStr:
     """Accept a client key that can stand in an Authorization header. The error never repeats it."""
     text = secret.get_secret_value()
-    if len(text) < MIN_AUTHORIZATION_KEY_CHARS:
+    if len(text) < MIN_GIVEN_CHARS:
         raise ValueError(f"it has {len(text)}")
     _check_header_value(text)
     if text != text.strip(" "):
@@ -181,7 +182,7 @@ Group = Annotated[str, AfterValidator(check_group), Allowed('a Unix group of thi
 AuthorizationKey = Annotated[
     SecretStr | None,
     AfterValidator(check_authorization_key),
-    Allowed(f"at least {MIN_AUTHORIZATION_KEY_CHARS} printable ASCII characters"),
+    Allowed(f"at least {MIN_GIVEN_CHARS} printable ASCII characters"),
 ]
 ProviderKey = Annotated[
     SecretStr | None,
