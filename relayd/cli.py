@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who read our output has seen enough. What is still buffered goes nowhere, in silence.
+        # The reader of our output has left: discard what is still buffered, without an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         from relayd.doctor.command import run as doctor  # noqa: PLC0415 - as above
 
         return doctor(args)
-    from relayd.commands.remote import run  # noqa: PLC0415 - as above
+    from relayd.commands.console import run  # noqa: PLC0415 - as above
 
     return run(args)
 
@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_init(commands)
     _add_doctor(commands)
-    _add_remote(commands)
+    _add_status_and_log(commands)
+    _add_control(commands)
     _add_keys(commands)
     return parser
 
@@ -81,102 +82,147 @@ _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public 
 
 
 def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
-    serve = _command(commands, "serve", "run the daemon", reaches_daemon=False)
+    serve = _command(commands, "serve", "run the daemon")
     serve.add_argument(
         "--demo", action="store_true", help="answer from a small offline upstream; needs no provider key"
     )
     serve.add_argument(
-        "--demo-without-key", action="store_true", help="as --demo, but only where there is no provider key"
+        "--demo-without-key", action="store_true", help="as --demo, but only if there is no provider key"
     )
-    check = _command(commands, "check", "show the effective settings, and what is wrong with them")
+    check = _command(commands, "check", "show the settings in effect, and what is wrong with them")
     check.add_argument(
-        "--upstream", action="store_true", help="go to the provider as well, step by step; costs nothing"
+        "--upstream", action="store_true", help="ask the provider as well, step by step; costs nothing"
     )
+    _add_socket_and_json(check)
     for parser in (serve, check):
-        parser.add_argument("--config", metavar="FILE", type=Path, help="instead of relayd.toml")
+        parser.add_argument(
+            "--config", metavar="FILE", type=Path, help="read this file instead of relayd.toml"
+        )
 
 
 def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
-    init = _command(commands, "init", "write a configuration that works", reaches_daemon=False)
+    init = _command(commands, "init", "write a configuration that works")
     init.add_argument(
-        "--system", action="store_true", help="for the whole machine, as a systemd service; needs root"
+        "--system",
+        action="store_true",
+        help="install for the whole machine, as a systemd service; needs root",
     )
-    init.add_argument("--config", metavar="FILE", type=Path, help="instead of relayd.toml, here")
+    init.add_argument("--config", metavar="FILE", type=Path, help="write this file instead of ./relayd.toml")
     init.add_argument("--base-url", metavar="URL", help="the provider's address")
-    init.add_argument("--key-file", metavar="FILE", help="holds the provider's key; - reads it from stdin")
-    init.add_argument("--model", metavar="NAME", help="used when a request names none")
-    init.add_argument("--host", metavar="ADDRESS", help="to listen on")
-    init.add_argument("--port", metavar="N", type=int, help="to listen on")
-    init.add_argument("--no-check", action="store_true", help="do not ask the provider")
-    init.add_argument("--yes", action="store_true", help="ask nothing; take what is given, else the defaults")
-    init.add_argument("--force", action="store_true", help="replace a configuration that is there")
     init.add_argument(
-        "--root", metavar="DIR", default="/", help="with --system: of an image that is being made"
+        "--key-file", metavar="FILE", help="file with the provider's key; - reads it from stdin"
+    )
+    init.add_argument("--model", metavar="NAME", help="the model for requests that name none")
+    init.add_argument("--host", metavar="ADDRESS", help="address to listen on")
+    init.add_argument("--port", metavar="N", type=int, help="port to listen on")
+    init.add_argument("--no-check", action="store_true", help="do not ask the provider")
+    init.add_argument(
+        "--yes", action="store_true", help="ask nothing; use the options given, else the defaults"
+    )
+    init.add_argument("--force", action="store_true", help="replace an existing configuration")
+    init.add_argument(
+        "--root",
+        metavar="DIR",
+        default="/",
+        help="with --system: root directory of an image that is being built",
     )
 
 
 def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
-    doctor = _command(
-        commands, "doctor", "look at a deployment from outside, and say what to mend", reaches_daemon=False
-    )
-    doctor.add_argument("url", metavar="URL", help="of the relay, such as https://relay.example.com")
+    doctor = _command(commands, "doctor", "examine a deployment from outside, and say what to fix")
+    doctor.add_argument("url", metavar="URL", help="address of the relay, such as https://relay.example.com")
     doctor.add_argument(
         "--key-file",
         metavar="FILE",
-        help="holds a client's key; - reads it from stdin (or AUTHORIZATION_KEY)",
+        help="file with a client's key; - reads it from stdin (default: $AUTHORIZATION_KEY)",
     )
-    doctor.add_argument("--origin", metavar="ORIGIN", help="of a page that should be able to call")
-    doctor.add_argument("--ca", metavar="FILE", type=Path, help="trust this authority instead of the usual")
-    doctor.add_argument("--address", metavar="IP", help="look there instead of where the name leads")
+    doctor.add_argument(
+        "--origin", metavar="ORIGIN", help="origin of a web page that should be able to call the relay"
+    )
+    doctor.add_argument(
+        "--ca", metavar="FILE", type=Path, help="trust this authority instead of the system's"
+    )
+    doctor.add_argument(
+        "--address", metavar="IP", help="connect to this address instead of the one that DNS gives"
+    )
     doctor.add_argument("--json", action="store_true", help="answer in JSON, for programs")
 
 
-def _add_remote(commands: _Commands[argparse.ArgumentParser]) -> None:
-    _command(commands, "status", "the daemon at a glance")
-    log = _command(commands, "log", "what was asked of the relay, oldest first")
-    log.add_argument("-f", "--follow", action="store_true", help="go on with what is being asked")
+def _add_status_and_log(commands: _Commands[argparse.ArgumentParser]) -> None:
+    _daemon_command(commands, "status", "status.run", "show the daemon at a glance")
+    log = _daemon_command(commands, "log", "log.run", "show the requests to the relay, oldest first")
+    log.add_argument("-f", "--follow", action="store_true", help="continue with new requests as they end")
     log.add_argument(
         "--since",
         metavar="2h",
         type=_duration,
-        help="all of the last 30s, 10m, 2h or 7d, not just the newest 50",
+        help="show all of the last 30s, 10m, 2h or 7d, not only the newest 50",
     )
     log.add_argument(
-        "--where", metavar="FILTER", default="", help="only what passes, such as 'status>=500 client=web'"
+        "--where",
+        metavar="FILTER",
+        default="",
+        help="show only the requests that pass, such as 'status>=500 client=web'",
     )
-    cancel = _command(commands, "cancel", "end one open stream")
-    cancel.add_argument("id", metavar="ID", help="of the request, as `relayd log` shows it")
-    _command(commands, "pause", "take no new work; open streams go on")
-    _command(commands, "resume", "take new work again")
-    _command(commands, "drain", "let open streams finish, then stop the daemon")
+
+
+def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
+    cancel = _daemon_command(commands, "cancel", "control.cancel", "end one open stream")
+    cancel.add_argument("id", metavar="ID", help="the request's id, as `relayd log` shows it")
+    _daemon_command(commands, "pause", "control.pause", "refuse new requests; open streams continue")
+    _daemon_command(commands, "resume", "control.resume", "accept new requests again")
+    _daemon_command(commands, "drain", "control.drain", "let open streams finish, then stop the daemon")
 
 
 def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
-    keys = commands.add_parser("keys", help="the keys of clients", allow_abbrev=False)
+    keys = commands.add_parser("keys", help="list, make, rotate and revoke keys", allow_abbrev=False)
     actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _command(actions, "list", "show them: state, last use, from where")
-    add = _command(actions, "add", "make a key for a new client")
-    rotate = _command(actions, "rotate", "make a new key for a client; the old one works on for a grace")
-    rotate.add_argument("--grace", metavar="1h", type=_duration, help="such as 30s, 10m, 2h, 7d")
-    extend = _command(actions, "extend", "let a retiring key work longer")
-    undo = _command(actions, "undo", "take back a client's latest rotation")
-    revoke = _command(actions, "revoke", "end a key now, for good")
-    revoke.add_argument("--cut", action="store_true", help="end the streams too that it opened")
+    _daemon_command(
+        actions, "list", "keys.list_keys", "show the keys: state, last use, and from which address"
+    )
+    add = _daemon_command(actions, "add", "keys.add", "make a key for a new client")
+    rotate = _daemon_command(
+        actions, "rotate", "keys.rotate", "make a new key for a client; the old one works for a grace period"
+    )
+    rotate.add_argument(
+        "--grace", metavar="1h", type=_duration, help="how long the old key works: 30s, 10m, 2h or 7d"
+    )
+    extend = _daemon_command(actions, "extend", "keys.extend", "let a retiring key work longer")
+    undo = _daemon_command(actions, "undo", "keys.undo", "take back a client's latest rotation")
+    revoke = _daemon_command(actions, "revoke", "keys.revoke", "end a key now, for good")
+    revoke.add_argument("--cut", action="store_true", help="end the streams that it opened, too")
     for parser in (add, rotate, undo):
-        parser.add_argument("name", metavar="NAME", help="of the client, such as default")
+        parser.add_argument("name", metavar="NAME", help="the client's name, such as default")
     for parser in (extend, revoke):
-        parser.add_argument("id", metavar="ID", help="of the key, as `relayd keys list` shows it")
+        parser.add_argument("id", metavar="ID", help="the key's id, as `relayd keys list` shows it")
     extend.add_argument("by", metavar="1h", type=_duration, help="how much longer")
 
 
-def _command(
-    commands: _Commands[argparse.ArgumentParser], name: str, text: str, *, reaches_daemon: bool = True
+def _command(commands: _Commands[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    description = text[0].upper() + text[1:] + "."
+    return commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+
+
+def _daemon_command(
+    commands: _Commands[argparse.ArgumentParser], name: str, function: str, text: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
-    if reaches_daemon:
-        parser.add_argument("--socket", metavar="PATH", help="the daemon's admin socket")
-        parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    """Add a command that asks the daemon.
+
+    Args:
+        commands: where to add it.
+        name: on the command line.
+        function: below `relayd.commands`; imported when the command runs.
+        text: what it does.
+    """
+    parser = _command(commands, name, text)
+    parser.set_defaults(function=function)
+    _add_socket_and_json(parser)
     return parser
+
+
+def _add_socket_and_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="path of the daemon's admin socket")
+    parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
 
 
 def _duration(text: str) -> int:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 
 MAX_S = 366 * 86_400
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _FORM = re.compile(r"([0-9]{1,9})([smhd])")
-_NAMES = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+_SECOND_MS = 1000
+_LONG_MS = 100_000
 
 
 def parse_duration(text: str) -> int:
-    """A span in seconds, 0 to 366 days.
+    """Return a span in seconds, 0 to 366 days.
 
     Raises:
         ValueError: a sentence that says how spans are written.
     """
     found = _FORM.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text[:40]!r} is no duration; write a number and a unit: 30s, 10m, 2h or 7d")
+        raise ValueError(f"{text[:40]!r} is not a duration; write a number and a unit: 30s, 10m, 2h or 7d")
     seconds = int(found[1]) * _UNITS_S[found[2]]
     if seconds > MAX_S:
         raise ValueError(f"{text[:40]!r} is more than 366d")
@@ -26,10 +27,10 @@ def parse_duration(text: str) -> int:
 
 
 def short(seconds: float) -> str:
-    """At most two units, rounded down: `3s`, `42m`, `1h 5m`, `2d 3h`; less than a second is `0s`."""
+    """Return at most two units, rounded down: `3s`, `42m`, `1h 5m`, `2d 3h`; less than a second is `0s`."""
     left = max(0, int(seconds))
     parts: list[str] = []
-    for name, size in _NAMES:
+    for name, size in _UNITS_S.items():
         count, left = divmod(left, size)
         if count:
             parts.append(f"{count}{name}")
@@ -38,3 +39,12 @@ def short(seconds: float) -> str:
         elif parts:
             break
     return " ".join(parts) or "0s"
+
+
+def millis(ms: int | None) -> str:
+    """Return `412 ms`, `1.9 s`, `2m 5s`; a dash if it is not known."""
+    if ms is None:
+        return "-"
+    if ms < _SECOND_MS:
+        return f"{ms} ms"
+    return f"{ms / 1000:.1f} s" if ms < _LONG_MS else short(ms / 1000)

@@ -1,55 +1,101 @@
-"""Where a command reads its surroundings from and writes its answer to."""
+"""How the commands that ask the daemon run: where they read and write, and what errors look like."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from io import TextIOWrapper
 from typing import TextIO
 
-from relayd.admin.client import AdminClient
+from relayd.admin.client import AdminClient, AdminClientError, NoDaemon
 from relayd.admin.paths import socket_path
+from relayd.admin.schema import FilterError, epoch_s
+from relayd.durations import short
 from relayd.printable import printable, printable_json
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """One command's surroundings. Answers go to `out`, all other words to `err`."""
+    """The surroundings of one command. Answers go to `out`, all other text to `err`."""
 
     env: Mapping[str, str]
     out: TextIO
     err: TextIO
 
     def client(self, socket: str | None) -> AdminClient:
-        """The daemon at `--socket`, or where the environment says."""
+        """Return a client of the daemon at `--socket`, or at the place that the environment names."""
         return AdminClient(socket_path(self.env, socket))
 
     def say(self, text: str) -> None:
-        """A line of the answer; control characters in it are made visible."""
+        """Write a line of the answer."""
         self.out.write(f"{printable(text)}\n")
 
     def note(self, text: str) -> None:
-        """A line beside the answer."""
+        """Write a line beside the answer."""
         self.err.write(f"{printable(text)}\n")
 
     def json(self, document: object) -> None:
-        """The answer as one line of JSON."""
+        """Write the answer as one line of JSON."""
         self.out.write(printable_json(document) + "\n")
 
-    def give_up_output(self) -> None:
-        """Let what is still to be written to a broken stdout go nowhere, in silence."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
-
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Rows in aligned columns; the last column is as long as it likes."""
-        for line in aligned(rows):
+        """Write rows in aligned columns; the last column may have any width."""
+        for line in _aligned(rows):
             self.say(line)
 
+    def discard_output(self) -> None:
+        """Send what is still to be written to a broken stdout nowhere, without an error."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The rows as lines whose columns stand below each other."""
-    shown = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        yield "  ".join([*cells, row[-1]]).rstrip()
+
+def run(args: Namespace) -> int:
+    """Run the command that `args.function` names, and return the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal without UTF-8 shows escapes instead of ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console(os.environ, sys.stdout, sys.stderr)
+    module, name = args.function.split(".")
+    command: Callable[[Namespace, Console], Awaitable[int]] = getattr(
+        import_module(f"relayd.commands.{module}"), name
+    )
+
+    async def answer() -> int:
+        return await command(args, console)
+
+    try:
+        return asyncio.run(answer())
+    except FilterError as error:
+        console.note(f"relayd: {error}")
+        for line in error.pointer().splitlines():
+            console.note(f"  {line}")
+        return EXIT_USAGE
+    except AdminClientError as error:
+        console.note(f"relayd: {error}")
+        return EXIT_NO_DAEMON if isinstance(error, NoDaemon) else EXIT_FAILED
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 stream`, `2 streams`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def left(utc: str, now_s: float) -> str:
+    """Return how far in the future a time is: `42m left`."""
+    return f"{short(epoch_s(utc) - now_s)} left"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip()

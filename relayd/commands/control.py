@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from relayd.admin.schema import Status
-from relayd.commands.console import Console
-from relayd.commands.words import counted
+from relayd.commands.console import Console, counted
 
 
 async def cancel(args: Namespace, console: Console) -> int:
@@ -22,11 +21,13 @@ async def cancel(args: Namespace, console: Console) -> int:
 async def pause(args: Namespace, console: Console) -> int:
     """Take no new work."""
     status = await console.client(args.socket).pause()
+    count = _open_streams(status)
     return _answer(
         args,
         console,
         status,
-        f"Paused: new requests get 503; {_open(status)} to the end. `relayd resume` takes new ones again.",
+        f"Paused: new requests get 503; {counted(count, 'open stream')} {'goes' if count == 1 else 'go'} on "
+        "to the end. `relayd resume` takes new ones again.",
     )
 
 
@@ -37,13 +38,12 @@ async def resume(args: Namespace, console: Console) -> int:
 
 
 async def drain(args: Namespace, console: Console) -> int:
-    """Let the daemon end."""
+    """Let the open streams finish, then stop the daemon."""
     status = await console.client(args.socket).drain()
-    streams = status.streams
-    opened = streams.connecting + streams.waiting + streams.streaming
+    count = _open_streams(status)
     rest = (
-        f"{counted(opened, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
-        if opened
+        f"{counted(count, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
+        if count
         else "no stream is open, so relayd stops now."
     )
     return _answer(args, console, status, f"Draining: new requests get 503; {rest}")
@@ -57,7 +57,6 @@ def _answer(args: Namespace, console: Console, status: Status, sentence: str) ->
     return 0
 
 
-def _open(status: Status) -> str:
+def _open_streams(status: Status) -> int:
     streams = status.streams
-    opened = streams.connecting + streams.waiting + streams.streaming
-    return f"{counted(opened, 'open stream')} {'goes' if opened == 1 else 'go'} on"
+    return streams.connecting + streams.waiting + streams.streaming

@@ -1,7 +1,7 @@
-"""`relayd keys`: the ring, and its changes.
+"""`relayd keys`: the key ring, and its changes.
 
 A new key is the only thing on stdout, alone on its line, so that a script can take it; what it means
-and what comes next is said on stderr.
+and what to do next is said on stderr.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import time
 import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
-from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Ring
-from relayd.commands.console import Console
-from relayd.commands.words import counted, key_state, left
+from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Ring, epoch_s
+from relayd.commands.console import EXIT_FAILED, Console, counted, left
+from relayd.durations import short
 
 _DEAD_SHOWN = 5
 _REVOKE_TRIES = 5
-_LOST_RACE = 412
 _LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 
-Change = Callable[[Ring, str], Awaitable[KeyChange]]
-"""Takes the ring on which it is decided, and the idempotency key."""
+Change = Callable[..., Awaitable[KeyChange]]
+"""A method of the client that lacks only `generation` and `idempotency_key`."""
 
 
 async def list_keys(args: Namespace, console: Console) -> int:
-    """Show live keys, and the latest dead ones."""
+    """Show the live keys, and the latest dead ones."""
     ring = await console.client(args.socket).keys()
     if args.json:
         console.json(ring)
@@ -36,7 +37,7 @@ async def list_keys(args: Namespace, console: Console) -> int:
     dead = [key for key in ring.keys if key.state not in _LIVE]
     rows = [("KEY", "CLIENT", "FINGERPRINT", "STATE")]
     rows += [
-        (key.id, key.client, key.fingerprint, key_state(key, now_s)) for key in live + dead[-_DEAD_SHOWN:]
+        (key.id, key.client, key.fingerprint, _key_state(key, now_s)) for key in live + dead[-_DEAD_SHOWN:]
     ]
     console.table(rows)
     if len(dead) > _DEAD_SHOWN:
@@ -47,45 +48,32 @@ async def list_keys(args: Namespace, console: Console) -> int:
 async def add(args: Namespace, console: Console) -> int:
     """Make a key for a new client."""
     client = console.client(args.socket)
-    change = await _change(
-        client,
-        lambda ring, once: client.add_key(args.name, generation=ring.generation, idempotency_key=once),
-    )
+    change = await _change(client, lambda _ring: partial(client.add_key, args.name))
     return _show_new(args, console, change, f"Client {args.name} has the key {change.key.id} now.")
 
 
 async def rotate(args: Namespace, console: Console) -> int:
-    """Make a new key for a client; the one it has retires."""
+    """Make a new key for a client; the present one retires."""
     client = console.client(args.socket)
     change = await _change(
         client,
-        lambda ring, once: client.rotate_key(
-            _active(ring, args.name).id, grace_s=args.grace, generation=ring.generation, idempotency_key=once
-        ),
+        lambda ring: partial(client.rotate_key, _active_key(ring, args.name).id, grace_s=args.grace),
     )
     old, name = change.old, change.key.client
-    said = f"Client {name} has the new key {change.key.id}, which works from now on."
-    if old is None or old.expires_at is None:
-        return _show_new(args, console, change, said)
-    return _show_new(
-        args,
-        console,
-        change,
-        said,
-        f"The old key {old.id} works until {old.expires_at} ({left(old.expires_at, time.time())}).",
-        f"Until then: relayd keys extend {old.id} 1h | relayd keys undo {name} | relayd keys revoke {old.id}",
-    )
+    sentences = [f"Client {name} has the new key {change.key.id}, which works from now on."]
+    if old is not None and old.expires_at is not None:
+        choices = (f"extend {old.id} 1h", f"undo {name}", f"revoke {old.id}")
+        sentences += [
+            f"The old key {old.id} works until {old.expires_at} ({left(old.expires_at, time.time())}).",
+            f"Until then: {' | '.join(f'relayd keys {choice}' for choice in choices)}",
+        ]
+    return _show_new(args, console, change, *sentences)
 
 
 async def extend(args: Namespace, console: Console) -> int:
     """Let a retiring key work longer."""
     client = console.client(args.socket)
-    change = await _change(
-        client,
-        lambda ring, once: client.extend_key(
-            args.id, by_s=args.by, generation=ring.generation, idempotency_key=once
-        ),
-    )
+    change = await _change(client, lambda _ring: partial(client.extend_key, args.id, by_s=args.by))
     until = change.key.expires_at or change.key.created_at
     return _show(
         args, console, change, f"Key {change.key.id} works until {until} ({left(until, time.time())})."
@@ -95,67 +83,61 @@ async def extend(args: Namespace, console: Console) -> int:
 async def undo(args: Namespace, console: Console) -> int:
     """Take back the last rotation of a client."""
     client = console.client(args.socket)
-    change = await _change(
-        client,
-        lambda ring, once: client.undo_key(
-            _to_undo(ring, args.name).id, generation=ring.generation, idempotency_key=once
-        ),
-    )
+    change = await _change(client, lambda ring: partial(client.undo_key, _key_to_undo(ring, args.name).id))
     gone = "" if change.old is None else f"; {change.old.id} is revoked"
     return _show(args, console, change, f"Key {change.key.id} of {change.key.client} is active again{gone}.")
 
 
 async def revoke(args: Namespace, console: Console) -> int:
-    """End a key now. Naming the key, it is still right after somebody else's change: a lost race is rerun."""
+    """End a key now.
+
+    The command names the key, so it stays right after another operator's change: a lost race is repeated.
+    """
     client = console.client(args.socket)
     for attempt in range(1, _REVOKE_TRIES + 1):
         try:
-            change = await _change(
-                client,
-                lambda ring, once: client.revoke_key(
-                    args.id, cut=args.cut, generation=ring.generation, idempotency_key=once
-                ),
-            )
+            change = await _change(client, lambda _ring: partial(client.revoke_key, args.id, cut=args.cut))
             break
         except Refused as refusal:
-            if refusal.status != _LOST_RACE or attempt == _REVOKE_TRIES:
+            if refusal.status != HTTPStatus.PRECONDITION_FAILED or attempt == _REVOKE_TRIES:
                 raise
-    said = f"Key {change.key.id} of {change.key.client} is dead."
-    said += (
-        f" {counted(change.cut, 'open stream')} ended."
+    name = change.key.client
+    streams = (
+        f"{counted(change.cut, 'open stream')} ended."
         if args.cut
-        else " Streams that it opened go on to their end."
+        else "Streams that it opened go on to their end."
     )
-    ring = await client.keys()
-    if not any(key.client == change.key.client and key.state in _LIVE for key in ring.keys):
-        said += f" {change.key.client} has no key now: relayd keys add {change.key.client}"
-    return _show(args, console, change, said)
+    sentence = f"Key {change.key.id} of {name} is dead. {streams}"
+    if not any(key.client == name and key.state in _LIVE for key in (await client.keys()).keys):
+        sentence += f" {name} has no key now: relayd keys add {name}"
+    return _show(args, console, change, sentence)
 
 
-async def _change(client: AdminClient, change: Change) -> KeyChange:
+async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyChange:
     """Make a change of the ring as it is now; if the answer is lost, ask once more under the same key."""
-    ring, once = await client.keys(), uuid.uuid4().hex
+    ring = await client.keys()
+    change = partial(choose(ring), generation=ring.generation, idempotency_key=uuid.uuid4().hex)
     try:
-        return await change(ring, once)
+        return await change()
     except AnswerUnknown:
-        return await change(ring, once)
+        return await change()
 
 
-def _active(ring: Ring, name: str) -> KeyInfo:
-    """The active key of a client; its id does as well."""
+def _active_key(ring: Ring, name: str) -> KeyInfo:
+    """Return the active key of a client, which may also be named by the id of the key."""
     for key in ring.keys:
         if key.state is KeyState.ACTIVE and name in (key.client, key.id):
             return key
     clients = sorted({key.client for key in ring.keys if key.state is KeyState.ACTIVE})
     raise Refused(
-        404,
+        HTTPStatus.NOT_FOUND,
         "no_such_client",
         f"No client {name[:64]!r} has an active key. Clients: {', '.join(clients) or 'none'}.",
     )
 
 
-def _to_undo(ring: Ring, name: str) -> KeyInfo:
-    """The retiring key that a client's latest rotation left; its id, or its successor's, does as well."""
+def _key_to_undo(ring: Ring, name: str) -> KeyInfo:
+    """Return the retiring key of a client's latest rotation, also by its own id or its successor's."""
     active = {key.id for key in ring.keys if key.state is KeyState.ACTIVE}
     retiring = [
         key
@@ -163,8 +145,20 @@ def _to_undo(ring: Ring, name: str) -> KeyInfo:
         if key.state is KeyState.RETIRING and name in (key.client, key.id, key.replaced_by)
     ]
     if not retiring:
-        raise Refused(404, "nothing_to_undo", f"No key of {name[:64]!r} is retiring: nothing can be undone.")
+        raise Refused(
+            HTTPStatus.NOT_FOUND,
+            "nothing_to_undo",
+            f"No key of {name[:64]!r} is retiring: nothing can be undone.",
+        )
     return max(retiring, key=lambda key: (key.replaced_by in active, key.expires_at or ""))
+
+
+def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -> int:
+    if args.json:
+        console.json(change)
+    else:
+        console.say(sentence)
+    return 0
 
 
 def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: str) -> int:
@@ -176,20 +170,20 @@ def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: 
             f"relayd: {sentences[0]} But the answer with the key itself was lost on the way, and it can't be "
             f"shown again. {_way_back(change)}"
         )
-        return 1
+        return EXIT_FAILED
     console.note(f"{sentences[0]} It is shown only this once:")
     console.err.flush()
     try:
         console.say(change.secret)
         console.out.flush()
     except OSError as error:
-        # Nobody has the key now, so nobody may believe that the change is complete.
-        console.give_up_output()
+        # The key is lost, so the change must not look complete.
+        console.discard_output()
         console.note(
             f"relayd: the new key could not be written ({error.strerror}), and it can't be shown again. "
             f"{_way_back(change)}"
         )
-        return 1
+        return EXIT_FAILED
     for sentence in sentences[1:]:
         console.note(sentence)
     return 0
@@ -202,9 +196,19 @@ def _way_back(change: KeyChange) -> str:
     return f"Rotate it for one that you can see: relayd keys rotate {name} --grace 0s"
 
 
-def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -> int:
-    if args.json:
-        console.json(change)
+def _key_state(key: KeyInfo, now_s: float) -> str:
+    """Return `retiring, 42m left, last used 3s ago from 1.2.3.4`."""
+    if key.state is KeyState.RETIRING and key.expires_at is not None:
+        state = f"retiring, {left(key.expires_at, now_s)}"
+    elif key.state is KeyState.ACTIVE:
+        state = f"active, made {_ago(key.created_at, now_s)}"
     else:
-        console.say(sentence)
-    return 0
+        end = key.revoked_at or key.expires_at
+        state = key.state.value if end is None else f"{key.state.value} {_ago(end, now_s)}"
+    if key.last_used_at is None:
+        return f"{state}, never used"
+    return f"{state}, last used {_ago(key.last_used_at, now_s)} from {key.last_used_ip}"
+
+
+def _ago(utc: str, now_s: float) -> str:
+    return f"{short(now_s - epoch_s(utc))} ago"

@@ -1,4 +1,4 @@
-"""`relayd log`: what was asked of the relay, oldest first, and with `-f` what is being asked."""
+"""`relayd log`: the requests to the relay, oldest first, and with `-f` those that end from now on."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ from relayd.admin.schema import (
     utc_text,
 )
 from relayd.commands.console import Console
-from relayd.commands.logline import HEADER, line_of
+from relayd.durations import millis
 
 _PAGE = 1000
 _TAIL = 50
 _FOLLOW_TAIL = 10
 _OVERLAP_S = 10.0
+_COLUMNS = {
+    "TIME (UTC)": 24,
+    "ST": 3,
+    "OUTCOME": 14,
+    "CLIENT": 12,
+    "MODEL": 18,
+    "FIRST": 8,
+    "TOTAL": 8,
+    "DELTAS": 6,
+    "FROM": 15,
+    "ID": 16,
+}
 
 
 async def run(args: Namespace, console: Console) -> int:
@@ -43,35 +55,31 @@ async def run(args: Namespace, console: Console) -> int:
 
 
 async def _follow(client: AdminClient, args: Namespace, printer: _Printer) -> None:
-    def trouble(error: AdminClientError) -> None:
+    def on_trouble(error: AdminClientError) -> None:
         printer.console.note(f"{error} Trying again.")
 
-    async with aclosing(follow(client.events, on_trouble=trouble)) as events:
+    async with aclosing(follow(client.events, on_trouble=on_trouble)) as events:
         hello = await anext(events)
         newest = hello.seq if isinstance(hello, Hello) else 0
-        # What ends while the past is read is in it and comes as an event too.
+        # A request that ends while the past is read is in the past and comes as an event too.
         since_s = time.time() - _OVERLAP_S
         async for record in _past(client, args, newest, _FOLLOW_TAIL):
             if record.outcome is not None:
                 printer.record(record)
-                if _ended_s(record) >= since_s:
+                if epoch_s(record.started_at) + (record.duration_ms or 0) / 1000 >= since_s:
                     printer.printed.add(record.id)
         printer.flush()
         async for event in events:
             printer.event(event)
 
 
-def _ended_s(record: RequestRecord) -> float:
-    return epoch_s(record.started_at) + (record.duration_ms or 0) / 1000
-
-
 async def _past(
     client: AdminClient, args: Namespace, newest: int | None, tail: int
 ) -> AsyncIterator[RequestRecord]:
-    """Records up to `newest`, oldest first: all since `--since`, else the last few.
+    """Yield records up to `newest`, oldest first: all since `--since`, else the last few.
 
-    Pages come newest first, so their borders are found before any of them is shown: what is held in
-    memory is one page, however much there is.
+    Pages come newest first, so the borders of all are found before any is shown: memory holds one page,
+    however many there are.
     """
     before = None if newest is None else newest + 1
     if args.since is None:
@@ -94,7 +102,7 @@ async def _past(
 
 
 class _Printer:
-    """Writes records and what happens between them."""
+    """Writes records, and what happens between them."""
 
     def __init__(self, console: Console, where: Filter, *, as_json: bool) -> None:
         self.console = console
@@ -102,20 +110,20 @@ class _Printer:
         """Records whose end may still come as an event."""
         self._where = where
         self._as_json = as_json
-        self._began = False
+        self._has_header = False
 
     def record(self, record: RequestRecord) -> None:
-        """One request."""
+        """Write one request."""
         if self._as_json:
             self.console.json(record)
             return
-        if not self._began:
-            self._began = True
-            self.console.say(HEADER)
-        self.console.say(line_of(record))
+        if not self._has_header:
+            self._has_header = True
+            self.console.say(_line(tuple(_COLUMNS)))
+        self.console.say(_record_line(record))
 
     def event(self, event: Event) -> None:
-        """What the log tells while it is followed; a request is shown when it has ended."""
+        """Write an event that came while following; a request is shown when it has ended."""
         match event:
             case Ended(record=record):
                 if record.id in self.printed:
@@ -132,12 +140,42 @@ class _Printer:
                 self._between(event, f"{at}  -- {count} records were lost: {reason}")
         self.flush()
 
+    def flush(self) -> None:
+        """Let a reader of our output see it now, also through a pipe."""
+        self.console.out.flush()
+
     def _between(self, event: Event, sentence: str) -> None:
         if self._as_json:
             self.console.json(event)
         else:
             self.console.say(sentence)
 
-    def flush(self) -> None:
-        """Show it now, also through a pipe."""
-        self.console.out.flush()
+
+def _record_line(record: RequestRecord) -> str:
+    error = "" if record.error is None else f"{record.error.code}: {record.error.message}"
+    cells = (
+        record.started_at,
+        "-" if record.status is None else str(record.status),
+        "running" if record.outcome is None else record.outcome.value,
+        record.client or "-",
+        record.model or "-",
+        millis(record.first_token_ms),
+        millis(record.duration_ms),
+        str(record.deltas),
+        record.ip,
+        record.id,
+    )
+    return _line(cells, error)
+
+
+def _line(cells: tuple[str, ...], rest: str = "") -> str:
+    widths = _COLUMNS.items()
+    padded = [
+        _cut(cell, width).ljust(width) if name in {"CLIENT", "MODEL"} else cell.ljust(width)
+        for cell, (name, width) in zip(cells, widths, strict=True)
+    ]
+    return " ".join([*padded, rest]).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

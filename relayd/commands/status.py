@@ -6,42 +6,10 @@ import time
 from argparse import Namespace
 
 from relayd.admin.schema import Intake, Status
-from relayd.commands.console import Console
-from relayd.commands.words import counted, left, millis, size
-from relayd.durations import short
+from relayd.commands.console import Console, counted, left
+from relayd.durations import millis, short
 
-
-async def run(args: Namespace, console: Console) -> int:
-    """Show it."""
-    status = await console.client(args.socket).status()
-    if args.json:
-        console.json(status)
-    else:
-        console.table(rows(status, time.time()))
-    return 0
-
-
-def rows(status: Status, now_s: float) -> list[tuple[str, str]]:
-    """What there is to say, a label and a sentence each."""
-    demo = " (the offline demo)" if status.demo else ""
-    lines = [
-        ("relayd", f"{status.version}, {_INTAKE[status.intake]}"),
-        ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
-        ("serving", status.address),
-        ("upstream", f"{status.upstream}{demo}"),
-        ("streams", _streams(status)),
-        ("lately", _lately(status)),
-        ("first token", _first_token(status)),
-        ("keys", _keys(status, now_s)),
-        ("log", _log(status)),
-        ("disk", f"{size(status.disk.database_bytes)} used, {size(status.disk.free_bytes)} free"),
-        ("state", status.state_dir),
-    ]
-    if status.log.error is not None:
-        lines.append(("PROBLEM", status.log.error))
-    return lines
-
-
+_KIB = 1024
 _INTAKE = {
     Intake.OPEN: "live",
     Intake.PAUSED: "paused: new requests are refused until `relayd resume`",
@@ -49,37 +17,48 @@ _INTAKE = {
 }
 
 
-def _streams(status: Status) -> str:
-    streams = status.streams
-    opened = streams.connecting + streams.waiting + streams.streaming
-    return (
-        f"{opened} of {status.max_streams} open: {streams.connecting} connecting, {streams.waiting} waiting, "
-        f"{streams.streaming} streaming"
-    )
+async def run(args: Namespace, console: Console) -> int:
+    """Show the status as a label and a sentence a line."""
+    status = await console.client(args.socket).status()
+    if args.json:
+        console.json(status)
+    else:
+        console.table(_rows(status, time.time()))
+    return 0
 
 
-def _lately(status: Status) -> str:
-    rates = status.rates
-    return (
-        f"{counted(rates.requests_1m, 'request')} in 1m, {counted(rates.errors_5m, 'error')} in 5m, "
-        f"{rates.deltas_per_s:.1f} deltas/s"
-    )
-
-
-def _first_token(status: Status) -> str:
-    half, most = status.rates.first_token_p50_ms, status.rates.first_token_p95_ms
-    return "none in 5m" if half is None else f"half within {millis(half)}, 95% within {millis(most)}"
-
-
-def _keys(status: Status, now_s: float) -> str:
-    ring = status.ring
+def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
+    streams, rates, ring, log, disk = status.streams, status.rates, status.ring, status.log, status.disk
+    open_streams = streams.connecting + streams.waiting + streams.streaming
+    median, p95 = rates.first_token_p50_ms, rates.first_token_p95_ms
     expiry = "" if ring.next_expiry_at is None else f" ({left(ring.next_expiry_at, now_s)})"
-    return f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"
+    phases = f"{streams.connecting} connecting, {streams.waiting} waiting, {streams.streaming} streaming"
+    counts = f"{counted(rates.requests_1m, 'request')} in 1m, {counted(rates.errors_5m, 'error')} in 5m"
+    queue = f"{log.queued} waiting for the disk, {counted(log.lost, 'record')} lost"
+    rows = [
+        ("relayd", f"{status.version}, {_INTAKE[status.intake]}"),
+        ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
+        ("serving", status.address),
+        ("upstream", f"{status.upstream}{' (the offline demo)' if status.demo else ''}"),
+        ("streams", f"{open_streams} of {status.max_streams} open: {phases}"),
+        ("lately", f"{counts}, {rates.deltas_per_s:.1f} deltas/s"),
+        (
+            "first token",
+            "none in 5m" if median is None else f"half within {millis(median)}, 95% within {millis(p95)}",
+        ),
+        ("keys", f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"),
+        ("log", f"{counted(status.seq, 'event')}, {queue}"),
+        ("disk", f"{_size(disk.database_bytes)} used, {_size(disk.free_bytes)} free"),
+        ("state", status.state_dir),
+    ]
+    return rows if log.error is None else [*rows, ("PROBLEM", log.error)]
 
 
-def _log(status: Status) -> str:
-    log = status.log
-    return (
-        f"{counted(status.seq, 'event')}, {log.queued} waiting for the disk, "
-        f"{counted(log.lost, 'record')} lost"
-    )
+def _size(count: int) -> str:
+    """Return `512 B`, `1.5 MiB`."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < _KIB:
+            break
+        amount, unit = amount / _KIB, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -267,7 +267,7 @@ async def test_a_grace_is_written_as_everywhere_in_relayd_and_is_never_nothing(
         await harness.dialog(AskGrace)
         box = harness.screen.query_one(Input)
         harness.screen.set_focus(box)
-        for text, answer in (("2 weeks", "is no duration"), ("0s", "No time at all")):
+        for text, answer in (("2 weeks", "is not a duration"), ("0s", "No time at all")):
             box.value = text
             await harness.press("enter")
             await harness.shows(answer)
