@@ -183,7 +183,7 @@ class Server:
             max_streams_per_address=server.max_streams_per_address,
         )
         self._upstream.configure(self._upstream_options(settings))
-        self._state.keep(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
+        self._state.set_retention(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
         """Answer the operator too, after `start`."""

@@ -18,8 +18,7 @@ from relayd.public.listener import bind
 from relayd.public.tls import TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server
-from relayd.state.events import Ended, LogEvent
-from relayd.state.records import RequestRecord
+from relayd.state.records import Ended, LogEvent, RequestRecord
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
 from tests.support.upstream import FaultUpstream
@@ -79,7 +78,7 @@ async def running_relay(
                 event_bus.publish(events)
 
             state = State.open(chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit)
-            state.ring.fill(KEY)
+            state.ring.ensure_initial_key(KEY)
             started = asyncio.Event()
             manager = ServiceManager({})
             server = Server(

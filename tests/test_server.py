@@ -55,7 +55,7 @@ async def _running(
     state = kind.open(
         settings.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=lambda _events: None
     )
-    state.ring.fill(_KEY)
+    state.ring.ensure_initial_key(_KEY)
     words: list[str] = []
     told = asyncio.Event()
 

@@ -37,8 +37,7 @@ class Archive:
             chosen = parse_filter(where)
         except FilterError as error:
             raise Refused(HTTPStatus.BAD_REQUEST, "bad_filter", str(error)) from error
-        page = await self._read(lambda: self._reader.page(chosen, after=after, before=before, limit=limit))
-        return RequestPage(page.records, page.next_before)
+        return await self._read(lambda: self._reader.page(chosen, after=after, before=before, limit=limit))
 
     async def request(self, request_id: str) -> RequestRecord:
         """One record."""
@@ -49,8 +48,7 @@ class Archive:
 
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """What operators did, newest first."""
-        rows = await self._read(lambda: self._reader.audit(before=before, limit=limit))
-        return AuditPage(rows.entries, rows.next_before)
+        return await self._read(lambda: self._reader.audit(before=before, limit=limit))
 
     async def keys(self) -> Ring:
         """The ring as it was when the daemon stopped."""
@@ -59,7 +57,6 @@ class Archive:
     async def close(self) -> None:
         """Let go of the file; a question that is under way is waited for."""
         await asyncio.to_thread(self._thread.shutdown)
-        self._reader.close()
 
     async def _read(self, question: Callable[[], T]) -> T:
         try:

@@ -14,7 +14,15 @@ from typing import TypeVar
 from relayd import __version__
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
-from relayd.admin.schema import Disk, LogHealth, Progress, RingSummary, Status, StreamCounts, StreamProgress
+from relayd.admin.schema import (
+    DiskUse,
+    LogHealth,
+    Progress,
+    RingSummary,
+    Status,
+    StreamCounts,
+    StreamProgress,
+)
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.stream import RelayStream
@@ -115,13 +123,12 @@ class AdminContext:
         return Progress(utc_text(time.time()), [_stream_progress(stream, now_s) for stream in self.streams])
 
 
-def _disk(state: State) -> tuple[Disk, str | None]:
+def _disk(state: State) -> tuple[DiskUse, str | None]:
     """Return the use of the disk; if it does not answer, zeros and the reason."""
     try:
-        use = state.disk()
+        return state.disk_use(), None
     except StateError as error:
-        return Disk(0, 0), str(error)
-    return Disk(use.database_bytes, use.free_bytes), None
+        return DiskUse(0, 0), str(error)
 
 
 def _stream_counts(streams: ActiveStreams) -> StreamCounts:

@@ -173,7 +173,7 @@ class ControlHandler(AdminHandler):
     async def audit(self, action: str, result: str, peer: Peer, detail: str | None = None) -> None:
         """Write down what was done. A full disk must not keep the operator from acting."""
         try:
-            await self.context.state.audit(action, result, peer=peer, detail=detail)
+            await self.context.state.audit.record(action, result, peer=peer, detail=detail)
         except StateError as error:
             _log.error(
                 "%s by %s (uid %d, pid %d): %s; the audit could not store it: %s",

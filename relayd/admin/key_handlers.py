@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any
 
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler
 from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
-from relayd.state.keyring import RingChange
+from relayd.state.keyring import Caller, KeyChangeResult
 
 _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
 
 class _RingHandler(AdminHandler):
-    async def conditions(self) -> dict[str, Any]:
-        """Return what every change needs: who asks, the generation it was decided on, its idempotency key.
+    async def caller(self) -> Caller:
+        """Return who asks for a change, the generation it was decided on, and its idempotency key.
 
         Raises:
             AdminError: If-Match or Idempotency-Key is missing or malformed.
         """
-        return {
-            "expected_generation": self._if_match(),
-            "idempotency_key": self._idempotency_key(),
-            "peer": await self.peer(),
-        }
+        generation, idempotency_key = self._if_match(), self._idempotency_key()
+        return Caller(await self.peer(), generation, idempotency_key)
 
     def _if_match(self) -> int:
         given = self.request.headers.get("If-Match")
@@ -50,7 +46,7 @@ class _RingHandler(AdminHandler):
             )
         return given
 
-    def send_change(self, change: RingChange, cut: int = 0) -> None:
+    def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
         self.set_header("Etag", f'"{change.generation}"')
         self.send_json(
@@ -80,7 +76,7 @@ class KeysHandler(_RingHandler):
     async def post(self) -> None:
         """Make a first key for a new client."""
         wanted = self.body(AddKey)
-        self.send_change(await self.context.state.ring.add(wanted.client, **await self.conditions()))
+        self.send_change(await self.context.state.ring.add(wanted.client, caller=await self.caller()))
 
 
 class KeyChangeHandler(_RingHandler):
@@ -93,15 +89,15 @@ class KeyChangeHandler(_RingHandler):
             case "rotate":
                 grace_s = self.body(RotateKey).grace_s
                 grace_s = self.context.limits().grace_s if grace_s is None else grace_s
-                change = await ring.rotate(key_id, grace_s=grace_s, **await self.conditions())
+                change = await ring.rotate(key_id, grace_s=grace_s, caller=await self.caller())
             case "extend":
                 by_s = self.body(ExtendKey).by_s
-                change = await ring.extend(key_id, by_s=by_s, **await self.conditions())
+                change = await ring.extend(key_id, by_s=by_s, caller=await self.caller())
             case "undo":
-                change = await ring.undo(key_id, **await self.conditions())
+                change = await ring.undo(key_id, caller=await self.caller())
             case _:
                 cut = self.body(RevokeKey).cut
-                change = await ring.revoke(key_id, cut=cut, **await self.conditions())
+                change = await ring.revoke(key_id, cut=cut, caller=await self.caller())
                 if cut:
                     self.send_change(change, self.context.streams.cut_key(change.key.id))
                     return

@@ -13,7 +13,7 @@ from relayd import __version__
 from relayd.admin.errors import AdminError
 from relayd.admin.events import EventReader, ndjson
 from relayd.admin.handlers import AdminHandler
-from relayd.admin.schema import AuditPage, Gap, Hello, LogEvent, RequestPage
+from relayd.admin.schema import Gap, Hello, LogEvent
 from relayd.state.errors import StateError
 from relayd.state.filter import parse_filter
 
@@ -50,7 +50,7 @@ class RequestsHandler(_PageHandler):
             limit=self.limit(),
         )
         page = await self.context.read_log(query)
-        self.send_json(RequestPage(page.records, page.next_before))
+        self.send_json(page)
 
 
 class RequestRecordHandler(AdminHandler):
@@ -75,7 +75,7 @@ class AuditHandler(_PageHandler):
         """Send a page of what operators did; `next_before` leads to the next page."""
         query = partial(self.context.state.reader.audit, before=self.number("before"), limit=self.limit())
         page = await self.context.read_log(query)
-        self.send_json(AuditPage(page.entries, page.next_before))
+        self.send_json(page)
 
 
 class EventsHandler(AdminHandler):

@@ -21,8 +21,7 @@ from prometheus_client.registry import Collector
 
 from relayd.admin.schema import Intake, Rates, Status
 from relayd.relay.errors import ErrorCode
-from relayd.state.events import Audited, LogEvent
-from relayd.state.records import Outcome, RequestRecord
+from relayd.state.records import Audited, LogEvent, Outcome, RequestRecord
 
 _FIRST_TOKEN_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import msgspec
 
 from relayd.relay.accepting import AcceptState as Intake
-from relayd.state.events import Audited, Ended, Gap, LogEvent, Lost, Started
 from relayd.state.filter import Filter, FilterError, parse_filter
 from relayd.state.records import (
+    Audited,
     AuditEntry,
+    AuditPage,
+    DiskUse,
+    Ended,
+    Gap,
     KeyInfo,
     KeyState,
+    LogEvent,
+    Lost,
     Outcome,
     Phase,
     RecordedError,
+    RequestPage,
     RequestRecord,
+    Started,
     epoch_s,
     utc_text,
 )
@@ -28,7 +36,7 @@ __all__ = [
     "AuditEntry",
     "AuditPage",
     "Audited",
-    "Disk",
+    "DiskUse",
     "Ended",
     "ErrorDetail",
     "ErrorReply",
@@ -139,13 +147,6 @@ class LogHealth(msgspec.Struct, kw_only=True, frozen=True):
     error: str | None
 
 
-class Disk(msgspec.Struct, frozen=True):
-    """Bytes used by the database and its WAL, and bytes free beside it."""
-
-    database_bytes: int
-    free_bytes: int
-
-
 class RingSummary(msgspec.Struct, kw_only=True, frozen=True):
     """The key ring at a glance."""
 
@@ -176,7 +177,7 @@ class Status(msgspec.Struct, kw_only=True, frozen=True):
     drain_timeout_s: float
     rates: Rates
     log: LogHealth
-    disk: Disk
+    disk: DiskUse
     ring: RingSummary
 
 
@@ -201,20 +202,6 @@ class KeyChange(msgspec.Struct, kw_only=True, frozen=True):
     """True where this Idempotency-Key had done its work before."""
     cut: int = 0
     """How many open streams a revoke ended."""
-
-
-class RequestPage(msgspec.Struct, frozen=True):
-    """`GET /requests`, newest first; ask again with `before=next_before` for older ones."""
-
-    records: list[RequestRecord]
-    next_before: int | None
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """`GET /audit`, newest first."""
-
-    entries: list[AuditEntry]
-    next_before: int | None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

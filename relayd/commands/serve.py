@@ -27,7 +27,7 @@ from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.errors import RingError, StateError
-from relayd.state.keyring import Filled, FillResult
+from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
 from relayd.systemd import ServiceManager, SystemdError, inherited_sockets
 
@@ -134,13 +134,13 @@ async def _serve_at(
     )
     given = settings.authorization_key
     try:
-        filled = state.ring.fill(given.get_secret_value() if given is not None else None)
+        initial = state.ring.ensure_initial_key(given.get_secret_value() if given is not None else None)
     except RingError:
         state.close()
         raise
     host, port, *_ = sockets[0].getsockname()
     url = public_url(host, port, tls=tls is not None)
-    messages = _first_messages(filled, settings, url, demo=plan.demo)
+    messages = _first_messages(initial, settings, url, demo=plan.demo)
 
     def announce(line: str) -> None:
         sys.stderr.write("\n".join([line, *messages, ""]))
@@ -159,28 +159,28 @@ async def _serve_at(
     return await server.run(sockets, admin_socket, event_bus)
 
 
-def _first_messages(filled: FillResult, settings: Settings, url: str, *, demo: bool) -> list[str]:
+def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: bool) -> list[str]:
     """Return what to tell the operator once the daemon serves; a first key is shown here and nowhere else."""
     messages = []
     if demo:
         messages.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
-    if filled.note is not None:
-        _log.warning("%s", filled.note)
+    if initial.note is not None:
+        _log.warning("%s", initial.note)
     key = "$AUTHORIZATION_KEY" if os.environ.get("AUTHORIZATION_KEY") else "YOUR-KEY"
-    if filled.kind is Filled.MADE and filled.secret is not None:
+    if initial.outcome is InitialKeyOutcome.MADE and initial.secret is not None:
         if sys.stderr.isatty():
-            key = filled.secret
+            key = initial.secret
             messages += [
                 "",
                 "The first authorization key, shown only this once:",
                 "",
-                f"    {filled.secret}",
+                f"    {initial.secret}",
                 "",
             ]
         else:
             path = settings.state_dir / FIRST_KEY_FILE
             key = f"$(cat {path})"
-            messages.append(_save_first_key(path, filled.secret))
+            messages.append(_save_first_key(path, initial.secret))
     elif not demo:
         return messages
     elif key == "YOUR-KEY":

@@ -31,10 +31,10 @@ class KeyRing(Protocol):
     def verify(self, presented: bytes) -> KeyHolder | None:
         """Return the holder of a valid key, or None."""
 
-    def former(self, presented: bytes) -> KeyHolder | None:
+    def former_owner(self, presented: bytes) -> KeyHolder | None:
         """Return whose key a refused one was, or None."""
 
-    def used(self, key_id: str, ip: str) -> None:
+    def record_use(self, key_id: str, ip: str) -> None:
         """Note that a key was used."""
 
 

@@ -74,12 +74,12 @@ class ChatHandler(BaseHandler):
         presented = presented_key(headers)
         holder = context.keys.verify(presented)
         # A dead key is recorded with its client, so that the operator can tell them.
-        known = holder or context.keys.former(presented)
+        known = holder or context.keys.former_owner(presented)
         if known is not None:
             record.key_id, record.client = known.key_id, known.client
         if holder is None:
             raise unauthorized()
-        context.keys.used(holder.key_id, record.ip)
+        context.keys.record_use(holder.key_id, record.ip)
         if context.accepting.refusal is not None:
             raise context.accepting.refusal
         if int(headers.get("Content-Length", "0")) > context.max_body_bytes:

@@ -1,20 +1,75 @@
-"""Audit entries before they have a place in the log."""
+"""What operators did, each with its place in the log."""
 
 from __future__ import annotations
 
-from relayd.state.records import AuditEntry, Peer
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from relayd.state.columns import storable_text
+from relayd.state.database import Transaction, in_words
+from relayd.state.records import Audited, AuditEntry, Peer, utc_text
+from relayd.state.writer import Writer
 
 
-def new_entry(action: str, result: str, peer: Peer, at: str, generation: int) -> AuditEntry:
-    """An entry for `Tx.audit`, which gives it its `seq` and `boot_id`."""
-    return AuditEntry(
-        seq=0,
-        boot_id="",
-        at=at,
-        action=action,
-        result=result,
+class Audit:
+    """The operators' actions on the running daemon; changes of keys add their own rows."""
+
+    def __init__(self, writer: Writer, generation: Callable[[], int], clock: Callable[[], float]) -> None:
+        self._writer = writer
+        self._generation = generation
+        self._clock = clock
+
+    async def record(
+        self,
+        action: str,
+        result: str,
+        *,
+        peer: Peer,
+        key_ids: tuple[str, ...] = (),
+        detail: str | None = None,
+    ) -> AuditEntry:
+        """Put an action on disk; return the entry with its place in the log.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        entry = AuditEntry(
+            at=utc_text(self._clock()),
+            action=action,
+            result=result,
+            generation=self._generation(),
+            key_ids=key_ids,
+            detail=detail,
+        )
+        with in_words(self._writer.path):
+            return await asyncio.wrap_future(
+                self._writer.submit(partial(append_audit, peer=peer, entry=entry))
+            )
+
+
+def append_audit(transaction: Transaction, peer: Peer, entry: AuditEntry) -> AuditEntry:
+    """Add an audit row and its event to a transaction; return the entry with its place in the log."""
+    entry = replace(
+        entry,
+        seq=transaction.next_seq(),
+        boot_id=transaction.boot_id,
         uid=peer.uid,
         pid=peer.pid,
         login=peer.login,
-        generation=generation,
+        client=None if entry.client is None else storable_text(entry.client),
+        key_ids=tuple(map(storable_text, entry.key_ids)),
+        detail=None if entry.detail is None else storable_text(entry.detail),
     )
+    transaction.connection.execute(
+        _INSERT, asdict(entry) | {"key_ids": msgspec.json.encode(entry.key_ids).decode()}
+    )
+    transaction.events.append(Audited(entry.seq, entry.boot_id, entry))
+    return entry
+
+
+_FIELDS = AuditEntry.__struct_fields__
+_INSERT = f"INSERT INTO audit ({', '.join(_FIELDS)}) VALUES (:{', :'.join(_FIELDS)})"  # noqa: S608 - own columns

@@ -1,33 +1,135 @@
-"""One SQLite file: made with the right permissions, opened for writing or reading, its errors in words."""
+"""One SQLite file: made with the right permissions, written in transactions, its errors in words."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
-from relayd.state.migrations import MIGRATIONS, check_version, migrate
+from relayd.state.records import DiskUse, LogEvent
+from relayd.state.schema import is_current, migrate
 
 FILE_NAME = "relayd.db"
 BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
+CHECKPOINT_BYTES = 4 * 1024 * 1024
 _MIN_SQLITE = (3, 35)
 """RETURNING and materialised subqueries."""
 
 Connect = Callable[..., sqlite3.Connection]
 """`sqlite3.connect`, or what a test puts in its place."""
+OnCommit = Callable[[Sequence[LogEvent]], None]
+"""Called on the writing thread after each commit, with its events in order; must be quick."""
+
+_log = logging.getLogger(__name__)
+
+
+class Transaction:
+    """One open transaction: its connection, and the events that it will have caused."""
+
+    def __init__(self, connection: sqlite3.Connection, boot_id: str) -> None:
+        self.connection = connection
+        self.boot_id = boot_id
+        self.events: list[LogEvent] = []
+        self.after_commit: list[Callable[[], None]] = []
+        """Run after the commit, before the events are published."""
+        self._seq: int | None = None
+
+    def next_seq(self) -> int:
+        """Return a new place in the log; it leaves no gap, because it counts only once committed."""
+        if self._seq is None:
+            self._seq = self.connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0]
+        self._seq += 1
+        return self._seq
+
+    def store_seq(self) -> None:
+        """Store the last place that was given away."""
+        if self._seq is not None:
+            self.connection.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (self._seq,))
+
+
+class Database:
+    """The writing connection to one file; used by one thread at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, boot_id: str, on_commit: OnCommit) -> None:
+        self.path = path
+        self.connection = connection
+        self.boot_id = boot_id
+        self._on_commit = on_commit
+        self._synchronous = ""
+        self._has_durable_wal = False
+
+    @contextmanager
+    def transaction(self, *, durable: bool) -> Iterator[Transaction]:
+        """Commit what the block does, all or nothing; then publish its events.
+
+        Args:
+            durable: the commit survives a power cut, not only the end of the process.
+
+        Raises:
+            sqlite3.Error: the disk refused; nothing changed.
+            Exception: whatever the block raises; nothing changed.
+        """
+        self._roll_back()
+        self._set_synchronous("FULL" if durable else "NORMAL")
+        transaction = Transaction(self.connection, self.boot_id)
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield transaction
+            transaction.store_seq()
+            self.connection.execute("COMMIT")
+        except BaseException:
+            try:
+                self._roll_back()
+            except sqlite3.Error as error:
+                # The next transaction tries again before it begins; the first error is the one to raise.
+                _log.warning("A failed transaction could not be rolled back yet: %s", error)
+            raise
+        self._has_durable_wal |= durable
+        for callback in transaction.after_commit:
+            callback()
+        self._publish(transaction.events)
+
+    def checkpoint(self) -> None:
+        """Copy the WAL into the file if it has grown or holds a durable change; never waits for readers.
+
+        A copy of `relayd.db` alone then has the newest keys.
+        """
+        if not self._has_durable_wal and _size(wal_path(self.path)) < CHECKPOINT_BYTES:
+            return
+        _, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._has_durable_wal = frames != copied
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _set_synchronous(self, level: str) -> None:
+        if level != self._synchronous:
+            self.connection.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+    def _publish(self, events: list[LogEvent]) -> None:
+        if not events:
+            return
+        try:
+            self._on_commit(events)
+        except Exception:  # noqa: BLE001 - whatever the listener does wrong
+            # They are on disk and can be replayed; a broken listener must not stop the log.
+            _log.exception("Publishing %d log events failed", len(events))
 
 
 def make_private(state_dir: Path) -> Path:
-    """Make the directory (0700) and the file in it (0600) where they are missing; the file's path.
+    """Make the directory (0700) and the file in it (0600) if they are missing; return the file's path.
 
     Raises:
-        StateUnreachable: not possible, or the directory is open to writers we do not know.
+        StateUnreachable: not possible, or other users may write to the directory.
     """
     path = state_dir / FILE_NAME
     try:
@@ -45,7 +147,7 @@ def make_private(state_dir: Path) -> Path:
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
-        for side in side_files(path):
+        for side in (wal_path(path), _shm_path(path)):
             with suppress(FileNotFoundError):
                 side.chmod(0o600)
     except OSError as error:
@@ -56,13 +158,38 @@ def make_private(state_dir: Path) -> Path:
     return path
 
 
-def side_files(path: Path) -> tuple[Path, Path]:
-    """The WAL and its index beside a database."""
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+def wal_path(path: Path) -> Path:
+    """Return the path of a database's write-ahead log."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _shm_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-shm")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def disk_use(path: Path) -> DiskUse:
+    """Return what a database takes of the disk, and what is left. A few quick system calls.
+
+    Raises:
+        StateBusy: the file system does not answer.
+    """
+    try:
+        used = sum(map(_size, (path, wal_path(path), _shm_path(path))))
+        disk = os.statvfs(path.parent)
+    except OSError as error:
+        raise StateBusy(f"The disk of {path} can't be examined: {error.strerror}.") from error
+    return DiskUse(used, disk.f_bavail * disk.f_frsize)
 
 
 def open_for_writing(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.Connection:
-    """A connection in WAL mode, in autocommit (transactions are explicit), on the newest schema.
+    """Return a connection in WAL mode, in autocommit (transactions are explicit), on the newest schema.
 
     Raises:
         StateError: in words.
@@ -89,15 +216,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"The file system of {path} can't share memory, which SQLite's WAL needs (journal mode {mode}). "
             "Put state_dir on a local disk."
         )
-    # The writer checkpoints by itself, when nobody waits for it.
+    # `Database.checkpoint` does it, when nothing waits for the writer.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     connection.execute("PRAGMA trusted_schema = OFF")
     migrate(connection)
 
 
-def open_for_reading(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.Connection:
-    """A read-only connection, also to a file that no daemon has open.
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Return a read-only connection, also to a file that no daemon has open.
 
     Raises:
         StateError: in words.
@@ -105,26 +232,32 @@ def open_for_reading(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.
     if not path.exists():
         raise StateUnreachable(f"There is no database at {path}. Has relayd run with this state_dir?")
     with in_words(path):
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
-            return _connect_read_only(path, "mode=ro", connect)
-        except sqlite3.OperationalError:
-            if any(side.exists() for side in side_files(path)):
-                raise
-            # Nothing to recover and no right to make the WAL's index: the file alone is the truth.
-            return _connect_read_only(path, "mode=ro&immutable=1", connect)
+            is_readable = is_current(connection)
+        except BaseException:
+            connection.close()
+            raise
+    if not is_readable:
+        connection.close()
+        raise StateOtherFormat(
+            f"The database {path} has an old format; start this relayd once to bring it up to date."
+        )
+    return connection
 
 
 @contextmanager
 def in_words(path: Path) -> Iterator[None]:
-    """Raise every `sqlite3.Error` inside as a `StateError`."""
+    """Raise every `sqlite3.Error` of the block as a `StateError`."""
     try:
         yield
     except sqlite3.Error as error:
         raise explain(error, path) from error
 
 
-def disk_refuses(error: sqlite3.Error) -> bool:
-    """Whether the disk is full or broken for writing, which may pass; the database itself is well."""
+def is_disk_refusing(error: sqlite3.Error) -> bool:
+    """Return whether the disk is full or broken for writing, which may pass; the database itself is well."""
     return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
@@ -134,7 +267,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def explain(error: sqlite3.Error, path: Path) -> StateError:
-    """What an error of SQLite means for the operator."""
+    """Return what an error of SQLite means for the operator."""
     code = _code(error)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return StateDamaged(
@@ -148,26 +281,6 @@ def explain(error: sqlite3.Error, path: Path) -> StateError:
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StateBusy(f"Another process holds the database {path} ({error}). Try again in a moment.")
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return StateBusy("The query took too long and was stopped. Ask for less: a narrower filter.")
     return StateBusy(f"The disk refuses to store the database {path} ({error}). Check its free space.")
-
-
-def _connect_read_only(path: Path, options: str, connect: Connect) -> sqlite3.Connection:
-    connection = connect(
-        f"{path.absolute().as_uri()}?{options}",
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        version = check_version(connection)
-    except BaseException:
-        connection.close()
-        raise
-    if version < len(MIGRATIONS):
-        connection.close()
-        raise StateOtherFormat(
-            f"The database {path} has the old format {version}; start this relayd once to bring it to "
-            f"{len(MIGRATIONS)}."
-        )
-    return connection

@@ -1,4 +1,4 @@
-"""The key ring: who may ask for models, in memory for every request and on disk for every change."""
+"""The key ring: in memory to verify every request, on disk before a change is in force."""
 
 from __future__ import annotations
 
@@ -6,47 +6,46 @@ import asyncio
 import hmac
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
+from msgspec.structs import replace
 
-from relayd.state import ringrules
-from relayd.state.audit import new_entry
-from relayd.state.errors import RingUnavailable, StateError
+from relayd.state.audit import append_audit
+from relayd.state.columns import storable_text
+from relayd.state.database import Database, Transaction
+from relayd.state.errors import RingError, RingUnavailable, StateError
+from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
+from relayd.state.key_operations import Caller, ChangeRequest, KeyChangeResult, apply_change
+from relayd.state.key_store import load_ring, mark_expired
+from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
 from relayd.state.keys import digest
-from relayd.state.keyuse import KeyUse
-from relayd.state.records import AuditEntry, KeyInfo, KeyState, Peer, utc_text
-from relayd.state.ringchange import Ask, RingChange, RingJob, Settled, with_expired
-from relayd.state.ringfill import Filled, FillJob, FillResult
-from relayd.state.ringstore import StoredRing, load_ring
-from relayd.state.transactor import Transactor, Tx
-from relayd.state.writer import Chore, Writer
+from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, epoch_s, utc_text
+from relayd.state.writer import Writer
 
-__all__ = ["Admitted", "FillResult", "Filled", "KeyRing", "RingChange"]
+__all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyChangeResult", "KeyOwner", "KeyRing"]
 
-FILL_TIMEOUT_S = 30.0
-USE_EVERY_S = 5.0
-SWEEP_EVERY_S = 1.0
+_START_TIMEOUT_S = 30.0
+_SUBJECT_CHARS = 200
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A key that works: its id and whose it is."""
+class KeyOwner:
+    """The id of a key, and the client it belongs to."""
 
     key_id: str
     client: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
+class _LiveKey:
     digest: bytes
     expires_s: float
-    admitted: Admitted
+    owner: KeyOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,223 +53,269 @@ class _Snapshot:
     """The ring at one generation; replaced as a whole, by one assignment."""
 
     ring: StoredRing
-    live: tuple[_Live, ...]
-    known: dict[bytes, Admitted]
-    """Every key of the ring by its digest, the dead ones too."""
+    live: tuple[_LiveKey, ...]
+    owners: dict[bytes, KeyOwner]
+    """The owner of every key of the ring by its digest, the dead ones too."""
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        live = (KeyState.ACTIVE, KeyState.RETIRING)
-        return cls(
-            ring,
-            tuple(
-                _Live(bytes.fromhex(key.digest_hex), key.expires_s(), Admitted(key.id, key.client))
-                for key in ring.keys
-                if key.state in live
-            ),
-            {bytes.fromhex(key.digest_hex): Admitted(key.id, key.client) for key in ring.keys},
+        digests = {key.id: bytes.fromhex(ring.digests[key.id]) for key in ring.keys}
+        owners = {key.id: KeyOwner(key.id, key.client) for key in ring.keys}
+        live = (
+            _LiveKey(
+                digests[key.id], epoch_s(key.expires_at) if key.expires_at else float("inf"), owners[key.id]
+            )
+            for key in ring.keys
+            if key.state in LIVE_STATES
         )
+        return cls(ring, tuple(live), {digests[key_id]: owner for key_id, owner in owners.items()})
 
 
 class KeyRing:
     """The keys of all clients. `verify` does no I/O; changes are durable before they are in force.
 
-    Every change may raise a `RingError`; the ring is then as it was. `expected_generation` is the
-    generation on which the caller decided (None: any). The same `idempotency_key` never acts twice:
-    the second answer has `already_done`, and no secret.
+    Every change may raise a `RingError`; the ring is then as it was. After a repeated change (same
+    idempotency key) the result has `already_done`, and no secret.
     """
 
-    def __init__(self, writer: Writer, ring: StoredRing, clock: Callable[[], float]) -> None:
+    def __init__(self, writer: Writer, database: Database, clock: Callable[[], float]) -> None:
+        """Load the ring.
+
+        Raises:
+            sqlite3.Error, StateDamaged: it can't be read.
+        """
         self._writer = writer
+        self._database = database
         self._clock = clock
-        self._use = KeyUse(clock)
+        self._uses = _KeyUses()
         self._expired: set[str] = set()
-        self._snapshot = _Snapshot.of(ring)
-        self._use_chore = Chore("key use", USE_EVERY_S, self._use.write)
+        """Keys once seen expired, until the disk has it: a clock set back must not revive them."""
+        self._snapshot = _Snapshot.of(load_ring(database.connection))
 
-    def chores(self) -> list[Chore]:
-        """What the writer does for the ring when it is idle."""
-        return [self._use_chore, Chore("expired keys", SWEEP_EVERY_S, self._sweep)]
-
-    def verify(self, presented: bytes) -> Admitted | None:
-        """Whose key this is, or None; takes the same time whatever is wrong with it."""
+    def verify(self, presented: bytes) -> KeyOwner | None:
+        """Return the owner of this key, or None; takes the same time whatever is wrong with it."""
         theirs = digest(presented)
         now_s = self._clock()
-        found: _Live | None = None
+        found: _LiveKey | None = None
         for live in self._snapshot.live:
             # Every digest is compared, in constant time, whether or not one has matched already.
             if hmac.compare_digest(live.digest, theirs):
                 found = live
             if live.expires_s <= now_s:
-                self._expired.add(live.admitted.key_id)
-        if found is None or found.admitted.key_id in self._expired:
+                self._expired.add(live.owner.key_id)
+        if found is None or found.owner.key_id in self._expired:
             return None
-        return found.admitted
+        return found.owner
 
-    def former(self, presented: bytes) -> Admitted | None:
-        """Whose key this was, of one that `verify` refused: for the record, never for the answer."""
-        return self._snapshot.known.get(digest(presented))
+    def former_owner(self, presented: bytes) -> KeyOwner | None:
+        """Return the owner of a key that `verify` refused: for the record, never for the answer."""
+        return self._snapshot.owners.get(digest(presented))
 
-    def used(self, key_id: str, ip: str) -> None:
+    def record_use(self, key_id: str, ip: str) -> None:
         """Note that a key admitted a request from this address; written to disk within seconds."""
-        if self._use.note(key_id, ip):
-            known = self._snapshot.ring.key(key_id)
-            if known is not None and known.first_used_at is None:
-                self._writer.hurry(self._use_chore)
+        self._uses.note(key_id, _Use(utc_text(self._clock()), storable_text(ip)))
 
     def keys(self) -> list[KeyInfo]:
-        """All live keys and the last 100 dead ones, oldest first, with their latest use."""
-        now = utc_text(self._clock())
-        ring = with_expired(self._snapshot.ring, set(self._expired))
-        shown = [self._use.shown(key.info(now)) for key in ring.keys]
-        return sorted(shown, key=lambda key: (key.created_at, key.id))
+        """Return all live keys and the last 100 dead ones, oldest first, with their latest use."""
+        expired = self._find_expired()
+        return [
+            replace(key, state=KeyState.EXPIRED) if key.id in expired else key
+            for key in map(self._uses.shown, self._snapshot.ring.keys)
+        ]
 
     @property
     def generation(self) -> int:
-        """Counts the changes of the ring."""
+        """Return how often the ring has changed."""
         return self._snapshot.ring.generation
 
-    def fill(self, authorization_key: str | None) -> FillResult:
+    def ensure_initial_key(self, authorization_key: str | None) -> InitialKey:
         """Give an empty ring its first key: the given one, or a new one. Blocks; call it at start.
 
         Raises:
             BadChange: the given key is too short, or mistyped.
             RingUnavailable: the disk refuses.
         """
-        job = FillJob(authorization_key, self._clock)
+
+        def work(transaction: Transaction) -> InitialKey:
+            initial = ensure_initial_key(transaction, authorization_key, self._clock())
+            self._adopt_after_commit(transaction)
+            return initial
+
         try:
-            future = self._writer.submit(job, lambda done: self._adopt(done[0]))
-            return future.result(FILL_TIMEOUT_S)[1]
+            return self._writer.submit(work).result(_START_TIMEOUT_S)
         except (sqlite3.Error, StateError, TimeoutError) as error:
             raise RingUnavailable(f"The first key could not be put on disk: {error}.") from error
 
-    async def add(
-        self, client: str, *, peer: Peer, expected_generation: int | None, idempotency_key: str | None
-    ) -> RingChange:
+    async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
-        return await self._change(
-            Ask("add", client, f"add {client}", ringrules.add, peer, expected_generation, idempotency_key)
-        )
+        return await self._change("add", client, "", add, caller)
 
-    async def rotate(
-        self,
-        key_id: str,
-        *,
-        grace_s: float,
-        peer: Peer,
-        expected_generation: int | None,
-        idempotency_key: str | None,
-    ) -> RingChange:
+    async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
         """Make a new active key for the client of this active one, which works on for the grace."""
-        rule = partial(ringrules.rotate, grace_s=grace_s)
-        parameters = f"rotate {key_id} grace {ringrules.seconds(grace_s)} s"
-        return await self._change(
-            Ask("rotate", key_id, parameters, rule, peer, expected_generation, idempotency_key)
-        )
+        parameters = f" grace {seconds(grace_s)} s"
+        return await self._change("rotate", key_id, parameters, partial(rotate, grace_s=grace_s), caller)
 
-    async def extend(
-        self,
-        key_id: str,
-        *,
-        by_s: float,
-        peer: Peer,
-        expected_generation: int | None,
-        idempotency_key: str | None,
-    ) -> RingChange:
+    async def extend(self, key_id: str, *, by_s: float, caller: Caller) -> KeyChangeResult:
         """Move the end of a retiring key later by so many seconds."""
-        rule = partial(ringrules.extend, by_s=by_s)
-        parameters = f"extend {key_id} by {ringrules.seconds(by_s)} s"
         return await self._change(
-            Ask("extend", key_id, parameters, rule, peer, expected_generation, idempotency_key)
+            "extend", key_id, f" by {seconds(by_s)} s", partial(extend, by_s=by_s), caller
         )
 
-    async def undo(
-        self, key_id: str, *, peer: Peer, expected_generation: int | None, idempotency_key: str | None
-    ) -> RingChange:
+    async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
         """Make a retiring key active again and revoke the one that replaced it; takes the id of either."""
-        return await self._change(
-            Ask("undo", key_id, f"undo {key_id}", ringrules.undo, peer, expected_generation, idempotency_key)
-        )
+        return await self._change("undo", key_id, "", undo, caller)
 
-    async def revoke(
-        self,
-        key_id: str,
-        *,
-        cut: bool,
-        peer: Peer,
-        expected_generation: int | None,
-        idempotency_key: str | None,
-    ) -> RingChange:
+    async def revoke(self, key_id: str, *, cut: bool, caller: Caller) -> KeyChangeResult:
         """End a live key now, for good. `cut` is only noted in the audit: the caller cuts the streams."""
-        rule = partial(ringrules.revoke, cut=cut)
-        parameters = f"revoke {key_id}{' and cut' if cut else ''}"
         return await self._change(
-            Ask("revoke", key_id, parameters, rule, peer, expected_generation, idempotency_key)
+            "revoke", key_id, " and cut" if cut else "", partial(revoke, cut=cut), caller
         )
 
-    async def _change(self, ask: Ask) -> RingChange:
-        job = RingJob(ask, self._clock, lambda: self._snapshot.ring, self._expired)
+    async def _change(
+        self, action: str, subject: str, parameters: str, rule: Rule, caller: Caller
+    ) -> KeyChangeResult:
+        request = ChangeRequest(action, subject, f"{action} {subject}{parameters}", rule, caller)
         try:
-            # The new ring is adopted on the writer's thread, right after the commit: so memory and disk
-            # stay together also when the caller is cancelled here.
-            settled = await asyncio.wrap_future(self._writer.submit(job, self._adopt_settled))
+            return await asyncio.wrap_future(self._writer.submit(partial(self._apply, request)))
+        except RingError as refusal:
+            await self._audit_refusal(request, refusal)
+            raise
         except (sqlite3.Error, StateError) as error:
-            if job.refusal is not None:
-                raise job.refusal from error
-            self._audit_failure(ask, error)
-            raise RingUnavailable(
+            _log.error("A %s of %s could not be put on disk: %s", action, subject[:64], error)
+            unavailable = RingUnavailable(
                 f"The change could not be put on disk ({error}). The ring is as it was: "
                 "mend the disk, then repeat."
-            ) from error
-        if settled.change is None:
-            raise settled.refusal or RingUnavailable("The change was neither done nor refused.")
-        return settled.change
+            )
+            await self._audit_refusal(request, unavailable)
+            raise unavailable from error
 
-    def _adopt_settled(self, settled: Settled) -> None:
-        self._adopt(settled.ring)
+    def _apply(self, request: ChangeRequest, transaction: Transaction) -> KeyChangeResult:
+        stored = load_ring(transaction.connection)
+        if stored.generation != self.generation:
+            # Another process has changed the ring; a refusal brings it into memory too.
+            self._adopt(stored)
+        result = apply_change(transaction, request, self._clock(), self._find_expired())
+        self._adopt_after_commit(transaction)
+        return result
+
+    def _adopt_after_commit(self, transaction: Transaction) -> None:
+        # On the writer's thread, right after the commit: so memory and disk stay together also when the
+        # caller was cancelled meanwhile.
+        transaction.after_commit.append(partial(self._adopt, load_ring(transaction.connection)))
 
     def _adopt(self, ring: StoredRing) -> None:
         self._snapshot = _Snapshot.of(ring)
 
-    def _audit_failure(self, ask: Ask, error: Exception) -> None:
-        """Note the failure where the disk allows it again.
+    async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:
+        """Note the refusal if the disk allows it.
 
-        The write also takes the place of what a failed commit may have left in the WAL, which a
-        crash could else bring back.
+        After a failed commit this also overwrites what it may have left in the WAL, which a crash could
+        bring back.
         """
-
-        def work(tx: Tx) -> AuditEntry:
-            now = utc_text(self._clock())
-            return tx.audit(new_entry(ask.action, RingUnavailable.code, ask.peer, now, self.generation))
-
-        def told(future: Future[AuditEntry]) -> None:
-            if not future.cancelled() and future.exception() is not None:
-                _log.error("A failed %s of %s could not be audited", ask.action, ask.subject[:64])
-
-        _log.error("A %s of %s could not be put on disk: %s", ask.action, ask.subject[:64], error)
+        subject = storable_text(request.subject[:_SUBJECT_CHARS])
+        is_client = request.action == "add"
+        known = self._snapshot.ring.find(subject)
+        entry = AuditEntry(
+            at=utc_text(self._clock()),
+            action=request.action,
+            result=refusal.code,
+            generation=self.generation,
+            client=subject if is_client else None if known is None else known.client,
+            key_ids=() if is_client else (subject,),
+            detail=str(refusal),
+        )
+        work = partial(append_audit, peer=request.caller.peer, entry=entry)
         try:
-            self._writer.submit(work).add_done_callback(told)
-        except StateError:
-            _log.error("A failed %s of %s could not be audited", ask.action, ask.subject[:64])
+            await asyncio.wrap_future(self._writer.submit(work))
+        except (sqlite3.Error, StateError) as error:
+            _log.error("A refused %s of %s could not be audited: %s", request.action, subject[:64], error)
 
-    def _sweep(self, transactor: Transactor) -> bool:
-        """Put on disk which retiring keys have expired, so that a clock set back can't revive them."""
+    # Tasks of the writer.
+
+    def store_uses(self) -> None:
+        """Put on disk which keys were used since the last call.
+
+        Raises:
+            sqlite3.Error: nothing is written; the next call tries again.
+        """
+        self._uses.store(self._database)
+
+    def store_expired(self) -> None:
+        """Put on disk which retiring keys have expired.
+
+        Raises:
+            sqlite3.Error: nothing is written; the next call tries again.
+        """
+        expired = self._find_expired()
+        if expired:
+            with self._database.transaction(durable=False) as transaction:
+                mark_expired(transaction.connection, expired)
+                self._adopt_after_commit(transaction)
+            self._expired -= expired
+
+    def _find_expired(self) -> set[str]:
+        """Return the live keys of the ring that have expired by now, or were once seen to."""
         now_s = self._clock()
-        gone = [
-            live.admitted.key_id
-            for live in self._snapshot.live
-            if live.expires_s <= now_s or live.admitted.key_id in self._expired
-        ]
-        if gone:
-            transactor.run(partial(_store_expired, gone=gone), durable=False, after=self._adopt)
-            self._expired.difference_update(gone)
-        return False
+        return self._expired | {live.owner.key_id for live in self._snapshot.live if live.expires_s <= now_s}
 
 
-def _store_expired(tx: Tx, gone: list[str]) -> StoredRing:
-    tx.connection.execute(
-        "UPDATE keys SET state = 'expired'"
-        " WHERE state = 'retiring' AND id IN (SELECT value FROM json_each(?))",
-        (msgspec.json.encode(gone).decode(),),
-    )
-    return load_ring(tx.connection)
+@dataclass(frozen=True, slots=True)
+class _Use:
+    at: str
+    ip: str
+
+
+class _KeyUses:
+    """First and last use of each key since the start: in memory at once, on disk a little later."""
+
+    def __init__(self) -> None:
+        # The event loop notes, the writer's thread stores; the lock is held for moments only.
+        self._lock = threading.Lock()
+        self._uses: dict[str, tuple[_Use, _Use]] = {}
+        self._unwritten: set[str] = set()
+
+    def note(self, key_id: str, use: _Use) -> None:
+        with self._lock:
+            first, _ = self._uses.get(key_id, (use, use))
+            self._uses[key_id] = (first, use)
+            self._unwritten.add(key_id)
+
+    def shown(self, key: KeyInfo) -> KeyInfo:
+        """Return the key with its latest use, also if the disk does not have it yet."""
+        with self._lock:
+            uses = self._uses.get(key.id)
+        if uses is None:
+            return key
+        first, last = uses
+        if key.first_used_at is not None:
+            return replace(key, last_used_at=last.at, last_used_ip=last.ip)
+        return replace(
+            key,
+            first_used_at=first.at,
+            first_used_ip=first.ip,
+            last_used_at=last.at,
+            last_used_ip=last.ip,
+        )
+
+    def store(self, database: Database) -> None:
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, set()
+            rows = [
+                {"id": key_id, "first_at": first.at, "first_ip": first.ip, "at": last.at, "ip": last.ip}
+                for key_id, (first, last) in self._uses.items()
+                if key_id in unwritten
+            ]
+        if not rows:
+            return
+        try:
+            with database.transaction(durable=False) as transaction:
+                transaction.connection.executemany(
+                    "UPDATE keys SET first_used_ip = iif(first_used_at IS NULL, :first_ip, first_used_ip),"
+                    " first_used_at = coalesce(first_used_at, :first_at),"
+                    " last_used_at = :at, last_used_ip = :ip WHERE id = :id",
+                    rows,
+                )
+        except BaseException:
+            with self._lock:
+                self._unwritten |= unwritten
+            raise

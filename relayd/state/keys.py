@@ -26,19 +26,19 @@ _FORM = re.compile(rb"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 
 
 def new_id() -> str:
-    """A random id of eight base62 characters; it is public."""
+    """Return a random id of eight base62 characters; it is public."""
     return _random(ID_CHARS)
 
 
 def new_key() -> tuple[str, str]:
-    """A new key from the system's random source: its public id, and the secret key itself."""
+    """Return a new key from the system's random source: its public id, and the secret key itself."""
     key_id = new_id()
     body = f"{PREFIX}{key_id}_{_random(SECRET_CHARS)}"
     return key_id, body + checksum(body.encode())
 
 
 def looks_wrong(presented: bytes) -> bool:
-    """Whether this has our prefix, but not the length, alphabet and checksum that make a key."""
+    """Return whether this has our prefix, but not the length, alphabet and checksum that make a key."""
     if not presented.startswith(PREFIX.encode()):
         return False
     if not _FORM.fullmatch(presented):
@@ -47,7 +47,7 @@ def looks_wrong(presented: bytes) -> bool:
 
 
 def checksum(body: bytes) -> str:
-    """The CRC-32 of the body as six base62 characters."""
+    """Return the CRC-32 of the body as six base62 characters."""
     left, digits = zlib.crc32(body), ""
     for _ in range(CHECKSUM_CHARS):
         left, digit = divmod(left, len(ALPHABET))
@@ -56,12 +56,12 @@ def checksum(body: bytes) -> str:
 
 
 def digest(presented: bytes) -> bytes:
-    """The SHA-256 of a key: all that is ever stored or compared."""
+    """Return the SHA-256 of a key: all that is ever stored or compared."""
     return hashlib.sha256(presented).digest()
 
 
 def fingerprint(key_digest: bytes) -> str:
-    """The first eight hex digits of a digest, to tell keys apart on a screen."""
+    """Return the first eight hex digits of a digest, to tell keys apart on a screen."""
     return key_digest.hex()[:8]
 
 

@@ -1,33 +1,43 @@
-"""The log, read: pages, single records, replay of events, audit, keys and history.
+"""The log, read: pages, single records, replay of events, audit and keys.
 
 Everything here blocks on the disk: call it in a worker thread. It needs only the file, so it also
 works while the daemon is down.
+
+Each query gives one row with JSON in it. A row at a time would release the GIL and take it again for
+each one, which is slow beside a busy event loop; the JSON decodes straight into the typed records.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import msgspec
 
-from relayd.state import queries
-from relayd.state.database import Connect
-from relayd.state.events import Gap, LogEvent
+from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
+from relayd.state.database import in_words, open_for_reading
 from relayd.state.filter import Filter
-from relayd.state.history import History, read_history
-from relayd.state.pool import ReadPool
-from relayd.state.records import AuditEntry, KeyInfo, RequestRecord, utc_text
-from relayd.state.ringstore import load_ring
-from relayd.state.stored import INT_MAX, storable_text
+from relayd.state.key_store import load_ring
+from relayd.state.records import (
+    AuditEntry,
+    AuditPage,
+    Gap,
+    KeyInfo,
+    LogEvent,
+    RequestPage,
+    RequestRecord,
+    utc_text,
+)
 
 MAX_ROWS = 10_000
 """The most that one call returns, whatever the caller asks for."""
+QUERY_TIMEOUT_S = 10.0
+_STEPS_BETWEEN_CHECKS = 100_000
+"""Steps of SQLite's virtual machine, some 5 ms."""
 
 _record = msgspec.json.Decoder(RequestRecord)
 _records = msgspec.json.Decoder(list[RequestRecord])
@@ -35,37 +45,41 @@ _entries = msgspec.json.Decoder(list[AuditEntry])
 _events = msgspec.json.Decoder(list[LogEvent])
 
 
-@dataclass(frozen=True, slots=True)
-class RecordPage:
-    """Records, newest first; `next_before` asks for older ones, None at the end."""
-
-    records: list[RequestRecord]
-    next_before: int | None
+def _list(items: str) -> str:
+    """Return a query for the column `item` of a query, all of it as one JSON array."""
+    return f"SELECT '[' || coalesce(group_concat(item, ','), '') || ']' FROM ({items})"  # noqa: S608 - own SQL
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRows:
-    """Audit entries, newest first; `next_before` asks for older ones, None at the end."""
+def _event(tag: str, seq: str, **parts: str) -> str:
+    return json_object(("event", "seq", "boot_id", *parts), event=f"'{tag}'", seq=seq, **parts)
 
-    entries: list[AuditEntry]
-    next_before: int | None
+
+_ENTRY_JSON = json_object(AuditEntry.__struct_fields__, key_ids="json(key_ids)")
+_AUDIT = _list(f"SELECT {_ENTRY_JSON} AS item FROM audit WHERE seq < ? ORDER BY seq DESC LIMIT ?")  # noqa: S608 - own columns
+_FLOOR = "(SELECT value FROM meta WHERE name = 'floor_seq')"
+_EVENTS = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT {seq} AS place, {event} AS item FROM {table}"  # noqa: S608 - own columns
+    f" WHERE {seq} > max(:after, {_FLOOR}) ORDER BY {seq} LIMIT :limit)"
+    for table, seq, event in (
+        ("requests", "start_seq", _event("started", "start_seq", record=START_JSON)),
+        ("requests", "end_seq", _event("ended", "end_seq", record=RECORD_JSON)),
+        ("audit", "seq", _event("audit", "seq", entry=_ENTRY_JSON)),
+        ("lost", "seq", _event("lost", "seq", at="at", count="count", reason="reason")),
+    )
+)
+_REPLAY = f"SELECT {_FLOOR}, ({_list(f'{_EVENTS} ORDER BY place LIMIT :limit')})"
+"""The floor, and what follows `:after` or the floor; one statement, so that both are of one moment."""
 
 
 class LogReader:
-    """Reads one `relayd.db` over a few read-only connections; every method may run in any thread.
+    """Reads one `relayd.db`; every method may run in any thread, on a connection of its own.
 
-    Every method may raise `StateError`.
+    Every method may raise `StateError`; a query that takes longer than 10 seconds is stopped.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        connect: Connect = sqlite3.connect,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
-        self._pool = ReadPool(path, connect)
 
     def page(
         self,
@@ -74,73 +88,61 @@ class LogReader:
         after: int | None = None,
         before: int | None = None,
         limit: int = 100,
-    ) -> RecordPage:
-        """Records with `after < seq < before` that pass the filter, newest first."""
+    ) -> RequestPage:
+        """Return records with `after < seq < before` that pass the filter, newest first."""
         clause, values = ("1", []) if where is None else where.sql()
+        query = _list(
+            f"SELECT {RECORD_JSON} AS item FROM requests WHERE start_seq > ? AND start_seq < ? AND {clause}"  # noqa: S608 - `clause` binds its values
+            " ORDER BY start_seq DESC LIMIT ?"
+        )
         count = _bounded(limit)
-        low, high = _place(after, 0), _place(before, INT_MAX)
-        text = self._one(queries.page(clause), [low, high, *values, count + 1])
+        (text,) = self._row(query, [_place(after, 0), _place(before, INT_MAX), *values, count + 1])
         records = sorted(_records.decode(text), key=lambda record: -record.seq)
-        more = len(records) > count
-        return RecordPage(records[:count], records[count - 1].seq if more else None)
+        return RequestPage(records[:count], records[count - 1].seq if len(records) > count else None)
 
     def get(self, request_id: str) -> RequestRecord | None:
-        """One record."""
-        with self._pool.connection() as connection:
-            row = connection.execute(queries.ONE, [storable_text(request_id)]).fetchone()
-        return None if row is None else _record.decode(row[0])
+        """Return one record."""
+        query = f"SELECT (SELECT {RECORD_JSON} FROM requests WHERE id = ?)"  # noqa: S608 - own columns
+        (text,) = self._row(query, [storable_text(request_id)])
+        return None if text is None else _record.decode(text)
 
     def events(self, after: int, limit: int = 1000) -> list[LogEvent | Gap]:
-        """What followed `after`, in order; a `Gap` first where retention removed some of it."""
+        """Return what followed `after`, in order; a `Gap` first if retention removed some of it."""
         after = _place(after, 0)
-        with self._pool.connection() as connection:
-            row = connection.execute(queries.EVENTS, {"after": after, "limit": _bounded(limit)}).fetchone()
-        floor: int = row[0]
-        events: list[LogEvent] = sorted(_events.decode(row[1]), key=lambda event: event.seq)
+        floor, text = self._row(_REPLAY, {"after": after, "limit": _bounded(limit)})
+        events: list[LogEvent] = sorted(_events.decode(text), key=lambda event: event.seq)
         return [Gap(after + 1, floor), *events] if floor > after else [*events]
 
     def newest_seq(self) -> int:
-        """The newest place in the log; 0 when it is empty."""
-        with self._pool.connection() as connection:
-            newest: int = connection.execute(f"SELECT {queries.NEWEST}").fetchone()[0]
+        """Return the newest place in the log; 0 when it is empty."""
+        newest: int = self._row("SELECT value FROM meta WHERE name = 'seq'", [])[0]
         return newest
 
-    def audit(self, *, before: int | None = None, limit: int = 100) -> AuditRows:
-        """What operators did, newest first."""
+    def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
+        """Return what operators did, newest first."""
         count = _bounded(limit)
-        text = self._one(queries.AUDIT, [_place(before, INT_MAX), count + 1])
+        (text,) = self._row(_AUDIT, [_place(before, INT_MAX), count + 1])
         entries = sorted(_entries.decode(text), key=lambda entry: -entry.seq)
-        more = len(entries) > count
-        return AuditRows(entries[:count], entries[count - 1].seq if more else None)
+        return AuditPage(entries[:count], entries[count - 1].seq if len(entries) > count else None)
 
     def keys(self) -> tuple[int, list[KeyInfo]]:
-        """The generation of the ring and its keys, as they are on disk."""
-        with self._pool.connection() as connection:
+        """Return the generation of the ring and its keys, as they are on disk."""
+        with self._connection() as connection:
             ring = load_ring(connection)
         now = utc_text(self._clock())
-        return ring.generation, [key.info(now) for key in ring.keys]
+        return ring.generation, [key.as_of(now) for key in ring.keys]
 
-    def buckets(self, since: str, bucket_s: int, where: Filter | None = None) -> History:
-        """Figures since a UTC time: for each bucket of time, by model and by client."""
-        with self._pool.connection() as connection:
-            return read_history(connection, since, bucket_s, where)
+    def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:
+        with self._connection() as connection:
+            row: tuple[Any, ...] = connection.execute(query, parameters).fetchone()
+        return row
 
-    def close(self) -> None:
-        """Close all connections; a call that is under way finishes."""
-        self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _one(self, query: str, parameters: list[object]) -> str:
-        with self._pool.connection() as connection:
-            text: str = connection.execute(query, parameters).fetchone()[0]
-        return text
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        end = time.monotonic() + QUERY_TIMEOUT_S
+        with in_words(self.path), closing(open_for_reading(self.path)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS_BETWEEN_CHECKS)
+            yield connection
 
 
 def _bounded(limit: int) -> int:

@@ -1,4 +1,8 @@
-"""The facts that survive a restart, as the log keeps them and the admin socket sends them."""
+"""The facts that survive a restart, as the database keeps them and the admin API sends them.
+
+A field of a request record is declared here and nowhere else: `columns` derives the table and its SQL
+from the class, `filter` its terms.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 
 class Phase(StrEnum):
@@ -39,12 +44,8 @@ class RecordedError(msgspec.Struct, frozen=True):
     message: str
 
 
-class RequestRecord(msgspec.Struct, kw_only=True):
-    """One request. No prompt, no reply and no key is ever in it.
-
-    While the request runs, its stream is the only writer; the log keeps copies. Times are UTC with
-    milliseconds (RFC 3339), durations are milliseconds, None means not known or not reached.
-    """
+class RequestStart(msgspec.Struct, kw_only=True):
+    """What is known of a request when it is admitted or refused."""
 
     id: str
     boot_id: str
@@ -59,6 +60,15 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """At most 200 characters."""
     path: str = ""
     model: str | None = None
+
+
+class RequestRecord(RequestStart, kw_only=True):
+    """One request. No prompt, no reply and no key is ever in it.
+
+    While the request runs, its stream is the only writer; the log keeps copies. Times are UTC with
+    milliseconds (RFC 3339), durations are milliseconds, None means not known or not reached.
+    """
+
     phase: Phase = Phase.CONNECTING
     status: int | None = None
     outcome: Outcome | None = None
@@ -75,6 +85,17 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     upstream_request_id: str | None = None
 
+    def as_started(self) -> RequestRecord:
+        """Return the record with everything removed that only the end could know."""
+        return RequestRecord(**{name: getattr(self, name) for name in RequestStart.__struct_fields__})
+
+
+class RequestPage(msgspec.Struct, frozen=True):
+    """Records, newest first; `before=next_before` asks for older ones, None at the end."""
+
+    records: list[RequestRecord]
+    next_before: int | None
+
 
 class KeyState(StrEnum):
     """A key works while it is active or retiring; expired and revoked are final."""
@@ -85,13 +106,18 @@ class KeyState(StrEnum):
     REVOKED = "revoked"
 
 
+LIVE_STATES = frozenset({KeyState.ACTIVE, KeyState.RETIRING})
+
+
 class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """What may be shown of a key: never the key, only the first eight hex digits of its digest."""
+    """All that is kept of a key besides its digest: never the key itself."""
 
     id: str
     client: str
     state: KeyState
+    """As last stored; `as_of` has the state at a given time."""
     fingerprint: str
+    """The first eight hex digits of the digest, to tell keys apart on a screen."""
     created_at: str
     expires_at: str | None = None
     """When a retiring key stops, or an expired one stopped."""
@@ -103,6 +129,12 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
     last_used_at: str | None = None
     last_used_ip: str | None = None
 
+    def as_of(self, now: str) -> KeyInfo:
+        """Return the key at a UTC time: a retiring key past its end is expired, stored so or not."""
+        if self.state is KeyState.RETIRING and (self.expires_at is None or self.expires_at <= now):
+            return replace(self, state=KeyState.EXPIRED)
+        return self
+
 
 class Peer(msgspec.Struct, frozen=True):
     """Who asked for a change over the admin socket, as the kernel tells it (SO_PEERCRED)."""
@@ -113,18 +145,21 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
-    """One operator's action, kept in the same transaction as the change itself."""
+    """One operator's action, kept in the same transaction as the change itself.
 
-    seq: int
-    boot_id: str
+    Its place and the peer are filled in when it is stored.
+    """
+
+    seq: int = 0
+    boot_id: str = ""
     at: str
     action: str
     """`fill`, `add`, `rotate`, `extend`, `undo`, `revoke`, `pause`, `resume`, `drain` or `cancel`."""
     result: str
     """`done`, or the code of the refusal."""
-    uid: int
-    pid: int
-    login: str
+    uid: int = -1
+    pid: int = -1
+    login: str = ""
     client: str | None = None
     key_ids: tuple[str, ...] = ()
     generation: int = 0
@@ -132,20 +167,83 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
     """In words: the grace, the new end, the id of a cancelled request."""
 
 
+class AuditPage(msgspec.Struct, frozen=True):
+    """Audit entries, newest first; `before=next_before` asks for older ones, None at the end."""
+
+    entries: list[AuditEntry]
+    next_before: int | None
+
+
+# The events of the log, in one order without gaps. `seq` is given when the event is on disk, never
+# before: whoever sees an event can find it there again.
+
+
+class Started(msgspec.Struct, tag_field="event", tag="started", frozen=True):
+    """A request was admitted or refused; the record as it was then."""
+
+    seq: int
+    boot_id: str
+    record: RequestRecord
+
+
+class Ended(msgspec.Struct, tag_field="event", tag="ended", frozen=True):
+    """A request ended; the whole record. `record.seq` is that of its start."""
+
+    seq: int
+    boot_id: str
+    record: RequestRecord
+
+
+class Audited(msgspec.Struct, tag_field="event", tag="audit", frozen=True):
+    """An operator acted, or a key changed; `GET /keys` has the ring after it."""
+
+    seq: int
+    boot_id: str
+    entry: AuditEntry
+
+
+class Lost(msgspec.Struct, tag_field="event", tag="lost", frozen=True):
+    """The log could not keep up or could not write: this many records are gone for good."""
+
+    seq: int
+    boot_id: str
+    at: str
+    count: int
+    reason: str
+
+
+LogEvent = Started | Ended | Audited | Lost
+"""What has a place (`seq`) in the log."""
+
+
+class Gap(msgspec.Struct, tag_field="event", tag="gap", frozen=True):
+    """Events `first` to `last` are no longer kept (retention); what follows continues after `last`."""
+
+    first: int
+    last: int
+
+
+class DiskUse(msgspec.Struct, frozen=True):
+    """Bytes that the database and its WAL take, and bytes free beside them."""
+
+    database_bytes: int
+    free_bytes: int
+
+
 def utc_text(epoch_s: float) -> str:
-    """A Unix time in seconds as RFC 3339 in UTC with milliseconds: `2026-01-31T23:59:59.999Z`."""
+    """Return a Unix time in seconds as RFC 3339, UTC with milliseconds: `2026-01-31T23:59:59.999Z`."""
     ms = round(epoch_s * 1e6) // 1000
     return f"{_second_text(ms // 1000)}.{ms % 1000:03d}Z"
 
 
 @lru_cache(8)
 def _second_text(second: int) -> str:
-    """Up to the second; what begins and ends in the same one is many."""
+    """Format the time up to the second; many requests start and end in the same one."""
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def epoch_s(utc: str) -> float:
-    """The Unix time in seconds of a text that `utc_text` made.
+    """Return the Unix time in seconds of a text that `utc_text` made.
 
     Raises:
         ValueError: the text is not such a time.

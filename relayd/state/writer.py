@@ -1,4 +1,4 @@
-"""The one thread that writes: durable changes at once, request records in groups, chores when idle."""
+"""The one thread that writes: durable changes at once, the request log and maintenance between them."""
 
 from __future__ import annotations
 
@@ -10,84 +10,82 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
-from relayd.state.batch import Progress
+from relayd.state.database import Database, Transaction
 from relayd.state.errors import StateBusy
-from relayd.state.transactor import Transactor, Tx
 
 GROUP_S = 0.05
-"""How long the first record of a group waits for company; with the commit this stays below 100 ms."""
-RETRY_S = 0.25
-IDLE_S = 3600.0
+"""How long the first record of a group waits for more; with the commit this stays below 100 ms."""
+_RETRY_S = 1.0
+_MAX_WAIT_S = 3600.0
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Records(Protocol):
-    """Where waiting records come from: `BatchWriter`."""
+@dataclass(slots=True, eq=False)
+class Task:
+    """Work that comes back, done in small pieces between the changes.
 
-    def write(self, transactor: Transactor) -> Progress:
-        """Commit one batch, if anything waits."""
-        ...
-
-
-@dataclass(slots=True)
-class Chore:
-    """Upkeep in small pieces: `run` does one and says whether more is to do now."""
+    `run` returns the seconds until it wants to run again, or None for the usual interval (an infinite
+    interval: only when it is woken).
+    """
 
     name: str
     every_s: float
-    run: Callable[[Transactor], bool]
+    run: Callable[[], float | None]
     due: float = 0.0
     is_failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    work: Callable[[Tx], Any]
-    after: Callable[[Any], None] | None
+class _Call:
+    function: Callable[[], Any]
     future: Future[Any]
 
 
 class Writer:
     """Owns the writing connection and its thread, from `start` to `close`."""
 
-    def __init__(self, transactor: Transactor) -> None:
-        self._transactor = transactor
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._awake = False
-        self._records: Records | None = None
-        self._records_due: float | None = None
-        self._chores: list[Chore] = []
+    def __init__(self, database: Database) -> None:
+        self.path: Path = database.path
+        self._database = database
+        self._inbox: queue.SimpleQueue[_Call | Task | None] = queue.SimpleQueue()
+        self._tasks: list[Task] = []
+        self._last: Callable[[float], None] | None = None
         self._closing = False
         self._close_by = 0.0
         # A daemon thread: a disk that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="relayd-state-writer", daemon=True)
 
-    def start(self, records: Records, chores: list[Chore]) -> None:
-        """Start the thread."""
-        self._records = records
-        self._chores = chores
+    def start(self, tasks: list[Task]) -> None:
+        """Start the thread, which runs each task when it is due."""
+        self._tasks = tasks
         self._thread.start()
 
-    def wake(self) -> None:
-        """Records wait. Cheap, for the event loop; a group is written within 100 ms."""
-        if not self._awake:
-            self._awake = True
-            self._inbox.put(None)
+    def wake(self, task: Task) -> None:
+        """Run the task within 50 ms. Cheap, for the event loop."""
+        self._inbox.put(task)
 
-    def hurry(self, chore: Chore) -> None:
-        """Do this chore as soon as nothing else waits."""
-        chore.due = 0.0
-        self._inbox.put(None)
+    def submit(self, work: Callable[[Transaction], T]) -> Future[T]:
+        """Run `work` in a durable transaction of its own, on the thread.
 
-    def submit(self, work: Callable[[Tx], T], after: Callable[[T], None] | None = None) -> Future[T]:
-        """Run `work` in a durable transaction of its own; `after(result)` follows the commit.
+        The future raises what `work` raised, or `sqlite3.Error`; then nothing has changed.
 
-        `after` runs on the writer thread before the future is done, so it happens also when nobody
-        waits any more. The future raises what `work` raised, or `sqlite3.Error`; then nothing changed.
+        Raises:
+            StateBusy: the writer is closed.
+        """
+
+        def change() -> T:
+            with self._database.transaction(durable=True) as transaction:
+                return work(transaction)
+
+        return self.call(change)
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function on the thread, before any task.
 
         Raises:
             StateBusy: the writer is closed.
@@ -95,107 +93,79 @@ class Writer:
         if self._closing:
             raise StateBusy("The state is being closed.")
         future: Future[T] = Future()
-        self._inbox.put(_Job(work, after, future))
+        self._inbox.put(_Call(function, future))
         return future
 
-    def close(self, timeout_s: float, last: Callable[[Transactor], bool]) -> bool:
-        """Write what waits, do every chore and `last`, and end the thread. Blocks.
+    def close(self, timeout_s: float, last: Callable[[float], None]) -> bool:
+        """Do what waits, run each task and `last` once more, end the thread, close the connection. Blocks.
 
-        False when that took longer or failed.
+        Args:
+            timeout_s: how long the thread may take.
+            last: runs on the thread, and is given the monotonic time at which it should end.
+
+        Returns:
+            False if that took longer.
         """
-        if self._closing:
-            return not self._thread.is_alive()
-        self._chores.append(Chore("sign off", IDLE_S, last, due=time.monotonic() + IDLE_S))
-        self._close_by = time.monotonic() + timeout_s
-        self._closing = True
-        self._inbox.put(None)
-        self._thread.join(timeout_s + 1.0)
-        while not self._inbox.empty():
-            job = self._inbox.get()
-            if job is not None and job.future.set_running_or_notify_cancel():
-                job.future.set_exception(StateBusy("The state was closed before this change began."))
-        return not self._thread.is_alive() and self._records_due is None
+        if not self._closing:
+            self._last = last
+            self._close_by = time.monotonic() + timeout_s
+            self._closing = True
+            self._inbox.put(None)
+            self._thread.join(timeout_s + 1.0)
+            # A call that came while the thread ended.
+            while not self._inbox.empty():
+                item = self._inbox.get()
+                if isinstance(item, _Call) and item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(StateBusy("The state was closed before this change began."))
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._closing or not self._inbox.empty():
-            job = self._next_job()
-            if job is not None:
-                self._do_job(job)
-            elif self._awake and self._records_due is None:
-                self._records_due = time.monotonic() + GROUP_S
-            if self._records_due is not None and time.monotonic() >= self._records_due:
-                self._records_due = self._write_records()
-            elif self._inbox.empty():
-                self._do_chore()
-        self._finish()
-
-    def _next_job(self) -> _Job | None:
-        now = time.monotonic()
-        due = min((chore.due for chore in self._chores), default=now + IDLE_S)
-        if self._records_due is not None:
-            due = min(due, self._records_due)
+            item = self._next_item()
+            if isinstance(item, _Call):
+                _do(item)
+            elif item is not None:
+                item.due = min(item.due, time.monotonic() + GROUP_S)
+            task = min(self._tasks, key=lambda task: task.due)
+            if task.due <= time.monotonic():
+                self._run_task(task)
+        for task in self._tasks:
+            self._run_task(task)
+        if self._last is not None:
+            self._last(self._close_by)
         try:
-            return self._inbox.get(timeout=max(0.0, due - now))
+            self._database.connection.close()
+        except sqlite3.Error as error:
+            _log.warning("Closing the database failed: %s", error)
+
+    def _next_item(self) -> _Call | Task | None:
+        due = min(task.due for task in self._tasks)
+        try:
+            return self._inbox.get(timeout=max(0.0, min(due - time.monotonic(), _MAX_WAIT_S)))
         except queue.Empty:
             return None
 
-    def _do_job(self, job: _Job) -> None:
-        if not job.future.set_running_or_notify_cancel():
-            return
+    def _run_task(self, task: Task) -> None:
+        delay_s: float | None = min(task.every_s, _RETRY_S)
         try:
-            result = self._transactor.run(job.work, durable=True, after=job.after)
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, through the future
-            job.future.set_exception(error)
-        else:
-            job.future.set_result(result)
-
-    def _write_records(self) -> float | None:
-        """Write one batch; when to write the next, or None when nothing waits."""
-        if self._records is None:
-            return None
-        # Before anything is taken: who comes later wakes us again.
-        self._awake = False
-        try:
-            progress = self._records.write(self._transactor)
-        except Exception:  # noqa: BLE001 - whatever it is
-            # A fault of ours must not end the thread: changes of the ring depend on it.
-            _log.exception("Writing the request log failed")
-            progress = Progress.FAILED
-        if progress is Progress.DONE:
-            return None
-        return time.monotonic() + (RETRY_S if progress is Progress.FAILED else 0.0)
-
-    def _do_chore(self) -> None:
-        for chore in self._chores:
-            if chore.due <= time.monotonic():
-                self._run_chore(chore)
-                return
-
-    def _run_chore(self, chore: Chore) -> None:
-        more = False
-        try:
-            more = chore.run(self._transactor)
-            chore.is_failing = False
+            delay_s = task.run()
+            task.is_failing = False
         except sqlite3.Error as error:
-            # Told once: a disk that is full stays so for a while.
-            if not chore.is_failing:
-                _log.warning("The chore '%s' failed and will be tried again: %s", chore.name, error)
-            chore.is_failing = True
-        except Exception:  # noqa: BLE001 - whatever it is
-            # As in _write_records.
-            _log.exception("The chore '%s' failed", chore.name)
-        chore.due = time.monotonic() + (0.0 if more else chore.every_s)
+            # Logged once: a disk that is full stays so for a while.
+            if not task.is_failing:
+                _log.warning("The task '%s' failed and will be tried again: %s", task.name, error)
+            task.is_failing = True
+        except Exception:  # noqa: BLE001 - a bug in a task must not end the thread: changes of keys need it
+            _log.exception("The task '%s' failed", task.name)
+        task.due = time.monotonic() + (task.every_s if delay_s is None else delay_s)
 
-    def _finish(self) -> None:
-        """Write what is left until the time is over, do each chore once more, let go of the file."""
-        due = self._write_records()
-        while due is not None and time.monotonic() < self._close_by:
-            time.sleep(max(0.0, due - time.monotonic()))
-            due = self._write_records()
-        self._records_due = due
-        for chore in self._chores:
-            self._run_chore(chore)
-        try:
-            self._transactor.connection.close()
-        except sqlite3.Error as error:
-            _log.warning("Closing the database failed: %s", error)
+
+def _do(call: _Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call.function()
+    except Exception as error:  # noqa: BLE001 - it belongs to the caller, through the future
+        call.future.set_exception(error)
+    else:
+        call.future.set_result(result)

@@ -88,7 +88,7 @@ async def admin_api(
             on_commit=event_bus.publish,
             clock=clock,
         )
-        state.ring.fill(KEY)
+        state.ring.ensure_initial_key(KEY)
         context = AdminContext(
             facts=DaemonFacts(boot_id, NOON_S, "http://a", "http://b", demo=False, state_dir=str(state_dir)),
             limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),

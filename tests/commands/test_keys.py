@@ -54,7 +54,7 @@ async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
     """State, what is left, last use and from where; no key and no digest."""
     async with admin_api(tmp_path) as api:
         old = api.state.ring.keys()[0]
-        api.state.ring.used(old.id, "192.0.2.7")
+        api.state.ring.record_use(old.id, "192.0.2.7")
         await relayd(api.socket, "keys", "rotate", "default", "--grace", "1h")
         await relayd(api.socket, "keys", "add", "web")
         ran = await relayd(api.socket, "keys", "list")

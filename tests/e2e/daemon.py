@@ -139,8 +139,7 @@ class Daemon:
 
     def records(self) -> list[RequestRecord]:
         """All records on disk, newest first."""
-        with LogReader(self.database) as reader:
-            return reader.page(limit=10_000).records
+        return LogReader(self.database).page(limit=10_000).records
 
     @property
     def admin(self) -> AdminClient:
@@ -151,9 +150,9 @@ class Daemon:
         """The record of a reply, once it is closed and on disk."""
         request_id = reply.header("X-Request-Id")
         assert request_id is not None
-        with LogReader(self.database) as reader:
-            await until(lambda: (record := reader.get(request_id)) is not None and record.phase is Phase.DONE)
-            record = reader.get(request_id)
+        reader = LogReader(self.database)
+        await until(lambda: (record := reader.get(request_id)) is not None and record.phase is Phase.DONE)
+        record = reader.get(request_id)
         assert record is not None
         return record
 

@@ -1,7 +1,7 @@
 """A process that rotates a key and tells what it knows, for tests that kill it or break its disk.
 
-Reads the first key from stdin. Prints `ready`, then for each rotation `ack GENERATION KEY` or `refused`,
-and at last `old key works` when it does.
+Reads the first key from stdin. Prints `ready` and the size of the WAL, then for each rotation
+`ack GENERATION KEY` or `refused`, and at last `old key works` when it does.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from relayd.state.database import wal_path
 from relayd.state.errors import RingUnavailable
 from relayd.state.keyring import KeyRing
 from relayd.state.records import KeyState
-from tests.state.room import ALICE, opened
+from tests.state.harness import ALICE, opened
 
 
 def say(line: str) -> None:
@@ -27,9 +29,8 @@ async def rotate(ring: KeyRing) -> None:
     keys = ring.keys()
     active = next(key for key in keys if key.state is KeyState.ACTIVE)
     try:
-        change = await ring.rotate(
-            active.id, grace_s=600, peer=ALICE, expected_generation=ring.generation, idempotency_key=None
-        )
+        caller = replace(ALICE, expected_generation=ring.generation)
+        change = await ring.rotate(active.id, grace_s=600, caller=caller)
     except RingUnavailable:
         say("refused")
     else:
@@ -47,7 +48,7 @@ def main() -> None:
     state_dir, boot_id, times = sys.argv[1:]
     first = sys.stdin.readline().strip().encode()
     with opened(Path(state_dir), boot_id=boot_id) as state:
-        say("ready")
+        say(f"ready {wal_path(state.path).stat().st_size}")
         asyncio.run(rotate_often(state.ring, int(times)))
         if state.ring.verify(first) is not None:
             say("old key works")

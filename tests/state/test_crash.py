@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.events import Gap
-from relayd.state.records import KeyState
-from tests.state.room import opened
+from relayd.state.records import Gap, KeyState
+from tests.state.harness import opened
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60
@@ -43,10 +42,10 @@ class Template:
 def template(tmp_path: Path) -> Template:
     """One client, one key, a clean end."""
     with opened(tmp_path / "template", boot_id="boot-0") as state:
-        filled = state.ring.fill(None)
-        assert filled.secret is not None
-        assert filled.key is not None
-        return Template(tmp_path / "template", filled.secret, filled.key.id)
+        initial = state.ring.ensure_initial_key(None)
+        assert initial.secret is not None
+        assert initial.key is not None
+        return Template(tmp_path / "template", initial.secret, initial.key.id)
 
 
 @functools.cache
@@ -103,19 +102,17 @@ class Steps:
     def of(cls, template: Template) -> Steps:
         """Watch one rotation that nothing disturbs.
 
-        The WAL's header is synchronised first, then the start of the daemon, then the rotation.
+        Before it, the header of the WAL is written and synchronised, then the start of the daemon is
+        written: two calls for each frame of 4,096 bytes behind its own header of 24.
         """
         state_dir = template.copy("watched")
         done = rotate_under(state_dir, template.key, strace(state_dir))
-        assert "ack 2" in done.stdout, done.stderr
-        calls = re.findall(r"(pwrite64|fdatasync)\(", state_dir.with_suffix(".strace").read_text())
-        at, groups = 0, []
-        for call in calls:
-            if call == "pwrite64":
-                at += 1
-            else:
-                groups.append(at)
-        return cls(range(groups[1] + 1, groups[2] + 1), range(3, 4))
+        ready = re.match(r"ready (\d+)\nack 2", done.stdout)
+        assert ready, done.stderr
+        before = 1 + 2 * (int(ready[1]) - 32) // (24 + 4096)
+        trace = state_dir.with_suffix(".strace").read_text()
+        _, synchronised, *_ = trace.split("fdatasync(")
+        return cls(range(before + 1, 2 + synchronised.count("pwrite64(")), range(2, 3))
 
 
 def check_ring(state_dir: Path, template: Template, acknowledged: Sequence[tuple[int, str]]) -> int:

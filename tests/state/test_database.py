@@ -1,52 +1,72 @@
-"""The file itself: permissions, damage, other disks, and reading without a daemon."""
+"""The file itself: permissions, older and foreign files, transactions, and errors in words."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
+from relayd.state.audit import append_audit
+from relayd.state.columns import COLUMNS
 from relayd.state.database import (
+    CHECKPOINT_BYTES,
+    FILE_NAME,
+    Database,
+    Transaction,
+    disk_use,
     explain,
     make_private,
     open_for_reading,
     open_for_writing,
-    side_files,
+    wal_path,
 )
 from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
+from relayd.state.keyring import KeyOwner
+from relayd.state.records import AuditEntry, Ended, KeyState, Lost, Outcome
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, opened, opened_database
+
+FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
 
 
-def mode_of(path: Path) -> int:
-    """The permission bits of a file."""
-    return stat.S_IMODE(path.stat().st_mode)
+def first_release(state_dir: Path) -> Path:
+    """Make a database as the first release wrote it."""
+    path = make_private(state_dir)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.executescript(FIRST_RELEASE.read_text(encoding="utf-8"))
+    return path
+
+
+def modes(state_dir: Path) -> dict[str, int]:
+    """Return the permission bits of every file in a directory."""
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in state_dir.iterdir()}
 
 
 def test_nobody_else_can_read_the_state(tmp_path: Path) -> None:
-    """The directory is 0700 and every file in it 0600, whatever the umask says."""
+    """Whatever the umask says, the directory is 0700 and every file in it 0600, also where they were not."""
     old = os.umask(0o000)
     try:
         path = make_private(tmp_path / "deep" / "state")
-        with closing(open_for_writing(path)) as connection:
-            connection.execute("UPDATE meta SET value = 1 WHERE name = 'seq'")
-            assert mode_of(path.parent) == 0o700
-            assert {mode_of(file) for file in (path, *side_files(path))} == {0o600}
+        path.chmod(0o644)
+        wal_path(path).touch(mode=0o666)
+        assert make_private(tmp_path / "deep" / "state") == path
+        assert modes(path.parent) == dict.fromkeys([FILE_NAME, f"{FILE_NAME}-wal"], 0o600)
+        wal_path(path).unlink()
+        with opened_database(path.parent) as database, database.transaction(durable=True) as transaction:
+            transaction.next_seq()
+            assert modes(path.parent) == dict.fromkeys(
+                [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"], 0o600
+            )
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     finally:
         os.umask(old)
-
-
-def test_open_files_are_closed_to_others(tmp_path: Path) -> None:
-    """A database that was readable for others before is not any more."""
-    path = make_private(tmp_path / "state")
-    path.chmod(0o644)
-    for side in side_files(path):
-        side.touch(mode=0o666)
-    make_private(tmp_path / "state")
-    assert {mode_of(file) for file in (path, *side_files(path))} == {0o600}
 
 
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
@@ -66,81 +86,130 @@ def test_a_path_that_can_t_be_a_directory_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "state").read_text() == "mine"
 
 
+def test_the_disk_is_measured(tmp_path: Path) -> None:
+    """Bytes of the database with its WAL, and what is free beside them; a missing directory is told."""
+    with opened_database(tmp_path / "state") as database:
+        used = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
+        assert disk_use(database.path).database_bytes == used > 0
+        assert disk_use(database.path).free_bytes > 0
+    with pytest.raises(StateBusy, match="can't be examined"):
+        disk_use(tmp_path / "gone" / FILE_NAME)
+
+
 @pytest.mark.parametrize("open_it", [open_for_writing, open_for_reading])
-def test_a_file_that_is_no_database_is_reported_in_words(tmp_path: Path, open_it: object) -> None:
+def test_a_file_that_is_no_database_is_reported_in_words(
+    tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]
+) -> None:
     """Garbage in place of the database stops with its path and what to do, and is left as it is."""
     path = make_private(tmp_path / "state")
     path.write_bytes(b"this is not a database, certainly " * 100)
-    assert callable(open_it)
     with pytest.raises(StateDamaged, match=r"relayd\.db is damaged .*Stop relayd.*backup"):
         open_it(path)
     assert path.read_bytes().startswith(b"this is not")
 
 
-def test_a_newer_file_can_t_be_read_either(tmp_path: Path) -> None:
-    """A reader refuses a format it does not know, in words."""
-    path = make_private(tmp_path / "state")
-    with closing(open_for_writing(path)) as connection:
+@pytest.mark.parametrize("open_it", [open_for_writing, open_for_reading])
+def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]) -> None:
+    """What a newer relayd wrote is not touched; the error says both versions and what to do."""
+    path = first_release(tmp_path / "state")
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StateOtherFormat, match="format 99"):
-        open_for_reading(path)
+    with pytest.raises(StateOtherFormat, match=r"format 99, this relayd knows up to 1.*Start that version"):
+        open_it(path)
 
 
-def test_an_empty_file_can_t_be_read(tmp_path: Path) -> None:
-    """A reader does not make tables; it says that a daemon must run once."""
+def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    """A file with someone else's tables is not filled with ours."""
     path = make_private(tmp_path / "state")
-    with pytest.raises(StateOtherFormat, match="old format 0"):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+        with pytest.raises(StateDamaged, match="not one of relayd"):
+            open_for_writing(path)
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert tables == [("bookmarks",)]
+
+
+def test_a_database_of_the_first_release_opens(tmp_path: Path) -> None:
+    """Keys, audit, requests and losses of the first release are there, and what it left open is closed."""
+    state_dir, clock = first_release(tmp_path / "state").parent, Clock(NOON_S + 10)
+    with opened(state_dir, boot_id="boot-2", clock=clock) as state:
+        assert state.ring.generation == 2
+        assert state.ring.verify(b"a-key-of-the-first-release") == KeyOwner("kmx83AoC", "default")
+        old, new = state.ring.keys()
+        assert [(old.id, old.state), (new.id, new.state)] == [
+            ("kmx83AoC", KeyState.RETIRING),
+            ("XuOGYtsG", KeyState.ACTIVE),
+        ]
+        assert old.first_used_ip == "192.0.2.1"
+        assert [entry.action for entry in state.reader.audit().entries] == ["rotate", "fill"]
+        requests = state.reader.page().records
+        assert [record.outcome for record in requests] == [
+            Outcome.CRASHED,
+            Outcome.UPSTREAM_ERROR,
+            Outcome.COMPLETED,
+        ]
+        assert (requests[1].error and requests[1].error.message) == "The provider failed."
+        events = state.reader.events(0)
+        assert [getattr(event, "seq", None) for event in events] == list(range(1, 10))
+        assert isinstance(events[7], Lost)
+        assert events[7].count == 3
+        assert isinstance(events[8], Ended)
+
+
+def test_a_file_without_a_field_s_column_gets_it(tmp_path: Path) -> None:
+    """A field that a release adds to records needs no migration: old rows have its default."""
+    path = first_release(tmp_path / "state")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE requests DROP COLUMN stalled_ms")
+        connection.execute("ALTER TABLE requests DROP COLUMN finish_reason")
+    with pytest.raises(StateOtherFormat, match="start this relayd once"):
         open_for_reading(path)
+    with opened(path.parent, boot_id="boot-2") as state:
+        record = state.reader.get("req-000001")
+        assert record is not None
+        assert (record.stalled_ms, record.finish_reason, record.status) == (0, None, 200)
 
 
-def test_a_missing_file_is_not_made_by_reading(tmp_path: Path) -> None:
-    """Where no daemon ran there is nothing to read, and nothing is created."""
+def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """Bringing a file up to date is one transaction: a full disk in its middle changes nothing."""
+    disk = Disk()
+    disk.full(beginning=("CREATE TABLE keys",))
+    path = make_private(tmp_path / "state")
+    with pytest.raises(StateBusy, match="free space"):
+        open_for_writing(path, disk.connect)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM sqlite_master").fetchall() == []
+    with closing(open_for_writing(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('requests')")}
+        assert names == set(COLUMNS)
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    """Where no daemon ran there is nothing to read, and nothing is created; a reader can't write."""
     with pytest.raises(StateUnreachable, match="no database"):
-        open_for_reading(tmp_path / "relayd.db")
+        open_for_reading(tmp_path / FILE_NAME)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_reader_needs_only_the_file(tmp_path: Path) -> None:
-    """After a clean stop the file alone can be read, but not written."""
     path = make_private(tmp_path / "state")
-    with closing(open_for_writing(path)) as connection:
-        connection.execute("UPDATE meta SET value = 5 WHERE name = 'seq'")
-    with closing(open_for_reading(path)) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone() == (5,)
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            connection.execute("UPDATE meta SET value = 6")
-
-
-def test_a_reader_without_the_right_to_write_still_reads(tmp_path: Path) -> None:
-    """Where SQLite may not make the WAL's index and no WAL is left, the file is read as it stands."""
-    path = make_private(tmp_path / "state")
-    with closing(open_for_writing(path)) as connection:
-        connection.execute("UPDATE meta SET value = 5 WHERE name = 'seq'")
-
-    def connect(database: str, **options: Any) -> sqlite3.Connection:
-        if "immutable" not in database:
-            raise sqlite3.OperationalError("unable to open database file")
-        connection: sqlite3.Connection = sqlite3.connect(database, **options)
-        return connection
-
-    with closing(open_for_reading(path, connect)) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone() == (5,)
-    side_files(path)[0].touch()
-    with pytest.raises(StateBusy, match="unable to open"):
-        open_for_reading(path, connect)
+    with pytest.raises(StateOtherFormat, match="old format"):
+        open_for_reading(path)
+    open_for_writing(path).close()
+    with (
+        closing(open_for_reading(path)) as connection,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        connection.execute("UPDATE meta SET value = 6")
 
 
 def test_a_reader_sees_what_a_killed_writer_left_in_the_wal(tmp_path: Path) -> None:
     """What was committed before a kill is read from the WAL, without a daemon."""
-    path = make_private(tmp_path / "state")
-    with closing(open_for_writing(path)) as connection:
-        connection.execute("UPDATE meta SET value = 5 WHERE name = 'seq'")
-        killed = make_private(tmp_path / "copy")
-        for source, target in zip((path, *side_files(path)), (killed, *side_files(killed)), strict=True):
-            if source.name != "relayd.db-shm":
-                target.write_bytes(source.read_bytes())
+    killed = make_private(tmp_path / "copy")
+    with opened_database(tmp_path / "state") as database:
+        with database.transaction(durable=False) as transaction:
+            assert transaction.next_seq() == 1
+        killed.write_bytes(database.path.read_bytes())
+        wal_path(killed).write_bytes(wal_path(database.path).read_bytes())
     with closing(open_for_reading(killed)) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone() == (5,)
+        assert connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone() == (1,)
 
 
 @pytest.mark.parametrize(
@@ -163,3 +232,130 @@ def test_every_failure_of_sqlite_is_told_in_words(code: int, kind: type[StateErr
     assert type(told) is kind
     assert "state/relayd.db" in str(told)
     assert says in str(told)
+
+
+def audit(transaction: Transaction) -> int:
+    """Put one audit row in; return its place."""
+    return append_audit(transaction, ALICE.peer, AuditEntry(at="", action="pause", result="done")).seq
+
+
+def seq_of(database: Database) -> int:
+    """Return the newest place that is stored."""
+    found: int = database.connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0]
+    return found
+
+
+def test_places_are_given_without_a_gap(tmp_path: Path) -> None:
+    """Work that fails gives its places back; the next one gets them."""
+    published = Published()
+    with opened_database(tmp_path / "state", published=published) as database:
+        with database.transaction(durable=True) as transaction:
+            assert audit(transaction) == 1
+        with pytest.raises(TypeError), database.transaction(durable=False) as transaction:
+            audit(transaction) + "a bug"  # type: ignore[operator]
+        with database.transaction(durable=False) as transaction:
+            assert audit(transaction) == 2
+        assert seq_of(database) == 2
+    assert [event.seq for event in published.events] == [1, 2]
+
+
+def test_an_audit_row_keeps_every_field(tmp_path: Path) -> None:
+    """What is stored is what comes back; hostile text does no harm."""
+    with opened(tmp_path / "state") as state:
+        path = state.path
+    given = AuditEntry(
+        at="then", action="add", result="done", client="w\0", key_ids=("a", "\ud800"), detail="é"
+    )
+    with opened_database(tmp_path / "state", boot_id="boot-2") as database:
+        with database.transaction(durable=True) as transaction:
+            entry = append_audit(transaction, ALICE.peer, given)
+        row = database.connection.execute("SELECT key_ids, uid, pid, login FROM audit").fetchone()
+    assert msgspec.json.decode(row[0]) == ["a", "\ufffd"]
+    assert (entry.seq, entry.boot_id, *row[1:]) == (1, "boot-2", 1000, 4242, "alice")
+    assert (entry.client, entry.detail) == ("w\ufffd", "é")
+    assert path.exists()
+
+
+def test_events_go_out_after_the_commit(tmp_path: Path) -> None:
+    """Whoever sees an event finds it on disk: callbacks run first, then the listener, both after commit."""
+    order: list[str] = []
+    path = make_private(tmp_path / "state")
+    with closing(open_for_writing(path)) as connection:
+        database = Database(
+            path, connection, "boot-1", lambda _: order.append(f"{connection.in_transaction}")
+        )
+        with database.transaction(durable=True) as transaction:
+            audit(transaction)
+            transaction.after_commit.append(lambda: order.append(f"callback {connection.in_transaction}"))
+    assert order == ["callback False", "False"]
+
+
+def test_a_commit_that_fails_publishes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk at the commit, even at the rollback: the first error is raised, the next one works."""
+    published, disk = Published(), Disk()
+    with opened_database(tmp_path / "state", published=published, connect=disk.connect) as database:
+        disk.full(beginning=("COMMIT", "ROLLBACK"))
+        with (
+            pytest.raises(sqlite3.OperationalError, match="full"),
+            database.transaction(durable=True) as transaction,
+        ):
+            audit(transaction)
+        assert published.events == []
+        assert "could not be rolled back" in caplog.text
+        disk.mended()
+        with database.transaction(durable=True) as transaction:
+            assert audit(transaction) == 1
+
+
+def test_a_broken_listener_does_not_stop_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a listener raises is logged; the commit stands."""
+    path = make_private(tmp_path / "state")
+
+    def on_commit(_: object) -> None:
+        raise RuntimeError("a bug elsewhere")
+
+    with closing(open_for_writing(path)) as connection:
+        database = Database(path, connection, "boot-1", on_commit)
+        with database.transaction(durable=True) as transaction:
+            audit(transaction)
+        assert "a bug elsewhere" in caplog.text
+        assert seq_of(database) == 1
+
+
+def test_durable_commits_are_synchronised(tmp_path: Path) -> None:
+    """A durable transaction runs with synchronous=FULL, any other with NORMAL."""
+    levels: list[int] = []
+    with opened_database(tmp_path / "state") as database:
+        for durable in (True, False, True):
+            with database.transaction(durable=durable):
+                levels += database.connection.execute("PRAGMA synchronous").fetchone()
+    assert levels == [2, 1, 2]
+
+
+def test_a_copy_of_the_file_has_the_last_durable_change(tmp_path: Path) -> None:
+    """A checkpoint moves durable changes into the file at once, other commits when the WAL has grown."""
+    with opened_database(tmp_path / "state") as database:
+
+        def seq_in_copy() -> int:
+            copy = tmp_path / "copy.db"
+            copy.write_bytes(database.path.read_bytes())
+            with closing(sqlite3.connect(copy)) as connection:
+                found: int = connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0]
+            return found
+
+        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with database.transaction(durable=False) as transaction:
+            audit(transaction)
+        database.checkpoint()
+        assert seq_in_copy() == 0
+        with database.transaction(durable=True) as transaction:
+            audit(transaction)
+        database.checkpoint()
+        assert seq_in_copy() == 2
+        while wal_path(database.path).stat().st_size < CHECKPOINT_BYTES:
+            with database.transaction(durable=False) as transaction:
+                for _ in range(1000):
+                    audit(transaction)
+        assert seq_in_copy() == 2
+        database.checkpoint()
+        assert seq_in_copy() == seq_of(database)

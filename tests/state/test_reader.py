@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.errors import StateUnreachable
-from relayd.state.events import Audited, Ended, Gap, LogEvent, Started
+from relayd.state import reader
+from relayd.state.errors import StateBusy
 from relayd.state.filter import parse_filter
 from relayd.state.reader import LogReader
+from relayd.state.records import Audited, Ended, Gap, LogEvent, Started
 from relayd.state.state import State
-from tests.state.room import ALICE, Published, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, Published, a_record, as_ended, opened, wait_until
 
 
 def fill(state: State, count: int) -> None:
@@ -83,7 +84,7 @@ async def test_replay_is_what_was_published(tmp_path: Path) -> None:
             record = a_record(number)
             state.log.started(record)
             if number % 10 == 5:
-                await state.audit("pause", "done", peer=ALICE, detail=f"number {number}")
+                await state.audit.record("pause", "done", peer=ALICE.peer, detail=f"number {number}")
             state.log.ended(as_ended(record))
         wait_until(lambda: state.log.queued == 0)
         live = published.wait_for(63)
@@ -107,7 +108,9 @@ async def test_audit_is_paged(tmp_path: Path) -> None:
     """Newest first, with a cursor."""
     with opened(tmp_path / "state") as state:
         for number in range(5):
-            await state.audit("cancel", "done", peer=ALICE, key_ids=["k1", "k2"], detail=f"{number}")
+            await state.audit.record(
+                "cancel", "done", peer=ALICE.peer, key_ids=("k1", "k2"), detail=f"{number}"
+            )
         first = state.reader.audit(limit=3)
         rest = state.reader.audit(before=first.next_before, limit=3)
         assert [entry.detail for entry in first.entries + rest.entries] == ["4", "3", "2", "1", "0"]
@@ -118,14 +121,14 @@ async def test_audit_is_paged(tmp_path: Path) -> None:
 async def test_the_file_alone_is_enough(tmp_path: Path) -> None:
     """After the daemon ended, everything can be read from the file, by a reader of its own."""
     with opened(tmp_path / "state") as state:
-        await state.ring.add("web", peer=ALICE, expected_generation=None, idempotency_key=None)
+        await state.ring.add("web", caller=ALICE)
         fill(state, 3)
         path = state.path
-    with LogReader(path) as reader:
-        assert len(reader.page().records) == 3
-        generation, keys = reader.keys()
-        assert (generation, keys[0].client) == (1, "web")
-        assert [type(event) for event in reader.events(0, 3)] == [Audited, Started, Ended]
+    alone = LogReader(path)
+    assert len(alone.page().records) == 3
+    generation, keys = alone.keys()
+    assert (generation, keys[0].client) == (1, "web")
+    assert [type(event) for event in alone.events(0, 3)] == [Audited, Started, Ended]
 
 
 def test_many_threads_may_read_while_one_writes(tmp_path: Path) -> None:
@@ -163,11 +166,15 @@ def fill_some(state: State) -> None:
         state.log.ended(as_ended(record))
 
 
-def test_a_closed_reader_says_so(tmp_path: Path) -> None:
-    """After the close a call is refused in words."""
+def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with a sentence, and the next one is answered."""
     with opened(tmp_path / "state") as state:
-        reader = LogReader(state.path)
-        assert reader.newest_seq() == 0
-        reader.close()
-        with pytest.raises(StateUnreachable, match="is closed"):
-            reader.newest_seq()
+        fill(state, 3000)
+        monkeypatch.setattr(reader, "QUERY_TIMEOUT_S", 0.0)
+        hard = parse_filter(
+            " ".join(f"x!~word{number}" for number in range(50)).replace("x!~", "user_agent!~")
+        )
+        with pytest.raises(StateBusy, match="too long"):
+            state.reader.page(hard, limit=1000)
+        monkeypatch.undo()
+        assert len(state.reader.page(hard, limit=1000).records) == 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -19,10 +18,9 @@ from relayd.state.errors import (
     StateOtherFormat,
     StateUnreachable,
 )
-from relayd.state.events import Audited, Ended, Started
-from relayd.state.keyring import Filled
-from relayd.state.records import Outcome
-from tests.state.room import ALICE, NOON_S, Clock, Disk, Published, a_record, as_ended, opened, wait_until
+from relayd.state.initial_key import InitialKeyOutcome
+from relayd.state.records import Audited, Ended, Outcome, Started
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, a_record, as_ended, opened, wait_until
 
 
 def test_a_request_is_on_disk_and_published_as_it_starts_and_ends(tmp_path: Path) -> None:
@@ -49,7 +47,7 @@ async def test_an_operator_s_act_is_audited(tmp_path: Path) -> None:
     """The entry comes back with its place, is published and readable; hostile text does no harm."""
     published = Published()
     with opened(tmp_path / "state", published=published, clock=Clock()) as state:
-        entry = await state.audit("cancel", "done", peer=ALICE, client="web", detail="req-1\0\ud800")
+        entry = await state.audit.record("cancel", "done", peer=ALICE.peer, detail="req-1\0\ud800")
         assert (entry.seq, entry.boot_id, entry.detail) == (1, "boot-1", "req-1\ufffd\ufffd")
         assert published.wait_for(1) == [Audited(1, "boot-1", entry)]
         assert state.reader.audit().entries == [entry]
@@ -61,32 +59,8 @@ async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
     with opened(tmp_path / "state", connect=disk.connect) as state:
         disk.full(beginning=("INSERT INTO audit",))
         with pytest.raises(StateBusy, match="free space"):
-            await state.audit("pause", "done", peer=ALICE)
+            await state.audit.record("pause", "done", peer=ALICE.peer)
         disk.mended()
-
-
-def test_the_disk_is_measured(tmp_path: Path) -> None:
-    """Bytes of the database with its WAL, and what is free beside them."""
-    with opened(tmp_path / "state") as state:
-        use = state.disk()
-        assert use.database_bytes >= sum(
-            file.stat().st_size for file in (tmp_path / "state").iterdir() if file.suffix == ".db"
-        )
-        assert use.free_bytes > 0
-
-
-def test_only_the_owner_can_read_the_state(tmp_path: Path) -> None:
-    """While the daemon runs, directory and files are closed to all others, whatever the umask."""
-    old = os.umask(0)
-    try:
-        with opened(tmp_path / "state") as state:
-            state.log.started(a_record())
-            wait_until(lambda: state.log.queued == 0)
-            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state").iterdir()}
-            assert modes == dict.fromkeys(["relayd.db", "relayd.db-wal", "relayd.db-shm"], 0o600)
-            assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
-    finally:
-        os.umask(old)
 
 
 def test_a_clean_end_leaves_one_file(tmp_path: Path) -> None:
@@ -133,25 +107,28 @@ def test_each_reason_not_to_start_is_a_sentence(tmp_path: Path) -> None:
 def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path) -> None:
     """What a start has to note waits with the log: itself, and what a crash left open before it."""
     with opened(tmp_path / "state", boot_id="crashed") as state:
-        secret = state.ring.fill(None).secret
+        secret = state.ring.ensure_initial_key(None).secret
         assert secret is not None
         state.log.started(a_record(1, "crashed"))
     disk, published = Disk(), Published()
     # A transaction that changed nothing needs no disk to be committed.
     disk.full(beginning=("INSERT", "UPDATE", "DELETE"))
     with opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect, published=published) as state:
-        assert state.ring.fill(None).kind is Filled.KEPT
+        assert state.ring.ensure_initial_key(None).outcome is InitialKeyOutcome.KEPT
         assert state.ring.verify(secret.encode()) is not None
         record = a_record(2, "boot-2")
         state.log.started(record)
         state.log.ended(as_ended(record))
         wait_until(lambda: state.log.error is not None)
         disk.mended()
-        ended, *later = published.wait_for(3)
-        assert isinstance(ended, Ended)
-        assert (ended.record.id, ended.record.outcome) == ("req-000001", Outcome.CRASHED)
-        assert [type(event) for event in later] == [Started, Ended]
+        published.wait_for(2)
         wait_until(lambda: state.log.error is None)
+        assert state.close()
+        ends = [event.record for event in published.events if isinstance(event, Ended)]
+        assert {(end.id, end.outcome) for end in ends} == {
+            ("req-000001", Outcome.CRASHED),
+            ("req-000002", Outcome.COMPLETED),
+        }
     assert _boots(tmp_path / "state") == ["crashed", "boot-2"]
 
 
@@ -164,7 +141,7 @@ def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
         opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect) as state,
         pytest.raises(RingUnavailable, match="first key could not be put on disk"),
     ):
-        state.ring.fill(None)
+        state.ring.ensure_initial_key(None)
     assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -188,15 +165,15 @@ def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
     """Requests go on, the log says why it waits, and all of it is there once the disk is back."""
     disk, published = Disk(), Published()
     with opened(tmp_path / "state", connect=disk.connect, published=published) as state:
-        filled = state.ring.fill(None)
-        assert filled.secret is not None
+        initial = state.ring.ensure_initial_key(None)
+        assert initial.secret is not None
         disk.full()
         for number in range(50):
             record = a_record(number)
             state.log.started(record)
             state.log.ended(as_ended(record))
         wait_until(lambda: state.log.error is not None)
-        assert state.ring.verify(filled.secret.encode()) is not None
+        assert state.ring.verify(initial.secret.encode()) is not None
         assert (state.log.queued, state.log.lost) == (100, 0)
         disk.mended()
         published.wait_for(101)
@@ -208,8 +185,9 @@ def test_old_and_new_daemon_may_overlap(tmp_path: Path) -> None:
     """While the old one drains, the new one serves; their events form one sequence on the file."""
     with opened(tmp_path / "state", boot_id="old") as old, opened(tmp_path / "state", boot_id="new") as new:
         for number in range(40):
-            log = (old, new)[number % 2].log
-            record = a_record(number, log.boot_id)
+            state, boot_id = (old, new)[number % 2], ("old", "new")[number % 2]
+            log = state.log
+            record = a_record(number, boot_id)
             log.started(record)
             log.ended(as_ended(record))
         wait_until(lambda: old.log.queued + new.log.queued == 0)

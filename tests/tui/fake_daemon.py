@@ -17,7 +17,7 @@ from relayd.admin.client import AdminClient, AdminClientError, NoDaemon
 from relayd.admin.schema import (
     AuditEntry,
     AuditPage,
-    Disk,
+    DiskUse,
     Ended,
     Event,
     Hello,
@@ -265,7 +265,7 @@ class FakeDaemon(AdminClient):
                 first_token_p95_ms=1800,
             ),
             log=LogHealth(queued=0, lost=0, error=None),
-            disk=Disk(18_350_080, 41_231_686_041),
+            disk=DiskUse(18_350_080, 41_231_686_041),
             ring=RingSummary(generation=12, active=5, retiring=1, next_expiry_at=None),
         )
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from relayd.admin.client import AdminClientError, NoDaemon, Refused
 from relayd.admin.schema import (
     AuditPage,
-    Disk,
+    DiskUse,
     Event,
     Hello,
     Intake,
@@ -113,7 +113,7 @@ class DemoLink:
             drain_timeout_s=30.0,
             rates=self._rates(daemon),
             log=LogHealth(queued=0, lost=0, error=None),
-            disk=Disk(18_350_080, 41_231_686_041),
+            disk=DiskUse(18_350_080, 41_231_686_041),
             ring=RingSummary(
                 generation=daemon.ring.generation,
                 active=sum(key.state is KeyState.ACTIVE for key in keys),

@@ -11,7 +11,7 @@ from relayd.admin.schema import (
     parse_filter,
     utc_text,
 )
-from relayd.state.events import Ended
+from relayd.state.records import Ended
 from tests.tui.samples import NOON_S, a_record, an_open
 from tui.model.app_state import AppState
 from tui.model.store import record_key

@@ -1,12 +1,15 @@
-"""The shape of `relayd.db`, and how an older file comes to it.
+"""The tables of `relayd.db`, and how an older file is brought up to date.
 
-Released migrations are never edited, only followed by new ones; `PRAGMA user_version` counts them.
+Released migrations are never edited, only followed by new ones; `PRAGMA user_version` counts them. The
+`requests` table needs none: it has a column for each field of `RequestRecord`, and a file that lacks
+some gets them when it is opened. An older relayd can still use such a file.
 """
 
 from __future__ import annotations
 
 import sqlite3
 
+from relayd.state.columns import COLUMNS
 from relayd.state.errors import StateDamaged, StateOtherFormat
 
 _FIRST = (
@@ -19,22 +22,12 @@ _FIRST = (
         boot_id TEXT PRIMARY KEY, pid INTEGER NOT NULL, start_ticks INTEGER NOT NULL,
         host_boot TEXT NOT NULL, started_at TEXT NOT NULL, stopped_at TEXT
     )""",
-    """CREATE TABLE requests (
-        start_seq INTEGER PRIMARY KEY, end_seq INTEGER,
-        id TEXT NOT NULL, boot_id TEXT NOT NULL, started_at TEXT NOT NULL,
-        client TEXT, key_id TEXT, ip TEXT NOT NULL, origin TEXT, user_agent TEXT, path TEXT NOT NULL,
-        model TEXT, phase TEXT NOT NULL, status INTEGER, outcome TEXT,
-        error_code TEXT, error_message TEXT,
-        connect_ms INTEGER, first_token_ms INTEGER, duration_ms INTEGER, stalled_ms INTEGER NOT NULL,
-        deltas INTEGER NOT NULL, bytes_out INTEGER NOT NULL,
-        prompt_tokens INTEGER, completion_tokens INTEGER,
-        finish_reason TEXT, upstream_request_id TEXT
-    )""",
+    f"CREATE TABLE requests ({', '.join(f'{name} {declared}' for name, declared in COLUMNS.items())})",
     # One record by its id.
     "CREATE UNIQUE INDEX requests_by_id ON requests (id)",
     # Replay of ends, retention, and what a crash left open (end_seq null).
     "CREATE UNIQUE INDEX requests_by_end ON requests (end_seq)",
-    # History since a time.
+    # Filters on `started_at`.
     "CREATE INDEX requests_by_time ON requests (started_at)",
     """CREATE TABLE audit (
         seq INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, at TEXT NOT NULL, action TEXT NOT NULL,
@@ -68,48 +61,58 @@ _FIRST = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 
 
-def schema_version(connection: sqlite3.Connection) -> int:
-    """How many migrations the file has seen."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
-
-
 def check_version(connection: sqlite3.Connection) -> int:
-    """The version of the file, which is ours or older.
+    """Return how many migrations the file has seen: as many as this relayd knows, or fewer.
 
     Raises:
         StateOtherFormat: a newer relayd wrote it.
         StateDamaged: it is the database of some other program.
     """
-    version, known = schema_version(connection), len(MIGRATIONS)
-    if version > known:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
         raise StateOtherFormat(
-            f"The database has format {version}, this relayd knows up to {known}: a newer relayd wrote it. "
-            "Start that version, or restore the backup from before the upgrade."
+            f"The database has format {version}, this relayd knows up to {len(MIGRATIONS)}: a newer relayd "
+            "wrote it. Start that version, or restore the backup from before the upgrade."
         )
     if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         raise StateDamaged("The file is a database, but not one of relayd. Choose another state_dir.")
     return version
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file to the newest shape, one transaction for each step.
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Return whether the file has every table and column that this relayd reads.
 
     Raises:
         StateOtherFormat, StateDamaged: as `check_version`.
-        sqlite3.Error: the step was rolled back.
     """
-    while check_version(connection) < len(MIGRATIONS):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Read again under the lock: another process may have taken this step meanwhile.
-            version = check_version(connection)
-            if version < len(MIGRATIONS):
-                for statement in MIGRATIONS[version]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+    return check_version(connection) == len(MIGRATIONS) and not _missing_columns(connection)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file up to date, all of it in one transaction.
+
+    Raises:
+        StateOtherFormat, StateDamaged: as `check_version`.
+        sqlite3.Error: nothing has changed.
+    """
+    if is_current(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the lock: another process may have done it meanwhile.
+        for step in MIGRATIONS[check_version(connection) :]:
+            for statement in step:
+                connection.execute(statement)
+        for column in _missing_columns(connection):
+            connection.execute(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _missing_columns(connection: sqlite3.Connection) -> list[str]:
+    found = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('requests')")}
+    return [column for column in COLUMNS if column not in found]

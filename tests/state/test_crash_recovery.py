@@ -1,21 +1,22 @@
-"""Who used the file, and what those that died left open."""
+"""Which daemons use the file, and what those that died left open."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from relayd.state.boots import Process
-from relayd.state.events import Ended
-from relayd.state.records import Outcome, Phase
-from tests.state.room import Published, a_record, as_ended, opened
+from relayd.state.crash_recovery import CrashRecovery, Process
+from relayd.state.records import Ended, Outcome, Phase
+from tests.state.harness import Clock, Published, a_record, as_ended, opened, opened_database
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.state.room import a_record, as_ended, opened
+from tests.state.harness import a_record, as_ended, opened
 with opened(Path(sys.argv[1]), boot_id="boot-child") as state:
     for number in range(40):
         state.log.started(a_record(number, "boot-child"))
@@ -27,17 +28,21 @@ with opened(Path(sys.argv[1]), boot_id="boot-child") as state:
 """
 
 
-def child_with_open_requests(state_dir: Path) -> subprocess.Popen[str]:
-    """A real process that has 39 open requests on disk and waits."""
-    child = subprocess.Popen(
+@contextmanager
+def child_with_open_requests(state_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a real process that has 39 open requests on disk and waits for a line."""
+    with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(state_dir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "written\n"
-    return child
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "written\n"
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_this_process_is_alive_and_others_are_not() -> None:
@@ -53,7 +58,6 @@ def test_what_a_killed_daemon_left_open_is_closed_as_crashed(tmp_path: Path) -> 
     """Each open request of a dead process ends at the next start, with an event; ended ones stay."""
     with child_with_open_requests(tmp_path / "state") as child:
         child.kill()
-        child.wait(60)
     published = Published()
     with opened(tmp_path / "state", boot_id="boot-2", published=published) as state:
         ended = [event for event in published.events if isinstance(event, Ended)]
@@ -68,18 +72,22 @@ def test_what_a_killed_daemon_left_open_is_closed_as_crashed(tmp_path: Path) -> 
         assert state.reader.events(41) == ended
 
 
-def test_what_a_living_daemon_has_open_is_left_alone(tmp_path: Path) -> None:
-    """While the old process still drains, the new one does not touch its requests."""
-    with child_with_open_requests(tmp_path / "state") as child:
-        try:
-            published = Published()
-            with opened(tmp_path / "state", boot_id="boot-2", published=published) as state:
-                assert published.events == []
-                still_open = state.reader.get("req-000005")
-                assert still_open is not None
-                assert still_open.outcome is None
-        finally:
-            child.communicate("\n", timeout=60)
+def test_a_daemon_that_dies_while_this_one_runs_is_noticed(tmp_path: Path) -> None:
+    """What a living process has open is left alone; once it is killed, the next look closes it."""
+    published = Published()
+    with (
+        child_with_open_requests(tmp_path / "state") as child,
+        opened_database(tmp_path / "state", boot_id="boot-2", published=published) as database,
+    ):
+        recovery = CrashRecovery(database, Clock())
+        recovery.run()
+        assert published.events == []
+        child.kill()
+        child.wait(60)
+        recovery.run()
+        assert len(published.events) == 39
+        recovery.run()
+        assert len(published.events) == 39
 
 
 def test_what_was_open_at_a_clean_end_is_closed_too(tmp_path: Path) -> None:
@@ -94,3 +102,14 @@ def test_what_was_open_at_a_clean_end_is_closed_too(tmp_path: Path) -> None:
     again = Published()
     with opened(tmp_path / "state", boot_id="boot-3", published=again):
         assert again.events == []
+
+
+def test_a_daemon_s_own_open_requests_are_left_alone(tmp_path: Path) -> None:
+    """Also if a full disk kept it from registering before its first request was written."""
+    published = Published()
+    with opened(tmp_path / "state", boot_id="boot-1") as state:
+        state.log.started(a_record(1))
+    with opened_database(tmp_path / "state", boot_id="boot-1", published=published) as database:
+        database.connection.execute("DELETE FROM boots")
+        CrashRecovery(database, Clock()).run()
+    assert published.events == []

@@ -1,4 +1,4 @@
-"""What the tests of the state room share: records, a clock to set, a disk that fails on command."""
+"""What the tests of the state share: records, a clock to set, a disk that fails on command."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from relayd.state.database import Connect
-from relayd.state.events import LogEvent
-from relayd.state.records import Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.database import Connect, Database, make_private, open_for_writing
+from relayd.state.keyring import Caller
+from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
 from relayd.state.state import State
 
 NOON_S = 1_800_000_000.0
-ALICE = Peer(uid=1000, pid=4242, login="alice")
+ALICE = Caller(Peer(uid=1000, pid=4242, login="alice"))
 
 
 class Clock:
@@ -26,25 +26,25 @@ class Clock:
         self.now_s = now_s
 
     def __call__(self) -> float:
-        """The Unix time."""
+        """Return the Unix time."""
         return self.now_s
 
 
 class Published:
-    """Collects the events that come out of the writer thread, and waits for them."""
+    """Collects the events that come out of the writer's thread, and waits for them."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
         self._news = threading.Condition()
 
     def __call__(self, events: Sequence[LogEvent]) -> None:
-        """In place of a listener to commits."""
+        """Take the events of one commit."""
         with self._news:
             self.events += events
             self._news.notify_all()
 
     def wait_for(self, count: int, timeout_s: float = 30.0) -> list[LogEvent]:
-        """The events, once there are so many."""
+        """Return the events, once there are so many."""
         with self._news:
             assert self._news.wait_for(lambda: len(self.events) >= count, timeout_s), self.events
             return list(self.events)
@@ -56,30 +56,35 @@ class Disk:
     def __init__(self) -> None:
         self.fails: Callable[[str], bool] = lambda _: False
         self.statements: list[str] = []
-        self.connections: list[sqlite3.Connection] = []
 
     def full(self, *, beginning: tuple[str, ...] = ("INSERT", "UPDATE", "DELETE", "COMMIT")) -> None:
-        """From now on, statements that begin so fail."""
+        """Fail statements that begin so from now on."""
         self.fails = lambda sql: sql.startswith(beginning)
 
     def mended(self) -> None:
-        """From now on, all works again."""
+        """Take every statement again."""
         self.fails = lambda _: False
 
     def connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
-        """In place of `sqlite3.connect`."""
+        """Stand in for `sqlite3.connect`."""
         disk = self
 
         class Connection(sqlite3.Connection):
             def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-                disk.statements.append(sql)
-                if disk.fails(sql):
-                    raise sqlite3.OperationalError("database or disk is full")
+                disk.check(sql)
                 return super().execute(sql, parameters)
 
-        connection = sqlite3.connect(*args, factory=Connection, **kwargs)
-        self.connections.append(connection)
-        return connection
+            def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+                disk.check(sql)
+                return super().executemany(sql, parameters)
+
+        return sqlite3.connect(*args, factory=Connection, **kwargs)
+
+    def check(self, sql: str) -> None:
+        """Note a statement, and fail if it is a chosen one."""
+        self.statements.append(sql)
+        if self.fails(sql):
+            raise sqlite3.OperationalError("database or disk is full")
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def opened(
     connect: Connect = sqlite3.connect,
     max_mib: int = 512,
 ) -> Iterator[State]:
-    """A state directory in use; closed in good order at the end."""
+    """Open a state directory; close it in good order at the end."""
     state = State.open(
         state_dir,
         boot_id=boot_id,
@@ -108,8 +113,22 @@ def opened(
         state.close()
 
 
+@contextmanager
+def opened_database(
+    state_dir: Path,
+    *,
+    boot_id: str = "boot-1",
+    published: Published | None = None,
+    connect: Connect = sqlite3.connect,
+) -> Iterator[Database]:
+    """Open a database for writing, without a thread beside the test."""
+    path = make_private(state_dir)
+    with closing(open_for_writing(path, connect)) as connection:
+        yield Database(path, connection, boot_id, published or Published())
+
+
 def a_record(number: int = 1, boot_id: str = "boot-1", started_s: float = NOON_S) -> RequestRecord:
-    """A request that has just been admitted."""
+    """Return a request that has just been admitted."""
     return RequestRecord(
         id=f"req-{number:06d}",
         boot_id=boot_id,
@@ -124,12 +143,12 @@ def a_record(number: int = 1, boot_id: str = "boot-1", started_s: float = NOON_S
     )
 
 
-def as_ended(record: RequestRecord, status: int = 200, *, duration_ms: int = 800) -> RequestRecord:
-    """The record at its end; a status of 400 or more makes it a failure."""
+def as_ended(record: RequestRecord, status: int = 200) -> RequestRecord:
+    """Complete the record; a status of 400 or more makes it a failure."""
     record.phase = Phase.DONE
     record.status = status
     record.outcome = Outcome.COMPLETED
-    record.connect_ms, record.first_token_ms, record.duration_ms = 12, 120, duration_ms
+    record.connect_ms, record.first_token_ms, record.duration_ms = 12, 120, 800
     record.deltas, record.bytes_out = 20, 2048
     record.finish_reason = "stop"
     if status >= 400:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from relayd.state.errors import BadChange, RingUnavailable
-from relayd.state.keyring import Filled
+from relayd.state.initial_key import InitialKeyOutcome
 from relayd.state.keys import new_key
 from relayd.state.records import KeyState
-from relayd.state.ringfill import own_peer
-from tests.state.room import ALICE, Clock, Disk, opened
+from tests.state.harness import ALICE, Clock, Disk, opened
 
 GIVEN = "a-key-of-my-own-0123456789"
 
@@ -19,30 +19,31 @@ GIVEN = "a-key-of-my-own-0123456789"
 def test_without_a_key_a_first_one_is_made_and_told_once(tmp_path: Path) -> None:
     """The secret is in the result, works, and is told at the first start only."""
     with opened(tmp_path / "state") as state:
-        first = state.ring.fill(None)
-        assert first.kind is Filled.MADE
+        first = state.ring.ensure_initial_key(None)
+        assert first.outcome is InitialKeyOutcome.MADE
         assert first.secret is not None
         assert first.secret not in repr(first)
         admitted = state.ring.verify(first.secret.encode())
         assert admitted is not None
         assert admitted.client == "default"
-        again = state.ring.fill(None)
-        assert (again.kind, again.secret) == (Filled.KEPT, None)
+        again = state.ring.ensure_initial_key(None)
+        assert (again.outcome, again.secret) == (InitialKeyOutcome.KEPT, None)
     with opened(tmp_path / "state", boot_id="boot-2") as state:
-        assert state.ring.fill(None).kind is Filled.KEPT
+        assert state.ring.ensure_initial_key(None).outcome is InitialKeyOutcome.KEPT
         assert state.ring.verify(first.secret.encode()) == admitted
 
 
 def test_a_given_key_fills_an_empty_ring(tmp_path: Path) -> None:
     """Any form of at least 16 characters does; the audit has the act, without the key."""
     with opened(tmp_path / "state") as state:
-        filled = state.ring.fill(GIVEN)
-        assert (filled.kind, filled.secret) == (Filled.STORED, None)
+        initial = state.ring.ensure_initial_key(GIVEN)
+        assert (initial.outcome, initial.secret) == (InitialKeyOutcome.STORED, None)
         assert state.ring.verify(GIVEN.encode()) is not None
         assert state.ring.generation == 1
         (entry,) = state.reader.audit().entries
         assert (entry.action, entry.result, entry.client, entry.generation) == ("fill", "done", "default", 1)
-        assert state.ring.fill(GIVEN).kind is Filled.KEPT
+        assert (entry.uid, entry.pid) == (os.getuid(), os.getpid())
+        assert state.ring.ensure_initial_key(GIVEN).outcome is InitialKeyOutcome.KEPT
     for file in (tmp_path / "state").iterdir():
         assert GIVEN.encode() not in file.read_bytes()
 
@@ -51,9 +52,9 @@ def test_a_given_key_in_our_form_keeps_its_id(tmp_path: Path) -> None:
     """A key that relayd made elsewhere is known by the id that is written in it."""
     key_id, secret = new_key()
     with opened(tmp_path / "state") as state:
-        filled = state.ring.fill(secret)
-        assert filled.key is not None
-        assert filled.key.id == key_id
+        initial = state.ring.ensure_initial_key(secret)
+        assert initial.key is not None
+        assert initial.key.id == key_id
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_key_that_can_t_work_is_refused_in_words(tmp_path: Path, given: str, s
     """Too short, not sendable, or mistyped: the start stops, the text does not repeat the key."""
     with opened(tmp_path / "state") as state:
         with pytest.raises(BadChange, match=says) as caught:
-            state.ring.fill(given)
+            state.ring.ensure_initial_key(given)
         assert not given or given not in str(caught.value)
         assert state.ring.keys() == []
         assert state.ring.generation == 0
@@ -79,9 +80,9 @@ def test_a_key_that_can_t_work_is_refused_in_words(tmp_path: Path, given: str, s
 def test_a_differing_key_is_reported_and_ignored(tmp_path: Path) -> None:
     """The stored ring wins over the environment."""
     with opened(tmp_path / "state") as state:
-        state.ring.fill(GIVEN)
-        result = state.ring.fill("another-key-0123456789")
-        assert result.kind is Filled.DIFFERS
+        state.ring.ensure_initial_key(GIVEN)
+        result = state.ring.ensure_initial_key("another-key-0123456789")
+        assert result.outcome is InitialKeyOutcome.IGNORED
         assert "the stored ring wins" in (result.note or "")
         assert state.ring.verify(b"another-key-0123456789") is None
         assert state.ring.generation == 1
@@ -91,19 +92,17 @@ async def test_a_rotated_key_stays_dead_at_the_next_start(tmp_path: Path) -> Non
     """The old key in the environment is recognised: retiring, then expired, then never alive again."""
     clock = Clock()
     with opened(tmp_path / "state", clock=clock) as state:
-        filled = state.ring.fill(GIVEN)
-        assert filled.key is not None
+        initial = state.ring.ensure_initial_key(GIVEN)
+        assert initial.key is not None
         clock.now_s += 1
-        await state.ring.rotate(
-            filled.key.id, grace_s=60, peer=ALICE, expected_generation=1, idempotency_key=None
-        )
-        retiring = state.ring.fill(GIVEN)
-        assert retiring.kind is Filled.KEPT
+        await state.ring.rotate(initial.key.id, grace_s=60, caller=ALICE)
+        retiring = state.ring.ensure_initial_key(GIVEN)
+        assert retiring.outcome is InitialKeyOutcome.KEPT
         assert "retiring and works until" in (retiring.note or "")
     clock.now_s += 61
     with opened(tmp_path / "state", boot_id="boot-2", clock=clock) as state:
-        result = state.ring.fill(GIVEN)
-        assert result.kind is Filled.DIFFERS
+        result = state.ring.ensure_initial_key(GIVEN)
+        assert result.outcome is InitialKeyOutcome.IGNORED
         assert "expired since" in (result.note or "")
         assert "stays dead" in (result.note or "")
         assert state.ring.verify(GIVEN.encode()) is None
@@ -114,13 +113,11 @@ async def test_a_rotated_key_stays_dead_at_the_next_start(tmp_path: Path) -> Non
 async def test_a_ring_of_dead_keys_is_not_empty(tmp_path: Path) -> None:
     """After the last key was revoked, a restart with the old key in the environment opens nothing."""
     with opened(tmp_path / "state") as state:
-        filled = state.ring.fill(GIVEN)
-        assert filled.key is not None
-        await state.ring.revoke(
-            filled.key.id, cut=False, peer=ALICE, expected_generation=1, idempotency_key=None
-        )
-        result = state.ring.fill(GIVEN)
-        assert result.kind is Filled.DIFFERS
+        initial = state.ring.ensure_initial_key(GIVEN)
+        assert initial.key is not None
+        await state.ring.revoke(initial.key.id, cut=False, caller=ALICE)
+        result = state.ring.ensure_initial_key(GIVEN)
+        assert result.outcome is InitialKeyOutcome.IGNORED
         assert "revoked since" in (result.note or "")
         assert state.ring.verify(GIVEN.encode()) is None
 
@@ -131,14 +128,7 @@ def test_a_full_disk_makes_no_key(tmp_path: Path) -> None:
     with opened(tmp_path / "state", connect=disk.connect) as state:
         disk.full(beginning=("INSERT INTO keys",))
         with pytest.raises(RingUnavailable, match="could not be put on disk"):
-            state.ring.fill(None)
+            state.ring.ensure_initial_key(None)
         disk.mended()
         assert state.ring.keys() == []
-        assert state.ring.fill(None).kind is Filled.MADE
-
-
-def test_the_daemon_itself_is_named_in_the_audit() -> None:
-    """The act of the start is signed with the process's own user."""
-    peer = own_peer()
-    assert peer.login
-    assert peer.pid > 0
+        assert state.ring.ensure_initial_key(None).outcome is InitialKeyOutcome.MADE

@@ -1,0 +1,123 @@
+"""The first key of an empty ring, and what to say when a given key does not fit a filled one."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from relayd.state.audit import append_audit
+from relayd.state.database import Transaction
+from relayd.state.errors import BadChange
+from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
+from relayd.state.key_transitions import NewKey, active_key, make_key
+from relayd.state.keys import ID_CHARS, MIN_GIVEN_CHARS, PREFIX, digest, looks_wrong, new_id
+from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, Peer, utc_text
+
+DEFAULT_CLIENT = "default"
+# What a header can carry as one word.
+_GIVEN = re.compile(r"[!-~]*")
+
+
+class InitialKeyOutcome(StrEnum):
+    """What the start found and did."""
+
+    STORED = "stored"
+    """The ring was empty and took the given key."""
+    MADE = "made"
+    """The ring was empty and no key was given: a first one was made; show its secret once."""
+    KEPT = "kept"
+    """The ring had keys, and none was given or the given one is among the live ones."""
+    IGNORED = "ignored"
+    """The ring had keys, and the given one is not live: it is ignored, the note says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitialKey:
+    """The result of `KeyRing.ensure_initial_key`."""
+
+    outcome: InitialKeyOutcome
+    key: KeyInfo | None = None
+    secret: str | None = field(default=None, repr=False)
+    note: str | None = None
+    """A sentence for the log."""
+
+
+def ensure_initial_key(transaction: Transaction, given: str | None, now_s: float) -> InitialKey:
+    """Put a first key into an empty ring, with its audit row; compare the given key with a filled one.
+
+    Raises:
+        BadChange: the ring is empty and the given key can't be one.
+        sqlite3.Error: the disk refused; roll back.
+    """
+    connection, now = transaction.connection, utc_text(now_s)
+    ring = load_ring(connection)
+    if ring.keys:
+        return _compare(transaction, given, now)
+    key = make_key(DEFAULT_CLIENT, now_s) if given is None else _given_key(given, now_s)
+    insert_key(connection, key)
+    peer = own_peer()
+    entry = AuditEntry(
+        at=now,
+        action="fill",
+        result="done",
+        generation=advance(connection, ring.generation, now, peer, "fill"),
+        client=key.info.client,
+        key_ids=(key.info.id,),
+        detail="a new key" if given is None else "the given key",
+    )
+    append_audit(transaction, peer, entry)
+    if given is None:
+        return InitialKey(InitialKeyOutcome.MADE, key.info, key.secret)
+    return InitialKey(InitialKeyOutcome.STORED, key.info)
+
+
+def own_peer() -> Peer:
+    """Return this process, for the audit of what the daemon does by itself."""
+    uid = os.getuid()
+    try:
+        login = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        login = str(uid)
+    return Peer(uid, os.getpid(), login)
+
+
+def _compare(transaction: Transaction, given: str | None, now: str) -> InitialKey:
+    if given is None:
+        return InitialKey(InitialKeyOutcome.KEPT)
+    known = find_by_digest(transaction.connection, digest(given.encode()))
+    if known is None:
+        return InitialKey(
+            InitialKeyOutcome.IGNORED,
+            note="AUTHORIZATION_KEY is not in the key ring and is ignored: the stored ring wins. "
+            "Change keys with `relayd keys`.",
+        )
+    key = known.as_of(now)
+    if key.state in LIVE_STATES:
+        until = f"AUTHORIZATION_KEY is key {key.id}; it is retiring and works until {key.expires_at}."
+        return InitialKey(InitialKeyOutcome.KEPT, key, note=until if key.state is KeyState.RETIRING else None)
+    return InitialKey(
+        InitialKeyOutcome.IGNORED,
+        key,
+        note=f"AUTHORIZATION_KEY is key {key.id}, {key.state} since {key.revoked_at or key.expires_at}: it "
+        "stays dead and is ignored. Take it out of the environment.",
+    )
+
+
+def _given_key(given: str, now_s: float) -> NewKey:
+    if len(given) < MIN_GIVEN_CHARS:
+        raise BadChange(
+            f"AUTHORIZATION_KEY has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Without "
+            "one, relayd makes a key by itself."
+        )
+    if not _GIVEN.fullmatch(given):
+        raise BadChange("AUTHORIZATION_KEY may only have visible ASCII characters and no spaces.")
+    if looks_wrong(given.encode()):
+        raise BadChange(
+            f"AUTHORIZATION_KEY begins like a relayd key ({PREFIX}…), but its length or checksum is wrong: "
+            "it was cut or mistyped."
+        )
+    key_id = given[len(PREFIX) : len(PREFIX) + ID_CHARS] if given.startswith(PREFIX) else new_id()
+    return active_key(key_id, DEFAULT_CLIENT, given, now_s)

@@ -1,0 +1,154 @@
+"""One change of the key ring, decided and stored in one transaction with its audit row."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import msgspec
+
+from relayd.state.audit import append_audit
+from relayd.state.columns import storable_text
+from relayd.state.database import Transaction
+from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch
+from relayd.state.key_store import advance, insert_key, load_ring, mark_expired, update_key
+from relayd.state.key_transitions import Decision, Rule, StoredRing
+from relayd.state.records import AuditEntry, KeyInfo, Peer, utc_text
+
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a change, and under which conditions."""
+
+    peer: Peer
+    expected_generation: int | None = None
+    """The generation of the ring on which the caller decided; None: any."""
+    idempotency_key: str | None = None
+    """Under the same key nothing happens twice; 1 to 200 visible ASCII characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChangeResult:
+    """What a change of the ring did, after it is on disk and in force."""
+
+    generation: int
+    key: KeyInfo
+    """The key that the change made or touched."""
+    old: KeyInfo | None = None
+    """After rotate: the retiring key. After undo: the revoked one."""
+    secret: str | None = field(default=None, repr=False)
+    """The new key, once; never stored."""
+    already_done: bool = False
+    """True if this idempotency key had done its work before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """A change that a caller wants."""
+
+    action: str
+    subject: str
+    """The client of an `add`, the key id of all others; text from outside."""
+    parameters: str
+    """All that makes this change differ from another, as text."""
+    rule: Rule
+    caller: Caller
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    """What an idempotency key remembers: never a secret."""
+
+    generation: int
+    key: KeyInfo
+    old: KeyInfo | None
+
+
+_reply = msgspec.json.Decoder(_Reply)
+
+
+def apply_change(
+    transaction: Transaction, request: ChangeRequest, now_s: float, expired: Collection[str]
+) -> KeyChangeResult:
+    """Decide and store a change.
+
+    Args:
+        transaction: all or nothing of the change is part of it.
+        request: the change.
+        now_s: the Unix time.
+        expired: retiring keys that have expired, also if the clock was set back since.
+
+    Raises:
+        RingError: the change is refused; roll back.
+        sqlite3.Error: the disk refused; roll back.
+    """
+    connection, subject = transaction.connection, storable_text(request.subject)
+    done = _done_before(connection, request)
+    if done is not None:
+        return done
+    mark_expired(connection, expired)
+    ring = load_ring(connection, named=subject)
+    _check_generation(ring, request.caller.expected_generation)
+    return _store(transaction, request, request.rule(ring, subject, now_s), ring.generation, utc_text(now_s))
+
+
+def _done_before(connection: sqlite3.Connection, request: ChangeRequest) -> KeyChangeResult | None:
+    key = request.caller.idempotency_key
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadChange("An Idempotency-Key has 1 to 200 visible ASCII characters.")
+    row = connection.execute("SELECT change, reply FROM idempotency WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    if row[0] != storable_text(request.parameters):
+        raise IdempotencyMismatch(
+            f"This Idempotency-Key was used for another change ({row[0]}); each change needs a new one."
+        )
+    reply = _reply.decode(row[1])
+    return KeyChangeResult(reply.generation, reply.key, reply.old, already_done=True)
+
+
+def _check_generation(ring: StoredRing, expected: int | None) -> None:
+    if expected is None or expected == ring.generation:
+        return
+    change = f" ({ring.change} by {ring.changed_by} at {ring.changed_at})" if ring.changed_by else ""
+    raise GenerationMismatch(
+        f"The ring has moved on: you decided on generation {expected}, it is at {ring.generation} "
+        f"now{change}. Look at the keys again, then repeat what is still right.",
+        expected=expected,
+        actual=ring.generation,
+    )
+
+
+def _store(
+    transaction: Transaction, request: ChangeRequest, decision: Decision, generation: int, now: str
+) -> KeyChangeResult:
+    connection, caller = transaction.connection, request.caller
+    for key in decision.changed:
+        update_key(connection, key)
+    if decision.made is not None:
+        insert_key(connection, decision.made)
+    generation = advance(connection, generation, now, caller.peer, request.action)
+    key, old = decision.key.as_of(now), None if decision.old is None else decision.old.as_of(now)
+    if caller.idempotency_key is not None:
+        reply = msgspec.json.encode(_Reply(generation, key, old)).decode()
+        connection.execute(
+            "INSERT INTO idempotency (key, change, reply, created_at) VALUES (?, ?, ?, ?)",
+            (caller.idempotency_key, storable_text(request.parameters), reply, now),
+        )
+    entry = AuditEntry(
+        at=now,
+        action=request.action,
+        result="done",
+        generation=generation,
+        client=key.client,
+        key_ids=(key.id,) if old is None else (key.id, old.id),
+        detail=decision.detail,
+    )
+    append_audit(transaction, caller.peer, entry)
+    secret = None if decision.made is None else decision.made.secret
+    return KeyChangeResult(generation, key, old, secret)

@@ -1,0 +1,105 @@
+"""The key ring in SQL: loaded as a whole, written key by key."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+
+import msgspec
+
+from relayd.state.columns import json_object
+from relayd.state.errors import StateDamaged
+from relayd.state.key_transitions import NewKey, StoredRing
+from relayd.state.keys import digest
+from relayd.state.records import KeyInfo, Peer
+
+DEAD_KEYS_SHOWN = 100
+
+_DEAD = "state IN ('expired', 'revoked')"
+_KEY_JSON = json_object(KeyInfo.__struct_fields__, fingerprint="lower(hex(substr(digest, 1, 4)))")
+_RING_JSON = json_object(
+    StoredRing.__struct_fields__,
+    keys=f"(SELECT json_group_array({_KEY_JSON}) FROM chosen)",  # noqa: S608 - own columns
+    digests="(SELECT json_group_object(id, hex(digest)) FROM chosen)",
+)
+_LOAD = f"""WITH chosen AS (
+    SELECT * FROM keys WHERE NOT {_DEAD} OR id = :named
+    UNION SELECT * FROM (
+        SELECT * FROM keys WHERE {_DEAD}
+        ORDER BY max(coalesce(expires_at, ''), coalesce(revoked_at, '')) DESC LIMIT {DEAD_KEYS_SHOWN}
+    )
+) SELECT {_RING_JSON} FROM ring"""  # noqa: S608 - own columns
+_ring = msgspec.json.Decoder(StoredRing)
+_key = msgspec.json.Decoder(KeyInfo)
+
+
+def load_ring(connection: sqlite3.Connection, named: str | None = None) -> StoredRing:
+    """Return the ring as it is on disk, oldest key first.
+
+    Args:
+        connection: any connection to the database.
+        named: the id of a key that is wanted too, however long dead.
+
+    Raises:
+        sqlite3.Error: it can't be read.
+        StateDamaged: what was read is not a ring.
+    """
+    row = connection.execute(_LOAD, {"named": named}).fetchone()
+    try:
+        ring = _ring.decode("null" if row is None else row[0])
+    except msgspec.MsgspecError as error:
+        path = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise StateDamaged(
+            f"The key ring in {path} makes no sense ({error}). Put a backup in its place: relayd does not "
+            "start without knowing which keys are good."
+        ) from error
+    return msgspec.structs.replace(ring, keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)))
+
+
+def find_by_digest(connection: sqlite3.Connection, key_digest: bytes) -> KeyInfo | None:
+    """Return the key with this digest, however long dead."""
+    row = connection.execute(f"SELECT {_KEY_JSON} FROM keys WHERE digest = ?", (key_digest,)).fetchone()  # noqa: S608 - own columns
+    return None if row is None else _key.decode(row[0])
+
+
+def insert_key(connection: sqlite3.Connection, key: NewKey) -> None:
+    """Store a new key: its digest, never its secret."""
+    info = key.info
+    connection.execute(
+        "INSERT INTO keys (id, client, digest, state, created_at) VALUES (?, ?, ?, ?, ?)",
+        (info.id, info.client, digest(key.secret.encode()), info.state.value, info.created_at),
+    )
+
+
+def update_key(connection: sqlite3.Connection, key: KeyInfo) -> None:
+    """Store the new state of a key; its uses are not touched."""
+    connection.execute(
+        "UPDATE keys SET state = :state, expires_at = :expires_at, revoked_at = :revoked_at,"
+        " replaced_by = :replaced_by WHERE id = :id",
+        msgspec.to_builtins(key),
+    )
+
+
+def mark_expired(connection: sqlite3.Connection, key_ids: Collection[str]) -> None:
+    """Store that these retiring keys have expired, so that a clock set back can't revive them."""
+    connection.execute(
+        "UPDATE keys SET state = 'expired'"
+        " WHERE state = 'retiring' AND id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(list(key_ids)).decode(),),
+    )
+
+
+def advance(connection: sqlite3.Connection, generation: int, at: str, peer: Peer, action: str) -> int:
+    """Move the ring from this generation to the next; return the new one.
+
+    Raises:
+        sqlite3.IntegrityError: the ring is at another generation; the transaction must end.
+    """
+    cursor = connection.execute(
+        "UPDATE ring SET generation = generation + 1, changed_at = ?, changed_by = ?, change = ?"
+        " WHERE generation = ?",
+        (at, peer.login, action, generation),
+    )
+    if cursor.rowcount != 1:
+        raise sqlite3.IntegrityError(f"the ring has left generation {generation}")
+    return generation + 1

@@ -1,0 +1,199 @@
+"""What may happen to a key, and what comes of it. Pure: a ring and a time in, changed keys out.
+
+    (none) --add--> active --rotate--> retiring --end of grace--> expired
+                      ^                 |  |  ^
+                      +------undo-------+  |  +-- extend
+                    active or retiring --revoke--> revoked
+
+A client has at most one active key and any number of retiring ones. Expired and revoked are final.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
+
+from relayd.state.errors import BadChange, NoSuchKey, WrongState
+from relayd.state.keys import digest, fingerprint, new_key
+from relayd.state.records import LIVE_STATES, KeyInfo, KeyState, epoch_s, utc_text
+
+MAX_SPAN_S = 366 * 86_400
+"""A grace or an extension beyond a year is a mistake."""
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
+    """The ring as it is on disk: every live key, and the dead ones that died last."""
+
+    generation: int
+    changed_at: str | None
+    changed_by: str | None
+    change: str | None
+    keys: list[KeyInfo]
+    digests: dict[str, str]
+    """The SHA-256 of each key in hex, by key id."""
+
+    def find(self, key_id: str | None) -> KeyInfo | None:
+        """Return the key with this id."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+    def active(self, client: str) -> KeyInfo | None:
+        """Return the active key of a client."""
+        return next((key for key in self.keys if key.client == client and key.state is KeyState.ACTIVE), None)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that is not stored yet, and its secret."""
+
+    info: KeyInfo
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a rule decided: which keys change (stored in this order), which is made after that."""
+
+    key: KeyInfo
+    """The key that the change is about."""
+    changed: tuple[KeyInfo, ...] = ()
+    made: NewKey | None = None
+    old: KeyInfo | None = None
+    detail: str | None = None
+    """For the audit, in words."""
+
+
+Rule = Callable[[StoredRing, str, float], Decision]
+"""A rule takes the ring, the id of a key or the name of a client, and the Unix time."""
+
+
+def add(ring: StoredRing, client: str, now_s: float) -> Decision:
+    """Make an active key for a client without one."""
+    if not _CLIENT.fullmatch(client):
+        raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
+    if (active := ring.active(client)) is not None:
+        raise WrongState(f"Client '{client}' has the active key {active.id} already; rotate that one.")
+    made = make_key(client, now_s)
+    return Decision(made.info, made=made)
+
+
+def rotate(ring: StoredRing, key_id: str, now_s: float, *, grace_s: float) -> Decision:
+    """Make a new active key; the old one retires after the grace."""
+    if not 0 <= grace_s <= MAX_SPAN_S:
+        raise BadChange("The grace is between 0 seconds and 366 days.")
+    old = _live_key(ring, key_id, now_s)
+    if old.state is not KeyState.ACTIVE:
+        active = ring.active(old.client)
+        hint = "add a key for it" if active is None else f"rotate its active key {active.id}"
+        raise WrongState(f"Key {old.id} of client '{old.client}' is already retiring; {hint}.")
+    made = make_key(old.client, now_s)
+    # Rounded up to the millisecond that the text can hold, never down.
+    end = utc_text(math.ceil((now_s + grace_s) * 1000) / 1000)
+    retiring = replace(old, state=KeyState.RETIRING, expires_at=end, replaced_by=made.info.id)
+    detail = f"grace {seconds(grace_s)} s, {old.id} works until {end}"
+    return Decision(made.info, changed=(retiring,), made=made, old=retiring, detail=detail)
+
+
+def extend(ring: StoredRing, key_id: str, now_s: float, *, by_s: float) -> Decision:
+    """Move the end of a retiring key."""
+    if not 0 < by_s <= MAX_SPAN_S:
+        raise BadChange("An extension is more than 0 seconds and at most 366 days.")
+    key = _live_key(ring, key_id, now_s)
+    if key.state is not KeyState.RETIRING or key.expires_at is None:
+        raise WrongState(f"Key {key.id} is active and has no end to extend.")
+    end_s = epoch_s(key.expires_at) + by_s
+    if end_s > now_s + MAX_SPAN_S:
+        raise BadChange("A retiring key ends within 366 days.")
+    longer = replace(key, expires_at=utc_text(end_s))
+    return Decision(longer, changed=(longer,), detail=f"by {seconds(by_s)} s, until {longer.expires_at}")
+
+
+def undo(ring: StoredRing, key_id: str, now_s: float) -> Decision:
+    """Make the retiring key active again and revoke the one that replaced it."""
+    old = _key_to_restore(ring, key_id, now_s)
+    active = ring.active(old.client)
+    if active is not None and active.id != old.replaced_by:
+        raise WrongState(
+            f"Key {old.id} was replaced by {old.replaced_by}, but client '{old.client}' has the active key "
+            f"{active.id} now. Undo or revoke that one first."
+        )
+    back = replace(old, state=KeyState.ACTIVE, expires_at=None, replaced_by=None)
+    detail = f"{back.id} is active again"
+    if active is None:
+        return Decision(back, changed=(back,), old=ring.find(old.replaced_by), detail=detail)
+    revoked = _as_revoked(active, now_s)
+    # The revoked one first: the client must not have two active keys at any point.
+    return Decision(back, changed=(revoked, back), old=revoked, detail=detail)
+
+
+def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decision:
+    """End a live key, now and for good."""
+    key = _as_revoked(_live_key(ring, key_id, now_s), now_s)
+    detail = "its open streams are cut" if cut else "its open streams go on"
+    return Decision(key, changed=(key,), detail=detail)
+
+
+def make_key(client: str, now_s: float) -> NewKey:
+    """Return a new active key."""
+    key_id, secret = new_key()
+    return active_key(key_id, client, secret, now_s)
+
+
+def active_key(key_id: str, client: str, secret: str, now_s: float) -> NewKey:
+    """Return an active key with this secret."""
+    info = KeyInfo(
+        id=key_id,
+        client=client,
+        state=KeyState.ACTIVE,
+        fingerprint=fingerprint(digest(secret.encode())),
+        created_at=utc_text(now_s),
+    )
+    return NewKey(info, secret)
+
+
+def seconds(span_s: float) -> str:
+    """Return a span as digits, exact to the millisecond."""
+    return f"{span_s:.3f}".rstrip("0").rstrip(".")
+
+
+def _key(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
+    key = ring.find(key_id)
+    if key is None:
+        raise NoSuchKey(f"There is no key '{key_id[:40]}'. The ring may have changed: list the keys again.")
+    return key.as_of(utc_text(now_s))
+
+
+def _live_key(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
+    key = _key(ring, key_id, now_s)
+    if key.state not in LIVE_STATES:
+        raise WrongState(f"Key {key.id} of client '{key.client}' is {_ended(key)}; that is final.")
+    return key
+
+
+def _key_to_restore(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
+    """Return the retiring key that is meant by its own id, or by that of its replacement."""
+    named = _key(ring, key_id, now_s)
+    if named.state is KeyState.ACTIVE:
+        replaced = [key for key in ring.keys if key.replaced_by == key_id]
+        if not replaced:
+            raise WrongState(f"Key {named.id} has replaced no key that could come back.")
+        newest = max(replaced, key=lambda key: (key.expires_at or "", key.id))
+        named = newest.as_of(utc_text(now_s))
+    if named.state is not KeyState.RETIRING:
+        raise WrongState(
+            f"Key {named.id} is {_ended(named)} and can't come back. Rotate or add a key instead."
+        )
+    return named
+
+
+def _as_revoked(key: KeyInfo, now_s: float) -> KeyInfo:
+    return replace(key, state=KeyState.REVOKED, revoked_at=utc_text(now_s), expires_at=None)
+
+
+def _ended(key: KeyInfo) -> str:
+    return f"{key.state} since {key.revoked_at or key.expires_at}"
