@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from relayd.admin.client import AdminClientError, Denied, NoDaemon, VersionMismatch
+from relayd.admin.client import AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
 from relayd.admin.link import Link
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
 from tui.history import PAGE, PAUSE_S, History, Reader
@@ -20,8 +19,6 @@ STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000
 """More missed events than these are not replayed: the newest records are loaded instead."""
 _RING_EVERY = 5
-_BACKOFF_FIRST_S = 0.25
-_BACKOFF_MAX_S = 5.0
 _DOWN_AFTER_S = 2.0
 _BUSY_SLICE_S = 0.004
 
@@ -59,17 +56,15 @@ class Feed:
 
     async def run(self) -> None:
         """Follow the daemon until cancelled."""
-        backoff_s = _BACKOFF_FIRST_S
+        backoff = Backoff()
         while True:
             self._retry.clear()
             error = await self._session()
             if self._state.connection is Connection.LIVE:
-                backoff_s = _BACKOFF_FIRST_S
+                backoff.reset()
             await self._disconnected(error)
-            wait_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects, guards nothing
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._retry.wait(), wait_s)
-            backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
+                await asyncio.wait_for(self._retry.wait(), backoff.next_s())
 
     async def close(self) -> None:
         """Close the database; `run` must have ended."""
