@@ -14,10 +14,19 @@ from relayd.init.console import InitError
 ADMIN_GROUP = "relayd-admin"
 
 _UNITS = Path(__file__).parents[1] / "deploy"
-_NAMES = ("relayd.socket", "relayd.service", "relayd@.service")
 # What the shipped units say, to be replaced.
 _PROGRAM = "/opt/relayd/current/bin/relayd"
 _LISTEN = "ListenStream=127.0.0.1:3666"
+# How relayd@.service, one of several instances, differs from relayd.service: `relayd@team` reads
+# /etc/relayd/team.toml, and listens where that says instead of on a socket unit.
+_INSTANCE = {
+    "for chat completions": "for chat completions, %i",
+    "Requires=relayd.socket\nAfter=network-online.target relayd.socket\n": "After=network-online.target\n",
+    "/etc/relayd/relayd.toml": "/etc/relayd/%i.toml",
+    "/etc/relayd/openai_api_key": "/etc/relayd/%i.openai_api_key",
+    "Directory=relayd\n": "Directory=relayd-%i\n",
+    "/run/relayd/": "/run/relayd-%i/",
+}
 # What ProtectHome=yes hides from the service.
 _HIDDEN = ("/home/", "/root/", "/run/user/")
 _COMMAND_TIMEOUT_S = 120
@@ -66,12 +75,18 @@ def refuse_hidden(chosen: Path) -> None:
 def files(machine: Machine, *, host: str, port: int) -> dict[Path, str]:
     """Return the files of the group and the units, with this address in the socket unit."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    found = {machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n"}
-    for name in _NAMES:
-        unit = (_UNITS / name).read_text(encoding="utf-8")
-        unit = unit.replace(_PROGRAM, str(machine.program)).replace(_LISTEN, f"ListenStream={address}")
-        found[machine.inside("/etc/systemd/system") / name] = unit
-    return found
+    socket_unit = (_UNITS / "relayd.socket").read_text(encoding="utf-8")
+    service_unit = (_UNITS / "relayd.service").read_text(encoding="utf-8")
+    service_unit = instance_unit = service_unit.replace(_PROGRAM, str(machine.program))
+    for alone, instance in _INSTANCE.items():
+        instance_unit = instance_unit.replace(alone, instance)
+    units = machine.inside("/etc/systemd/system")
+    return {
+        machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n",
+        units / "relayd.socket": socket_unit.replace(_LISTEN, f"ListenStream={address}"),
+        units / "relayd.service": service_unit,
+        units / "relayd@.service": instance_unit,
+    }
 
 
 def commands(machine: Machine) -> list[list[str]]:

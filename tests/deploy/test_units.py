@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from relayd.config import load
+from relayd.init.service import Machine, files
 
-_UNITS = Path(__file__).parents[2] / "relayd" / "deploy"
+_MACHINE = Machine(Path("/image"), Path(sys.executable))
+_UNITS = {path.name: text for path, text in files(_MACHINE, host="127.0.0.1", port=3666).items()}
 _SERVICES = ("relayd.service", "relayd@.service")
 _WORST = 1.5
 """nginx, HAProxy and sshd stand at 9.6 as Debian ships them."""
@@ -22,10 +24,11 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 @needs_systemd
 @pytest.mark.parametrize("name", _SERVICES)
-def test_the_service_is_exposed_to_little(name: str) -> None:
+def test_the_service_is_exposed_to_little(name: str, tmp_path: Path) -> None:
     """`systemd-analyze security` rates it 1.5 or better."""
+    (tmp_path / name).write_text(_UNITS[name])
     told = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(_UNITS / name)],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(tmp_path / name)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,10 +43,7 @@ def test_the_service_is_exposed_to_little(name: str) -> None:
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     """`systemd-analyze verify` is silent: no unknown key, no wrong value, no program that is missing."""
     for name in ("relayd.socket", *_SERVICES):
-        unit = (_UNITS / name).read_text()
-        (tmp_path / name.replace("@.", "@team.")).write_text(
-            unit.replace("/opt/relayd/current/bin/relayd", sys.executable)
-        )
+        (tmp_path / name.replace("@.", "@team.")).write_text(_UNITS[name])
     verified = subprocess.run(
         ["systemd-analyze", "verify", *(str(path) for path in tmp_path.iterdir())],
         capture_output=True,
@@ -55,26 +55,27 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_an_instance_differs_only_in_its_names() -> None:
-    """What one unit allows the other allows too; only the names and the socket unit differ."""
-    one, many = ((_UNITS / name).read_text() for name in _SERVICES)
-    for instance, alone in {
-        ", %i\n": "\n",
-        "/%i.toml": "/relayd.toml",
-        "/%i.": "/",
-        "relayd-%i": "relayd",
-        "After=network-online.target": "Requires=relayd.socket\nAfter=network-online.target relayd.socket",
-    }.items():
-        assert instance in many
-        many = many.replace(instance, alone)
-    assert [line for line in many.splitlines() if line[:1] != "#"] == [
-        line for line in one.splitlines() if line[:1] != "#"
+    """Both units allow the same; the instance's files have its name, and it has no socket unit."""
+    alone, instance = (_UNITS[name].splitlines() for name in _SERVICES)
+    own = [line for line in instance if line not in alone]
+    assert [line.partition("=")[0] for line in own] == [
+        "Description",
+        "After",
+        "ExecStart",
+        "LoadCredential",
+        "StateDirectory",
+        "RuntimeDirectory",
+        "Environment",
     ]
+    assert all("%i" in line for line in own if not line.startswith("After="))
+    assert "relayd.socket" not in "".join(instance)
+    assert len(instance) == len(alone) - 1
 
 
 @pytest.mark.parametrize("name", _SERVICES)
 def test_relayd_reads_what_the_unit_gives_it(name: str, tmp_path: Path) -> None:
     """The credential has the name that relayd looks for, and its variables are configuration keys."""
-    unit = (_UNITS / name).read_text()
+    unit = _UNITS[name]
     credential = re.search(r"(?m)^LoadCredential=(\w+):", unit)
     variables = re.search(r"(?m)^Environment=(.*)$", unit)
     assert credential
