@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from relayd.state.columns import storable_text
-from relayd.state.database import Transaction, in_words
+from relayd.state.database import Transaction, as_state_errors
 from relayd.state.records import Audited, AuditEntry, Peer, utc_text
 from relayd.state.writer import Writer
 
@@ -45,7 +45,7 @@ class Audit:
             key_ids=key_ids,
             detail=detail,
         )
-        with in_words(self._writer.path):
+        with as_state_errors(self._writer.path):
             return await asyncio.wrap_future(
                 self._writer.submit(partial(append_audit, peer=peer, entry=entry))
             )

@@ -21,7 +21,7 @@ _records = msgspec.json.Decoder(list[RequestRecord])
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, told apart from any later one with the same pid."""
+    """A process, distinct from any later one with the same pid."""
 
     pid: int
     start_ticks: int
@@ -50,7 +50,7 @@ class CrashRecovery:
         self._is_registered = False
 
     def run(self) -> None:
-        """Register this daemon if that is still to do, and close what dead ones left open.
+        """Register this daemon unless that is done, and close the open requests of dead ones.
 
         Raises:
             sqlite3.Error: nothing is done; call again.
@@ -69,7 +69,7 @@ class CrashRecovery:
         """Note that this daemon ended in good order.
 
         Raises:
-            sqlite3.Error: the next start finds out by itself.
+            sqlite3.Error: not recorded; the next start sees that the process is dead.
         """
         with self._database.transaction(durable=True) as transaction:
             transaction.connection.execute(
@@ -110,7 +110,7 @@ class CrashRecovery:
 
 
 def _close_as_crashed(transaction: Transaction, boot_id: str) -> None:
-    # Nothing tells when the process died, so the duration stays unknown.
+    # The time of death is not known, so the duration stays empty.
     (text,) = transaction.connection.execute(
         f"SELECT json_group_array({RECORD_JSON}) FROM requests"  # noqa: S608 - own columns
         " WHERE end_seq IS NULL AND boot_id = ?",

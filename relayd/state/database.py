@@ -1,4 +1,4 @@
-"""One SQLite file: made with the right permissions, written in transactions, its errors in words."""
+"""One SQLite file: its permissions, its transactions, and what its errors mean for the operator."""
 
 from __future__ import annotations
 
@@ -192,11 +192,11 @@ def open_for_writing(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.
     """Return a connection in WAL mode, in autocommit (transactions are explicit), on the newest schema.
 
     Raises:
-        StateError: in words.
+        StateError: the message says what to do.
     """
     if sqlite3.sqlite_version_info < _MIN_SQLITE:
         raise StateUnreachable(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}.")
-    with in_words(path):
+    with as_state_errors(path):
         connection = connect(str(path), timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection, path)
@@ -227,11 +227,11 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """Return a read-only connection, also to a file that no daemon has open.
 
     Raises:
-        StateError: in words.
+        StateError: the message says what to do.
     """
     if not path.exists():
         raise StateUnreachable(f"There is no database at {path}. Has relayd run with this state_dir?")
-    with in_words(path):
+    with as_state_errors(path):
         uri = f"{path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
@@ -248,7 +248,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def in_words(path: Path) -> Iterator[None]:
+def as_state_errors(path: Path) -> Iterator[None]:
     """Raise every `sqlite3.Error` of the block as a `StateError`."""
     try:
         yield

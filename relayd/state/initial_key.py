@@ -75,7 +75,7 @@ def ensure_initial_key(transaction: Transaction, given: str | None, now_s: float
 
 
 def own_peer() -> Peer:
-    """Return this process, for the audit of what the daemon does by itself."""
+    """Return this process, as the author of what the daemon does without an operator."""
     uid = os.getuid()
     try:
         login = pwd.getpwuid(uid).pw_name
@@ -109,8 +109,8 @@ def _compare(transaction: Transaction, given: str | None, now: str) -> InitialKe
 def _given_key(given: str, now_s: float) -> NewKey:
     if len(given) < MIN_GIVEN_CHARS:
         raise BadChange(
-            f"AUTHORIZATION_KEY has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Without "
-            "one, relayd makes a key by itself."
+            f"AUTHORIZATION_KEY has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Use a "
+            "longer one, or none: relayd then makes a key."
         )
     if not _GIVEN.fullmatch(given):
         raise BadChange("AUTHORIZATION_KEY may only have visible ASCII characters and no spaces.")

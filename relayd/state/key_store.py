@@ -89,6 +89,15 @@ def mark_expired(connection: sqlite3.Connection, key_ids: Collection[str]) -> No
     )
 
 
+def store_uses(connection: sqlite3.Connection, uses: list[tuple[str, str, str, str, str]]) -> None:
+    """Store the first and last use of keys: time and address of each, and the key's id."""
+    connection.executemany(
+        "UPDATE keys SET first_used_at = coalesce(first_used_at, ?),"
+        " first_used_ip = coalesce(first_used_ip, ?), last_used_at = ?, last_used_ip = ? WHERE id = ?",
+        uses,
+    )
+
+
 def advance(connection: sqlite3.Connection, generation: int, at: str, peer: Peer, action: str) -> int:
     """Move the ring from this generation to the next; return the new one.
 

@@ -65,7 +65,7 @@ class Decision:
     made: NewKey | None = None
     old: KeyInfo | None = None
     detail: str | None = None
-    """For the audit, in words."""
+    """For people who read the audit."""
 
 
 Rule = Callable[[StoredRing, str, float], Decision]

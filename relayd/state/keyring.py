@@ -19,7 +19,7 @@ from relayd.state.database import Database, Transaction
 from relayd.state.errors import RingError, RingUnavailable, StateError
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, ChangeRequest, KeyChangeResult, apply_change
-from relayd.state.key_store import load_ring, mark_expired
+from relayd.state.key_store import load_ring, mark_expired, store_uses
 from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
 from relayd.state.keys import digest
 from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, epoch_s, utc_text
@@ -93,7 +93,7 @@ class KeyRing:
         self._snapshot = _Snapshot.of(load_ring(database.connection))
 
     def verify(self, presented: bytes) -> KeyOwner | None:
-        """Return the owner of this key, or None; takes the same time whatever is wrong with it."""
+        """Return the owner of a valid key, else None. Takes equally long for every wrong key."""
         theirs = digest(presented)
         now_s = self._clock()
         found: _LiveKey | None = None
@@ -112,8 +112,8 @@ class KeyRing:
         return self._snapshot.owners.get(digest(presented))
 
     def record_use(self, key_id: str, ip: str) -> None:
-        """Note that a key admitted a request from this address; written to disk within seconds."""
-        self._uses.note(key_id, _Use(utc_text(self._clock()), storable_text(ip)))
+        """Record that a key admitted a request from this address; on disk within 5 s."""
+        self._uses.record(key_id, _Use(utc_text(self._clock()), storable_text(ip)))
 
     def keys(self) -> list[KeyInfo]:
         """Return all live keys and the last 100 dead ones, oldest first, with their latest use."""
@@ -162,7 +162,7 @@ class KeyRing:
         )
 
     async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
-        """Make a retiring key active again and revoke the one that replaced it; takes the id of either."""
+        """Make a retiring key active again and revoke the one that replaced it; `key_id` is either."""
         return await self._change("undo", key_id, "", undo, caller)
 
     async def revoke(self, key_id: str, *, cut: bool, caller: Caller) -> KeyChangeResult:
@@ -269,12 +269,12 @@ class _KeyUses:
     """First and last use of each key since the start: in memory at once, on disk a little later."""
 
     def __init__(self) -> None:
-        # The event loop notes, the writer's thread stores; the lock is held for moments only.
+        # The event loop records, the writer's thread stores; the lock is held for moments only.
         self._lock = threading.Lock()
         self._uses: dict[str, tuple[_Use, _Use]] = {}
         self._unwritten: set[str] = set()
 
-    def note(self, key_id: str, use: _Use) -> None:
+    def record(self, key_id: str, use: _Use) -> None:
         with self._lock:
             first, _ = self._uses.get(key_id, (use, use))
             self._uses[key_id] = (first, use)
@@ -287,21 +287,15 @@ class _KeyUses:
         if uses is None:
             return key
         first, last = uses
-        if key.first_used_at is not None:
-            return replace(key, last_used_at=last.at, last_used_ip=last.ip)
-        return replace(
-            key,
-            first_used_at=first.at,
-            first_used_ip=first.ip,
-            last_used_at=last.at,
-            last_used_ip=last.ip,
-        )
+        if key.first_used_at is None:
+            key = replace(key, first_used_at=first.at, first_used_ip=first.ip)
+        return replace(key, last_used_at=last.at, last_used_ip=last.ip)
 
     def store(self, database: Database) -> None:
         with self._lock:
             unwritten, self._unwritten = self._unwritten, set()
             rows = [
-                {"id": key_id, "first_at": first.at, "first_ip": first.ip, "at": last.at, "ip": last.ip}
+                (first.at, first.ip, last.at, last.ip, key_id)
                 for key_id, (first, last) in self._uses.items()
                 if key_id in unwritten
             ]
@@ -309,12 +303,7 @@ class _KeyUses:
             return
         try:
             with database.transaction(durable=False) as transaction:
-                transaction.connection.executemany(
-                    "UPDATE keys SET first_used_ip = iif(first_used_at IS NULL, :first_ip, first_used_ip),"
-                    " first_used_at = coalesce(first_used_at, :first_at),"
-                    " last_used_at = :at, last_used_ip = :ip WHERE id = :id",
-                    rows,
-                )
+                store_uses(transaction.connection, rows)
         except BaseException:
             with self._lock:
                 self._unwritten |= unwritten

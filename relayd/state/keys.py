@@ -1,7 +1,7 @@
 """The form of a key: `rly_<8-char id>_<43 base62 characters><6-char checksum>`.
 
 The prefix lets secret scanners find a leaked key, and the checksum (CRC-32 of all before it, in
-base62, padded with zeros) tells a typo from a wrong key, as in GitHub's token format:
+base62, padded with zeros) distinguishes a typo from a wrong key, as in GitHub's token format:
 https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 """
 

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
-from relayd.state.database import in_words, open_for_reading
+from relayd.state.database import as_state_errors, open_for_reading
 from relayd.state.filter import Filter
 from relayd.state.key_store import load_ring
 from relayd.state.records import (
@@ -140,7 +140,7 @@ class LogReader:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         end = time.monotonic() + QUERY_TIMEOUT_S
-        with in_words(self.path), closing(open_for_reading(self.path)) as connection:
+        with as_state_errors(self.path), closing(open_for_reading(self.path)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS_BETWEEN_CHECKS)
             yield connection
 

@@ -137,7 +137,7 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Who asked for a change over the admin socket, as the kernel tells it (SO_PEERCRED)."""
+    """The process that asked for a change over the admin socket (SO_PEERCRED)."""
 
     uid: int
     pid: int
@@ -164,7 +164,7 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
     key_ids: tuple[str, ...] = ()
     generation: int = 0
     detail: str | None = None
-    """In words: the grace, the new end, the id of a cancelled request."""
+    """For people: the grace, the new end, the id of a cancelled request."""
 
 
 class AuditPage(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ class AuditPage(msgspec.Struct, frozen=True):
 
 
 # The events of the log, in one order without gaps. `seq` is given when the event is on disk, never
-# before: whoever sees an event can find it there again.
+# before: every event that was published can be read again.
 
 
 class Started(msgspec.Struct, tag_field="event", tag="started", frozen=True):

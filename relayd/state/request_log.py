@@ -40,8 +40,8 @@ class RequestLog:
     """Takes records on the event loop and never waits; `write` puts them on disk on the writer's thread.
 
     Up to 10,000 entries wait for the disk, and beyond that only the ends of requests whose start was
-    taken. When it is full, a start is not taken; its end then stands for the whole request if there
-    is room by then, else the request is lost, and counted.
+    queued. A start that finds no room is skipped; its end then stands for the whole request if there is
+    room by then, else the request is counted as lost.
 
     Args:
         wake: makes the writer call `write` soon; called at most once for each `write`.
@@ -81,10 +81,8 @@ class RequestLog:
 
     def ended(self, record: RequestRecord) -> None:
         """Queue the end of a request; the record is copied. Call it once for each start."""
-        if record.id in self._open:
-            self._open.remove(record.id)
-            self._append(EntryKind.END, record)
-        elif len(self._waiting) < self._capacity:
+        if record.id in self._open or len(self._waiting) < self._capacity:
+            self._open.discard(record.id)
             self._append(EntryKind.END, record)
         else:
             self._refused += 1
@@ -110,13 +108,13 @@ class RequestLog:
             self._is_woken = True
             self._wake()
 
-    # From here on, all runs on the writer's thread.
+    # All below runs on the writer's thread.
 
     def write(self) -> float | None:
         """Commit one batch; return the seconds until the next one, or None if nothing waits.
 
         Raises:
-            Exception: a fault of ours; the entries wait on.
+            Exception: a bug; the entries keep waiting.
         """
         # First, so that an entry that comes later wakes the writer again.
         self._is_woken = False
@@ -181,7 +179,7 @@ class RequestLog:
             _log.error("The request log waits in memory: %s", sentence)
         self._loss_reason = str(error)
         self._error = sentence
-        # The retry comes by itself: requests that come before it need not wake the writer.
+        # The retry is scheduled: requests that come before it need not wake the writer.
         self._is_woken = True
         return RETRY_S
 

@@ -71,8 +71,8 @@ class Retention:
 def _remove_requests(connection: sqlite3.Connection, before: str | None) -> int:
     """Remove up to 500 of the requests that ended first; with `before`, only those that started earlier.
 
-    A request goes only when all that ended before it went, and `floor_seq` rises to its end: so the
-    log has one beginning, and every event after the floor is still there. Open requests stay.
+    Requests are removed in the order of their ends, and `floor_seq` rises to the last end removed: the
+    log has one beginning, and every event after it is still there. Open requests stay.
     """
     floor = connection.execute(
         "WITH head AS (SELECT end_seq, started_at FROM requests WHERE end_seq IS NOT NULL"
@@ -116,7 +116,7 @@ def _give_back_pages(connection: sqlite3.Connection) -> bool:
     spare = _pragma(connection, "freelist_count") - SPARE_PAGES
     if spare <= 0:
         return False
-    # It gives a row without columns for each page, and execute() stops at the first one.
+    # The pragma yields a row for each page, and execute() stops at the first one.
     connection.executescript(f"PRAGMA incremental_vacuum({min(spare, CHUNK_PAGES)})")
     return spare > CHUNK_PAGES
 

@@ -17,7 +17,7 @@ _FIRST = (
     # `floor_seq`: the newest event that retention removed.
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta VALUES ('seq', 0), ('floor_seq', 0)",
-    # `start_ticks` and `host_boot` tell a process from a later one with the same pid.
+    # `start_ticks` and `host_boot` distinguish a process from a later one with the same pid.
     """CREATE TABLE boots (
         boot_id TEXT PRIMARY KEY, pid INTEGER NOT NULL, start_ticks INTEGER NOT NULL,
         host_boot TEXT NOT NULL, started_at TEXT NOT NULL, stopped_at TEXT
@@ -51,7 +51,7 @@ _FIRST = (
         changed_at TEXT, changed_by TEXT, change TEXT
     )""",
     "INSERT INTO ring (only, generation) VALUES (1, 0)",
-    # `reply` is what the caller was told, without the secret.
+    # `reply` is the result, without the secret.
     """CREATE TABLE idempotency (
         key TEXT PRIMARY KEY, change TEXT NOT NULL, reply TEXT NOT NULL, created_at TEXT NOT NULL
     ) WITHOUT ROWID""",

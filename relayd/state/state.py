@@ -15,8 +15,8 @@ from relayd.state.database import (
     Connect,
     Database,
     OnCommit,
+    as_state_errors,
     disk_use,
-    in_words,
     is_disk_refusing,
     make_private,
     open_for_writing,
@@ -34,38 +34,19 @@ _log = logging.getLogger(__name__)
 
 
 class State:
-    """The state directory in use by one daemon.
-
-    Args:
-        path: of the database, which exists.
-        connection: for writing, on the newest schema.
-        boot_id: of this run of the daemon.
-        keep_days: how long request records are kept.
-        max_mib: how large the database may grow.
-        on_commit: told of every event after its commit.
-        clock: gives the Unix time.
-    """
+    """The state directory in use by one daemon; `open` makes one."""
 
     def __init__(
-        self,
-        path: Path,
-        connection: sqlite3.Connection,
-        *,
-        boot_id: str,
-        keep_days: int,
-        max_mib: int,
-        on_commit: OnCommit,
-        clock: Callable[[], float],
+        self, database: Database, *, keep_days: int, max_mib: int, clock: Callable[[], float]
     ) -> None:
-        self.path = path
-        database = Database(path, connection, boot_id, on_commit)
+        self.path = database.path
         self._writer = Writer(database)
         self._recovery = CrashRecovery(database, clock)
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
         self.ring = KeyRing(self._writer, database, clock)
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock)
-        self.reader = LogReader(path, clock=clock)
+        self.reader = LogReader(database.path, clock)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
             log_task,
@@ -91,28 +72,28 @@ class State:
     ) -> State:
         """Open or make `relayd.db`, load the ring, close what a crash left open, start the writer. Blocks.
 
-        A full disk does not stop the start: a ring that can be read is enough to serve, and what is to be
-        written of the start follows as soon as the disk takes it.
+        A full disk does not stop the start: a ring that can be read is enough to serve. The start is
+        recorded as soon as the disk has room.
 
-        `on_commit` is called on the writer's thread after each commit, with its events in order; it must
-        be quick.
+        Args:
+            state_dir: made if it is missing.
+            boot_id: of this run of the daemon.
+            keep_days: how long request records are kept.
+            max_mib: how large the database may grow.
+            on_commit: called on the writer's thread after each commit, with its events in order; it must
+                be quick.
+            clock: returns the Unix time.
+            connect: `sqlite3.connect`, or what stands in for it.
 
         Raises:
-            StateError: in words, with what to do.
+            StateError: the message says what to do.
         """
         path = make_private(state_dir)
         connection = open_for_writing(path, connect)
         try:
-            with in_words(path):
-                state = cls(
-                    path,
-                    connection,
-                    boot_id=boot_id,
-                    keep_days=keep_days,
-                    max_mib=max_mib,
-                    on_commit=on_commit,
-                    clock=clock,
-                )
+            with as_state_errors(path):
+                database = Database(path, connection, boot_id, on_commit)
+                state = cls(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
         except BaseException:
             connection.close()
             raise
@@ -122,7 +103,7 @@ class State:
     def _start(self) -> None:
         self._writer.start(self._tasks)
         try:
-            with in_words(self.path):
+            with as_state_errors(self.path):
                 self._writer.call(self._recover).result(OPEN_TIMEOUT_S)
         except BaseException:
             self.close()
@@ -134,8 +115,8 @@ class State:
         except sqlite3.Error as error:
             if not is_disk_refusing(error):
                 raise
-            # The task of that name tries again.
-            _log.error("The start could not be noted yet: %s", error)
+            # The task "crash recovery" tries again.
+            _log.error("The start of the daemon can't be recorded yet: %s", error)
 
     def set_retention(self, *, keep_days: int, max_mib: int) -> None:
         """Set how much of the request log is kept from now on."""
@@ -158,4 +139,4 @@ class State:
         try:
             self._recovery.sign_off()
         except sqlite3.Error as error:
-            _log.warning("The end could not be noted: %s", error)
+            _log.warning("The end of the daemon could not be recorded: %s", error)
