@@ -139,7 +139,7 @@ class RequestLog:
         if self._error is not None:
             _log.warning("The request log is written again; %d requests were lost", self.lost)
             self._error = None
-        has_more = self._suspects or len(entries) == BATCH_ENTRIES or self.lost != self._reported
+        has_more = len(entries) == limit or self.lost != self._reported
         return 0.0 if has_more else None
 
     def drain(self, until: float) -> None:

@@ -196,6 +196,21 @@ def test_a_record_that_no_disk_could_take_does_not_hold_up_the_others(good: Harn
     assert sum(event.count for event in events if isinstance(event, Lost)) == 2
 
 
+def test_a_backlog_behind_a_bad_record_is_written_without_another_wake(good: Harness) -> None:
+    """The writer comes back until nothing waits, also after it has looked at records one by one."""
+    good.request(1)
+    good.log.write()
+    good.log.started(a_record(1))
+    for number in range(2, 2 + BATCH_ENTRIES):
+        good.request(number)
+    delays = [good.log.write()]
+    while delays[-1] is not None:
+        delays.append(good.log.write())
+        assert len(delays) < 2 * BATCH_ENTRIES
+    assert set(delays) == {0.0, None}
+    assert (good.log.queued, good.log.lost) == (0, 1)
+
+
 def test_hostile_text_is_stored_harmlessly(good: Harness) -> None:
     """NULs, lone surrogates and numbers beyond 64 bits from outside neither break nor stop the log."""
     record = a_record(1)
