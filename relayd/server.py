@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from relayd import __version__
-from relayd.admin.context import AdminContext, DaemonFacts, Limits
+from relayd.admin.context import AdminContext, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
+from relayd.admin.schema import DaemonFacts, utc_text
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
@@ -82,7 +83,7 @@ class Server:
         self._manager = manager
         self._tls = tls
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
-        self._started_at_s = time.time()
+        self._started_at = utc_text(time.time())
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
         self._metrics = Metrics()
@@ -191,7 +192,7 @@ class Server:
         context = AdminContext(
             facts=DaemonFacts(
                 boot_id=self._boot_id,
-                started_at_s=self._started_at_s,
+                started_at=self._started_at,
                 address=self.url,
                 upstream=self._upstream_options(settings).base_url,
                 demo=self._demo is not None,

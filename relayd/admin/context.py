@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
+
 from relayd import __version__
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import (
+    DaemonFacts,
     DiskUse,
     LogHealth,
     Progress,
@@ -28,27 +31,12 @@ from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.stream import RelayStream
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
-from relayd.state.records import KeyState, Phase, utc_text
+from relayd.state.records import KeyState, Phase, epoch_s, utc_text
 from relayd.state.state import State
 
 _LOG_THREADS = 4
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonFacts:
-    """What does not change while the daemon runs."""
-
-    boot_id: str
-    started_at_s: float
-    """Unix time."""
-    address: str
-    """Where clients are served, as a URL."""
-    upstream: str
-    """Where models are asked, as a URL."""
-    demo: bool
-    state_dir: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +82,14 @@ class AdminContext:
 
     async def status(self) -> Status:
         """Return all figures as they are now; the disk is examined in a thread."""
-        facts, limits, log = self.facts, self.limits(), self.state.log
+        limits, log = self.limits(), self.state.log
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
         return Status(
+            **msgspec.structs.asdict(self.facts),
             version=__version__,
-            boot_id=facts.boot_id,
             pid=os.getpid(),
-            started_at=utc_text(facts.started_at_s),
-            uptime_s=max(0, int(time.time() - facts.started_at_s)),
+            uptime_s=max(0, int(time.time() - epoch_s(self.facts.started_at))),
             intake=self.accepting.state,
-            address=facts.address,
-            upstream=facts.upstream,
-            demo=facts.demo,
-            state_dir=facts.state_dir,
             seq=self.event_bus.newest_seq,
             streams=_stream_counts(self.streams),
             max_streams=limits.max_streams,

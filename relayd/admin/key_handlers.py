@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+import msgspec
+
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler
 from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
-from relayd.state.keyring import Caller, KeyChangeResult
+from relayd.state.keyring import Caller
+from relayd.state.records import KeyChangeResult
 
 _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
@@ -49,16 +52,7 @@ class _RingHandler(AdminHandler):
     def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
         self.set_header("Etag", f'"{change.generation}"')
-        self.send_json(
-            KeyChange(
-                generation=change.generation,
-                key=change.key,
-                old=change.old,
-                secret=change.secret,
-                already_done=change.already_done,
-                cut=cut,
-            )
-        )
+        self.send_json(KeyChange(**msgspec.structs.asdict(change), cut=cut))
 
 
 class KeysHandler(_RingHandler):

@@ -13,6 +13,7 @@ from relayd.state.records import (
     DiskUse,
     Ended,
     Gap,
+    KeyChangeResult,
     KeyInfo,
     KeyState,
     LogEvent,
@@ -36,6 +37,7 @@ __all__ = [
     "AuditEntry",
     "AuditPage",
     "Audited",
+    "DaemonFacts",
     "DiskUse",
     "Ended",
     "ErrorDetail",
@@ -156,21 +158,26 @@ class RingSummary(msgspec.Struct, kw_only=True, frozen=True):
     next_expiry_at: str | None
 
 
-class Status(msgspec.Struct, kw_only=True, frozen=True):
-    """`GET /status`."""
+class DaemonFacts(msgspec.Struct, kw_only=True, frozen=True):
+    """What does not change while the daemon runs."""
 
-    version: str
     boot_id: str
-    pid: int
     started_at: str
-    uptime_s: int
-    intake: Intake
     address: str
     """Where clients are served, as a URL."""
     upstream: str
     """Where models are asked, as a URL without credentials."""
     demo: bool
     state_dir: str
+
+
+class Status(DaemonFacts, kw_only=True, frozen=True):
+    """`GET /status`."""
+
+    version: str
+    pid: int
+    uptime_s: int
+    intake: Intake
     seq: int
     streams: StreamCounts
     max_streams: int
@@ -188,18 +195,9 @@ class Ring(msgspec.Struct, frozen=True):
     keys: list[KeyInfo]
 
 
-class KeyChange(msgspec.Struct, kw_only=True, frozen=True):
+class KeyChange(KeyChangeResult, frozen=True):
     """The answer to every change of the ring, sent only after it is on disk."""
 
-    generation: int
-    key: KeyInfo
-    """The key that the change made or touched."""
-    old: KeyInfo | None = None
-    """After rotate: the retiring key. After undo: the revoked one."""
-    secret: str | None = None
-    """The new key, once. None in every repeated answer, and where no key was made."""
-    already_done: bool = False
-    """True where this Idempotency-Key had done its work before."""
     cut: int = 0
     """How many open streams a revoke ended."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -15,7 +15,7 @@ from relayd.state.database import Transaction
 from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch
 from relayd.state.key_store import advance, insert_key, load_ring, mark_expired, update_key
 from relayd.state.key_transitions import Decision, Rule, StoredRing
-from relayd.state.records import AuditEntry, KeyInfo, Peer, utc_text
+from relayd.state.records import AuditEntry, KeyChangeResult, KeyInfo, Peer, utc_text
 
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 
@@ -29,21 +29,6 @@ class Caller:
     """The generation of the ring on which the caller decided; None: any."""
     idempotency_key: str | None = None
     """Under the same key nothing happens twice; 1 to 200 visible ASCII characters."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyChangeResult:
-    """What a change of the ring did, after it is on disk and in force."""
-
-    generation: int
-    key: KeyInfo
-    """The key that the change made or touched."""
-    old: KeyInfo | None = None
-    """After rotate: the retiring key. After undo: the revoked one."""
-    secret: str | None = field(default=None, repr=False)
-    """The new key, once; never stored."""
-    already_done: bool = False
-    """True if this idempotency key had done its work before."""
 
 
 @dataclass(frozen=True, slots=True)

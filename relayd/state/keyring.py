@@ -18,14 +18,22 @@ from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.errors import RingError, RingUnavailable, StateError
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
-from relayd.state.key_operations import Caller, ChangeRequest, KeyChangeResult, apply_change
+from relayd.state.key_operations import Caller, ChangeRequest, apply_change
 from relayd.state.key_store import load_ring, mark_expired, store_uses
 from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
 from relayd.state.keys import digest
-from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, epoch_s, utc_text
+from relayd.state.records import (
+    LIVE_STATES,
+    AuditEntry,
+    KeyChangeResult,
+    KeyInfo,
+    KeyState,
+    epoch_s,
+    utc_text,
+)
 from relayd.state.writer import Writer
 
-__all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyChangeResult", "KeyOwner", "KeyRing"]
+__all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
 
 _START_TIMEOUT_S = 30.0
 _SUBJECT_CHARS = 200

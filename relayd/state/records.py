@@ -136,6 +136,24 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
         return self
 
 
+class KeyChangeResult(msgspec.Struct, frozen=True):
+    """What a change of the key ring did, after it is on disk and in force."""
+
+    generation: int
+    key: KeyInfo
+    """The key that the change made or touched."""
+    old: KeyInfo | None = None
+    """After rotate: the retiring key. After undo: the revoked one."""
+    secret: str | None = None
+    """The new key, once; never stored. None in every repeated answer, and if no key was made."""
+    already_done: bool = False
+    """True if this idempotency key had done its work before."""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "secret")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 class Peer(msgspec.Struct, frozen=True):
     """The process that asked for a change over the admin socket (SO_PEERCRED)."""
 

@@ -16,9 +16,10 @@ from typing import Any
 from typing_extensions import override
 
 from relayd.admin.client import AdminClient
-from relayd.admin.context import AdminContext, DaemonFacts, Limits
+from relayd.admin.context import AdminContext, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
+from relayd.admin.schema import DaemonFacts
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.relay.accepting import Accepting
@@ -90,7 +91,14 @@ async def admin_api(
         )
         state.ring.ensure_initial_key(KEY)
         context = AdminContext(
-            facts=DaemonFacts(boot_id, NOON_S, "http://a", "http://b", demo=False, state_dir=str(state_dir)),
+            facts=DaemonFacts(
+                boot_id=boot_id,
+                started_at=utc_text(NOON_S),
+                address="http://a",
+                upstream="http://b",
+                demo=False,
+                state_dir=str(state_dir),
+            ),
             limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),
             state=state,
             streams=ActiveStreams(),

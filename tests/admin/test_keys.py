@@ -153,3 +153,12 @@ async def test_a_chat_whose_body_was_still_coming_is_cut_as_well() -> None:
         reply = await wire.reply()
         assert reply.status == 401
         assert reply.error == "key_revoked: The key of this request was revoked."
+
+
+async def test_a_new_key_is_in_no_repr(tmp_path: Path) -> None:
+    """Neither the daemon's result nor the client's shows it, as in a traceback or a log line."""
+    async with admin_api(tmp_path) as api:
+        change = await api.client.add_key("web", generation=1, idempotency_key="one")
+        assert change.secret is not None
+        assert change.secret not in repr(change)
+        assert change.key.id in repr(change)

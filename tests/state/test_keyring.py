@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from relayd.state.errors import (
@@ -23,11 +24,10 @@ from relayd.state.errors import (
     WrongState,
 )
 from relayd.state.initial_key import ensure_initial_key
-from relayd.state.key_operations import KeyChangeResult
 from relayd.state.key_store import DEAD_KEYS_SHOWN, load_ring
 from relayd.state.keyring import Caller, KeyOwner, KeyRing
 from relayd.state.keys import new_key
-from relayd.state.records import KeyInfo, KeyState, Peer, utc_text
+from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_text
 from relayd.state.state import State
 from relayd.state.writer import Writer
 from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened, opened_database, wait_until
@@ -271,7 +271,7 @@ async def test_a_repeated_change_happens_once(tmp_path: Path) -> None:
         done = await rotate(state.ring, first.key.id, on(1, "once-1"))
         assert done.secret is not None
         again = await rotate(state.ring, first.key.id, on(1, "once-1"))
-        assert again == replace(done, secret=None, already_done=True)
+        assert again == msgspec.structs.replace(done, secret=None, already_done=True)
         assert state.ring.generation == 2
     with opened(tmp_path / "state", boot_id="boot-2") as state:
         assert await rotate(state.ring, first.key.id, on(1, "once-1")) == again
