@@ -19,7 +19,7 @@ from relayd.admin.schema import DaemonFacts, utc_text
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
-from relayd.demo import DemoUpstream
+from relayd.demo.upstream import DemoUpstream
 from relayd.public.app import make_app
 from relayd.public.chat_request import ChatRules
 from relayd.public.client_address import TrustedProxies
