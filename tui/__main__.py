@@ -28,10 +28,9 @@ def parser() -> argparse.ArgumentParser:
         prog="relayd-tui", description="The operator's app of relayd: see every request, change keys."
     )
     arguments.add_argument("--socket", metavar="PATH", help="the daemon's admin socket")
-    arguments.add_argument("--demo", action="store_true", help="a simulated daemon; nothing real is touched")
+    arguments.add_argument("--demo", action="store_true", help="a daemon of its own with made-up traffic")
     arguments.add_argument("--readonly", action="store_true", help="look, change nothing")
     arguments.add_argument("--plain", action="store_true", help="lines of text instead of a screen")
-    arguments.add_argument("--seed", type=int, help="make --demo play the same traffic again")
     return arguments
 
 
@@ -39,6 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, and return the exit status: 0, or 1 with a sentence on stderr, or 2 for wrong usage."""
     options = parser().parse_args(argv)
     env = dict(os.environ)
+    if not options.demo:
+        return _run(options, env)
+    from tui.demo import demo_daemon  # noqa: PLC0415 - only the demo needs it
+
+    with demo_daemon() as socket_path:
+        options.socket = str(socket_path)
+        return _run(options, env)
+
+
+def _run(options: argparse.Namespace, env: dict[str, str]) -> int:
     if options.plain or env.get("TERM") == "dumb":
         from tui.plain import run_plain  # noqa: PLC0415 - line mode does without Textual
 
@@ -50,11 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _client(options: argparse.Namespace, env: dict[str, str]) -> Link:
-    if options.demo:
-        from tui.demo.link import DemoLink  # noqa: PLC0415 - only the demo needs it
-
-        return DemoLink(seed=options.seed)
-    from relayd.admin.client import AdminClient  # noqa: PLC0415 - the demo needs no HTTP client
+    from relayd.admin.client import AdminClient  # noqa: PLC0415 - the help needs no HTTP client
     from relayd.admin.paths import socket_path  # noqa: PLC0415 - as above
 
     return AdminClient(socket_path(env, options.socket))

@@ -110,10 +110,10 @@ class _ChatRequest(msgspec.Struct):
             shown = shown[:_SHOWN_CHARACTERS] + "…"
         text = (
             f"You said: “{shown}” No model has read it: this is relayd's demo upstream, "
-            "which streams these words, ten a second. "
+            "which streams these words, ten a second."
         )
-        words = re.findall(r"\S+\s*", text)
-        return words * (_LONG_WORDS // len(words)) if self.wish == "long" else words
+        times = _LONG_WORDS // len(text.split()) if self.wish == "long" else 1
+        return re.findall(r"\S+\s*", " ".join([text] * times))
 
     def usage(self, completion_tokens: int) -> dict[str, int]:
         """Return the usage; a word counts as a token."""

@@ -131,7 +131,7 @@ def test_the_operators_app_comes_from_the_wheel(programs: Path, tmp_path: Path) 
         seen = b""
         for piece in _shown(terminal):
             before, seen = seen, seen + piece
-            if b"Requests" in seen and b"Requests" not in before:
+            if b"LIVE" in seen and b"LIVE" not in before:
                 os.write(terminal, b"Q")
         assert app.wait(_PATIENCE_S) == 0
     finally:

@@ -1,0 +1,353 @@
+"""The daemon behind `relayd-tui --demo`: a real one, with a made-up past and made-up clients.
+
+`python -m relayd.demo.showcase DIRECTORY` serves on a free port of 127.0.0.1 with its state in that
+directory. It ends, and removes the directory, as soon as its standard input closes: whoever started it
+holds the other end of that pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvloop
+
+from relayd.admin.events import EventBus
+from relayd.admin.unix_socket import open_admin_socket
+from relayd.config import Settings, load
+from relayd.public.listener import bind
+from relayd.reload import ConfigReloader
+from relayd.server import Server, new_boot_id
+from relayd.state.key_operations import Caller
+from relayd.state.records import Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.state import State
+from relayd.systemd import ServiceManager
+
+_DAY_S: Final = 86_400.0
+_HISTORY_S: Final = 3600.0
+_ROTATED_AGO_S: Final = 45.5 * 60
+_GRACE_S: Final = 3600.0
+_REQUESTS_PER_S: Final = 0.7
+_OUTAGE_AGO_S: Final = (18 * 60.0, 21 * 60.0)
+"""In this part of the past hour the provider failed often."""
+_MAX_OPEN: Final = 40
+_REFUSED_PAUSE_S: Final = 20.0
+"""How long a client whose key was refused stays away."""
+_BROWSER: Final = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
+
+
+_OPERATOR: Final = Caller(Peer(os.getuid(), os.getpid(), "ada"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Persona:
+    """A person or program that uses a client's key."""
+
+    client: str
+    ip: str
+    user_agent: str
+    model: str
+    weight: float
+    origin: str | None = None
+    is_lazy: bool = False
+    """Still uses the key that a rotation is replacing."""
+
+
+_PERSONAS: Final = (
+    _Persona("web", "198.51.100.21", _BROWSER, "gpt-4o-mini", 5.0, "https://chat.example.org"),
+    _Persona("web", "198.51.100.87", _BROWSER, "gpt-4o", 4.0, "https://chat.example.org"),
+    _Persona("web", "203.0.113.9", _BROWSER, "gpt-4o-mini", 1.6, "https://old.example.org", is_lazy=True),
+    _Persona("web", "10.0.0.4", "nightly-report/2.1", "gpt-4o", 1.2, is_lazy=True),
+    _Persona("laptop", "192.0.2.14", "python-httpx/0.28.1", "gpt-5-mini", 2.5),
+    _Persona("ci", "10.0.0.30", "curl/8.14.1", "gpt-4o-mini", 2.0),
+    _Persona("support-bot", "203.0.113.77", "support-bot/4.0 (node)", "gpt-5-mini", 3.0),
+    _Persona("phone", "198.51.100.140", "okhttp/5.1.0", "gpt-4o-mini", 0.9),
+)
+_STRANGER: Final = _Persona("", "192.0.2.200", "zgrab/0.x", "gpt-4o", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    """How a request goes: what its client asks for, and what its record says in the end."""
+
+    weight: float
+    message: str = "Say hi."
+    leave_after_s: float | None = None
+    outcome: Outcome = Outcome.COMPLETED
+    status: int = 200
+    code: str = ""
+    sentence: str = ""
+
+
+_GOOD: Final = _Fate(86, "Say in a few sentences what a relay is for, and who is glad to have one.")
+_LONG: Final = _Fate(3, "demo-long")
+_FAILED: Final = _Fate(
+    *(1.5, "demo-failing", None, Outcome.UPSTREAM_ERROR, 502),
+    *("upstream_failed", "The provider failed (500)."),
+)
+_WRONG_KEY: Final = _Fate(
+    *(1, "Say hi.", None, Outcome.DENIED, 401, "unauthorized", "There is no key, or it is not valid here.")
+)
+_FATES: Final = (
+    _GOOD,
+    _LONG,
+    _FAILED,
+    _WRONG_KEY,
+    _Fate(3, "demo-slow"),
+    _Fate(3, "demo-long", 4.0, Outcome.CLIENT_CLOSED),
+    _Fate(
+        *(1, "demo-limited", None, Outcome.UPSTREAM_ERROR, 429),
+        *("upstream_limited", "The provider's rate limit is reached."),
+    ),
+    _Fate(
+        *(1, "demo-broken", None, Outcome.UPSTREAM_ERROR, 200),
+        *("upstream_failed", "The provider's answer broke off."),
+    ),
+    _Fate(0.5, "", None, Outcome.REJECTED, 400, "bad_request", "`messages` must not be empty."),
+)
+
+
+class _Clock:
+    """Unix time, set back while the past is written."""
+
+    def __init__(self) -> None:
+        self.past_s: float | None = None
+
+    def __call__(self) -> float:
+        return time.time() if self.past_s is None else self.past_s
+
+
+class _Showcase:
+    """Clients with their keys: what they did in the past, and what they do now."""
+
+    def __init__(self, state: State, boot_id: str, clock: _Clock) -> None:
+        self._state = state
+        self._boot_id = boot_id
+        self._clock = clock
+        self._random = random.Random(4)  # noqa: S311 - made-up traffic, nothing secret
+        self._keys: dict[_Persona, tuple[str, str]] = {}
+        """The id and the secret of each persona's key."""
+        self._away_until_s: dict[_Persona, float] = {}
+
+    async def write_past(self) -> None:
+        """Write the keys and the requests of the past into the state, in the order of their times."""
+        now_s = self._clock()
+        self._clock.past_s = now_s - 200 * _DAY_S
+        leaked = await self._add("ci")
+        self._clock.past_s = now_s - 90 * _DAY_S
+        first = await self._add("web")
+        for client, days_ago in (("laptop", 60), ("phone", 19)):
+            self._clock.past_s = now_s - days_ago * _DAY_S
+            await self._add(client)
+        self._clock.past_s = now_s - 32 * _DAY_S
+        await self._rotate(first, _DAY_S)
+        self._clock.past_s = now_s - 11 * _DAY_S
+        await self._state.ring.revoke(leaked, cut=True, caller=_OPERATOR)
+        await self._add("ci")
+        self._clock.past_s = now_s - 4 * _DAY_S
+        await self._add("support-bot")
+        await self._write_requests(now_s - _HISTORY_S, now_s - _ROTATED_AGO_S, now_s)
+        self._clock.past_s = now_s - _ROTATED_AGO_S
+        await self._rotate(self._keys[_PERSONAS[0]][0], _GRACE_S)
+        await self._write_requests(now_s - _ROTATED_AGO_S, now_s, now_s)
+        self._clock.past_s = None
+
+    async def play(self, announced: asyncio.Future[str]) -> None:
+        """Let the clients ask, from when the daemon's URL is announced until cancelled."""
+        address = urlsplit(await announced)
+        room = asyncio.Semaphore(_MAX_OPEN)
+
+        async def ask(persona: _Persona, fate: _Fate) -> None:
+            # A daemon that drains is part of the show.
+            async with room:
+                with suppress(OSError):
+                    await self._ask(address.hostname or "", address.port or 0, persona, fate)
+
+        async with asyncio.TaskGroup() as group:
+
+            def start(persona: _Persona, fate: _Fate) -> asyncio.Task[None]:
+                return group.create_task(ask(persona, fate), name=f"request of {persona.ip}")
+
+            for persona in _PERSONAS:
+                start(persona, _LONG if persona.is_lazy else _GOOD)
+            start(_PERSONAS[0], _FAILED)
+            while True:
+                await asyncio.sleep(self._random.expovariate(_REQUESTS_PER_S))
+                persona, fate = self._draw(outage=False)
+                if not room.locked() and self._away_until_s.get(persona, 0.0) <= time.monotonic():
+                    start(persona, fate)
+
+    async def _add(self, client: str) -> str:
+        change = await self._state.ring.add(client, caller=_OPERATOR)
+        self._hand_out(client, change.key.id, change.secret or "")
+        return change.key.id
+
+    async def _rotate(self, key_id: str, grace_s: float) -> None:
+        change = await self._state.ring.rotate(key_id, grace_s=grace_s, caller=_OPERATOR)
+        under_way = grace_s == _GRACE_S
+        self._hand_out(change.key.client, change.key.id, change.secret or "", but_lazy=under_way)
+
+    def _hand_out(self, client: str, key_id: str, secret: str, *, but_lazy: bool = False) -> None:
+        for persona in _PERSONAS:
+            if persona.client == client and not (but_lazy and persona.is_lazy):
+                self._keys[persona] = key_id, secret
+
+    def _draw(self, *, outage: bool) -> tuple[_Persona, _Fate]:
+        persona = self._random.choices(_PERSONAS, [persona.weight for persona in _PERSONAS])[0]
+        fate = self._random.choices(_FATES, [fate.weight for fate in _FATES])[0]
+        if outage and self._random.random() < 0.4:  # noqa: PLR2004 - two of five fail
+            fate = _FAILED
+        return (_STRANGER if fate is _WRONG_KEY else persona), fate
+
+    async def _write_requests(self, begin_s: float, end_s: float, now_s: float) -> None:
+        at_s = begin_s
+        while (at_s := at_s + self._random.expovariate(_REQUESTS_PER_S)) < end_s:
+            self._clock.past_s = at_s
+            persona, fate = self._draw(outage=_OUTAGE_AGO_S[0] < now_s - at_s < _OUTAGE_AGO_S[1])
+            record = self._past_record(at_s, persona, fate)
+            if record.key_id is not None:
+                self._state.ring.record_use(record.key_id, persona.ip)
+            self._state.log.started(record)
+            _close(record, fate, self._random)
+            self._state.log.ended(record)
+        while self._state.log.queued:  # noqa: ASYNC110 - what follows must come after these in the log
+            await asyncio.sleep(0.002)
+
+    def _past_record(self, at_s: float, persona: _Persona, fate: _Fate) -> RequestRecord:
+        key_id = None if fate is _WRONG_KEY else self._keys[persona][0]
+        return RequestRecord(
+            id=f"{self._random.getrandbits(80):016x}"[:16],
+            boot_id=self._boot_id,
+            started_at=utc_text(at_s),
+            client=persona.client or None,
+            key_id=key_id,
+            ip=persona.ip,
+            origin=persona.origin,
+            user_agent=persona.user_agent,
+            path="/chat",
+            model=None if fate is _WRONG_KEY else persona.model,
+        )
+
+    async def _ask(self, host: str, port: int, persona: _Persona, fate: _Fate) -> None:
+        """Send one request as this persona, and read its answer; a stranger's key is made up."""
+        key = self._keys.get(persona, ("", "a-guessed-key-of-a-stranger"))[1]
+        messages = [{"role": "user", "content": fate.message}] if fate.message else []
+        body = json.dumps({"model": persona.model, "messages": messages}).encode()
+        headers = {
+            "Host": f"{host}:{port}",
+            "Authorization": f"Bearer {key}",
+            "User-Agent": persona.user_agent,
+            "X-Forwarded-For": persona.ip,
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        if persona.origin is not None:
+            headers["Origin"] = persona.origin
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fate.leave_after_s):
+                    if b" 401 " in await reader.readline():
+                        self._away_until_s[persona] = time.monotonic() + _REFUSED_PAUSE_S
+                    while await reader.read(1 << 16):
+                        pass
+        finally:
+            writer.close()
+
+
+def _close(record: RequestRecord, fate: _Fate, draw: random.Random) -> None:
+    """Let a request of the past end as its fate says."""
+    record.phase, record.outcome, record.status = Phase.DONE, fate.outcome, fate.status
+    if fate.code:
+        record.error = RecordedError(fate.code, fate.sentence)
+    if fate.outcome in {Outcome.DENIED, Outcome.REJECTED}:
+        record.duration_ms = draw.randint(1, 4)
+        return
+    record.connect_ms = int(draw.lognormvariate(math.log(70), 0.3))
+    first_token_ms = record.connect_ms + int(draw.lognormvariate(math.log(500), 0.45))
+    record.duration_ms = first_token_ms
+    if fate.status == 200:  # noqa: PLR2004 - an answer has begun
+        record.first_token_ms = first_token_ms
+        record.deltas = max(3, int(draw.lognormvariate(math.log(200), 0.8)))
+        record.bytes_out = record.deltas * 61
+        record.duration_ms += record.deltas * draw.randint(9, 20)
+    if fate.outcome is Outcome.COMPLETED:
+        record.finish_reason = "stop"
+        record.prompt_tokens = int(draw.lognormvariate(math.log(400), 0.9))
+        record.completion_tokens = record.deltas
+
+
+def _settings(directory: Path) -> Settings:
+    return load(
+        config_path=None,
+        cli={"state_dir": str(directory)},
+        env={"HOME": str(directory)},
+        cwd=directory,
+        system_config=directory / "relayd.toml",
+    )
+
+
+async def _serve(directory: Path) -> int:
+    settings, event_bus, clock = _settings(directory), EventBus(), _Clock()
+    boot_id, manager = new_boot_id(), ServiceManager({})
+    state = State.open(
+        settings.state_dir,
+        boot_id=boot_id,
+        keep_days=settings.log.retention_days,
+        max_mib=settings.log.max_mib,
+        on_commit=event_bus.publish,
+        clock=clock,
+    )
+    showcase = _Showcase(state, boot_id, clock)
+    await showcase.write_past()
+    announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    server = Server(
+        ConfigReloader(settings, lambda: settings, manager),
+        state,
+        boot_id=boot_id,
+        demo=True,
+        announce=lambda _line: announced.set_result(server.url),
+        manager=manager,
+    )
+
+    def on_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            # Asked twice, it does not wait for the open streams.
+            server.request_stop()
+            server.request_stop()
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), on_input)
+    with open_admin_socket(settings.admin.socket, group="", state_dir=settings.state_dir) as admin_socket:
+        async with asyncio.TaskGroup() as group:
+            playing = group.create_task(showcase.play(announced), name="showcase traffic")
+            status = await server.run(bind("127.0.0.1", 0), admin_socket, event_bus)
+            playing.cancel()
+    return status
+
+
+def main() -> int:
+    """Serve until standard input closes; returns the exit status."""
+    directory = Path(sys.argv[1])
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(directory))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
