@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
 from tornado.iostream import StreamClosedError
 
 from relayd import __version__
 from relayd.admin.errors import AdminError
-from relayd.admin.events import EventReader, ndjson
 from relayd.admin.handlers import AdminHandler
-from relayd.admin.schema import Gap, Hello, LogEvent
+from relayd.admin.schema import Event, Gap, Hello
 from relayd.state.errors import StateError
 from relayd.state.filter import parse_filter
 
@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 1000
+_EVENTS_PER_READ = 200
+
+_encoder = msgspec.json.Encoder()
 
 
 class _PageHandler(AdminHandler):
@@ -82,7 +85,7 @@ class EventsHandler(AdminHandler):
     """`GET /events`: NDJSON without end: hello, replay from disk, live."""
 
     query_names = frozenset({"after"})
-    _reader: EventReader | None = None
+    _news: asyncio.Event | None = None
 
     async def get(self) -> None:
         """Send until the reader leaves, stands still for too long, or the daemon ends."""
@@ -90,14 +93,10 @@ class EventsHandler(AdminHandler):
         after, newest = await self._place(self.number("after"))
         self.set_header("Content-Type", "application/x-ndjson; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
-        with (
-            context.metrics.event_readers.track_inprogress(),
-            context.event_bus.reader(after, self._read) as self._reader,
-        ):
+        with context.metrics.event_readers.track_inprogress(), context.event_bus.subscribe() as self._news:
             try:
-                await self._send(ndjson([Hello(context.facts.boot_id, __version__, newest)]))
-                while (lines := await self._reader.next_lines()) is not None:
-                    await self._send(lines)
+                await self._send([Hello(context.facts.boot_id, __version__, newest)])
+                await self._follow(after, self._news)
             except StreamClosedError:
                 return
             except TimeoutError:
@@ -118,15 +117,29 @@ class EventsHandler(AdminHandler):
             bus.advance(await self.context.read_log(self.context.state.reader.newest_seq))
         return min(after, bus.newest_seq), bus.newest_seq
 
-    async def _read(self, after: int, limit: int) -> Sequence[LogEvent | Gap]:
-        return await self.context.read_log(partial(self.context.state.reader.events, after, limit))
+    async def _follow(self, last_seq: int, news: asyncio.Event) -> None:
+        bus, reader = self.context.event_bus, self.context.state.reader
+        progress = bus.progress
+        while bus.is_open and not self.connection.stream.closed():
+            news.clear()
+            if bus.progress is not None and bus.progress is not progress:
+                progress = bus.progress
+                await self._send([progress])
+            if last_seq < bus.newest_seq:
+                events = await self.context.read_log(partial(reader.events, last_seq, _EVENTS_PER_READ))
+                if events:
+                    last = events[-1]
+                    last_seq = last.last if isinstance(last, Gap) else last.seq
+                    await self._send(events)
+                    continue
+            await news.wait()
 
-    async def _send(self, lines: bytes) -> None:
-        self.write(lines)
+    async def _send(self, events: Sequence[Event]) -> None:
+        self.write(b"".join(_encoder.encode(event) + b"\n" for event in events))
         async with asyncio.timeout(self.context.event_write_timeout_s):
             await self.flush()
 
     def on_connection_close(self) -> None:
-        """End the reader: its client has left."""
-        if self._reader is not None:
-            self._reader.end()
+        """Wake this handler, which sees that its reader has left."""
+        if self._news is not None:
+            self._news.set()

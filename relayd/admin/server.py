@@ -69,12 +69,10 @@ class AdminServer:
 
     async def _tick(self) -> None:
         """Once a second, begin a slot of the rates and tell the readers where the open streams are."""
-        context, loop = self._context, asyncio.get_running_loop()
+        context = self._context
         were_open = False
-        due_s = loop.time()
         while True:
-            due_s = max(due_s + _TICK_S, loop.time())
-            await asyncio.sleep(due_s - loop.time())
+            await asyncio.sleep(_TICK_S)
             context.metrics.recent.begin_second(context.streams.deltas)
             are_open = len(context.streams) > 0
             if len(context.event_bus) and (are_open or were_open):
