@@ -91,57 +91,46 @@ _ANSI = {
 DARK, LIGHT, ANSI = "relayd-dark", "relayd-light", "relayd-ansi"
 _COLOURS: Mapping[str, Mapping[str, str]] = {DARK: _DARK, LIGHT: _LIGHT, ANSI: _ANSI}
 
-_HUES = {
+# A colour of the theme, and whether the text is bold.
+_LOOKS = {
     Role.TEXT: "fg",
     Role.DIM: "dim",
-    Role.STRONG: "fg",
+    Role.STRONG: "fg bold",
     Role.ACCENT: "blue",
     Role.GOOD: "green",
     Role.WARN: "yellow",
-    Role.BAD: "red",
+    Role.BAD: "red bold",
     Role.RUN: "cyan",
     Role.CONNECT: "dim",
     Role.WAIT: "yellow",
     Role.STREAM: "blue",
     Role.CLIENT: "magenta",
-    Role.KEY: "blue",
+    Role.KEY: "blue bold",
     Role.MARK: "dim",
     Role.MATCH: "yellow",
-    Role.TITLE: "fg",
-}
-_HEAD_HUES = {
+    Role.TITLE: "fg bold",
     Role.HEAD: "fg",
     Role.HEAD_DIM: "dim",
-    Role.HEAD_STRONG: "fg",
-    Role.HEAD_GOOD: "green",
-    Role.HEAD_WARN: "yellow",
-    Role.HEAD_BAD: "red",
-}
-_BOLD = {
-    Role.STRONG,
-    Role.BAD,
-    Role.KEY,
-    Role.TITLE,
-    Role.HEAD_STRONG,
-    Role.HEAD_BAD,
-    Role.HEAD_WARN,
-    Role.HEAD_GOOD,
+    Role.HEAD_STRONG: "fg bold",
+    Role.HEAD_GOOD: "green bold",
+    Role.HEAD_WARN: "yellow bold",
+    Role.HEAD_BAD: "red bold",
 }
 
 
 def _styles(name: str) -> dict[Role, Style]:
     colours = _COLOURS[name]
-    plain = name == ANSI
-    styles = {role: Style(color=colours[hue], bold=role in _BOLD) for role, hue in _HUES.items()}
-    head_bg = None if plain else colours["panel"]
-    for role, hue in _HEAD_HUES.items():
-        styles[role] = Style(color=colours[hue], bgcolor=head_bg, bold=role in _BOLD)
-    styles[Role.CURSOR] = Style(reverse=True) if plain else Style(bgcolor=colours["cursor"])
-    styles[Role.ALARM] = (
-        Style(bold=True, reverse=True)
-        if plain
-        else Style(color=colours["alarm_fg"], bgcolor=colours["yellow"], bold=True)
-    )
+    styles = {}
+    for role, look in _LOOKS.items():
+        colour, _, bold = look.partition(" ")
+        ground = colours["panel"] if role.startswith("head") and name != ANSI else None
+        styles[role] = Style(color=colours[colour], bgcolor=ground, bold=bool(bold))
+    if name == ANSI:
+        styles[Role.CURSOR] = Style(reverse=True)
+        styles[Role.ALARM] = Style(bold=True, reverse=True)
+    else:
+        styles[Role.CURSOR] = Style(bgcolor=colours["cursor"])
+        styles[Role.ALARM] = Style(color=colours["alarm_fg"], bgcolor=colours["yellow"], bold=True)
     return styles
 
 

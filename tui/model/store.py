@@ -73,11 +73,8 @@ def mark_key(seq: int) -> int:
 class Watcher(Protocol):
     """Told of every change of the store, at once."""
 
-    def row_added(self, key: int, row: Row) -> None:
-        """Take note of a new row, at its place by key."""
-
-    def row_changed(self, key: int, row: Row) -> None:
-        """Take note of a row's new content."""
+    def row_put(self, key: int, row: Row) -> None:
+        """Take note of a new row, or of new content of a row."""
 
     def rows_dropped(self, below: int) -> None:
         """Forget all rows with keys under `below`."""
@@ -97,7 +94,7 @@ class RecordStore:
         self._flags = bytearray()
         """One number a row: what the scrollbar marks, without unpacking."""
         self._mark_count = 0
-        self._watchers: list[Watcher] = []
+        self.watcher: Watcher | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -106,10 +103,6 @@ class RecordStore:
     def record_count(self) -> int:
         """How many of the rows are records."""
         return len(self._keys) - self._mark_count
-
-    def watch(self, watcher: Watcher) -> None:
-        """Tell `watcher` of every change from now on."""
-        self._watchers.append(watcher)
 
     def key_at(self, index: int) -> int:
         """Return the key of the row at this place."""
@@ -160,7 +153,7 @@ class RecordStore:
         return self._keys[-1] >> 1 if self._keys else None
 
     def put(self, record: RequestRecord) -> None:
-        """Add a record, or replace the one with the same `seq`. Texts must be neutral already."""
+        """Add a record, or replace the one with the same `seq`. Its texts must be safe to show."""
         self._put(record_key(record.seq), record, self._packer.pack(record))
 
     def put_mark(self, seq: int, mark: Mark) -> None:
@@ -169,17 +162,16 @@ class RecordStore:
 
     def _put(self, key: int, row: Row, packed: bytes | Mark) -> None:
         index = self.index_of(key) if self._keys and key <= self._keys[-1] else len(self._keys)
-        if index < len(self._keys) and self._keys[index] == key:
+        if self._is_at(index, key):
             self._rows[index] = packed
             self._flags[index] = _flag(row)
-            for watcher in self._watchers:
-                watcher.row_changed(key, row)
+            self._notify(key, row)
             return
         self._mark_count += isinstance(row, Mark)
         self._keys.insert(index, key)
         self._rows.insert(index, packed)
         self._flags.insert(index, _flag(row))
-        self._tell_added(key, row)
+        self._notify(key, row)
         if index == len(self._keys) - 1:
             self._shrink()
 
@@ -189,7 +181,7 @@ class RecordStore:
         for record in records:
             key = record_key(record.seq)
             index = self.index_of(key)
-            if index < len(self._keys) and self._keys[index] == key:
+            if self._is_at(index, key):
                 self.put(record)
             else:
                 fresh[key] = record
@@ -205,30 +197,27 @@ class RecordStore:
         self._rows[index:index] = [self._packer.pack(fresh[key]) for key in keys]
         self._flags[index:index] = bytes(_flag(fresh[key]) for key in keys)
         for key in keys:
-            self._tell_added(key, fresh[key])
+            self._notify(key, fresh[key])
 
     def remove_mark(self, key: int) -> None:
         """Take a mark away, for example when its gap is filled."""
         index = self.index_of(key)
-        if index < len(self._keys) and self._keys[index] == key and not key & 1:
+        if self._is_at(index, key) and not key & 1:
             self._mark_count -= 1
             del self._keys[index]
             del self._rows[index]
             del self._flags[index]
-            for watcher in self._watchers:
-                watcher.row_removed(key)
+            if self.watcher is not None:
+                self.watcher.row_removed(key)
 
     def marks(self, kind: MarkKind) -> list[tuple[int, Mark]]:
         """Return every mark of one kind, with its key, oldest first."""
-        found = []
-        for index, row in enumerate(self._rows):
-            if isinstance(row, Mark) and row.kind is kind:
-                found.append((self._keys[index], row))
-        return found
+        pairs = zip(self._keys, self._rows, strict=True)
+        return [(key, row) for key, row in pairs if isinstance(row, Mark) and row.kind is kind]
 
-    def _tell_added(self, key: int, row: Row) -> None:
-        for watcher in self._watchers:
-            watcher.row_added(key, row)
+    def _notify(self, key: int, row: Row) -> None:
+        if self.watcher is not None:
+            self.watcher.row_put(key, row)
 
     def _shrink(self) -> None:
         part = self.keep // _DROP_PART
@@ -239,5 +228,5 @@ class RecordStore:
         del self._keys[: part * 2]
         del self._rows[: part * 2]
         del self._flags[: part * 2]
-        for watcher in self._watchers:
-            watcher.rows_dropped(below)
+        if self.watcher is not None:
+            self.watcher.rows_dropped(below)

@@ -62,7 +62,7 @@ class View:
         """The daemon was asked for matches down to this `seq`; None: not yet."""
         self.asked_all = False
         """Every match on disk is here, or as many as the view holds."""
-        store.watch(self)
+        store.watcher = self
 
     @property
     def narrowed(self) -> bool:
@@ -239,11 +239,7 @@ class View:
 
     # The store's watcher.
 
-    def row_added(self, key: int, row: Row) -> None:
-        """Keep the matches true."""
-        self._judge(key, row)
-
-    def row_changed(self, key: int, row: Row) -> None:
+    def row_put(self, key: int, row: Row) -> None:
         """Keep the matches true."""
         self._judge(key, row)
 

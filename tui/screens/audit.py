@@ -10,48 +10,33 @@ from textual.widgets import Static
 
 from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
-from tui.model.app_state import AppState
 from tui.model.units import day_clock
 from tui.screens.pane import Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.line_list import ItemList, LineList
 
 
-class AuditList(LineList):
+class AuditList(ItemList[AuditEntry]):
     """What operators did, newest first."""
 
-    def __init__(self, state: AppState, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(id=id)
-        self._state = state
-
-    def row_count(self) -> int:
-        """Count the entries."""
-        return len(self._state.audit)
-
-    def row_key(self, index: int) -> Key:
-        """Return its place in the log."""
-        return self._state.audit[index].seq
-
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - cut where the line ends
+    def titles(self, width: int) -> str:  # noqa: ARG002 - cut where the line ends
         """Return the column names."""
-        titles = f"   {'time':<14} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
-        return [(titles, style(self.app, Role.DIM))]
+        return f"{'time':<14} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
 
-    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+    def item_pieces(self, item: AuditEntry, width: int) -> Iterable[Piece]:
         """Return one entry."""
-        entry = self._state.audit[index]
-        look = {role: style(self.app, role) for role in Role}
-        changed = "  ".join(part for part in (" → ".join(entry.key_ids), entry.detail) if part)
+        dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
+        changed = "  ".join(part for part in (" → ".join(item.key_ids), item.detail) if part)
+        result = Role.GOOD if item.result == "done" else Role.BAD
         return [
-            (" ▶ " if selected else "   ", look[Role.ACCENT]),
-            (day_clock(epoch_s(entry.at))[5:] + " ", look[Role.DIM]),
-            (fit(entry.action, 8) + " ", look[Role.STRONG]),
-            (fit(entry.result, 8) + " ", look[Role.GOOD if entry.result == "done" else Role.BAD]),
-            (fit(entry.login, 10) + " ", look[Role.TEXT]),
-            (fit(entry.client or "—", 12) + " ", look[Role.TEXT]),
-            (fit(changed, max(0, width - 61)), look[Role.DIM]),
+            (day_clock(epoch_s(item.at))[5:] + " ", dim),
+            (fit(item.action, 8) + " ", style(self.app, Role.STRONG)),
+            (fit(item.result, 8) + " ", style(self.app, result)),
+            (fit(item.login, 10) + " ", text),
+            (fit(item.client or "—", 12) + " ", text),
+            (fit(changed, max(0, width - 60)), dim),
         ]
 
     def empty_text(self) -> tuple[str, ...]:
@@ -74,7 +59,7 @@ class AuditPane(Pane):
 
     def compose(self) -> ComposeResult:
         """Show list and words."""
-        yield AuditList(self.state, id="entries")
+        yield AuditList(lambda entry: entry.seq, id="entries")
         yield Static(id="entry", markup=False)
 
     @property
@@ -84,7 +69,7 @@ class AuditPane(Pane):
 
     def refresh_data(self) -> None:
         """Show new entries."""
-        self.rows.rows_changed()
+        self.rows.show(self.state.audit)
         self._show_chosen()
 
     def focus_default(self) -> None:
@@ -93,8 +78,7 @@ class AuditPane(Pane):
 
     @on(LineList.Moved)
     def _show_chosen(self) -> None:
-        key = self.rows.cursor_key
-        entry = next((entry for entry in self.state.audit if entry.seq == key), None)
+        entry = self.rows.chosen
         self.query_one("#entry", Static).update("" if entry is None else _in_words(entry))
 
     def hints(self) -> list[Hint]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
-from rich.style import Style
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -19,14 +18,14 @@ from tui.screens.pane import Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.line_list import ItemList, LineList
 
 _STALE_MS = 3000
 _PHASE_WORDS = {Phase.CONNECTING: "connecting", Phase.WAITING: "waiting", Phase.STREAMING: "streaming"}
 
 
-class StreamList(LineList):
-    """Open streams, the oldest first."""
+class StreamList(ItemList[OpenStream]):
+    """Open streams, the oldest first; `brief` for the overview of the Requests screen."""
 
     def __init__(
         self,
@@ -36,39 +35,15 @@ class StreamList(LineList):
         id: str,  # noqa: A002 - Textual's own name for it
         brief: bool = False,
     ) -> None:
-        super().__init__(id=id)
+        super().__init__(lambda stream: stream.progress.id, id=id, cursor_always=not brief)
         self._state = state
         self._now_s = now_s
         self._brief = brief
-        self._ids: list[str] = []
 
-    @property
-    def cursor_shown(self) -> bool:
-        """Whether the row under the cursor is set off: in the overview only with the focus."""
-        return not self._brief or self.has_focus
-
-    def rows_changed(self) -> None:
-        """Take over the streams in the order they began."""
-        streams = self._state.open_streams.streams
-        self._ids = sorted(streams, key=lambda key: (streams[key].started_s, key))
-        super().rows_changed()
-
-    def row_count(self) -> int:
-        """Count the open streams."""
-        return len(self._ids)
-
-    def row_key(self, index: int) -> Key:
-        """Return the request's id."""
-        return self._ids[index]
-
-    def _look(self, role: Role) -> Style:
-        return style(self.app, role)
-
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:
-        """Return the column names."""
-        names = self._layout(width)
-        title = " ".join(fit(name, size, right=right) for name, size, right in names)
-        return [(" ", self._look(Role.DIM)), (title, self._look(Role.DIM))]
+    def refresh_data(self) -> None:
+        """Take over the streams."""
+        streams = self._state.open_streams.streams.values()
+        self.show(sorted(streams, key=lambda stream: (stream.started_s, stream.progress.id)))
 
     def _layout(self, width: int) -> list[tuple[str, int, bool]]:
         """Return name, width and whether it is right-aligned, for each column."""
@@ -85,18 +60,16 @@ class StreamList(LineList):
             fixed.append(("id", min(26, spare), False))
         return names + fixed
 
-    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+    def titles(self, width: int) -> str:
+        """Return the column names."""
+        return " ".join(fit(name, size, right=right) for name, size, right in self._layout(width))
+
+    def item_pieces(self, item: OpenStream, width: int) -> Iterable[Piece]:
         """Return one stream."""
-        stream = self._state.open_streams.streams.get(self._ids[index])
-        if stream is None:
-            return []
-        cells = self._cells(stream)
-        lead = "▶" if selected and self.cursor_shown else " "
-        pieces: list[Piece] = [(lead, self._look(Role.ACCENT))]
-        for name, size, right in self._layout(width + 1):
+        cells = self._cells(item)
+        for name, size, right in self._layout(width):
             text, role = cells[name]
-            pieces.append((fit(text, size, right=right) + " ", self._look(role)))
-        return pieces
+            yield fit(text, size, right=right) + " ", style(self.app, role)
 
     def _cells(self, stream: OpenStream) -> dict[str, tuple[str, Role]]:
         progress = stream.progress
@@ -151,14 +124,11 @@ class InFlightPane(Pane):
 
     def refresh_data(self) -> None:
         """Show new numbers."""
-        self.rows.rows_changed()
+        self.rows.refresh_data()
 
     def focus_default(self) -> None:
         """Focus the list."""
         self.focus_now(self.rows)
-
-    def _chosen(self) -> OpenStream | None:
-        return self.state.open_streams.streams.get(str(self.rows.cursor_key))
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
@@ -178,13 +148,13 @@ class InFlightPane(Pane):
     @on(LineList.Chosen)
     def action_open(self) -> None:
         """Open the request, on the Requests screen."""
-        stream = self._chosen()
+        stream = self.rows.chosen
         if stream is not None:
             self.post_message(self.OpenRequest(stream.progress.id, stream.seq))
 
     def action_cancel(self) -> None:
         """Cancel the stream, after a dialog."""
-        stream = self._chosen()
+        stream = self.rows.chosen
         if stream is not None:
             self.context.stream_actions.cancel(stream.record())
 

@@ -23,7 +23,7 @@ from tui.screens.pane import Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.line_list import ItemList, LineList
 
 SIDE_BY_SIDE = 130
 _MAX_USES = 12
@@ -38,39 +38,22 @@ _WITH_PRINT = 96
 _LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 
 
-class KeyList(LineList):
+class KeyList(ItemList[KeyInfo]):
     """Live keys by client, the newest first; below them ended ones that are still sent, all on demand."""
 
-    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+        super().__init__(lambda key: key.id, id="ring")
         self._state = state
         self._now_s = now_s
         self.show_ended = False
-        self._keys: list[KeyInfo] = []
 
-    def rows_changed(self) -> None:
+    def refresh_data(self) -> None:
         """Take over the ring."""
         keys = sorted(self._state.ring.keys, key=lambda key: key.created_at, reverse=True)
         live = sorted((key for key in keys if key.state in _LIVE), key=lambda key: key.client)
         ended = [key for key in keys if key.state not in _LIVE]
-        since_s = self._now_s() - RECENT_S
-        self._keys = live + [
-            k for k in ended if self.show_ended or self._state.evidence.refused(k.id, since_s)
-        ]
-        super().rows_changed()
-
-    @property
-    def chosen(self) -> KeyInfo | None:
-        """The key under the cursor."""
-        return next((key for key in self._keys if key.id == self.cursor_key), None)
-
-    def row_count(self) -> int:
-        """Count the keys shown."""
-        return len(self._keys)
-
-    def row_key(self, index: int) -> Key:
-        """Return the key's id."""
-        return self._keys[index].id
+        since_s, evidence = self._now_s() - RECENT_S, self._state.evidence
+        self.show(live + [key for key in ended if self.show_ended or evidence.refused(key.id, since_s)])
 
     def _client_width(self, width: int) -> int:
         return max(12, min(24, width - (77 if width >= _WITH_PRINT else 68)))
@@ -79,17 +62,16 @@ class KeyList(LineList):
         """Return the fingerprint's column, if there is room."""
         return f"{fit(text, 8)} " if width >= _WITH_PRINT else ""
 
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+    def titles(self, width: int) -> str:
         """Return the column names."""
-        titles = (
-            f" {fit('client', self._client_width(width))} {'key id':<8} {self._fingerprint('print', width)}"
+        return (
+            f"{fit('client', self._client_width(width))} {'key id':<8} {self._fingerprint('print', width)}"
             f"{'state':<9} {'age':>3} {'users':>5} {'ends in':>7}  last used"
         )
-        return [(titles, style(self.app, Role.DIM))]
 
-    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+    def item_pieces(self, item: KeyInfo, width: int) -> Iterable[Piece]:
         """Return one key."""
-        key, now_s = self._keys[index], self._now_s()
+        key, now_s = item, self._now_s()
         look = {role: style(self.app, role) for role in Role}
         live = key.state in _LIVE
         text = look[Role.TEXT if live else Role.DIM]
@@ -104,9 +86,8 @@ class KeyList(LineList):
         if key.last_used_at:
             last = f"{age(now_s - epoch_s(key.last_used_at)):>3} ago  {key.last_used_ip or ''}"
         return [
-            ("▶" if selected else " ", look[Role.ACCENT]),
-            (fit(key.client, self._client_width(width + 1)) + " ", look[Role.STRONG] if live else text),
-            (f"{fit(key.id, 8)} {self._fingerprint(key.fingerprint, width + 1)}", look[Role.DIM]),
+            (fit(key.client, self._client_width(width)) + " ", look[Role.STRONG] if live else text),
+            (f"{fit(key.id, 8)} {self._fingerprint(key.fingerprint, width)}", look[Role.DIM]),
             (f"{key.state.value:<9} ", look[_ROLES[key.state]]),
             (f"{age(now_s - epoch_s(key.created_at)):>3} ", text),
             (f"{used or '—':>5} ", look[Role.WARN] if used and (retiring or not live) else text),
@@ -258,7 +239,7 @@ class KeysPane(Pane):
     def compose(self) -> ComposeResult:
         """Show list and evidence."""
         with Horizontal():
-            yield KeyList(self.state, self.context.now_s, id="ring")
+            yield KeyList(self.state, self.context.now_s)
             with VerticalScroll(can_focus=False):
                 yield EvidenceView(self.state, self.context.now_s)
 
@@ -270,7 +251,7 @@ class KeysPane(Pane):
     def on_mount(self) -> None:
         """Lay out, and put the cursor on the new key of a rotation that is under way."""
         self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
-        self.rows.rows_changed()
+        self.rows.refresh_data()
         for key in self.state.retiring()[:1]:
             self.rows.go_to(self.rows.index_of(key.replaced_by or key.id) or 0)
 
@@ -280,7 +261,7 @@ class KeysPane(Pane):
 
     def refresh_data(self) -> None:
         """Show new numbers."""
-        self.rows.rows_changed()
+        self.rows.refresh_data()
         self._show_evidence()
 
     def focus_default(self) -> None:
@@ -359,7 +340,7 @@ class KeysPane(Pane):
     def action_ended(self) -> None:
         """Show or hide keys that have ended."""
         self.rows.show_ended = not self.rows.show_ended
-        self.rows.rows_changed()
+        self.rows.refresh_data()
 
     def action_copy_id(self) -> None:
         """Copy the key's id."""

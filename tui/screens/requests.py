@@ -15,7 +15,7 @@ from textual.widgets import Input
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import Filter, FilterError, Phase, RequestRecord, epoch_s, parse_filter
 from tui.context import Context
-from tui.model.app_state import AppState, Connection
+from tui.model.app_state import Connection
 from tui.model.stats import WINDOWS, error_cause, is_error
 from tui.model.store import Mark, MarkKind, record_key
 from tui.model.units import plural
@@ -30,7 +30,7 @@ from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import COLUMN_NAMES
 from tui.widgets.detail import Detail
 from tui.widgets.filter_line import FilterLine
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.line_list import ItemList, LineList
 from tui.widgets.request_list import RequestList
 
 SIDE_BY_SIDE = 100
@@ -39,45 +39,19 @@ _SIMILAR_S = 3600
 _SIMILAR_MAX_LOOKED_AT = 20_000
 
 
-class CauseList(LineList):
-    """Errors of the last hour by cause; Enter filters by it."""
+class CauseList(ItemList[tuple[str, int]]):
+    """Errors of the last hour by cause, the most frequent first; Enter filters by it."""
 
-    def __init__(self, state: AppState, now_s: Callable[[], float], *, id: str) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
-        self._state = state
-        self._now_s = now_s
-        self._causes: list[tuple[str, int]] = []
-
-    @property
-    def cursor_shown(self) -> bool:
-        """Whether the row under the cursor is set off."""
-        return self.has_focus
-
-    def rows_changed(self) -> None:
-        """Count again."""
-        self._causes = self._state.stats.causes(WINDOWS[1], self._now_s())
-        super().rows_changed()
-
-    def row_count(self) -> int:
-        """Count the causes."""
-        return len(self._causes)
-
-    def row_key(self, index: int) -> Key:
-        """Return the code."""
-        return self._causes[index][0]
-
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - one short title
+    def titles(self, width: int) -> str:  # noqa: ARG002 - one short title
         """Return the title."""
-        return [(" errors by cause, last hour · Enter filters", style(self.app, Role.DIM))]
+        return "errors by cause, last hour · Enter filters"
 
-    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+    def item_pieces(self, item: tuple[str, int], width: int) -> Iterable[Piece]:
         """Return a cause with its number as a bar."""
-        cause, number = self._causes[index]
-        most = self._causes[0][1]
-        name_width = min(22, max(10, width // 3))
-        bar = max(1, round(number / most * max(1, width - name_width - 9)))
+        cause, number = item
+        name_width = min(22, max(10, (width - 1) // 3))
+        bar = max(1, round(number / self.items[0][1] * max(1, width - name_width - 10)))
         return [
-            ("▶" if selected and self.cursor_shown else " ", style(self.app, Role.ACCENT)),
             (fit(cause, name_width), style(self.app, Role.TEXT)),
             (fit(f"{number:,}", 6, right=True) + " ", style(self.app, Role.STRONG)),
             ("▇" * bar, style(self.app, Role.BAD)),
@@ -139,7 +113,7 @@ class RequestsPane(Pane):
             yield Detail(self._similar, now_s)
         with Horizontal(id="overview"):
             yield StreamList(self.state, now_s, id="overview-streams", brief=True)
-            yield CauseList(self.state, now_s, id="overview-causes")
+            yield CauseList(lambda row: row[0], id="overview-causes", cursor_always=False)
 
     @property
     def rows(self) -> RequestList:
@@ -190,8 +164,9 @@ class RequestsPane(Pane):
         self._show_detail()
         self._fill_with_older()
         if self.has_class("-overview"):
-            self.query_one(StreamList).rows_changed()
-            self.query_one(CauseList).rows_changed()
+            self.query_one(StreamList).refresh_data()
+            causes = self.state.stats.causes(WINDOWS[1], self.context.now_s())
+            self.query_one(CauseList).show(causes)
 
     def _show_follow(self) -> None:
         self.line.show(following=self.rows.following, new_count=self.rows.new_count)

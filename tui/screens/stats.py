@@ -18,7 +18,7 @@ from tui.screens.pane import Pane
 from tui.theme import Role, style
 from tui.widgets.bars import ClickBar, Hint
 from tui.widgets.cells import Piece, fit, width_of
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.line_list import ItemList, LineList
 from tui.widgets.plot import Line, Plot
 
 _DAY_S = 86_400
@@ -69,49 +69,29 @@ class WindowLine(ClickBar):
         return numbers
 
 
-class TallyList(LineList):
+class TallyList(ItemList[tuple[str, Tally]]):
     """Requests, errors and percentiles by model or by client, the busiest first; Enter filters by it."""
 
     def __init__(self, field: str, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(id=id)
+        super().__init__(lambda row: row[0], id=id, cursor_always=False)
         self.field = field
-        self._rows: list[tuple[str, Tally]] = []
-
-    def show(self, rows: list[tuple[str, Tally]]) -> None:
-        """Show these."""
-        self._rows = rows
-        self.rows_changed()
-
-    @property
-    def cursor_shown(self) -> bool:
-        """Whether the row under the cursor is set off."""
-        return self.has_focus
-
-    def row_count(self) -> int:
-        """Count the names."""
-        return len(self._rows)
-
-    def row_key(self, index: int) -> Key:
-        """Return the name."""
-        return self._rows[index][0]
 
     def _name_width(self, width: int) -> int:
         return max(8, min(30, width - 35))
 
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+    def titles(self, width: int) -> str:
         """Return the column names."""
-        numbers = f"{'req':>5} {'err':>5} {'first p50/p95':>13} {'dur p50':>7}"
-        return [(f" {fit(self.field, self._name_width(width))} {numbers}", style(self.app, Role.DIM))]
+        name = fit(self.field, self._name_width(width))
+        return f"{name} {'req':>5} {'err':>5} {'first p50/p95':>13} {'dur p50':>7}"
 
-    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+    def item_pieces(self, item: tuple[str, Tally], width: int) -> Iterable[Piece]:
         """Return one name with its numbers."""
-        name, tally = self._rows[index]
+        name, tally = item
         look = {role: style(self.app, role) for role in Role}
         share = f"{100 * tally.errors / tally.requests:.0f}%" if tally.requests else "—"
         first = f"{duration(tally.first.percentile(0.5))}/{duration(tally.first.percentile(0.95))}"
         return [
-            ("▶" if selected and self.cursor_shown else " ", look[Role.ACCENT]),
-            (fit(name, self._name_width(width + 1)) + " ", look[Role.STRONG]),
+            (fit(name, self._name_width(width)) + " ", look[Role.STRONG]),
             (f"{count(tally.requests):>5} ", look[Role.TEXT]),
             (f"{share:>5} ", look[Role.BAD if tally.errors else Role.DIM]),
             (f"{first:>13} ", look[Role.WAIT]),

@@ -6,9 +6,9 @@ in the list is kept as keys, so rows that come or go above never move what the o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from rich.style import Style
 from textual import events
@@ -22,6 +22,7 @@ from tui.theme import Role, style
 from tui.widgets.cells import Piece, ground, line, own_lines
 
 Key = int | str
+T = TypeVar("T")
 _WHEEL_ROWS = 3
 
 
@@ -328,3 +329,59 @@ class LineList(Widget, can_focus=True):
             self.go_to(index)
             if event.chain > 1 and again:
                 self.action_choose()
+
+
+class ItemList(LineList, Generic[T]):
+    """A list of items that are few enough to be held.
+
+    Args:
+        key: returns what identifies an item for as long as it exists.
+        cursor_always: set the chosen row off also without the focus.
+    """
+
+    def __init__(self, key: Callable[[T], Key], *, id: str, cursor_always: bool = True) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self._key = key
+        self._cursor_always = cursor_always
+        self.items: Sequence[T] = []
+
+    def titles(self, width: int) -> str:
+        """Return the line of column names."""
+        raise NotImplementedError
+
+    def item_pieces(self, item: T, width: int) -> Iterable[Piece]:
+        """Return one item, in the columns that `titles` has for this width."""
+        raise NotImplementedError
+
+    def show(self, items: Iterable[T]) -> None:
+        """Show these."""
+        self.items = list(items)
+        self.rows_changed()
+
+    @property
+    def chosen(self) -> T | None:
+        """The item under the cursor."""
+        return next((item for item in self.items if self._key(item) == self.cursor_key), None)
+
+    @property
+    def cursor_shown(self) -> bool:
+        """Whether the row under the cursor is set off."""
+        return self._cursor_always or self.has_focus
+
+    def row_count(self) -> int:
+        """Count the items."""
+        return len(self.items)
+
+    def row_key(self, index: int) -> Key:
+        """Return the key of the item at this place."""
+        return self._key(self.items[index])
+
+    def head_pieces(self, width: int) -> Iterable[Piece] | None:
+        """Return the column names, one cell in."""
+        return [(f" {self.titles(width)}", style(self.app, Role.DIM))]
+
+    def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
+        """Return one item, one cell in."""
+        lead = "▶" if selected and self.cursor_shown else " "
+        # The titles reach over the scrollbar's column.
+        return [(lead, style(self.app, Role.ACCENT)), *self.item_pieces(self.items[index], width + 1)]
