@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from relayd.admin.client import AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
 from relayd.admin.link import Link
@@ -149,7 +149,8 @@ class Feed:
             if is_first:
                 tasks.append(helpers.create_task(self._load_backlog(), name="tui-backlog"))
             try:
-                await self._follow(self._client.events(after))
+                async with aclosing(self._client.events(after)) as events:
+                    await self._follow(events)
             except AdminClientError as error:
                 ended = error
             for task in tasks:

@@ -124,6 +124,9 @@ class AppHarness:
 
     def _knows_all(self) -> bool:
         state, daemon = self.state, self.daemon
+        if state.ring.keys != list(daemon.ring.values()):
+            self.app.feed.look_soon()
+            return False
         return state.log_seq == daemon.seq and state.open_streams.at_s > daemon.time_s - 0.999
 
     async def redraw(self) -> None:

@@ -143,8 +143,12 @@ class AppState:
         """Close a request that has ended."""
         record = printable_struct(event.record)
         if record.seq:
-            # Where the daemon had no room to log its start, this is the first that is heard of it.
-            self._note_evidence(record)
+            # If the daemon had no room to log its start, this is the first that is heard of it.
+            known = self.store.get(record_key(record.seq))
+            if known is None:
+                self.evidence.saw(record)
+            elif isinstance(known, RequestRecord) and known.outcome is None:
+                self.evidence.ended(record)
             self.store.put(record)
             self.stats.add(record)
         self.open_streams.ended(record.id)

@@ -66,6 +66,18 @@ class Evidence:
         _note(self._uses.setdefault(record.key_id, {}), record, at_s)
         self._note_straggler(record, at_s)
 
+    def ended(self, record: RequestRecord) -> None:
+        """Count a request that was counted at its start as refused, if that is how it ended."""
+        if record.key_id is None or record.outcome is not Outcome.DENIED:
+            return
+        address = (record.client or "—", record.ip)
+        for uses in (self._uses, self._stragglers):
+            use = uses.get(record.key_id, {}).get(address)
+            if use is not None:
+                use.requests = max(0, use.requests - 1)
+                use.refused += 1
+                use.refused_last_s = max(use.refused_last_s, unix_s(record.started_at))
+
     def _note_straggler(self, record: RequestRecord, at_s: float) -> None:
         key_id = record.key_id
         if key_id is not None and at_s >= self._since.get(key_id, at_s + 1):

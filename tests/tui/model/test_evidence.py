@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relayd.admin.schema import KeyState, Outcome, utc_text
-from tests.tui.samples import NOON_S, a_key, a_record
+from tests.tui.samples import NOON_S, a_key, a_record, an_open
 from tui.model.evidence import MAX_USERS, Evidence
 
 OLD, NEW = "oldkey01", "newkey01"
@@ -46,6 +46,16 @@ def test_refusals_after_the_end_stay_visible() -> None:
     evidence.saw(a_record(500, key_id=OLD, outcome=Outcome.DENIED, status=401))
     [use] = evidence.stragglers(OLD)
     assert (use.requests, use.refused) == (0, 1)
+
+
+def test_a_refusal_is_told_from_a_use_when_the_request_ends() -> None:
+    """A start says nothing of how it ends: a refused one is counted as a use no longer than it is open."""
+    evidence = Evidence()
+    evidence.retire(rotated(KeyState.EXPIRED), [])  # type: ignore[arg-type]
+    evidence.saw(an_open(500, key_id=OLD))
+    evidence.ended(a_record(500, key_id=OLD, outcome=Outcome.DENIED, status=401))
+    [use] = evidence.stragglers(OLD)
+    assert (use.requests, use.refused, use.refused_last_s) == (0, 1, NOON_S + 500)
 
 
 def test_refusals_of_a_key_that_was_revoked_without_a_successor_are_seen() -> None:
