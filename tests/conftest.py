@@ -21,6 +21,17 @@ settings.load_profile("suite")
 gc.disable()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let attacks and loads be chosen larger than the suite has time for."""
+    parser.addoption("--size", choices=("small", "large"), default="small", help="of what tests/load does")
+
+
+@pytest.fixture
+def large(request: pytest.FixtureRequest) -> bool:
+    """Whether attacks and loads have their full size."""
+    return bool(request.config.getoption("--size") == "large")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker that pytest-tornasync reads."""
     config.addinivalue_line(

@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 from relayd.commands.check_upstream import Provider, check
 from relayd.findings import Finding
 from tests.e2e.daemon import closed_port, command, environment
-from tests.support.certificate import certificate
+from tests.support.certificates import certificate
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S
 

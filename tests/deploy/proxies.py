@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.daemon import closed_port
-from tests.support.certificate import certificate
+from tests.support.certificates import certificate
 from tests.wire import HOST
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy"

@@ -223,6 +223,21 @@ async def test_http_2_streams_as_well(site: Site) -> None:
             await curl.communicate()
 
 
+async def test_a_default_nginx_does_not_hold_lines_back(behind: tuple[Daemon, int], tmp_path: Path) -> None:
+    """Its buffering is on by default: the reply's own X-Accel-Buffering turns it off."""
+    if not installed("nginx"):
+        pytest.skip("nginx is not installed; on Debian: apt install nginx")
+    daemon, upstream_port = behind
+    with front("nginx", tmp_path, daemon.port, spoiled={"proxy_buffering off;": ""}) as running:
+        site = Site(daemon, running, upstream_port)
+        async with site.demo(), site.wire() as wire:
+            wire.send(_post(body(_HALTING)))
+            reply = await wire.head()
+            while reply.text != _FIVE_WORDS:
+                await wire.first_piece(reply)
+            assert all(line["content"] for line in reply.lines)
+
+
 async def _doctor(port: int, authority: Path) -> dict[str, str]:
     """The errors that `relayd doctor` finds: check and message."""
     process = await asyncio.create_subprocess_exec(

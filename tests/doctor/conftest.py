@@ -8,7 +8,7 @@ import pytest
 
 from tests.doctor.harness import NAME, SETTINGS, Tls
 from tests.e2e.daemon import Daemon
-from tests.support.certificate import certificate
+from tests.support.certificates import certificate
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from relayd.findings import Severity
 from tests.doctor.fault_proxy import fault_proxy
 from tests.doctor.harness import NAME, SETTINGS, Tls, errors, examined, site_at, target_behind
 from tests.e2e.daemon import KEY, Daemon
-from tests.support.certificate import certificate
+from tests.support.certificates import certificate
 from tests.wire import HOST
 
 

@@ -50,13 +50,13 @@ class Daemon:
         self.state_dir = home / "state"
         self._stderr = home / "stderr"
         self._env = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, **(env or {})}
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "server.port": 0,
             "state_dir": str(self.state_dir),
             **(settings or {}),
         }
-        if "upstream.base_url" not in self._settings:
-            self._settings["upstream.base_url"] = fault_upstream_url(PROVIDER_KEY)
+        if "upstream.base_url" not in self.settings:
+            self.settings["upstream.base_url"] = fault_upstream_url(PROVIDER_KEY)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -83,8 +83,8 @@ class Daemon:
 
     def configure(self, settings: Mapping[str, Any]) -> None:
         """Change the configuration file, by dotted key; a start or SIGHUP reads it."""
-        self._settings |= settings
-        (self.home / "relayd.toml").write_text(_toml(self._settings))
+        self.settings |= settings
+        (self.home / "relayd.toml").write_text(_toml(self.settings))
 
     def launch(self) -> None:
         """Start the process and wait for nothing."""

@@ -1,4 +1,4 @@
-"""A throwaway certificate authority, made by the openssl command."""
+"""Throwaway certificates, made by the openssl command."""
 
 from __future__ import annotations
 
@@ -68,6 +68,27 @@ class Authority:
             context.maximum_version = latest
             context.set_ciphers("ALL:@SECLEVEL=0")
         return context
+
+
+def certificate(home: Path, name: str, *, days: int) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Make a self-signed certificate; return a server's context and one of a client that trusts it.
+
+    Args:
+        home: where `chain.pem` and `key.pem` are written.
+        name: what it names: `DNS:relay.example.com` or `IP:127.0.0.1`.
+        days: how long it is valid.
+    """
+    _openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test"
+        f" -days {days} -addext subjectAltName={name}",
+        "-keyout",
+        home / "key.pem",
+        "-out",
+        home / "chain.pem",
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(home / "chain.pem", home / "key.pem")
+    return server, ssl.create_default_context(cafile=home / "chain.pem")
 
 
 def _openssl(words: str, *more: str | Path) -> None:

@@ -1,0 +1,123 @@
+"""A daemon and its provider as processes, what they use, and clients of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
+from tests.wire import DONE, Reply, Wire, body, post
+
+_WORDS = 20
+_ORDINARY = f"demo:text=words,deltas={_WORDS},interval_ms=20"
+_TIMEOUT_S = 300.0
+_addresses = count(1)
+
+
+@contextmanager
+def provider() -> Iterator[str]:
+    """Run a fault upstream as a process of its own; yield its base URL."""
+    command = [sys.executable, "-m", "tests.support.upstream", PROVIDER_KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip()
+        finally:
+            process.kill()
+
+
+@contextmanager
+def loaded_daemon(
+    home: Path, settings: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """Run a daemon that has room for many clients of one address, and its provider."""
+    room = {"server.max_streams": 3000, "server.max_streams_per_address": 3000, "log.level": "warning"}
+    with provider() as base_url:
+        chosen = {"upstream.base_url": base_url, **room, **(settings or {})}
+        with Daemon(home, settings=chosen, env=env) as daemon:
+            yield daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process holds and has used."""
+
+    rss_kib: int
+    descriptors: int
+    cpu_s: float
+
+    @classmethod
+    def of(cls, daemon: Daemon) -> Usage:
+        """Read it from proc(5)."""
+        proc = Path(f"/proc/{daemon.pid}")
+        lines = (proc / "status").read_text().splitlines()
+        rss = next(line for line in lines if line.startswith("VmRSS"))
+        times = (proc / "stat").read_text().rpartition(")")[2].split()
+        cpu_s = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+        return cls(int(rss.split()[1]), len(list((proc / "fd").iterdir())), cpu_s)
+
+
+def fresh_address() -> str:
+    """Return an address of this machine that no other client of this process came from, nor a proxy."""
+    number = next(_addresses)
+    return f"127.64.{number >> 8 & 255}.{number & 255}"
+
+
+async def ask_as(ip: str, port: int, model: str = _ORDINARY) -> Reply:
+    """Return the whole reply to one chat that comes from this address."""
+    async with asyncio.timeout(_TIMEOUT_S), await Wire.open(port, source=ip) as wire:
+        wire.send(post(KEY, body(model)))
+        reply = await wire.head()
+        async for _ in wire.pieces(reply):
+            pass
+    return reply
+
+
+async def ordinary(port: int, clients: int, rounds: int) -> int:
+    """Let so many clients ask again and again; return how many answers were not exactly the provider's."""
+    wrong = 0
+
+    async def client() -> None:
+        nonlocal wrong
+        ip = fresh_address()
+        for _ in range(rounds):
+            reply = await ask_as(ip, port)
+            whole = reply.error is None and reply.lines[-1] == DONE and len(reply.lines) == _WORDS + 1
+            wrong += not whole
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return wrong
+
+
+async def unread(stack: AsyncExitStack, port: int, requests: Iterable[bytes]) -> list[Wire]:
+    """Open connections that ask and do not read; little fits into their receive buffers."""
+    wires = []
+    for request in requests:
+        wire = await stack.enter_async_context(await Wire.open(port, receive_buffer_bytes=4096))
+        wire.pause()
+        wire.send(request)
+        wires.append(wire)
+    return wires
+
+
+async def resumed(wire: Wire, text: str) -> str:
+    """Read the rest: `exact` if all of this text came, `cut` if the connection ended, or what was wrong."""
+    wire.resume()
+    async with asyncio.timeout(_TIMEOUT_S):
+        try:
+            reply = await wire.head()
+            async for _ in wire.pieces(reply):
+                pass
+        except (EOFError, ConnectionError):
+            return "cut"
+    if reply.cut:
+        return "cut"
+    return "exact" if (reply.text, reply.lines[-1]) == (text, DONE) else f"wrong: {reply.error}"

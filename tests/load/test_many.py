@@ -1,0 +1,147 @@
+"""What only many repetitions show: growth, restarts under load, guessed keys."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.daemon import KEY, PROVIDER_KEY, environment
+from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary
+from tests.support.upstream import fault_upstream_url
+from tests.wire import DONE, HOST, Wire, body, post, until
+
+_QUICK = "demo:text=words,deltas=5,interval_ms=0"
+_STOP_TIMEOUT_S = 60.0
+
+
+@pytest.mark.timeout(seconds=1200)
+async def test_many_streams_leave_nothing_behind(tmp_path: Path, *, large: bool) -> None:
+    """No descriptor stays, every answer is whole, and memory stops growing after the first tenth."""
+    streams = 100_000 if large else 2000
+    with loaded_daemon(tmp_path) as daemon:
+        assert await _wrong_of(daemon.port, streams // 10) == 0
+        early = Usage.of(daemon)
+        assert await _wrong_of(daemon.port, streams - streams // 10) == 0
+        assert Usage.of(daemon).rss_kib - early.rss_kib < (2 if large else 6) * 1024
+        await until(lambda: Usage.of(daemon).descriptors <= early.descriptors)
+
+
+async def _wrong_of(port: int, streams: int) -> int:
+    left, wrong = iter(range(streams)), 0
+
+    async def client() -> None:
+        nonlocal wrong
+        async with await Wire.open(port) as wire:
+            for _ in left:
+                wire.send(post(KEY, body(_QUICK)))
+                wrong += (await wire.reply()).text != "The relay passes each delta "
+
+    await asyncio.gather(*(client() for _ in range(20)))
+    return wrong
+
+
+@pytest.mark.timeout(seconds=600)
+async def test_guessed_keys_are_refused_and_disturb_nobody(tmp_path: Path, *, large: bool) -> None:
+    """Each guess gets its 401, clients of other addresses are served, and memory does not grow."""
+    guesses, ip = 10_000 if large else 500, fresh_address()
+    with loaded_daemon(tmp_path, {"log.level": "error"}) as daemon:
+        others = asyncio.create_task(ordinary(daemon.port, 10, 20 if large else 3), name="ordinary clients")
+        statuses = Counter[int]()
+
+        async def guesser(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                async with await Wire.open(daemon.port, source=ip) as wire:
+                    wire.send(post(f"guessed-key-number-{number:08}", b"{}"))
+                    statuses[(await wire.reply()).status] += 1
+
+        async def guess(numbers: range) -> None:
+            left = iter(numbers)
+            await asyncio.gather(*(guesser(left) for _ in range(50)))
+
+        await guess(range(guesses // 5))
+        assert await others == 0
+        early = Usage.of(daemon)
+        await guess(range(guesses // 5, guesses))
+        assert statuses == {401: guesses}
+        assert Usage.of(daemon).rss_kib - early.rss_kib < 4 * 1024
+
+
+# As systemd does it: the socket as descriptor 3, and the id of the process that is to take it.
+_LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve"])
+"""
+
+
+@pytest.mark.timeout(seconds=600)
+async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path, *, large: bool) -> None:
+    """A client that connects between two daemons waits; open streams are finished, or told."""
+    ends, stopping = Counter[str](), asyncio.Event()
+    with socket.create_server((HOST, 0), backlog=1024) as listening:
+        port = listening.getsockname()[1]
+
+        async def client() -> None:
+            while not stopping.is_set():
+                ends[await _end_of_one(port)] += 1
+
+        process = await _started(tmp_path, listening)
+        clients = [asyncio.create_task(client(), name="client") for _ in range(10)]
+        try:
+            for _ in range(20 if large else 2):
+                known = ends.total()
+                await until(lambda known=known: ends.total() >= known + len(clients))  # type: ignore[misc]
+                process.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S) == 0
+                process = await _started(tmp_path, listening)
+            stopping.set()
+            await asyncio.gather(*clients)
+        finally:
+            for task in clients:
+                task.cancel()
+            process.kill()
+            await process.wait()
+    assert set(ends) <= {"whole", "draining"}, ends
+    assert ends["whole"] > 20
+
+
+async def _end_of_one(port: int) -> str:
+    """Return `whole`, the code of its error, or how its connection broke."""
+    try:
+        reply = await ask_as(fresh_address(), port)
+    except (EOFError, OSError) as error:
+        return type(error).__name__
+    if reply.cut or reply.lines[-1] != DONE:
+        return "cut"
+    return "whole" if reply.error is None else reply.error.partition(":")[0]
+
+
+async def _started(home: Path, listening: socket.socket) -> asyncio.subprocess.Process:
+    log = home / "stderr"
+    known = log.stat().st_size if log.exists() else 0
+    env = {
+        "AUTHORIZATION_KEY": KEY,
+        "OPENAI_API_KEY": PROVIDER_KEY,
+        "LISTEN_FDS": "1",
+        "RELAYD_UPSTREAM__BASE_URL": fault_upstream_url(PROVIDER_KEY),
+    }
+    with log.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _LAUNCH, str(listening.fileno())),
+            cwd=home,
+            env=environment(home, env),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=[listening.fileno()],
+        )
+    await until(lambda: b"serving on" in log.read_bytes()[known:])
+    return process

@@ -1,0 +1,145 @@
+"""What happens when descriptors or the disk run out, with the daemon at work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from relayd.state.records import Outcome
+from tests.e2e.daemon import KEY, Daemon
+from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary
+from tests.wire import DONE_BYTES, HOST, Wire, body, post, until
+
+_OVERFLOW = 5200
+"""More requests than the log's queue holds: each has a start and an end, and 10,000 of these may wait."""
+_PIPELINED = 50
+
+
+async def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
+    """The loop does not spin, an open stream is finished, and new clients are served when there is room."""
+    with loaded_daemon(tmp_path) as daemon:
+        async with AsyncExitStack() as stack:
+            wire = await stack.enter_async_context(await Wire.open(daemon.port))
+            wire.send(post(KEY, body("demo:text=words,deltas=30,interval_ms=100")))
+            streaming = await wire.head()
+            limit = Usage.of(daemon).descriptors + 40
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, limit))
+            for _ in range(200):
+                await stack.enter_async_context(await Wire.open(daemon.port))
+            await until(lambda: "accepting paused" in daemon.stderr)
+            cpu_s, began_s = Usage.of(daemon).cpu_s, time.monotonic()
+            async for _ in wire.pieces(streaming):
+                pass
+            # A loop that spins takes all of a core.
+            assert (Usage.of(daemon).cpu_s - cpu_s) / (time.monotonic() - began_s) < 0.5
+        assert streaming.error is None
+        assert len(streaming.lines) == 31
+        assert (await ask_as(fresh_address(), daemon.port)).status == 200
+
+
+@contextmanager
+def _small_disk(place: Path, mib: int) -> Iterator[Path]:
+    """Mount a tmpfs of this size; skip the test if this user may not."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "relayd-test", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, check=False, timeout=30)
+    if mounted.returncode:
+        pytest.skip(
+            f"cannot mount a tmpfs ({mounted.stderr.decode().strip()}); as root, or in"
+            " `unshare --map-root-user --mount`"
+        )
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
+
+
+def _fill(ballast: Path) -> None:
+    """Take every free block of the file system into this file."""
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            while True:
+                try:
+                    file.write(b"x" * size)
+                except OSError:
+                    break
+    assert os.statvfs(ballast).f_bavail == 0
+
+
+@contextmanager
+def _daemon_on_small_disk(home: Path, mib: int) -> Iterator[tuple[Daemon, Path]]:
+    with _small_disk(home / "disk", mib) as disk, loaded_daemon(home, {"state_dir": str(disk)}) as daemon:
+        daemon.state_dir = disk
+        yield daemon, disk / "ballast"
+
+
+@pytest.mark.timeout(seconds=600)
+async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
+    tmp_path: Path, *, large: bool
+) -> None:
+    """While it is full, answers are whole and the log waits; after it, each has its record or is counted."""
+    clients, rounds = (50, 60) if large else (5, 3)
+    with _daemon_on_small_disk(tmp_path, 64) as (daemon, ballast):
+        assert await ordinary(daemon.port, clients, 1) == 0
+        _fill(ballast)
+        flood = asyncio.create_task(_refused(daemon.port), name="refused requests")
+        assert await ordinary(daemon.port, clients, rounds) == 0
+        await flood
+        assert (await daemon.admin.status()).log.error is not None
+        ballast.unlink()
+        health = (await daemon.admin.status()).log
+        async with asyncio.timeout(60):
+            while health.error or health.queued:
+                await asyncio.sleep(0.02)
+                health = (await daemon.admin.status()).log
+        # More came than may wait, so that there is a loss to be counted.
+        assert health.lost > 0
+        records, told = _on_disk(daemon)
+    assert (records + health.lost, told) == (clients * (1 + rounds) + _OVERFLOW, health.lost)
+
+
+async def _refused(port: int) -> None:
+    """Send more requests than the log's queue holds, whose body is no request, many at a time."""
+    request = post(KEY, b"{}", {"X-Forwarded-For": fresh_address()})
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        for _ in range(_OVERFLOW // _PIPELINED):
+            writer.write(request * _PIPELINED)
+            for _ in range(_PIPELINED):
+                assert (await reader.readuntil(DONE_BYTES)).startswith(b"HTTP/1.1 400 ")
+    finally:
+        writer.close()
+
+
+def _on_disk(daemon: Daemon) -> tuple[int, int]:
+    """Return how many requests have a record, and how many the log says were lost."""
+    with closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True)) as connection:
+        (records,) = connection.execute("SELECT count(*) FROM requests").fetchone()
+        (lost,) = connection.execute("SELECT coalesce(sum(count), 0) FROM lost").fetchone()
+    return records, lost
+
+
+async def test_a_daemon_that_dies_while_the_disk_is_full_comes_back(tmp_path: Path) -> None:
+    """The ring that is there is enough to serve by; what was left open is closed once there is space."""
+    with _daemon_on_small_disk(tmp_path, 16) as (daemon, ballast):
+        async with await Wire.open(daemon.port) as wire:
+            wire.send(post(KEY, body("demo:deltas=1000,interval_ms=100")))
+            lost = await wire.head()
+            await until(lambda: len(daemon.records()) == 1)
+            _fill(ballast)
+            daemon.kill()
+        daemon.start()
+        assert await ordinary(daemon.port, 5, 1) == 0
+        assert (await daemon.admin.status()).log.error is not None
+        ballast.unlink()
+        assert (await daemon.record(lost)).outcome is Outcome.CRASHED
+        await until(lambda: len(daemon.records()) == 6)

@@ -1,1 +1,0 @@
-"""Attacks on a real daemon, scaled down; `scripts/soak` runs the same at full size."""
