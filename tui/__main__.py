@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from relayd.admin.link import Link
+    from relayd.admin.archive import Archive
+    from relayd.admin.client import AdminClient
     from tui.app import RelaydApp
-    from tui.history import Reader
 
 _LEAVE_WITHIN_S = 2.0
 _COLLECT_AFTER = 10_000
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace, env: dict[str, str]) -> int:
     return asyncio.run(_run_app(options, env))
 
 
-def _client(options: argparse.Namespace, env: dict[str, str]) -> Link:
+def _client(options: argparse.Namespace, env: dict[str, str]) -> AdminClient:
     from relayd.admin.client import AdminClient  # noqa: PLC0415 - the help needs no HTTP client
     from relayd.admin.paths import socket_path  # noqa: PLC0415 - as above
 
@@ -69,7 +69,7 @@ async def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
     from tui.app import Options, RelaydApp  # noqa: PLC0415 - line mode does without Textual
     from tui.settings import SettingsFile, config_dir  # noqa: PLC0415 - as above
 
-    def open_archive() -> Reader | None:
+    def open_archive() -> Archive | None:
         from relayd.admin.archive import Archive  # noqa: PLC0415 - only when the daemon is down
         from relayd.admin.paths import database_path, socket_path  # noqa: PLC0415 - as above
 

@@ -22,13 +22,13 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from relayd.admin.link import Link
+from relayd.admin.archive import Archive
+from relayd.admin.client import AdminClient
 from tui.context import Context
 from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
 from tui.feed import Feed
-from tui.history import Reader
 from tui.model.app_state import AppState
 from tui.model.text import printable_text
 from tui.screens.dialogs import Dialog
@@ -84,12 +84,12 @@ class RelaydApp(App[int]):
 
     def __init__(
         self,
-        client: Link,
+        client: AdminClient,
         options: Options,
         settings_file: SettingsFile,
         *,
         now_s: Callable[[], float] = time.time,
-        open_archive: Callable[[], Reader | None] | None = None,
+        open_archive: Callable[[], Archive | None] | None = None,
     ) -> None:
         # Textual looks at NO_COLOR here, before the theme is known: with ANSI colours it can leave them out.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
@@ -162,7 +162,6 @@ class RelaydApp(App[int]):
             with suppress(WorkerCancelled, WorkerFailed):
                 await self._feed_worker.wait()
         await self.feed.close()
-        await self._client.close()
 
     async def on_event(self, event: events.Event) -> None:
         """Let keys take turns; everything else goes Textual's way."""

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from relayd.admin.client import AdminClientError, AnswerUnknown, NoDaemon
-from relayd.admin.link import Link
+from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, NoDaemon
 from relayd.admin.schema import KeyChange, Status
 from tui.model.app_state import AppState, Connection
 
@@ -43,7 +42,7 @@ class DaemonCommands:
     """
 
     def __init__(
-        self, client: Link, state: AppState, *, readonly: bool, on_unknown: Callable[[str], None]
+        self, client: AdminClient, state: AppState, *, readonly: bool, on_unknown: Callable[[str], None]
     ) -> None:
         self._client = client
         self._state = state

@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 
-from relayd.admin.client import AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
-from relayd.admin.link import Link
+from relayd.admin.archive import Archive
+from relayd.admin.client import AdminClient, AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
-from tui.history import PAGE, PAUSE_S, History, Reader
+from tui.history import PAGE, PAUSE_S, History
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
 
@@ -37,11 +37,11 @@ class Feed:
     def __init__(
         self,
         state: AppState,
-        client: Link,
+        client: AdminClient,
         *,
         changed: Callable[[], None],
         backlog_records: int,
-        open_archive: Callable[[], Reader | None] | None = None,
+        open_archive: Callable[[], Archive | None] | None = None,
     ) -> None:
         self.history = History(state, lambda: self._archive or client, changed)
         self._state = state
@@ -49,7 +49,7 @@ class Feed:
         self._changed = changed
         self._backlog_records = backlog_records
         self._open_archive = open_archive
-        self._archive: Reader | None = None
+        self._archive: Archive | None = None
         self._down_since_s: float | None = None
         self._retry = asyncio.Event()
         self._poll_now = asyncio.Event()
@@ -174,7 +174,7 @@ class Feed:
         state.set_audit((await self._client.audit(limit=PAGE)).entries)
         return is_first, after
 
-    async def _load_newest(self, reader: Reader) -> None:
+    async def _load_newest(self, reader: AdminClient | Archive) -> None:
         """Load the newest records; a mark before them says that older ones are missing between.
 
         Records that are held already are taken again: a crash or an end may have changed them.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
-from relayd.admin.client import AdminClientError
-from relayd.admin.schema import AuditPage, RequestPage, RequestRecord, Ring
+from relayd.admin.archive import Archive
+from relayd.admin.client import AdminClient, AdminClientError
+from relayd.admin.schema import RequestRecord
 from tui.model.app_state import AppState
 from tui.model.store import Mark, MarkKind
 from tui.model.text import printable_struct
@@ -16,32 +16,6 @@ PAGE = 500
 _SLICE = 100
 PAUSE_S = 0.002
 """Between two pages, so that what is live goes on."""
-
-
-class Reader(Protocol):
-    """What the daemon's database offers when no daemon answers; a part of `Link`."""
-
-    async def requests(
-        self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
-    ) -> RequestPage:
-        """Return records, newest first."""
-        ...
-
-    async def request(self, request_id: str) -> RequestRecord:
-        """Return one record."""
-        ...
-
-    async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """Return the audit, newest first."""
-        ...
-
-    async def keys(self) -> Ring:
-        """Return the ring."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of it."""
-        ...
 
 
 class History:
@@ -53,7 +27,9 @@ class History:
         changed: called after every change; must return at once.
     """
 
-    def __init__(self, state: AppState, reader: Callable[[], Reader], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, state: AppState, reader: Callable[[], AdminClient | Archive], changed: Callable[[], None]
+    ) -> None:
         self.state = state
         self._reader = reader
         self._changed = changed

@@ -6,8 +6,7 @@ import asyncio
 import sys
 from typing import TextIO
 
-from relayd.admin.client import AdminClientError, follow
-from relayd.admin.link import Link
+from relayd.admin.client import AdminClient, AdminClientError, follow
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, RequestRecord, epoch_s
 from tui.model.descriptions import cause
 from tui.model.text import printable_struct, printable_text
@@ -48,7 +47,7 @@ def event_line(event: Event) -> str | None:
             return None
 
 
-def run_plain(client: Link, out: TextIO) -> int:
+def run_plain(client: AdminClient, out: TextIO) -> int:
     """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
     try:
         asyncio.run(_LineMode(client, out).run())
@@ -63,7 +62,7 @@ def run_plain(client: Link, out: TextIO) -> int:
 class _LineMode:
     """One run of line mode: where it is in the log, and which start of the daemon it follows."""
 
-    def __init__(self, client: Link, out: TextIO) -> None:
+    def __init__(self, client: AdminClient, out: TextIO) -> None:
         self._client = client
         self._out = out
         self._seq: int | None = None

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Archive:
-    """The reading half of `Link` on the database file; every method may raise `AdminClientError`.
+    """The reading methods of `AdminClient`, on the database file. Every method may raise `AdminClientError`.
 
     Args:
         database: path of `relayd.db`; it is opened at the first question, read-only.

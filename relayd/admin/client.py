@@ -199,9 +199,6 @@ class AdminClient:
         """Let open streams finish within the drain timeout, then stop the daemon."""
         return await self._ask("POST", "/drain", Status)
 
-    async def close(self) -> None:
-        """Do nothing: no connection is held between questions."""
-
     async def _change(
         self, path: tuple[str, ...], body: msgspec.Struct | None, generation: int, idempotency_key: str
     ) -> KeyChange:

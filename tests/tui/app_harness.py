@@ -17,10 +17,10 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
-from relayd.admin.link import Link
+from relayd.admin.archive import Archive
+from relayd.admin.client import AdminClient
 from tests.tui.fake_daemon import FakeDaemon
 from tui.app import Options, RelaydApp
-from tui.history import Reader
 from tui.model.app_state import AppState, Connection
 from tui.screens.main import MainScreen
 from tui.screens.requests import RequestsPane
@@ -155,8 +155,8 @@ async def running_app(
     *,
     size: tuple[int, int] = (80, 24),
     readonly: bool = False,
-    client: Link | None = None,
-    archive: Reader | None = None,
+    client: AdminClient | None = None,
+    archive: Archive | None = None,
     wait_live: bool = True,
     history_s: float = SHORT_HISTORY_S,
 ) -> AsyncIterator[AppHarness]:
