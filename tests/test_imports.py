@@ -1,34 +1,43 @@
-"""The rooms and their arrows: who may import whom, and what no room may do."""
+"""The direction of imports, and what no module may do."""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 _ROOT = Path(__file__).parent.parent
-_SOURCES = sorted(path for room in ("relayd", "tui") for path in (_ROOT / room).rglob("*.py"))
+_TREES = ("relayd", "tui", "tests", "scripts")
+_FILES = {tree: sorted((_ROOT / tree).rglob("*.py")) for tree in _TREES}
+_SHIPPED = [*_FILES["relayd"], *_FILES["tui"]]
 
-# Each room, and the rooms of this project that it may import beside itself. Files at the top of relayd/
-# are rooms of their own kind: what starts the daemon may import all, and nothing may import it back.
+# cli -> server -> public, admin -> relay -> state; tui -> admin. Other packages may import all below `cli`.
 _MAY_IMPORT = {
-    "relayd.public": {"relayd", "relayd.public", "relayd.relay", "relayd.state"},
-    "relayd.admin": {"relayd", "relayd.admin", "relayd.relay", "relayd.state"},
-    "relayd.relay": {"relayd", "relayd.relay", "relayd.state"},
-    "relayd.state": {"relayd", "relayd.state"},
-    "tui": {"relayd", "tui", "relayd.admin", "relayd.state"},
+    "relayd.public": {"relayd.relay", "relayd.state"},
+    "relayd.admin": {"relayd.relay", "relayd.state"},
+    "relayd.relay": {"relayd.state"},
+    "relayd.state": set(),
+    "tui": {"relayd.admin"},
 }
-# What may not be reached from a room, whatever its name for it.
+_SHARED = {"relayd", "relayd.durations", "relayd.paths", "relayd.printable"}
+"""Modules that every package may import."""
+_ONLY_FROM = {
+    "relayd.cli": {"relayd.__main__"},
+    "relayd.commands": {"relayd.cli", "relayd.commands", "relayd.init"},
+    "tui": {"relayd.cli", "tui"},
+}
 _NEVER = {
-    "relayd.state": {"tornado", "aiohttp", "openai", "httpx2"},
+    "relayd.state": {"tornado", "openai", "httpx2"},
     "relayd.relay": {"tornado"},
-    "relayd.public": {"openai", "httpx2", "aiohttp"},
-    "tui": {"tornado", "relayd.server", "relayd.commands.serve", "relayd.demo", "relayd.config"},
+    "relayd.public": {"openai", "httpx2"},
+    "tui": {"tornado"},
 }
-# The modules at the top of relayd/ that are no room: what every room may use of them.
-_SHARED_TOP = {"relayd", "relayd.durations", "relayd.paths", "relayd.printable"}
 
 
 def _module(path: Path) -> str:
@@ -36,14 +45,18 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _room(module: str) -> str:
+def _package(module: str) -> str:
     """`relayd.public.chat` is in `relayd.public`, `relayd.server` in `relayd.server`, `tui.x` in `tui`."""
     parts = module.split(".")
-    return "tui" if parts[0] == "tui" else ".".join(parts[:2])
+    return parts[0] if parts[0] == "tui" else ".".join(parts[:2])
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -51,40 +64,57 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module or ""
 
 
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def _is_within(module: str, package: str) -> bool:
-    return module == package or module.startswith(package + ".")
-
-
-@pytest.mark.parametrize("path", _SOURCES, ids=_module)
-def test_a_room_imports_only_what_its_arrows_allow(path: Path) -> None:
-    """The arrows: cli → server → public, admin → relay → state; tui knows relayd.admin alone."""
-    room = _room(_module(path))
-    allowed = _MAY_IMPORT.get(room)
+@pytest.mark.parametrize("path", _SHIPPED, ids=_module)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    """`public` and `admin` never import each other, `relay` knows no handler, `state` no network, ..."""
+    package = _package(_module(path))
     wrong = []
-    for line, name in _imports(_parsed(path)):
-        ours = name.split(".")[0] in {"relayd", "tui"}
-        if allowed is not None and ours and _room(name) not in allowed and name not in _SHARED_TOP:
-            wrong.append(f"line {line}: {room} may not import {name}")
-        if any(_is_within(name, banned) for banned in _NEVER.get(room, ())):
-            wrong.append(f"line {line}: {room} must not know {name}")
-        if _is_within(name, "tests"):
-            wrong.append(f"line {line}: no source imports the tests")
+    for line, name in _imports(path):
+        if name.split(".")[0] in {"relayd", "tui"}:
+            target = _package(name)
+            allowed = _MAY_IMPORT.get(package)
+            above = allowed is not None and target not in {package, *allowed, *_SHARED}
+            closed = target in _ONLY_FROM and package not in _ONLY_FROM[target]
+            if above or closed:
+                wrong.append(f"line {line}: {package} may not import {name}")
+        if name.split(".")[0] in _NEVER.get(package, ()) or name.split(".")[0] == "tests":
+            wrong.append(f"line {line}: {package} must not know {name}")
     assert wrong == []
 
 
-def test_the_operators_app_never_becomes_part_of_the_daemon() -> None:
-    """Only its own package and its command may import tui, so a daemon never loads Textual."""
-    users = {
-        _module(path)
-        for path in _SOURCES
-        for _, name in _imports(_parsed(path))
-        if _is_within(name, "tui") and not _is_within(_module(path), "tui")
+@pytest.mark.parametrize("path", _FILES["scripts"], ids=_module)
+def test_no_script_imports_the_tests(path: Path) -> None:
+    """A script works without the test packages' own code."""
+    assert [name for _, name in _imports(path) if name.split(".")[0] == "tests"] == []
+
+
+def _declared(*groups: str) -> set[str]:
+    """Return the names of the distributions that pyproject.toml asks for."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = list(project["project"]["dependencies"])
+    for group in groups:
+        wanted += project["dependency-groups"][group]
+    return {_normalized(re.split(r"[<>=!~;\[ ]", requirement)[0]) for requirement in wanted}
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("tree", "groups"), [("relayd", ()), ("tui", ()), ("tests", ("test",)), ("scripts", ("test",))]
+)
+def test_every_imported_library_is_declared(tree: str, groups: tuple[str, ...]) -> None:
+    """Nothing works only because another library happens to bring it."""
+    ours = {*_TREES, *(path.name for path in (_ROOT / "scripts").iterdir() if path.is_dir())}
+    imported = {name.split(".")[0] for path in _FILES[tree] for _, name in _imports(path)}
+    distributions = packages_distributions()
+    undeclared = {
+        name
+        for name in imported - ours - sys.stdlib_module_names
+        if not {_normalized(known) for known in distributions.get(name, [])} & _declared(*groups)
     }
-    assert users <= {"relayd.cli"}
+    assert undeclared == set()
 
 
 def _faults(tree: ast.AST) -> Iterator[str]:
@@ -109,13 +139,13 @@ def _has_name(call: ast.Call) -> bool:
 
 
 def _called(node: ast.AST) -> str:
-    """The last part of the name that is called; empty where nothing is."""
+    """Return the last part of the name that is called, or an empty string."""
     if not isinstance(node, ast.Call):
         return ""
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-@pytest.mark.parametrize("path", _SOURCES, ids=_module)
+@pytest.mark.parametrize("path", _SHIPPED, ids=_module)
 def test_tasks_have_names_and_exceptions_are_not_swallowed(path: Path) -> None:
     """Every task is named and kept; no except is bare or swallows whatever comes."""
     assert list(_faults(_parsed(path))) == []
