@@ -216,7 +216,7 @@ class Wire:
 
     async def _body(self, reply: Reply) -> AsyncIterator[bytes]:
         try:
-            if reply.status == 204 or 100 <= reply.status < 200:
+            if reply.status in {204, 304} or 100 <= reply.status < 200:
                 return
             if reply.header("Transfer-Encoding") == "chunked":
                 while data := await self._chunk():
@@ -283,6 +283,14 @@ async def ask(
     async with await Wire.open(port) as wire:
         wire.send(post(key, payload, headers))
         return await wire.reply()
+
+
+async def fetch(port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Reply:
+    """Send a request without a body on a connection of its own and read the whole reply."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    async with await Wire.open(port) as wire:
+        wire.send(f"{method} {path} HTTP/1.1\r\nHost: relay\r\n{fields}\r\n".encode())
+        return await (wire.head() if method == "HEAD" else wire.reply())
 
 
 async def until(holds: Callable[[], object]) -> None:

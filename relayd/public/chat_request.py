@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -119,9 +120,9 @@ def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:
     """Return the fields, checked, and each as the client wrote it."""
     try:
         body.decode()
-        raw = _decode_raw(body)
-        # Half a surrogate pair is forwarded as it is, but msgspec decodes none: so it checks a copy without.
+        # Half a surrogate pair is forwarded as it is, but msgspec reads none: so it checks a copy without.
         fields = _decode_fields(_SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body) if b"\\u" in body else body)
+        raw = _split(body)
     except UnicodeDecodeError as error:
         raise RelayError(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from error
     except msgspec.ValidationError as error:
@@ -133,6 +134,15 @@ def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:
     except RecursionError as error:
         raise RelayError(ErrorCode.BAD_REQUEST, "The body is nested too deeply.") from error
     return fields, raw
+
+
+def _split(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return each field of a checked body as the client wrote it."""
+    try:
+        return _decode_raw(body)
+    except msgspec.DecodeError:
+        # Half a surrogate pair, at which msgspec stops even where it only copies.
+        return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in json.loads(body).items()}
 
 
 def _shown(text: str) -> str:
