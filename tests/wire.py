@@ -273,6 +273,14 @@ def post(
     return head + b"\r\n" + payload
 
 
+def post_chunked(key: str, *chunks: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a POST to /chat whose body has no length yet, and its first chunks."""
+    head = post(key, b"", {"Transfer-Encoding": "chunked", **(headers or {})})
+    return head.replace(b"Content-Length: 0\r\n", b"") + b"".join(
+        b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks
+    )
+
+
 async def ask(
     port: int,
     key: str | bytes | None,
@@ -285,7 +293,9 @@ async def ask(
         return await wire.reply()
 
 
-async def fetch(port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Reply:
+async def fetch(
+    port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
+) -> Reply:
     """Send a request without a body on a connection of its own and read the whole reply."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     async with await Wire.open(port) as wire:

@@ -15,7 +15,7 @@ from relayd.public.chat_request import parse_chat_request
 from relayd.public.client_address import network_of
 from relayd.public.framing import malformed_body
 from relayd.public.handlers import BaseHandler, PublicApp
-from relayd.relay.errors import ClientGone, ErrorCode, RelayError
+from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error
 from relayd.relay.ndjson import DONE_LINE, error_line
 from relayd.relay.probe import is_probe
 from relayd.relay.stream import RelayStream
@@ -23,8 +23,6 @@ from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, u
 
 _NDJSON = "application/x-ndjson; charset=utf-8"
 _MAX_HEADER_CHARS = 200
-_FREE_PIECES = 1024
-_BYTES_PER_PIECE = 16
 
 
 class ChatHandler(BaseHandler):
@@ -37,11 +35,11 @@ class ChatHandler(BaseHandler):
         self.status: int | None = None
         self._began_at = time.monotonic()
         self._body = bytearray()
-        self._pieces = 0
         self._stream: RelayStream | None = None
         self._has_slot = False
         self._body_timer: asyncio.TimerHandle | None = None
         context = self.context
+        self.max_received_bytes += context.max_body_bytes
         self._record = RequestRecord(
             id=self.request_id,
             boot_id=context.boot_id,
@@ -87,17 +85,14 @@ class ChatHandler(BaseHandler):
         context.slots.acquire(record.ip)
         self._has_slot = True
 
-    def data_received(self, chunk: bytes) -> None:
-        """Collect the body; one without a Content-Length shows its size only here."""
-        super().data_received(chunk)
+    def take_piece(self, chunk: bytes) -> None:
+        """Collect the body unless it is refused; one without a Content-Length shows its size only here."""
         if self._record.outcome is not None:
             return
         self._body += chunk
-        self._pieces += 1
         if len(self._body) > self.context.max_body_bytes:
             self.refuse(self._too_large())
-        elif self._pieces > _FREE_PIECES + len(self._body) // _BYTES_PER_PIECE:
-            # Each piece costs the event loop a turn, whatever its size.
+        elif self.in_tiny_pieces:
             self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
 
     async def post(self) -> None:
@@ -166,6 +161,14 @@ class ChatHandler(BaseHandler):
         """Return an error as the two lines that every client of /chat reads."""
         return _NDJSON, error_line(error) + DONE_LINE
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Render what was raised; a bug before the stream began leaves nothing open."""
+        super().write_error(status_code, **kwargs)
+        if status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._stop_body_timer()
+            self._close_record(Outcome.CRASHED, internal_error(self.request_id))
+            self._release()
+
     def refuse(self, error: RelayError) -> None:
         """Answer with an error, and record a request that never became a stream."""
         super().refuse(error)
@@ -176,7 +179,7 @@ class ChatHandler(BaseHandler):
     def on_connection_close(self) -> None:
         """Take the end of a connection whose body was still arriving (tornado.web.RequestHandler)."""
         super().on_connection_close()
-        if self.stream.sent_bad_request and self._stream is None:
+        if self.stream.met_bad_body and self._stream is None:
             error = malformed_body()
             self._close_record(error.outcome, error)
         if self.request.method == "POST":

@@ -23,8 +23,10 @@ MAX_TARGET_BYTES = 2048
 MAX_HEAD_BYTES = 16 << 10
 READ_CHUNK_BYTES = 16 << 10
 _LINGER_S = 1.0
+_MAX_LINGERING = 256
 _TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 """All that `HTTP1Connection` writes if it cannot read a body."""
+_INTERIM_START = b"HTTP/1.1 100 "
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # RFC 9112: one empty line may precede (2.2); the target is in origin form, or `*` (3.2); a field's name
@@ -94,6 +96,52 @@ def raw_response(error: RelayError) -> bytes:
     )
 
 
+class LingeringConnections:
+    """Connections that were sent an error while their client may still send.
+
+    Closing with bytes unread resets a connection, and the reset can overtake the error (RFC 9112, 9.6). So
+    their bytes are dropped until the client leaves, for a second at most.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[socket.socket, asyncio.TimerHandle] = {}
+
+    def add(self, sock: socket.socket) -> None:
+        """Take over a socket, and close it in the end; at once if there are too many."""
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            # The client has reset it.
+            sock.close()
+            return
+        if len(self._timers) >= _MAX_LINGERING:
+            sock.close()
+            return
+        self._timers[sock] = self._loop.call_later(_LINGER_S, self._close, sock)
+        self._loop.add_reader(sock, self._drop_bytes, sock)
+
+    def _drop_bytes(self, sock: socket.socket) -> None:
+        try:
+            has_left = not sock.recv(READ_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            has_left = True
+        if has_left:
+            self._close(sock)
+
+    def _close(self, sock: socket.socket) -> None:
+        self._timers.pop(sock).cancel()
+        self._loop.remove_reader(sock)
+        sock.close()
+
+    def close(self) -> None:
+        """Close them all now."""
+        for sock in tuple(self._timers):
+            self._close(sock)
+
+
 class RequestStream(IOStream):
     """A connection that hands only sound heads to Tornado; others get a 400 and the connection ends.
 
@@ -101,9 +149,17 @@ class RequestStream(IOStream):
         sock: accepted, non-blocking, with TCP_NODELAY.
         peer: address of the other end.
         head_timeout_s: from the first byte of a head to its end; of a new connection, from its start.
+        lingering: takes over a connection whose head was refused.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, head_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        head_timeout_s: float,
+        lingering: LingeringConnections,
+        **options: Any,
+    ) -> None:
         # A body passes through in pieces, so no more than this is ever held.
         super().__init__(
             sock, max_buffer_size=4 * READ_CHUNK_BYTES, read_chunk_size=READ_CHUNK_BYTES, **options
@@ -111,8 +167,11 @@ class RequestStream(IOStream):
         self.peer = peer
         self.on_closed: Callable[[RequestStream], None] | None = None
         """Called once when the connection is closed."""
-        self.sent_bad_request = False
-        """Whether Tornado could not read a body, which the client was told."""
+        self.met_bad_body = False
+        """Whether Tornado could not read a body."""
+        self._is_answered = False
+        """Whether the response to the latest request has begun."""
+        self._lingering = lingering
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._reading_head = False
@@ -155,6 +214,7 @@ class RequestStream(IOStream):
         if error is None:
             fault = head_fault(read.result())
             if fault is None:
+                self._is_answered = False
                 checked.set_result(read.result())
                 return
             self._refuse(RelayError(ErrorCode.BAD_REQUEST, fault))
@@ -165,10 +225,14 @@ class RequestStream(IOStream):
 
     @override
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        """Write; Tornado's own words about a body that it cannot read become an error in our form."""
+        """Write; Tornado's own words about a body that it cannot read become an error in our form.
+
+        They are left out if the request is answered: a proxy could give them to the next one.
+        """
         if data == _TORNADO_BAD_REQUEST:
-            self.sent_bad_request = True
-            data = raw_response(malformed_body())
+            self.met_bad_body = True
+            data = b"" if self._is_answered else raw_response(malformed_body())
+        self._is_answered = self._is_answered or data[: len(_INTERIM_START)] != _INTERIM_START
         return super().write(data)
 
     @override
@@ -177,15 +241,17 @@ class RequestStream(IOStream):
 
     @override
     def close(self, exc_info: Any = False) -> None:
-        """Close as Tornado asks; a head that is too large is told first."""
-        if isinstance(exc_info, UnsatisfiableReadError) and self._reading_head and not self.closed():
-            self._reading_head = False
-            self._refuse(
-                RelayError(
-                    ErrorCode.BAD_REQUEST, f"The request's headers are larger than {MAX_HEAD_BYTES} bytes."
+        """Close as Tornado asks; if a head or a chunk's size is too long, the client is told first."""
+        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
+            if self._reading_head:
+                self._refuse(
+                    RelayError(
+                        ErrorCode.BAD_REQUEST,
+                        f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.",
+                    )
                 )
-            )
-            return
+            else:
+                self.write(_TORNADO_BAD_REQUEST)
         self._stop_head_timer()
         super().close(exc_info)
         if self.on_closed is not None:
@@ -193,13 +259,11 @@ class RequestStream(IOStream):
             on_closed(self)
 
     def _refuse(self, error: RelayError) -> None:
-        """Send the error without waiting for it to drain, and close a little later.
-
-        Closing with bytes unread resets the connection, and the reset can overtake the error.
-        """
+        """Send the error without waiting for it to drain; `close` must follow."""
         super().write(raw_response(error))
-        self.socket.shutdown(socket.SHUT_WR)
-        asyncio.get_running_loop().call_later(_LINGER_S, self.close)
+        if not self.closed():
+            # Not `socket.dup`, which a TLS socket does not have.
+            self._lingering.add(socket.fromfd(self.socket.fileno(), self.socket.family, self.socket.type))
 
 
 class TlsRequestStream(RequestStream, SSLIOStream):
@@ -209,13 +273,16 @@ class TlsRequestStream(RequestStream, SSLIOStream):
         sock: wrapped for the server's side, the handshake not done.
         peer: address of the other end.
         head_timeout_s: from the start of the connection to the end of its first head.
+        lingering: takes over a connection whose head was refused.
     """
 
     socket: ssl.SSLSocket
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str, head_timeout_s: float) -> None:
+    def __init__(
+        self, sock: ssl.SSLSocket, peer: str, head_timeout_s: float, lingering: LingeringConnections
+    ) -> None:
         # Without a context of its own Tornado makes one for a client.
-        super().__init__(sock, peer, head_timeout_s, ssl_options=sock.context)
+        super().__init__(sock, peer, head_timeout_s, lingering, ssl_options=sock.context)
 
 
 def malformed_body() -> RelayError:

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 MAX_DRAINED_BYTES = 32 << 20
 """Bound of a body that is read only so that its client reads the answer."""
+_FREE_PIECES = 1024
+_BYTES_PER_PIECE = 16
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 35
 _JSON = "application/json; charset=utf-8"
@@ -58,7 +60,10 @@ class BaseHandler(RequestHandler):
         self.stream = cast("RequestStream", self.connection.stream)
         self.stalled_s = 0.0
         """Seconds spent waiting for the client to read."""
+        self.max_received_bytes = MAX_DRAINED_BYTES
+        """Bound of the body in all, read or dropped."""
         self._received_bytes = 0
+        self._received_pieces = 0
         self._body_arrived = False
         self._unsent: asyncio.Future[None] | None = None
         super().__init__(application, request, **kwargs)
@@ -78,6 +83,8 @@ class BaseHandler(RequestHandler):
         if self.request.version == "HTTP/1.0":
             # RFC 9110, 10.1.1: an HTTP/1.0 client knows no interim response.
             self.request.headers.pop("Expect", None)
+            # `finish` closes the connection.
+            self.request.headers.pop("Connection", None)
 
     def options(self, *_path: str) -> None:
         """Answer a preflight, which needs no key."""
@@ -90,10 +97,21 @@ class BaseHandler(RequestHandler):
             self.set_header(name, value)
 
     def data_received(self, chunk: bytes) -> None:
-        """Drop a body that the route does not read, or that was refused; a longer one is cut off."""
+        """Take a piece of the body, and cut off a body that goes over the limits."""
         self._received_bytes += len(chunk)
-        if self._received_bytes > MAX_DRAINED_BYTES and not self._finished:
+        self._received_pieces += 1
+        self.take_piece(chunk)
+        is_too_much = self._received_bytes > self.max_received_bytes or self.in_tiny_pieces
+        if is_too_much and not self._finished:
             self.finish()
+
+    def take_piece(self, chunk: bytes) -> None:
+        """Take a piece of the body; here it is dropped."""
+
+    @property
+    def in_tiny_pieces(self) -> bool:
+        """Whether the body costs too much: each piece takes a turn of the event loop, whatever its size."""
+        return self._received_pieces > _FREE_PIECES + self._received_bytes // _BYTES_PER_PIECE
 
     def refuse(self, error: RelayError) -> None:
         """Answer with an error at once, and end the response when the body has arrived.
@@ -102,7 +120,8 @@ class BaseHandler(RequestHandler):
         expects `100 Continue` has not begun to send.
         """
         self._render(error)
-        if self._body_arrived or "Expect" in self.request.headers:
+        awaits_continue = "Expect" in self.request.headers and not self._received_bytes
+        if self._body_arrived or awaits_continue:
             self.finish()
         else:
             self.flush()
@@ -154,6 +173,9 @@ class BaseHandler(RequestHandler):
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
         """End the response; a client that does not read it within the write timeout is dropped."""
         finished = super().finish(chunk)
+        if self.request.version == "HTTP/1.0":
+            # Its body may have no length, and Tornado would keep the connection if the client asks for it.
+            finished.add_done_callback(lambda _finished: self.stream.close())
         if not finished.done():
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self.context.write_timeout_s, self.reset)

@@ -13,7 +13,13 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from relayd.public.client_address import TrustedProxies, network_of
-from relayd.public.framing import MAX_HEAD_BYTES, READ_CHUNK_BYTES, RequestStream, TlsRequestStream
+from relayd.public.framing import (
+    MAX_HEAD_BYTES,
+    READ_CHUNK_BYTES,
+    LingeringConnections,
+    RequestStream,
+    TlsRequestStream,
+)
 from relayd.public.tls import TlsFiles
 
 _log = logging.getLogger(__name__)
@@ -107,6 +113,7 @@ class Listener:
         )
         self._open: Counter[str] = Counter()
         self._open_in_all = 0
+        self._lingering = LingeringConnections()
 
     def configure(
         self, *, head_timeout_s: float, keep_alive_s: float, max_streams: int, max_streams_per_address: int
@@ -161,10 +168,10 @@ class Listener:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is None:
-            stream = RequestStream(sock, peer[0], self._head_timeout_s)
+            stream = RequestStream(sock, peer[0], self._head_timeout_s, self._lingering)
         else:
             wrapped = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            stream = TlsRequestStream(wrapped, peer[0], self._head_timeout_s)
+            stream = TlsRequestStream(wrapped, peer[0], self._head_timeout_s, self._lingering)
         self._open[network] += 1
         self._open_in_all += 1
 
@@ -199,3 +206,4 @@ class Listener:
         """Close everything that is still open."""
         self.stop_accepting()
         await self._server.close_all_connections()
+        self._lingering.close()

@@ -1,0 +1,237 @@
+"""Which requests are admitted: by key, by the state of the relay, and within the limits."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from relayd.state.keyring import KeyRing
+from relayd.state.records import Outcome, Peer
+from tests.harness import KEY, Relay, running_relay
+from tests.wire import DONE, Reply, Wire, ask, body, fetch, post, until
+
+_QUICK = "demo:text=words,deltas=1,interval_ms=0"
+_OPERATOR = Peer(uid=1000, pid=1, login="operator")
+_HELD = "demo:fault=stall_headers"
+_UNAUTHORIZED = "unauthorized: The Authorization header has no key that is valid here."
+
+
+async def _ask_from(relay: Relay, address: str, model: str = _QUICK) -> Reply:
+    """Ask as a client of this address behind a trusted proxy."""
+    return await ask(relay.port, KEY, body(model), {"X-Forwarded-For": address})
+
+
+@pytest.mark.parametrize("value", [KEY, f"Bearer {KEY}", f"bEaReR \t{KEY} ", f" {KEY}"])
+async def test_a_key_may_come_with_and_without_its_scheme(value: str) -> None:
+    """Both forms of the header are the same key, whose use is noted."""
+    async with running_relay() as relay:
+        assert (await ask(relay.port, value, body(_QUICK))).status == 200
+        (key,) = relay.state.ring.keys()
+        assert key.last_used_ip == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [""],
+        ["Bearer"],
+        ["Bearer "],
+        [f"Basic {KEY}"],
+        [f"Bearer Bearer {KEY}"],
+        [f"{KEY}, {KEY}"],
+        [KEY, KEY],
+        [KEY, "other"],
+        [KEY.upper()],
+        [f"{KEY}x"],
+        [f"{KEY}\xa0"],
+        [f"\x85{KEY}"],
+        ["ÿ" * 20],
+    ],
+)
+async def test_everything_else_is_unauthorized_in_the_same_words(values: list[str]) -> None:
+    """Nothing tells one wrong key from another; the provider hears of none, and the record names no key."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        lines = b"".join(b"Authorization: " + value.encode("latin-1") + b"\r\n" for value in values)
+        wire.send(post(None, body(_QUICK)).replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n", 1))
+        reply = await wire.reply()
+        record = await relay.record()
+        (key,) = relay.state.ring.keys()
+        assert relay.upstream.total_requests == 0
+    assert reply.status == 401
+    assert reply.error == _UNAUTHORIZED
+    assert reply.lines[-1] == DONE
+    assert reply.header("X-Relayd-Error") == "unauthorized"
+    assert reply.header("WWW-Authenticate") == "Bearer"
+    assert reply.header("Retry-After") is None
+    assert (record.outcome, record.status, record.key_id, record.client) == (Outcome.DENIED, 401, None, None)
+    assert key.last_used_at is None
+
+
+async def test_a_dead_key_is_refused_like_any_other_and_recorded_with_its_client() -> None:
+    """The operator learns whom to tell; the client learns nothing."""
+    async with running_relay() as relay:
+        key_id = relay.state.ring.keys()[0].id
+        await _revoke(relay.state.ring, key_id)
+        reply = await relay.ask(_QUICK)
+        record = await relay.record()
+    assert (reply.status, reply.error) == (401, _UNAUTHORIZED)
+    assert (record.outcome, record.key_id, record.client) == (Outcome.DENIED, key_id, "default")
+
+
+async def _revoke(ring: KeyRing, key_id: str) -> None:
+    await ring.revoke(key_id, cut=False, peer=_OPERATOR, expected_generation=None, idempotency_key=None)
+
+
+async def test_a_wrong_key_is_answered_before_anything_else() -> None:
+    """Neither the size of the body nor the state of the relay is shown to a client without a key."""
+    async with running_relay(server__max_body_bytes=10) as relay:
+        relay.server.accepting.pause()
+        assert (await ask(relay.port, "wrong", body(_QUICK))).status == 401
+        assert (await relay.ask(_QUICK)).status == 503, "a paused relay says so whatever the size"
+        relay.server.accepting.resume()
+        assert (await relay.ask(_QUICK)).status == 413
+
+
+async def test_a_paused_relay_refuses_until_it_is_resumed() -> None:
+    """The error tells when to come back; the connection stays."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        relay.server.accepting.pause()
+        wire.send(post(KEY, body(_QUICK)))
+        reply = await wire.reply()
+        assert reply.status == 503
+        assert reply.error == "draining: The operator paused this relay; try again later."
+        assert reply.header("X-Relayd-Error") == "draining"
+        assert reply.header("Retry-After") == "30"
+        assert reply.lines[-1] == DONE
+        record = await relay.record()
+        assert (record.outcome, record.status) == (Outcome.REJECTED, 503)
+        relay.server.accepting.resume()
+        wire.send(post(KEY, body(_QUICK)))
+        assert (await wire.reply()).status == 200
+
+
+async def test_a_draining_relay_refuses_and_ends_the_connection() -> None:
+    """Open streams go on; a client that comes again must find another process behind the address."""
+    async with running_relay() as relay, AsyncExitStack() as stack:
+        streaming, idle = [await stack.enter_async_context(await Wire.open(relay.port)) for _ in range(2)]
+        streaming.send(post(KEY, body("demo:text=words,deltas=5,interval_ms=100")))
+        head = await streaming.head()
+        relay.server.request_stop()
+        idle.send(post(KEY, body(_QUICK)))
+        reply = await idle.reply()
+        assert reply.status == 503
+        assert reply.error == "draining: This relay is stopping; try again shortly."
+        assert reply.header("Retry-After") == "5"
+        assert reply.header("Connection") == "close"
+        assert await idle.ended() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await Wire.open(relay.port)
+        async for _ in streaming.pieces(head):
+            pass
+        assert (head.error, head.text) == (None, "The relay passes each delta ")
+
+
+async def test_the_limit_of_streams_holds_over_all_addresses() -> None:
+    """The refusal says so, and a slot is free again when its stream ends."""
+    async with running_relay(server__max_streams=2) as relay, AsyncExitStack() as stack:
+        for n, address in enumerate(("192.0.2.1", "192.0.2.2")):
+            wire = await stack.enter_async_context(await Wire.open(relay.port))
+            wire.send(post(KEY, body(_HELD), {"X-Forwarded-For": address}))
+            await relay.upstream.wait_request(n)
+        refused = await _ask_from(relay, "192.0.2.3")
+        assert refused.status == 429
+        assert refused.error == "busy: This relay serves its limit of 2 streams; try again shortly."
+        assert refused.header("X-Relayd-Error") == "busy"
+        assert refused.header("Retry-After") == "5"
+        record = await relay.record()
+        assert (record.outcome, record.status, record.ip) == (Outcome.REJECTED, 429, "192.0.2.3")
+        wire.reset()
+        await relay.record(1)
+        assert (await _ask_from(relay, "192.0.2.3")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("mine", "same", "other"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"),
+    ],
+)
+async def test_an_address_has_its_own_limit(mine: str, same: str, other: str) -> None:
+    """An IPv6 address counts as its /64; other addresses are not affected."""
+    async with running_relay(server__max_streams_per_address=1) as relay, AsyncExitStack() as stack:
+        wire = await stack.enter_async_context(await Wire.open(relay.port))
+        wire.send(post(KEY, body(_HELD), {"X-Forwarded-For": mine}))
+        await relay.upstream.wait_request(0)
+        refused = await _ask_from(relay, same)
+        assert refused.status == 429
+        assert refused.error == (
+            "busy: Your address has its limit of 1 streams open; close one or try again shortly."
+        )
+        assert (await _ask_from(relay, other)).status == 200
+        wire.reset()
+        await relay.record(2)
+        assert (await _ask_from(relay, same)).status == 200
+
+
+async def test_a_claimed_address_counts_only_from_a_trusted_proxy() -> None:
+    """Without one, the connection's other end is the client."""
+    async with running_relay(server__trusted_proxies=[]) as relay:
+        assert (await _ask_from(relay, "192.0.2.1")).status == 200
+        assert (await relay.record()).ip == "127.0.0.1"
+
+
+async def test_a_slot_is_taken_before_the_body_and_given_back_without_it() -> None:
+    """A client that sends no body holds one until its time is over."""
+    async with running_relay(server__max_streams=1) as relay:
+        async with await Wire.open(relay.port) as wire:
+            wire.send(post(KEY, b"{", {"Expect": "100-continue"}, length=100))
+            assert (await wire.head()).status == 100
+            assert (await relay.ask(_QUICK)).status == 429
+        await relay.record(1)
+        assert (await relay.ask(_QUICK)).status == 200
+
+
+async def test_a_bug_in_admission_is_told_and_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client gets 500 in lines, the log the traceback, and nothing stays open."""
+
+    def fail(*_args: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with running_relay(server__body_timeout_s=0.2) as relay:
+        with monkeypatch.context() as patched:
+            patched.setattr(KeyRing, "used", fail)
+            reply = await relay.ask(_QUICK)
+        record = await relay.record()
+        assert (await relay.ask(_QUICK)).status == 200
+        async with await Wire.open(relay.port) as wire:
+            # Its body's time is longer than that of the request before.
+            wire.send(post(KEY, b"{", length=100))
+            assert (await wire.reply()).status == 400
+        assert len({known.id for known in relay.records}) == len(relay.records)
+    assert reply.status == 500
+    assert reply.error == (
+        "internal: This relay has a bug and could not answer; its log has the details under request "
+        f"{record.id}."
+    )
+    assert reply.lines[-1] == DONE
+    assert (record.outcome, record.status) == (Outcome.CRASHED, 500)
+    assert f"request {record.id} met a bug" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_flood_of_wrong_keys_does_not_stop_a_good_one() -> None:
+    """Each is answered on its own, and the connection stays for the next."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        for _ in range(100):
+            wire.send(post("wrong", b"{}"))
+            assert (await wire.reply()).status == 401
+        wire.send(post(KEY, body(_QUICK)))
+        assert (await wire.reply()).status == 200
+        await until(lambda: len(relay.records) == 61)
+        assert (await fetch(relay.port, "/healthz")).status == 200

@@ -1,0 +1,294 @@
+"""`POST /chat` over real sockets: what is sent back, what the provider is asked, what is recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from email.utils import parsedate_to_datetime
+
+import pytest
+
+from relayd.public.handlers import new_request_id
+from relayd.state.records import Outcome, Phase
+from tests.harness import KEY, Relay, running_relay
+from tests.wire import DONE, DONE_BYTES, QUESTION, Wire, ask, body, fetch, post
+
+_THREE = "demo:text=words,deltas=3,interval_ms=0"
+_WORDS = "The relay passes "
+
+
+def _asked(relay: Relay, n: int = 0) -> dict[str, object]:
+    """Return what the provider was sent."""
+    sent: dict[str, object] = json.loads(relay.upstream.requests[n].body)
+    return sent
+
+
+async def test_an_answer_is_lines_with_their_keys_in_order() -> None:
+    """Each delta is one line, byte for byte as the contract says, and one done line ends them."""
+    async with running_relay() as relay:
+        reply = await relay.ask(_THREE)
+        assert reply.body == (
+            b'{"done":false,"error":false,"content":"The "}\n'
+            b'{"done":false,"error":false,"content":"relay "}\n'
+            b'{"done":false,"error":false,"content":"passes "}\n' + DONE_BYTES
+        )
+        record = await relay.record()
+    assert (record.outcome, record.phase, record.status) == (Outcome.COMPLETED, Phase.DONE, 200)
+    assert (record.deltas, record.bytes_out) == (3, len(reply.body))
+    assert record.client == "default"
+
+
+async def test_a_reply_has_the_headers_of_a_stream() -> None:
+    """Proxies are told not to buffer, browsers which page may read, the caller which id the request has."""
+    async with running_relay() as relay:
+        reply = await ask(relay.port, KEY, body(_THREE), {"Origin": "https://page.example"})
+        record = await relay.record()
+    assert reply.header("Content-Type") == "application/x-ndjson; charset=utf-8"
+    assert reply.header("Cache-Control") == "no-store"
+    assert reply.header("X-Accel-Buffering") == "no"
+    assert reply.header("X-Content-Type-Options") == "nosniff"
+    assert reply.header("Access-Control-Allow-Origin") == "https://page.example"
+    assert reply.header("Server") is None
+    assert reply.header("X-Relayd-Error") is None
+    assert reply.header("X-Request-Id") == record.id
+
+
+async def test_each_field_of_a_head_is_there_once() -> None:
+    """Good replies and refusals, before and after the body was read; each tells the time."""
+    async with running_relay(server__max_body_bytes=300) as relay, await Wire.open(relay.port) as wire:
+        for sent in (post(KEY, body(_THREE)), post(KEY, b"{"), post(KEY, body(_THREE, user="x" * 400))):
+            wire.send(sent)
+            reply = await wire.reply()
+            names = [name.lower() for name, _ in reply.headers]
+            assert len(names) == len(set(names)), names
+            assert ("content-length" in names) is not ("transfer-encoding" in names)
+            assert {"date", "vary", "x-request-id", "cache-control", "x-content-type-options"} <= set(names)
+            told_at_s = parsedate_to_datetime(reply.header("Date") or "").timestamp()
+            assert abs(told_at_s - time.time()) < 30
+
+
+@pytest.mark.parametrize("text", ["cjk", "emoji", "words"])
+@pytest.mark.parametrize("shape", ["one_byte", "coalesced", "crlf+comments", "cr_only+bom"])
+async def test_no_write_ends_inside_a_line(text: str, shape: str) -> None:
+    """However the provider's bytes are cut, each chunk that a client gets is whole lines."""
+    async with running_relay() as relay:
+        reply = await relay.ask(f"demo:text={text},deltas=8,interval_ms=0,fault={shape}")
+    assert all(data.endswith(b"\n") for _, data in reply.pieces)
+    assert [json.loads(line) for _, data in reply.pieces for line in data.splitlines()] == reply.lines
+    assert reply.lines[-1] == DONE
+    assert reply.error is None
+
+
+async def test_usage_is_on_the_last_line_where_it_was_asked_for() -> None:
+    """Only `stream_options.include_usage` adds the two fields; the record has the figures anyway."""
+    async with running_relay() as relay:
+        told = await relay.ask(_THREE, stream_options={"include_usage": True})
+        untold = await relay.ask(_THREE, stream_options={"include_usage": False})
+        failed = await relay.ask("demo:fault=cut_mid,interval_ms=0", stream_options={"include_usage": True})
+        record = await relay.record(1)
+    assert told.body.splitlines()[-1] == (
+        b'{"done":true,"error":false,"content":"[DONE]","finish_reason":"stop",'
+        b'"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}}'
+    )
+    assert untold.lines[-1] == DONE
+    assert failed.lines[-1] == {**DONE, "finish_reason": None, "usage": None}
+    assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (2, 3, "stop")
+
+
+async def test_silence_is_filled() -> None:
+    """Before the first token and between two, an empty line comes after each `chat.heartbeat_s`."""
+    async with running_relay(chat__heartbeat_s=0.05) as relay:
+        reply = await relay.ask("demo:text=words,deltas=2,first_ms=300,interval_ms=300")
+    contents = [line["content"] for line in reply.lines]
+    first, second = contents.index("The "), contents.index("relay ")
+    assert contents[:first] == [""] * first
+    assert first >= 2
+    assert second - first >= 3
+    assert reply.text == "The relay "
+    assert reply.lines[-1] == DONE
+
+
+async def test_a_failure_before_the_first_byte_has_its_status() -> None:
+    """With the same two lines as its body, and the code in a header."""
+    async with running_relay() as relay:
+        reply = await relay.ask("demo:fault=status,code=503,message=down")
+        record = await relay.record()
+    assert reply.status == 502
+    assert reply.header("X-Relayd-Error") == "upstream_failed"
+    assert reply.header("Content-Type") == "application/x-ndjson; charset=utf-8"
+    assert reply.error is not None
+    assert reply.error.startswith("upstream_failed: ")
+    assert [line["done"] for line in reply.lines] == [False, True]
+    assert (record.outcome, record.status) == (Outcome.UPSTREAM_ERROR, 502)
+
+
+async def test_a_failure_after_a_heartbeat_is_a_failure_in_the_stream() -> None:
+    """Once a heartbeat went out the status is 200, and the lines tell of the failure."""
+    async with running_relay(chat__heartbeat_s=0.05, upstream__first_token_timeout_s=0.5) as relay:
+        reply = await relay.ask("demo:fault=stall_headers")
+        record = await relay.record()
+    assert reply.status == 200
+    assert reply.header("X-Relayd-Error") is None
+    assert reply.error is not None
+    assert reply.error.startswith("upstream_timeout: ")
+    assert reply.lines[-1] == DONE
+    assert record.status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False, None])
+async def test_the_stream_field_changes_nothing(stream: bool | None) -> None:  # noqa: FBT001 - a JSON value
+    """/chat always streams."""
+    async with running_relay() as relay:
+        reply = await relay.ask(_THREE, stream=stream)
+        assert _asked(relay)["stream"] is True
+    assert reply.text == _WORDS
+
+
+async def test_the_operators_rules_hold_for_every_request() -> None:
+    """Default model, allowed models, the ceiling of tokens, and whether usage is asked for."""
+    async with running_relay(
+        chat__default_model=_THREE,
+        chat__allowed_models=[_THREE],
+        chat__max_tokens_limit=5,
+        upstream__include_usage=False,
+    ) as relay:
+        assert (await relay.ask(None)).text == _WORDS
+        assert _asked(relay)["model"] == _THREE
+        assert "stream_options" not in _asked(relay)
+        assert (await relay.record()).model == _THREE
+        foreign = await relay.ask("other")
+        assert (foreign.status, foreign.header("X-Relayd-Error")) == (403, "model_not_allowed")
+        assert (await relay.ask(_THREE, max_tokens=6)).status == 400
+        assert relay.upstream.total_requests == 1
+        assert (await relay.record(1)).outcome is Outcome.REJECTED
+
+
+async def test_a_probe_is_answered_without_the_provider() -> None:
+    """`relayd doctor` asks one; a script that makes no sense is a bad request."""
+    async with running_relay(chat__allowed_models=["demo"]) as relay:
+        reply = await relay.ask("relayd-probe:lines=2")
+        facts, *rest = reply.text.splitlines()
+        assert json.loads(facts)["address"] == "127.0.0.1"
+        assert rest == ["0 1 "]
+        refused = await relay.ask("relayd-probe:lines=x")
+        assert refused.error == "bad_request: relayd-probe does not know 'lines=x'."
+        assert relay.upstream.total_requests == 0
+        assert (await relay.record()).model == "relayd-probe:lines=2"
+
+
+async def test_what_the_client_wrote_is_what_the_provider_gets() -> None:
+    """Messages with images and tools, and every sampling field, are forwarded as they are."""
+    messages = [
+        *QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function"}]},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,é\ud83c"}}]},
+    ]
+    fields = {"messages": messages, "temperature": 0.5, "stop": ["x"], "seed": 7, "verbosity": "low"}
+    async with running_relay() as relay:
+        payload = b"\xef\xbb\xbf" + json.dumps({"model": _THREE, **fields}).encode()
+        reply = await ask(relay.port, KEY, payload, {"Content-Type": "text/plain"})
+        assert (reply.status, reply.error) == (200, None)
+        sent = _asked(relay)
+    assert {name: sent[name] for name in fields} == fields
+
+
+async def test_a_client_of_http_1_0_reads_to_the_end_of_the_connection() -> None:
+    """It knows no chunks, so it gets bare lines and then the end, even if it asks to stay."""
+    for headers in ({}, {"Connection": "keep-alive"}):
+        async with running_relay() as relay:
+            for model in (_THREE, "demo:text=words,deltas=3,interval_ms=30"):
+                async with await Wire.open(relay.port) as wire:
+                    wire.send(post(KEY, body(model), headers, version="HTTP/1.0"))
+                    reply = await wire.reply()
+                    assert reply.header("Transfer-Encoding") is None
+                    assert reply.header("Connection") in {None, "close"}
+                    assert reply.text == _WORDS
+                    assert reply.lines[-1] == DONE
+                    assert await wire.ended() == b""
+
+
+async def test_a_connection_serves_again_after_a_stream() -> None:
+    """Requests one after the other share a connection, failed ones between good ones."""
+    async with running_relay(server__max_streams=1) as relay, await Wire.open(relay.port) as wire:
+        for n in range(6):
+            wire.send(post(KEY, body(_THREE) if n % 2 == 0 else b"{"))
+            reply = await wire.reply()
+            assert reply.status == (400 if n % 2 else 200)
+            assert reply.header("Connection") is None
+            assert reply.lines[-1] == DONE
+        outcomes = [(await relay.record(n)).outcome for n in range(6)]
+    assert outcomes == [Outcome.COMPLETED, Outcome.REJECTED] * 3
+
+
+async def test_requests_sent_at_once_are_answered_one_after_the_other() -> None:
+    """A client that pipelines gets each reply whole and in order; an empty line between them is ignored."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(
+            post(KEY, body(_THREE)) + b"\r\n" + post(KEY, b"{") + post(KEY, body("demo:text=cjk,deltas=1"))
+        )
+        replies = [await wire.reply() for _ in range(3)]
+    assert [reply.status for reply in replies] == [200, 400, 200]
+    assert [reply.text for reply in replies] == [_WORDS, "", "流"]
+
+
+@pytest.mark.parametrize("value", ["close", "Close"])
+async def test_a_connection_that_the_client_ends_is_ended(value: str) -> None:
+    """The reply says so, is whole, and nothing comes after it."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(post(KEY, body(_THREE), {"Connection": value}))
+        reply = await wire.reply()
+        assert reply.header("Connection") == "close"
+        assert reply.lines[-1] == DONE
+        assert await wire.ended() == b""
+
+
+async def test_no_head_is_sent_before_there_is_something_to_say() -> None:
+    """So that a failure can still have its status: here the provider is cut before its first word."""
+    async with running_relay(upstream__first_token_timeout_s=0.3) as relay:
+        reply = await relay.ask("demo:fault=stall_headers")
+    assert reply.status == 504
+    assert reply.error is not None
+    assert reply.error.startswith("upstream_timeout: ")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "BREW", "HEAD"])
+async def test_other_methods_are_refused_in_json(method: str) -> None:
+    """They are no chats: no lines and no record."""
+    async with running_relay() as relay:
+        reply = await fetch(relay.port, "/chat", {"Authorization": KEY}, method=method)
+        assert (await relay.ask(_THREE)).status == 200
+        assert (await relay.record()).outcome is Outcome.COMPLETED
+    assert reply.status == 405
+    assert reply.header("Allow") == "POST, OPTIONS"
+    if method != "HEAD":
+        error = json.loads(reply.body)["error"]
+        assert error == {"code": "method_not_allowed", "message": f"{method} is not possible at this path."}
+
+
+async def test_the_record_says_who_asked_and_not_what() -> None:
+    """Client, key, address, origin, program, path and model; long headers are cut to 200 characters."""
+    headers = {"Origin": "https://page.example/" + "x" * 300, "User-Agent": "curl/8" + "y" * 300}
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        request = post(KEY, body(_THREE, user="secret-text"), headers, path="/chat?key=secret-query")
+        wire.send(request)
+        reply = await wire.reply()
+        record = await relay.record()
+        (key,) = relay.state.ring.keys()
+    assert record.id == reply.header("X-Request-Id")
+    assert (record.client, record.key_id, record.ip) == ("default", key.id, "127.0.0.1")
+    assert record.origin == headers["Origin"][:200]
+    assert record.user_agent == headers["User-Agent"][:200]
+    assert (record.path, record.model, record.boot_id) == ("/chat", _THREE, "boot")
+    assert record.duration_ms is not None
+    assert not re.search(f"secret|{KEY}|Say hi|relay passes", repr(record))
+
+
+def test_a_request_id_is_short_plain_new_and_sorts_by_time() -> None:
+    """16 characters without those that people mistake for one another."""
+    ids = {new_request_id() for _ in range(5000)}
+    assert len(ids) == 5000
+    assert all(re.fullmatch(r"[0-9a-hjkmnp-tv-z]{16}", known) for known in ids)
+    time.sleep(0.002)
+    assert max(ids) < new_request_id()
