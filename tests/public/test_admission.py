@@ -6,13 +6,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from relayd.state.key_operations import Caller
 from relayd.state.keyring import KeyRing
 from relayd.state.records import Outcome, Peer
 from tests.harness import KEY, Relay, running_relay
 from tests.wire import DONE, Reply, Wire, ask, body, fetch, post, until
 
 _QUICK = "demo:text=words,deltas=1,interval_ms=0"
-_OPERATOR = Peer(uid=1000, pid=1, login="operator")
+_OPERATOR = Caller(Peer(uid=1000, pid=1, login="operator"))
 _HELD = "demo:fault=stall_headers"
 _UNAUTHORIZED = "unauthorized: The Authorization header has no key that is valid here."
 
@@ -73,15 +74,11 @@ async def test_a_dead_key_is_refused_like_any_other_and_recorded_with_its_client
     """The operator learns whom to tell; the client learns nothing."""
     async with running_relay() as relay:
         key_id = relay.state.ring.keys()[0].id
-        await _revoke(relay.state.ring, key_id)
+        await relay.state.ring.revoke(key_id, cut=False, caller=_OPERATOR)
         reply = await relay.ask(_QUICK)
         record = await relay.record()
     assert (reply.status, reply.error) == (401, _UNAUTHORIZED)
     assert (record.outcome, record.key_id, record.client) == (Outcome.DENIED, key_id, "default")
-
-
-async def _revoke(ring: KeyRing, key_id: str) -> None:
-    await ring.revoke(key_id, cut=False, peer=_OPERATOR, expected_generation=None, idempotency_key=None)
 
 
 async def test_a_wrong_key_is_answered_before_anything_else() -> None:
