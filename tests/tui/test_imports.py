@@ -25,7 +25,7 @@ def imported(source: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_app_knows_of_relayd_only_its_admin_room(source: Path) -> None:
+def test_the_app_imports_only_the_admin_side_of_relayd(source: Path) -> None:
     """`relayd.admin`, durations and safe text: with that the app can never start a daemon."""
     allowed = ("relayd.admin", "relayd.durations", "relayd.printable")
     foreign = {name for name in imported(source) if name.split(".")[0] == "relayd"}
