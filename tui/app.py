@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -22,7 +22,6 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient
 from tui.context import Context
 from tui.daemon_commands import DaemonCommands
@@ -37,6 +36,10 @@ from tui.settings import SettingsFile
 from tui.stream_actions import StreamActions
 from tui.theme import DARK, best_theme, role_styles, themes
 from tui.type_ahead import TypeAhead
+
+if TYPE_CHECKING:
+    # Loads SQLite, which the first paint does not wait for.
+    from relayd.admin.archive import Archive
 
 # Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22

@@ -7,13 +7,17 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
 
-from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient, AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
-from tui.history import PAGE, PAUSE_S, History
+from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
+
+if TYPE_CHECKING:
+    # Loads SQLite, which the first paint does not wait for.
+    from relayd.admin.archive import Archive
 
 STATUS_EVERY_S = 2.0
 SKIP_EVENTS = 20_000
@@ -174,7 +178,7 @@ class Feed:
         state.set_audit((await self._client.audit(limit=PAGE)).entries)
         return is_first, after
 
-    async def _load_newest(self, reader: AdminClient | Archive) -> None:
+    async def _load_newest(self, reader: Reader) -> None:
         """Load the newest records; a mark before them says that older ones are missing between.
 
         Records that are held already are taken again: a crash or an end may have changed them.

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient, AdminClientError
 from relayd.admin.schema import RequestRecord
 from tui.model.app_state import AppState
 from tui.model.store import Mark, MarkKind
 from tui.model.text import printable_struct
 
+if TYPE_CHECKING:
+    # Loads SQLite, which the first paint does not wait for.
+    from relayd.admin.archive import Archive
+
+Reader: TypeAlias = "AdminClient | Archive"
+"""Whatever has the records now: the daemon, or its database while no daemon answers."""
 PAGE = 500
 _SLICE = 100
 PAUSE_S = 0.002
@@ -27,9 +33,7 @@ class History:
         changed: called after every change; must return at once.
     """
 
-    def __init__(
-        self, state: AppState, reader: Callable[[], AdminClient | Archive], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, state: AppState, reader: Callable[[], Reader], changed: Callable[[], None]) -> None:
         self.state = state
         self._reader = reader
         self._changed = changed
