@@ -67,9 +67,7 @@ def test_without_a_provider_key_there_is_the_demo(capsys: pytest.CaptureFixture[
     assert "relayd serve --demo" in told
 
 
-def test_a_port_that_is_taken_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_taken_port_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Host, port, what the system said, and what to set."""
     with socket.socket() as taken:
         taken.bind((HOST, 0))
@@ -97,7 +95,7 @@ def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "mistyped" in _refused(capsys)
 
 
-def test_a_demo_keeps_its_keys_apart_from_a_real_relays(tmp_path: Path) -> None:
+def test_a_demo_has_its_own_keys(tmp_path: Path) -> None:
     """Its state directory is its own unless one is named; `relayd status` finds it all the same."""
     env = environment(tmp_path, {"SERVER_PORT": "0", "AUTHORIZATION_KEY": _KEY})
     daemon = subprocess.Popen(
