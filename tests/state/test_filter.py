@@ -80,6 +80,7 @@ def test_a_wrong_filter_points_at_the_place(text: str, place: str, says: str) ->
     assert text[error.position : error.position + error.length].strip() == place
     line, carets = error.pointer().split("\n")
     assert carets.index("^") == line.rindex(place)
+    assert carets.count("^") == error.length
 
 
 def test_the_pointer_counts_columns_not_characters() -> None:

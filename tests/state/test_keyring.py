@@ -24,7 +24,7 @@ from relayd.state.errors import (
     WrongState,
 )
 from relayd.state.initial_key import ensure_initial_key
-from relayd.state.key_store import DEAD_KEYS_SHOWN, load_ring
+from relayd.state.key_store import load_ring
 from relayd.state.keyring import Caller, KeyOwner, KeyRing
 from relayd.state.keys import new_key
 from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_text
@@ -228,11 +228,11 @@ async def test_a_long_dead_key_is_known_to_be_dead(tmp_path: Path) -> None:
     """A key that died before the last hundred is not shown any more, but still refused as what it is."""
     with opened(tmp_path / "state") as state:
         oldest = newest = (await state.ring.add("web", caller=ALICE)).key.id
-        for _ in range(DEAD_KEYS_SHOWN + 3):
+        for _ in range(103):
             newest = (await rotate(state.ring, newest, grace_s=0)).key.id
         await state.ring.revoke(newest, cut=False, caller=ALICE)
         keys = state.ring.keys()
-        assert len(keys) == DEAD_KEYS_SHOWN
+        assert len(keys) == 100
         assert keys[-1].id == newest
         assert keys == sorted(keys, key=lambda key: (key.created_at, key.id))
         with pytest.raises(WrongState, match=f"{oldest}.*expired since"):

@@ -149,6 +149,7 @@ def test_a_full_queue_loses_the_newest_and_counts_each_once(tmp_path: Path) -> N
         full.disk.mended()
         assert full.log.write() is None
         *events, lost = full.replayed()
+        assert full.published.events == [*events, lost]
         assert len(events) == 6
         assert isinstance(lost, Lost)
         assert (lost.seq, lost.count, lost.reason) == (7, 2, "database or disk is full")
