@@ -104,6 +104,17 @@ async def test_replay_is_what_was_published(tmp_path: Path) -> None:
         assert state.reader.events(-5, 1) == live[:1]
 
 
+def test_an_answer_is_bounded(tmp_path: Path) -> None:
+    """Without a limit 100 records and 1,000 events, with one at least one and at most 10,000 rows."""
+    with opened(tmp_path / "state") as state:
+        fill(state, 600)
+        assert len(state.reader.page().records) == 100
+        assert len(state.reader.events(0)) == 1000
+        assert len(state.reader.events(0, 10**9)) == 1200
+        assert len(state.reader.page(limit=-1).records) == 1
+    assert reader.MAX_ROWS == 10_000
+
+
 async def test_audit_is_paged(tmp_path: Path) -> None:
     """Newest first, with a cursor."""
     with opened(tmp_path / "state") as state:

@@ -69,6 +69,8 @@ def test_an_event_is_sent_under_its_name(event: LogEvent | Gap, tag: str) -> Non
 def test_a_start_shows_nothing_that_only_the_end_could_know() -> None:
     """The start of a request that is known only as a whole is the record as it was admitted."""
     assert as_ended(a_record(), 502).as_started() == a_record()
+    bare = RequestRecord(id="r", boot_id="b", started_at=NOON)
+    assert (bare.seq, bare.stalled_ms, bare.deltas, bare.bytes_out) == (0, 0, 0, 0)
 
 
 @given(ANY_TEXT)
