@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give every async test the loop: without it, pytest-tornasync would make one that nobody closes."""
+    """Give every async test the loop: without it, pytest-tornasync would make one and never close it."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         item.fixturenames.append("io_loop")
 

@@ -36,7 +36,7 @@ async def test_loop_exception():
 
 async def test_lost_exception():
     async def fail():
-        raise LookupError("nobody asked")
+        raise LookupError("lost on purpose")
     asyncio.create_task(fail())
     await asyncio.sleep(0)
 
@@ -88,13 +88,13 @@ def pytest_runtest_logreport(report):
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each inner test's verdict: "" when it passed, else the text of its failure."""
-    room = tmp_path_factory.mktemp("inner")
-    (room / "test_inner.py").write_text(INNER)
-    (room / "conftest.py").write_text(INNER_CONFTEST)
+    folder = tmp_path_factory.mktemp("inner")
+    (folder / "test_inner.py").write_text(INNER)
+    (folder / "conftest.py").write_text(INNER_CONFTEST)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     run = subprocess.run(
-        [*command, f"--rootdir={room}", str(room)],
-        cwd=room,
+        [*command, f"--rootdir={folder}", str(folder)],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -103,7 +103,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     assert run.returncode == 1, run.stdout + run.stderr
     texts: dict[str, str] = {}
-    for line in (room / "reports").read_text().splitlines():
+    for line in (folder / "reports").read_text().splitlines():
         name, text = json.loads(line)
         texts[name] = texts.get(name, "") + text
     return texts
@@ -128,7 +128,7 @@ def test_good_test_passes(verdicts: dict[str, str], name: str) -> None:
     [
         ("test_leaked_task", "the-leak"),
         ("test_loop_exception", "ZeroDivisionError"),
-        ("test_lost_exception", "nobody asked"),
+        ("test_lost_exception", "lost on purpose"),
         ("test_error_log", "handler failed"),
         ("test_missing_error", "never comes"),
         ("test_assertion_and_leak", "assert 1 == 2"),

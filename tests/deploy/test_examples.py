@@ -115,7 +115,7 @@ async def test_what_is_missing_is_told_in_one_sentence(name: str) -> None:
 
 @pytest.mark.parametrize("name", _PROGRAMS)
 async def test_ending_it_ends_the_models_work(name: str) -> None:
-    """Words are printed while the answer goes on; whoever stops the example stops what is paid for."""
+    """Words are printed as they come; a person who stops the example stops what is paid for."""
     async with running_relay(chat__default_model=_ENDLESS) as relay:
         process = await _start(name, relay.port)
         assert process.stdout is not None

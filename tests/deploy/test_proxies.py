@@ -146,7 +146,7 @@ async def test_a_silence_longer_than_the_proxys_patience_is_survived(site: Site)
 async def test_without_heartbeats_the_same_silence_is_not_survived(
     request: pytest.FixtureRequest, site: Site, tmp_path: Path
 ) -> None:
-    """The test before this one can fail: straight before the provider, who sends none, the proxy cuts."""
+    """The test before this one can fail: in front of the provider, which sends none, the proxy cuts."""
     kind = request.node.callspec.params["site"]
     with front(kind, tmp_path, site.upstream_port, idle_s=2) as running:
         async with site.demo(), Site(site.daemon, running, site.upstream_port).wire() as wire:

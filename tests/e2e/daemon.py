@@ -21,7 +21,7 @@ from relayd.admin.client import AdminClient
 from relayd.state.reader import LogReader
 from relayd.state.records import Phase, RequestRecord
 from tests.support.upstream import fault_upstream_url
-from tests.wire import HOST, PATIENCE_S, Reply, until
+from tests.wire import HOST, Reply, until
 
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
@@ -73,7 +73,7 @@ class Daemon:
 
     @property
     def stderr(self) -> str:
-        """All that it wrote, in all its starts."""
+        """Return what it wrote to stderr, in all its starts."""
         return self._stderr.read_text()
 
     @property
@@ -115,11 +115,11 @@ class Daemon:
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = 60.0) -> int:
-        """Wait for its end; returns the exit status."""
+        """Wait for its end; return the exit status."""
         return self.process.wait(timeout_s)
 
     def stop(self) -> int:
-        """Ask it to stop, and wait; what is open has its drain timeout."""
+        """Stop it in an orderly way; return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(60)
 
@@ -138,16 +138,16 @@ class Daemon:
             self.kill()
 
     def records(self) -> list[RequestRecord]:
-        """All records on disk, newest first."""
+        """Return all records on disk, newest first."""
         return LogReader(self.database).page(limit=10_000).records
 
     @property
     def admin(self) -> AdminClient:
-        """The operator's way in."""
+        """Return a client of its admin socket."""
         return AdminClient(self.state_dir / "admin.sock")
 
     async def record(self, reply: Reply) -> RequestRecord:
-        """The record of a reply, once it is closed and on disk."""
+        """Return the record of a reply, once it is closed and on disk."""
         request_id = reply.header("X-Request-Id")
         assert request_id is not None
         reader = LogReader(self.database)
@@ -158,12 +158,12 @@ class Daemon:
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line of relayd."""
+    """Return the command line of relayd."""
     return [sys.executable, "-m", "relayd", *arguments]
 
 
 def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
-    """An environment with nothing in it that could configure relayd but what is given."""
+    """Return an environment in which only what is given can configure relayd."""
     passed_on = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**passed_on, "HOME": str(home), **{name: value for name, value in more.items() if value}}
 
@@ -178,13 +178,10 @@ def _toml(settings: Mapping[str, Any]) -> str:
 
 
 def closed_port() -> int:
-    """A port of this machine that nothing listens on, and that no connection is given as its own end."""
-    given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    """Return a port that nothing listens on, outside the range that the kernel gives to clients."""
+    ephemeral_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = secrets.choice(range(10_000, max(given_from, 12_000)))
+        port = secrets.choice(range(10_000, max(ephemeral_from, 12_000)))
         with socket.socket() as sock, suppress(OSError):
             sock.bind((HOST, port))
             return port
-
-
-__all__ = ["KEY", "PATIENCE_S", "PROVIDER_KEY", "Daemon", "closed_port", "command", "environment"]

@@ -20,7 +20,7 @@ _CONSOLE = re.compile(r"^\*\*(\d+\. [^*]+)\*\*\n\n```console\n(.*?)```$", re.MUL
 _RUN = re.compile(r"\$ ((?:[A-Z_]+=\S* )*)relayd check\n")
 
 
-def _told_faults() -> Iterator[tuple[str, str]]:
+def _documented_faults() -> Iterator[tuple[str, str]]:
     """The ten faults of the docs: a name, and what a console shows."""
     yield from _CONSOLE.findall(_DOCS.read_text())
 
@@ -40,10 +40,10 @@ def _relayd(home: Path, *arguments: str, env: Mapping[str, str]) -> subprocess.C
 
 def test_the_docs_tell_ten_faults() -> None:
     """None is lost by how they are found here."""
-    assert len(list(_told_faults())) == 10
+    assert len(list(_documented_faults())) == 10
 
 
-@pytest.mark.parametrize(("name", "console"), _told_faults())
+@pytest.mark.parametrize(("name", "console"), _documented_faults())
 def test_a_fault_ends_the_check_as_the_docs_show(
     tmp_path: Path,
     name: str,
@@ -52,8 +52,8 @@ def test_a_fault_ends_the_check_as_the_docs_show(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`relayd check` prints exactly that on stderr, and exits 1; run here, ten processes being dear."""
-    shown, _, told = console.partition("relayd check\n")
-    assert told, name
+    shown, _, expected = console.partition("relayd check\n")
+    assert expected, name
     for file in re.finditer(r"\$ cat (\S+)\n((?:(?!\$ ).*\n)*)", shown):
         (tmp_path / file[1]).write_text(file[2])
     run = _RUN.search(console)
@@ -65,7 +65,7 @@ def test_a_fault_ends_the_check_as_the_docs_show(
     for variable, value in environment(tmp_path, env).items():
         monkeypatch.setenv(variable, value)
     assert main(["check"]) == 1
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == expected
 
 
 def test_all_faults_end_the_start_at_once(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ async def test_the_server_has_its_limit(strict: Daemon) -> None:
 
 @asynccontextmanager
 async def _held(daemon: Daemon, places: int, headers: dict[str, str] | None = None) -> AsyncIterator[None]:
-    """So many requests are admitted and stay so: each waits for its body."""
+    """Hold as many slots: each request is admitted and waits for its body."""
     wires = []
     for _ in range(places):
         wire = await Wire.open(daemon.port)

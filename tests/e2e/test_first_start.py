@@ -23,10 +23,10 @@ _CURL = re.compile(r"^\s*(curl -N .*)$", re.MULTILINE)
 _QUICK = body("demo:deltas=1")
 
 
-def _pasted(told: str, home: Path, env: dict[str, str] | None = None) -> list[str]:
+def _pasted(shown: str, home: Path, env: dict[str, str] | None = None) -> list[str]:
     """What the shell prints when the line that the daemon shows is pasted into it."""
-    line = _CURL.search(told)
-    assert line is not None, told
+    line = _CURL.search(shown)
+    assert line is not None, shown
     shell = subprocess.run(
         ["bash", "-c", line[1]],
         env=environment(home, env or {}),
@@ -55,28 +55,28 @@ async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> 
         assert str(path) in daemon.stderr
         assert _pasted(daemon.stderr, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
         assert daemon.stop() == 0
-        shown = len(daemon.stderr)
+        written = len(daemon.stderr)
         path.unlink()
         daemon.start()
         assert (await ask(daemon.port, key, _QUICK)).status == 200
         assert not path.exists()
-        assert "first authorization key" not in daemon.stderr[shown:]
+        assert "first authorization key" not in daemon.stderr[written:]
         daemon.stop()
         assert key.encode() not in _everything_but_the_key_file(daemon)
 
 
 async def test_on_a_terminal_the_first_key_is_shown_once(tmp_path: Path) -> None:
     """It is shown with a line that works when pasted, and written into no file; the next start is silent."""
-    with _on_a_terminal(tmp_path) as told:
-        key = _SECRET.search(told)
+    with _on_a_terminal(tmp_path) as shown:
+        key = _SECRET.search(shown)
         assert key is not None
-        assert "shown only this once" in told
-        assert _pasted(told, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+        assert "shown only this once" in shown
+        assert _pasted(shown, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
     state_dir = tmp_path / "state"
     assert not (state_dir / "first-key").exists()
-    with _on_a_terminal(tmp_path) as told:
-        assert _SECRET.search(told) is None
-        assert _pasted(told, tmp_path, {"AUTHORIZATION_KEY": key[0]})[-1].startswith('{"done":true')
+    with _on_a_terminal(tmp_path) as shown:
+        assert _SECRET.search(shown) is None
+        assert _pasted(shown, tmp_path, {"AUTHORIZATION_KEY": key[0]})[-1].startswith('{"done":true')
     written = b"".join(path.read_bytes() for path in state_dir.iterdir() if not path.is_socket())
     assert key[0].encode() not in written
 
@@ -104,17 +104,17 @@ def _on_a_terminal(home: Path) -> Iterator[str]:
 
 
 def _read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> str:
-    told, deadline = "", time.monotonic() + 60
-    while text not in told or not told.endswith("\n"):
-        assert time.monotonic() < deadline, told
-        assert process.poll() is None, told
+    shown, deadline = "", time.monotonic() + 60
+    while text not in shown or not shown.endswith("\n"):
+        assert time.monotonic() < deadline, shown
+        assert process.poll() is None, shown
         if select.select([terminal], [], [], 0.05)[0]:
-            told += os.read(terminal, 1 << 16).decode().replace("\r\n", "\n")
-    return told
+            shown += os.read(terminal, 1 << 16).decode().replace("\r\n", "\n")
+    return shown
 
 
 async def test_a_given_key_fills_the_empty_ring_and_no_other(tmp_path: Path) -> None:
-    """The stored ring wins: another AUTHORIZATION_KEY at a later start is told, and opens nothing."""
+    """The stored ring wins: another AUTHORIZATION_KEY at a later start is reported, and opens nothing."""
     other = "another-key-that-is-long-enough"
     with Daemon(tmp_path) as daemon:
         assert not (daemon.state_dir / "first-key").exists()
@@ -152,12 +152,12 @@ async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -
         assert "could not be saved" in daemon.stderr
         advice = re.search(r"make another: relayd (.*)", daemon.stderr)
         assert advice is not None
-        key = _SECRET.search(await asyncio.to_thread(_told_by, daemon, advice[1]))
+        key = _SECRET.search(await asyncio.to_thread(_output_of, daemon, advice[1]))
         assert key is not None
         assert (await ask(daemon.port, key[0], _QUICK)).status == 200
 
 
-def _told_by(daemon: Daemon, words: str) -> str:
+def _output_of(daemon: Daemon, words: str) -> str:
     """What a command says of this daemon."""
     done = subprocess.run(
         command(*words.split(), "--socket", str(daemon.state_dir / "admin.sock")),

@@ -1,7 +1,7 @@
 """A client that leaves, at any phase and in any way, ends its request at the provider.
 
 `--size large` does each combination 100 times and holds each to 100 ms; `-rA` then shows the figures.
-Otherwise no time is judged: a provider that is not told goes on for minutes, and the wait for it ends first.
+Otherwise no time is judged: a provider that is not told streams for minutes, and the wait for it ends first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def _relay(home: Path) -> AsyncIterator[tuple[Daemon, FaultUpstream]]:
 async def _leave(
     daemon: Daemon, demo: FaultUpstream, script: str, unread: bytes, leave: Callable[[Wire], None]
 ) -> float:
-    """One client, from its request to its leaving; returns how long the provider was not told, in seconds."""
+    """Ask and leave; return after how many seconds the provider's connection was closed."""
     n = demo.total_requests
     async with await Wire.open(daemon.port) as wire:
         wire.send(post(KEY, body(f"demo:{script}")) + unread)
@@ -68,7 +68,7 @@ async def _leave(
 
 @pytest.mark.timeout(seconds=900)
 async def test_the_provider_is_told_at_once(tmp_path: Path, *, large: bool) -> None:
-    """In each phase, by FIN, RST or half-close, with nothing unread or bytes that nobody looked at."""
+    """In each phase, by FIN, RST or half-close, with nothing unread, or with unread bytes."""
     rounds, limit_s = (100, 0.1) if large else (3, 30.0)
     async with _relay(tmp_path) as (daemon, demo):
         for phase, way, left_over in product(_PHASES, _WAYS, _UNREAD):

@@ -21,7 +21,7 @@ _BODIES = {
 
 
 async def test_a_body_that_nests_without_end_is_refused_in_words(tmp_path: Path) -> None:
-    """Wherever it nests, closed or not, up to the largest body: 400, one typed line; the daemon goes on."""
+    """Wherever it nests, closed or not, up to the largest body: 400 and one typed line."""
     with Daemon(tmp_path, settings={"server.max_body_bytes": _MAX_BODY_BYTES}) as daemon:
         for payload, words in _BODIES.items():
             reply = await ask(daemon.port, KEY, payload)

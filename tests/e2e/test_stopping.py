@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: nothing new, what is open may finish, the rest is told, the log is whole, exit 0."""
+"""SIGTERM and SIGINT: no new work, open streams may finish, others get a line, the log is whole, exit 0."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def _ended(daemon: Daemon) -> int:
     return await asyncio.to_thread(daemon.wait)
 
 
-async def test_open_streams_finish_and_stragglers_are_told(tmp_path: Path) -> None:
-    """One that ends within the drain timeout ends as ever; one that does not gets `draining` and done."""
+async def test_open_streams_finish_and_stragglers_get_a_line(tmp_path: Path) -> None:
+    """A stream that ends within the drain timeout is whole; another gets `draining` and the done line."""
     drain_s = 4.0
     with Daemon(tmp_path, settings={"server.drain_timeout_s": drain_s}) as daemon:
         async with (
@@ -78,7 +78,7 @@ async def test_open_streams_finish_and_stragglers_are_told(tmp_path: Path) -> No
 
 
 async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
-    """Open streams are told at once and the daemon exits, with 0; a body still on its way is cut off."""
+    """Open streams get their line at once, the daemon exits with 0; a body on its way is cut off."""
     with Daemon(tmp_path, settings={"server.drain_timeout_s": 600}) as daemon:
         async with _stream(daemon, _ENDLESS) as endless, await Wire.open(daemon.port) as unfinished:
             unfinished.send(post(KEY, b"{", {"Expect": "100-continue"}, length=100))

@@ -39,9 +39,9 @@ def loaded_daemon(
     home: Path, settings: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[Daemon]:
     """Run a daemon that has room for many clients of one address, and its provider."""
-    room = {"server.max_streams": 3000, "server.max_streams_per_address": 3000, "log.level": "warning"}
+    wide = {"server.max_streams": 3000, "server.max_streams_per_address": 3000, "log.level": "warning"}
     with provider() as base_url:
-        chosen = {"upstream.base_url": base_url, **room, **(settings or {})}
+        chosen = {"upstream.base_url": base_url, **wide, **(settings or {})}
         with Daemon(home, settings=chosen, env=env) as daemon:
             yield daemon
 
@@ -82,7 +82,7 @@ async def ask_as(ip: str, port: int, model: str = _ORDINARY) -> Reply:
 
 
 async def ordinary(port: int, clients: int, rounds: int) -> int:
-    """Let so many clients ask again and again; return how many answers were not exactly the provider's."""
+    """Let clients ask again and again; return how many answers were not exactly the provider's."""
     wrong = 0
 
     async def client() -> None:

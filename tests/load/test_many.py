@@ -49,7 +49,7 @@ async def _wrong_of(port: int, streams: int) -> int:
 
 
 @pytest.mark.timeout(seconds=600)
-async def test_guessed_keys_are_refused_and_disturb_nobody(tmp_path: Path, *, large: bool) -> None:
+async def test_guessed_keys_are_refused_and_disturb_no_other_client(tmp_path: Path, *, large: bool) -> None:
     """Each guess gets its 401, clients of other addresses are served, and memory does not grow."""
     guesses, ip = 10_000 if large else 500, fresh_address()
     with loaded_daemon(tmp_path, {"log.level": "error"}) as daemon:
@@ -85,7 +85,7 @@ os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve"])
 
 @pytest.mark.timeout(seconds=600)
 async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path, *, large: bool) -> None:
-    """A client that connects between two daemons waits; open streams are finished, or told."""
+    """A client that connects between two daemons waits; open streams are finished, or end with `draining`."""
     ends, stopping = Counter[str](), asyncio.Event()
     with socket.create_server((HOST, 0), backlog=1024) as listening:
         port = listening.getsockname()[1]

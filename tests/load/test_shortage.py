@@ -103,8 +103,8 @@ async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
                 health = (await daemon.admin.status()).log
         # More came than may wait, so that there is a loss to be counted.
         assert health.lost > 0
-        records, told = _on_disk(daemon)
-    assert (records + health.lost, told) == (clients * (1 + rounds) + _OVERFLOW, health.lost)
+        records, lost_by_log = _on_disk(daemon)
+    assert (records + health.lost, lost_by_log) == (clients * (1 + rounds) + _OVERFLOW, health.lost)
 
 
 async def _refused(port: int) -> None:

@@ -22,7 +22,7 @@ _STUCK = {"X-Forwarded-For": "198.19.0.1"}
 
 @pytest.mark.timeout(seconds=600)
 @pytest.mark.parametrize(("delta_bytes", "deltas"), [(200, 1500), (5000, 100)])
-async def test_clients_that_do_not_read_cost_little_and_disturb_nobody(
+async def test_clients_that_do_not_read_cost_little_and_disturb_no_other(
     tmp_path: Path, delta_bytes: int, deltas: int, *, large: bool
 ) -> None:
     """Their memory is bounded, others lose no line, and a client that reads on gets all of it, exactly."""

@@ -63,7 +63,7 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(self.root)
         if latest is not None:
-            # Below 1.2 OpenSSL itself refuses to speak, unless told that no security is wanted.
+            # OpenSSL itself refuses versions below 1.2 unless the security level is 0.
             context.minimum_version = ssl.TLSVersion.TLSv1
             context.maximum_version = latest
             context.set_ciphers("ALL:@SECLEVEL=0")
