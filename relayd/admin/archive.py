@@ -1,4 +1,4 @@
-"""What the daemon wrote down, read from its database while it is not there to ask."""
+"""The daemon's log and keys, read from its database while no daemon answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Archive:
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100
     ) -> RequestPage:
-        """Records with `after < seq < before` that pass the filter, newest first."""
+        """Return records with `after < seq < before` that pass the filter, newest first."""
         try:
             chosen = parse_filter(where)
         except FilterError as error:
@@ -40,22 +40,22 @@ class Archive:
         return await self._read(lambda: self._reader.page(chosen, after=after, before=before, limit=limit))
 
     async def request(self, request_id: str) -> RequestRecord:
-        """One record."""
+        """Return one record."""
         record = await self._read(lambda: self._reader.get(request_id))
         if record is None:
             raise Refused(HTTPStatus.NOT_FOUND, "no_such_request", f"The log has no request {request_id}.")
         return record
 
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """What operators did, newest first."""
+        """Return what operators did, newest first."""
         return await self._read(lambda: self._reader.audit(before=before, limit=limit))
 
     async def keys(self) -> Ring:
-        """The ring as it was when the daemon stopped."""
+        """Return the key ring as it was when the daemon stopped."""
         return Ring(*await self._read(self._reader.keys))
 
     async def close(self) -> None:
-        """Let go of the file; a question that is under way is waited for."""
+        """Wait for the query under way."""
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _read(self, question: Callable[[], T]) -> T:

@@ -1,7 +1,7 @@
 """The event bus: tells the readers of `GET /events` that the log has grown.
 
 The log on disk is the queue. A reader is only a place in it and reads on from there whenever the bus
-wakes it, so a slow reader costs no memory and slows nobody, and none can miss or repeat an event.
+wakes it. So a slow reader costs no memory and slows nothing else, and no reader misses or repeats an event.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def state_dir(env: Mapping[str, str]) -> Path:
 def socket_path(
     env: Mapping[str, str], given: str | None = None, *, services: Sequence[Path] = SERVICE_DIRS
 ) -> Path:
-    """The admin socket: `--socket` as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory.
+    """Return the admin socket's path: as given, else `$RELAYD_ADMIN__SOCKET`, else in the state directory.
 
     If the environment names none and the user has no daemon of their own, it is the service's, or a demo's.
     """
@@ -40,14 +40,14 @@ def socket_path(
 
 
 def database_path(env: Mapping[str, str], socket: Path, *, services: Sequence[Path] = SERVICE_DIRS) -> Path:
-    """The daemon's database: beside its socket, else in the state directory, else the service's."""
+    """Return the path of the database: beside the socket, else in the state directory or the service's."""
     own = state_dir(env) / DATABASE
     places = [socket.parent / DATABASE, own, *(service / DATABASE for service in services)]
     return next(filter(_exists, places), own)
 
 
 def _exists(path: Path) -> bool:
-    """Whether it is there and may be seen."""
+    """Return whether the path exists and may be seen."""
     try:
         return path.exists()
     except OSError:

@@ -63,7 +63,7 @@ def _change(client: AdminClient) -> Coroutine[Any, Any, object]:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "stale", "file", "no directory"])
-async def test_where_nobody_answers_it_names_the_path(kind: str, tmp_path: Path) -> None:
+async def test_without_a_daemon_the_error_names_the_path(kind: str, tmp_path: Path) -> None:
     """`NoDaemon` says which path was tried, whatever is or is not there."""
     path = tmp_path / "admin.sock"
     if kind == "stale":

@@ -1,4 +1,4 @@
-"""`GET /events`: nothing is missed, nothing comes twice, and a slow reader slows nobody."""
+"""`GET /events`: nothing is missed, nothing comes twice, and a slow reader slows no other."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ async def test_a_frozen_reader_is_let_go_and_can_resume_from_disk(tmp_path: Path
         assert seen.gaps == 0
 
 
-async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_nobody(tmp_path: Path) -> None:
+async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_no_other(tmp_path: Path) -> None:
     """While it stands still, others are told everything at once, and memory does not grow with the log."""
     async with admin_api(tmp_path, event_write_timeout_s=60) as api:
         tracemalloc.start()

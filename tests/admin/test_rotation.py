@@ -1,6 +1,6 @@
-"""The key is changed under load: nobody who may is refused, nobody who may not is let in.
+"""Keys are rotated under load: no valid key is refused, no expired key is let in.
 
-`RELAYD_TEST_ROTATIONS=500` runs the whole figure of it at 200 requests a second; everyday it is 20 at
+`RELAYD_TEST_ROTATIONS=500` runs it at full size, with 200 requests a second; by default it is 20 at
 half the rate. Add `--log-cli-level=info` to see the times.
 """
 
@@ -114,7 +114,7 @@ class _Play:
 
 
 @pytest.mark.timeout(180)
-async def test_rotations_under_load_refuse_nobody_and_let_nobody_in_too_late(tmp_path: Path) -> None:
+async def test_rotations_under_load_refuse_no_valid_key_and_admit_no_expired_one(tmp_path: Path) -> None:
     """With a grace of 1 s, with requests under every kind of key; open streams are not disturbed."""
     settings = {"server.max_streams_per_address": 1000}
     with Daemon(tmp_path, settings=settings) as daemon:

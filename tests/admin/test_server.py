@@ -1,4 +1,4 @@
-"""The admin server: few connections, and none that stays for nothing."""
+"""The admin server bounds its connections and what each may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.unix_socket`: a socket that nobody else can reach, and that is never stolen."""
+"""The admin socket: no other user can reach it, and no other daemon steals it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_path_too_long_for_a_socket_is_said_in_words(tmp_path: Path) -> None:
 
 
 def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
-    """Nobody answers there, so it is in nobody's use."""
+    """No process answers there, so it is free."""
     (tmp_path / "state").mkdir(mode=0o700)
     path = tmp_path / "state" / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
