@@ -28,8 +28,6 @@ _MAX_HEADER_CHARS = 200
 class ChatHandler(BaseHandler):
     """One request to the model, and the way to its client (`relayd.relay.stream.ResponseWriter`)."""
 
-    SUPPORTED_METHODS = ("POST", "OPTIONS")
-
     def __init__(self, application: PublicApp, request: HTTPServerRequest, **kwargs: Any) -> None:
         super().__init__(application, request, **kwargs)
         self.status: int | None = None
@@ -87,7 +85,7 @@ class ChatHandler(BaseHandler):
 
     def take_piece(self, chunk: bytes) -> None:
         """Collect the body unless it is refused; one without a Content-Length shows its size only here."""
-        if self._record.outcome is not None:
+        if self.request.method != "POST" or self._record.outcome is not None:
             return
         self._body += chunk
         if len(self._body) > self.context.max_body_bytes:

@@ -85,6 +85,8 @@ class BaseHandler(RequestHandler):
             self.request.headers.pop("Expect", None)
             # `finish` closes the connection.
             self.request.headers.pop("Connection", None)
+        # Tornado has none by itself; it closes the connection.
+        self.connection.set_body_timeout(self.context.body_timeout_s)
 
     def options(self, *_path: str) -> None:
         """Answer a preflight, which needs no key."""
@@ -157,8 +159,16 @@ class BaseHandler(RequestHandler):
         }.get(HTTPStatus(status_code), f"{phrase}; the request id is {self.request_id}.")
         self.set_header("Content-Type", _JSON)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+            self.set_header("Allow", ", ".join(self._methods()))
         self.write(_json_error(phrase.lower().replace(" ", "_"), message))
+
+    def _methods(self) -> list[str]:
+        """Return the methods that the route has; Tornado refuses the others when the body has arrived."""
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+        ]
 
     def log_exception(
         self,

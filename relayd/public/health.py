@@ -8,13 +8,9 @@ from tornado.web import HTTPError
 
 from relayd.public.handlers import BaseHandler
 
-_READ_METHODS = ("GET", "HEAD", "OPTIONS")
-
 
 class HealthHandler(BaseHandler):
     """200 while the process serves at all."""
-
-    SUPPORTED_METHODS = _READ_METHODS
 
     def get(self) -> None:
         """Answer."""
@@ -25,8 +21,6 @@ class HealthHandler(BaseHandler):
 
 class ReadyHandler(BaseHandler):
     """200 while new requests are accepted, for load balancers and deploy scripts."""
-
-    SUPPORTED_METHODS = _READ_METHODS
 
     def get(self) -> None:
         """Answer, with the reason if requests are refused."""
@@ -45,8 +39,8 @@ class ReadyHandler(BaseHandler):
 class NotFoundHandler(BaseHandler):
     """Every other path."""
 
-    def prepare(self) -> None:
-        """Answer before the method is looked at, except to a preflight."""
-        super().prepare()
-        if self.request.method != "OPTIONS":
-            raise HTTPError(HTTPStatus.NOT_FOUND)
+    def get(self) -> None:
+        """Answer when the body has been read, as all methods but OPTIONS do."""
+        raise HTTPError(HTTPStatus.NOT_FOUND)
+
+    head = post = put = patch = delete = get

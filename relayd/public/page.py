@@ -50,8 +50,6 @@ def notice() -> Page:
 class PageHandler(BaseHandler):
     """Serves the page's files from memory."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
-
     def get(self, name: str) -> None:
         """Answer with a file, or with 304 if the browser has it already."""
         name = name or "index.html"

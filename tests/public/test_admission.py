@@ -202,7 +202,7 @@ async def test_a_bug_in_admission_is_told_and_recorded(
 
     async with running_relay(server__body_timeout_s=0.2) as relay:
         with monkeypatch.context() as patched:
-            patched.setattr(KeyRing, "used", fail)
+            patched.setattr(KeyRing, "record_use", fail)
             reply = await relay.ask(_QUICK)
         record = await relay.record()
         assert (await relay.ask(_QUICK)).status == 200
