@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, load
-from relayd.config.sources import nested
-from relayd.config.toml import toml_value
+from relayd.config.toml import nested, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
 from relayd.printable import printable
 from relayd.public.tls import TlsError, load_context

@@ -13,7 +13,6 @@ _LARGEST_SHOWN_BITS = 64
 # A key pasted into the wrong place, or a URL with a password, must not reach a terminal or a log.
 _SECRET_LOOKING = re.compile(r"sk-|rly_|://.*[@?]", re.IGNORECASE | re.DOTALL)
 _SHAPES: Mapping[type, str] = {list: "list", tuple: "list", dict: "table"}
-_RANKS = {"environment": 2, "command line": 3}
 
 
 class ConfigError(Exception):
@@ -22,17 +21,9 @@ class ConfigError(Exception):
     Each problem's `where` is a place: `relayd.toml:12`, `.env:3`, `environment`, `command line` or a path.
     """
 
-    def __init__(self, problems: Iterable[Finding]) -> None:
-        self.problems: Sequence[Finding] = sorted(problems, key=_position)
-        super().__init__("\n".join(map(str, self.problems)))
-
-
-def _position(problem: Finding) -> tuple[int, list[str | int], str]:
-    """Sort as a person edits: files by line, `.env` by line, the environment, the command line."""
-    rank = _RANKS.get(problem.where, 1 if problem.where.startswith(".env:") else 0)
-    # Numbers compare as numbers, so that line 9 comes before line 10.
-    parts = re.split(r"([0-9]{1,9})", problem.where)
-    return rank, [int(part) if part.isdigit() else part for part in parts], problem.message
+    def __init__(self, problems: Sequence[Finding]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
 
 
 def looks_secret(text: str) -> bool:

@@ -5,18 +5,35 @@ Sources, weakest first: defaults, systemd credentials, relayd.toml, `.env`, envi
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from relayd.config.checks import cautions, conflicts
-from relayd.config.errors import ConfigError, did_you_mean, shown
+from relayd.config.errors import ConfigError, shown
 from relayd.config.schema import KEYS, Key, Origin, OriginKind, Settings
-from relayd.config.sources import SECRETS, SYSTEM_CONFIG, Entry, Layer, SourceReader, Variable, nested
+from relayd.config.sources import (
+    SECRETS,
+    SYSTEM_CONFIG,
+    Entry,
+    Layer,
+    SourceReader,
+    Variable,
+    is_world_readable,
+)
+from relayd.config.toml import nested
 from relayd.findings import Finding, Severity
 from relayd.paths import default_state_dir, home_dir
+from relayd.printable import printable
+
+_MAX_SOCKET_PATH_BYTES = 107
+"""sun_path of unix(7) is 108 bytes with its closing NUL."""
+_PROXY_TIMEOUT_S = 60
+"""After this silence nginx and most load balancers give up, unless told otherwise."""
 
 
 def load(
@@ -41,69 +58,60 @@ def load(
     Raises:
         ConfigError: the configuration cannot be used; it lists every problem.
     """
-    reader = SourceReader(cwd.absolute(), home_dir(env))
+    cwd = cwd.absolute()
+    reader = SourceReader(cwd, home_dir(env))
     environ = {name: Variable(text, "environment") for name, text in env.items()}
     dotenv = reader.dotenv()
     path = reader.find_toml(config_path, dotenv | environ, system_config)
-    layers = [
-        reader.command_line(cli),
-        reader.variables(environ, OriginKind.ENVIRONMENT),
-        reader.variables(dotenv, OriginKind.DOTENV),
-        reader.toml(path) if path else {},
+    weakest_first = [
         reader.credentials(env),
+        reader.toml(path) if path else {},
+        reader.variables(dotenv, OriginKind.DOTENV),
+        reader.variables(environ, OriginKind.ENVIRONMENT),
+        reader.command_line(cli),
     ]
-    reader.add_key_file(layers)
-    warnings = [*reader.warnings, *_unused_secrets(layers)]
+    layers = _with_key_file(weakest_first, reader)
     # Each source is checked by itself: a wrong value is a problem even if a stronger source hides it.
-    faults = [fault for layer in reversed(layers) for fault in _remove_faulty(layer)]
-    layers.append(_derived(layers, env))
-    settings = _merge(layers, path)
-    problems = [*reader.problems, *faults, *conflicts(settings, {fault.key for fault in faults})]
-    if problems:
-        raise ConfigError(problems)
-    settings._warnings = (*warnings, *cautions(settings))  # noqa: SLF001 - as in _merge
+    checked = [_checked(layer, reader.problems) for layer in layers]
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    settings = _merge([_derived(checked, env), *checked], path)
+    if conflicts := list(_conflicts(settings)):
+        raise ConfigError(conflicts)
+    settings._warnings = (*reader.warnings, *_unused_secrets(layers), *_cautions(settings, cwd))  # noqa: SLF001 - as in _merge
     return settings
 
 
-def _merge(layers: Sequence[Layer], path: Path | None) -> Settings:
-    """Merge layers, strongest first."""
-    merged: Layer = {}
-    for layer in reversed(layers):
-        merged |= layer
-    settings = Settings.model_validate(nested((name, entry.value) for name, entry in merged.items()))
-    default = Origin(OriginKind.DEFAULT, "default")
-    settings._origins = {name: merged[name].origin if name in merged else default for name in KEYS}  # noqa: SLF001 - set once, here
-    settings._config_file = path  # noqa: SLF001 - as above
-    return settings
+def _with_key_file(layers: Sequence[Layer], reader: SourceReader) -> list[Layer]:
+    """Add the key of the strongest `openai_api_key_file`, just below the layer that names the file."""
+    result = list(layers)
+    for number, layer in reversed(list(enumerate(layers))):
+        if "openai_api_key_file" in layer:
+            result.insert(number, reader.key_file(layer["openai_api_key_file"]))
+            break
+    return result
 
 
 def _derived(layers: Sequence[Layer], env: Mapping[str, str]) -> Layer:
     """Return the defaults that depend on the machine: the state directory, and the socket in it."""
     default, variable = default_state_dir(env)
     kind = OriginKind.DEFAULT if variable == "HOME" else OriginKind.ENVIRONMENT
-    layer = {"state_dir": Entry(default, None, Origin(kind, "environment", variable))}
-    state_dir = next(found["state_dir"].value for found in (*layers, layer) if "state_dir" in found)
-    layer["admin.socket"] = Entry(state_dir / "admin.sock", None, Origin(OriginKind.DEFAULT, "default"))
+    layer = {"state_dir": Entry(default, Origin(kind, "environment", variable))}
+    state_dir = next(found["state_dir"].value for found in (*reversed(layers), layer) if "state_dir" in found)
+    layer["admin.socket"] = Entry(state_dir / "admin.sock", Origin(OriginKind.DEFAULT, "default"))
     return layer
 
 
-def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
-    """Yield a warning for each secret that is set twice: the unused one may be the one that was intended."""
-    for name in SECRETS:
-        places = [str(layer[name].origin) for layer in layers if name in layer]
-        if len(places) > 1:
-            yield f"{name} comes from {places[0]}; the one from {' and '.join(places[1:])} is not used."
-
-
-def _remove_faulty(layer: Layer) -> Iterator[Finding]:
-    """Check each value, yield the problems, and remove those values from the layer."""
-    for name, entry in list(layer.items()):
+def _checked(layer: Layer, problems: list[Finding]) -> Layer:
+    """Return the layer with its values as the settings hold them; add what is wrong to `problems`."""
+    good: Layer = {}
+    for name, entry in layer.items():
         try:
-            KEYS[name].check(entry.value)
+            good[name] = Entry(KEYS[name].check(entry.value, from_text=entry.from_text), entry.origin)
         except ValidationError as error:
-            del layer[name]
-            for detail in error.errors(include_url=False, include_input=False):
-                yield _problem(KEYS[name], entry, detail)
+            details = error.errors(include_url=False, include_input=False)
+            problems += [_problem(KEYS[name], entry, detail) for detail in details]
+    return good
 
 
 def _problem(key: Key, entry: Entry, detail: Mapping[str, Any]) -> Finding:
@@ -113,20 +121,84 @@ def _problem(key: Key, entry: Entry, detail: Mapping[str, Any]) -> Finding:
     subject = key.name if index is None else f"{key.name}[{index}]"
     if entry.origin.variable:
         subject = f"{entry.origin.variable} ({subject})"
-    value = None if key.secret else shown(entry.raw if index is None else entry.value[index])
+    value = None if key.secret else shown(entry.value if index is None else entry.value[index])
     said = f"{subject} must be" if value is None else f"{subject} is {value}, but must be"
     allowed = key.allowed.text if index is None else key.allowed.item
-    hint = _hint(key, detail, entry.raw)
-    end = "" if hint.endswith("?") else "."
-    message = f"{said} {allowed}{hint and '; '}{hint}{end}"
-    return Finding(Severity.ERROR, entry.origin.place, message, key=key.name)
+    hint = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+    return _error(entry.origin, key.name, f"{said} {allowed}{hint and '; '}{hint}.")
 
 
-def _hint(key: Key, detail: Mapping[str, Any], raw: object) -> str:
-    """Return what the value's own check adds, or the allowed word nearest to the one given."""
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    if detail["type"] == "literal_error" and isinstance(raw, str):
-        meant = did_you_mean(raw.lower(), get_args(key.field.annotation))
-        return f'did you mean "{meant}"?' if meant else ""
-    return ""
+def _error(origin: Origin, key: str, message: str) -> Finding:
+    return Finding(Severity.ERROR, origin.place, message, key=key)
+
+
+def _merge(layers: Sequence[Layer], path: Path | None) -> Settings:
+    """Merge checked layers, weakest first."""
+    merged: Layer = {}
+    for layer in layers:
+        merged |= layer
+    settings = Settings.model_validate(nested((name, entry.value) for name, entry in merged.items()))
+    default = Origin(OriginKind.DEFAULT, "default")
+    settings._origins = {name: merged[name].origin if name in merged else default for name in KEYS}  # noqa: SLF001 - set once, here
+    settings._config_file = path  # noqa: SLF001 - as above
+    return settings
+
+
+def _conflicts(settings: Settings) -> Iterator[Finding]:
+    """Yield what is wrong between keys."""
+    origins, tls = settings.origins, settings.tls
+    if (tls.cert is None) != (tls.key is None):
+        name, other = ("tls.key", "tls.cert") if tls.cert is None else ("tls.cert", "tls.key")
+        message = f"{name} is set but {other} is not; TLS needs both, plain HTTP neither."
+        yield _error(origins[name], name, message)
+    length = len(os.fsencode(settings.admin.socket))
+    if length > _MAX_SOCKET_PATH_BYTES:
+        is_set = origins["admin.socket"].kind is not OriginKind.DEFAULT
+        cause = "admin.socket" if is_set else "state_dir"
+        limit = f"is {length} bytes long, but must be at most {_MAX_SOCKET_PATH_BYTES}"
+        yield _error(origins[cause], cause, f"the path of admin.socket {limit}; set a shorter {cause}.")
+
+
+def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
+    """Yield a warning for each secret that is set twice: the unused one may be the one that was intended."""
+    for name in SECRETS:
+        places = [str(layer[name].origin) for layer in reversed(layers) if name in layer]
+        if len(places) > 1:
+            yield f"{name} comes from {places[0]}; the one from {' and '.join(places[1:])} is not used."
+
+
+def _cautions(settings: Settings, cwd: Path) -> Iterator[str]:
+    """Yield sentences about what works but is seldom intended."""
+    server, upstream, chat = settings.server, settings.upstream, settings.chat
+    in_dotenv = any(settings.origins[name].kind is OriginKind.DOTENV for name in SECRETS)
+    for path in (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None):
+        if path is not None and is_world_readable(path):
+            yield f"{printable(str(path))}: every user of this machine can read this key; chmod 600 it."
+    if not settings.tls.cert and not _is_loopback(server.host):
+        yield (
+            f"server.host {server.host} is open to the network without TLS: keys and texts can be read"
+            " on the way; set tls.cert and tls.key, or listen on 127.0.0.1 behind a proxy."
+        )
+    base_url = urlsplit(upstream.base_url)
+    if base_url.scheme == "http" and not _is_loopback(base_url.hostname or ""):
+        yield (
+            f"upstream.base_url {upstream.base_url} is plain HTTP:"
+            " the provider's key can be read on the way; use https://."
+        )
+    if chat.heartbeat_s >= _PROXY_TIMEOUT_S:
+        yield (
+            f"chat.heartbeat_s {chat.heartbeat_s:g} is long:"
+            f" many proxies give up after {_PROXY_TIMEOUT_S} s; set a shorter one."
+        )
+    if chat.allowed_models and chat.default_model not in chat.allowed_models:
+        yield (
+            f'chat.default_model "{chat.default_model}" is not in chat.allowed_models;'
+            " requests that name no model are refused."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

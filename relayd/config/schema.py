@@ -34,21 +34,23 @@ _WEEK_S = 7 * 86400
 _YEAR_S = 366 * 86400
 
 
-def _key(default: Any, doc: str, *, live: bool = False, **bounds: Any) -> Any:
-    """Describe a key. `live`: SIGHUP changes it in a running daemon; other keys need a restart."""
-    return Field(default, description=doc, json_schema_extra={"live": live}, **bounds)
+def _key(default: Any, doc: str, *, restart: bool = False, **bounds: Any) -> Any:
+    """Describe a key. `restart`: only a restart changes it; SIGHUP changes all others in a running daemon."""
+    return Field(default, description=doc, json_schema_extra={"restart": restart}, **bounds)
 
 
-def _whole(default: int, low: int, high: int, doc: str, *, unit: str = "", live: bool = False) -> Any:
+def _whole(default: int, low: int, high: int, doc: str, *, restart: bool = False) -> Any:
     """Describe a key with a whole number from `low` to `high`, both included."""
-    field = _key(default, doc, live=live, ge=low, le=high)
-    field.metadata.append(Allowed(f"a whole number{unit and f' of {unit}'} from {low} to {high}"))
+    field = _key(default, doc, restart=restart, ge=low, le=high)
+    field.metadata.append(Allowed(f"a whole number from {low} to {high}"))
     return field
 
 
-def _seconds(default: float, doc: str, *, high: int = _WEEK_S, zero: bool = False, live: bool = False) -> Any:
+def _seconds(
+    default: float, doc: str, *, high: int = _WEEK_S, zero: bool = False, restart: bool = False
+) -> Any:
     """Describe a key with a time in seconds, up to `high`; 0 only if `zero`."""
-    field = _key(default, doc, live=live, le=high, **({"ge": 0} if zero else {"gt": 0}))
+    field = _key(default, doc, restart=restart, le=high, **({"ge": 0} if zero else {"gt": 0}))
     field.metadata.append(
         Allowed(f"a number of seconds {'from 0 to' if zero else 'above 0, at most'} {high}")
     )
@@ -64,96 +66,86 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """The public listener."""
 
-    host: Host = _key("127.0.0.1", "address or name to listen on")
-    port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose one")
-    keep_alive_s: float = _seconds(
-        130.0, "how long a connection is kept open between two requests", live=True
-    )
-    page: bool = _key(default=True, doc="a chat page at /; false: two sentences instead")
-    max_body_bytes: int = _whole(
-        2 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (2 MiB)", unit="bytes", live=True
-    )
-    header_timeout_s: float = _seconds(10.0, "time for a request's headers to arrive", live=True)
-    body_timeout_s: float = _seconds(30.0, "time for its body to arrive", live=True)
-    write_timeout_s: float = _seconds(30.0, "a client that reads nothing for so long is dropped", live=True)
-    max_streams: int = _whole(1000, 1, 1_000_000, "open streams in all; over it: 429", live=True)
+    host: Host = _key("127.0.0.1", "address or name to listen on", restart=True)
+    port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose one", restart=True)
+    keep_alive_s: float = _seconds(130.0, "how long a connection is kept open between two requests")
+    page: bool = _key(default=True, doc="a chat page at /; false: two sentences instead", restart=True)
+    max_body_bytes: int = _whole(2 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (2 MiB)")
+    header_timeout_s: float = _seconds(10.0, "time for a request's headers to arrive")
+    body_timeout_s: float = _seconds(30.0, "time for its body to arrive")
+    write_timeout_s: float = _seconds(30.0, "a client that reads nothing for so long is dropped")
+    max_streams: int = _whole(1000, 1, 1_000_000, "open streams in all; over it: 429")
     max_streams_per_address: int = _whole(
-        50, 1, 1_000_000, "open streams of one client address; over it: 429", live=True
+        50, 1, 1_000_000, "open streams of one client address; over it: 429"
     )
-    drain_timeout_s: float = _seconds(30.0, "how long open streams may go on after SIGTERM", live=True)
+    drain_timeout_s: float = _seconds(30.0, "how long open streams may go on after SIGTERM")
     trusted_proxies: Networks = _key(
-        ("127.0.0.1", "::1"), "addresses and networks whose X-Forwarded-For is believed"
+        ("127.0.0.1", "::1"), "addresses and networks whose X-Forwarded-For is believed", restart=True
     )
 
 
 class CorsSettings(Section):
     """Which pages may call from a browser. An empty list is none."""
 
-    allow_origins: WebOrigins = _key(
-        ("*",), 'pages that may call from a browser: "*" or exact origins', live=True
-    )
+    allow_origins: WebOrigins = _key(("*",), 'pages that may call from a browser: "*" or exact origins')
 
 
 class ChatSettings(Section):
     """What `/chat` offers."""
 
-    default_model: ModelName = _key("gpt-4o-mini", "used when a request names no model", live=True)
-    allowed_models: ModelNames = _key((), "empty: all", live=True)
-    heartbeat_s: float = _seconds(15.0, "after so much silence an empty line is sent", live=True)
-    max_tokens_limit: int = _whole(
-        0, 0, 100_000_000, "ceiling for a request's max_tokens; 0: none", unit="tokens", live=True
-    )
+    default_model: ModelName = _key("gpt-4o-mini", "used when a request names no model")
+    allowed_models: ModelNames = _key((), "empty: all")
+    heartbeat_s: float = _seconds(15.0, "after so much silence an empty line is sent")
+    max_tokens_limit: int = _whole(0, 0, 100_000_000, "ceiling for a request's max_tokens; 0: none")
 
 
 class UpstreamSettings(Section):
     """The provider, and how long relayd waits for it."""
 
-    base_url: BaseUrl = _key("https://api.openai.com/v1", "the provider, or one that speaks its protocol")
-    connect_timeout_s: float = _seconds(5.0, "time to connect", live=True)
-    first_token_timeout_s: float = _seconds(300.0, "time from the request to the first token", live=True)
-    idle_timeout_s: float = _seconds(60.0, "longest silence between tokens", live=True)
-    total_timeout_s: float = _seconds(1800.0, "longest stream", live=True)
-    max_retries: int = _whole(2, 0, 10, "new tries before the first byte", live=True)
-    max_retry_wait_s: float = _seconds(
-        5.0, "a refusal that asks for a longer wait is passed on at once", zero=True, live=True
+    base_url: BaseUrl = _key(
+        "https://api.openai.com/v1", "the provider, or one that speaks its protocol", restart=True
     )
-    include_usage: bool = _key(default=True, doc="ask for token counts, for the request log", live=True)
+    connect_timeout_s: float = _seconds(5.0, "time to connect")
+    first_token_timeout_s: float = _seconds(300.0, "time from the request to the first token")
+    idle_timeout_s: float = _seconds(60.0, "longest silence between tokens")
+    total_timeout_s: float = _seconds(1800.0, "longest stream")
+    max_retries: int = _whole(2, 0, 10, "new tries before the first byte")
+    max_retry_wait_s: float = _seconds(
+        5.0, "a refusal that asks for a longer wait is passed on at once", zero=True
+    )
+    include_usage: bool = _key(default=True, doc="ask for token counts, for the request log")
 
 
 class KeysSettings(Section):
     """Client keys."""
 
     grace_s: float = _seconds(
-        3600.0, "how long a rotated key goes on working; 0: not at all", high=_YEAR_S, zero=True, live=True
+        3600.0, "how long a rotated key goes on working; 0: not at all", high=_YEAR_S, zero=True
     )
 
 
 class TlsSettings(Section):
     """TLS in the daemon itself; both None is plain HTTP."""
 
-    cert: Path | None = _key(None, "certificate chain, PEM; empty: plain HTTP", live=True)
-    key: Path | None = _key(None, "its private key, PEM", live=True)
+    cert: Path | None = _key(None, "certificate chain, PEM; empty: plain HTTP")
+    key: Path | None = _key(None, "its private key, PEM")
 
 
 class LogSettings(Section):
     """What is written to stderr, and how much of the request log is kept on disk."""
 
     level: Literal["debug", "info", "warning", "error"] = _key(
-        "info", "debug, info, warning or error, to stderr", live=True
+        "info", "debug, info, warning or error, to stderr"
     )
-    retention_days: int = _whole(
-        30, 1, 3650, "requests older than this leave the request log", unit="days", live=True
-    )
-    max_mib: int = _whole(
-        512, 1, _MIB, "the oldest leave earlier when the log is larger", unit="MiB", live=True
-    )
+    retention_days: int = _whole(30, 1, 3650, "requests older than this leave the request log")
+    max_mib: int = _whole(512, 1, _MIB, "the oldest leave earlier when the log is larger")
 
 
 class AdminSettings(Section):
     """The operator's Unix socket, and the group that may use it beside the daemon's own user."""
 
-    socket: Path = _key(..., "the operator's Unix socket; follows state_dir")
-    group: Group = _key("", "a Unix group that may use it too")
+    socket: Path = _key(..., "the operator's Unix socket; follows state_dir", restart=True)
+    group: Group = _key("", "a Unix group that may use it too", restart=True)
 
 
 class OriginKind(StrEnum):
@@ -187,11 +179,13 @@ class Settings(Section):
     """
 
     state_dir: Path = _key(
-        ..., "database, first key, socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first"
+        ..., "database, first key, socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first", restart=True
     )
-    openai_api_key_file: Path | None = _key(None, "a file that holds the provider's key alone; mode 0600")
-    openai_api_key: ProviderKey = _key(None, "the provider's key")
-    authorization_key: AuthorizationKey = _key(None, "the first client key")
+    openai_api_key_file: Path | None = _key(
+        None, "a file that holds the provider's key alone; mode 0600", restart=True
+    )
+    openai_api_key: ProviderKey = _key(None, "the provider's key", restart=True)
+    authorization_key: AuthorizationKey = _key(None, "the first client key", restart=True)
     server: ServerSettings = ServerSettings()
     cors: CorsSettings = CorsSettings()
     chat: ChatSettings = ChatSettings()
@@ -226,17 +220,6 @@ class Settings(Section):
         return getattr(getattr(self, section) if section else self, leaf)
 
 
-Kind = Literal["int", "float", "bool", "list", "path", "secret", "str"]
-_KINDS: dict[Any, Kind] = {
-    int: "int",
-    float: "float",
-    bool: "bool",
-    Path: "path",
-    Path | None: "path",
-    SecretStr | None: "secret",
-}
-
-
 @dataclass(frozen=True)
 class Key:
     """One key of the configuration, by its dotted name (`server.port`)."""
@@ -255,21 +238,25 @@ class Key:
         return self.name.rpartition(".")[2]
 
     @property
-    def kind(self) -> Kind:
-        """What sort of value the key takes."""
-        annotation = self.field.annotation
-        return "list" if get_origin(annotation) is tuple else _KINDS.get(annotation, "str")
+    def is_list(self) -> bool:
+        """Whether the key takes a list."""
+        return get_origin(self.field.annotation) is tuple
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the key takes a path."""
+        return self.field.annotation in {Path, Path | None}
 
     @property
     def secret(self) -> bool:
         """Whether the value must never be shown."""
-        return self.kind == "secret"
+        return bool(self.field.annotation == SecretStr | None)
 
     @property
     def live(self) -> bool:
         """Whether SIGHUP changes the key in a running daemon."""
         extra = self.field.json_schema_extra
-        return isinstance(extra, dict) and extra["live"] is True
+        return isinstance(extra, dict) and extra["restart"] is False
 
     @property
     def default(self) -> Any:
@@ -282,9 +269,9 @@ class Key:
         for mark in self.field.metadata:
             if isinstance(mark, Allowed):
                 return mark
-        if self.kind == "bool":
+        if self.field.annotation is bool:
             return Allowed("true or false")
-        if self.kind == "path":
+        if self.is_path:
             none = ', or "" for none' if self.field.annotation != Path else ""
             return Allowed(f"a path{none}; ~/ stands for the home directory")
         *words, last = get_args(self.field.annotation)
@@ -295,13 +282,17 @@ class Key:
         annotated: Any = Annotated[self.field.annotation, self.field]
         return TypeAdapter(annotated, config=ConfigDict(strict=True, hide_input_in_errors=True))
 
-    def check(self, value: object) -> Any:
+    def check(self, value: object, *, from_text: bool) -> Any:
         """Return the value as the settings hold it.
+
+        Args:
+            value: as a source has it.
+            from_text: numbers and booleans may come as text.
 
         Raises:
             pydantic.ValidationError: the value is not allowed.
         """
-        return self._adapter.validate_python(value)
+        return self._adapter.validate_python(value, strict=not from_text)
 
 
 def _keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Key]:
@@ -325,9 +316,6 @@ class LiveDiff:
 
     live: tuple[str, ...]
     restart: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.live or self.restart)
 
 
 def live_changes(old: Settings, new: Settings) -> LiveDiff:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tomli
@@ -12,9 +11,6 @@ from relayd.config.schema import KEYS
 
 KeyPath = tuple[str, ...]
 
-_BLANK = re.compile(r"\s*(?:#|$)")
-_MAY_BEGIN_STATEMENT = re.compile(r"""\s*(?:#|$|\[|[\w"'-][^=]*=)""")
-_MAX_STATEMENT_LINES = 1000
 _COMMENT_COLUMN = 45
 _HEAD = """\
 # relayd's configuration: every key with its default. Remove the "#" before a key to change it.
@@ -35,37 +31,22 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     """
     found: dict[KeyPath, int] = {}
     table: KeyPath = ()
-    for line, statement, document in _statements(text.split("\n")):
-        paths = list(_paths(document))
+    statement, first = "", 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        first = first if statement else number
+        statement += line + "\n"
+        try:
+            paths = list(_paths(tomli.loads(statement)))
+        except tomli.TOMLDecodeError:
+            continue  # a string or a list is still open
         if statement.lstrip().startswith("["):
             table = paths[-1]
         else:
             paths = [(*table, *path) for path in paths]
         for path in paths:
-            found.setdefault(path, line)
-    return found
-
-
-def _statements(lines: Sequence[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield each statement with its first line and its content; stop at one longer than 1,000 lines."""
-    begin, statement = 0, ""
-    for number, line in enumerate(lines, start=1):
-        if not statement:
-            if _BLANK.match(line):
-                continue
-            begin = number
-        statement += line + "\n"
-        if number - begin > _MAX_STATEMENT_LINES:
-            return
-        if number < len(lines) and not _MAY_BEGIN_STATEMENT.match(lines[number]):
-            continue
-        try:
-            document = tomli.loads(statement)
-        except tomli.TOMLDecodeError:
-            # The next line belongs to a string or a list that is still open.
-            continue
-        yield begin, statement, document
+            found.setdefault(path, first)
         statement = ""
+    return found
 
 
 def _paths(document: Mapping[str, Any]) -> Iterator[KeyPath]:
@@ -117,3 +98,12 @@ def commented_toml(values: Mapping[str, object] | None = None) -> str:
         raise KeyError(*left)
     lines.insert(1, "\n")
     return "".join(lines)
+
+
+def nested(flat: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Turn dotted keys into the tables that the settings are made of."""
+    tree: dict[str, Any] = {}
+    for name, value in flat:
+        section, _, leaf = name.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[leaf] = value
+    return tree

@@ -139,8 +139,8 @@ def test_problems(checker: Checker) -> None:
     status, out, err = checker.run("[server]\nport = -1\nprot = 1")
     assert (status, out) == (1, "")
     assert err.splitlines() == [
-        "relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.",
         "relayd.toml:3: unknown key server.prot; did you mean server.port?",
+        "relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.",
     ]
 
 

@@ -84,57 +84,37 @@ def test_every_key_says_what_it_may_be() -> None:
     """No key lacks the words for its error message, and no list lacks the words for its items."""
     for key in KEYS.values():
         assert key.allowed.text
-        assert (key.kind == "list") == bool(key.allowed.item)
+        assert key.is_list == bool(key.allowed.item)
         assert key.secret == (key.name in {"openai_api_key", "authorization_key"})
 
 
-LIVE = {
-    "server.keep_alive_s": "1",
-    "server.max_body_bytes": "1",
-    "server.header_timeout_s": "1",
-    "server.body_timeout_s": "1",
-    "server.write_timeout_s": "1",
-    "server.max_streams": "1",
-    "server.max_streams_per_address": "1",
-    "server.drain_timeout_s": "1",
-    "cors.allow_origins": "https://a.example",
-    "chat.default_model": "other",
-    "chat.allowed_models": "other",
-    "chat.heartbeat_s": "1",
-    "chat.max_tokens_limit": "1",
-    "upstream.connect_timeout_s": "1",
-    "upstream.first_token_timeout_s": "1",
-    "upstream.idle_timeout_s": "1",
-    "upstream.total_timeout_s": "1",
-    "upstream.max_retries": "1",
-    "upstream.max_retry_wait_s": "1",
-    "upstream.include_usage": "no",
-    "keys.grace_s": "1",
-    "log.level": "debug",
-    "log.retention_days": "1",
-    "log.max_mib": "1",
-}
-RESTART = {
-    "server.host": "::1",
-    "server.port": "1",
-    "server.trusted_proxies": "",
-    "server.page": "no",
-    "upstream.base_url": "https://other.example",
-    "admin.socket": "other.sock",
-}
+def test_all_but_these_keys_change_live() -> None:
+    """Listeners, identities and places are fixed at the start; a reload changes everything else."""
+    assert {name for name, key in KEYS.items() if not key.live} == {
+        "state_dir",
+        "openai_api_key_file",
+        "openai_api_key",
+        "authorization_key",
+        "server.host",
+        "server.port",
+        "server.page",
+        "server.trusted_proxies",
+        "upstream.base_url",
+        "admin.socket",
+        "admin.group",
+    }
 
 
-@pytest.mark.parametrize(("name", "text"), [*LIVE.items(), *RESTART.items()])
-def test_each_change_is_live_or_needs_a_restart(harness: ConfigHarness, name: str, text: str) -> None:
-    """A change of one key is found, and sorted into live or restart."""
-    diff = live_changes(harness.load(), harness.load(cli={name: text}))
-    assert diff == (LiveDiff((name,), ()) if name in LIVE else LiveDiff((), (name,)))
-
-
-def test_the_same_values_from_other_places_are_no_change(harness: ConfigHarness) -> None:
-    """Only values count, not where they were set."""
+def test_changes_are_sorted_into_live_and_restart(harness: ConfigHarness) -> None:
+    """Only values count, not where they were set; a state directory takes its socket along."""
     harness.write(".env", "SERVER_PORT=3666")
-    assert not live_changes(harness.load(), harness.load("chat.heartbeat_s = 15"))
+    bare, same = harness.load(), harness.load("chat.heartbeat_s = 15")
+    assert live_changes(bare, same) == LiveDiff((), ())
+    env = {"OPENAI_API_KEY": "sk-1", "SERVER_PORT": "1"}
+    new = harness.load("log.level = 'debug'\nchat.heartbeat_s = 1\nstate_dir = '/x'", env=env)
+    assert live_changes(bare, new) == LiveDiff(
+        ("chat.heartbeat_s", "log.level"), ("state_dir", "openai_api_key", "server.port", "admin.socket")
+    )
 
 
 def test_other_tls_files_are_live_but_tls_itself_is_not(harness: ConfigHarness) -> None:
@@ -146,18 +126,3 @@ def test_other_tls_files_are_live_but_tls_itself_is_not(harness: ConfigHarness) 
     both = ("tls.cert", "tls.key")
     assert live_changes(first, second) == LiveDiff(both, ())
     assert live_changes(off, first) == live_changes(first, off) == LiveDiff((), both)
-
-
-def test_secrets_and_state_need_a_restart(harness: ConfigHarness) -> None:
-    """So does another provider key, authorization key or state directory."""
-    env = {"OPENAI_API_KEY": "sk-1", "AUTHORIZATION_KEY": "x" * 16}
-    diff = live_changes(harness.load(env=env), harness.load(env=env | {"OPENAI_API_KEY": "sk-2"}))
-    assert diff == LiveDiff((), ("openai_api_key",))
-    assert live_changes(harness.load(env=env), harness.load()).restart == (
-        "openai_api_key",
-        "authorization_key",
-    )
-    assert live_changes(harness.load(), harness.load("state_dir = '/x'")).restart == (
-        "state_dir",
-        "admin.socket",
-    )
