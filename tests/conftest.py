@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import inspect
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -50,6 +52,17 @@ def pytest_collection_finish() -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Give a test a directory with a short path: that of a Unix socket has at most 107 bytes (unix(7)).
+
+    pytest's own directory names the user, two counters and the test, which leaves too few of them for
+    `.local/state/relayd-demo/admin.sock`.
+    """
+    with tempfile.TemporaryDirectory(prefix="relayd-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
