@@ -98,17 +98,19 @@ def test_a_port_must_be_free(tmp_path: Path) -> None:
         taken.bind((HOST, 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        served = _relayd(tmp_path, "serve", "--demo", env={"SERVER_PORT": port, "AUTHORIZATION_KEY": KEY})
+        env = {"SERVER_PORT": port, "AUTHORIZATION_KEY": KEY, "RELAYD_STATE_DIR": str(tmp_path / "state")}
+        served = _relayd(tmp_path, "serve", "--demo", env=env)
     assert served.returncode == 1
     assert served.stderr.startswith(f"relayd cannot listen on {HOST} port {port}: ")
     assert "Traceback" not in served.stderr
-    assert not (tmp_path / ".local").exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_mistyped_relayd_key_is_told_at_once(tmp_path: Path) -> None:
     """A key that looks like relayd's own, cut short: the start is refused, and the key is not repeated."""
     cut = "rly_AAAAAAAA_" + "B" * 30
-    served = _relayd(tmp_path, "serve", "--demo", env={"SERVER_PORT": "0", "AUTHORIZATION_KEY": cut})
+    env = {"SERVER_PORT": "0", "AUTHORIZATION_KEY": cut, "RELAYD_STATE_DIR": str(tmp_path / "state")}
+    served = _relayd(tmp_path, "serve", "--demo", env=env)
     assert served.returncode == 1
     assert "AUTHORIZATION_KEY" in served.stderr
     assert "mistyped" in served.stderr

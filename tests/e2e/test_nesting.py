@@ -12,7 +12,7 @@ _DEEP = b"[" * 100_000 + b"]" * 100_000
 _TOO_DEEP = "bad_request: The body is nested too deeply."
 _BODIES = {
     b"[" * _MAX_BODY_BYTES: "bad_request: The body is not a chat request: Expected `object`, got `array`.",
-    b'{"a":' * 100_000: _TOO_DEEP,
+    b'{"a":' * 100_000: "bad_request: The body is not a chat request: Object contains unknown field `a`.",
     b'{"messages":[{"role":"user","x":' + _DEEP + b"}]}": _TOO_DEEP,
     b'{"messages":[{"role":"user","content":[{"x":' + _DEEP + b"}]}]}": _TOO_DEEP,
     b'{"messages":[{"role":"user"}],"response_format":{"x":' + _DEEP + b"}}": _TOO_DEEP,
