@@ -79,12 +79,7 @@ def _started(
     home: Path, listening: socket.socket, env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon under a service manager's hand; ended on leaving."""
-    known = {
-        "AUTHORIZATION_KEY": KEY,
-        "OPENAI_API_KEY": PROVIDER_KEY,
-        "LISTEN_FDS": "1",
-        "RELAYD_STATE_DIR": str(home / "state"),
-    }
+    known = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, "LISTEN_FDS": "1"}
     with (home / "stderr").open("ab") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, str(listening.fileno())],

@@ -62,9 +62,7 @@ def _run(*words: str, cwd: Path | None = None) -> str:
 
 
 def _environment(home: Path | None) -> dict[str, str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(home or Path.home()), "TERM": "xterm-256color"}
-    # A Unix socket's path has at most 107 bytes, and the default one is long.
-    return env if home is None else env | {"RELAYD_STATE_DIR": str(home / "state")}
+    return {"PATH": os.environ["PATH"], "HOME": str(home or Path.home()), "TERM": "xterm-256color"}
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(programs: Path) -> None:

@@ -34,7 +34,6 @@ async def test_a_blocked_loop_gives_no_sign_of_life_within_the_period(tmp_path: 
     env = {
         "AUTHORIZATION_KEY": KEY,
         "OPENAI_API_KEY": PROVIDER_KEY,
-        "RELAYD_STATE_DIR": str(tmp_path / "state"),
         "RELAYD_SERVER__PORT": "0",
         "NOTIFY_SOCKET": address,
         "WATCHDOG_USEC": str(round(_PERIOD_S * 1_000_000)),
