@@ -24,15 +24,15 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 @pytest.mark.parametrize(
     ("soft", "hard", "streams", "given", "warned"),
     [
-        (256, 8192, 1000, 5072, False),
-        (4096, 4096, 1000, 4096, False),
+        (256, 8192, 1000, 3512, False),
+        (4096, 4096, 2000, 4096, True),
         (256, 1024, 1000, 1024, True),
     ],
 )
 def test_the_soft_limit_is_raised_as_far_as_streams_need_and_the_hard_one_lets(
     *, soft: int, hard: int, streams: int, given: int, warned: bool
 ) -> None:
-    """Two a stream, room beside them and for a flood; where streams lack theirs, a sentence says what to do.
+    """Three a stream and room beside them; if streams lack theirs, a sentence says what to do.
 
     The kernel has made its table that large before there is a thread, and nothing is left open.
     """
