@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult
 
 import httpx2
 
-from relayd.findings import Finding, ok, warning
+from relayd.findings import CheckFailed, Finding, ok, warning
 
 ANSWER_TIMEOUT_S = 15.0
 PORTS = {"http": 80, "https": 443}
@@ -34,8 +36,6 @@ class Answer:
         self.asked_at = asked_at
         """Just before the request was sent (`time.monotonic`)."""
         self.lines: list[tuple[float, bytes]] = []
-        self.is_cut = False
-        """Whether the connection ended before the body did."""
         self._response = response
 
     def values(self, name: str) -> list[str]:
@@ -44,7 +44,7 @@ class Answer:
 
     def header(self, name: str) -> str:
         """Return the values of a header as one; empty if there is none."""
-        return ", ".join(self.values(name))
+        return str(self._response.headers.get(name, ""))
 
     def event(self, number: int) -> dict[str, Any]:
         """Return one line as JSON; empty if it is not an object."""
@@ -55,17 +55,15 @@ class Answer:
         return event if isinstance(event, dict) else {}
 
     async def read_lines(self) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of the body as they come, and keep them in `lines`."""
+        """Yield the lines of the body as they come, and keep them in `lines`; a break ends them early."""
         rest = b""
-        try:
+        with suppress(httpx2.TransportError, httpx2.DecodingError):
             async for piece in self._response.aiter_bytes():
                 *whole, rest = (rest + piece).split(b"\n")
                 now = time.monotonic()
                 for line in whole:
                     self.lines.append((now, line))
                     yield line
-        except (httpx2.TransportError, httpx2.DecodingError):
-            self.is_cut = True
         if rest:
             self.lines.append((time.monotonic(), rest))
 
@@ -149,15 +147,56 @@ class Site:
             raise NoAnswer(f"{method} {path} has no answer within {ANSWER_TIMEOUT_S:g} s") from error
 
 
-def judge_certificate(certificate: Mapping[str, Any], subject: str) -> Finding:
-    """Judge how long a verified certificate is still valid.
+async def connect(
+    host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float, address: str = ""
+) -> AsyncIterator[Finding]:
+    """Connect once and leave; yield what is found of the connection and, with `tls`, of the certificate.
 
     Args:
-        certificate: as `SSLSocket.getpeercert` returns it.
-        subject: how the message begins.
+        host: its name is looked up, and is what the certificate must hold.
+        port: the port.
+        tls: how the certificate is judged; None for plain HTTP.
+        timeout_s: for the whole connection.
+        address: connect there instead of looking `host` up.
+
+    Raises:
+        CheckFailed: there is no address, no connection or no trust.
     """
-    days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY_S
-    message = f"{subject} is trusted, and valid for {days:.0f} days."
-    if days < _EXPIRES_SOON_DAYS:
-        return warning("TLS", message, "check that its renewal works (certbot renew)")
-    return ok("TLS", message)
+    where = f"{host} ({address}) port {port}" if address else f"{host} port {port}"
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(
+                address or host, port, ssl=tls, server_hostname=host if tls else None
+            )
+    except socket.gaierror as fault:
+        remedy = "is it spelled right, and does this machine's DNS work?"
+        raise CheckFailed("name", f"{host} has no address: {fault.strerror}.", remedy) from fault
+    except ssl.SSLCertVerificationError as fault:
+        reason = fault.verify_message.rstrip(".")
+        raise CheckFailed(
+            "TLS",
+            f"The certificate of {host} is not trusted: {reason}.",
+            "a server needs a certificate for this name from an authority that its clients know (Caddy gets "
+            "one by itself, certbot does for nginx; your own: doctor --ca FILE, else $SSL_CERT_FILE); "
+            "is this machine's clock right?",
+        ) from fault
+    except ssl.SSLError as fault:
+        raise CheckFailed("TLS", f"{where} does not speak TLS: {fault}.", "is the port right?") from fault
+    except TimeoutError as fault:
+        remedy = "is the port right, and does no firewall block it?"
+        raise CheckFailed("connect", f"{where} does not answer within {timeout_s:g} s.", remedy) from fault
+    except OSError as fault:
+        reason = os.strerror(fault.errno) if fault.errno else str(fault)
+        remedy = "is the address right, and does anything listen there?"
+        raise CheckFailed("connect", f"{where}: {reason}.", remedy) from fault
+    took_ms, certificate = (time.monotonic() - began) * 1000, writer.get_extra_info("peercert")
+    writer.transport.abort()
+    yield ok("connect", f"{where} answers after {took_ms:.0f} ms.")
+    if certificate:
+        days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY_S
+        message = f"The certificate is trusted, and valid for {days:.0f} days."
+        if days < _EXPIRES_SOON_DAYS:
+            yield warning("TLS", message, "check that its renewal works (certbot renew)")
+        else:
+            yield ok("TLS", message)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
-import os
-import ssl
 import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from relayd.doctor.http_client import ANSWER_TIMEOUT_S, PORTS, Answer, NoAnswer, Site, judge_certificate
+from relayd.doctor.http_client import ANSWER_TIMEOUT_S, PORTS, Answer, NoAnswer, Site, connect
 from relayd.findings import CheckFailed, Finding, Severity, error, ok, skipped, warning
 
 _MAX_SKEW_S = 30.0
@@ -30,7 +27,11 @@ async def check_public(site: Site, origin: str | None) -> AsyncIterator[Finding]
         CheckFailed: the relay cannot be reached.
     """
     try:
-        yield await _check_connection(site)
+        connection = connect(site.host, site.port, site.tls, timeout_s=ANSWER_TIMEOUT_S, address=site.address)
+        async for finding in connection:
+            yield finding
+        if site.tls is None:
+            yield _judge_plain_http(site)
         health = await site.ask("GET", "/healthz")
         yield _judge_health(health)
         yield judge_clock(health.header("Date"), time.time())
@@ -45,31 +46,7 @@ async def check_public(site: Site, origin: str | None) -> AsyncIterator[Finding]
         ) from fault
 
 
-async def _check_connection(site: Site) -> Finding:
-    where = f"{site.host} ({site.address}) port {site.port}"
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(
-                site.address, site.port, ssl=site.tls, server_hostname=site.host if site.tls else None
-            )
-    except ssl.SSLCertVerificationError as fault:
-        raise CheckFailed(
-            "TLS",
-            f"The certificate of {site.host} is not trusted: {fault.verify_message.rstrip('.')}.",
-            "the proxy needs a certificate for this name from an authority that browsers know; "
-            "Caddy gets one by itself, certbot does for nginx. Your own authority: --ca FILE.",
-        ) from fault
-    except TimeoutError as fault:
-        remedy = "does a firewall block it, does the proxy run?"
-        raise CheckFailed("reach", f"{where} does not answer.", remedy) from fault
-    except OSError as fault:
-        reason = os.strerror(fault.errno) if fault.errno else str(fault)
-        remedy = "does the proxy run and listen there?"
-        raise CheckFailed("reach", f"{where}: {reason}.", remedy) from fault
-    certificate = writer.get_extra_info("peercert")
-    writer.transport.abort()
-    if site.tls is not None:
-        return judge_certificate(certificate, "The certificate")
+def _judge_plain_http(site: Site) -> Finding:
     if _is_loopback(site.host):
         return ok("TLS", "Plain HTTP, but only to this machine.")
     return error(

@@ -15,7 +15,7 @@ from tests.e2e.daemon import KEY
 from tests.wire import HOST
 
 NAME = "relay.test"
-SETTINGS = {"chat.heartbeat_s": 1.0}
+SETTINGS = {"chat.heartbeat_s": 2.0}
 
 Tls = tuple[ssl.SSLContext, ssl.SSLContext]
 """The proxy's context, and that of a doctor that trusts it."""
@@ -30,7 +30,7 @@ def site_at(port: int, tls: ssl.SSLContext | None = None) -> Site:
 async def target_behind(fault: str, port: int, tls: Tls | None, *, key: str = KEY) -> AsyncIterator[Target]:
     """Run a proxy with this fault before the relay at `port`; without `tls` over plain HTTP."""
     async with fault_proxy(port, fault, tls[0] if tls else None) as proxy_port:
-        yield Target(site_at(proxy_port, tls[1] if tls else None), key, interval_ms=50)
+        yield Target(site_at(proxy_port, tls[1] if tls else None), key)
 
 
 async def examined(target: Target, origin: str | None = None) -> list[Finding]:

@@ -24,6 +24,7 @@ async def test_a_good_deployment_passes_every_check(tls: Tls, daemon: Daemon) ->
         findings = await examined(target)
     assert {finding.severity for finding in findings} == {Severity.OK}, findings
     assert {finding.where for finding in findings} == {
+        "connect",
         "TLS",
         "relay",
         "clock",
@@ -75,8 +76,8 @@ async def test_missing_tls_is_found(daemon: Daemon) -> None:
     async with target_behind("", daemon.port, None) as target:
         findings = await examined(target)
     assert errors(findings) == {"TLS"}
-    assert "Plain HTTP" in findings[0].message
-    assert len(findings) == 12
+    assert "Plain HTTP" in findings[1].message
+    assert len(findings) == 13
 
 
 async def test_an_untrusted_certificate_ends_the_checks(tls: Tls, daemon: Daemon) -> None:
@@ -92,8 +93,8 @@ async def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path, daemon:
     tls = certificate(tmp_path, f"DNS:{NAME}", days=5)
     async with target_behind("", daemon.port, tls, key="") as target:
         findings = await examined(target)
-    assert findings[0].severity is Severity.WARNING
-    assert "valid for 5 days" in findings[0].message
+    assert findings[1].severity is Severity.WARNING
+    assert "valid for 5 days" in findings[1].message
 
 
 async def test_without_a_key_the_rest_is_checked(tls: Tls, daemon: Daemon) -> None:
