@@ -249,7 +249,7 @@ def _follow(machine: Machine, url: str) -> None:
     steps = dict(_STEPS.findall((_TOP / "README.md").read_text()))
     install, try_it = _fitted(steps["install"]), _fitted(steps["try"])
     began_s = time.monotonic()
-    questions = [("provider's address", url), ("Listen on", ""), ("provider's key", _PROVIDER_KEY)]
+    questions = [("provider's address", url), ("listen on", ""), ("provider's key", _PROVIDER_KEY)]
     machine.type(install, *questions)
     print(f"\n--- installed in {time.monotonic() - began_s:.0f} s", flush=True)
     _trust_caddy(machine)

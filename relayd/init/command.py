@@ -13,11 +13,19 @@ from pathlib import Path
 from relayd.config import ConfigError, Settings, load
 from relayd.config.toml import commented_toml
 from relayd.findings import collect, has_errors
-from relayd.init import service
-from relayd.init.console import Console, InitError, Values, ask_settings
-from relayd.init.install import SystemInstall, UserInstall
+from relayd.init.install import (
+    Console,
+    InitError,
+    Machine,
+    SystemInstall,
+    UserInstall,
+    Values,
+    program,
+    refuse_hidden,
+)
 
 _KEY_FILE = "provider-key"
+_QUESTIONS = {"upstream.base_url": "The provider's address", "server.port": "Port to listen on"}
 
 
 def run(args: Namespace) -> int:
@@ -51,7 +59,7 @@ def init(args: Namespace, console: Console) -> int:
     install = _install(args, flags, console)
     if install.config.exists() and not args.force:
         return install.keep(console)
-    values = flags | ask_settings(flags, console, lambda found: _settings(flags | found, "", console))
+    values = _ask_settings(flags, console)
     install = _install(args, values, console)
     key = _read_key(args, console)
     settings = _settings(values, key, console)
@@ -71,16 +79,32 @@ def _flags(args: Namespace) -> Values:
     return {name: value for name, value in flags.items() if value is not None}
 
 
+def _ask_settings(known: Values, console: Console) -> Values:
+    """Ask for what flags left open; Enter keeps the default, an unusable answer is asked again."""
+    values = dict(known)
+    for name, question in _QUESTIONS.items():
+        if console.ask is None or name in known:
+            continue
+        default = _settings(values, "", console).value(name)
+        while answer := console.ask(f"{question} [{default}]: ").strip():
+            try:
+                values[name] = _settings(values | {name: answer}, "", console).value(name)
+                break
+            except ConfigError as error:
+                console.say(f"That cannot be used: {error.problems[0].message}")
+    return values
+
+
 def _install(args: Namespace, values: Mapping[str, object], console: Console) -> UserInstall | SystemInstall:
     settings = _settings(values, "", console)
     if args.system:
-        machine = service.Machine(Path(args.root), service.program(sys.argv[0]))
+        machine = Machine(Path(args.root), program(sys.argv[0]))
         if machine.root == Path("/"):
             if os.geteuid() != 0:
                 raise InitError(
                     "--system changes the whole machine; run it as root: sudo relayd init --system"
                 )
-            service.refuse_hidden(machine.program)
+            refuse_hidden(machine.program)
         return SystemInstall(machine, settings.server.host, settings.server.port)
     return UserInstall(
         console.cwd / (args.config or "relayd.toml"),

@@ -1,15 +1,38 @@
-"""What `init` leaves behind: files for one person, or a service for the whole machine."""
+"""What `init` leaves behind: files for one person, or a systemd service for the whole machine."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TextIO
 
 from relayd.config import Settings, load
 from relayd.files import write_file
-from relayd.init import service
-from relayd.init.console import Console, InitError, Values
 
+ADMIN_GROUP = "relayd-admin"
+
+_UNITS = Path(__file__).parents[1] / "deploy"
+# What the shipped units say, to be replaced.
+_PROGRAM = "/opt/relayd/current/bin/relayd"
+_LISTEN = "ListenStream=127.0.0.1:3666"
+# How relayd@.service, one of several instances, differs from relayd.service: `relayd@team` reads
+# /etc/relayd/team.toml, and listens where that says instead of on a socket unit.
+_INSTANCE = {
+    "for chat completions": "for chat completions, %i",
+    "Requires=relayd.socket\nAfter=network-online.target relayd.socket\n": "After=network-online.target\n",
+    "/etc/relayd/relayd.toml": "/etc/relayd/%i.toml",
+    "/etc/relayd/openai_api_key": "/etc/relayd/%i.openai_api_key",
+    "Directory=relayd\n": "Directory=relayd-%i\n",
+    "/run/relayd/": "/run/relayd-%i/",
+}
+# What ProtectHome=yes hides from the service.
+_HIDDEN = ("/home/", "/root/", "/run/user/")
+_COMMAND_TIMEOUT_S = 120
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 
@@ -19,6 +42,121 @@ Let someone operate it without root (they log in again afterwards):
     sudo usermod -aG {group} {user}
 See what it does:
     relayd status, relayd log -f, relayd-tui"""
+
+Values = dict[str, object]
+"""Configuration by dotted key."""
+
+
+class InitError(Exception):
+    """`init` cannot go on; nothing was changed unless the text says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where `init` reads and writes.
+
+    Attributes:
+        env: the environment.
+        cwd: where relayd.toml goes.
+        out: where messages go.
+        ask: asks a question and returns the answer; None if there is no person to answer.
+        ask_secret: the same, without showing what is typed.
+        read_stdin: returns all of stdin, for `--key-file -`.
+    """
+
+    env: Mapping[str, str]
+    cwd: Path
+    out: TextIO
+    ask: Callable[[str], str] | None
+    ask_secret: Callable[[str], str]
+    read_stdin: Callable[[], str]
+
+    def say(self, line: str = "") -> None:
+        """Write a line to the person."""
+        self.out.write(line + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where the service goes.
+
+    Attributes:
+        root: `/`, or the directory of an image that is being made, where nothing is started.
+        program: what the service runs.
+    """
+
+    root: Path
+    program: Path
+
+    @property
+    def is_live(self) -> bool:
+        """Whether systemd runs here, and can start the service now."""
+        return self.root == Path("/") and Path("/run/systemd/system").is_dir()
+
+    def inside(self, path: str) -> Path:
+        """Return a path of the machine as seen from here."""
+        return self.root / path.lstrip("/")
+
+
+def program(argv0: str) -> Path:
+    """Return the program that the service is to run: this one, by the name that it was called by."""
+    own = Path(sys.prefix) / "bin" / "relayd"
+    called = Path(shutil.which(argv0) or own)
+    # A link in /usr/local/bin stays right when the release behind it changes.
+    return called if called.resolve() == own.resolve() else own
+
+
+def refuse_hidden(chosen: Path) -> None:
+    """Raise InitError if the program is in a home directory, where the service cannot see it."""
+    if str(chosen.resolve()).startswith(_HIDDEN):
+        raise InitError(
+            f"relayd is in {chosen.resolve().parent}, which a service cannot see. Install it for the whole "
+            "machine first: sudo scripts/install in its clone, or for a wheel sudo env PIPX_HOME=/opt/pipx "
+            "PIPX_BIN_DIR=/usr/local/bin pipx install relayd-….whl"
+        )
+
+
+def unit_files(machine: Machine, *, host: str, port: int) -> dict[Path, str]:
+    """Return the files of the group and the units, with this address in the socket unit."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    socket_unit = (_UNITS / "relayd.socket").read_text(encoding="utf-8")
+    service_unit = (_UNITS / "relayd.service").read_text(encoding="utf-8")
+    service_unit = instance_unit = service_unit.replace(_PROGRAM, str(machine.program))
+    for alone, instance in _INSTANCE.items():
+        instance_unit = instance_unit.replace(alone, instance)
+    units = machine.inside("/etc/systemd/system")
+    return {
+        machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n",
+        units / "relayd.socket": socket_unit.replace(_LISTEN, f"ListenStream={address}"),
+        units / "relayd.service": service_unit,
+        units / "relayd@.service": instance_unit,
+    }
+
+
+def start_commands(machine: Machine) -> list[list[str]]:
+    """Return what starts the service, now and at every boot; for an image, at its first boot."""
+    if not machine.is_live:
+        return [["systemctl", f"--root={machine.root}", "enable", "relayd.socket", "relayd.service"]]
+    return [
+        ["systemd-sysusers", "/etc/sysusers.d/relayd.conf"],
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "enable", "relayd.socket", "relayd.service"],
+        ["systemctl", "restart", "relayd.socket", "relayd.service"],
+    ]
+
+
+def run_all(commands: Sequence[Sequence[str]]) -> None:
+    """Run these commands in order. Raises InitError with the words of the one that fails."""
+    for words in commands:
+        try:
+            done = subprocess.run(  # noqa: S603 - fixed words
+                words, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InitError(f"{' '.join(words)} failed: {error}") from error
+        if done.returncode != 0:
+            reason = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+            raise InitError(f"{' '.join(words)} failed: {reason} (see: journalctl -u relayd -n 20)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +211,7 @@ class SystemInstall:
         port: its port.
     """
 
-    machine: service.Machine
+    machine: Machine
     host: str
     port: int
 
@@ -110,22 +248,22 @@ class SystemInstall:
         return self._start(self.host, self.port, console, has_key=settings.openai_api_key is not None)
 
     def _start(self, host: str, port: int, console: Console, *, has_key: bool) -> int:
-        for path, text in service.files(self.machine, host=host, port=port).items():
+        for path, text in unit_files(self.machine, host=host, port=port).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, text, mode=PUBLIC_MODE)
             console.say(f"Wrote {path}.")
-        commands = service.commands(self.machine)
+        commands = start_commands(self.machine)
         if not has_key:
             console.say(f"\nThere is no provider key yet: put it into {self.key_file}, then run")
             console.say("\n".join(f"    {' '.join(words)}" for words in commands))
             return 0
-        service.run_all(commands)
+        run_all(commands)
         if self.machine.is_live:
             console.say(f"\nrelayd runs, and starts at every boot. It serves on http://{host}:{port}\n")
         else:
             console.say("\nThe service starts when this system boots.\n")
         user = console.env.get("SUDO_USER", "NAME")
-        console.say(_NEXT_STEPS.format(group=service.ADMIN_GROUP, user=user))
+        console.say(_NEXT_STEPS.format(group=ADMIN_GROUP, user=user))
         return 0
 
 
@@ -140,8 +278,5 @@ def keep_old(path: Path) -> Path | None:
     """Rename a file to a free name beside it and return that; None if there is no file."""
     if not path.exists():
         return None
-    old, number = path.with_name(path.name + ".old"), 1
-    while old.exists():
-        number += 1
-        old = path.with_name(f"{path.name}.old{number}")
-    return path.rename(old)
+    names = (path.with_name(f"{path.name}.old{number or ''}") for number in count())
+    return path.rename(next(name for name in names if not name.exists()))

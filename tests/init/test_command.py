@@ -18,7 +18,7 @@ import pytest
 
 from relayd.config import ConfigError, load
 from relayd.init.command import init
-from relayd.init.console import Console, InitError
+from relayd.init.install import Console, InitError
 from tests.commands.harness import run
 from tests.e2e.daemon import closed_port, command, environment
 
@@ -65,7 +65,7 @@ def _init(person: Person, **flags: Any) -> int:
 
 def test_what_it_writes_is_what_serve_reads(tmp_path: Path) -> None:
     """Answers and flags are in effect, the key comes from its own private file, nothing is doubtful."""
-    person = Person(tmp_path, ["https://provider.example/v1", "127.0.0.1:4000", _KEY])
+    person = Person(tmp_path, ["https://provider.example/v1", "4000", _KEY])
     assert _init(person, model="gpt-x") == 0
     settings = load(config_path=None, cli={}, env=person.console.env, cwd=tmp_path)
     assert settings.openai_api_key is not None
@@ -87,12 +87,31 @@ def test_enter_keeps_every_default(tmp_path: Path) -> None:
     assert _init(person) == 0
     assert [line[:24] for line in person.asked] == [
         "The provider's address [",
-        "Listen on [127.0.0.1:366",
+        "Port to listen on [3666]",
         "The provider's key (not ",
     ]
     lines = (tmp_path / "relayd.toml").read_text().splitlines()
     assert all(line.startswith(("#", "[")) or not line for line in lines)
     assert person.out.getvalue().endswith("Start it: relayd serve --demo\n")
+
+
+def test_what_cannot_be_used_is_asked_again(tmp_path: Path) -> None:
+    """A wrong answer costs a sentence that says what is allowed."""
+    answers = ["api.example", "https://api.example/v1", "seventy", "70000", "4000", ""]
+    person = Person(tmp_path, answers)
+    assert _init(person) == 0
+    said = person.out.getvalue()
+    assert said.count("That cannot be used: ") == 3
+    assert 'server.port is "70000", but must be a whole number from 0 to 65535.' in said
+    settings = load(config_path=None, cli={}, env=person.console.env, cwd=tmp_path)
+    assert (settings.upstream.base_url, settings.server.port) == ("https://api.example/v1", 4000)
+
+
+def test_what_flags_say_is_not_asked(tmp_path: Path) -> None:
+    """Each flag saves its question."""
+    person = Person(tmp_path, [""])
+    assert _init(person, base_url="https://api.example/v1", port=4000) == 0
+    assert [question[:18] for question in person.asked] == ["The provider's key"]
 
 
 def test_a_key_in_the_environment_stays_there(tmp_path: Path) -> None:
@@ -197,7 +216,7 @@ def test_at_a_terminal_the_key_is_not_shown(tmp_path: Path) -> None:
         start_new_session=True,
     )
     os.close(terminal)
-    seen = _talk(controller, [("address [", ""), ("Listen on [", ""), ("empty: later): ", _KEY)])
+    seen = _talk(controller, [("address [", ""), ("listen on [", ""), ("empty: later): ", _KEY)])
     assert process.wait(20) == 0
     os.close(controller)
     assert _KEY not in seen

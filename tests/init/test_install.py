@@ -1,14 +1,25 @@
-"""Files that `init` writes: whole, and private from their first instant."""
+"""What `init` leaves behind: whole, private files, units that fit the machine, commands that start them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from relayd.files import write_file
-from relayd.init.install import keep_old
+from relayd.init.install import (
+    InitError,
+    Machine,
+    keep_old,
+    program,
+    refuse_hidden,
+    run_all,
+    start_commands,
+    unit_files,
+)
 
 
 def test_a_secret_is_private_and_whole_whatever_stood_there(tmp_path: Path) -> None:
@@ -50,7 +61,66 @@ def test_every_old_file_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
     """A second replacement does not cover the first one's copy."""
     path = tmp_path / "relayd.toml"
     assert keep_old(path) is None
-    for number, name in enumerate(("relayd.toml.old", "relayd.toml.old2", "relayd.toml.old3")):
+    for number, name in enumerate(("relayd.toml.old", "relayd.toml.old1", "relayd.toml.old2")):
         path.write_text(str(number))
         assert keep_old(path) == tmp_path / name
         assert (tmp_path / name).read_text() == str(number)
+
+
+def _image(root: Path) -> Machine:
+    return Machine(root, Path("/usr/local/bin/relayd"))
+
+
+def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
+    """They name where the program is and where the socket listens; nothing of the shipped values stays."""
+    written = unit_files(_image(tmp_path), host="::1", port=4000)
+    units = tmp_path / "etc/systemd/system"
+    services = [units / "relayd.service", units / "relayd@.service"]
+    sysusers = tmp_path / "etc/sysusers.d/relayd.conf"
+    assert set(written) == {sysusers, units / "relayd.socket", *services}
+    assert "ListenStream=[::1]:4000\n" in written[units / "relayd.socket"]
+    for path in services:
+        assert "ExecStart=/usr/local/bin/relayd serve" in written[path]
+        assert "/opt/relayd/" not in written[path]
+    assert written[sysusers] == "g relayd-admin - -\n"
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed")
+def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
+    """The units are linked by systemctl itself for the image's first boot; nothing changes here."""
+    machine = _image(tmp_path)
+    for path, text in unit_files(machine, host="127.0.0.1", port=3666).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert not machine.is_live
+    run_all(start_commands(machine))
+    units = tmp_path / "etc/systemd/system"
+    assert (units / "sockets.target.wants/relayd.socket").is_symlink()
+    assert (units / "multi-user.target.wants/relayd.service").is_symlink()
+
+
+def test_a_command_that_fails_is_told_in_its_own_words() -> None:
+    """What was run, what it said, where to look."""
+    with pytest.raises(InitError, match=r"ls /nowhere-at-all failed: .*No such file.*journalctl"):
+        run_all([["ls", "/nowhere-at-all"]])
+    with pytest.raises(InitError, match="no-such-program failed"):
+        run_all([["no-such-program"]])
+
+
+def test_a_link_that_leads_to_this_program_is_what_the_service_runs(tmp_path: Path) -> None:
+    """So that the unit stays right when the link moves to the next release."""
+    link = tmp_path / "relayd"
+    link.symlink_to(Path(sys.prefix) / "bin" / "relayd")
+    assert program(str(link)) == link
+    assert program("/some/other/relayd") == Path(sys.prefix) / "bin" / "relayd"
+
+
+def test_a_program_in_a_home_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """A service with ProtectHome could not see it; this is said before, not found in the journal."""
+    link = tmp_path / "relayd"
+    link.symlink_to("/root/venv/bin/relayd")
+    said = r"relayd is in .*/bin, which a service cannot see.*scripts/install"
+    for hidden in (Path("/home/someone/.local/bin/relayd"), link):
+        with pytest.raises(InitError, match=said):
+            refuse_hidden(hidden)
+    refuse_hidden(Path("/usr/local/bin/relayd"))
