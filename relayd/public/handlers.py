@@ -235,7 +235,7 @@ class BaseHandler(RequestHandler):
 
     async def drain(self) -> None:
         """Wait until the kernel has taken everything. Raises ClientGone or ClientStalled."""
-        unsent, self._unsent = self._unsent, None
+        unsent = self._unsent
         if unsent is None:
             return
         if not unsent.done():

@@ -1,0 +1,154 @@
+"""Clients that read slowly or not at all: nothing is lost, nothing grows, no wait is endless."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relayd.public.tls import TlsFiles
+from relayd.state.records import Outcome
+from tests.harness import KEY, Relay, running_relay
+from tests.support.certificates import Authority
+from tests.wire import DONE, HOST, Wire, body, post, until
+
+_ENDLESS = "demo:text=x20000,deltas=100000,interval_ms=0"
+_SMALL_BYTES = 4096
+
+
+@asynccontextmanager
+async def _blocked(relay: Relay, model: str) -> AsyncIterator[Wire]:
+    """Give a client that has asked, reads nothing, and is waited for."""
+    async with await Wire.open(relay.port, receive_buffer_bytes=_SMALL_BYTES) as wire:
+        wire.pause()
+        wire.send(post(KEY, body(model)))
+        await until(lambda: any(stream.blocked for stream in relay.server.streams))
+        yield wire
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_no_write_ends_inside_a_line_however_little_the_kernel_takes(
+    tls: bool,  # noqa: FBT001 - the example
+    tmp_path: Path,
+) -> None:
+    """Parts that it would not take wait, in order; each chunk is whole lines, of which none is lost."""
+    trusted: ssl.SSLContext | None = None
+    files: TlsFiles | None = None
+    if tls:
+        authority = Authority(tmp_path)
+        pair = authority.pair("one")
+        trusted, files = authority.trusted(), TlsFiles(pair.cert, pair.key)
+    async with running_relay(tls=files, send_buffer_bytes=_SMALL_BYTES) as relay:
+        reader, writer = await asyncio.open_connection(HOST, relay.port, ssl=trusted, limit=_SMALL_BYTES)
+        async with Wire(reader, writer) as wire:
+            wire.send(post(KEY, body("demo:text=x30000,deltas=40,interval_ms=0")))
+            reply = await wire.reply()
+    assert not reply.cut
+    assert reply.text == "x" * 30000 * 40
+    assert reply.lines[-1] == DONE
+    for _, data in reply.pieces:
+        assert data.endswith(b"\n")
+        assert all(json.loads(line) for line in data.splitlines())
+
+
+async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
+    """Its pause is not the provider's silence; it takes its time, which the record tells."""
+    async with running_relay(upstream__idle_timeout_s=0.3, chat__heartbeat_s=0.1) as relay:
+        async with _blocked(relay, "demo:text=x100000,deltas=100,interval_ms=0") as wire:
+            await asyncio.sleep(0.7)
+            wire.resume()
+            reply = await wire.reply()
+        record = await relay.record()
+    assert (reply.error, len(reply.text)) == (None, 100 * 100_000)
+    assert reply.lines[-1] == DONE
+    assert record.outcome is Outcome.COMPLETED
+    assert record.stalled_ms >= 700
+    assert record.bytes_out == len(reply.body)
+
+
+async def test_a_client_that_does_not_read_pauses_the_provider() -> None:
+    """What it does not take is not fetched: a few buffers' worth, however long the answer is."""
+    async with running_relay() as relay, _blocked(relay, _ENDLESS):
+        (seen,) = relay.upstream.requests
+        sent = -1
+        while sent != seen.bytes_sent:
+            sent = seen.bytes_sent
+            await asyncio.sleep(0.3)
+        assert sent < 16 << 20
+        assert not seen.ended
+
+
+@pytest.mark.parametrize("heartbeat_s", [0.05, 10.0])
+async def test_a_client_that_stalls_for_too_long_is_reset(heartbeat_s: float) -> None:
+    """Also while heartbeats would be due; what the kernel held for it is freed, and the provider let go."""
+    async with (
+        running_relay(server__write_timeout_s=0.3, chat__heartbeat_s=heartbeat_s) as relay,
+        _blocked(relay, _ENDLESS) as wire,
+    ):
+        record = await relay.record()
+        assert (record.outcome, record.status, record.error) == (Outcome.CLIENT_STALLED, 200, None)
+        assert 300 <= record.stalled_ms < 5000
+        await until(wire.lost)
+        await relay.upstream.wait_closed(0)
+        wire.resume()
+        assert not (await wire.ended()).endswith(b"0\r\n\r\n")
+
+
+async def test_a_stream_that_is_cancelled_while_its_client_stalls_ends_in_time() -> None:
+    """The last lines have the write timeout, no more; the cause stays the cause."""
+    async with running_relay(server__write_timeout_s=0.3) as relay, _blocked(relay, _ENDLESS):
+        (stream,) = relay.server.streams
+        assert relay.server.streams.cancel(stream.record.id)
+        await relay.upstream.wait_closed(0)
+        assert (await relay.record()).outcome is Outcome.CANCELLED
+
+
+async def test_a_client_that_leaves_while_it_is_waited_for_is_noticed() -> None:
+    """Before the write timeout."""
+    async with running_relay() as relay, _blocked(relay, _ENDLESS) as wire:
+        wire.reset()
+        await relay.upstream.wait_closed(0)
+        record = await relay.record()
+        assert record.outcome is Outcome.CLIENT_CLOSED
+        assert record.stalled_ms < 10_000
+
+
+async def test_a_client_that_pipelines_and_never_reads_is_dropped() -> None:
+    """Refusals that it does not take end with its connection, after the write timeout."""
+    async with (
+        running_relay(server__write_timeout_s=0.2, send_buffer_bytes=_SMALL_BYTES) as relay,
+        await Wire.open(relay.port, receive_buffer_bytes=_SMALL_BYTES) as wire,
+    ):
+        wire.pause()
+        wire.send(post(KEY, b"{") * 500)
+        await until(wire.lost)
+        assert (await relay.ask("demo:deltas=1")).status == 200
+
+
+async def test_a_bug_ends_one_request_and_its_details_stay_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first byte 500, after it an error line; the client learns the request's id and no more."""
+
+    def fail(*_args: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with running_relay() as relay:
+        monkeypatch.setattr("relayd.relay.stream.delta_line", fail)
+        reply = await relay.ask("demo:text=words,deltas=3")
+        record = await relay.record()
+        monkeypatch.undo()
+        assert (await relay.ask("demo:deltas=1")).status == 200
+    assert (reply.status, reply.header("X-Relayd-Error")) == (500, "internal")
+    assert reply.error is not None
+    assert record.id in reply.error
+    assert "ZeroDivisionError" not in reply.error
+    assert reply.lines[-1] == DONE
+    assert record.outcome is Outcome.CRASHED
+    assert f"request {record.id} met a bug" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
