@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+_NEW = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2"
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -24,27 +26,40 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates; everything is kept in one directory."""
+    """Signs certificates; everything is kept in one directory.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: made if there is none.
+        signed_by: the authority that signs this one's certificate; None makes a root.
+    """
+
+    def __init__(self, directory: Path, signed_by: Authority | None = None) -> None:
         self._directory = directory
         directory.mkdir(exist_ok=True)
         self.root = directory / "root.pem"
         self._root_key = directory / "root.key"
+        signer: list[str | Path] = []
+        if signed_by is not None:
+            signer = ["-CA", signed_by.root, "-CAkey", signed_by._root_key]
         _openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=root",
+            f"{_NEW} -nodes -subj /CN={directory.name} -addext basicConstraints=critical,CA:TRUE",
+            *signer,
             "-keyout",
             self._root_key,
             "-out",
             self.root,
         )
 
+    def intermediate(self, name: str) -> Authority:
+        """Return an authority whose certificate, `root`, this one has signed."""
+        return Authority(self._directory / name, self)
+
     def pair(self, name: str, *, passphrase: str = "") -> Pair:
-        """A new certificate whose common name is `name`."""
+        """Return a new certificate whose common name is `name`."""
         made = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         secret = ["-passout", f"pass:{passphrase}"] if passphrase else ["-nodes"]
         _openssl(
-            f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN={name}"
+            f"{_NEW} -subj /CN={name}"
             " -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE",
             *secret,
             "-CA",
