@@ -124,15 +124,15 @@ class Bench:
         result: dict[str, Any] = json.loads(line.result())
         return result
 
-    def abandoned_ns(self) -> list[int]:
-        """Return when the upstream's unfinished streams were closed, on the monotonic clock."""
+    def streams(self) -> tuple[int, list[int]]:
+        """Return how many streams the upstream was asked for, and when unfinished ones were closed (ns)."""
         connection = http.client.HTTPConnection(_HOST, self._upstream_port, timeout=_LEAVE_TIMEOUT_S)
         try:
-            connection.request("GET", "/abandoned")
-            times: list[int] = json.loads(connection.getresponse().read())
+            connection.request("GET", "/streams")
+            asked, abandoned_ns = json.loads(connection.getresponse().read())
         finally:
             connection.close()
-        return times
+        return asked, abandoned_ns
 
 
 class Run:
@@ -202,9 +202,9 @@ def _streams(number: int, deltas: int, interval_ms: float, ramp_s: float) -> Gro
     return {"streams": number, "deltas": deltas, "interval_ms": interval_ms, "ramp_s": ramp_s}
 
 
-def _requests(for_s: float, *, keep_alive: bool = True) -> Group:
-    """Return clients that ask for one delta after the other."""
-    return {"workers": 32, "deltas": 1, "interval_ms": 0, "for_s": for_s, "keep_alive": keep_alive}
+def _requests(for_s: float) -> Group:
+    """Return clients that ask for one delta after the other, on connections that they keep."""
+    return {"workers": 32, "deltas": 1, "interval_ms": 0, "for_s": for_s}
 
 
 def _idle(run: Run) -> Figures:
@@ -236,25 +236,12 @@ def _relayed(run: Run, title: str, group: Group) -> tuple[Figures, dict[str, Any
     )
 
 
-def _burst(run: Run) -> Figures:
-    result, costs = run.play(_streams(20, 2000, 0, 0.1))
-    return {
-        "CPU µs a delta, burst": costs["cpu_s"] * 1e6 / max(1, result["deltas"]),
-        "deltas/s, burst": result["deltas"] / result["seconds"],
-    }
-
-
 def _churn(run: Run) -> Figures:
     result, costs = run.play(_requests(4))
     return {
         "CPU µs a one-delta request": costs["cpu_s"] * 1e6 / max(1, result["complete"]),
         "one-delta requests/s": result["complete"] / result["seconds"],
     }
-
-
-def _churn_new(run: Run) -> Figures:
-    result, _ = run.play(_requests(4, keep_alive=False))
-    return {"one-delta requests/s, new connections": result["complete"] / result["seconds"]}
 
 
 def _held(run: Run) -> Figures:
@@ -301,19 +288,27 @@ def _leave(run: Run) -> Figures:
 
 
 def _left_ms(run: Run, phase: Group) -> float:
+    before, _ = run.bench.streams()
     with socket.create_connection((_HOST, run.target["port"]), timeout=_LEAVE_TIMEOUT_S) as client:
         client.sendall(request_bytes(run.target, phase))
         if "wait_ms" not in phase:
             client.recv(1 << 16)
-        time.sleep(0.03)
+        _wait_for(lambda: run.bench.streams()[0] > before)
+        time.sleep(0.01)
         left_ns = time.monotonic_ns()
-    while time.monotonic_ns() < left_ns + _LEAVE_TIMEOUT_S * 1e9:
-        closed_ns = run.bench.abandoned_ns()
-        if closed_ns and closed_ns[-1] >= left_ns:
-            return (closed_ns[-1] - left_ns) / 1e6
+    if not _wait_for(lambda: run.bench.streams()[1][-1:] >= [left_ns]):
+        run.notes.append(f"leave: the upstream stayed open for {_LEAVE_TIMEOUT_S:g} s")
+        return _LEAVE_TIMEOUT_S * 1000
+    return (run.bench.streams()[1][-1] - left_ns) / 1e6
+
+
+def _wait_for(holds: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
+    while not holds():
+        if time.monotonic() > deadline_s:
+            return False
         time.sleep(0.005)
-    run.notes.append(f"leave: the upstream stayed open for {_LEAVE_TIMEOUT_S:g} s")
-    return _LEAVE_TIMEOUT_S * 1000
+    return True
 
 
 class _Callers:
@@ -338,7 +333,6 @@ class _Callers:
                 self.asked += 1
                 self.refused += refused
                 self.accepted += len(accepted)
-            # Wrong keys slow an address down; this is about valid ones.
             time.sleep(0.01)
         connection.close()
 
@@ -395,9 +389,7 @@ ROWS = {
     "idle": Row(_idle),
     "paced": Row(_paced),
     "long": Row(_long),
-    "burst": Row(_burst),
     "churn": Row(_churn),
-    "churn-new": Row(_churn_new),
     "held": Row(_held, fresh=True),
     "growth": Row(_growth, only_relayd=True, fresh=True),
     "leave": Row(_leave, fresh=True),

@@ -2,8 +2,8 @@
 
 Every relay passes the messages on unchanged, so they carry the order: `bench:DELTAS,INTERVAL_MS,WAIT_MS`
 asks for that many deltas at that pace after a wait. The text of a delta is the time when it was sent:
-CLOCK_MONOTONIC in nanoseconds, 20 digits. All processes of a machine share this clock. `GET /abandoned`
-returns the times at which unfinished streams were closed by the relay.
+CLOCK_MONOTONIC in nanoseconds, 20 digits. All processes of a machine share this clock. `GET /streams` returns
+how many streams were asked for, and when unfinished ones were closed by the relay.
 
 Run it with `python -m benchmark.upstream PORT`.
 """
@@ -18,16 +18,13 @@ import sys
 import time
 from typing import ClassVar, cast
 
+import httptools
 import uvloop
 
 from benchmark.programs import reserve_descriptors
 
 STAMP_DIGITS = 20
-_BURST_DELTAS = 8
-"""Deltas that a stream without an interval writes in one iteration of the loop."""
 _ORDER = re.compile(rb"bench:(\d+),(\d+(?:\.\d+)?),(\d+)")
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": *true')
 _USAGE = re.compile(rb'"include_usage": *true')
 
@@ -76,19 +73,23 @@ def _json(body: bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One connection; its requests are answered one after the other."""
+    """One connection; its requests are answered one after the other.
 
+    httptools calls the methods that begin with `on`.
+    """
+
+    asked: ClassVar[int] = 0
     abandoned_ns: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._buffer = b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._path = self._body = b""
         self._left = 0
         self._interval_s = 0.0
         self._due = 0.0
         self._end = b""
         self._timer: asyncio.Handle | None = None
-        self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -101,47 +102,31 @@ class Connection(asyncio.Protocol):
         if self._left:
             self.abandoned_ns.append(time.monotonic_ns())
 
-    def pause_writing(self) -> None:
-        """Stop a burst."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Continue a burst."""
-        self._paused = False
-        if self._left and not self._interval_s:
-            self._burst()
-
     def data_received(self, data: bytes) -> None:
-        """Answer each complete request."""
-        self._buffer += data
-        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[: end + 2]
-            body_end = self._body_end(head, end + 4)
-            if body_end is None:
-                return
-            body, self._buffer = self._buffer[end + 4 : body_end], self._buffer[body_end:]
-            self._answer(head, body)
+        """Parse requests."""
+        self._parser.feed_data(data)
 
-    def _body_end(self, head: bytes, start: int) -> int | None:
-        """Return where the body ends in the buffer, or None if it is incomplete."""
-        if _CHUNKED.search(head):
-            end = self._buffer.find(b"0\r\n\r\n", start)
-            return None if end < 0 else end + 5
-        length = _LENGTH.search(head)
-        end = start + int(length[1]) if length else start
-        return None if len(self._buffer) < end else end
+    def on_url(self, path: bytes) -> None:
+        """Begin a request."""
+        self._path, self._body = path, b""
 
-    def _answer(self, head: bytes, body: bytes) -> None:
-        order = _ORDER.search(body)
-        if head.startswith(b"GET /abandoned "):
-            self._transport.write(_json(json.dumps(self.abandoned_ns).encode()))
-        elif not head.startswith(b"POST"):
+    def on_body(self, data: bytes) -> None:
+        """Collect the body."""
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        """Answer the request."""
+        order = _ORDER.search(self._body)
+        if self._path == b"/streams":
+            self._transport.write(_json(json.dumps([Connection.asked, self.abandoned_ns]).encode()))
+        elif self._parser.get_method() != b"POST":
             self._transport.write(_json(_MODELS))
-        elif order is None or not _STREAM.search(body):
+        elif order is None or not _STREAM.search(self._body):
             self._transport.write(_json(_WHOLE))
         else:
+            Connection.asked += 1
             self._left, self._interval_s = int(order[1]), float(order[2]) / 1000
-            self._end = _FINISH + (_USAGE_EVENT if _USAGE.search(body) else b"") + _END
+            self._end = _FINISH + (_USAGE_EVENT if _USAGE.search(self._body) else b"") + _END
             wait_s = int(order[3]) / 1000
             if wait_s:
                 self._timer = self._loop.call_later(wait_s, self._begin)
@@ -151,10 +136,7 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self._transport.write(_HEAD)
         self._due = self._loop.time()
-        if self._interval_s:
-            self._tick()
-        else:
-            self._burst()
+        self._tick()
 
     def _tick(self) -> None:
         """Write one delta; after a delay the pace starts anew instead of catching up."""
@@ -162,12 +144,6 @@ class Connection(asyncio.Protocol):
         if self._left:
             self._due = max(self._due + self._interval_s, self._loop.time())
             self._timer = self._loop.call_at(self._due, self._tick)
-
-    def _burst(self) -> None:
-        for _ in range(min(_BURST_DELTAS, self._left)):
-            self._write_delta()
-        if self._left and not self._paused:
-            self._timer = self._loop.call_soon(self._burst)
 
     def _write_delta(self) -> None:
         self._left -= 1

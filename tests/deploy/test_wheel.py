@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
 import sysconfig
-import termios
 import time
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -111,46 +107,3 @@ def _wait_for(path: Path, text: str) -> None:
     while text not in path.read_text():
         assert time.monotonic() < deadline, path.read_text()
         time.sleep(0.02)
-
-
-def test_the_operators_app_comes_from_the_wheel(programs: Path, tmp_path: Path) -> None:
-    """`relayd-tui --demo` draws its screens in a real terminal, styles included, and quits on Q."""
-    terminal, inside = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))
-    app = subprocess.Popen(
-        [programs / "relayd-tui", "--demo"],
-        cwd=tmp_path,
-        env=_environment(tmp_path),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        start_new_session=True,
-    )
-    os.close(inside)
-    try:
-        seen = b""
-        for piece in _shown(terminal):
-            before, seen = seen, seen + piece
-            if b"LIVE" in seen and b"LIVE" not in before:
-                os.write(terminal, b"Q")
-        assert app.wait(_PATIENCE_S) == 0
-    finally:
-        app.kill()
-        app.wait(_PATIENCE_S)
-        os.close(terminal)
-    assert b"LIVE" in seen
-
-
-def _shown(terminal: int) -> Iterator[bytes]:
-    """What the terminal shows, until the program ends."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.5)[0]:
-            try:
-                piece = os.read(terminal, 1 << 16)
-            except OSError:  # the program is gone
-                return
-            if not piece:
-                return
-            yield piece
-    pytest.fail("the app does not end", pytrace=False)
