@@ -1,8 +1,8 @@
 """A client that leaves, at any phase and in any way, ends its request at the provider.
 
 `--size large` does each combination 100 times, and holds each to 100 ms less what others on the machine took;
-`-rA` then shows the figures. Otherwise no time is judged: a provider that is not told streams for minutes, and
-the wait for it ends first.
+`-rA` then shows the figures. Otherwise no time is judged: a provider that is not told streams for minutes,
+and the wait for it ends first.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,40 @@ async def ask_as(ip: str, port: int, model: str = _ORDINARY) -> Reply:
     return reply
 
 
-async def ordinary(port: int, clients: int, rounds: int) -> int:
-    """Let clients ask again and again; return how many answers were not exactly the provider's."""
-    wrong = 0
+@dataclass(slots=True)
+class Ordinary:
+    """What clients saw that did nothing wrong."""
+
+    first_ms: list[float] = field(default_factory=list)
+    """From the connection's opening to the first piece of each answer."""
+    wrong: int = 0
+    """Answers that were not exactly what the provider sent."""
+
+    def __str__(self) -> str:
+        p99_ms = sorted(self.first_ms)[len(self.first_ms) * 99 // 100]
+        return f"first piece p99 {p99_ms:.0f} ms of {len(self.first_ms)}, {self.wrong} not whole"
+
+
+async def ordinary(port: int, clients: int, rounds: int) -> Ordinary:
+    """Let clients ask again and again."""
+    seen = Ordinary()
 
     async def client() -> None:
-        nonlocal wrong
         ip = fresh_address()
         for _ in range(rounds):
+            began_s = time.monotonic()
             reply = await ask_as(ip, port)
+            seen.first_ms.append((reply.pieces[0][0] - began_s) * 1000)
             whole = reply.error is None and reply.lines[-1] == DONE and len(reply.lines) == _WORDS + 1
-            wrong += not whole
+            seen.wrong += not whole
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    return wrong
+    return seen
+
+
+def report(figures: str) -> None:
+    """Print a figure for docs/reliability.md; `scripts/soak` shows it."""
+    sys.stdout.write(f"{figures}\n")
 
 
 async def unread(stack: AsyncExitStack, port: int, requests: Iterable[bytes]) -> list[Wire]:

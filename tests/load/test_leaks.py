@@ -14,7 +14,7 @@ import pytest
 from relayd.relay.errors import ErrorCode
 from relayd.state.records import Outcome
 from tests.e2e.daemon import PROVIDER_KEY, Daemon, closed_port
-from tests.load.harness import fresh_address, loaded_daemon, resumed, unread
+from tests.load.harness import fresh_address, loaded_daemon, report, resumed, unread
 from tests.wire import Wire, body, post
 
 _PROMPT = "canary-prompt-4b8d"
@@ -234,6 +234,7 @@ async def test_no_key_and_no_prompt_is_ever_written_down(tmp_path: Path, *, larg
             await scan.search_process("at the end")
             assert await asyncio.to_thread(daemon.stop) == 0
         scan.search_files("after the end")
+    report(f"{scan.on_disk('outcome').total()} records, {len(scan.searched)} places searched")
     assert scan.hits == []
     assert set(scan.on_disk("outcome")) == set(Outcome)
     assert set(scan.on_disk("error_code")) - {"None"} == set(ErrorCode) - {ErrorCode.INTERNAL}

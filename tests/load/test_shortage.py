@@ -16,7 +16,7 @@ import pytest
 
 from relayd.state.records import Outcome
 from tests.e2e.daemon import KEY, Daemon
-from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary
+from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary, report
 from tests.wire import DONE_BYTES, HOST, Wire, body, post, until
 
 _OVERFLOW = 5200
@@ -39,8 +39,10 @@ async def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
             cpu_s, began_s = Usage.of(daemon).cpu_s, time.monotonic()
             async for _ in wire.pieces(streaming):
                 pass
+            share = (Usage.of(daemon).cpu_s - cpu_s) / (time.monotonic() - began_s)
+            report(f"without descriptors: {share:.0%} of a core")
             # A loop that spins takes all of a core.
-            assert (Usage.of(daemon).cpu_s - cpu_s) / (time.monotonic() - began_s) < 0.5
+            assert share < 0.5
         assert streaming.error is None
         assert len(streaming.lines) == 31
         assert (await ask_as(fresh_address(), daemon.port)).status == 200
@@ -89,10 +91,10 @@ async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
     """While it is full, answers are whole and the log waits; after it, each has its record or is counted."""
     clients, rounds = (50, 60) if large else (5, 3)
     with _daemon_on_small_disk(tmp_path, 64) as (daemon, ballast):
-        assert await ordinary(daemon.port, clients, 1) == 0
+        assert (await ordinary(daemon.port, clients, 1)).wrong == 0
         _fill(ballast)
         flood = asyncio.create_task(_refused(daemon.port), name="refused requests")
-        assert await ordinary(daemon.port, clients, rounds) == 0
+        assert (await ordinary(daemon.port, clients, rounds)).wrong == 0
         await flood
         assert (await daemon.admin.status()).log.error is not None
         ballast.unlink()
@@ -104,6 +106,7 @@ async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
         # More came than may wait, so that there is a loss to be counted.
         assert health.lost > 0
         records, lost_by_log = _on_disk(daemon)
+        report(f"full disk: {records} requests recorded, {health.lost} counted as lost")
     assert (records + health.lost, lost_by_log) == (clients * (1 + rounds) + _OVERFLOW, health.lost)
 
 
@@ -138,7 +141,7 @@ async def test_a_daemon_that_dies_while_the_disk_is_full_comes_back(tmp_path: Pa
             _fill(ballast)
             daemon.kill()
         daemon.start()
-        assert await ordinary(daemon.port, 5, 1) == 0
+        assert (await ordinary(daemon.port, 5, 1)).wrong == 0
         assert (await daemon.admin.status()).log.error is not None
         ballast.unlink()
         assert (await daemon.record(lost)).outcome is Outcome.CRASHED
