@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from relayd import __version__
@@ -27,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        status = _run(args)
+        # Imported only now, so that each command loads no more than it needs.
+        module, name = args.run.split(":")
+        status: int = getattr(import_module(module), name)(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left: discard what is still buffered, without an error.
@@ -36,28 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return status
-
-
-def _run(args: argparse.Namespace) -> int:
-    if args.command == "serve":
-        from relayd.commands.serve import serve  # noqa: PLC0415 - only this command needs the daemon
-
-        return serve(args.config, demo=args.demo, demo_without_key=args.demo_without_key)
-    if args.command == "check":
-        from relayd.commands.check import run as check  # noqa: PLC0415 - as above
-
-        return check(args)
-    if args.command == "init":
-        from relayd.init.command import run as init  # noqa: PLC0415 - as above
-
-        return init(args)
-    if args.command == "doctor":
-        from relayd.doctor.command import run as doctor  # noqa: PLC0415 - as above
-
-        return doctor(args)
-    from relayd.commands.console import run  # noqa: PLC0415 - as above
-
-    return run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,14 +63,19 @@ _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public 
 
 
 def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
-    serve = _command(commands, "serve", "run the daemon")
+    serve = _command(commands, "serve", "relayd.commands.serve:run", "run the daemon")
     serve.add_argument(
         "--demo", action="store_true", help="answer from a small offline upstream; needs no provider key"
     )
     serve.add_argument(
         "--demo-without-key", action="store_true", help="as --demo, but only if there is no provider key"
     )
-    check = _command(commands, "check", "show the settings in effect, and what is wrong with them")
+    check = _command(
+        commands,
+        "check",
+        "relayd.commands.check:run",
+        "show the settings in effect, and what is wrong with them",
+    )
     check.add_argument(
         "--upstream", action="store_true", help="ask the provider as well, step by step; costs nothing"
     )
@@ -101,7 +87,7 @@ def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
-    init = _command(commands, "init", "write a configuration that works")
+    init = _command(commands, "init", "relayd.init.command:run", "write a configuration that works")
     init.add_argument(
         "--system",
         action="store_true",
@@ -129,7 +115,12 @@ def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
-    doctor = _command(commands, "doctor", "examine a deployment from outside, and say what to fix")
+    doctor = _command(
+        commands,
+        "doctor",
+        "relayd.doctor.command:run",
+        "examine a deployment from outside, and say what to fix",
+    )
     doctor.add_argument("url", metavar="URL", help="address of the relay, such as https://relay.example.com")
     doctor.add_argument(
         "--key-file",
@@ -149,8 +140,8 @@ def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_status_and_log(commands: _Commands[argparse.ArgumentParser]) -> None:
-    _daemon_command(commands, "status", "status.run", "show the daemon at a glance")
-    log = _daemon_command(commands, "log", "log.run", "show the requests to the relay, oldest first")
+    _daemon_command(commands, "status", "control:status", "show the daemon at a glance")
+    log = _daemon_command(commands, "log", "log:run", "show the requests to the relay, oldest first")
     log.add_argument("-f", "--follow", action="store_true", help="continue with new requests as they end")
     log.add_argument(
         "--since",
@@ -167,29 +158,29 @@ def _add_status_and_log(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
-    cancel = _daemon_command(commands, "cancel", "control.cancel", "end one open stream")
+    cancel = _daemon_command(commands, "cancel", "control:cancel", "end one open stream")
     cancel.add_argument("id", metavar="ID", help="the request's id, as `relayd log` shows it")
-    _daemon_command(commands, "pause", "control.pause", "refuse new requests; open streams continue")
-    _daemon_command(commands, "resume", "control.resume", "accept new requests again")
-    _daemon_command(commands, "drain", "control.drain", "let open streams finish, then stop the daemon")
+    _daemon_command(commands, "pause", "control:pause", "refuse new requests; open streams continue")
+    _daemon_command(commands, "resume", "control:resume", "accept new requests again")
+    _daemon_command(commands, "drain", "control:drain", "let open streams finish, then stop the daemon")
 
 
 def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     keys = commands.add_parser("keys", help="list, make, rotate and revoke keys", allow_abbrev=False)
     actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
     _daemon_command(
-        actions, "list", "keys.list_keys", "show the keys: state, last use, and from which address"
+        actions, "list", "keys:list_keys", "show the keys: state, last use, and from which address"
     )
-    add = _daemon_command(actions, "add", "keys.add", "make a key for a new client")
+    add = _daemon_command(actions, "add", "keys:add", "make a key for a new client")
     rotate = _daemon_command(
-        actions, "rotate", "keys.rotate", "make a new key for a client; the old one works for a grace period"
+        actions, "rotate", "keys:rotate", "make a new key for a client; the old one works for a grace period"
     )
     rotate.add_argument(
         "--grace", metavar="1h", type=_duration, help="how long the old key works: 30s, 10m, 2h or 7d"
     )
-    extend = _daemon_command(actions, "extend", "keys.extend", "let a retiring key work longer")
-    undo = _daemon_command(actions, "undo", "keys.undo", "take back a client's latest rotation")
-    revoke = _daemon_command(actions, "revoke", "keys.revoke", "end a key now, for good")
+    extend = _daemon_command(actions, "extend", "keys:extend", "let a retiring key work longer")
+    undo = _daemon_command(actions, "undo", "keys:undo", "take back a client's latest rotation")
+    revoke = _daemon_command(actions, "revoke", "keys:revoke", "end a key now, for good")
     revoke.add_argument("--cut", action="store_true", help="end the streams that it opened, too")
     for parser in (add, rotate, undo):
         parser.add_argument("name", metavar="NAME", help="the client's name, such as default")
@@ -198,24 +189,29 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     extend.add_argument("by", metavar="1h", type=_duration, help="how much longer")
 
 
-def _command(commands: _Commands[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
-    description = text[0].upper() + text[1:] + "."
-    return commands.add_parser(name, help=text, description=description, allow_abbrev=False)
-
-
-def _daemon_command(
-    commands: _Commands[argparse.ArgumentParser], name: str, function: str, text: str
+def _command(
+    commands: _Commands[argparse.ArgumentParser], name: str, run: str, text: str
 ) -> argparse.ArgumentParser:
-    """Add a command that asks the daemon.
+    """Add a command.
 
     Args:
         commands: where to add it.
         name: on the command line.
-        function: below `relayd.commands`; imported when the command runs.
+        run: its function as `module:name`, imported when the command runs.
         text: what it does.
     """
-    parser = _command(commands, name, text)
-    parser.set_defaults(function=function)
+    description = text[0].upper() + text[1:] + "."
+    parser = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _daemon_command(
+    commands: _Commands[argparse.ArgumentParser], name: str, answer: str, text: str
+) -> argparse.ArgumentParser:
+    """Add a command that asks the daemon; `answer` is its function below `relayd.commands`."""
+    parser = _command(commands, name, "relayd.commands.console:run", text)
+    parser.set_defaults(answer=answer)
     _add_socket_and_json(parser)
     return parser
 

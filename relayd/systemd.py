@@ -47,13 +47,12 @@ def _adopted(descriptor: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=descriptor)
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError as error:
+        is_tcp = sock.type == socket.SOCK_STREAM and sock.family in {socket.AF_INET, socket.AF_INET6}
+    except OSError:
+        listens = is_tcp = False
+    if not listens or not is_tcp:
         raise SystemdError(
-            f"Descriptor {descriptor} from systemd is not a socket; relayd.socket takes ListenStream= only."
-        ) from error
-    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        raise SystemdError(
-            f"Socket {descriptor} from systemd does not listen on TCP; relayd.socket takes "
+            f"Descriptor {descriptor} from systemd does not listen on TCP; relayd.socket takes "
             "ListenStream=<address>:<port>, with Accept=no."
         )
     sock.set_inheritable(False)

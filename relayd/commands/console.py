@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
@@ -49,8 +49,11 @@ class Console:
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Write rows in aligned columns; the last column may have any width."""
-        for line in _aligned(rows):
-            self.say(line)
+        cells = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+            self.say("  ".join([*padded, row[-1]]).rstrip())
 
     def discard_output(self) -> None:
         """Send what is still to be written to a broken stdout nowhere, without an error."""
@@ -58,12 +61,12 @@ class Console:
 
 
 def run(args: Namespace) -> int:
-    """Run the command that `args.function` names, and return the exit status."""
+    """Run the command whose function `args.answer` names, and return the exit status."""
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal without UTF-8 shows escapes instead of ending the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(os.environ, sys.stdout, sys.stderr)
-    module, name = args.function.split(".")
+    module, name = args.answer.split(":")
     command: Callable[[Namespace, Console], Awaitable[int]] = getattr(
         import_module(f"relayd.commands.{module}"), name
     )
@@ -91,11 +94,3 @@ def counted(count: int, noun: str) -> str:
 def left(utc: str, now_s: float) -> str:
     """Return how far in the future a time is: `42m left`."""
     return f"{short(epoch_s(utc) - now_s)} left"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        yield "  ".join([*padded, row[-1]]).rstrip()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,20 +40,17 @@ FIRST_KEY_FILE = "first-key"
 _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
 
-def serve(config_path: Path | None, *, demo: bool, demo_without_key: bool = False) -> int:
+def run(args: Namespace) -> int:
     """Run the daemon until it is told to stop; returns the exit status.
 
-    Args:
-        config_path: `--config`.
-        demo: an offline upstream in this process takes the provider's place. The state directory is one of
-            its own unless the configuration names one.
-        demo_without_key: it does so only if there is no provider key.
+    With `--demo` an offline upstream in this process takes the provider's place, with `--demo-without-key`
+    only if there is no provider key. Its state directory is its own unless the configuration names one.
     """
-    read = partial(load, config_path=config_path, env=os.environ, cwd=Path.cwd())
+    read = partial(load, config_path=args.config, env=os.environ, cwd=Path.cwd())
     options: dict[str, object] = {}
     try:
         settings = read(cli=options)
-        demo = demo or (demo_without_key and settings.openai_api_key is None)
+        demo: bool = args.demo or (args.demo_without_key and settings.openai_api_key is None)
         if demo and settings.origins["state_dir"].variable in {"HOME", "XDG_STATE_HOME"}:
             options["state_dir"] = demo_state_dir(settings.state_dir)
             settings = read(cli=options)

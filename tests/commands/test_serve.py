@@ -6,12 +6,13 @@ import logging
 import socket
 import subprocess
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from relayd.commands.serve import serve
+from relayd.commands.serve import run
 from tests.e2e.daemon import command, environment
 from tests.wire import HOST
 
@@ -36,7 +37,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _refused(capsys: pytest.CaptureFixture[str], config: Path | None = None, *, demo: bool = True) -> str:
     """The one sentence with which the start is refused."""
-    assert serve(config, demo=demo) == 1
+    assert run(Namespace(config=config, demo=demo, demo_without_key=False)) == 1
     told = capsys.readouterr()
     assert told.out == ""
     assert _KEY not in told.err

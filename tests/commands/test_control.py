@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.commands.status` and `.control`: the daemon in a dozen lines, and its switches."""
+"""`relayd.commands.control`: the daemon in a dozen lines, and its switches."""
 
 from __future__ import annotations
 
