@@ -6,7 +6,6 @@ are needed here; odd values in other fields never spoil an answer.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -53,13 +52,15 @@ class ChatCompletion:
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
         self._decoder = SseDecoder(MAX_EVENT_BYTES)
-        self._finished = False
         self._plain_text = ""
-        """The latest event that is no JSON: a keep-alive, or the last words of a broken provider."""
+        """The latest event that is no chunk: a keep-alive, or the last words of a broken provider."""
         self.finish_reason: str | None = None
+        """Why the model stopped; None until it has, and again if it goes on."""
         self.usage: Usage | None = None
         self.done = False
         """Whether `[DONE]` came: nothing after it is read."""
+        self.events = 0
+        """Events so far; comments are none."""
         self.has_progressed = False
         """Whether the model has begun to write, be it reasoning that the client does not see."""
         self.error: RelayError | None = None
@@ -68,7 +69,7 @@ class ChatCompletion:
     @property
     def finished(self) -> bool:
         """Whether the answer is whole: a finish reason came, and no text after it."""
-        return self._finished and self.error is None
+        return self.finish_reason is not None and self.error is None
 
     def feed(self, data: bytes) -> list[str]:
         """Take the next bytes; return the pieces of text in them, in order, none empty."""
@@ -76,17 +77,20 @@ class ChatCompletion:
         for event in self._decoder.feed(data):
             if self.done or self.error is not None:
                 return texts
+            self.events += 1
             if event.data == _DONE:
                 self.done = True
             else:
                 self._read_event(event, texts)
         if self._decoder.overflowed and not self.done:
+            # No more can be read, so that an answer without its finish is not whole.
+            self.done = True
             self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
         return texts
 
     def end(self) -> RelayError | None:
         """Return why the answer failed if its bytes end here, or None if it is whole."""
-        if self.error is not None or self._finished:
+        if self.error is not None or self.finished:
             return self.error
         if self._plain_text:
             return RelayError(
@@ -99,11 +103,13 @@ class ChatCompletion:
         # `find_in_band_error` needs the whole chunk decoded, which nearly no chunk is worth.
         if b'"error"' not in event.data and event.type != b"error":
             try:
-                self._read_chunk(_decode(event.data), texts)
+                chunk = _decode(event.data)
             except (ValueError, RecursionError):
                 pass  # an unusual chunk: decoded leniently below
             else:
-                return
+                if chunk.choices is not None:
+                    self._read_chunk(chunk, texts)
+                    return
         self._read_unusual(event, texts)
 
     def _read_chunk(self, chunk: _Chunk, texts: list[str]) -> None:
@@ -131,10 +137,10 @@ class ChatCompletion:
         except ValueError:
             if event.type == b"error":
                 self._fail_in_band(data.decode("utf-8", "replace"))
-            elif data[:1] in b"{[":
+            elif data.startswith((b"{", b"[")):
                 # Its text stays out of the message: it may quote the conversation.
                 self._fail("The provider sent an event that is not a chat completion chunk.")
-            else:
+            elif data:
                 self._plain_text = self._redact(data.decode("utf-8", "replace"))
             return
         error = chunk if event.type == b"error" else find_in_band_error(chunk)
@@ -142,11 +148,14 @@ class ChatCompletion:
             self._fail_in_band(error)
         elif isinstance(chunk, dict):
             self._read_chunk(_lenient_chunk(chunk), texts)
+            if "choices" not in chunk:
+                # It may say why the answer ends early: `{"detail": "The model is overloaded"}`.
+                self._plain_text = self._redact(parse_error(chunk).message or "")
 
     def _add_text(self, text: str, texts: list[str]) -> None:
         texts.append(text)
         self.has_progressed = True
-        self._finished = False
+        self.finish_reason = None
 
     def _finish(self, reason: str) -> None:
         # Some providers write the text "null", or an empty one, until the last chunk.
@@ -155,7 +164,6 @@ class ChatCompletion:
         if reason == "error":
             self._fail("The provider broke off its answer with an error.")
             return
-        self._finished = True
         self.finish_reason = self._redact(reason, _MAX_FINISH_REASON_CHARS)
 
     def _read_usage(self, usage: dict[str, Any]) -> None:
@@ -174,9 +182,7 @@ class ChatCompletion:
 
     def _fail(self, message: str, recorded: str | None = None) -> None:
         # A finished answer is whole, whatever comes after it.
-        if self._finished:
-            self.done = True
-        elif self.error is None:
+        if not self.finished and self.error is None:
             self.error = RelayError(ErrorCode.UPSTREAM_FAILED, message, recorded=recorded)
 
 
@@ -215,6 +221,7 @@ def _text_of(content: object) -> str | None:
 
 def _count(value: object) -> int | None:
     """Return a token count, also one that is written as `9.0`; None if it is no count."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    # Neither "not a number" nor infinity is in the range.
     return int(value) if 0 <= value <= _MAX_TOKENS else None

@@ -13,11 +13,15 @@ from typing import Any
 import msgspec
 
 _MESSAGE_FIELDS = ("message", "msg", "error", "detail", "error_description", "description", "title")
-_MAX_DEPTH = 4
+_MAX_DEPTH = 5
 _REQUEST_CODES = frozenset({"400", "404", "413", "422", "context_length_exceeded", "content_filter"})
+# Matches in one pass over any text: what is not closed goes on to the end, and no tag holds another's "<".
 _MARKUP = re.compile(
-    r"<(?:script|style|head)\b.*?</(?:script|style|head)>|<[^>]*>", re.IGNORECASE | re.DOTALL
+    r"<(script|style|head)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL
 )
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+# Azure reports a content filter that was out of order as an "error" beside a whole answer.
+_NOT_OF_THE_ANSWER = frozenset({"content_filter_results", "prompt_filter_results"})
 
 
 class ProviderError(msgspec.Struct, frozen=True):
@@ -62,17 +66,21 @@ def find_in_band_error(chunk: object) -> object | None:
 
     It may stand at the top, in a choice, or in a field of the provider's own (`x_groq.error`).
     """
-    if isinstance(chunk, list):
-        return next((found for item in chunk if (found := find_in_band_error(item)) is not None), None)
-    if not isinstance(chunk, dict):
-        return None
-    if chunk.get("error") or chunk.get("object") == "error":
+    if isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error"):
         return chunk
-    for value in chunk.values():
-        for part in value if isinstance(value, list) else (value,):
-            if isinstance(part, dict) and part.get("error"):
-                return part
-    return None
+    return _find_error_object(chunk, _MAX_DEPTH)
+
+
+def _find_error_object(value: object, depth: int) -> object | None:
+    if depth == 0 or not isinstance(value, dict | list):
+        return None
+    if isinstance(value, list):
+        parts = value
+    elif value.get("error") and isinstance(value["error"], dict | str):
+        return value
+    else:
+        parts = [part for name, part in value.items() if name not in _NOT_OF_THE_ANSWER]
+    return next((found for part in parts if (found := _find_error_object(part, depth - 1))), None)
 
 
 def load_json(data: bytes) -> Any:
@@ -89,21 +97,12 @@ def load_json(data: bytes) -> Any:
 
 def _repair(value: Any) -> Any:
     if isinstance(value, str):
-        return (
-            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            if has_surrogate(value)
-            else value
-        )
+        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_repair(item) for item in value]
     if isinstance(value, dict):
         return {_repair(key): _repair(item) for key, item in value.items()}
     return value
-
-
-def has_surrogate(text: str) -> bool:
-    """Return whether a text holds half a surrogate pair, which UTF-8 cannot encode."""
-    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _find_message(value: object, depth: int) -> str | None:
