@@ -148,7 +148,12 @@ class RelayStream:
         if self._stop_cause is not None or self.record.phase is Phase.DONE:
             return
         self._stop_cause = cause
-        if self._task is not None:
+        if self._task is None:
+            return
+        if self._task is asyncio.current_task():
+            # A task that cancelled itself would meet that at some later wait.
+            self._end_answer()
+        else:
             self._task.cancel()
 
     async def run(self) -> None:
@@ -195,9 +200,14 @@ class RelayStream:
 
     def on_chunk(self, data: bytes) -> None:
         """Relay what one read of the provider brought: all that a delta costs is here and below."""
+        if self._answer_ended:
+            return
         completion = self._completion
-        self._last_event_at = self._loop.time()
+        events_before = completion.events
         texts = completion.feed(data)
+        # A comment fills a silence, but does not prolong the grace for what follows a finish reason.
+        if completion.events != events_before or not completion.finished:
+            self._last_event_at = self._loop.time()
         if completion.done or completion.error is not None:
             self._end_answer()
             if completion.finished:
@@ -226,6 +236,8 @@ class RelayStream:
 
     def _raise_if_failed(self) -> None:
         """Raise why the answer is not whole. Whatever happened after its finish changes nothing."""
+        if self._stop_cause is not None:
+            raise self._stop_cause
         if self._broken is not None and not isinstance(self._broken, ConnectionBroken):
             raise self._broken
         error = self._completion.end()
@@ -260,34 +272,25 @@ class RelayStream:
         await self._writer.drain()
         # The provider is not read while the client is waited for, so its silence counts from here.
         self._last_line_at = self._last_event_at = self._loop.time()
+        if self._completion.finished:
+            self._rearm_clock()
 
     def _watch_clock(self) -> None:
         """End the stream when a time is over, fill its silence, and come back when next needed.
 
         One timer serves all times of a stream; no delta touches it, apart from those behind a finish reason.
         """
-        limits, completion = self._limits, self._completion
+        limits = self._limits
         now = self._loop.time()
-        # A silence that begins later ends no earlier than the second of these, so none is noticed late.
-        due = [self._started_at + limits.total_timeout_s, now + limits.idle_timeout_s]
-        if now >= due[0]:
-            self._time_out(f"The whole answer took longer than {limits.total_timeout_s:g} s")
-            return
-        if completion.finished:
-            due.append(self._last_event_at + limits.finish_grace_s)
-            if now >= due[-1]:
+        ends_at, timed_out = self._next_end()
+        if now >= ends_at:
+            if timed_out:
+                self.stop(RelayError(ErrorCode.UPSTREAM_TIMEOUT, f"{timed_out} s, the limit of this relay."))
+            else:
                 self._end_answer()
-                return
-        elif not completion.has_progressed:
-            due.append(self._started_at + limits.first_token_timeout_s)
-            if now >= due[-1]:
-                self._time_out(f"The first word did not come within {limits.first_token_timeout_s:g} s")
-                return
-        elif not self._writer.blocked:
-            due.append(self._last_event_at + limits.idle_timeout_s)
-            if now >= due[-1]:
-                self._time_out(f"The answer fell silent for {limits.idle_timeout_s:g} s")
-                return
+            return
+        # A silence that begins later ends no earlier than the second of these, so none is noticed late.
+        due = [ends_at, now + limits.idle_timeout_s]
         is_silent = now >= self._last_line_at + limits.heartbeat_s
         if is_silent:
             self._last_line_at = now
@@ -295,6 +298,24 @@ class RelayStream:
         self._timer = self._loop.call_at(min(due), self._watch_clock)
         if is_silent and not self._writer.blocked:
             self._send_heartbeat()
+
+    def _next_end(self) -> tuple[float, str]:
+        """Return when the stream ends if nothing comes, and by which limit; empty: the answer is whole."""
+        limits, completion = self._limits, self._completion
+        total = (
+            self._started_at + limits.total_timeout_s,
+            f"The whole answer took longer than {limits.total_timeout_s:g}",
+        )
+        if not completion.finished and not completion.has_progressed:
+            first_word = f"The first word did not come within {limits.first_token_timeout_s:g}"
+            return min(total, (self._started_at + limits.first_token_timeout_s, first_word))
+        if self._writer.blocked:
+            # The provider is not read meanwhile, so the silence is not its own.
+            return total
+        if completion.finished:
+            return min(total, (self._last_event_at + limits.finish_grace_s, ""))
+        silence = f"The answer fell silent for {limits.idle_timeout_s:g}"
+        return min(total, (self._last_event_at + limits.idle_timeout_s, silence))
 
     def _rearm_clock(self) -> None:
         if self._timer is not None:
@@ -308,9 +329,6 @@ class RelayStream:
             self.stop(gone)
         else:
             self.record.bytes_out += len(HEARTBEAT_LINE)
-
-    def _time_out(self, what: str) -> None:
-        self.stop(RelayError(ErrorCode.UPSTREAM_TIMEOUT, f"{what}, the limit of this relay."))
 
     async def _end(self, cause: Exception | None) -> None:
         """Send the last lines to a client that still reads, and write the outcome into the record."""

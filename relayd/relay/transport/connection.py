@@ -131,7 +131,8 @@ class IncomingResponse:
         except Exception as error:  # noqa: BLE001 - its place is the reader's task, which `on_end` tells
             self._error = error
         if (self._ended or self._error is not None) and self._on_end is not None:
-            on_end, self._on_end = self._on_end, None
+            on_end = self._on_end
+            self._on_chunk = self._on_end = None
             on_end(self._error)
 
 
@@ -198,6 +199,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take the connection back from its response: idle if it can be used again, else cut."""
         if reuse and self._keep_alive and not self._second_response and self.usable:
             self._reset()
+            self.resume_reading()
             self._on_idle(self)
         elif linger_s and not reuse and self.usable:
             self.resume_reading()
