@@ -39,6 +39,11 @@ class Relay:
     upstream: FaultUpstream
     records: list[RequestRecord]
     """Those that have ended and are on disk, in order."""
+    settings: Settings
+    announced: list[str]
+    """The lines with which it told that it accepts requests."""
+    life: asyncio.Task[int]
+    """Its run; the result is the exit status."""
 
     async def ask(self, model: str | None = "demo", **fields: object) -> Reply:
         """Return the reply to one chat with the key that works."""
@@ -55,6 +60,7 @@ async def running_relay(
     *,
     upstream_url: Callable[[FaultUpstream], str] = lambda upstream: upstream.base_url,
     tls: TlsFiles | None = None,
+    state_class: type[State] = State,
     send_buffer_bytes: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Relay]:
@@ -63,6 +69,7 @@ async def running_relay(
     Args:
         upstream_url: where it finds its provider; the fault upstream itself, or what stands before it.
         tls: its certificate.
+        state_class: what keeps its state.
         send_buffer_bytes: what the kernel takes for a client that does not read; 0: as in the product.
         settings: by their names with two underscores for the dot, as `server__max_streams=3`.
     """
@@ -77,16 +84,24 @@ async def running_relay(
                 records.extend(event.record for event in events if isinstance(event, Ended))
                 event_bus.publish(events)
 
-            state = State.open(chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit)
+            state = state_class.open(
+                chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit
+            )
             state.ring.ensure_initial_key(KEY)
+            announced: list[str] = []
             started = asyncio.Event()
+
+            def announce(line: str) -> None:
+                announced.append(line)
+                started.set()
+
             manager = ServiceManager({})
             server = Server(
                 ConfigReloader(chosen, lambda: chosen, manager),
                 state,
                 boot_id="boot",
                 demo=False,
-                announce=lambda _line: started.set(),
+                announce=announce,
                 manager=manager,
                 tls=tls,
             )
@@ -99,7 +114,7 @@ async def running_relay(
                 life = asyncio.create_task(server.run(sockets, admin_socket, event_bus), name="relay")
                 try:
                     await asyncio.wait_for(started.wait(), _START_TIMEOUT_S)
-                    yield Relay(port, server, state, upstream, records)
+                    yield Relay(port, server, state, upstream, records, chosen, announced, life)
                 finally:
                     server.request_stop()
                     server.request_stop()

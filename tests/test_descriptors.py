@@ -1,4 +1,4 @@
-"""`relayd.descriptors`: the limit that a process gives itself, in a process of its own."""
+"""The limit of descriptors that a process gives itself, in a process of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         (256, 1024, 1000, 1024, True),
     ],
 )
-def test_the_soft_limit_is_raised_as_far_as_streams_need_and_the_hard_one_lets(
+def test_the_soft_limit_is_raised_to_what_the_streams_need_or_the_hard_limit(
     *, soft: int, hard: int, streams: int, given: int, warned: bool
 ) -> None:
     """Three a stream and room beside them; if streams lack theirs, a sentence says what to do.

@@ -1,4 +1,4 @@
-"""`relayd.reload`: SIGHUP, as the operator of a real daemon meets it."""
+"""SIGHUP, as the operator of a real daemon meets it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUICK = "demo:text=words,deltas=1,interval_ms=0,first_ms=0"
 
 
 async def _reload(daemon: Daemon, marks: str, **settings: Any) -> str:
-    """Change the file, send SIGHUP, and wait for words; those that came since are returned."""
+    """Change the file, send SIGHUP, wait for `marks` on stderr, and return what was written since."""
     known = len(daemon.stderr)
     daemon.configure({name.replace("__", "."): value for name, value in settings.items()})
     daemon.signal(signal.SIGHUP)
@@ -27,7 +27,7 @@ async def _reload(daemon: Daemon, marks: str, **settings: Any) -> str:
 
 
 async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path) -> None:
-    """Models, CORS, limits, times and the log's level change under an open stream, which is not touched."""
+    """Models, CORS, limits, times and the log's level change under an open stream, which goes on."""
     with Daemon(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, body("demo:text=words,deltas=8,interval_ms=150")))
@@ -57,8 +57,8 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
         assert " WARNING request" not in daemon.stderr.split("after a restart")[1], "level error shows none"
 
 
-async def test_a_faulty_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
-    """One wrong value keeps all the others out; mended, they come in."""
+async def test_a_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
+    """One wrong value keeps all the others out; corrected, they apply."""
     with Daemon(tmp_path) as daemon:
         said = await _reload(
             daemon, "nothing is changed", chat__allowed_models=["other"], server__max_streams=0
@@ -71,7 +71,7 @@ async def test_a_faulty_file_changes_nothing_and_is_told(tmp_path: Path) -> None
 
 
 async def test_tls_files_are_read_again(tmp_path: Path) -> None:
-    """Another certificate is shown at once; one that cannot be used is told and changes nothing."""
+    """Another certificate is shown at once; one that cannot be used is reported and changes nothing."""
     authority = Authority(tmp_path / "ca")
     one, two = authority.pair("one"), authority.pair("two")
     with Daemon(tmp_path, settings={"tls.cert": str(one.cert), "tls.key": str(one.key)}) as daemon:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import stat
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 import pytest
 
-from relayd.admin.events import EventBus
-from relayd.admin.unix_socket import open_admin_socket
-from relayd.config import load
-from relayd.public.listener import bind
-from relayd.reload import ConfigReloader
+from relayd import __version__
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.records import Outcome
 from relayd.state.state import State
-from relayd.systemd import ServiceManager
-from tests.e2e.daemon import PROVIDER_KEY
-from tests.support.upstream import fault_upstream_url
-from tests.wire import HOST, Wire, ask, body, post
+from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
+from tests.wire import DONE, Reply, Wire, body, post
 
-_KEY = "the-key-of-the-server-tests"
+_ENDLESS = "demo:text=words,deltas=10000,interval_ms=10"
+_EXIT_S = 30
 
 
 class _StuckState(State):
@@ -35,86 +31,109 @@ class _StuckState(State):
         return False
 
 
-@asynccontextmanager
-async def _running(
-    home: Path, kind: type[State] = State
-) -> AsyncGenerator[tuple[Server, asyncio.Task[int], list[str]], None]:
-    """A daemon that has announced itself: the server, its life, and its words."""
-    settings = load(
-        config_path=None,
-        cli={
-            "server.port": 0,
-            "server.drain_timeout_s": 0.2,
-            "state_dir": str(home / "state"),
-            "upstream.base_url": fault_upstream_url(PROVIDER_KEY),
-        },
-        env={"HOME": str(home), "OPENAI_API_KEY": PROVIDER_KEY},
-        cwd=home,
-        system_config=home / "none.toml",
-    )
-    state = kind.open(
-        settings.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=lambda _events: None
-    )
-    state.ring.ensure_initial_key(_KEY)
-    words: list[str] = []
-    told = asyncio.Event()
-
-    def announce(line: str) -> None:
-        words.append(line)
-        told.set()
-
-    manager = ServiceManager({})
-    config = ConfigReloader(settings, lambda: settings, manager)
-    server = Server(config, state, boot_id="boot", demo=False, announce=announce, manager=manager)
-    with open_admin_socket(settings.admin.socket, group="", state_dir=settings.state_dir) as admin_socket:
-        life = asyncio.create_task(server.run(bind(HOST, 0), admin_socket, EventBus()), name="server")
-        await asyncio.wait_for(told.wait(), 30)
-        yield server, life, words
-        server.request_stop()
-        await asyncio.wait_for(life, 30)
+async def _exit_status(relay: Relay) -> int:
+    return await asyncio.wait_for(asyncio.shield(relay.life), _EXIT_S)
 
 
-async def test_a_daemon_announces_itself_serves_and_ends(tmp_path: Path) -> None:
-    """One line with address, state and admin socket; the admin socket is private; the end is 0."""
-    async with _running(tmp_path) as (server, life, words):
-        assert len(words) == 1
-        assert f"serving on {server.url}" in words[0]
-        assert str(tmp_path / "state") in words[0]
-        socket = tmp_path / "state" / "admin.sock"
-        assert str(socket) in words[0]
-        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
-        port = int(server.url.rsplit(":", 1)[1])
-        assert (await ask(port, _KEY, body("demo:deltas=1"))).status == 200
-        server.request_stop()
-        assert await asyncio.wait_for(life, 30) == 0
-    assert not socket.exists()
-    assert PROVIDER_KEY not in words[0]
+async def _streaming(wire: Wire, model: str = _ENDLESS) -> Reply:
+    """Return a reply whose first piece has come."""
+    wire.send(post(KEY, body(model)))
+    reply = await wire.head()
+    await wire.first_piece(reply)
+    return reply
 
 
-async def test_asked_twice_it_ends_open_streams_at_once(tmp_path: Path) -> None:
-    """The operator's `drain` and a signal count alike; the stream is told and recorded."""
-    async with _running(tmp_path) as (server, life, _):
-        port = int(server.url.rsplit(":", 1)[1])
-        async with await Wire.open(port) as wire:
-            wire.send(post(_KEY, body("demo:deltas=10000,interval_ms=10")))
-            reply = await wire.head()
-            await wire.first_piece(reply)
-            record = next(iter(server.streams)).record
-            server.request_stop()
-            server.request_stop()
-            async for _ in wire.pieces(reply):
-                pass
-        assert await asyncio.wait_for(life, 30) == 0
-    assert reply.error is not None
-    assert reply.error.startswith("draining: ")
-    assert record.outcome is Outcome.SHUTDOWN
+async def _rest(wire: Wire, reply: Reply) -> Reply:
+    async for _ in wire.pieces(reply):
+        pass
+    return reply
 
 
-async def test_a_log_that_could_not_be_flushed_is_no_good_end(tmp_path: Path) -> None:
-    """The exit status is 1, so that whoever watches the service learns of it."""
-    async with _running(tmp_path, _StuckState) as (server, life, _):
-        server.request_stop()
-        assert await asyncio.wait_for(life, 30) == 1
+async def test_a_daemon_announces_itself_serves_and_ends() -> None:
+    """One line with version, address, state and admin socket; the socket is private; the exit status is 0."""
+    async with running_relay() as relay:
+        state_dir, admin_socket = relay.settings.state_dir, relay.settings.admin.socket
+        (line,) = relay.announced
+        assert line == (
+            f"relayd {__version__} serving on http://127.0.0.1:{relay.port}"
+            f"  state {state_dir}  admin {admin_socket}"
+        )
+        assert stat.S_IMODE(admin_socket.stat().st_mode) == 0o600
+        assert (await relay.ask("demo:deltas=1")).status == 200
+        relay.server.request_stop()
+        assert await _exit_status(relay) == 0
+        assert PROVIDER_KEY not in repr(relay.settings)
+        with pytest.raises(ConnectionRefusedError):
+            await Wire.open(relay.port)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        Server.request_stop,
+        lambda _server: os.kill(os.getpid(), signal.SIGTERM),
+        lambda _server: os.kill(os.getpid(), signal.SIGINT),
+    ],
+    ids=["the operator", "SIGTERM", "SIGINT"],
+)
+async def test_a_stop_lets_open_streams_finish(stop: Callable[[Server], None]) -> None:
+    """The operator's `drain` and both signals alike."""
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        reply = await _streaming(wire, "demo:text=words,deltas=10,interval_ms=30")
+        stop(relay.server)
+        await _rest(wire, reply)
+        assert (reply.cut, reply.error) == (False, None)
+        assert reply.lines[-1] == DONE
+        assert await _exit_status(relay) == 0
+        assert (await relay.record()).outcome is Outcome.COMPLETED
+
+
+async def test_streams_that_outlive_the_drain_timeout_are_ended() -> None:
+    """Their clients are told why, and the record says so."""
+    async with (
+        running_relay(server__drain_timeout_s=0.3) as relay,
+        await Wire.open(relay.port) as wire,
+    ):
+        reply = await _streaming(wire)
+        began_at = time.monotonic()
+        relay.server.request_stop()
+        await _rest(wire, reply)
+        assert time.monotonic() - began_at >= 0.3
+        assert reply.error == ("draining: This relay is stopping and could not wait longer for the answer.")
+        assert reply.lines[-1] == DONE
+        assert await _exit_status(relay) == 0
+        assert (await relay.record()).outcome is Outcome.SHUTDOWN
+
+
+async def test_a_second_stop_ends_open_streams_at_once() -> None:
+    """Whatever the drain timeout is; a request whose body was arriving does not begin any more."""
+    payload = body(_ENDLESS)
+    async with (
+        running_relay(server__drain_timeout_s=600) as relay,
+        await Wire.open(relay.port) as wire,
+        await Wire.open(relay.port) as late,
+    ):
+        late.send(post(KEY, b"", {"Expect": "100-continue"}, length=len(payload)))
+        assert (await late.head()).status == 100
+        reply = await _streaming(wire)
+        relay.server.request_stop()
+        assert not relay.life.done()
+        relay.server.request_stop()
+        late.send(payload)
+        await _rest(wire, reply)
+        assert reply.error is not None
+        assert reply.error.startswith("draining: ")
+        refused = await late.reply()
+        assert (refused.status, refused.header("X-Relayd-Error")) == (503, "draining")
+        assert await _exit_status(relay) == 0
+        assert {(await relay.record(n)).outcome for n in range(2)} == {Outcome.SHUTDOWN}
+
+
+async def test_a_log_that_could_not_be_written_is_a_failure() -> None:
+    """The exit status is 1, so that the service manager learns of it."""
+    async with running_relay(state_class=_StuckState) as relay:
+        relay.server.request_stop()
+        assert await _exit_status(relay) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,8 +149,8 @@ def test_an_address_is_shown_as_a_url(host: str, tls: bool, url: str) -> None:  
     assert public_url(host, 3666, tls=tls) == url
 
 
-def test_no_two_starts_have_the_same_name() -> None:
+def test_no_two_starts_have_the_same_boot_id() -> None:
     """A boot id is twelve letters and digits."""
-    names = {new_boot_id() for _ in range(1000)}
-    assert len(names) == 1000
-    assert all(name.isalnum() and len(name) == 12 for name in names)
+    ids = {new_boot_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(boot_id.isalnum() and len(boot_id) == 12 for boot_id in ids)
