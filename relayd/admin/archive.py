@@ -55,7 +55,8 @@ class Archive:
         return Ring(*await self._read(self._reader.keys))
 
     async def close(self) -> None:
-        """Wait for the query under way."""
+        """Interrupt the query under way, and release the file."""
+        self._reader.close()
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _read(self, question: Callable[[], T]) -> T:

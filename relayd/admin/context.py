@@ -77,7 +77,7 @@ class AdminContext:
         return await asyncio.get_running_loop().run_in_executor(self._log_threads, query)
 
     async def close(self) -> None:
-        """Wait for the queries under way."""
+        """Wait for the threads; the queries of a closed reader end at once."""
         await asyncio.to_thread(self._log_threads.shutdown)
 
     async def status(self) -> Status:

@@ -80,12 +80,14 @@ class AdminServer:
             were_open = are_open
 
     async def close(self) -> None:
-        """End the readers of events, then every connection, then the threads."""
+        """End the readers of events and the queries under way, then every connection, then the threads."""
         self._http_server.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
         self._context.event_bus.close()
+        # Closing a connection waits for its handler: a heavy filter would hold up the end for seconds.
+        self._context.state.reader.close()
         await self._http_server.close_all_connections()
         await self._context.close()
 

@@ -20,6 +20,7 @@ import msgspec
 
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
+from relayd.state.errors import StateBusy
 from relayd.state.filter import Filter
 from relayd.state.key_store import load_ring
 from relayd.state.records import (
@@ -38,6 +39,7 @@ MAX_ROWS = 10_000
 QUERY_TIMEOUT_S = 10.0
 _STEPS_BETWEEN_CHECKS = 100_000
 """Steps of SQLite's virtual machine, some 5 ms."""
+_CLOSED = "relayd is stopping and reads its log no more. Ask again once it runs."
 
 _record = msgspec.json.Decoder(RequestRecord)
 _records = msgspec.json.Decoder(list[RequestRecord])
@@ -74,12 +76,17 @@ _REPLAY = f"SELECT {_FLOOR}, ({_list(f'{_EVENTS} ORDER BY place LIMIT :limit')})
 class LogReader:
     """Reads one `relayd.db`; every method may run in any thread, on a connection of its own.
 
-    Every method may raise `StateError`; a query that takes longer than 10 seconds is stopped.
+    Every method may raise `StateError`; a query that takes longer than 10 seconds is interrupted.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Interrupt the queries under way, which then raise `StateBusy`, and refuse new ones."""
+        self._is_closed = True
 
     def page(
         self,
@@ -140,9 +147,18 @@ class LogReader:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         end = time.monotonic() + QUERY_TIMEOUT_S
+        if self._is_closed:
+            raise StateBusy(_CLOSED)
         with as_state_errors(self.path), closing(open_for_reading(self.path)) as connection:
-            connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS_BETWEEN_CHECKS)
-            yield connection
+            connection.set_progress_handler(
+                lambda: self._is_closed or time.monotonic() > end, _STEPS_BETWEEN_CHECKS
+            )
+            try:
+                yield connection
+            except sqlite3.OperationalError as error:
+                if self._is_closed:
+                    raise StateBusy(_CLOSED) from error
+                raise
 
 
 def _bounded(limit: int) -> int:
