@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
+from http import HTTPStatus
 
 import msgspec
 from tornado.iostream import StreamClosedError
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 1000
 _EVENTS_PER_READ = 200
+MAX_FOLLOWERS = 96
+"""Readers of events at once: the other connections of the admin server are for commands."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -91,6 +94,12 @@ class EventsHandler(AdminHandler):
         """Send until the reader leaves, stands still for too long, or the daemon ends."""
         context = self.context
         after, newest = await self._place(self.number("after"))
+        if len(context.event_bus) >= MAX_FOLLOWERS:
+            raise AdminError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too_many_followers",
+                f"{MAX_FOLLOWERS} programs follow the events already; close one, such as `relayd log -f`.",
+            )
         self.set_header("Content-Type", "application/x-ndjson; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
         with context.metrics.event_readers.track_inprogress(), context.event_bus.subscribe() as self._news:

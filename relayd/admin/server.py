@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio import Future
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.netutil import add_accept_handler
 from tornado.web import Application
 from typing_extensions import override
 
@@ -22,6 +26,7 @@ from relayd.admin.handlers import (
 )
 from relayd.admin.key_handlers import KeyChangeHandler, KeysHandler
 from relayd.admin.log_handlers import AuditHandler, EventsHandler, RequestRecordHandler, RequestsHandler
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, ErrorDetail, ErrorReply
 
 MAX_CONNECTIONS = 128
 _IDLE_TIMEOUT_S = 10.0
@@ -50,8 +55,8 @@ class AdminServer:
             body_timeout=_BODY_TIMEOUT_S,
             max_body_size=_MAX_BODY_BYTES,
             max_header_size=_MAX_HEADER_BYTES,
-            max_buffer_size=_MAX_BUFFER_BYTES,
         )
+        self._stop_accepting: Callable[[], None] = lambda: None
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -64,8 +69,7 @@ class AdminServer:
         context.event_bus.open(context.metrics.event_logged)
         context.event_bus.advance(await context.read_log(context.state.reader.newest_seq))
         self._ticking = asyncio.create_task(self._tick(), name="admin tick")
-        # A duplicate: Tornado closes the sockets that it is given, and this one's file must go first.
-        self._http_server.add_socket(self._listening.dup())
+        self._stop_accepting = add_accept_handler(self._listening, self._http_server.accept)
 
     async def _tick(self) -> None:
         """Once a second, begin a slot of the rates and tell the readers where the open streams are."""
@@ -81,7 +85,7 @@ class AdminServer:
 
     async def close(self) -> None:
         """End the readers of events and the queries under way, then every connection, then the threads."""
-        self._http_server.stop()
+        self._stop_accepting()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
@@ -115,6 +119,41 @@ def _application(context: AdminContext) -> Application:
     )
 
 
+_TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""All that Tornado answers to a request whose framing it cannot read, or whose body is too large."""
+
+
+class _AdminStream(IOStream):
+    """A connection whose framing errors are answered in the form of every other error."""
+
+    @override
+    def write(self, data: bytes | memoryview) -> Future[None]:
+        """Send, with an error document in the place of Tornado's bare status line."""
+        if data == _TORNADO_BAD_REQUEST:
+            data = _framing_error(
+                f"The request is not valid HTTP/1.1, or its body has more than {_MAX_BODY_BYTES >> 10} KiB."
+            )
+        return super().write(data)
+
+    @override
+    def close(self, exc_info: Any = False) -> None:
+        """Close; a client whose head is too large is told first."""
+        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
+            super().write(
+                _framing_error(f"The head of the request has more than {_MAX_HEADER_BYTES >> 10} KiB.")
+            )
+        super().close(exc_info)
+
+
+def _framing_error(message: str) -> bytes:
+    body = msgspec.json.encode(ErrorReply(ErrorDetail("bad_request", message))) + b"\n"
+    return (
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"%b: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (PROTOCOL_HEADER.encode(), PROTOCOL.encode(), len(body), body)
+    )
+
+
 class _BoundedServer(HTTPServer):
     """Tornado's server for at most 128 connections; one more is closed at once.
 
@@ -124,14 +163,13 @@ class _BoundedServer(HTTPServer):
 
     _open = 0
 
-    @override
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+    def accept(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Serve a new connection."""
         if self._open >= MAX_CONNECTIONS:
-            stream.close()
+            connection.close()
             return
         self._open += 1
-        super().handle_stream(stream, address)
+        self.handle_stream(_AdminStream(connection, max_buffer_size=_MAX_BUFFER_BYTES), address)
 
     @override
     def on_close(self, server_conn: object) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
 
-from relayd.admin.client import AdminClientError
-from relayd.admin.schema import Status
+import pytest
+
+from relayd.admin.client import AdminClientError, Refused
+from relayd.admin.log_handlers import MAX_FOLLOWERS
+from relayd.admin.schema import Hello, Status
 from relayd.admin.server import MAX_CONNECTIONS
 from tests.admin.harness import AdminHarness, admin_api
+from tests.wire import until
 
 
 async def _first_status(api: AdminHarness) -> Status:
@@ -37,14 +42,58 @@ async def test_idle_connections_are_bounded(tmp_path: Path) -> None:
         assert (await _first_status(api)).boot_id == "boot"
 
 
-async def test_a_head_over_16_kib_ends_the_connection(tmp_path: Path) -> None:
-    """No head that relayd's programs send is that long."""
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"nonsense\r\n\r\n", "not valid HTTP/1.1"),
+        (b"GET /status HTTP/9\r\nHost: x\r\n\r\n", "not valid HTTP/1.1"),
+        (b"GET /status HTTP/1.1\r\nno colon\r\n\r\n", "not valid HTTP/1.1"),
+        (b"GET /status HTTP/1.1\r\n\r\n", "not valid HTTP/1.1"),
+        (b"GET /status HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000, "head of the request"),
+        (b"POST /keys HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n{}", "not valid HTTP/1.1"),
+        (b"POST /keys HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n{}", "more than 64 KiB"),
+        (
+            b"POST /keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "not valid HTTP/1.1",
+        ),
+        (
+            b"POST /keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{}",
+            "not valid HTTP/1.1",
+        ),
+    ],
+)
+async def test_a_request_that_is_not_http_is_refused_in_json(sent: bytes, said: str, tmp_path: Path) -> None:
+    """A script finds the same error document as for any other refusal; then the connection ends."""
     async with admin_api(tmp_path) as api:
         reader, writer = await asyncio.open_unix_connection(str(api.socket))
-        writer.write(b"GET /status HTTP/1.1\r\nX: " + b"y" * 20_000)
-        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.write(sent)
+        head, _, document = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
         writer.close()
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json")
+        assert b"Content-Length: %d" % len(document) in head
+        error = json.loads(document)["error"]
+        assert error["code"] == "bad_request"
+        assert said in error["message"]
         assert (await api.client.status()).boot_id == "boot"
+
+
+async def test_followers_leave_room_for_commands(tmp_path: Path) -> None:
+    """However many programs follow the events, `relayd keys list` is answered; one that leaves makes room."""
+    async with admin_api(tmp_path) as api, AsyncExitStack() as stack:
+        followers = [
+            await stack.enter_async_context(aclosing(api.client.events())) for _ in range(MAX_FOLLOWERS)
+        ]
+        for follower in followers:
+            assert isinstance(await anext(follower), Hello)
+        for _ in range(MAX_CONNECTIONS):
+            with pytest.raises(Refused, match="96 programs follow") as refused:
+                await anext(api.client.events())
+        assert (refused.value.status, refused.value.code) == (503, "too_many_followers")
+        assert (await api.client.keys()).generation == 1
+        await followers[0].aclose()
+        await until(lambda: len(api.event_bus) < MAX_FOLLOWERS)
+        async with aclosing(api.client.events()) as another:
+            assert isinstance(await anext(another), Hello)
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
