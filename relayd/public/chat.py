@@ -23,6 +23,8 @@ from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, u
 
 _NDJSON = "application/x-ndjson; charset=utf-8"
 _MAX_HEADER_CHARS = 200
+_CHROMIUM_HEAD_BUFFER_BYTES = 4096
+"""How much Chromium reads of a response to find its head (net/http/http_stream_parser.cc)."""
 
 
 class ChatHandler(BaseHandler):
@@ -138,6 +140,7 @@ class ChatHandler(BaseHandler):
         if self.status is None:
             self.status = int(HTTPStatus.OK)
             self.set_header("Content-Type", _NDJSON)
+            self._pad_head()
         self.send_now(lines)
 
     async def end(self, lines: bytes, error: RelayError | None) -> None:
@@ -153,7 +156,22 @@ class ChatHandler(BaseHandler):
             self.status = int(HTTPStatus.OK)
             self.set_header("Content-Type", _NDJSON)
             self.set_header("Content-Length", str(len(lines)))
+            self._pad_head()
             self.finish(lines)
+
+    def _pad_head(self) -> None:
+        """Make the head as long as Chromium's first read, so that the read never ends inside a line.
+
+        Whatever follows the head in that read is the first piece that a page gets, and pages exist that parse
+        each piece by itself. A proxy writes a head of its own, and only browsers send Origin.
+        """
+        if "Origin" not in self.request.headers or "X-Forwarded-For" in self.request.headers:
+            return
+        head = "HTTP/1.1 200 OK\r\n" + "".join(f"{n}: {v}\r\n" for n, v in self._headers.get_all())
+        if "Content-Length" not in self._headers:
+            head += "Transfer-Encoding: chunked\r\n"
+        padding = _CHROMIUM_HEAD_BUFFER_BYTES - len(f"{head}X-Padding: \r\n\r\n")
+        self.set_header("X-Padding", "0" * padding)
 
     def error_body(self, error: RelayError) -> tuple[str, bytes]:
         """Return an error as the two lines that every client of /chat reads."""

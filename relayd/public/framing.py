@@ -22,6 +22,8 @@ from relayd.relay.ndjson import DONE_LINE, error_line
 MAX_TARGET_BYTES = 2048
 MAX_HEAD_BYTES = 16 << 10
 READ_CHUNK_BYTES = 16 << 10
+_MAX_RECORD_BYTES = 16 << 10
+"""Longest plain text of one TLS record (RFC 8446, 5.1)."""
 _LINGER_S = 1.0
 _MAX_LINGERING = 256
 _TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -283,6 +285,14 @@ class TlsRequestStream(RequestStream, SSLIOStream):
     ) -> None:
         # Without a context of its own Tornado makes one for a client.
         super().__init__(sock, peer, head_timeout_s, lingering, ssl_options=sock.context)
+
+    @override
+    def write_to_fd(self, data: memoryview) -> int:
+        """End a record at the end of a line: a browser hands on record by record what it reads."""
+        if len(data) > _MAX_RECORD_BYTES:
+            end_of_line = bytes(data[:_MAX_RECORD_BYTES]).rfind(b"\n") + 1
+            data = data[: end_of_line or _MAX_RECORD_BYTES]
+        return super().write_to_fd(data)
 
 
 def malformed_body() -> RelayError:

@@ -7,7 +7,7 @@ That works because no write of relayd ends inside a line.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from playwright.async_api import Page
 
 from tests.e2e.daemon import KEY, Daemon
 from tests.support.browser import open_page, page_server
+from tests.support.certificates import certificate
 from tests.wire import DONE, HOST
 
 _PAGE = Path(__file__).with_name("page.html")
@@ -87,6 +88,44 @@ async def test_a_failure_in_the_middle_is_seen_by_the_page(daemon: Daemon, fault
     assert seen["status"] == 200
     assert [piece["content"] for piece in seen["pieces"][:3]] == ["The ", "relay ", "passes "]
     assert [piece["error"] for piece in seen["pieces"]] == [False, False, False, True, False]
+
+
+@pytest.fixture(scope="module", params=["http", "https"])
+def address(
+    request: pytest.FixtureRequest, daemon: Daemon, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Where /chat is, over each of both protocols."""
+    if request.param == "http":
+        yield f"http://{HOST}:{daemon.port}/chat"
+        return
+    home = tmp_path_factory.mktemp("https")
+    certificate(home, f"IP:{HOST}", days=2)
+    tls = {"tls.cert": str(home / "chain.pem"), "tls.key": str(home / "key.pem")}
+    with Daemon(home, settings=tls) as secure:
+        yield f"https://{HOST}:{secure.port}/chat"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "demo:text=words,deltas=380,interval_ms=0,fault=coalesced,batch=1000",
+        "demo:text=x6000,deltas=1,interval_ms=0",
+        "demo:text=x6000,deltas=3,interval_ms=0",
+    ],
+    ids=["burst", "delta", "deltas"],
+)
+@pytest.mark.timeout(seconds=600)
+async def test_a_beginning_longer_than_chromiums_first_read_stays_whole(
+    address: str, model: str, *, large: bool
+) -> None:
+    """Chromium reads 4,096 bytes first, head included: no answer may be cut inside a line there."""
+    async with page_server(_PAGE.read_bytes()) as origin, open_page(ignore_https_errors=True) as page:
+        await page.goto(f"{origin}/")
+        thrown = await page.evaluate(
+            "([url, key, model, n]) => askManyTimes(url, key, model, n)",
+            [address, KEY, model, 500 if large else 10],
+        )
+    assert thrown == []
 
 
 async def test_a_page_that_is_not_listed_reads_nothing(tmp_path: Path) -> None:

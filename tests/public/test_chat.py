@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -12,7 +13,7 @@ import pytest
 from relayd.public.handlers import new_request_id
 from relayd.state.records import Outcome, Phase
 from tests.harness import KEY, Relay, running_relay
-from tests.wire import DONE, DONE_BYTES, QUESTION, Wire, ask, body, fetch, post
+from tests.wire import DONE, DONE_BYTES, HOST, QUESTION, Wire, ask, body, fetch, post
 
 _THREE = "demo:text=words,deltas=3,interval_ms=0"
 _WORDS = "The relay passes "
@@ -52,6 +53,23 @@ async def test_a_reply_has_the_headers_of_a_stream() -> None:
     assert reply.header("Server") is None
     assert reply.header("X-Relayd-Error") is None
     assert reply.header("X-Request-Id") == record.id
+
+
+@pytest.mark.parametrize(
+    "model", [_THREE, "demo:interval_ms=0,fault=coalesced,batch=100", "demo:first_ms=300"]
+)
+async def test_a_browsers_head_fills_its_first_read(model: str) -> None:
+    """Chromium reads 4,096 bytes to find the head: it finds all of it, and no part of a line."""
+    origin = {"Origin": "https://page.example"}
+    async with running_relay(chat__heartbeat_s=0.1) as relay:
+        reader, writer = await asyncio.open_connection(HOST, relay.port)
+        writer.write(post(KEY, body(model), origin))
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert len(head) == 4096
+        assert (await ask(relay.port, KEY, body(model))).header("X-Padding") is None
+        behind = {**origin, "X-Forwarded-For": "192.0.2.1"}
+        assert (await ask(relay.port, KEY, body(model), behind)).header("X-Padding") is None
 
 
 async def test_each_field_of_a_head_is_there_once() -> None:
