@@ -22,7 +22,7 @@ class ConfigReloader:
     Args:
         settings: those of the start.
         read: reads all sources again; raises ConfigError.
-        manager: told that a reload begins and ends.
+        manager: gets the notifications that a reload begins and ends.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings], manager: ServiceManager) -> None:

@@ -68,18 +68,6 @@ def test_the_socket_comes_from_the_environment_too(tmp_path: Path, monkeypatch: 
     assert "elsewhere.sock" in run("status").err
 
 
-def test_check_shows_the_settings_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0 with settings that work, 1 with some that do not."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "relayd.toml").write_text("[server]\nport = 4000\n")
-    good = run("check")
-    assert (good.status, "4000" in good.out) == (0, True)
-    (tmp_path / "bad.toml").write_text("[server]\nprot = 4000\n")
-    bad = run("check", "--config", "bad.toml")
-    assert bad.status == 1
-    assert "prot" in bad.err
-
-
 async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: Path) -> None:
     """`relayd log | head -1`: no traceback, and the status of a death by SIGPIPE."""
     async with admin_api(tmp_path) as api:

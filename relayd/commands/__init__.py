@@ -1,1 +1,1 @@
-"""What each command does; `relayd.cli` imports the one that is asked for."""
+"""What each command does; `relayd.cli` imports the module of the command that runs."""

@@ -33,7 +33,9 @@ async def cancel(args: Namespace, console: Console) -> int:
     if args.json:
         console.json({"id": args.id, "cancelled": True})
     else:
-        console.say(f"Cancelled {args.id}: its client is told so, and the provider's stream is closed.")
+        console.say(
+            f"Cancelled {args.id}: its client gets an error line, and the provider's stream is closed."
+        )
     return 0
 
 
@@ -45,15 +47,15 @@ async def pause(args: Namespace, console: Console) -> int:
         args,
         console,
         status,
-        f"Paused: new requests get 503; {counted(count, 'open stream')} {'goes' if count == 1 else 'go'} on "
-        "to the end. `relayd resume` takes new ones again.",
+        f"Paused: new requests get 503; {counted(count, 'open stream')} may finish. "
+        "`relayd resume` accepts new requests again.",
     )
 
 
 async def resume(args: Namespace, console: Console) -> int:
     """Take new work again."""
     status = await console.client(args.socket).resume()
-    return _answer(args, console, status, f"Live: new requests are taken at {status.address}.")
+    return _answer(args, console, status, f"Live: new requests are accepted at {status.address}.")
 
 
 async def drain(args: Namespace, console: Console) -> int:

@@ -105,7 +105,7 @@ async def revoke(args: Namespace, console: Console) -> int:
     streams = (
         f"{counted(change.cut, 'open stream')} ended."
         if args.cut
-        else "Streams that it opened go on to their end."
+        else "Its open streams continue to their end."
     )
     sentence = f"Key {change.key.id} of {name} is dead. {streams}"
     if not any(key.client == name and key.state in _LIVE for key in (await client.keys()).keys):
@@ -193,7 +193,7 @@ def _way_back(change: KeyChange) -> str:
     name = change.key.client
     if change.old is not None:
         return f"Take the rotation back: relayd keys undo {name}"
-    return f"Rotate it for one that you can see: relayd keys rotate {name} --grace 0s"
+    return f"Make another, which you can see: relayd keys rotate {name} --grace 0s"
 
 
 def _key_state(key: KeyInfo, now_s: float) -> str:

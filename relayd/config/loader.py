@@ -168,7 +168,7 @@ def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
 
 
 def _cautions(settings: Settings, cwd: Path) -> Iterator[str]:
-    """Yield sentences about what works but is seldom intended."""
+    """Yield sentences about what works but is probably not intended."""
     server, upstream, chat = settings.server, settings.upstream, settings.chat
     in_dotenv = any(settings.origins[name].kind is OriginKind.DOTENV for name in SECRETS)
     for path in (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None):

@@ -206,7 +206,7 @@ class Settings(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about what works but is seldom intended; none holds a secret."""
+        """Sentences about what works but is probably not intended; none holds a secret."""
         return self._warnings
 
     @property

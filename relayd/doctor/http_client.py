@@ -128,7 +128,13 @@ class Site:
                 await response.aclose()
 
     async def ask(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:
         """Send a request and read the whole answer.
 
@@ -137,14 +143,14 @@ class Site:
         """
         try:
             async with (
-                asyncio.timeout(ANSWER_TIMEOUT_S),
+                asyncio.timeout(timeout_s),
                 self.stream(method, path, headers, body) as answer,
             ):
                 async for _ in answer.read_lines():
                     pass
                 return answer
         except TimeoutError as error:
-            raise NoAnswer(f"{method} {path} has no answer within {ANSWER_TIMEOUT_S:g} s") from error
+            raise NoAnswer(f"{method} {path} has no answer within {timeout_s:g} s") from error
 
 
 async def connect(

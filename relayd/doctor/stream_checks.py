@@ -40,18 +40,22 @@ class Target:
     site: Site
     key: str = field(repr=False)
 
-    def stream(self, script: str, *, padding: int = 0) -> AbstractAsyncContextManager[Answer]:
-        """Begin a probe; `padding` makes its body that many bytes larger. Raises NoAnswer."""
-        message = {"role": "user", "content": "x" * padding or "probe"}
-        body = json.dumps({"model": f"{PROBE_MODEL}:{script}", "messages": [message]}).encode()
-        return self.site.stream("POST", "/chat", {"Authorization": f"Bearer {self.key}"}, body)
+    def stream(self, script: str) -> AbstractAsyncContextManager[Answer]:
+        """Begin a probe. Raises NoAnswer."""
+        return self.site.stream("POST", "/chat", self._headers(), _probe(script))
 
     async def ask(self, script: str, *, padding: int = 0, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
-        """Send a probe and read its whole answer. Raises NoAnswer, TimeoutError."""
-        async with asyncio.timeout(timeout_s), self.stream(script, padding=padding) as answer:
-            async for _ in answer.read_lines():
-                pass
-            return answer
+        """Send a probe, `padding` bytes larger, and read its whole answer. Raises NoAnswer."""
+        body = _probe(script, padding)
+        return await self.site.ask("POST", "/chat", self._headers(), body, timeout_s=timeout_s)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+def _probe(script: str, padding: int = 0) -> bytes:
+    message = {"role": "user", "content": "x" * padding or "probe"}
+    return json.dumps({"model": f"{PROBE_MODEL}:{script}", "messages": [message]}).encode()
 
 
 async def check_streams(target: Target) -> AsyncIterator[Finding]:
@@ -97,7 +101,7 @@ async def _facts(target: Target) -> dict[str, Any]:
     """Return what the relay says about itself in the first line of a probe."""
     try:
         answer = await target.ask("lines=0")
-    except (NoAnswer, TimeoutError) as fault:
+    except NoAnswer as fault:
         raise CheckFailed("key", f"A request with the key is not answered: {fault}.", _PROXY_LOG) from fault
     if answer.status == HTTPStatus.UNAUTHORIZED:
         raise CheckFailed(
@@ -227,14 +231,14 @@ async def _check_disconnects(target: Target, silence_s: float) -> Finding:
         known = "does not know" if late_s is None else f"knew only {late_s:.1f} s later"
         return error(
             "disconnects",
-            f"A client left, and relayd {known}: the model goes on writing, and is paid for.",
+            f"A client left, and relayd {known}: the model keeps writing, and costs money.",
             "HAProxy: option abortonclose in defaults; Caddy: no flush_interval -1; "
             "nginx: proxy_ignore_client_abort off",
         )
     message = f"relayd knew {late_s:.1f} s after a client left."
     if late_s <= _SLOW_NOTICE_S:
         return ok("disconnects", message)
-    remedy = "something in between keeps connections open; each second is paid for"
+    remedy = "something in between keeps connections open; each second costs money"
     return warning("disconnects", message, remedy)
 
 

@@ -50,7 +50,7 @@ def init(args: Namespace, console: Console) -> int:
     """Ask, check, write, start: nothing is changed before the check.
 
     Raises:
-        InitError: it cannot go on.
+        InitError: it cannot continue.
         ConfigError: the values make no configuration.
         OSError: a file cannot be read or written.
         EOFError: an answer is missing.

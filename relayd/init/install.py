@@ -48,7 +48,7 @@ Values = dict[str, object]
 
 
 class InitError(Exception):
-    """`init` cannot go on; nothing was changed unless the text says so."""
+    """`init` cannot continue; nothing was changed unless the text says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def start_commands(machine: Machine) -> list[list[str]]:
 
 
 def run_all(commands: Sequence[Sequence[str]]) -> None:
-    """Run these commands in order. Raises InitError with the words of the one that fails."""
+    """Run these commands in order. Raises InitError with the output of the command that fails."""
     for words in commands:
         try:
             done = subprocess.run(  # noqa: S603 - fixed words

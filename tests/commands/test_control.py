@@ -35,9 +35,9 @@ async def test_pause_resume_and_drain_say_what_follows(tmp_path: Path) -> None:
     """Each in one sentence; the status shows it until it is undone."""
     async with admin_api(tmp_path) as api:
         paused = await relayd(api.socket, "pause")
-        assert paused.out.startswith("Paused: new requests get 503; 0 open streams go on to the end.")
+        assert paused.out.startswith("Paused: new requests get 503; 0 open streams may finish.")
         assert "paused" in (await relayd(api.socket, "status")).lines[0]
-        assert (await relayd(api.socket, "resume")).out.startswith("Live: new requests are taken at ")
+        assert (await relayd(api.socket, "resume")).out.startswith("Live: new requests are accepted at ")
         drained = await relayd(api.socket, "drain")
         assert "no stream is open, so relayd stops now" in drained.out
         assert api.stopped == [True]

@@ -96,7 +96,7 @@ async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None
         assert (again.status, "nothing can be undone" in again.err) == (1, True)
         dead = await relayd(api.socket, "keys", "revoke", old)
         assert dead.out == (
-            f"Key {old} of default is dead. Streams that it opened go on to their end. "
+            f"Key {old} of default is dead. Its open streams continue to their end. "
             "default has no key now: relayd keys add default\n"
         )
         cut = await relayd(api.socket, "keys", "revoke", old, "--cut")
