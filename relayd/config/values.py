@@ -139,7 +139,7 @@ WebOrigins = Annotated[
 ]
 _MODEL_NAME = Allowed("the name of a model, without spaces")
 # \p{C} is every character that is not shown.
-ModelName = Annotated[str, StringConstraints(pattern=r"^[^\s\p{C}]{1,200}$"), _MODEL_NAME]
+ModelName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\s\p{C}]+$"), _MODEL_NAME]
 ModelNames = Annotated[tuple[ModelName, ...], Allowed("a list of models' names", _MODEL_NAME.text)]
 BaseUrl = Annotated[
     str,
