@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ def test_this_process_is_alive_and_others_are_not() -> None:
     """A pid alone does not make a process: start time and the machine's own start count too."""
     here = Process.current()
     assert here.is_alive()
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 <= uptime_s - here.start_ticks / os.sysconf("SC_CLK_TCK") < 86_400
     assert not replace(here, start_ticks=here.start_ticks + 1).is_alive()
     assert not replace(here, host_boot="another start of the machine").is_alive()
     assert not Process(2**22 + 1, 1, here.host_boot).is_alive()
