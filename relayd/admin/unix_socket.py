@@ -96,16 +96,20 @@ def _make_private(path: Path, gid: int | None, state_dir: Path) -> None:
     directory = path.parent
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = directory.stat()
-    mode = info.st_mode & 0o777
+    mode = stat.S_IMODE(info.st_mode)
     wanted = 0o700 if gid is None else 0o750
+    if info.st_uid != os.geteuid():
+        raise AdminSocketError(
+            f"The directory {directory} of the admin socket belongs to another user (uid {info.st_uid}), who "
+            "could replace the socket. Set admin.socket to a path in a directory of relayd's user."
+        )
     if mode & ~wanted:
         holds_only_the_socket = all(entry == path for entry in directory.iterdir())
         is_ours = holds_only_the_socket or directory.resolve() == state_dir.resolve()
         if mode & _OTHERS_MAY_WRITE or not is_ours:
             raise AdminSocketError(
                 f"The directory {directory} of the admin socket is open to others (mode {mode:04o}). "
-                f"Give the socket a directory of its own with admin.socket, or close this one: "
-                f"chmod {wanted:o} {directory}"
+                f"Give the socket a directory of its own: set admin.socket to {directory}/relayd/admin.sock"
             )
     if gid is not None and info.st_gid != gid:
         os.chown(directory, -1, gid)

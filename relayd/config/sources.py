@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 import re
 import stat
 from collections.abc import Mapping
@@ -215,16 +218,24 @@ class SourceReader:
         return printable(str(path.relative_to(self._cwd) if path.is_relative_to(self._cwd) else path))
 
     def _read(self, path: Path, place: str, key: str = "") -> str | None:
-        """Return the text of a small regular file; None, and a problem, if it cannot be read."""
+        """Return the text of a small regular file; None, and a problem, if it cannot be read or trusted."""
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                # A pipe could block the daemon, and is empty when SIGHUP reads it again.
-                reason = "is not a regular file"
-            elif status.st_size > _MAX_FILE_BYTES:
-                reason = f"is larger than {_MAX_FILE_BYTES} bytes"
-            else:
-                return path.read_text(encoding="utf-8-sig")
+            # What is opened is what is judged. A pipe does not block the open.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    # A pipe could block the daemon, and is empty when SIGHUP reads it again.
+                    reason = "is not a regular file"
+                elif status.st_size > _MAX_FILE_BYTES:
+                    reason = f"is larger than {_MAX_FILE_BYTES} bytes"
+                elif (distrust := _distrust(path, status)) is not None:
+                    reason = distrust
+                else:
+                    with open(descriptor, encoding="utf-8-sig", closefd=False) as file:
+                        return file.read()
+            finally:
+                os.close(descriptor)
         except UnicodeDecodeError:
             reason = "is not UTF-8 text"
         except OSError as error:
@@ -243,6 +254,35 @@ def _is_present(path: Path) -> bool:
         return path.exists()
     except OSError:
         return True
+
+
+def _distrust(path: Path, status: os.stat_result) -> str | None:
+    """Return why a file must not decide where the provider's key goes, and what to do; None if it may.
+
+    As ssh asks of its own (ssh_config(5)): it belongs to root or to this user, and only its owner writes it.
+    """
+    shown = printable(str(path))
+    if status.st_uid not in {0, os.geteuid()}:
+        return (
+            f"belongs to another user (uid {status.st_uid}), who could redirect the provider's key; "
+            f"check what it says, then sudo chown {os.geteuid()} {shown}"
+        )
+    group_writes = status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_uid, status.st_gid)
+    if status.st_mode & stat.S_IWOTH or group_writes:
+        return (
+            f"may be written by other users (mode {stat.S_IMODE(status.st_mode):04o}), who could redirect "
+            f"the provider's key; check what it says, then chmod go-w {shown}"
+        )
+    return None
+
+
+def _is_private_group(uid: int, gid: int) -> bool:
+    """Return whether a group is its owner's alone: Debian and Fedora then let it write what a user makes."""
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and user.pw_gid == gid and not set(group.gr_mem) - {user.pw_name}
 
 
 def is_world_readable(path: Path) -> bool:

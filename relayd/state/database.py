@@ -129,13 +129,24 @@ def make_private(state_dir: Path) -> Path:
     """Make the directory (0700) and the file in it (0600) if they are missing; return the file's path.
 
     Raises:
-        StateUnreachable: not possible, or other users may write to the directory.
+        StateUnreachable: not possible, or the directory is another user's, or others may write to it.
     """
     path = state_dir / FILE_NAME
     try:
         if not state_dir.is_dir():
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(state_dir.stat().st_mode)
+        info = state_dir.stat()
+        mode = stat.S_IMODE(info.st_mode)
+        if info.st_uid != os.geteuid():
+            raise StateUnreachable(
+                f"The state directory {state_dir} belongs to another user (uid {info.st_uid}), who could "
+                "replace the keys in it. Run relayd as that user, or set state_dir to another directory."
+            )
+        if mode & stat.S_ISVTX:
+            raise StateUnreachable(
+                f"{state_dir} is shared by all users (mode {mode:04o}) and can't be the state directory. "
+                f"Set state_dir to a directory of its own, such as {state_dir / 'relayd'}"
+            )
         if mode & 0o022:
             raise StateUnreachable(
                 f"Other users may write to the state directory {state_dir} (mode {mode:04o}). "

@@ -62,11 +62,11 @@ def test_the_state_directory_is_closed_to_others(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_holds_other_things_is_not_closed_but_refused(tmp_path: Path) -> None:
-    """Closing somebody's home would surprise: the sentence names the directory and the command."""
+    """Closing somebody's home would surprise: the sentence names a directory to use instead."""
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     (shared / "page.html").touch()
-    with pytest.raises(AdminSocketError, match=rf"chmod 700 {shared}"):
+    with pytest.raises(AdminSocketError, match=rf"set admin\.socket to {shared}/relayd/"):
         open_admin_socket(shared / "admin.sock", group="", state_dir=tmp_path / "state")
     assert _mode(shared) == 0o755
 
@@ -75,7 +75,17 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     """There the socket could be replaced, or was laid out as a trap."""
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o1777)
-    with pytest.raises(AdminSocketError, match="open to others"):
+    with pytest.raises(AdminSocketError, match="open to others") as refused:
+        _open(tmp_path)
+    assert "chmod" not in str(refused.value)
+
+
+@_AS_ROOT
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could put a socket of their own in the place of the daemon's, whatever its mode."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", _NOBODY, _NOBODY)
+    with pytest.raises(AdminSocketError, match=rf"belongs to another user \(uid {_NOBODY}\)"):
         _open(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -460,3 +461,50 @@ def test_a_misplaced_secret_is_not_repeated(harness: ConfigHarness, toml: str) -
     """A secret in the wrong place is refused without being shown."""
     (sentence,) = harness.problems(toml)
     assert CANARY not in sentence
+
+
+@pytest.mark.parametrize("name", ["relayd.toml", ".env", "key"])
+@pytest.mark.parametrize("mode", [0o602, 0o666, 0o622])
+def test_a_file_that_others_may_write_is_refused(harness: ConfigHarness, name: str, mode: int) -> None:
+    """They could send the provider's key elsewhere: the sentence names the file and the command."""
+    path = _write_each(harness)[name]
+    assert harness.problems() == []
+    group = next(group.gr_gid for group in grp.getgrall() if group.gr_gid not in {0, os.getgid()})
+    os.chown(path, -1, group)
+    path.chmod(mode)
+    (said,) = harness.problems()
+    assert f"may be written by other users (mode {mode:04o})" in said
+    assert f"chmod go-w {path}" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", ["relayd.toml", ".env", "key"])
+def test_a_file_of_another_user_is_refused(harness: ConfigHarness, name: str) -> None:
+    """Whatever its mode, its owner may write it: the sentence names the owner and the command."""
+    path = _write_each(harness)[name]
+    os.chown(path, NOBODY, NOBODY)
+    (said,) = harness.problems()
+    assert f"belongs to another user (uid {NOBODY})" in said
+    assert f"chown 0 {path}" in said
+
+
+def test_the_private_group_of_the_owner_may_write(harness: ConfigHarness) -> None:
+    """Debian's and Fedora's umask of 0002 makes such files, and the group has no other member."""
+    user = pwd.getpwuid(os.geteuid())
+    group = grp.getgrgid(user.pw_gid)
+    if group.gr_name != user.pw_name or set(group.gr_mem) - {user.pw_name}:
+        pytest.skip("this user has no private group")
+    path = _write_each(harness)["relayd.toml"]
+    os.chown(path, -1, user.pw_gid)
+    path.chmod(0o664)
+    assert harness.problems() == []
+
+
+def _write_each(harness: ConfigHarness) -> dict[str, Path]:
+    """Write every file that can decide where the provider's key goes."""
+    key = harness.write("key", "sk-of-the-file")
+    return {
+        "key": key,
+        "relayd.toml": harness.write("relayd.toml", f'openai_api_key_file = "{key}"\n'),
+        ".env": harness.write(".env", "SERVER_PORT=0\n"),
+    }

@@ -78,6 +78,23 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
         make_private(state_dir)
 
 
+def test_a_directory_of_all_users_is_refused_without_advice_to_close_it(tmp_path: Path) -> None:
+    """`chmod 700 /tmp` would take it from everybody else."""
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StateUnreachable, match=f"such as {tmp_path}/relayd") as refused:
+        make_private(tmp_path)
+    assert "chmod" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could replace the keys in it, whatever its mode."""
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(StateUnreachable, match=r"belongs to another user \(uid 65534\)"):
+        make_private(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_that_can_t_be_a_directory_is_refused(tmp_path: Path) -> None:
     """A file in the way is named, not overwritten."""
     (tmp_path / "state").write_text("mine")
