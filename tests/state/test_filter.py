@@ -104,8 +104,9 @@ def test_the_bounds() -> None:
     """2,000 characters and 50 terms pass; one more of either is refused."""
     parse_filter("x" * 2000)
     parse_filter(" ".join(["x"] * 50))
-    with pytest.raises(FilterError, match="2,000 characters"):
+    with pytest.raises(FilterError, match="2,000 characters") as caught:
         parse_filter("x" * 2001)
+    assert (caught.value.position, caught.value.length) == (2000, 1)
     with pytest.raises(FilterError, match="50 terms"):
         parse_filter(" or ".join(["x"] * 51))
 

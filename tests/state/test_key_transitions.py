@@ -224,7 +224,7 @@ def test_dead_and_unknown_keys_are_refused(ring: Ring, rule: Rule, parameters: d
             ring.do(rule, key_id, **parameters)
     with pytest.raises(NoSuchKey) as caught:
         ring.do(rule, "n" * 5000, **parameters)
-    assert len(str(caught.value)) < 200
+    assert f"'{'n' * 40}'" in str(caught.value)
 
 
 @pytest.mark.parametrize("span_s", [-1, math.nan, math.inf, -math.inf, MAX_SPAN_S + 1])
