@@ -11,7 +11,7 @@ from relayd.state.columns import json_object
 from relayd.state.errors import StateDamaged
 from relayd.state.key_transitions import NewKey, StoredRing
 from relayd.state.keys import digest
-from relayd.state.records import KeyInfo, Peer
+from relayd.state.records import KeyInfo, Peer, epoch_s
 
 DEAD_KEYS_SHOWN = 100
 
@@ -47,7 +47,9 @@ def load_ring(connection: sqlite3.Connection, named: str | None = None) -> Store
     row = connection.execute(_LOAD, {"named": named}).fetchone()
     try:
         ring = _ring.decode("null" if row is None else row[0])
-    except msgspec.MsgspecError as error:
+        for key in ring.keys:
+            epoch_s(key.expires_at or key.created_at)
+    except (msgspec.MsgspecError, ValueError) as error:
         path = connection.execute("PRAGMA database_list").fetchone()[2]
         raise StateDamaged(
             f"The key ring in {path} makes no sense ({error}). Put a backup in its place: relayd does not "

@@ -20,7 +20,7 @@ import msgspec
 
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
-from relayd.state.errors import StateBusy
+from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.filter import Filter
 from relayd.state.key_store import load_ring
 from relayd.state.records import (
@@ -122,7 +122,12 @@ class LogReader:
 
     def newest_seq(self) -> int:
         """Return the newest place in the log; 0 when it is empty."""
-        newest: int = self._row("SELECT value FROM meta WHERE name = 'seq'", [])[0]
+        (newest,) = self._row("SELECT (SELECT value FROM meta WHERE name = 'seq')", [])
+        if not isinstance(newest, int):
+            raise StateDamaged(
+                f"The database {self.path} is damaged (its place in the log is lost). Stop relayd and put a "
+                "backup in its place, or move it away: relayd starts with an empty log and an empty key ring."
+            )
         return newest
 
     def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:

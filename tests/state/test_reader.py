@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from relayd.state import reader
-from relayd.state.errors import StateBusy
+from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.filter import parse_filter
 from relayd.state.reader import LogReader
 from relayd.state.records import Audited, Ended, Gap, LogEvent, Started
@@ -189,3 +191,33 @@ def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pyt
             state.reader.page(hard, limit=1000)
         monkeypatch.undo()
         assert len(state.reader.page(hard, limit=1000).records) == 1000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM meta",
+        "UPDATE meta SET value = 'abc'",
+        "UPDATE meta SET value = x'00ff'",
+        "DELETE FROM ring",
+        "UPDATE ring SET generation = 'many'",
+        "UPDATE keys SET expires_at = 'never'",
+        "UPDATE keys SET created_at = x'ff00'",
+        "DROP TABLE keys",
+        "DROP TABLE meta",
+    ],
+)
+async def test_damage_within_the_database_is_told_in_words(damage: str, tmp_path: Path) -> None:
+    """What is read at each start names the file and what to do, also where SQLite finds no fault."""
+    with opened(tmp_path / "state") as state:
+        await state.ring.add("web", caller=ALICE)
+        path = state.path
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(damage)
+
+    def read() -> None:
+        LogReader(path).newest_seq()
+        LogReader(path).keys()
+
+    with pytest.raises(StateDamaged, match=str(path)):
+        read()
