@@ -88,6 +88,8 @@ class PlayedProvider:
     ) -> bool:
         for step in steps:
             if isinstance(step, bytes):
+                if writer.is_closing():
+                    raise ConnectionResetError
                 writer.write(step)
                 await writer.drain()
                 self.sent_bytes += len(step)
@@ -150,6 +152,11 @@ def chunked(*pieces: bytes) -> bytes:
 def answer(*pieces: bytes) -> list[Step]:
     """Return the steps of a whole streamed answer, each piece in a write of its own."""
     return [CHUNKED_HEAD, *(chunked(piece) for piece in pieces), b"0\r\n\r\n"]
+
+
+def script(*steps: Step) -> list[Step]:
+    """Return steps of several types as one list."""
+    return list(steps)
 
 
 def delta(text: str, **choice: Any) -> bytes:

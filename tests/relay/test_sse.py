@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.relay.sse import SseDecoder
+from relayd.relay.sse import SseDecoder, SseEvent
+from tests.relay.harness import cut
 
 _LIMIT = 1000
 
@@ -16,11 +15,6 @@ _LIMIT = 1000
 def _decode(*pieces: bytes, limit: int = _LIMIT) -> list[bytes]:
     decoder = SseDecoder(limit)
     return [event.data for piece in pieces for event in decoder.feed(piece)]
-
-
-def _cut(stream: bytes, places: list[int]) -> list[bytes]:
-    bounds = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[a:b] for a, b in pairwise(bounds)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +69,7 @@ def test_any_split_of_a_valid_stream_gives_its_events(
 ) -> None:
     """A valid stream, cut anywhere, gives exactly its events."""
     stream, events = stream_and_events
-    assert _decode(*_cut(stream, places)) == events
+    assert _decode(*cut(stream, places)) == events
 
 
 @given(
@@ -89,9 +83,9 @@ def test_any_split_of_a_valid_stream_gives_its_events(
 def test_any_split_of_garbage_gives_the_same(stream: bytes, places: list[int]) -> None:
     """Whatever the bytes are, where they are cut changes nothing, and neither does the limit's place."""
     for limit in (3, _LIMIT):
-        whole, cut = SseDecoder(limit), SseDecoder(limit)
+        whole, split = SseDecoder(limit), SseDecoder(limit)
         events = whole.feed(stream)
-        assert [event for piece in _cut(stream, places) for event in cut.feed(piece)] == events
+        assert [event for piece in cut(stream, places) for event in split.feed(piece)] == events
 
 
 def test_byte_by_byte() -> None:
@@ -108,10 +102,39 @@ def test_an_event_over_the_limit_ends_the_decoding() -> None:
     assert decoder.feed(b"\n\ndata: b\n\n") == []
 
 
-def test_an_endless_event_holds_no_more_than_the_limit() -> None:
-    """Memory is bounded by the limit, however long the event goes on."""
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_an_event_of_exactly_the_limit_is_read(end: bytes, one_by_one: bool) -> None:  # noqa: FBT001 - a parameter
+    """One byte more is too large; where the bytes are cut does not change that."""
+    for over in (0, 1):
+        stream = b"data: " + b"x" * (94 + over) + end + b"data: b" + end
+        pieces = [bytes([byte]) for byte in stream] if one_by_one else [stream]
+        decoder = SseDecoder(100)
+        events = [event.data for piece in pieces for event in decoder.feed(piece)]
+        assert events == ([] if over else [b"x" * 94, b"b"])
+        assert decoder.overflowed is bool(over)
+
+
+def test_an_endless_event_is_given_up_at_the_limit() -> None:
+    """Memory is bounded by it, however long the event goes on."""
     decoder = SseDecoder(1000)
-    for _ in range(1000):
+    for _ in range(10):
         decoder.feed(b"x" * 100)
+    assert not decoder.overflowed
+    decoder.feed(b"x" * 100)
     assert decoder.overflowed
-    assert decoder._rest == b""
+
+
+@pytest.mark.parametrize(
+    ("stream", "event_type"),
+    [
+        (b"event: error\ndata: a\n\n", b"error"),
+        (b"data: a\nevent:error\n\n", b"error"),
+        (b"event: one\nevent: two\ndata: a\n\n", b"two"),
+        (b"event: error\n\ndata: a\n\n", b""),
+        (b"data: a\n\n", b""),
+    ],
+)
+def test_an_event_has_its_type(stream: bytes, event_type: bytes) -> None:
+    """The last one that is named counts, and it holds for one event."""
+    assert SseDecoder(_LIMIT).feed(stream) == [SseEvent(b"a", event_type)]
