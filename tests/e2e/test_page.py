@@ -60,7 +60,7 @@ async def _idle(page: Page) -> None:
 
 async def test_an_answer_is_seen_as_it_comes_and_its_usage_at_the_end() -> None:
     """Words appear one after the other; tokens and times follow; the next question carries both sides."""
-    async with _chat_page("demo:deltas=10,interval_ms=50,text=words") as (relay, page):
+    async with _chat_page("demo:deltas=10,interval_ms=200,text=words") as (relay, page):
         await _say(page, "Say hi")
         early = (await _begun(page)).rstrip("▍")
         await _idle(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import io
 import logging
@@ -22,6 +23,10 @@ ENDING_S = 0.5
 
 HARD_LIMIT_MARGIN_S = 5.0
 """How long after its timeout a test is ended by force."""
+
+
+STUCK_CLOSE_S = 60.0
+"""How long a loop may take to close until this process is ended, and its test reported as crashed."""
 
 
 class Blocked(Exception):
@@ -74,11 +79,14 @@ class TestLoop:
         """Close the loop and judge what came to light since the test ended."""
         self._problems.clear()
         self._expected.clear()
+        # uvloop's own close can wait for ever, in C, for the child process of a test that timed out.
+        faulthandler.dump_traceback_later(STUCK_CLOSE_S, exit=True)
         try:
             with self._hard_limit(HARD_LIMIT_MARGIN_S):
                 self._runner.close()
             gc.collect()
         finally:
+            faulthandler.cancel_dump_traceback_later()
             self._log.detach()
         self._judge()
 
