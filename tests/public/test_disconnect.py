@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from relayd.public.disconnect import DisconnectWatcher
 from relayd.state.records import Outcome, Phase, RequestRecord
 from tests.harness import KEY, Relay, running_relay
 from tests.wire import Wire, body, fetch, post, post_chunked, until
@@ -131,3 +134,55 @@ async def test_a_stream_does_not_end_with_another_client() -> None:
             pass
         assert (head.cut, head.error) == (False, None)
         assert head.text == "The relay passes each delta on as one line, "
+
+
+async def test_a_departure_is_told_once_and_only_while_it_is_watched(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of many in one turn of the loop each is told, whatever the others' callbacks do."""
+    watcher = DisconnectWatcher()
+    pairs = [socket.socketpair() for _ in range(5)]
+    told: list[int] = []
+    ends: list[Callable[[], None]] = []
+
+    def leave(n: int) -> None:
+        told.append(n)
+        if n == 0:
+            # Its own departure is in the same turn.
+            ends[1]()
+        if n == 2:
+            raise ZeroDivisionError("a bug")
+
+    ends += [watcher.watch(mine, partial(leave, n)) for n, (mine, _) in enumerate(pairs)]
+    ends[3]()
+    for _, theirs in pairs:
+        theirs.close()
+    await until(lambda: 4 in told)
+    assert told == [0, 2, 4]
+    assert "ZeroDivisionError" in caplog.text
+    for end in ends:
+        end()
+    for mine, _ in pairs:
+        mine.close()
+    watcher.close()
+
+
+async def test_a_descriptor_that_is_used_again_has_a_watch_of_its_own() -> None:
+    """The end of an old watch, after its socket was closed, does not end the new one."""
+    watcher = DisconnectWatcher()
+    told: list[str] = []
+    mine, theirs = socket.socketpair()
+    fileno = mine.fileno()
+    end_old = watcher.watch(mine, lambda: told.append("old"))
+    mine.close()
+    theirs.close()
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        assert fileno in {mine.fileno(), theirs.fileno()}
+        again, other = (mine, theirs) if mine.fileno() == fileno else (theirs, mine)
+        watcher.watch(again, lambda: told.append("new"))
+        end_old()
+        other.shutdown(socket.SHUT_WR)
+        await until(lambda: told)
+    assert told == ["new"]
+    watcher.close()

@@ -7,6 +7,7 @@ import logging
 import resource
 import socket
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,25 @@ def test_one_ipv6_address_does_not_take_ipv4_along() -> None:
     with four:
         (six,) = bind("::1", four.getsockname()[1])
         six.close()
+
+
+@_needs_ipv6
+def test_a_name_is_bound_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the port that was asked for; a free port is taken at the first address only."""
+    resolve = socket.getaddrinfo
+
+    def both(host: str, port: int, **options: Any) -> list[Any]:
+        assert host == "relay.example"
+        return [found for address in (HOST, "::1") for found in resolve(address, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    (first,) = bind("relay.example", 0)
+    port = first.getsockname()[1]
+    first.close()
+    sockets = bind("relay.example", port)
+    assert [sock.getsockname()[:2] for sock in sockets] == [(HOST, port), ("::1", port)]
+    for sock in sockets:
+        sock.close()
 
 
 def test_an_address_that_is_taken_is_an_error() -> None:
