@@ -120,6 +120,8 @@ class RelayStream:
         self._completion = ChatCompletion(upstream.redact)
         self._response: UpstreamBody | None = None
         self._answer_ended = False
+        self._paused = False
+        """Whether the provider is not read until the client has been waited for."""
         self._broken: Exception | None = None
         """What cut the provider's bytes, or a bug in `on_chunk`."""
         self._wake = asyncio.Event()
@@ -187,10 +189,10 @@ class RelayStream:
         try:
             self._response = response
             response.start(self.on_chunk, self.on_end)
-            while not self._answer_ended or self._writer.blocked:
+            while not self._answer_ended or self._paused:
                 await self._wake.wait()
                 self._wake.clear()
-                if self._writer.blocked:
+                if self._paused:
                     await self._drain()
                     response.resume_reading()
             self._raise_if_failed()
@@ -223,6 +225,7 @@ class RelayStream:
         if self._writer.blocked and self._response is not None:
             # Otherwise a receive buffer fills for each client that does not read.
             self._response.pause_reading()
+            self._paused = True
             self._wake.set()
 
     def on_end(self, error: Exception | None) -> None:
@@ -270,6 +273,7 @@ class RelayStream:
 
     async def _drain(self) -> None:
         await self._writer.drain()
+        self._paused = False
         # The provider is not read while the client is waited for, so its silence counts from here.
         self._last_line_at = self._last_event_at = self._loop.time()
         if self._completion.finished:
@@ -309,8 +313,8 @@ class RelayStream:
         if not completion.finished and not completion.has_progressed:
             first_word = f"The first word did not come within {limits.first_token_timeout_s:g}"
             return min(total, (self._started_at + limits.first_token_timeout_s, first_word))
-        if self._writer.blocked:
-            # The provider is not read meanwhile, so the silence is not its own.
+        if self._paused:
+            # The silence is not the provider's own.
             return total
         if completion.finished:
             return min(total, (self._last_event_at + limits.finish_grace_s, ""))
