@@ -509,14 +509,14 @@ async def test_while_a_client_is_waited_for_the_provider_is_not_silent() -> None
     What the provider said meanwhile is in the kernel, and comes whole.
     """
     words: list[Step] = [chunked(delta(f"{n} ", finish_reason="stop")) for n in range(5)]
-    limits = StreamLimits(idle_timeout_s=0.15, finish_grace_s=0.15, heartbeat_s=0.05)
+    limits = StreamLimits(idle_timeout_s=0.5, finish_grace_s=0.5, heartbeat_s=0.2)
     go = asyncio.Event()
     steps: list[Step] = [CHUNKED_HEAD, words[0], go, *words[1:], chunked(STREAM_DONE) + b"0\r\n\r\n"]
     async with _running(steps, limits) as (_, stream, response, running):
         response.blocked = True
         await response.first_line.wait()
         go.set()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         assert not running.done()
         assert HEARTBEAT_LINE not in response.writes
         response.blocked = False
@@ -571,7 +571,7 @@ async def test_after_the_wait_for_a_client_the_grace_runs_again() -> None:
             "The whole answer took longer than 0.3 s",
         ),
         (
-            StreamLimits(total_timeout_s=0.3, finish_grace_s=0.2),
+            StreamLimits(total_timeout_s=0.3),
             [CHUNKED_HEAD, *[chunked(delta("word ") + FINISH), 0.02] * 50, Break.WAIT],
             "The whole answer took longer than 0.3 s",
         ),
@@ -655,9 +655,9 @@ def test_the_grace_is_five_seconds() -> None:
 
 async def test_heartbeats_fill_the_silence_before_and_between_words() -> None:
     """Each is the empty line of the contract; none is a delta, all are bytes; words put them off."""
-    steps: list[Step] = [CHUNKED_HEAD, 0.35, *script(chunked(delta("a")), 0.05) * 5, 0.35]
+    steps: list[Step] = [CHUNKED_HEAD, 0.7, *script(chunked(delta("a")), 0.02) * 5, 0.7]
     record, response = await relayed(
-        *steps, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n", limits=StreamLimits(heartbeat_s=0.1)
+        *steps, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n", limits=StreamLimits(heartbeat_s=0.2)
     )
     first = response.writes.index(delta_line("a"))
     last = len(response.writes) - 1 - response.writes[::-1].index(delta_line("a"))
@@ -732,8 +732,7 @@ async def test_a_whole_answer_frees_its_connection_for_the_next() -> None:
 async def test_a_provider_whose_body_does_not_end_is_left() -> None:
     """After half a second, which no client waits for."""
     async with _running([CHUNKED_HEAD, chunked(delta("a") + FINISH + STREAM_DONE), Break.WAIT]) as started:
-        provider, stream, _, running = started
+        provider, _, _, running = started
         await running
-        assert stream.record.duration_ms is not None
-        assert stream.record.duration_ms < 400
+        assert provider.departures.empty()
         await provider.relay_left()

@@ -6,9 +6,8 @@ import asyncio
 import itertools
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -654,22 +653,19 @@ async def test_a_refused_connection_says_so() -> None:
 
 async def test_a_provider_that_never_accepts_is_given_up_in_time() -> None:
     """A full backlog swallows the attempt; the timeout ends it."""
-    with socket.socket() as sock:
+    with ExitStack() as stack:
+        sock = stack.enter_context(socket.socket())
         sock.bind((HOST, 0))
         sock.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
             filler.setblocking(False)  # noqa: FBT003 - the standard library's signature
             filler.connect_ex(sock.getsockname())
         await asyncio.sleep(0.05)
         pool = Pool(Origin(HOST, sock.getsockname()[1], None), connect_timeout_s=0.2)
-        began_at = time.monotonic()
-        with pytest.raises(Unreachable, match=r"within 0\.2 s"):
+        with pytest.raises(Unreachable, match=r"no connection within 0\.2 s"):
             await _send(pool)
-        assert time.monotonic() - began_at >= 0.2
         await pool.close()
-        for filler in fillers:
-            filler.close()
 
 
 # What httpx2 sees.

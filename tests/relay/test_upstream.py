@@ -305,6 +305,7 @@ def _http_date(in_s: float) -> str:
         ({"retry-after": "9999999"}, 86_400, 86_400),
         ({"retry-after": _http_date(1e7)}, 86_400, 86_400),
     ],
+    ids=range(10),
 )
 def test_the_wait_that_a_provider_asks_for_is_read_in_every_form(
     headers: dict[str, str], low: float, high: float
@@ -329,6 +330,7 @@ def test_a_wait_that_cannot_be_read_is_none(value: str) -> None:
         ("retry-after-ms: 7001", 8, 8),
         (f"Retry-After: {_http_date(600)}", 400, 600),
     ],
+    ids=["seconds", "fraction", "milliseconds", "date"],
 )
 async def test_a_long_wait_is_passed_on_at_once(header: str, low: int, high: int) -> None:
     """Rounded up to whole seconds; the request is not sent again."""
