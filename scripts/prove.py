@@ -65,7 +65,7 @@ def _run(*words: str) -> str:
     return done.stdout
 
 
-def _bare_debian(cache: Path, mirror: str) -> Path:
+def _bare_debian(cache: Path, mirror: list[str]) -> Path:
     """Return a fresh Debian tree, made at the first run."""
     tree = cache / f"{_RELEASE}-machine"
     if not tree.exists():
@@ -73,7 +73,7 @@ def _bare_debian(cache: Path, mirror: str) -> Path:
         part = tree.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(part), mirror)
+        _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(part), *mirror)
         part.rename(tree)
     return tree
 
@@ -278,7 +278,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/prove", description=__doc__)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "relayd-proof"
     parser.add_argument("--cache", type=Path, default=cache, help="keeps the bare Debian (%(default)s)")
-    parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="of Debian (%(default)s)")
+    parser.add_argument(
+        "--mirror", nargs=1, default=[], metavar="URL", help="of Debian; default: debootstrap's own"
+    )
     args = parser.parse_args()
     if os.geteuid() or not (shutil.which("debootstrap") and shutil.which("systemd-nspawn")):
         parser.error("This needs root and, on Debian: apt install debootstrap systemd-container")
