@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from relayd.public.tls import TlsFiles
 from relayd.state.records import Outcome
 from tests.harness import KEY, Relay, running_relay
 from tests.support.certificates import Authority
+from tests.support.upstream_script import WORDS
 from tests.wire import DONE, HOST, Wire, body, post, until
 
 _ENDLESS = "demo:text=x20000,deltas=100000,interval_ms=0"
+_MANY = 20_000
 _SMALL_BYTES = 4096
 
 
@@ -46,10 +50,10 @@ async def test_no_write_ends_inside_a_line_however_little_the_kernel_takes(
     async with running_relay(tls=files, send_buffer_bytes=_SMALL_BYTES) as relay:
         reader, writer = await asyncio.open_connection(HOST, relay.port, ssl=trusted, limit=_SMALL_BYTES)
         async with Wire(reader, writer) as wire:
-            wire.send(post(KEY, body("demo:text=x30000,deltas=40,interval_ms=0")))
+            wire.send(post(KEY, body(f"demo:text=words,deltas={_MANY},interval_ms=0")))
             reply = await wire.reply()
     assert not reply.cut
-    assert reply.text == "x" * 30000 * 40
+    assert reply.text == "".join(islice(cycle(re.findall(r"\S+ ", WORDS)), _MANY))
     assert reply.lines[-1] == DONE
     for _, data in reply.pieces:
         assert data.endswith(b"\n")
@@ -58,16 +62,16 @@ async def test_no_write_ends_inside_a_line_however_little_the_kernel_takes(
 
 async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
     """Its pause is not the provider's silence; it takes its time, which the record tells."""
-    async with running_relay(upstream__idle_timeout_s=0.3, chat__heartbeat_s=0.1) as relay:
-        async with _blocked(relay, "demo:text=x100000,deltas=100,interval_ms=0") as wire:
-            await asyncio.sleep(0.7)
+    async with running_relay(upstream__idle_timeout_s=2, chat__heartbeat_s=0.5) as relay:
+        async with _blocked(relay, "demo:text=x100000,deltas=40,interval_ms=0") as wire:
+            await asyncio.sleep(3)
             wire.resume()
             reply = await wire.reply()
         record = await relay.record()
-    assert (reply.error, len(reply.text)) == (None, 100 * 100_000)
+    assert (reply.error, len(reply.text)) == (None, 40 * 100_000)
     assert reply.lines[-1] == DONE
     assert record.outcome is Outcome.COMPLETED
-    assert record.stalled_ms >= 700
+    assert record.stalled_ms >= 3000
     assert record.bytes_out == len(reply.body)
 
 
