@@ -88,12 +88,6 @@ def test_any_split_of_garbage_gives_the_same(stream: bytes, places: list[int]) -
         assert [event for piece in cut(stream, places) for event in split.feed(piece)] == events
 
 
-def test_byte_by_byte() -> None:
-    """One byte at a time is a split like any other."""
-    stream = "data: 你好\r\n\r\n: c\r\ndata: a\r\ndata: b\r\n\r\n".encode()
-    assert _decode(*(bytes([byte]) for byte in stream)) == ["你好".encode(), b"a\nb"]
-
-
 def test_an_event_over_the_limit_ends_the_decoding() -> None:
     """An event too large is neither held nor returned; what came before it is."""
     decoder = SseDecoder(10)

@@ -14,7 +14,6 @@ from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError
 from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line
 from relayd.relay.redact import Redactor
 from relayd.relay.stream import RelayStream, StreamLimits, UpstreamBody
-from relayd.relay.transport import ConnectionBroken
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 from tests.relay.harness import (
     CHUNKED_HEAD,
@@ -305,16 +304,6 @@ async def test_a_bug_ends_one_request_and_is_told_as_one(
     assert stream.record.outcome is Outcome.CRASHED
 
 
-async def test_a_break_of_the_connection_is_told_as_one_however_it_comes() -> None:
-    """Its technical reason is of no use to the client."""
-    response = KeptResponse()
-    broken = ConnectionBroken("closed the connection")
-    stream = new_stream(_Pushing(_PushedBody(delta("a"), end=broken)), response)
-    await stream.run()
-    assert response.error is not None
-    assert response.error.startswith("upstream_failed: The connection to the provider broke")
-
-
 # Causes of an end from outside.
 
 
@@ -598,18 +587,18 @@ async def test_a_model_that_visibly_thinks_is_not_cut(field: str) -> None:
     thought = chunked(event({"choices": [{"delta": {field: "Hm"}}]}))
     record, response = await relayed(
         CHUNKED_HEAD,
-        *script(thought, 0.1) * 8,
+        *script(thought, 0.15) * 8,
         chunked(delta("Yes.") + FINISH) + b"0\r\n\r\n",
-        limits=StreamLimits(first_token_timeout_s=0.6, idle_timeout_s=0.6),
+        limits=StreamLimits(first_token_timeout_s=1, idle_timeout_s=1),
     )
     assert (response.text, record.outcome, record.deltas) == ("Yes.", Outcome.COMPLETED, 1)
     assert record.first_token_ms is not None
-    assert record.first_token_ms >= 790
+    assert record.first_token_ms >= 1190
 
 
 async def test_comments_of_the_provider_are_no_silence() -> None:
     """They show that it is at work."""
-    steps: list[Step] = [CHUNKED_HEAD, chunked(delta("a")), *script(0.1, chunked(b": ping\n\n")) * 8]
+    steps: list[Step] = [CHUNKED_HEAD, chunked(delta("a")), *script(0.15, chunked(b": ping\n\n")) * 8]
     record, _ = await relayed(*steps, chunked(FINISH) + b"0\r\n\r\n", limits=StreamLimits(idle_timeout_s=0.2))
     assert record.outcome is Outcome.COMPLETED
 
@@ -655,9 +644,9 @@ def test_the_grace_is_five_seconds() -> None:
 
 async def test_heartbeats_fill_the_silence_before_and_between_words() -> None:
     """Each is the empty line of the contract; none is a delta, all are bytes; words put them off."""
-    steps: list[Step] = [CHUNKED_HEAD, 0.7, *script(chunked(delta("a")), 0.02) * 5, 0.7]
+    steps: list[Step] = [CHUNKED_HEAD, 1.0, *script(chunked(delta("a")), 0.02) * 5, 1.0]
     record, response = await relayed(
-        *steps, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n", limits=StreamLimits(heartbeat_s=0.2)
+        *steps, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n", limits=StreamLimits(heartbeat_s=0.3)
     )
     first = response.writes.index(delta_line("a"))
     last = len(response.writes) - 1 - response.writes[::-1].index(delta_line("a"))

@@ -409,15 +409,6 @@ async def test_a_kept_connection_that_the_provider_closed_is_replaced() -> None:
         assert len(provider.requests) == 5
 
 
-async def test_a_kept_connection_that_breaks_after_the_request_is_told() -> None:
-    """The provider may have read it, so it is not sent again."""
-    async with _pool_of([_HI], [Break.RESET]) as (pool, provider):
-        await _exchange(pool)
-        with pytest.raises(ConnectionBroken):
-            await _send(pool)
-        assert (provider.connections, len(provider.requests)) == (1, 2)
-
-
 async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves before providers and their proxies close it; one in use stays."""
     monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT_S", 0.1)
