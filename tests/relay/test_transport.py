@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.relay.transport import ON_CONNECTED, HttpTransport
+from relayd.relay.transport import ON_CONNECTED, HttpTransport, incoming
 from relayd.relay.transport import pool as pool_module
 from relayd.relay.transport.connection import Connection, ConnectionBroken, IncomingResponse
 from relayd.relay.transport.pool import READ_BYTES, Origin, Pool, Resolver, Unreachable
@@ -675,7 +675,7 @@ async def test_a_request_of_httpx2_is_sent_as_it_was_built() -> None:
             extensions={ON_CONNECTED: lambda: connected.append(len(provider.requests))},
         )
         response = await transport.handle_async_request(request)
-        assert (response.status_code, await response.aread()) == (200, b"hi")
+        assert (response.status_code, await incoming(response).read(_ALL)) == (200, b"hi")
         await response.aclose()
         await transport.aclose()
     head, _, body = provider.requests[0].partition(b"\r\n\r\n")

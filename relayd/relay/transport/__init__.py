@@ -1,13 +1,12 @@
 """HTTP/1.1 to one provider for httpx2: llhttp, a pool of connections, and bodies that are pushed.
 
 httpx2's own transport costs three times as much for each piece of an answer (docs/performance.md). A caller
-takes the `IncomingResponse` of an `httpx2.Response` with `incoming` and starts it; httpx2 itself reads a body
-only to see what an error says.
+takes the `IncomingResponse` of an `httpx2.Response` with `incoming`, and starts or reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import cast
 
 import httpx2
@@ -20,7 +19,6 @@ __all__ = ["ConnectionBroken", "HttpTransport", "IncomingResponse", "Origin", "i
 ON_CONNECTED = "relayd.on_connected"
 """Request extension: called when the request has its connection."""
 _INCOMING = "relayd.incoming"
-_MAX_PULLED_BYTES = 64 << 10
 _CONTENT_LENGTH = b"content-length"
 
 
@@ -62,7 +60,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             response.status,
             headers=response.headers,
-            stream=_PulledBody(response),
+            stream=_PushedBody(response),
             extensions={_INCOMING: response},
         )
 
@@ -71,17 +69,11 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         await self._pool.close()
 
 
-class _PulledBody(httpx2.AsyncByteStream):
-    """The body as httpx2 reads it: as much of it as an error message may have."""
+class _PushedBody(httpx2.AsyncByteStream):
+    """The body as httpx2 sees it: never read, since it is pushed, but closed with its response."""
 
     def __init__(self, response: IncomingResponse) -> None:
         self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            yield await self._response.read(_MAX_PULLED_BYTES)
-        except ConnectionBroken as error:
-            raise httpx2.ReadError(error.reason) from error
 
     async def aclose(self) -> None:
         self._response.close()
