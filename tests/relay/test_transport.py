@@ -391,14 +391,15 @@ async def test_bytes_that_were_not_asked_for_end_an_idle_connection() -> None:
 
 
 async def test_a_connection_whose_body_was_never_read_serves_again() -> None:
-    """A whole one of more than is kept unread had paused it."""
-    size = 40_000
+    """The read that ended it brought more than is kept unread, and so had paused the connection."""
+    size = READ_BYTES + 100
     large = b"HTTP/1.1 429 X\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
-    async with _pool_of([large], [_HI]) as (pool, _):
+    async with _pool_of([large], [_HI]) as (pool, provider):
         response = await _send(pool)
         await asyncio.sleep(0.05)
         response.close()
         assert await _exchange(pool) == b"hi"
+        assert provider.connections == 1
 
 
 async def test_a_kept_connection_that_the_provider_closed_is_replaced() -> None:
