@@ -158,20 +158,32 @@ async def test_the_limit_of_streams_holds_over_all_addresses() -> None:
     ],
 )
 async def test_an_address_has_its_own_limit(mine: str, same: str, other: str) -> None:
-    """An IPv6 address counts as its /64; other addresses are not affected."""
-    async with running_relay(server__max_streams_per_address=1) as relay, AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(await Wire.open(relay.port))
-        wire.send(post(KEY, body(_HELD), {"X-Forwarded-For": mine}))
-        await relay.upstream.wait_request(0)
-        refused = await _ask_from(relay, same)
-        assert refused.status == 429
-        assert refused.error == (
-            "busy: Your address has its limit of 1 streams open; close one or try again shortly."
-        )
+    """An IPv6 address counts as its /64; other addresses are not affected, and each end frees one slot."""
+    async with running_relay(server__max_streams_per_address=2) as relay, AsyncExitStack() as stack:
+
+        async def hold(n: int) -> Wire:
+            wire = await stack.enter_async_context(await Wire.open(relay.port))
+            wire.send(post(KEY, body(_HELD), {"X-Forwarded-For": mine}))
+            await relay.upstream.wait_request(n)
+            return wire
+
+        async def is_refused() -> None:
+            reply = await _ask_from(relay, same)
+            assert reply.status == 429
+            assert reply.error == (
+                "busy: Your address has its limit of 2 streams open; close one or try again shortly."
+            )
+
+        wire = await hold(0)
+        await hold(1)
+        await is_refused()
         assert (await _ask_from(relay, other)).status == 200
         wire.reset()
         await relay.record(2)
         assert (await _ask_from(relay, same)).status == 200
+        await relay.record(3)
+        await hold(4)
+        await is_refused()
 
 
 async def test_a_claimed_address_counts_only_from_a_trusted_proxy() -> None:

@@ -36,7 +36,7 @@ async def test_an_answer_is_lines_with_their_keys_in_order() -> None:
         )
         record = await relay.record()
     assert (record.outcome, record.phase, record.status) == (Outcome.COMPLETED, Phase.DONE, 200)
-    assert (record.deltas, record.bytes_out) == (3, len(reply.body))
+    assert (record.deltas, record.bytes_out, record.stalled_ms) == (3, len(reply.body), 0)
     assert record.client == "default"
 
 

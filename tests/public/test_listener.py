@@ -139,6 +139,9 @@ async def test_one_address_may_hold_so_many_connections(is_proxy: bool) -> None:
         if not is_proxy:
             wires[0].finish()
             await _served_again(relay, "127.0.0.2")
+            await _connect(stack, relay, 1, "127.0.0.2")
+            async with await Wire.open(relay.port, source="127.0.0.2") as next_one:
+                assert not await _is_served(next_one)
 
 
 async def test_connections_are_limited_in_all() -> None:
