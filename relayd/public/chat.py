@@ -151,7 +151,8 @@ class ChatHandler(BaseHandler):
             self.finish()
         elif error is not None:
             self.status = error.status
-            self.refuse(error)
+            self.render_error(error, lines)
+            self.finish()
         else:
             self.status = int(HTTPStatus.OK)
             self.set_header("Content-Type", _NDJSON)

@@ -121,15 +121,17 @@ class BaseHandler(RequestHandler):
         Closing with bytes unread resets the connection, and the reset can overtake the answer. A client that
         expects `100 Continue` has not begun to send.
         """
-        self._render(error)
+        self.render_error(error)
         awaits_continue = "Expect" in self.request.headers and not self._received_bytes
         if self._body_arrived or awaits_continue:
             self.finish()
         else:
             self.flush()
 
-    def _render(self, error: RelayError) -> None:
-        content_type, body = self.error_body(error)
+    def render_error(self, error: RelayError, body: bytes | None = None) -> None:
+        """Set status, headers and body of an error; `body` takes the place of the route's own."""
+        content_type, usual_body = self.error_body(error)
+        body = usual_body if body is None else body
         self.set_status(error.status)
         self.set_header("Content-Type", content_type)
         self.set_header("Content-Length", str(len(body)))
@@ -150,7 +152,7 @@ class BaseHandler(RequestHandler):
         """Render what a handler raised, or what Tornado refuses (tornado.web.RequestHandler)."""
         _, raised, _ = kwargs.get("exc_info", (None, None, None))
         if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(raised, RelayError):
-            self._render(raised if isinstance(raised, RelayError) else internal_error(self.request_id))
+            self.render_error(raised if isinstance(raised, RelayError) else internal_error(self.request_id))
             return
         phrase = HTTPStatus(status_code).phrase
         message = {

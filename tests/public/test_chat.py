@@ -139,6 +139,17 @@ async def test_a_failure_before_the_first_byte_has_its_status() -> None:
     assert reply.error.startswith("upstream_failed: ")
     assert [line["done"] for line in reply.lines] == [False, True]
     assert (record.outcome, record.status) == (Outcome.UPSTREAM_ERROR, 502)
+    assert record.bytes_out == len(reply.body)
+
+
+async def test_a_failure_before_the_first_byte_ends_with_the_usage_that_was_asked_for() -> None:
+    """The last line has its two fields, unknown as they are, and the record counts what was sent."""
+    async with running_relay() as relay:
+        reply = await relay.ask("demo:fault=status,code=503", stream_options={"include_usage": True})
+        record = await relay.record()
+    assert reply.status == 502
+    assert reply.lines[-1] == {**DONE, "finish_reason": None, "usage": None}
+    assert record.bytes_out == len(reply.body)
 
 
 async def test_a_failure_after_a_heartbeat_is_a_failure_in_the_stream() -> None:
