@@ -154,21 +154,26 @@ def _remove_stale(path: Path) -> None:
 
 
 def _listen(path: Path, gid: int | None) -> socket.socket:
+    # Under a name of one byte, which fits wherever `path` does, until connections are accepted: a client
+    # that finds the socket at its path can connect.
+    unready = path.with_name("+")
+    unready.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)  # noqa: FBT003 - as above
         # bind(2) makes the file with this mask: there is no instant at which others could connect.
         before = os.umask(0o177)
         try:
-            listening.bind(str(path))
+            listening.bind(str(unready))
         finally:
             os.umask(before)
         if gid is not None:
             # A service that runs as this group already may be forbidden to change owners at all.
-            if path.stat().st_gid != gid:
-                os.chown(path, -1, gid)
-            path.chmod(0o660)
+            if unready.stat().st_gid != gid:
+                os.chown(unready, -1, gid)
+            unready.chmod(0o660)
         listening.listen(_BACKLOG)
+        unready.rename(path)
     except BaseException:
         listening.close()
         raise

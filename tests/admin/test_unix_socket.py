@@ -106,6 +106,28 @@ def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
         client.connect(str(admin_socket.path))
 
 
+def test_a_client_that_finds_the_socket_can_connect(tmp_path: Path) -> None:
+    """The file is there no sooner than connections are accepted, at any of 300 starts."""
+    path = tmp_path / "state" / "admin.sock"
+    refused: list[OSError] = []
+
+    def connect_at_once() -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            while not path.exists():
+                pass
+            try:
+                client.connect(str(path))
+            except OSError as error:
+                refused.append(error)
+
+    for _ in range(300):
+        client = threading.Thread(target=connect_at_once)
+        client.start()
+        with _open(tmp_path):
+            client.join()
+    assert not refused
+
+
 def test_a_living_daemons_socket_is_not_stolen(tmp_path: Path) -> None:
     """The second start is refused in words, and the first one's socket still works."""
     with _open(tmp_path) as first:
