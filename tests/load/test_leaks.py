@@ -129,6 +129,7 @@ class _LeakScan:
                 assert request_id is not None
                 ids.append(request_id)
             await self.ask(_from("198.51.100.1", key, _HELD))
+            await self._recorded(None, self.held)
             yield ids
 
     async def search_process(self, when: str) -> None:
@@ -161,9 +162,10 @@ class _LeakScan:
             query = f"SELECT {column}, count(*) FROM requests GROUP BY 1"  # noqa: S608 - a column of ours
             return Counter({str(value): number for value, number in connection.execute(query)})
 
-    async def _recorded(self, outcome: Outcome, number: int) -> None:
+    async def _recorded(self, outcome: Outcome | None, number: int) -> None:
+        """Wait until so many records with this outcome, or without any yet, are in the file."""
         async with asyncio.timeout(_TIMEOUT_S):
-            while self.on_disk("outcome")[outcome] < number:  # noqa: ASYNC110 - nothing announces it
+            while self.on_disk("outcome")[str(outcome)] < number:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.05)
 
 
