@@ -16,7 +16,6 @@ from relayd.findings import collect, has_errors
 from relayd.init.install import (
     Console,
     InitError,
-    Machine,
     SystemInstall,
     UserInstall,
     Values,
@@ -56,11 +55,11 @@ def init(args: Namespace, console: Console) -> int:
         EOFError: an answer is missing.
     """
     flags = _flags(args)
-    install = _install(args, flags, console)
+    _settings(flags, "", console)  # a wrong flag is told before anything is asked
+    install = _install(args, console)
     if install.config.exists() and not args.force:
         return install.keep(console)
     values = _ask_settings(flags, console)
-    install = _install(args, values, console)
     key = _read_key(args, console)
     settings = _settings(values, key, console)
     if key and not args.no_check:
@@ -95,22 +94,19 @@ def _ask_settings(known: Values, console: Console) -> Values:
     return values
 
 
-def _install(args: Namespace, values: Mapping[str, object], console: Console) -> UserInstall | SystemInstall:
-    settings = _settings(values, "", console)
-    if args.system:
-        machine = Machine(Path(args.root), program(sys.argv[0]))
-        if machine.root == Path("/"):
-            if os.geteuid() != 0:
-                raise InitError(
-                    "--system changes the whole machine; run it as root: sudo relayd init --system"
-                )
-            refuse_hidden(machine.program)
-        return SystemInstall(machine, settings.server.host, settings.server.port)
-    return UserInstall(
-        console.cwd / (args.config or "relayd.toml"),
-        settings.state_dir / _KEY_FILE,
-        key_is_in_environment=args.key_file is None and "OPENAI_API_KEY" in console.env,
-    )
+def _install(args: Namespace, console: Console) -> UserInstall | SystemInstall:
+    if not args.system:
+        return UserInstall(
+            console.cwd / (args.config or "relayd.toml"),
+            _settings({}, "", console).state_dir / _KEY_FILE,
+            key_is_in_environment=args.key_file is None and "OPENAI_API_KEY" in console.env,
+        )
+    install = SystemInstall(Path(args.root), program(sys.argv[0]))
+    if install.root == Path("/"):
+        if os.geteuid() != 0:
+            raise InitError("--system changes the whole machine; run it as root: sudo relayd init --system")
+        refuse_hidden(install.program)
+    return install
 
 
 def _read_key(args: Namespace, console: Console) -> str:

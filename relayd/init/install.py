@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from relayd.config import Settings, load
+from relayd.config.schema import ServerSettings
 from relayd.files import write_file
 
 ADMIN_GROUP = "relayd-admin"
@@ -76,28 +77,6 @@ class Console:
         self.out.write(line + "\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where the service goes.
-
-    Attributes:
-        root: `/`, or the directory of an image that is being made, where nothing is started.
-        program: what the service runs.
-    """
-
-    root: Path
-    program: Path
-
-    @property
-    def is_live(self) -> bool:
-        """Whether systemd runs here, and can start the service now."""
-        return self.root == Path("/") and Path("/run/systemd/system").is_dir()
-
-    def inside(self, path: str) -> Path:
-        """Return a path of the machine as seen from here."""
-        return self.root / path.lstrip("/")
-
-
 def program(argv0: str) -> Path:
     """Return the program that the service is to run: this one, by the name that it was called by."""
     own = Path(sys.prefix) / "bin" / "relayd"
@@ -114,35 +93,6 @@ def refuse_hidden(chosen: Path) -> None:
             "machine first: sudo scripts/install in its clone, or for a wheel sudo env PIPX_HOME=/opt/pipx "
             "PIPX_BIN_DIR=/usr/local/bin pipx install relayd-….whl"
         )
-
-
-def unit_files(machine: Machine, *, host: str, port: int) -> dict[Path, str]:
-    """Return the files of the group and the units, with this address in the socket unit."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    socket_unit = (_UNITS / "relayd.socket").read_text(encoding="utf-8")
-    service_unit = (_UNITS / "relayd.service").read_text(encoding="utf-8")
-    service_unit = instance_unit = service_unit.replace(_PROGRAM, str(machine.program))
-    for alone, instance in _INSTANCE.items():
-        instance_unit = instance_unit.replace(alone, instance)
-    units = machine.inside("/etc/systemd/system")
-    return {
-        machine.inside("/etc/sysusers.d/relayd.conf"): f"g {ADMIN_GROUP} - -\n",
-        units / "relayd.socket": socket_unit.replace(_LISTEN, f"ListenStream={address}"),
-        units / "relayd.service": service_unit,
-        units / "relayd@.service": instance_unit,
-    }
-
-
-def start_commands(machine: Machine) -> list[list[str]]:
-    """Return what starts the service, now and at every boot; for an image, at its first boot."""
-    if not machine.is_live:
-        return [["systemctl", f"--root={machine.root}", "enable", "relayd.socket", "relayd.service"]]
-    return [
-        ["systemd-sysusers", "/etc/sysusers.d/relayd.conf"],
-        ["systemctl", "daemon-reload"],
-        ["systemctl", "enable", "relayd.socket", "relayd.service"],
-        ["systemctl", "restart", "relayd.socket", "relayd.service"],
-    ]
 
 
 def run_all(commands: Sequence[Sequence[str]]) -> None:
@@ -206,31 +156,34 @@ class SystemInstall:
     """An installation for the whole machine, as a service.
 
     Attributes:
-        machine: the machine, or the image of one.
-        host: the address that the socket unit listens on.
-        port: its port.
+        root: `/`, or the directory of an image that is being made, where nothing is started.
+        program: what the service runs.
     """
 
-    machine: Machine
-    host: str
-    port: int
+    root: Path
+    program: Path
 
     @property
     def config(self) -> Path:
         """The relayd.toml to write."""
-        return self.machine.inside("/etc/relayd/relayd.toml")
+        return self.root / "etc/relayd/relayd.toml"
 
     @property
     def key_file(self) -> Path:
         """Where the unit takes the provider's key from."""
-        return self.machine.inside("/etc/relayd/openai_api_key")
+        return self.root / "etc/relayd/openai_api_key"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether systemd runs here, and can start the service now."""
+        return self.root == Path("/") and Path("/run/systemd/system").is_dir()
 
     def keep(self, console: Console) -> int:
         """Keep an existing configuration and renew the units, as after an upgrade; returns the status."""
         console.say(f"Kept {self.config} and the key as they are; --force replaces both.")
         server = load(config_path=self.config, cli={}, env={}, cwd=self.config.parent).server
         has_key = bool(self.key_file.read_text(encoding="utf-8").strip())
-        return self._start(server.host, server.port, console, has_key=has_key)
+        return self._start(server, console, has_key=has_key)
 
     def values(self, _key: str) -> Values:
         """Return nothing: the unit passes the key as a credential."""
@@ -245,21 +198,50 @@ class SystemInstall:
 
     def finish(self, settings: Settings, console: Console) -> int:
         """Install the units and start them; returns the exit status. Raises InitError."""
-        return self._start(self.host, self.port, console, has_key=settings.openai_api_key is not None)
+        return self._start(settings.server, console, has_key=settings.openai_api_key is not None)
 
-    def _start(self, host: str, port: int, console: Console, *, has_key: bool) -> int:
-        for path, text in unit_files(self.machine, host=host, port=port).items():
+    def unit_files(self, host: str, port: int) -> dict[Path, str]:
+        """Return the files of the group and the units, with this address in the socket unit."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        socket_unit = (_UNITS / "relayd.socket").read_text(encoding="utf-8")
+        service_unit = (_UNITS / "relayd.service").read_text(encoding="utf-8")
+        service_unit = instance_unit = service_unit.replace(_PROGRAM, str(self.program))
+        for alone, instance in _INSTANCE.items():
+            instance_unit = instance_unit.replace(alone, instance)
+        units = self.root / "etc/systemd/system"
+        return {
+            self.root / "etc/sysusers.d/relayd.conf": f"g {ADMIN_GROUP} - -\n",
+            units / "relayd.socket": socket_unit.replace(_LISTEN, f"ListenStream={address}"),
+            units / "relayd.service": service_unit,
+            units / "relayd@.service": instance_unit,
+        }
+
+    def start_commands(self) -> list[list[str]]:
+        """Return what starts the service, now and at every boot; for an image, at its first boot."""
+        names = ["relayd.socket", "relayd.service"]
+        if not self.is_live:
+            return [["systemctl", f"--root={self.root}", "enable", *names]]
+        return [
+            ["systemd-sysusers", "/etc/sysusers.d/relayd.conf"],
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", *names],
+            ["systemctl", "restart", *names],
+        ]
+
+    def _start(self, server: ServerSettings, console: Console, *, has_key: bool) -> int:
+        for path, text in self.unit_files(server.host, server.port).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, text, mode=PUBLIC_MODE)
             console.say(f"Wrote {path}.")
-        commands = start_commands(self.machine)
+        commands = self.start_commands()
         if not has_key:
             console.say(f"\nThere is no provider key yet: put it into {self.key_file}, then run")
             console.say("\n".join(f"    {' '.join(words)}" for words in commands))
             return 0
         run_all(commands)
-        if self.machine.is_live:
-            console.say(f"\nrelayd runs, and starts at every boot. It serves on http://{host}:{port}\n")
+        if self.is_live:
+            url = f"http://{server.host}:{server.port}"
+            console.say(f"\nrelayd runs, and starts at every boot. It serves on {url}\n")
         else:
             console.say("\nThe service starts when this system boots.\n")
         user = console.env.get("SUDO_USER", "NAME")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from relayd.config import load
-from relayd.init.install import Machine, unit_files
+from relayd.init.install import SystemInstall
 
-_MACHINE = Machine(Path("/image"), Path(sys.executable))
-_UNITS = {path.name: text for path, text in unit_files(_MACHINE, host="127.0.0.1", port=3666).items()}
+_IMAGE = SystemInstall(Path("/image"), Path(sys.executable))
+_UNITS = {path.name: text for path, text in _IMAGE.unit_files("127.0.0.1", 3666).items()}
 _SERVICES = ("relayd.service", "relayd@.service")
 _WORST = 1.5
 """nginx, HAProxy and sshd stand at 9.6 as Debian ships them."""

@@ -12,13 +12,11 @@ import pytest
 from relayd.files import write_file
 from relayd.init.install import (
     InitError,
-    Machine,
+    SystemInstall,
     keep_old,
     program,
     refuse_hidden,
     run_all,
-    start_commands,
-    unit_files,
 )
 
 
@@ -67,13 +65,13 @@ def test_every_old_file_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == str(number)
 
 
-def _image(root: Path) -> Machine:
-    return Machine(root, Path("/usr/local/bin/relayd"))
+def _image(root: Path) -> SystemInstall:
+    return SystemInstall(root, Path("/usr/local/bin/relayd"))
 
 
 def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
     """They name where the program is and where the socket listens; nothing of the shipped values stays."""
-    written = unit_files(_image(tmp_path), host="::1", port=4000)
+    written = _image(tmp_path).unit_files("::1", 4000)
     units = tmp_path / "etc/systemd/system"
     services = [units / "relayd.service", units / "relayd@.service"]
     sysusers = tmp_path / "etc/sysusers.d/relayd.conf"
@@ -88,12 +86,12 @@ def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed")
 def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
     """The units are linked by systemctl itself for the image's first boot; nothing changes here."""
-    machine = _image(tmp_path)
-    for path, text in unit_files(machine, host="127.0.0.1", port=3666).items():
+    image = _image(tmp_path)
+    for path, text in image.unit_files("127.0.0.1", 3666).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert not machine.is_live
-    run_all(start_commands(machine))
+    assert not image.is_live
+    run_all(image.start_commands())
     units = tmp_path / "etc/systemd/system"
     assert (units / "sockets.target.wants/relayd.socket").is_symlink()
     assert (units / "multi-user.target.wants/relayd.service").is_symlink()
