@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
-from relayd.admin.client import AdminClient, AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch
+from relayd.admin.client import (
+    AdminClient,
+    AdminClientError,
+    Backoff,
+    Denied,
+    NoDaemon,
+    Refused,
+    VersionMismatch,
+)
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
@@ -71,7 +79,7 @@ class Feed:
                 await asyncio.wait_for(self._retry.wait(), backoff.next_s())
 
     async def close(self) -> None:
-        """Close the database; `run` must have ended."""
+        """Close the database, if it was opened."""
         archive, self._archive = self._archive, None
         if archive is not None:
             await archive.close()
@@ -106,7 +114,7 @@ class Feed:
         elif isinstance(error, VersionMismatch):
             self._set_connection(Connection.MISMATCH, str(error))
             await self._read_archive()
-        elif self._is_down():
+        elif not isinstance(error, Refused) and self._is_down():
             self._state.open_streams.clear()
             self._set_connection(Connection.DOWN, str(error))
             if isinstance(error, NoDaemon):
@@ -139,19 +147,17 @@ class Feed:
     # A connection.
 
     async def _session(self) -> AdminClientError:
-        """Connect and follow; returns why that ended."""
+        """Connect and follow; return why that ended."""
         try:
-            is_first, after = await self._catch_up()
+            after = await self._catch_up()
         except AdminClientError as error:
             return error
-        self._down_since_s = None
-        await self.close()
-        self._set_connection(Connection.LIVE)
         ended = AdminClientError("The daemon closed the connection.")
         async with asyncio.TaskGroup() as helpers:
-            tasks = [helpers.create_task(self._poll(), name="tui-status")]
-            if is_first:
-                tasks.append(helpers.create_task(self._load_backlog(), name="tui-backlog"))
+            tasks = [
+                helpers.create_task(self._poll(), name="tui-status"),
+                helpers.create_task(self._load_backlog(), name="tui-backlog"),
+            ]
             try:
                 async with aclosing(self._client.events(after)) as events:
                     await self._follow(events)
@@ -161,22 +167,21 @@ class Feed:
                 task.cancel()
         return ended
 
-    async def _catch_up(self) -> tuple[bool, int]:
-        """Load what is needed at once; returns whether that was the first time, and where events begin."""
+    async def _catch_up(self) -> int:
+        """Load what is needed at once; return where events begin."""
         state = self._state
         status = await self._client.status()
         state.set_status(status)
-        is_first = state.log_seq is None
-        after = status.seq if state.log_seq is None else state.log_seq
-        if is_first:
+        after = state.log_seq
+        if after is None:
             state.new_boot(status.boot_id, status.seq, 0)
-        if is_first or status.seq - after > SKIP_EVENTS:
+        if after is None or status.seq - after > SKIP_EVENTS:
             await self._load_newest(self._client)
             after = status.seq
             state.log_seq = max(state.log_seq or 0, after)
         await self.refresh_ring()
         state.set_audit((await self._client.audit(limit=PAGE)).entries)
-        return is_first, after
+        return after
 
     async def _load_newest(self, reader: Reader) -> None:
         """Load the newest records; a mark before them says that older ones are missing between.
@@ -215,6 +220,9 @@ class Feed:
                 state.audited(event)
                 await self.refresh_ring()
             case Hello():
+                self._down_since_s = None
+                await self.close()
+                self._set_connection(Connection.LIVE)
                 state.new_boot(event.boot_id, (state.log_seq or event.seq) + 1, round(time.time() * 1000))
             case Gap():
                 state.gap(event)

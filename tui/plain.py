@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing
 from typing import TextIO
 
 from relayd.admin.client import AdminClient, AdminClientError, follow
-from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, RequestRecord, epoch_s
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, RequestRecord, epoch_s
 from tui.model.descriptions import cause
 from tui.model.text import printable_struct, printable_text
 from tui.model.units import clock, duration, plural
 
-_RETRY_AFTER_S = 2.0
 _BACKLOG = 10
 
 
@@ -50,7 +50,7 @@ def event_line(event: Event) -> str | None:
 def run_plain(client: AdminClient, out: TextIO) -> int:
     """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
     try:
-        asyncio.run(_LineMode(client, out).run())
+        asyncio.run(run_lines(client, out))
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
@@ -59,48 +59,46 @@ def run_plain(client: AdminClient, out: TextIO) -> int:
     return 1
 
 
+async def run_lines(client: AdminClient, out: TextIO) -> None:
+    """Write lines until cancelled."""
+    await _LineMode(client, out).run()
+
+
 class _LineMode:
-    """One run of line mode: where it is in the log, and which start of the daemon it follows."""
+    """One run of line mode: which start of the daemon it follows, and what it last complained of."""
 
     def __init__(self, client: AdminClient, out: TextIO) -> None:
         self._client = client
         self._out = out
-        self._seq: int | None = None
         self._boot_id = ""
         self._problem = ""
 
     async def run(self) -> None:
         """Write lines until cancelled."""
-        while True:
+        events = follow(self._client.events, on_trouble=self._complain, patient=True)
+        async with aclosing(events):
+            async for event in events:
+                self._problem = ""
+                if isinstance(event, Hello):
+                    await self._greet(event)
+                elif (line := event_line(event)) is not None:
+                    self._write(line)
+
+    async def _greet(self, hello: Hello) -> None:
+        """Write the newest requests at the start; later, that the daemon is another one."""
+        if not self._boot_id:
             try:
-                if self._seq is None:
-                    await self._write_backlog()
-                async for event in follow(self._client.events, self._seq, on_trouble=self._complain):
-                    self._write_event(event)
+                status = printable_struct(await self._client.status())
+                page = await self._client.requests(before=hello.seq + 1, limit=_BACKLOG)
             except AdminClientError as error:
                 self._complain(error)
-            await asyncio.sleep(_RETRY_AFTER_S)
-
-    async def _write_backlog(self) -> None:
-        status = printable_struct(await self._client.status())
-        page = await self._client.requests(limit=_BACKLOG)
-        self._write(f"relayd {status.version} {status.intake.value} at {status.address}")
-        for record in reversed(page.records):
-            self._write(ended_line(printable_struct(record)))
-        self._seq, self._boot_id = status.seq, status.boot_id
-
-    def _write_event(self, event: Event) -> None:
-        self._problem = ""
-        if isinstance(event, Hello):
-            boot_id = printable_text(event.boot_id)
-            if boot_id != self._boot_id:
-                self._write("daemon restarted: what was open then is lost")
-            self._boot_id = boot_id
-        elif not isinstance(event, Progress):
-            self._seq = event.last if isinstance(event, Gap) else event.seq
-        line = event_line(event)
-        if line is not None:
-            self._write(line)
+                return
+            self._write(f"relayd {status.version} {status.intake.value} at {status.address}")
+            for record in reversed(page.records):
+                self._write(ended_line(printable_struct(record)))
+        elif hello.boot_id != self._boot_id:
+            self._write("daemon restarted: what was open then is lost")
+        self._boot_id = hello.boot_id
 
     def _complain(self, error: AdminClientError) -> None:
         """Say once why there is no contact, until there is contact again."""

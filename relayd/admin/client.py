@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -38,7 +39,6 @@ from relayd.admin.schema import (
     Status,
 )
 
-_FIRST_ERROR_STATUS = 400
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0
 _READ_BYTES = 64 << 10
@@ -52,15 +52,7 @@ T = TypeVar("T")
 
 
 class AdminClientError(Exception):
-    """The daemon gave no usable answer; the text is a sentence for the operator.
-
-    AdminClientError
-    ├── NoDaemon          nothing listens at the socket
-    ├── Denied            the socket is there, but not for this user
-    ├── VersionMismatch   the daemon speaks another version of this protocol
-    ├── AnswerUnknown     a change was sent and its answer never came: ask again, same key
-    └── Refused           the daemon answered no; has `status` and `code`
-    """
+    """The daemon gave no usable answer; the text is a sentence for the operator."""
 
 
 class NoDaemon(AdminClientError):
@@ -76,7 +68,7 @@ class VersionMismatch(AdminClientError):
 
 
 class AnswerUnknown(AdminClientError):
-    """The connection broke after a change was sent: it may or may not have happened."""
+    """A change was sent, and its answer never came: ask again, with the same idempotency key."""
 
 
 class Refused(AdminClientError):
@@ -225,7 +217,7 @@ class AdminClient:
             async with self._answering(method):
                 writer.write(_encoded(method, target, headers or {}, body))
                 await response.read_head()
-                if response.status >= _FIRST_ERROR_STATUS:
+                if response.status >= HTTPStatus.BAD_REQUEST:
                     raise _refusal(response.status, await response.body())
             if response.headers.get(PROTOCOL_HEADER.lower()) != PROTOCOL:
                 raise self._mismatch()
@@ -287,30 +279,31 @@ class AdminClient:
 
 async def follow(
     events: Callable[[int | None], AsyncGenerator[Event, None]],
-    after: int | None = None,
     *,
-    on_trouble: Callable[[AdminClientError], None] | None = None,
+    on_trouble: Callable[[AdminClientError], None],
+    patient: bool = False,
 ) -> AsyncGenerator[Event, None]:
-    """Yield events across restarts of the daemon, each once and in order; never end by itself.
+    """Yield events from now on, across restarts of the daemon, each once and in order, without end.
 
     Each connection begins with a `Hello`, which is passed on. One with a smaller `seq` than seen
     before tells of a log that began anew.
 
     Args:
         events: opens one connection: `AdminClient.events`.
-        after: the last event that the caller has (None: after the first hello).
         on_trouble: called with the reason each time a connection has ended, before the wait.
+        patient: wait also for what only the operator can mend.
 
     Raises:
-        AdminClientError: the first connection failed, or waiting does not mend the reason.
+        AdminClientError: unless patient, the first connection failed, or waiting does not mend the
+            reason. A daemon that has no room (503) is waited for.
     """
-    last, was_connected, backoff = after, False, Backoff()
+    last: int | None = None
+    backoff = Backoff()
     while True:
         try:
             async with aclosing(events(last)) as connection:
                 async for event in connection:
                     if isinstance(event, Hello):
-                        was_connected = True
                         backoff.reset()
                         last = event.seq if last is None else min(last, event.seq)
                     elif isinstance(event, Gap):
@@ -319,14 +312,15 @@ async def follow(
                         last = event.seq
                     yield event
             trouble = AdminClientError("The daemon closed the connection.")
-        except (Denied, VersionMismatch, Refused):
-            raise
         except AdminClientError as error:
-            if not was_connected:
+            if isinstance(error, Refused):
+                is_final = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            else:
+                is_final = last is None or isinstance(error, Denied | VersionMismatch)
+            if is_final and not patient:
                 raise
             trouble = error
-        if on_trouble is not None:
-            on_trouble(trouble)
+        on_trouble(trouble)
         await asyncio.sleep(backoff.next_s())
 
 

@@ -51,6 +51,8 @@ class AdminServer:
         self._context = context
         self._http_server = _BoundedServer(
             _application(context),
+            # A program that has its answer, a refused follower for one, holds no place.
+            no_keep_alive=True,
             idle_connection_timeout=_IDLE_TIMEOUT_S,
             body_timeout=_BODY_TIMEOUT_S,
             max_body_size=_MAX_BODY_BYTES,

@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,17 @@ from relayd.public.listener import bind
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id
 from relayd.state.key_operations import Caller
-from relayd.state.records import Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.keyring import KeyRing
+from relayd.state.records import (
+    KeyChangeResult,
+    KeyState,
+    Outcome,
+    Peer,
+    Phase,
+    RecordedError,
+    RequestRecord,
+    utc_text,
+)
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
 
@@ -42,6 +53,8 @@ _REQUESTS_PER_S: Final = 0.7
 _OUTAGE_AGO_S: Final = (18 * 60.0, 21 * 60.0)
 """In this part of the past hour the provider failed often."""
 _MAX_OPEN: Final = 40
+_MOVES_AFTER_S: Final = (2.0, 20.0)
+"""How long people take to move to a new key; the lazy ones do it only when they are refused."""
 _REFUSED_PAUSE_S: Final = 20.0
 """How long a client whose key was refused stays away."""
 _BROWSER: Final = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
@@ -61,7 +74,7 @@ class _Persona:
     weight: float
     origin: str | None = None
     is_lazy: bool = False
-    """Still uses the key that a rotation is replacing."""
+    """Uses the key that a rotation replaces for as long as it works."""
 
 
 _PERSONAS: Final = (
@@ -128,38 +141,74 @@ class _Clock:
         return time.time() if self.past_s is None else self.past_s
 
 
+class _ObservedRing(KeyRing):
+    """A key ring that tells of each change which makes a key active, with the new key's text."""
+
+    observer: Callable[[KeyChangeResult], None]
+
+    async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
+        return self._told(await super().add(client, caller=caller))
+
+    async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
+        return self._told(await super().rotate(key_id, grace_s=grace_s, caller=caller))
+
+    async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
+        return self._told(await super().undo(key_id, caller=caller))
+
+    def _told(self, change: KeyChangeResult) -> KeyChangeResult:
+        self.observer(change)
+        return change
+
+
+class _ShowcaseState(State):
+    ring_class = _ObservedRing
+    ring: _ObservedRing
+
+
 class _Showcase:
     """Clients with their keys: what they did in the past, and what they do now."""
 
-    def __init__(self, state: State, boot_id: str, clock: _Clock) -> None:
+    def __init__(self, state: _ShowcaseState, boot_id: str, clock: _Clock) -> None:
         self._state = state
+        state.ring.observer = self._key_changed
         self._boot_id = boot_id
         self._clock = clock
         self._random = random.Random(4)  # noqa: S311 - made-up traffic, nothing secret
-        self._keys: dict[_Persona, tuple[str, str]] = {}
-        """The id and the secret of each persona's key."""
+        self._secrets: dict[str, str] = {}
+        """The text of each key by its id."""
+        self._newest: dict[str, str] = {}
+        """The id of the key that each client should use."""
+        self._keys: dict[_Persona, str] = {}
+        """The id of the key that each persona does use."""
+        self._moves_at_s: dict[_Persona, float] = {}
+        """When each persona takes the newest key."""
         self._away_until_s: dict[_Persona, float] = {}
 
     async def write_past(self) -> None:
         """Write the keys and the requests of the past into the state, in the order of their times."""
-        now_s = self._clock()
-        self._clock.past_s = now_s - 200 * _DAY_S
-        leaked = await self._add("ci")
-        self._clock.past_s = now_s - 90 * _DAY_S
-        first = await self._add("web")
-        for client, days_ago in (("laptop", 60), ("phone", 19)):
-            self._clock.past_s = now_s - days_ago * _DAY_S
-            await self._add(client)
-        self._clock.past_s = now_s - 32 * _DAY_S
-        await self._rotate(first, _DAY_S)
-        self._clock.past_s = now_s - 11 * _DAY_S
-        await self._state.ring.revoke(leaked, cut=True, caller=_OPERATOR)
-        await self._add("ci")
-        self._clock.past_s = now_s - 4 * _DAY_S
-        await self._add("support-bot")
+        ring, now_s = self._state.ring, self._clock()
+
+        def days_ago(days: float) -> None:
+            self._clock.past_s = now_s - days * _DAY_S
+
+        days_ago(200)
+        leaked = (await ring.add("ci", caller=_OPERATOR)).key
+        days_ago(90)
+        first = (await ring.add("web", caller=_OPERATOR)).key
+        for client, days in (("laptop", 60), ("phone", 19)):
+            days_ago(days)
+            await ring.add(client, caller=_OPERATOR)
+        days_ago(32)
+        second = (await ring.rotate(first.id, grace_s=_DAY_S, caller=_OPERATOR)).key
+        days_ago(11)
+        await ring.revoke(leaked.id, cut=True, caller=_OPERATOR)
+        await ring.add("ci", caller=_OPERATOR)
+        days_ago(4)
+        await ring.add("support-bot", caller=_OPERATOR)
+        self._keys = {persona: self._newest[persona.client] for persona in _PERSONAS}
         await self._write_requests(now_s - _HISTORY_S, now_s - _ROTATED_AGO_S, now_s)
         self._clock.past_s = now_s - _ROTATED_AGO_S
-        await self._rotate(self._keys[_PERSONAS[0]][0], _GRACE_S)
+        await ring.rotate(second.id, grace_s=_GRACE_S, caller=_OPERATOR)
         await self._write_requests(now_s - _ROTATED_AGO_S, now_s, now_s)
         self._clock.past_s = None
 
@@ -185,23 +234,26 @@ class _Showcase:
             while True:
                 await asyncio.sleep(self._random.expovariate(_REQUESTS_PER_S))
                 persona, fate = self._draw(outage=False)
-                if not room.locked() and self._away_until_s.get(persona, 0.0) <= time.monotonic():
+                if not room.locked() and self._away_until_s.get(persona, 0.0) <= self._clock():
                     start(persona, fate)
 
-    async def _add(self, client: str) -> str:
-        change = await self._state.ring.add(client, caller=_OPERATOR)
-        self._hand_out(client, change.key.id, change.secret or "")
-        return change.key.id
+    def _key_changed(self, change: KeyChangeResult) -> None:
+        """Let the people of a client hear of its new key, or of an old one that is active again."""
+        key = change.key
+        if change.secret is not None:
+            self._secrets[key.id] = change.secret
+        if key.state is KeyState.ACTIVE and key.id in self._secrets:
+            self._newest[key.client] = key.id
+            for persona in _PERSONAS:
+                if persona.client == key.client and not persona.is_lazy:
+                    self._moves_at_s[persona] = self._clock() + self._random.uniform(*_MOVES_AFTER_S)
 
-    async def _rotate(self, key_id: str, grace_s: float) -> None:
-        change = await self._state.ring.rotate(key_id, grace_s=grace_s, caller=_OPERATOR)
-        under_way = grace_s == _GRACE_S
-        self._hand_out(change.key.client, change.key.id, change.secret or "", but_lazy=under_way)
-
-    def _hand_out(self, client: str, key_id: str, secret: str, *, but_lazy: bool = False) -> None:
-        for persona in _PERSONAS:
-            if persona.client == client and not (but_lazy and persona.is_lazy):
-                self._keys[persona] = key_id, secret
+    def _key_of(self, persona: _Persona) -> str:
+        """Return the id of the key that this persona uses now."""
+        if self._clock() >= self._moves_at_s.get(persona, math.inf):
+            del self._moves_at_s[persona]
+            self._keys[persona] = self._newest[persona.client]
+        return self._keys[persona]
 
     def _draw(self, *, outage: bool) -> tuple[_Persona, _Fate]:
         persona = self._random.choices(_PERSONAS, [persona.weight for persona in _PERSONAS])[0]
@@ -225,7 +277,7 @@ class _Showcase:
             await asyncio.sleep(0.002)
 
     def _past_record(self, at_s: float, persona: _Persona, fate: _Fate) -> RequestRecord:
-        key_id = None if fate is _WRONG_KEY else self._keys[persona][0]
+        key_id = None if fate is _WRONG_KEY else self._key_of(persona)
         return RequestRecord(
             id=f"{self._random.getrandbits(80):016x}"[:16],
             boot_id=self._boot_id,
@@ -241,7 +293,8 @@ class _Showcase:
 
     async def _ask(self, host: str, port: int, persona: _Persona, fate: _Fate) -> None:
         """Send one request as this persona, and read its answer; a stranger's key is made up."""
-        key = self._keys.get(persona, ("", "a-guessed-key-of-a-stranger"))[1]
+        known = persona is not _STRANGER
+        key = self._secrets[self._key_of(persona)] if known else "a-guessed-key-of-a-stranger"
         messages = [{"role": "user", "content": fate.message}] if fate.message else []
         body = json.dumps({"model": persona.model, "messages": messages}).encode()
         headers = {
@@ -260,8 +313,10 @@ class _Showcase:
             writer.write(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
             with suppress(TimeoutError):
                 async with asyncio.timeout(fate.leave_after_s):
-                    if b" 401 " in await reader.readline():
-                        self._away_until_s[persona] = time.monotonic() + _REFUSED_PAUSE_S
+                    if b" 401 " in await reader.readline() and known:
+                        self._away_until_s[persona] = self._moves_at_s[persona] = (
+                            self._clock() + _REFUSED_PAUSE_S
+                        )
                     while await reader.read(1 << 16):
                         pass
         finally:
@@ -303,7 +358,7 @@ def _settings(directory: Path) -> Settings:
 async def _serve(directory: Path) -> int:
     settings, event_bus, clock = _settings(directory), EventBus(), _Clock()
     boot_id, manager = new_boot_id(), ServiceManager({})
-    state = State.open(
+    state = _ShowcaseState.open(
         settings.state_dir,
         boot_id=boot_id,
         keep_days=settings.log.retention_days,

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar, Self
 
 from relayd.state.audit import Audit
 from relayd.state.crash_recovery import CrashRecovery
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 class State:
     """The state directory in use by one daemon; `open` makes one."""
 
+    ring_class: ClassVar[type[KeyRing]] = KeyRing
+
     def __init__(
         self, database: Database, *, keep_days: int, max_mib: int, clock: Callable[[], float]
     ) -> None:
@@ -43,7 +46,7 @@ class State:
         self._writer = Writer(database)
         self._recovery = CrashRecovery(database, clock)
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
-        self.ring = KeyRing(self._writer, database, clock)
+        self.ring = self.ring_class(self._writer, database, clock)
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock)
         self.reader = LogReader(database.path, clock)
@@ -69,7 +72,7 @@ class State:
         on_commit: OnCommit,
         clock: Callable[[], float] = time.time,
         connect: Connect = sqlite3.connect,
-    ) -> State:
+    ) -> Self:
         """Open or make `relayd.db`, load the ring, close what a crash left open, start the writer. Blocks.
 
         A full disk does not stop the start: a ring that can be read is enough to serve. The start is

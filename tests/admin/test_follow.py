@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.client import AdminClientError, Backoff, Denied, NoDaemon, VersionMismatch, follow
+from relayd.admin.client import (
+    AdminClientError,
+    Backoff,
+    Denied,
+    NoDaemon,
+    Refused,
+    VersionMismatch,
+    follow,
+)
 from relayd.admin.schema import Event, Gap, Hello, Lost, Progress, Started
 from tests.admin.harness import admin_api
+from tests.wire import PATIENCE_S
 
 
 def _hello(seq: int, boot: str = "boot") -> Hello:
@@ -38,10 +47,12 @@ class _Daemon:
                 raise step
             yield step
 
-    async def take(self, count: int, after: int | None = None) -> list[Event]:
+    async def take(self, count: int, *, patient: bool = False) -> list[Event]:
         """Return the first events of following."""
-        story = follow(self.events, after, on_trouble=lambda error: self.troubles.append(str(error)))
-        async with aclosing(story), asyncio.timeout(30):
+        story = follow(
+            self.events, on_trouble=lambda error: self.troubles.append(str(error)), patient=patient
+        )
+        async with aclosing(story), asyncio.timeout(PATIENCE_S):
             return [await anext(story) for _ in range(count)]
 
 
@@ -82,18 +93,33 @@ async def test_a_log_that_began_anew_is_followed_from_its_hello() -> None:
     assert daemon.asked == [None, 101, 2]
 
 
-@pytest.mark.parametrize("error", [NoDaemon("down"), AdminClientError("broke"), Denied("no")])
+_REFUSED = Refused(400, "bad_request", "no")
+_NO_ROOM = Refused(503, "too_many_followers", "full")
+
+
+@pytest.mark.parametrize("error", [NoDaemon("down"), AdminClientError("broke"), Denied("no"), _REFUSED])
 async def test_the_first_connection_must_succeed(error: AdminClientError) -> None:
     """A caller that begins to follow learns at once that there is nothing to follow."""
     with pytest.raises(type(error)):
         await _Daemon([error]).take(1)
 
 
-@pytest.mark.parametrize("error", [Denied("no"), VersionMismatch("other")])
+@pytest.mark.parametrize("error", [Denied("no"), VersionMismatch("other"), _REFUSED])
 async def test_what_waiting_does_not_mend_ends_it(error: AdminClientError) -> None:
-    """A permission or a version does not change by asking again."""
+    """A permission or a version does not change by asking again; a patient caller waits all the same."""
     with pytest.raises(type(error)):
         await _Daemon([_hello(1)], [error]).take(2)
+    daemon = _Daemon([error], [_hello(1)])
+    assert await daemon.take(1, patient=True) == [_hello(1)]
+    assert daemon.troubles == [str(error)]
+
+
+@pytest.mark.parametrize("before", [[], [[_hello(1)]]])
+async def test_a_daemon_without_room_is_asked_again(before: list[list[Event]]) -> None:
+    """The caller is told each time, at the first connection as later, and follows once there is room."""
+    daemon = _Daemon(*before, [_NO_ROOM], [_NO_ROOM], [_hello(4)])
+    assert (await daemon.take(len(before) + 1))[-1] == _hello(4)
+    assert daemon.troubles[-2:] == ["full", "full"]
 
 
 def test_waits_double_from_a_quarter_second_to_five_with_jitter() -> None:
@@ -108,9 +134,9 @@ def test_waits_double_from_a_quarter_second_to_five_with_jitter() -> None:
 async def test_following_survives_a_restart(tmp_path: Path) -> None:
     """The same iterator continues with the next daemon: hello again, and nothing missed."""
     async with admin_api(tmp_path) as api:
-        story = follow(api.client.events)
+        story = follow(api.client.events, on_trouble=lambda _: None)
         assert await anext(story) == Hello("boot", (await api.client.status()).version, 1)
-    async with admin_api(tmp_path, boot_id="next") as api, aclosing(story), asyncio.timeout(30):
+    async with admin_api(tmp_path, boot_id="next") as api, aclosing(story), asyncio.timeout(PATIENCE_S):
         api.log(1)
         hello, event = await anext(story), await anext(story)
         assert isinstance(hello, Hello)

@@ -95,6 +95,20 @@ async def test_a_rotation_is_under_way() -> None:
     assert any(row.action == "rotate" and old.id in row.key_ids for row in rows)
 
 
+async def test_people_move_to_the_new_key_of_a_rotation() -> None:
+    """Not at once, but some time after the operator has made it."""
+    with demo_daemon() as socket:
+        admin = await _connected(socket)
+        ring = await admin.keys()
+        active = next(key for key in ring.keys if key.client == "web" and key.state is KeyState.ACTIVE)
+        change = await admin.rotate_key(
+            active.id, grace_s=300, generation=ring.generation, idempotency_key="one"
+        )
+        moved = await _requests(admin, f"key_id={change.key.id}")
+    assert moved[0].client == "web"
+    assert moved[0].outcome is not Outcome.DENIED
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 async def test_it_ends_with_the_app_and_leaves_nothing(how: signal.Signals) -> None:
     """However the app ends: the directory with its state is gone, and so is the daemon."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from io import StringIO
+from pathlib import Path
+
+from relayd.admin.client import AdminClient
 from relayd.admin.schema import Ended, Gap, Lost, Progress, Started
+from tests.admin.harness import admin_api
 from tests.tui.samples import a_failure, a_record, an_open
-from tui.plain import ended_line, event_line
+from tests.wire import until
+from tui.plain import ended_line, event_line, run_lines
 
 
 def test_an_ended_request_is_one_sentence() -> None:
@@ -33,3 +40,22 @@ def test_hostile_text_is_harmless_in_line_mode_too() -> None:
     line = event_line(Ended(2, "b", a_record(1, client="\x1b[2Jx")))
     assert line is not None
     assert line.isprintable()
+
+
+async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(tmp_path: Path) -> None:
+    """No contact is said once; then the newest requests, those that end from now on, and a restart."""
+    out = StringIO()
+    socket = tmp_path / "state" / "admin.sock"
+    mode = asyncio.create_task(run_lines(AdminClient(socket), out), name="line mode")
+    await until(lambda: "no contact: No relayd answers at" in out.getvalue())
+    async with admin_api(tmp_path) as api:
+        api.log(1, client="before")
+        await until(lambda: "before at 192.0.2.1" in out.getvalue())
+        api.log(1, prefix="n", client="after")
+        await until(lambda: "after at 192.0.2.1" in out.getvalue())
+    await until(lambda: out.getvalue().count("no contact: ") > 1)
+    async with admin_api(tmp_path, boot_id="next"):
+        await until(lambda: "daemon restarted" in out.getvalue())
+    mode.cancel()
+    await asyncio.gather(mode, return_exceptions=True)
+    assert out.getvalue().count("No relayd answers") <= 2
