@@ -179,10 +179,12 @@ def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: 
             path = settings.state_dir / FIRST_KEY_FILE
             key = f"$(cat {path})"
             messages.append(_save_first_key(path, initial.secret))
-    elif not demo:
-        return messages
-    elif key == "YOUR-KEY":
+    elif initial.unused is not None:
+        messages.append(_find_first_key(settings.state_dir / FIRST_KEY_FILE, initial.unused.client))
+    elif demo and key == "YOUR-KEY":
         messages.append("The key is the one of the first start; if it is lost: relayd keys rotate default")
+    if not demo and initial.outcome is not InitialKeyOutcome.MADE:
+        return messages
     messages += [
         "Try it:",
         "",
@@ -202,6 +204,16 @@ def _save_first_key(path: Path, secret: str) -> str:
             "make another: relayd keys rotate default --grace 0s"
         )
     return f"The first authorization key is in {path}; read it, then delete the file."
+
+
+def _find_first_key(path: Path, client: str) -> str:
+    """Return where the first key is, or how to get another: the first start may have been killed early."""
+    if path.is_file():
+        return f"The first authorization key is in {path}; read it, then delete the file."
+    return (
+        "No authorization key was ever used here. If the first one was lost, make another: "
+        f"relayd keys rotate {client} --grace 0s"
+    )
 
 
 def _refuse(sentence: str) -> int:

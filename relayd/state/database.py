@@ -1,20 +1,25 @@
-"""One SQLite file: its permissions, its transactions, and what its errors mean for the operator."""
+"""One SQLite file: its transactions, and what its errors mean for the operator."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
+from relayd.state.errors import (
+    StateBusy,
+    StateDamaged,
+    StateError,
+    StateOtherFormat,
+    StateReplaced,
+    StateUnreachable,
+)
 from relayd.state.records import DiskUse, LogEvent
 from relayd.state.schema import is_current, migrate
 
-FILE_NAME = "relayd.db"
 BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
@@ -64,6 +69,7 @@ class Database:
         self._on_commit = on_commit
         self._synchronous = ""
         self._has_durable_wal = False
+        self._files = _identify(path)
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[Transaction]:
@@ -73,10 +79,11 @@ class Database:
             durable: the commit survives a power cut, not only the end of the process.
 
         Raises:
-            sqlite3.Error: the disk refused; nothing changed.
+            sqlite3.Error: the disk refused, or the file is not the one at the path; nothing changed.
             Exception: whatever the block raises; nothing changed.
         """
         self._roll_back()
+        self.check_in_place()
         self._set_synchronous("FULL" if durable else "NORMAL")
         transaction = Transaction(self.connection, self.boot_id)
         self.connection.execute("BEGIN IMMEDIATE")
@@ -95,6 +102,21 @@ class Database:
         for callback in transaction.after_commit:
             callback()
         self._publish(transaction.events)
+
+    def check_in_place(self) -> None:
+        """Do nothing if the open files are those at the path; any thread may ask.
+
+        What is written to files that were deleted or replaced is gone after a restart. This asks for names
+        only: to open and close a file of the database would drop the locks that SQLite has on it
+        (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+
+        Raises:
+            sqlite3.OperationalError: they are not; its code is SQLITE_READONLY_DBMOVED.
+        """
+        if _identify(self.path) != self._files:
+            error = sqlite3.OperationalError("its files were moved, deleted or replaced")
+            error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
+            raise error
 
     def checkpoint(self) -> None:
         """Copy the WAL into the file if it has grown or holds a durable change; never waits for readers.
@@ -125,57 +147,27 @@ class Database:
             _log.exception("Publishing %d log events failed", len(events))
 
 
-def make_private(state_dir: Path) -> Path:
-    """Make the directory (0700) and the file in it (0600) if they are missing; return the file's path.
-
-    Raises:
-        StateUnreachable: not possible, or the directory is another user's, or others may write to it.
-    """
-    path = state_dir / FILE_NAME
-    try:
-        if not state_dir.is_dir():
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = state_dir.stat()
-        mode = stat.S_IMODE(info.st_mode)
-        if info.st_uid != os.geteuid():
-            raise StateUnreachable(
-                f"The state directory {state_dir} belongs to another user (uid {info.st_uid}), who could "
-                "replace the keys in it. Run relayd as that user, or set state_dir to another directory."
-            )
-        if mode & stat.S_ISVTX:
-            raise StateUnreachable(
-                f"{state_dir} is shared by all users (mode {mode:04o}) and can't be the state directory. "
-                f"Set state_dir to a directory of its own, such as {state_dir / 'relayd'}"
-            )
-        if mode & 0o022:
-            raise StateUnreachable(
-                f"Other users may write to the state directory {state_dir} (mode {mode:04o}). "
-                f"Close it first: chmod 700 {state_dir}"
-            )
-        # Before SQLite opens it: its -wal and -shm files take their mode from this one.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-        for side in (wal_path(path), _shm_path(path)):
-            with suppress(FileNotFoundError):
-                side.chmod(0o600)
-    except OSError as error:
-        raise StateUnreachable(
-            f"The state directory {state_dir} can't be used: {error.strerror or error}. "
-            "relayd needs to own it (mode 0700), or another state_dir."
-        ) from error
-    return path
-
-
 def wal_path(path: Path) -> Path:
     """Return the path of a database's write-ahead log."""
     return path.with_name(f"{path.name}-wal")
 
 
-def _shm_path(path: Path) -> Path:
+def shm_path(path: Path) -> Path:
+    """Return the path of the index of a database's write-ahead log."""
     return path.with_name(f"{path.name}-shm")
+
+
+def _identify(path: Path) -> list[tuple[int, int] | None]:
+    """Return device and inode of the database, its WAL and its index; None for what is not there."""
+    found: list[tuple[int, int] | None] = []
+    for file in (path, wal_path(path), shm_path(path)):
+        try:
+            info = file.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((info.st_dev, info.st_ino))
+    return found
 
 
 def _size(path: Path) -> int:
@@ -192,7 +184,7 @@ def disk_use(path: Path) -> DiskUse:
         StateBusy: the file system does not answer.
     """
     try:
-        used = sum(map(_size, (path, wal_path(path), _shm_path(path))))
+        used = sum(map(_size, (path, wal_path(path), shm_path(path))))
         disk = os.statvfs(path.parent)
     except OSError as error:
         raise StateBusy(f"The disk of {path} can't be examined: {error.strerror}.") from error
@@ -273,13 +265,22 @@ def is_disk_refusing(error: sqlite3.Error) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
+    return _extended_code(error) & 0xFF
+
+
+def _extended_code(error: sqlite3.Error) -> int:
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
-    return code & 0xFF
+    return code
 
 
 def explain(error: sqlite3.Error, path: Path) -> StateError:
     """Return what an error of SQLite means for the operator."""
     code = _code(error)
+    if _extended_code(error) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return StateReplaced(
+            f"The database {path} was moved, deleted or replaced while relayd runs, so nothing is stored any "
+            "more. Put its files back, or restart relayd: it then uses what is at the path."
+        )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return StateDamaged(
             f"The database {path} is damaged ({error}). Stop relayd and keep a copy of the file; then put a "

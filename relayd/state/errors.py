@@ -10,7 +10,8 @@ class StateError(Exception):
     ├── StateUnreachable   no such directory or file, or no permission
     ├── StateOtherFormat   another version of relayd wrote the file
     ├── StateDamaged       the file is not a database, or a damaged one
-    └── StateBusy          the disk or another process does not let us read or write now
+    ├── StateBusy          the disk or another process does not let us read or write now
+    └── StateReplaced      the open file is no longer the one at its path
     """
 
 
@@ -28,6 +29,10 @@ class StateDamaged(StateError):
 
 class StateBusy(StateError):
     """The disk is full or failing, or another process holds the file."""
+
+
+class StateReplaced(StateError):
+    """The database was moved, deleted or replaced while it is open."""
 
 
 class RingError(Exception):

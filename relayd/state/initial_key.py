@@ -12,7 +12,7 @@ from relayd.state.audit import append_audit
 from relayd.state.database import Transaction
 from relayd.state.errors import BadChange
 from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
-from relayd.state.key_transitions import NewKey, active_key, make_key
+from relayd.state.key_transitions import NewKey, StoredRing, active_key, make_key
 from relayd.state.keys import ID_CHARS, MIN_GIVEN_CHARS, PREFIX, digest, looks_wrong, new_id
 from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, Peer, utc_text
 
@@ -30,6 +30,8 @@ class InitialKeyOutcome(StrEnum):
     """The ring was empty and no key was given: a first one was made; show its secret once."""
     KEPT = "kept"
     """The ring had keys, and none was given or the given one is among the live ones."""
+    LOST = "lost"
+    """The ring once had keys and is empty: it stays so, the note says how to get a key."""
     IGNORED = "ignored"
     """The ring had keys, and the given one is not live: it is ignored, the note says why."""
 
@@ -43,10 +45,20 @@ class InitialKey:
     secret: str | None = field(default=None, repr=False)
     note: str | None = None
     """A sentence for the log."""
+    unused: KeyInfo | None = None
+    """An active key, if none of the ring was ever used: its secret may have been lost."""
 
 
-def ensure_initial_key(transaction: Transaction, given: str | None, now_s: float) -> InitialKey:
+def ensure_initial_key(
+    transaction: Transaction, given: str | None, now_s: float, *, had_keys: bool
+) -> InitialKey:
     """Put a first key into an empty ring, with its audit row; compare the given key with a filled one.
+
+    Args:
+        transaction: a durable one.
+        given: a key that the operator brought along.
+        now_s: the Unix time.
+        had_keys: whether the ring was filled before, although it may be empty now.
 
     Raises:
         BadChange: the ring is empty and the given key can't be one.
@@ -55,7 +67,13 @@ def ensure_initial_key(transaction: Transaction, given: str | None, now_s: float
     connection, now = transaction.connection, utc_text(now_s)
     ring = load_ring(connection)
     if ring.keys:
-        return _compare(transaction, given, now)
+        return _compare(transaction, ring, given, now)
+    if had_keys or ring.generation:
+        return InitialKey(
+            InitialKeyOutcome.LOST,
+            note="The key ring had keys and is empty now: no key works, and AUTHORIZATION_KEY is not taken "
+            f"again. Put a backup in its place, or make a key: relayd keys add {DEFAULT_CLIENT}",
+        )
     key = make_key(DEFAULT_CLIENT, now_s) if given is None else _given_key(given, now_s)
     insert_key(connection, key)
     peer = own_peer()
@@ -84,15 +102,19 @@ def own_peer() -> Peer:
     return Peer(uid, os.getpid(), login)
 
 
-def _compare(transaction: Transaction, given: str | None, now: str) -> InitialKey:
+def _compare(transaction: Transaction, ring: StoredRing, given: str | None, now: str) -> InitialKey:
+    unused = None
+    if all(key.first_used_at is None for key in ring.keys):
+        unused = next((key for key in ring.keys if key.state is KeyState.ACTIVE), None)
     if given is None:
-        return InitialKey(InitialKeyOutcome.KEPT)
+        return InitialKey(InitialKeyOutcome.KEPT, unused=unused)
     known = find_by_digest(transaction.connection, digest(given.encode()))
     if known is None:
         return InitialKey(
             InitialKeyOutcome.IGNORED,
             note="AUTHORIZATION_KEY is not in the key ring and is ignored: the stored ring wins. "
             "Change keys with `relayd keys`.",
+            unused=unused,
         )
     key = known.as_of(now)
     if key.state in LIVE_STATES:

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
-from relayd.state.database import Database, Transaction
+from relayd.state.database import Database, Transaction, explain
+from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingError, RingUnavailable, StateError
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, ChangeRequest, apply_change
@@ -31,7 +32,7 @@ from relayd.state.records import (
     epoch_s,
     utc_text,
 )
-from relayd.state.writer import Writer
+from relayd.state.writer import Task, Writer
 
 __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
 
@@ -86,7 +87,9 @@ class KeyRing:
     idempotency key) the result has `already_done`, and no secret.
     """
 
-    def __init__(self, writer: Writer, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, writer: Writer, database: Database, directory: StateDirectory, clock: Callable[[], float]
+    ) -> None:
         """Load the ring.
 
         Raises:
@@ -94,10 +97,12 @@ class KeyRing:
         """
         self._writer = writer
         self._database = database
+        self._directory = directory
         self._clock = clock
         self._uses = _KeyUses()
         self._expired: set[str] = set()
         """Keys once seen expired, until the disk has it: a clock set back must not revive them."""
+        self.expiry_task = Task("expired keys", 1.0, self.store_expired)
         self._snapshot = _Snapshot.of(load_ring(database.connection))
 
     def verify(self, presented: bytes) -> KeyOwner | None:
@@ -110,7 +115,7 @@ class KeyRing:
             if hmac.compare_digest(live.digest, theirs):
                 found = live
             if live.expires_s <= now_s:
-                self._expired.add(live.owner.key_id)
+                self._note_expired(live.owner.key_id)
         if found is None or found.owner.key_id in self._expired:
             return None
         return found.owner
@@ -145,14 +150,17 @@ class KeyRing:
         """
 
         def work(transaction: Transaction) -> InitialKey:
-            initial = ensure_initial_key(transaction, authorization_key, self._clock())
+            had_keys = self._directory.had_keys
+            initial = ensure_initial_key(transaction, authorization_key, self._clock(), had_keys=had_keys)
             self._adopt_after_commit(transaction)
             return initial
 
         try:
-            return self._writer.submit(work).result(_START_TIMEOUT_S)
+            initial = self._writer.submit(work).result(_START_TIMEOUT_S)
         except (sqlite3.Error, StateError, TimeoutError) as error:
             raise RingUnavailable(f"The first key could not be put on disk: {error}.") from error
+        self._directory.note_keys()
+        return initial
 
     async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
@@ -190,18 +198,14 @@ class KeyRing:
             raise
         except (sqlite3.Error, StateError) as error:
             _log.error("A %s of %s could not be put on disk: %s", action, subject[:64], error)
+            told = explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error
             unavailable = RingUnavailable(
-                f"The change could not be put on disk ({error}). The ring is as it was: "
-                "mend the disk, then repeat."
+                f"The change could not be put on disk; the ring is as it was. {told}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> KeyChangeResult:
-        stored = load_ring(transaction.connection)
-        if stored.generation != self.generation:
-            # Another process has changed the ring; a refusal brings it into memory too.
-            self._adopt(stored)
         result = apply_change(transaction, request, self._clock(), self._find_expired())
         self._adopt_after_commit(transaction)
         return result
@@ -249,14 +253,14 @@ class KeyRing:
         self._uses.store(self._database)
 
     def store_expired(self) -> None:
-        """Put on disk which retiring keys have expired.
+        """Put on disk which retiring keys have expired, so that a clock set back can't revive them.
 
         Raises:
             sqlite3.Error: nothing is written; the next call tries again.
         """
         expired = self._find_expired()
         if expired:
-            with self._database.transaction(durable=False) as transaction:
+            with self._database.transaction(durable=True) as transaction:
                 mark_expired(transaction.connection, expired)
                 self._adopt_after_commit(transaction)
             self._expired -= expired
@@ -264,7 +268,15 @@ class KeyRing:
     def _find_expired(self) -> set[str]:
         """Return the live keys of the ring that have expired by now, or were once seen to."""
         now_s = self._clock()
-        return self._expired | {live.owner.key_id for live in self._snapshot.live if live.expires_s <= now_s}
+        for live in self._snapshot.live:
+            if live.expires_s <= now_s:
+                self._note_expired(live.owner.key_id)
+        return set(self._expired)
+
+    def _note_expired(self, key_id: str) -> None:
+        if key_id not in self._expired:
+            self._expired.add(key_id)
+            self._writer.wake(self.expiry_task)
 
 
 @dataclass(frozen=True, slots=True)

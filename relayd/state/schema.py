@@ -17,7 +17,7 @@ _FIRST = (
     # `floor_seq`: the newest event that retention removed.
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta VALUES ('seq', 0), ('floor_seq', 0)",
-    # `start_ticks` and `host_boot` distinguish a process from a later one with the same pid.
+    # Not used any more: which processes had the file open.
     """CREATE TABLE boots (
         boot_id TEXT PRIMARY KEY, pid INTEGER NOT NULL, start_ticks INTEGER NOT NULL,
         host_boot TEXT NOT NULL, started_at TEXT NOT NULL, stopped_at TEXT

@@ -7,11 +7,13 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
 from relayd.state.audit import Audit
-from relayd.state.crash_recovery import CrashRecovery
+from relayd.state.crash_recovery import close_crashed
 from relayd.state.database import (
     Connect,
     Database,
@@ -19,9 +21,9 @@ from relayd.state.database import (
     as_state_errors,
     disk_use,
     is_disk_refusing,
-    make_private,
     open_for_writing,
 )
+from relayd.state.directory import StateDirectory
 from relayd.state.keyring import KeyRing
 from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
@@ -40,23 +42,30 @@ class State:
     ring_class: ClassVar[type[KeyRing]] = KeyRing
 
     def __init__(
-        self, database: Database, *, keep_days: int, max_mib: int, clock: Callable[[], float]
+        self,
+        directory: StateDirectory,
+        database: Database,
+        *,
+        keep_days: int,
+        max_mib: int,
+        clock: Callable[[], float],
     ) -> None:
         self.path = database.path
+        self._directory = directory
+        self._database = database
         self._writer = Writer(database)
-        self._recovery = CrashRecovery(database, clock)
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
-        self.ring = self.ring_class(self._writer, database, clock)
+        self.ring = self.ring_class(self._writer, database, directory, clock)
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock)
         self.reader = LogReader(database.path, clock)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
             log_task,
-            Task("expired keys", 1.0, self.ring.store_expired),
+            self.ring.expiry_task,
             Task("key uses", 5.0, self.ring.store_uses),
             Task("checkpoint", 1.0, database.checkpoint),
-            Task("crash recovery", 10.0, self._recovery.run),
+            Task("crash recovery", 1.0, partial(close_crashed, database)),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
         ]
@@ -75,8 +84,7 @@ class State:
     ) -> Self:
         """Open or make `relayd.db`, load the ring, close what a crash left open, start the writer. Blocks.
 
-        A full disk does not stop the start: a ring that can be read is enough to serve. The start is
-        recorded as soon as the disk has room.
+        A full disk does not stop the start: a ring that can be read is enough to serve.
 
         Args:
             state_dir: made if it is missing.
@@ -91,15 +99,14 @@ class State:
         Raises:
             StateError: the message says what to do.
         """
-        path = make_private(state_dir)
-        connection = open_for_writing(path, connect)
-        try:
+        with ExitStack() as undo:
+            directory = undo.enter_context(StateDirectory(state_dir))
+            path = directory.database
+            connection = undo.enter_context(closing(open_for_writing(path, connect)))
             with as_state_errors(path):
                 database = Database(path, connection, boot_id, on_commit)
-                state = cls(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
-        except BaseException:
-            connection.close()
-            raise
+                state = cls(directory, database, keep_days=keep_days, max_mib=max_mib, clock=clock)
+            undo.pop_all()
         state._start()
         return state
 
@@ -114,12 +121,13 @@ class State:
 
     def _recover(self) -> None:
         try:
-            self._recovery.run()
+            self.ring.store_expired()
+            close_crashed(self._database)
         except sqlite3.Error as error:
             if not is_disk_refusing(error):
                 raise
-            # The task "crash recovery" tries again.
-            _log.error("The start of the daemon can't be recorded yet: %s", error)
+            # The tasks try again.
+            _log.error("What an earlier run left to do can't be written yet: %s", error)
 
     def set_retention(self, *, keep_days: int, max_mib: int) -> None:
         """Set how much of the request log is kept from now on."""
@@ -130,16 +138,16 @@ class State:
 
         Raises:
             StateBusy: the file system does not answer.
+            StateReplaced: the files at the path are not those in use.
         """
+        with as_state_errors(self.path):
+            self._database.check_in_place()
         return disk_use(self.path)
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and release the file; False if something could not be written in time. Blocks."""
-        return self._writer.close(timeout_s, self._finish) and not self.log.queued
-
-    def _finish(self, until: float) -> None:
-        self.log.drain(until)
-        try:
-            self._recovery.sign_off()
-        except sqlite3.Error as error:
-            _log.warning("The end of the daemon could not be recorded: %s", error)
+        is_ended = self._writer.close(timeout_s, self.log.drain)
+        if is_ended:
+            # Else the thread still writes: the lock is held until the process ends.
+            self._directory.close()
+        return is_ended and not self.log.queued

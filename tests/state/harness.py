@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from relayd.state.database import Connect, Database, make_private, open_for_writing
+from relayd.state.database import Connect, Database, open_for_writing
+from relayd.state.directory import StateDirectory
 from relayd.state.keyring import Caller
 from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
 from relayd.state.state import State
@@ -87,6 +88,12 @@ class Disk:
             raise sqlite3.OperationalError("database or disk is full")
 
 
+def make_database(state_dir: Path) -> Path:
+    """Make a state directory with an empty database file; return the file's path."""
+    with StateDirectory(state_dir) as directory:
+        return directory.database
+
+
 @contextmanager
 def opened(
     state_dir: Path,
@@ -122,7 +129,7 @@ def opened_database(
     connect: Connect = sqlite3.connect,
 ) -> Iterator[Database]:
     """Open a database for writing, without a thread beside the test."""
-    path = make_private(state_dir)
+    path = make_database(state_dir)
     with closing(open_for_writing(path, connect)) as connection:
         yield Database(path, connection, boot_id, published or Published())
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,91 +14,38 @@ from relayd.state.audit import append_audit
 from relayd.state.columns import COLUMNS
 from relayd.state.database import (
     CHECKPOINT_BYTES,
-    FILE_NAME,
     Database,
     Transaction,
     disk_use,
     explain,
-    make_private,
     open_for_reading,
     open_for_writing,
     wal_path,
 )
-from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
+from relayd.state.directory import FILE_NAME
+from relayd.state.errors import (
+    StateBusy,
+    StateDamaged,
+    StateError,
+    StateOtherFormat,
+    StateReplaced,
+    StateUnreachable,
+)
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import AuditEntry, Ended, KeyState, Lost, Outcome
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, opened, opened_database
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, make_database, opened, opened_database
 
 FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
 
 
 def first_release(state_dir: Path) -> Path:
     """Make a database as the first release wrote it."""
-    path = make_private(state_dir)
+    path = make_database(state_dir)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.executescript(FIRST_RELEASE.read_text(encoding="utf-8"))
     return path
-
-
-def modes(state_dir: Path) -> dict[str, int]:
-    """Return the permission bits of every file in a directory."""
-    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in state_dir.iterdir()}
-
-
-def test_nobody_else_can_read_the_state(tmp_path: Path) -> None:
-    """Whatever the umask says, the directory is 0700 and every file in it 0600, also where they were not."""
-    old = os.umask(0o000)
-    try:
-        path = make_private(tmp_path / "deep" / "state")
-        path.chmod(0o644)
-        wal_path(path).touch(mode=0o666)
-        assert make_private(tmp_path / "deep" / "state") == path
-        assert modes(path.parent) == dict.fromkeys([FILE_NAME, f"{FILE_NAME}-wal"], 0o600)
-        wal_path(path).unlink()
-        with opened_database(path.parent) as database, database.transaction(durable=True) as transaction:
-            transaction.next_seq()
-            assert modes(path.parent) == dict.fromkeys(
-                [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"], 0o600
-            )
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    finally:
-        os.umask(old)
-
-
-def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    """Whoever can write into the directory can swap the key ring; the error names the command that helps."""
-    state_dir = tmp_path / "state"
-    state_dir.mkdir()
-    state_dir.chmod(0o777)
-    with pytest.raises(StateUnreachable, match=f"chmod 700 {state_dir}"):
-        make_private(state_dir)
-
-
-def test_a_directory_of_all_users_is_refused_without_advice_to_close_it(tmp_path: Path) -> None:
-    """`chmod 700 /tmp` would take it from everybody else."""
-    tmp_path.chmod(0o1777)
-    with pytest.raises(StateUnreachable, match=f"such as {tmp_path}/relayd") as refused:
-        make_private(tmp_path)
-    assert "chmod" not in str(refused.value)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
-    """Its owner could replace the keys in it, whatever its mode."""
-    os.chown(tmp_path, 65534, 65534)
-    with pytest.raises(StateUnreachable, match=r"belongs to another user \(uid 65534\)"):
-        make_private(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_path_that_can_t_be_a_directory_is_refused(tmp_path: Path) -> None:
-    """A file in the way is named, not overwritten."""
-    (tmp_path / "state").write_text("mine")
-    with pytest.raises(StateUnreachable, match=str(tmp_path / "state")):
-        make_private(tmp_path / "state")
-    assert (tmp_path / "state").read_text() == "mine"
 
 
 def test_the_disk_is_measured(tmp_path: Path) -> None:
@@ -118,7 +63,7 @@ def test_a_file_that_is_no_database_is_reported_in_words(
     tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]
 ) -> None:
     """Garbage in place of the database stops with its path and what to do, and is left as it is."""
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     path.write_bytes(b"this is not a database, certainly " * 100)
     with pytest.raises(StateDamaged, match=r"relayd\.db is damaged .*Stop relayd.*backup"):
         open_it(path)
@@ -137,7 +82,7 @@ def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], sqlit
 
 def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
     """A file with someone else's tables is not filled with ours."""
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE bookmarks (url)")
         with pytest.raises(StateDamaged, match="not one of relayd"):
@@ -191,7 +136,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     """Bringing a file up to date is one transaction: a full disk in its middle changes nothing."""
     disk = Disk()
     disk.full(beginning=("CREATE TABLE keys",))
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     with pytest.raises(StateBusy, match="free space"):
         open_for_writing(path, disk.connect)
     with closing(sqlite3.connect(path)) as connection:
@@ -206,7 +151,7 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StateUnreachable, match="no database"):
         open_for_reading(tmp_path / FILE_NAME)
     assert list(tmp_path.iterdir()) == []
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     with pytest.raises(StateOtherFormat, match="old format"):
         open_for_reading(path)
     open_for_writing(path).close()
@@ -219,7 +164,7 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
 
 def test_a_reader_sees_what_a_killed_writer_left_in_the_wal(tmp_path: Path) -> None:
     """What was committed before a kill is read from the WAL, without a daemon."""
-    killed = make_private(tmp_path / "copy")
+    killed = make_database(tmp_path / "copy")
     with opened_database(tmp_path / "state") as database:
         with database.transaction(durable=False) as transaction:
             assert transaction.next_seq() == 1
@@ -296,7 +241,7 @@ def test_an_audit_row_keeps_every_field(tmp_path: Path) -> None:
 def test_events_go_out_after_the_commit(tmp_path: Path) -> None:
     """Whoever sees an event finds it on disk: callbacks run first, then the listener, both after commit."""
     order: list[str] = []
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     with closing(open_for_writing(path)) as connection:
         database = Database(
             path, connection, "boot-1", lambda _: order.append(f"{connection.in_transaction}")
@@ -326,7 +271,7 @@ def test_a_commit_that_fails_publishes_nothing(tmp_path: Path, caplog: pytest.Lo
 
 def test_a_broken_listener_does_not_stop_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What a listener raises is logged; the commit stands."""
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
 
     def on_commit(_: object) -> None:
         raise RuntimeError("a bug elsewhere")
@@ -337,6 +282,27 @@ def test_a_broken_listener_does_not_stop_the_log(tmp_path: Path, caplog: pytest.
             audit(transaction)
         assert "a bug elsewhere" in caplog.text
         assert seq_of(database) == 1
+
+
+@pytest.mark.parametrize("name", ["relayd.db", "relayd.db-wal", "relayd.db-shm"])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_nothing_is_written_to_a_file_that_left_its_place(
+    tmp_path: Path, name: str, *, replaced: bool
+) -> None:
+    """Deleted or replaced, the database or a file beside it: refused in words, until it is back."""
+    with opened_database(tmp_path / "state") as database:
+        file = database.path.with_name(name)
+        kept = file.rename(tmp_path / name)
+        if replaced:
+            file.write_bytes(kept.read_bytes())
+        with pytest.raises(sqlite3.OperationalError) as refused, database.transaction(durable=True):
+            pytest.fail("it began")
+        told = explain(refused.value, database.path)
+        assert isinstance(told, StateReplaced)
+        assert f"{database.path} was moved, deleted or replaced" in str(told)
+        kept.rename(file)
+        with database.transaction(durable=True) as transaction:
+            assert audit(transaction) == 1
 
 
 def test_durable_commits_are_synchronised(tmp_path: Path) -> None:

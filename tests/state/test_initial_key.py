@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from relayd.state.directory import FILE_NAME, LOCK_NAME
 from relayd.state.errors import BadChange, RingUnavailable
 from relayd.state.initial_key import InitialKeyOutcome
 from relayd.state.keys import new_key
@@ -120,6 +123,44 @@ async def test_a_ring_of_dead_keys_is_not_empty(tmp_path: Path) -> None:
         assert result.outcome is InitialKeyOutcome.IGNORED
         assert "revoked since" in (result.note or "")
         assert state.ring.verify(GIVEN.encode()) is None
+
+
+@pytest.mark.parametrize("loss", ["the file", "the rows"])
+async def test_a_ring_that_was_filled_is_never_filled_again(tmp_path: Path, loss: str) -> None:
+    """Keys that are lost do not come back from the environment; the start says how to get a new one."""
+    with opened(tmp_path) as state:
+        state.ring.ensure_initial_key(GIVEN)
+    if loss == "the file":
+        (tmp_path / FILE_NAME).unlink()
+    else:
+        (tmp_path / LOCK_NAME).unlink()
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+            connection.execute("DELETE FROM keys")
+    for boot_id, given in (("boot-2", GIVEN), ("boot-3", None)):
+        with opened(tmp_path, boot_id=boot_id) as state:
+            initial = state.ring.ensure_initial_key(given)
+            assert (initial.outcome, initial.secret) == (InitialKeyOutcome.LOST, None)
+            assert "relayd keys add default" in (initial.note or "")
+            assert state.ring.keys() == []
+            assert state.ring.verify(GIVEN.encode()) is None
+    with opened(tmp_path, boot_id="boot-4") as state:
+        added = await state.ring.add("default", caller=ALICE)
+        assert state.ring.ensure_initial_key(None).outcome is InitialKeyOutcome.KEPT
+        assert added.secret is not None
+        assert state.ring.verify(added.secret.encode()) is not None
+
+
+def test_a_first_key_that_was_never_used_may_be_lost(tmp_path: Path) -> None:
+    """A later start is told so, unless it brings the key, or the key was used meanwhile."""
+    with opened(tmp_path) as state:
+        key = state.ring.ensure_initial_key(GIVEN).key
+        assert key is not None
+        assert state.ring.ensure_initial_key(None).unused == key
+        assert state.ring.ensure_initial_key("another-key-0123456789").unused == key
+        assert state.ring.ensure_initial_key(GIVEN).unused is None
+        state.ring.record_use(key.id, "192.0.2.1")
+    with opened(tmp_path, boot_id="boot-2") as state:
+        assert state.ring.ensure_initial_key(None).unused is None
 
 
 def test_a_full_disk_makes_no_key(tmp_path: Path) -> None:

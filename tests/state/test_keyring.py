@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from relayd.state.database import Database, open_for_writing
+from relayd.state.directory import FILE_NAME, StateDirectory
 from relayd.state.errors import (
     BadChange,
     GenerationMismatch,
@@ -21,16 +23,16 @@ from relayd.state.errors import (
     RingError,
     RingUnavailable,
     StateDamaged,
+    StateReplaced,
     WrongState,
 )
-from relayd.state.initial_key import ensure_initial_key
 from relayd.state.key_store import load_ring
 from relayd.state.keyring import Caller, KeyOwner, KeyRing
 from relayd.state.keys import new_key
 from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_text
 from relayd.state.state import State
 from relayd.state.writer import Writer
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened, opened_database, wait_until
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, opened, wait_until
 
 BOB = Caller(Peer(uid=1001, pid=77, login="bob"))
 
@@ -156,6 +158,42 @@ async def test_expired_keys_are_marked_on_disk(tmp_path: Path) -> None:
         assert state.ring.generation == 2
 
 
+def stored_state(state_dir: Path, key_id: str) -> str:
+    """Return the state of a key as it is on disk."""
+    with closing(sqlite3.connect(state_dir / FILE_NAME)) as connection:
+        (found,) = connection.execute("SELECT state FROM keys WHERE id = ?", (key_id,)).fetchone()
+    return str(found)
+
+
+@pytest.mark.parametrize("act", ["a request", "a list", "nothing"])
+async def test_a_key_that_ended_is_stored_as_ended(tmp_path: Path, act: str) -> None:
+    """However it was noticed: a clock that is set back right then, and a crash, do not revive it."""
+    clock = Clock()
+    with opened(tmp_path / "state", clock=clock) as state:
+        first = await state.ring.add("web", caller=ALICE)
+        await rotate(state.ring, first.key.id)
+        clock.now_s += 60
+        if act == "a request":
+            assert state.ring.verify(key_of(first)) is None
+            clock.now_s -= 60
+        elif act == "a list":
+            assert shown(state.ring, first.key.id).state is KeyState.EXPIRED
+            clock.now_s -= 60
+        wait_until(lambda: stored_state(tmp_path / "state", first.key.id) == "expired")
+
+
+async def test_a_key_that_ended_meanwhile_is_stored_so_at_the_start(tmp_path: Path) -> None:
+    """As soon as the state is open: a crash right after that, with a clock set back, does not revive it."""
+    clock = Clock()
+    with opened(tmp_path / "state", clock=clock) as state:
+        first = await state.ring.add("web", caller=ALICE)
+        await rotate(state.ring, first.key.id)
+    assert stored_state(tmp_path / "state", first.key.id) == "retiring"
+    clock.now_s += 60
+    with opened(tmp_path / "state", boot_id="boot-2", clock=clock):
+        assert stored_state(tmp_path / "state", first.key.id) == "expired"
+
+
 async def test_uses_show_at_once_and_reach_the_disk(tmp_path: Path) -> None:
     """The first use stays and the last one moves, also across restarts and changes of the ring."""
     clock = Clock()
@@ -183,11 +221,15 @@ async def test_uses_show_at_once_and_reach_the_disk(tmp_path: Path) -> None:
 def test_uses_that_the_disk_refused_are_written_later(tmp_path: Path) -> None:
     """A full disk delays the note of a use, it does not lose it; without a use nothing is written."""
     disk = Disk()
-    with opened_database(tmp_path / "state", connect=disk.connect) as database:
-        with database.transaction(durable=True) as transaction:
-            key = ensure_initial_key(transaction, None, NOON_S).key
-        assert key is not None
-        ring = KeyRing(Writer(database), database, Clock())
+    with opened(tmp_path / "state") as state:
+        key = state.ring.ensure_initial_key(None).key
+    assert key is not None
+    with (
+        StateDirectory(tmp_path / "state") as directory,
+        closing(open_for_writing(directory.database, disk.connect)) as connection,
+    ):
+        database = Database(directory.database, connection, "boot-2", Published())
+        ring = KeyRing(Writer(database), database, directory, Clock())
         ring.record_use(key.id, "192.0.2.1")
         disk.full()
         with pytest.raises(sqlite3.OperationalError):
@@ -351,19 +393,31 @@ async def test_refusals_are_audited_and_change_nothing(tmp_path: Path) -> None:
         assert (state.ring.keys(), state.ring.generation) == (before, 1)
 
 
-async def test_a_ring_that_another_process_changed_is_read_again(tmp_path: Path) -> None:
-    """Where two daemons overlap, a change is decided on what is on disk, not on what one remembers."""
-    with opened(tmp_path / "state") as old, opened(tmp_path / "state", boot_id="boot-2") as new:
-        first = await old.ring.add("web", caller=ALICE)
-        assert new.ring.verify(key_of(first)) is None
-        with pytest.raises(GenerationMismatch, match="generation 0, it is at 1"):
-            await new.ring.add("api", caller=on(0, caller=BOB))
-        # The refusal brought the ring of the disk into memory.
-        assert new.ring.generation == 1
-        assert new.ring.verify(key_of(first)) is not None
-
-
 # Bad disks.
+
+
+async def test_a_change_is_refused_once_the_database_has_left_its_place(tmp_path: Path) -> None:
+    """Every change says so and leaves the ring as it is, and so does the state of the disk."""
+    with opened(tmp_path / "state") as state:
+        first = await state.ring.add("web", caller=ALICE)
+        second = await rotate(state.ring, first.key.id)
+        before = state.ring.keys()
+        state.path.rename(tmp_path / "kept")
+        for change in (
+            state.ring.add("api", caller=ALICE),
+            rotate(state.ring, second.key.id),
+            state.ring.extend(first.key.id, by_s=1, caller=ALICE),
+            state.ring.undo(first.key.id, caller=ALICE),
+            state.ring.revoke(second.key.id, cut=False, caller=ALICE),
+        ):
+            with pytest.raises(RingUnavailable, match=r"the ring is as it was.*was moved, deleted"):
+                await change
+        assert (state.ring.keys(), state.ring.generation) == (before, 2)
+        with pytest.raises(StateReplaced):
+            state.disk_use()
+        (tmp_path / "kept").rename(state.path)
+        assert state.disk_use().database_bytes > 0
+        assert (await rotate(state.ring, second.key.id)).generation == 3
 
 
 @pytest.mark.parametrize(
@@ -386,7 +440,7 @@ async def test_whatever_the_disk_refuses_the_old_ring_stays(
     with opened(tmp_path / "state", connect=disk.connect) as state:
         first = await state.ring.add("web", caller=ALICE)
         disk.full(beginning=(failing,))
-        with pytest.raises(RingUnavailable, match="The ring is as it was"):
+        with pytest.raises(RingUnavailable, match="the ring is as it was"):
             await rotate(state.ring, first.key.id, on(1, "once"))
         assert state.ring.generation == 1
         assert state.ring.verify(key_of(first)) is not None

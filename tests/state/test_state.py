@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from relayd.state.database import FILE_NAME, make_private
+from relayd.state.directory import FILE_NAME, LOCK_NAME
 from relayd.state.errors import (
     RingUnavailable,
     StateBusy,
@@ -20,7 +19,18 @@ from relayd.state.errors import (
 )
 from relayd.state.initial_key import InitialKeyOutcome
 from relayd.state.records import Audited, Ended, Outcome, Started
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, a_record, as_ended, opened, wait_until
+from tests.state.harness import (
+    ALICE,
+    NOON_S,
+    Clock,
+    Disk,
+    Published,
+    a_record,
+    as_ended,
+    make_database,
+    opened,
+    wait_until,
+)
 
 
 def test_a_request_is_on_disk_and_published_as_it_starts_and_ends(tmp_path: Path) -> None:
@@ -63,14 +73,14 @@ async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
         disk.mended()
 
 
-def test_a_clean_end_leaves_one_file(tmp_path: Path) -> None:
+def test_a_clean_end_leaves_no_wal(tmp_path: Path) -> None:
     """After the close there is no WAL left, and a second close does no harm."""
     with opened(tmp_path / "state") as state:
         state.log.started(a_record())
         assert state.reader.newest_seq() >= 0
         assert state.close() is True
         assert state.close() is True
-    assert [file.name for file in (tmp_path / "state").iterdir()] == [FILE_NAME]
+    assert {file.name for file in (tmp_path / "state").iterdir()} == {FILE_NAME, LOCK_NAME}
     assert threading.active_count() == 1 or "relayd-state-writer" not in {
         thread.name for thread in threading.enumerate()
     }
@@ -91,7 +101,7 @@ def set_version(path: Path, version: int) -> None:
 
 def test_each_reason_not_to_start_is_a_sentence(tmp_path: Path) -> None:
     """Damaged, too new, and not a directory: each is told with the path, and nothing is changed."""
-    path = make_private(tmp_path / "garbage")
+    path = make_database(tmp_path / "garbage")
     path.write_bytes(os.urandom(20_000))
     with pytest.raises(StateDamaged, match="is damaged"):
         try_to_open(tmp_path / "garbage")
@@ -129,7 +139,6 @@ def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path)
             ("req-000001", Outcome.CRASHED),
             ("req-000002", Outcome.COMPLETED),
         }
-    assert _boots(tmp_path / "state") == ["crashed", "boot-2"]
 
 
 def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
@@ -149,16 +158,11 @@ def test_a_start_that_cannot_be_noted_for_another_reason_fails_in_words(tmp_path
     """A database that is not what it should be is no full disk; no thread stays behind."""
     try_to_open(tmp_path / "state")
     with sqlite3.connect(tmp_path / "state" / FILE_NAME) as connection:
-        connection.execute("DROP TABLE boots")
+        connection.execute("DROP TABLE requests")
     connection.close()
     with pytest.raises(StateDamaged, match="no such table"):
         try_to_open(tmp_path / "state")
     assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
-
-
-def _boots(state_dir: Path) -> list[str]:
-    with closing(sqlite3.connect(state_dir / FILE_NAME)) as connection:
-        return [name for (name,) in connection.execute("SELECT boot_id FROM boots ORDER BY rowid")]
 
 
 def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
@@ -179,21 +183,6 @@ def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
         published.wait_for(101)
         wait_until(lambda: state.log.error is None)
         assert len(state.reader.page(limit=100).records) == 50
-
-
-def test_old_and_new_daemon_may_overlap(tmp_path: Path) -> None:
-    """While the old one drains, the new one serves; their events form one sequence on the file."""
-    with opened(tmp_path / "state", boot_id="old") as old, opened(tmp_path / "state", boot_id="new") as new:
-        for number in range(40):
-            state, boot_id = (old, new)[number % 2], ("old", "new")[number % 2]
-            log = state.log
-            record = a_record(number, boot_id)
-            log.started(record)
-            log.ended(as_ended(record))
-        wait_until(lambda: old.log.queued + new.log.queued == 0)
-        events = new.reader.events(0)
-        assert [getattr(event, "seq", None) for event in events] == list(range(1, 81))
-        assert {record.outcome for record in new.reader.page().records} == {Outcome.COMPLETED}
 
 
 def test_retention_runs_by_itself(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.database import Database, Transaction, make_private, open_for_writing
+from relayd.state.database import Database, Transaction, open_for_writing
+from relayd.state.directory import FILE_NAME, LOCK_NAME
 from relayd.state.errors import StateBusy
 from relayd.state.writer import Task, Writer
-from tests.state.harness import Disk, Published, wait_until
+from tests.state.harness import Disk, Published, make_database, wait_until
 
 IN_TIME_S = 30.0
 
@@ -23,7 +24,7 @@ IN_TIME_S = 30.0
 @contextmanager
 def running(tmp_path: Path, *tasks: Task, disk: Disk | None = None) -> Iterator[Writer]:
     """Run a writer with these tasks; close it at the end."""
-    path = make_private(tmp_path / "state")
+    path = make_database(tmp_path / "state")
     connection = open_for_writing(path, (disk or Disk()).connect)
     writer = Writer(Database(path, connection, "boot-1", Published()))
     writer.start([*tasks, Task("idle", 3600.0, lambda: None)])
@@ -134,7 +135,7 @@ def test_closing_does_everything_that_waits(tmp_path: Path) -> None:
         assert writer.close(IN_TIME_S, last.append)
         assert [future.result(0) for future in futures] == list(range(1, 51))
         assert (len(count), len(last)) == (2, 1)
-        assert [file.name for file in writer.path.parent.iterdir()] == ["relayd.db"]
+        assert {file.name for file in writer.path.parent.iterdir()} == {FILE_NAME, LOCK_NAME}
         with pytest.raises(StateBusy, match="being closed"):
             writer.submit(advance)
         assert writer.close(IN_TIME_S, last.append)

@@ -1,0 +1,138 @@
+"""The state directory: private to the daemon's user, and used by one daemon at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from relayd.state.database import shm_path, wal_path
+from relayd.state.errors import StateBusy, StateDamaged, StateUnreachable
+
+FILE_NAME = "relayd.db"
+LOCK_NAME = "relayd.lock"
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+"""A pipe in the place of a file does not block the start."""
+_log = logging.getLogger(__name__)
+_HAD_KEYS = b"Keys were stored here, so relayd takes no AUTHORIZATION_KEY again, even if they are lost.\n"
+
+
+class StateDirectory:
+    """A directory that this process has locked, and the database file in it.
+
+    The lock file outlives the database, so it also remembers that the ring was once filled.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory (0700) and the file (0600) if they are missing, and lock the directory.
+
+        Raises:
+            StateUnreachable: not possible, or the directory is another user's, or others may write to it.
+            StateBusy: another daemon uses it.
+            StateDamaged: the database is an empty file, and was not always.
+        """
+        self.path = path
+        self.database = path / FILE_NAME
+        with _explained(path):
+            _make_private(path)
+            self._lock = os.open(path / LOCK_NAME, _OPEN, 0o600)
+            try:
+                self._take()
+                self._make_database()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def had_keys(self) -> bool:
+        """Whether the ring was ever filled."""
+        return os.fstat(self._lock).st_size > 0
+
+    def note_keys(self) -> None:
+        """Remember that the ring was filled; if the disk refuses, the next start tries again."""
+        if self.had_keys:
+            return
+        try:
+            os.write(self._lock, _HAD_KEYS)
+            os.fsync(self._lock)
+        except OSError as error:
+            _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
+
+    def close(self) -> None:
+        """Let another daemon use the directory; a second call does nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateBusy(
+                f"Another relayd uses the state directory {self.path}. Stop it first, or give this one a "
+                "state_dir of its own."
+            ) from error
+
+    def _make_database(self) -> None:
+        path = self.database
+        if self.had_keys and path.exists() and not path.stat().st_size:
+            raise StateDamaged(
+                f"The database {path} is empty, but had keys. Put a backup in its place, or move it away: "
+                "relayd then starts with an empty log and an empty key ring."
+            )
+        # Before SQLite opens it: its -wal and -shm files take their mode from this one.
+        descriptor = os.open(path, _OPEN, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StateUnreachable(f"{path} is not a regular file: move it away.")
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+        for side in (wal_path(path), shm_path(path)):
+            with suppress(FileNotFoundError):
+                side.chmod(0o600)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise every `OSError` of the block as `StateUnreachable`."""
+    try:
+        yield
+    except OSError as error:
+        raise StateUnreachable(
+            f"The state directory {path} can't be used: {error.filename or path}: "
+            f"{error.strerror or error}. relayd needs to own it (mode 0700), or another state_dir."
+        ) from error
+
+
+def _make_private(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.stat()
+    mode = stat.S_IMODE(info.st_mode)
+    if info.st_uid != os.geteuid():
+        raise StateUnreachable(
+            f"The state directory {path} belongs to another user (uid {info.st_uid}), who could "
+            "replace the keys in it. Run relayd as that user, or set state_dir to another directory."
+        )
+    if mode & stat.S_ISVTX:
+        raise StateUnreachable(
+            f"{path} is shared by all users (mode {mode:04o}) and can't be the state directory. "
+            f"Set state_dir to a directory of its own, such as {path / 'relayd'}"
+        )
+    if mode & 0o022:
+        raise StateUnreachable(
+            f"Other users may write to the state directory {path} (mode {mode:04o}). "
+            f"Close it first: chmod 700 {path}"
+        )

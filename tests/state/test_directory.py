@@ -1,0 +1,125 @@
+"""The state directory: permissions, what may stand in it, and the lock."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from relayd.state.database import wal_path
+from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory
+from relayd.state.errors import StateBusy, StateDamaged, StateUnreachable
+from tests.state.harness import make_database, opened, opened_database
+
+
+def modes(state_dir: Path) -> dict[str, int]:
+    """Return the permission bits of every file in a directory."""
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in state_dir.iterdir()}
+
+
+def test_nobody_else_can_read_the_state(tmp_path: Path) -> None:
+    """Whatever the umask says, the directory is 0700 and every file in it 0600, also where they were not."""
+    old = os.umask(0o000)
+    try:
+        path = make_database(tmp_path / "deep" / "state")
+        path.chmod(0o644)
+        wal_path(path).touch(mode=0o666)
+        assert make_database(tmp_path / "deep" / "state") == path
+        assert modes(path.parent) == dict.fromkeys([LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal"], 0o600)
+        wal_path(path).unlink()
+        with opened_database(path.parent) as database, database.transaction(durable=True) as transaction:
+            transaction.next_seq()
+            assert modes(path.parent) == dict.fromkeys(
+                [LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"], 0o600
+            )
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(old)
+
+
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """Whoever can write into the directory can swap the key ring; the error names the command that helps."""
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    state_dir.chmod(0o777)
+    with pytest.raises(StateUnreachable, match=f"chmod 700 {state_dir}"):
+        make_database(state_dir)
+
+
+def test_a_directory_of_all_users_is_refused_without_advice_to_close_it(tmp_path: Path) -> None:
+    """`chmod 700 /tmp` would take it from everybody else."""
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StateUnreachable, match=f"such as {tmp_path}/relayd") as refused:
+        make_database(tmp_path)
+    assert "chmod" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could replace the keys in it, whatever its mode."""
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(StateUnreachable, match=r"belongs to another user \(uid 65534\)"):
+        make_database(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_can_t_be_a_directory_is_refused(tmp_path: Path) -> None:
+    """A file in the way is named, not overwritten."""
+    (tmp_path / "state").write_text("mine")
+    with pytest.raises(StateUnreachable, match=str(tmp_path / "state")):
+        make_database(tmp_path / "state")
+    assert (tmp_path / "state").read_text() == "mine"
+
+
+def test_one_daemon_at_a_time(tmp_path: Path) -> None:
+    """A second one is refused in words and changes nothing; once the first has ended it may start."""
+    with opened(tmp_path / "state") as state:
+        secret = state.ring.ensure_initial_key(None).secret
+        with pytest.raises(StateBusy, match=f"Another relayd uses .* {tmp_path}/state"):
+            StateDirectory(tmp_path / "state")
+        assert state.close()
+        with opened(tmp_path / "state", boot_id="boot-2") as second:
+            assert secret is not None
+            assert second.ring.verify(secret.encode()) is not None
+
+
+def test_a_start_that_fails_gives_the_lock_back(tmp_path: Path) -> None:
+    """After a start that a damaged file ended, the next one finds the directory free."""
+    path = make_database(tmp_path / "state")
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(StateDamaged), opened(tmp_path / "state"):
+        pytest.fail("it started")
+    path.unlink()
+    with opened(tmp_path / "state"):
+        pass
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, LOCK_NAME])
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    """The sentence has the path, and nothing is removed."""
+    (tmp_path / name).mkdir()
+    tmp_path.chmod(0o700)
+    with pytest.raises(StateUnreachable, match=f"{tmp_path}/{name}: Is a directory"):
+        StateDirectory(tmp_path)
+    assert (tmp_path / name).is_dir()
+
+
+def test_a_pipe_in_the_place_of_the_database_is_named(tmp_path: Path) -> None:
+    """It does not block the start."""
+    os.mkfifo(tmp_path / FILE_NAME)
+    tmp_path.chmod(0o700)
+    with pytest.raises(StateUnreachable, match=f"{tmp_path}/{FILE_NAME} is not a regular file"):
+        StateDirectory(tmp_path)
+
+
+def test_an_empty_file_that_had_keys_is_damage(tmp_path: Path) -> None:
+    """Before the first key an empty file is what a first start left that was killed; later it is a loss."""
+    path = make_database(tmp_path)
+    assert path.stat().st_size == 0
+    with opened(tmp_path) as state:
+        state.ring.ensure_initial_key(None)
+    path.write_bytes(b"")
+    with pytest.raises(StateDamaged, match=f"{path} is empty, but had keys"):
+        StateDirectory(tmp_path)
