@@ -1,4 +1,4 @@
-"""Measure relayd beside the version before and its peers: one upstream, one load, one table."""
+"""Measure this tree beside an earlier revision, ferrogw and nginx: one upstream, one load, two tables."""
 
 from __future__ import annotations
 
@@ -8,170 +8,224 @@ import platform
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 
-from benchmark.programs import CannotRunError, machine_ticks, stolen_share
-from benchmark.relays import MORE_PEERS, PEERS, ROOT, Relay, before, this_tree
-from benchmark.rows import ADDED, ROWS, Bench, Figures, Run
+from benchmark.programs import CannotRunError
+from benchmark.relays import ROOT, Relay, before, ferrogw, nginx, this_tree
+from benchmark.rows import ADDED, COST, OWN_ROWS, SHARED_ROWS, Bench, Figures, Run
 
 _PAGE = ROOT / "docs/performance.md"
 _MARKERS = ("<!-- bench:begin -->", "<!-- bench:end -->")
-_QUICK_ROWS, _QUICK_ROUNDS = ["paced", "churn"], 4
+_ROWS = [*SHARED_ROWS, *OWN_ROWS]
+_QUICK_ROWS = ["paced", "churn"]
+_FAILURES = (CannotRunError, HTTPException, OSError, RuntimeError)
+"""What ends one relay's row, but not the run."""
+_GOALS = {
+    "resident MiB, idle": "≤ 70",
+    "added ms p99, 150 x 100 at 50 ms": "≤ 10",
+    "added to the first delta, ms p99": "≤ 10",
+    "added ms p99, 60 x 1,000 at 20 ms": "≤ 10",
+    "one-delta requests/s": "≥ 1,200",
+    "resident KiB an open stream": "≤ 40",
+    "MiB of growth, 10,000th to 100,000th stream": "≤ 2",
+    "valid keys refused, under rotation": "≤ 0",
+    "expired keys accepted, under rotation": "≤ 0",
+    "ms a rotation, max": "≤ 10",
+    "tui: ms from the start to the first paint": "≤ 500",
+    "tui: % CPU, idle": "≤ 0.5",
+    "tui: ms from a key to the screen, p99": "≤ 50",
+}
+"""What relayd wants of itself."""
+_RATIO_GOALS = {
+    ("150 x 100", "ferrogw"): "≤ 1",
+    ("60 x 1,000", "ferrogw"): "≤ 1",
+    ("150 x 100", "nginx"): "≤ 3.5",
+    ("60 x 1,000", "nginx"): "≤ 2.6",
+}
 
 
 class Results:
     """All figures by relay and title, each with its rounds, and what went wrong."""
 
     def __init__(self) -> None:
-        self.figures: dict[str, dict[str, list[float]]] = {}
+        self.figures: dict[str, dict[str, dict[int, float]]] = {}
         self.notes: dict[str, None] = {}
 
-    def add(self, relay: Relay, figures: Figures, notes: Sequence[str] = ()) -> None:
+    def add(self, relay: Relay, figures: Figures, round_number: int, notes: Sequence[str] = ()) -> None:
         """Take the figures of one run."""
-        column = self.figures.setdefault(relay.name, defaultdict(list))
+        column = self.figures.setdefault(relay.name, defaultdict(dict))
         for title, value in figures.items():
-            column[title].append(value)
+            column[title][round_number] = value
         self.notes |= {f"{relay.name}: {note}": None for note in notes}
 
-    def table(self) -> str:
+    def medians(self) -> str:
         """Return the medians as a Markdown table, relays across."""
-        titles = dict.fromkeys(title for column in self.figures.values() for title in column)
-        cells = [["", *self.figures]]
-        for title in titles:
-            rounds = [column.get(title) for column in self.figures.values()]
-            cells.append([title, *("" if r is None else _number(statistics.median(r)) for r in rounds)])
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-        return "\n".join(
-            "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-            for row in cells
-        )
+        lines = [["", "goal", *self.figures]]
+        for title in dict.fromkeys(title for column in self.figures.values() for title in column):
+            medians = {
+                name: statistics.median(column[title].values())
+                for name, column in self.figures.items()
+                if title in column
+            }
+            goal = _judged(_GOALS.get(title, ""), medians.get("relayd"))
+            lines.append([title, goal, *(_number(medians.get(name)) for name in self.figures)])
+        return _table(lines)
+
+    def ratios(self) -> str:
+        """Return what relayd costs in terms of each other relay: both in the same round."""
+        lines = [
+            ["relayd's cost by another's, of the same round", "goal", "median", "least to most", "rounds"]
+        ]
+        ours = self.figures["relayd"]
+        for title in (title for title in ours if title.startswith(COST)):
+            for other, theirs in self.figures.items():
+                rounds = ours[title].keys() & theirs.get(title, {}).keys()
+                if other == "relayd" or not rounds:
+                    continue
+                ratios = sorted(ours[title][number] / theirs[title][number] for number in rounds)
+                median = statistics.median(ratios)
+                goal = next(
+                    (goal for (load, name), goal in _RATIO_GOALS.items() if load in title and name == other),
+                    "",
+                )
+                spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+                lines.append(
+                    [f"{title}: {other}", _judged(goal, median), f"{median:.2f}", spread, str(len(rounds))]
+                )
+        return _table(lines) if lines[1:] else ""
 
 
-def _number(value: float) -> str:
+def _judged(goal: str, value: float | None) -> str:
+    """Return a goal, and whether it is missed."""
+    if not goal or value is None:
+        return goal
+    sign, bound = goal.split()
+    limit = float(bound.replace(",", ""))
+    return goal if (value <= limit if sign == "≤" else value >= limit) else f"{goal}: **missed**"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
     digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2  # noqa: PLR2004 - 3 digits are enough
     return f"{value:,.{digits}f}"
 
 
-def main() -> int:
-    """Run the rows that were asked for; return 1 if this tree could not be measured."""
-    args = _arguments()
-    if args.go_first:
-        # The session that this process shares with all that it starts (sched(7)).
-        Path("/proc/self/autogroup").write_text("-19")
-    results = Results()
-    relays = _installed(args, results)
-    averages, ticks = [], machine_ticks()
-    with Bench() as bench:
-        for _ in range(args.rounds):
-            averages.append(f"{os.getloadavg()[0]:.1f}")
-            _one_round(bench, relays, args.rows, results, compare=not args.quick)
-        for name in args.rows:
-            if ROWS[name].fresh:
-                _fresh(bench, relays, name, results)
-    named = ", ".join(f"{relay.name} {version}" for relay, version in relays.items())
-    stolen = stolen_share(ticks, machine_ticks())
-    about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, medians of {args.rounds} interleaved rounds. {named}; Python"
-        f" {platform.python_version()}, Linux {platform.release().partition('-')[0]}, {_processor()}."
-        f" Load average before each round: {', '.join(averages)}; {stolen:.0%} of the machine's time went"
-        " to other machines."
+def _table(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    return "\n".join(
+        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
+        for line in lines
     )
-    text = "\n".join([about, "", results.table(), *(f"\n- {note}" for note in results.notes)])
+
+
+def main() -> None:
+    """Run the rows that were asked for."""
+    args = _arguments()
+    results = Results()
+    try:
+        versions = [*([before(args.against)] if args.against else []), this_tree()]
+    except CannotRunError as reason:
+        raise SystemExit(str(reason)) from None
+    peers = [] if args.quick else _peers(results)
+    averages, direct = [], {}
+    shared = [name for name in args.rows if name in SHARED_ROWS]
+    with Bench() as bench:
+        for number in range(args.rounds if shared else 0):
+            averages.append(f"{os.getloadavg()[0]:.1f}")
+            relays = versions[::-1]
+            # Every second round is enough for what differs by so much.
+            if number % 2 == 0:
+                relays = [*versions, *peers]
+                direct = _measured(bench.direct(), [name for name in shared if name != "idle"])
+            for relay in relays:
+                _shared_rows(bench, relay, shared, direct, results, number)
+        for name in (name for name in args.rows if name in OWN_ROWS):
+            _own_row(bench, versions[-1], name, results)
+    about = (
+        f"{datetime.now(UTC):%Y-%m-%d}, medians of {args.rounds} rounds."
+        f" {', '.join(f'{relay.name} {relay.version}' for relay in [*versions, *peers])};"
+        f" Python {platform.python_version()}, Linux {platform.release().partition('-')[0]},"
+        f" {_processor()}. Load average before each round: {', '.join(averages)}."
+    )
+    notes = "\n".join(f"- {note}" for note in results.notes)
+    text = "\n\n".join(filter(None, [about, results.medians(), results.ratios(), notes]))
     print(text, flush=True)
     if args.write:
         _put_between_markers(_PAGE, text)
-    return 0 if "relayd" in results.figures else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/bench", description=__doc__, epilog=f"Rows: {', '.join(ROWS)}. All if none is named."
+        prog="scripts/bench",
+        description=__doc__,
+        epilog=f"Rows: {', '.join(_ROWS)}. All are measured if none is named, in about eleven minutes.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
-    parser.add_argument("--against", metavar="DIR_OR_REV", help="also measure this checkout or git revision")
-    parser.add_argument("--all-peers", action="store_true", help="also LiteLLM, Portkey and openai-forward")
-    parser.add_argument("--only-relayd", action="store_true", help="no peers")
-    parser.add_argument("--rounds", type=int, help="interleaved; the table has the medians (default: 3)")
+    parser.add_argument("--against", metavar="REV", help="also measure this git revision")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved; the table has the medians (4)")
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="did a delta get dearer? Three minutes: two rows, no peer but nginx",
+        "--quick", action="store_true", help="did a delta get dearer? Two rows, no peers: two minutes"
     )
-    parser.add_argument("--write", action="store_true", help=f"put the table into docs/{_PAGE.name}")
-    parser.add_argument("--go-first", action="store_true", help="ahead of others on this machine (as root)")
+    parser.add_argument("--write", action="store_true", help=f"put the tables into docs/{_PAGE.name}")
     args = parser.parse_args()
-    if unknown := set(args.rows) - set(ROWS):
-        parser.error(f"There is no row {', '.join(unknown)}; there are {', '.join(ROWS)}.")
-    args.rows = args.rows or (_QUICK_ROWS if args.quick else list(ROWS))
-    args.rounds = args.rounds or (_QUICK_ROUNDS if args.quick else 3)
+    if unknown := set(args.rows) - set(_ROWS):
+        parser.error(f"There is no row {', '.join(unknown)}; there are {', '.join(_ROWS)}.")
+    args.rows = args.rows or (_QUICK_ROWS if args.quick else _ROWS)
     return args
 
 
-def _installed(args: argparse.Namespace, results: Results) -> dict[Relay, str]:
-    """Return the relays that can run, with their versions; note why others cannot."""
-    relays = [this_tree()]
-    if args.against:
-        relays.insert(0, before(args.against))
-    if not args.only_relayd:
-        relays += [peer for peer in PEERS if not args.quick or peer.name == "nginx"]
-    if args.all_peers:
-        relays += MORE_PEERS
-    versions = {}
-    for relay in relays:
+def _peers(results: Results) -> list[Relay]:
+    """Return the peers that can run; note why others cannot."""
+    peers = []
+    for make in (ferrogw, nginx):
         try:
-            versions[relay] = relay.install()
+            peers.append(make())
         except CannotRunError as reason:
-            results.notes[f"{relay.name} did not run: {reason}"] = None
-    return versions
+            results.notes[f"not measured: {reason}"] = None
+    return peers
 
 
-def _one_round(
-    bench: Bench, relays: Mapping[Relay, str], rows: Sequence[str], results: Results, *, compare: bool
+def _shared_rows(
+    bench: Bench, relay: Relay, rows: Sequence[str], direct: Figures, results: Results, number: int
 ) -> None:
-    """Start every relay once, and measure all rows that share one start."""
-    rows = [name for name in rows if not ROWS[name].fresh]
-    if not rows:
+    """Start a relay, and measure all rows that share one start."""
+    try:
+        with bench.running(relay) as run:
+            figures = _measured(run, rows)
+    except _FAILURES as reason:
+        results.add(relay, {}, number, [f"round {number + 1} failed: {reason}"])
         return
-    direct = _measured(bench.direct(), [name for name in rows if name != "idle"]) if compare else {}
-    for relay in relays:
-        try:
-            with bench.running(relay) as run:
-                figures = _measured(run, rows)
-        except CannotRunError as reason:
-            results.add(relay, {}, [f"did not run: {reason}"])
-            continue
-        added = {title: value for title, value in figures.items() if title.startswith(ADDED)}
-        for title, value in added.items():
-            figures[title] = value - direct.get(title, 0.0)
-        results.add(relay, figures, run.notes)
+    for title in figures.keys() & direct.keys():
+        if title.startswith(ADDED):
+            figures[title] -= direct[title]
+    results.add(relay, figures, number, run.notes)
 
 
 def _measured(run: Run, rows: Sequence[str]) -> Figures:
     figures: Figures = {}
     for name in rows:
         _report(run.relay, name)
-        figures |= ROWS[name].measure(run)
+        figures |= SHARED_ROWS[name](run)
     return figures
 
 
-def _fresh(bench: Bench, relays: Mapping[Relay, str], name: str, results: Results) -> None:
-    for relay in relays:
-        if ROWS[name].only_relayd and relay.python is None:
-            continue
-        _report(relay, name)
-        try:
-            with bench.running(relay) as run:
-                results.add(relay, ROWS[name].measure(run), run.notes)
-        except CannotRunError as reason:
-            results.add(relay, {}, [f"did not run: {reason}"])
+def _own_row(bench: Bench, relay: Relay, name: str, results: Results) -> None:
+    _report(relay, name)
+    try:
+        # The app is what the row `tui` measures: it has the core alone.
+        with bench.running(relay, bench.cores.load if name == "tui" else bench.cores.measured) as run:
+            results.add(relay, OWN_ROWS[name](run), 0, run.notes)
+    except _FAILURES as reason:
+        results.add(relay, {}, 0, [f"{name} failed: {reason}"])
 
 
 def _report(relay: Relay, row: str) -> None:
-    now = datetime.now(UTC)
-    average = os.getloadavg()[0]
+    now, average = datetime.now(UTC), os.getloadavg()[0]
     print(f"{now:%H:%M:%S} {relay.name}: {row} (load average {average:.1f})", file=sys.stderr, flush=True)
 
 
@@ -191,4 +245,4 @@ def _put_between_markers(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,8 +2,7 @@
 
 Every relay passes the messages on unchanged, so they carry the order: `bench:DELTAS,INTERVAL_MS,WAIT_MS`
 asks for that many deltas at that pace after a wait. The text of a delta is the time when it was sent:
-CLOCK_MONOTONIC in nanoseconds, 20 digits. All processes of a machine share this clock. `GET /streams` returns
-how many streams were asked for, and when unfinished ones were closed by the relay.
+CLOCK_MONOTONIC in nanoseconds, 20 digits. All processes of a machine share this clock.
 
 Run it with `python -m benchmark.upstream PORT`.
 """
@@ -12,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import re
 import sys
 import time
-from typing import ClassVar, cast
+from typing import cast
 
 import httptools
 import uvloop
@@ -25,7 +23,6 @@ from benchmark.programs import reserve_descriptors
 
 STAMP_DIGITS = 20
 _ORDER = re.compile(rb"bench:(\d+),(\d+(?:\.\d+)?),(\d+)")
-_STREAM = re.compile(rb'"stream": *true')
 _USAGE = re.compile(rb'"include_usage": *true')
 
 _CHUNK = (
@@ -57,19 +54,13 @@ _HEAD = (
 _FINISH = _event(_chunk(b"{}", b'"stop"'))
 _USAGE_EVENT = _event(_CHUNK % (b"", b',"usage":' + _TOKENS))
 _END = _event(b"[DONE]") + b"0\r\n\r\n"
-_MODELS = b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":0,"owned_by":"bench"}]}'
-_WHOLE = (
-    b'{"id":"chatcmpl-1","object":"chat.completion","created":1741569952,"model":"gpt-4o-mini","choices":'
-    b'[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":%b}'
-    % _TOKENS
+_MODEL_LIST = (
+    b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":0,"owned_by":"bench"}]}'
 )
-
-
-def _json(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-        len(body),
-        body,
-    )
+_MODELS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(_MODEL_LIST),
+    _MODEL_LIST,
+)
 
 
 class Connection(asyncio.Protocol):
@@ -77,9 +68,6 @@ class Connection(asyncio.Protocol):
 
     httptools calls the methods that begin with `on`.
     """
-
-    asked: ClassVar[int] = 0
-    abandoned_ns: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -96,11 +84,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Note when an unfinished stream ended."""
+        """End an unfinished stream."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._left:
-            self.abandoned_ns.append(time.monotonic_ns())
 
     def data_received(self, data: bytes) -> None:
         """Parse requests."""
@@ -117,14 +103,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Answer the request."""
         order = _ORDER.search(self._body)
-        if self._path == b"/streams":
-            self._transport.write(_json(json.dumps([Connection.asked, self.abandoned_ns]).encode()))
-        elif self._parser.get_method() != b"POST":
-            self._transport.write(_json(_MODELS))
-        elif order is None or not _STREAM.search(self._body):
-            self._transport.write(_json(_WHOLE))
+        if order is None:
+            self._transport.write(_MODELS)
         else:
-            Connection.asked += 1
             self._left, self._interval_s = int(order[1]), float(order[2]) / 1000
             self._end = _FINISH + (_USAGE_EVENT if _USAGE.search(self._body) else b"") + _END
             wait_s = int(order[3]) / 1000
