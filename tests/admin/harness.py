@@ -46,11 +46,7 @@ class AdminHarness:
 
     def log(self, count: int, prefix: str = "r", **fields: Any) -> None:
         """Put requests into the log, started and ended."""
-        for n in range(count):
-            record = new_record(f"{prefix}{n:06}", **fields)
-            self.state.log.started(record)
-            record.phase, record.outcome, record.status = Phase.DONE, Outcome.COMPLETED, 200
-            self.state.log.ended(record)
+        log_requests(self.state, count, prefix, **fields)
 
     async def logged(self, seq: int) -> None:
         """Wait until the log has come to this place."""
@@ -62,9 +58,18 @@ class AdminHarness:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+def log_requests(state: State, count: int, prefix: str, **fields: Any) -> None:
+    """Put requests into a log, started and ended."""
+    for n in range(count):
+        record = new_record(f"{prefix}{n:06}", **fields)
+        state.log.started(record)
+        record.phase, record.outcome, record.status = Phase.DONE, Outcome.COMPLETED, 200
+        state.log.ended(record)
+
+
 def new_record(request_id: str, **fields: Any) -> RequestRecord:
     """Return the record of a request that has just begun."""
-    given = {"boot_id": "boot", "started_at": utc_text(NOON_S), "ip": "192.0.2.1", "path": "/chat"}
+    given = {"boot_id": "boot", "started_at": utc_text(time.time()), "ip": "192.0.2.1", "path": "/chat"}
     return RequestRecord(id=request_id, **{**given, **fields})
 
 

@@ -1,4 +1,4 @@
-"""The app without a terminal, on a daemon whose time stands still until a test moves it."""
+"""The app without a terminal."""
 
 from __future__ import annotations
 
@@ -19,28 +19,19 @@ from textual.widgets import Static
 
 from relayd.admin.archive import Archive
 from relayd.admin.client import AdminClient
-from tests.tui.fake_daemon import FakeDaemon
+from tests.tui.past import PAST_S, Past, running_past
+from tests.wire import PATIENCE_S, until
 from tui.app import Options, RelaydApp
 from tui.model.app_state import AppState, Connection
 from tui.screens.main import MainScreen
 from tui.screens.requests import RequestsPane
 from tui.settings import SettingsFile
 
-WAIT_S = 30.0
-SHORT_HISTORY_S = 1500.0
 _IDLE_ROUNDS = 3
 _TRUECOLOR = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
 # Rich draws each piece of a line as an SVG text of its own.
 _SVG_TEXT = re.compile(r'<text class="[^"]*-r\d+" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>')
 _CELL_WIDTH, _CELL_HEIGHT = 12.2, 24.4
-
-
-async def until(holds: Callable[[], object], what: str = "it") -> None:
-    """Wait until it holds; fails after 30 s."""
-    end_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end_s, f"{what} did not come"
-        await asyncio.sleep(0.01)
 
 
 def files(directory: Path, pattern: str) -> list[Path]:
@@ -50,10 +41,9 @@ def files(directory: Path, pattern: str) -> list[Path]:
 
 @dataclass
 class AppHarness:
-    """The app, the daemon behind it, and the hands of an operator."""
+    """The app, and the hands of an operator."""
 
     app: RelaydApp
-    daemon: FakeDaemon
     pilot: Pilot[int]
 
     @property
@@ -89,22 +79,22 @@ class AppHarness:
 
     async def dialog(self, kind: type[Any]) -> None:
         """Wait until a dialog of this kind is open and drawn."""
-        await until(lambda: isinstance(self.screen, kind) and self.screen.focused is not None, kind.__name__)
+        await until(lambda: isinstance(self.screen, kind) and self.screen.focused is not None)
         await self.idle()
 
     async def closed(self) -> None:
         """Wait until every dialog is closed."""
-        await until(lambda: self.windows == 1, "the end of the dialog")
+        await until(lambda: self.windows == 1)
         await self.idle()
 
     async def shows(self, *texts: str) -> None:
         """Wait until the screen shows every one of these texts, however its lines are broken."""
         for text in texts:
-            await until(lambda text=text: text in " ".join(self.text().split()), text)  # type: ignore[misc]  # the loop's own value
+            await until(lambda text=text: text in " ".join(self.text().split()))  # type: ignore[misc]  # the loop's own value
 
     async def idle(self) -> None:
         """Wait until no message waits anywhere, and all is drawn."""
-        end_s, rounds = time.monotonic() + WAIT_S, 0
+        end_s, rounds = time.monotonic() + PATIENCE_S, 0
         while rounds < _IDLE_ROUNDS:
             assert time.monotonic() < end_s, "the app did not come to rest"
             drawn = asyncio.Event()
@@ -116,18 +106,11 @@ class AppHarness:
             waiting = self.app.message_queue_size + sum(node.message_queue_size for node in nodes)
             rounds = rounds + 1 if not waiting and self.app.type_ahead.idle else 0
 
-    async def go_on(self, seconds: float) -> None:
-        """Let the daemon's time pass, and its news arrive."""
-        await self.daemon.advance(seconds)
-        await until(self._knows_all, "the news")
+    async def caught_up(self, past: Past) -> None:
+        """Wait until the app knows all that is in the log, and has drawn it."""
+        await past.logged()
+        await until(lambda: self.state.log_seq == past.api.event_bus.newest_seq)
         await self.redraw()
-
-    def _knows_all(self) -> bool:
-        state, daemon = self.state, self.daemon
-        if state.ring.keys != list(daemon.ring.values()):
-            self.app.feed.look_soon()
-            return False
-        return state.log_seq == daemon.seq and state.open_streams.at_s > daemon.time_s - 0.999
 
     async def redraw(self) -> None:
         """Draw what is known."""
@@ -151,29 +134,41 @@ class AppHarness:
 
 @asynccontextmanager
 async def running_app(
-    tmp_path: Path,
+    home: Path,
+    client: AdminClient,
     *,
     size: tuple[int, int] = (80, 24),
     readonly: bool = False,
-    client: AdminClient | None = None,
     archive: Archive | None = None,
-    wait_live: bool = True,
-    history_s: float = SHORT_HISTORY_S,
+    now_s: Callable[[], float] = time.time,
 ) -> AsyncIterator[AppHarness]:
-    """Run the app on a fake daemon with 25 minutes of history, or on `client`."""
-    daemon = FakeDaemon(history_s)
-    options = Options("demo", readonly, {"HOME": str(tmp_path), **_TRUECOLOR}, redraw_every_s=0.0)
+    """Run the app on this daemon."""
+    options = Options("demo", readonly, {"HOME": str(home), **_TRUECOLOR}, redraw_every_s=0.0)
     app = RelaydApp(
-        client or daemon,
-        options,
-        SettingsFile(tmp_path / "tui.json"),
-        now_s=time.time if client else daemon.now_s,
-        open_archive=lambda: archive,
+        client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda: archive
     )
     async with app.run_test(size=size, notifications=True) as pilot:
-        harness = AppHarness(app, daemon, pilot)
-        if wait_live:
-            await until(lambda: app.state.connection is Connection.LIVE, "contact")
-            await until(lambda: app.feed.history.exhausted, "the backlog")
-            await harness.redraw()
-        yield harness
+        yield AppHarness(app, pilot)
+
+
+@asynccontextmanager
+async def app_with_past(
+    home: Path,
+    *,
+    size: tuple[int, int] = (80, 24),
+    readonly: bool = False,
+    past_s: float = PAST_S,
+    backlog: bool = True,
+) -> AsyncIterator[tuple[AppHarness, Past]]:
+    """Run the app on a log of 25 minutes; without `backlog` it loads the newest page alone."""
+    if not backlog:
+        (home / "tui.json").write_text('{"backlog_records": 1}')
+    async with (
+        running_past(home, past_s) as past,
+        running_app(home, past.api.client, size=size, readonly=readonly, now_s=lambda: past.now_s) as harness,
+    ):
+        await until(lambda: harness.state.connection is Connection.LIVE)
+        if backlog:
+            await until(lambda: harness.app.feed.history.exhausted)
+        await harness.redraw()
+        yield harness, past

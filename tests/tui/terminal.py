@@ -5,24 +5,31 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.wire import until
+
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60.0
 
 
 class Terminal:
-    """Starts a program in a pseudo-terminal of its own and keeps every byte that it writes."""
+    """Starts a program in a pseudo-terminal of its own and keeps every byte that it writes.
+
+    Args:
+        arguments: of Python.
+        home: HOME of the program.
+        size: columns and rows.
+        through: a command that starts the program as its argument: with fewer rights.
+        env: more environment.
+    """
 
     def __init__(
         self,
@@ -32,8 +39,8 @@ class Terminal:
         through: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`through` is a command that starts the program as its argument: another user, fewer rights."""
         self._master, slave = pty.openpty()
+        os.set_blocking(self._master, False)
         self.resize(*size)
         environment = {
             "PATH": os.environ["PATH"],
@@ -44,15 +51,14 @@ class Terminal:
             "LANG": "C.UTF-8",
             **(env or {}),
         }
+        # setsid(1) makes it the terminal that signals of the keyboard and of a closed window come from.
         self.process = subprocess.Popen(
-            [*through, sys.executable, *arguments],
+            ["setsid", "--ctty", *through, sys.executable, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env=environment,
             cwd=ROOT,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - the test has no threads
         )
         os.close(slave)
         self.raw = b""
@@ -76,32 +82,6 @@ class Terminal:
         """Type."""
         os.write(self._master, data)
 
-    def read(self, seconds: float) -> bytes:
-        """Take in what comes within this time; returns it."""
-        end_s = time.monotonic() + seconds
-        before = len(self.raw)
-        while (left_s := end_s - time.monotonic()) > 0:
-            if not select.select([self._master], [], [], left_s)[0]:
-                break
-            try:
-                data = os.read(self._master, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            self.raw += data
-        return self.raw[before:]
-
-    def until(self, holds: Callable[[bytes], object]) -> bytes:
-        """Read until what came since this call holds; fails after a minute."""
-        start = len(self.raw)
-        end_s = time.monotonic() + WAIT_S
-        while not holds(self.raw[start:]):
-            assert time.monotonic() < end_s, self.raw[start:][-3000:].decode(errors="replace")
-            assert self.process.poll() is None, self.raw[-3000:].decode(errors="replace")
-            self.read(0.1)
-        return self.raw[start:]
-
     def hang_up(self) -> None:
         """Close the window."""
         if self._master >= 0:
@@ -112,15 +92,42 @@ class Terminal:
         """Send a signal."""
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = WAIT_S) -> int:
-        """Wait for the end, reading on; returns the exit status."""
-        end_s = time.monotonic() + seconds
-        while self.process.poll() is None:
-            assert time.monotonic() < end_s, "it did not end"
-            if self._master >= 0:
-                self.read(0.05)
-            else:
-                time.sleep(0.05)
-        if self._master >= 0:
-            self.read(0.2)
-        return self.process.wait()
+    async def until(self, holds: Callable[[bytes], object]) -> bytes:
+        """Read until what came since this call holds; return it."""
+        start = len(self.raw)
+
+        def seen() -> object:
+            self._read()
+            assert holds(self.raw[start:]) or self.process.poll() is None, self.raw[-3000:].decode(
+                errors="replace"
+            )
+            return holds(self.raw[start:])
+
+        try:
+            await until(seen)
+        except TimeoutError:
+            raise AssertionError(self.raw[start:][-3000:].decode(errors="replace")) from None
+        return self.raw[start:]
+
+    async def ended(self) -> int:
+        """Wait for the end, reading on; return the exit status."""
+
+        def over() -> bool:
+            self._read()
+            return self.process.poll() is not None
+
+        await until(over)
+        self._read()
+        return self.process.returncode
+
+    def _read(self) -> None:
+        """Take in what has come."""
+        while self._master >= 0:
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:
+                # Nothing more yet; or no program is left in the terminal.
+                return
+            if not data:
+                return
+            self.raw += data

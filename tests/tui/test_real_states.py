@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.archive import Archive
-from relayd.admin.client import AdminClient
 from relayd.admin.schema import Outcome, RequestRecord
 from tests.e2e.daemon import KEY, Daemon
-from tests.tui.app_harness import AppHarness, running_app, until
+from tests.tui.app_harness import AppHarness, running_app
 from tests.tui.terminal import Terminal
-from tests.wire import Wire, ask, body, post
+from tests.wire import Wire, ask, body, post, until
 from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
 
@@ -41,14 +40,13 @@ async def at_the_desk(daemon: Daemon) -> AsyncIterator[AppHarness]:
     """The app on this daemon's socket, with its database to fall back on."""
     home = daemon.home / "operator"
     home.mkdir()
-    admin = AdminClient(daemon.state_dir / "admin.sock")
-    async with running_app(home, client=admin, archive=Archive(daemon.database), wait_live=False) as harness:
+    async with running_app(home, daemon.admin, archive=Archive(daemon.database)) as harness:
         yield harness
 
 
 async def header(harness: AppHarness, word: str) -> None:
     """Wait until the header says it."""
-    await until(lambda: word in harness.text().splitlines()[0], f"{word} in the header")
+    await until(lambda: word in harness.text().splitlines()[0])
 
 
 async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_back(tmp_path: Path) -> None:
@@ -61,27 +59,27 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, body(SLOW)))
             await wire.head()
-            await until(lambda: len(daemon.records()) == 4, "four records on disk")
+            await until(lambda: len(daemon.records()) == 4)
             await asyncio.to_thread(daemon.kill)
         async with at_the_desk(daemon) as harness:
             await header(harness, "○ DOWN")
-            await until(lambda: len(held(harness)) == 4, "the history")
+            await until(lambda: len(held(harness)) == 4)
             await harness.redraw()
             assert "No relayd answers at" in harness.text()
             assert "▶" in harness.text()
             assert "History is read from disk" in " ".join(harness.text().split())
             assert "x(cancel)" in harness.text()
             await harness.press("K")
-            await until(lambda: "r(rotate)" in harness.text(), "the keys, greyed")
+            await until(lambda: "r(rotate)" in harness.text())
             assert harness.state.ring.keys[0].id in harness.text()
             await harness.press("r", "exclamation_mark", "5")
             assert harness.windows == 1
-            await until(lambda: harness.state.audit, "the audit")
+            await until(lambda: harness.state.audit)
             await asyncio.to_thread(daemon.start)
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
             harness.app.feed.retry_now()
             await header(harness, "● LIVE")
-            await until(lambda: [r.outcome for r in held(harness)[4:]] == [Outcome.COMPLETED], "the request")
+            await until(lambda: [r.outcome for r in held(harness)[4:]] == [Outcome.COMPLETED])
             assert [record.id for record in held(harness)] == [r.id for r in reversed(daemon.records())]
             assert held(harness)[3].outcome is Outcome.CRASHED
     finally:
@@ -104,12 +102,12 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
             async with await Wire.open(daemon.port) as wire:
                 wire.send(post(KEY, body(SLOW)))
                 await wire.head()
-                await until(lambda: harness.state.open_streams.streams, "the stream")
+                await until(lambda: harness.state.open_streams.streams)
                 await _confirm(harness, "D", "1 stream open now")
                 await header(harness, "DRAINING")
                 assert await asyncio.to_thread(daemon.wait, 30) == 0
             await header(harness, "○ DOWN")
-            await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN, "the end of the stream")
+            await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN)
             assert harness.state.store.marks(MarkKind.RESTART) == []
     finally:
         daemon.kill()
@@ -117,7 +115,7 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
 
 async def _confirm(harness: AppHarness, key: str, question: str) -> None:
     await harness.press(key)
-    await until(lambda: isinstance(harness.screen, Confirm) and question in harness.text(), question)
+    await until(lambda: isinstance(harness.screen, Confirm) and question in harness.text())
     await harness.press("tab", "enter")
 
 
@@ -147,12 +145,9 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, ans
         server = await asyncio.start_unix_server(speak, daemon.state_dir / "admin.sock")
         async with server, at_the_desk(daemon) as harness:
             await header(harness, "VERSION MISMATCH")
-            await until(lambda: len(held(harness)) == 1, "the history")
+            await until(lambda: len(held(harness)) == 1)
             await harness.press("K", "r", "a", "P")
-            await until(
-                lambda: "speaks another version" in harness.text(),
-                "the reason",
-            )
+            await until(lambda: "speaks another version" in harness.text())
             assert harness.windows == 1
             server.close()
             (daemon.state_dir / "admin.sock").unlink(missing_ok=True)
@@ -176,14 +171,14 @@ async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, clo
     arguments = ("-m", "tui", "--socket", str(daemon.state_dir / "admin.sock"))
     try:
         with Terminal(arguments, tmp_path, (140, 40), through) as terminal:
-            said = await asyncio.to_thread(terminal.until, lambda raw: b"0000)" in raw)
+            said = await terminal.until(lambda raw: b"0000)" in raw)
             assert b"DENIED" in said
             assert b"permission" in said
             door.chmod(mode)
             terminal.send(b"R")
-            await asyncio.to_thread(terminal.until, lambda raw: "● LIVE".encode() in raw)
+            await terminal.until(lambda raw: "● LIVE".encode() in raw)
             terminal.send(b"Q")
-            assert await asyncio.to_thread(terminal.wait) == 0
+            assert await terminal.ended() == 0
     finally:
         door.chmod(mode)
         daemon.kill()

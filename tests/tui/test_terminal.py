@@ -8,22 +8,37 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
 import pytest
 
+from relayd.admin.schema import RecordedError
+from tests.tui.past import running_past
 from tests.tui.terminal import ROOT, Terminal
+from tests.wire import until
 
 # What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
 SEQUENCE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\]22;[a-z-]*(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\"
     r"|\x1b[()][0-9A-Za-z]|\x1b[=>78]"
 )
+HOSTILE = "evil\x1b]52;c;aGk=\x07\x1b[31;7;66m\x9b33;66m\x90q\x9c\u202eevil\u200b\u2066\u2028"
 FROM_CLIENTS = (b"\x1b]52", b"\x1b[31;7;66m", "\x9b33;66m".encode(), b"\x9b33", "\u202e".encode())
-APP = ("-m", "tests.tui.fake_app")
+WITHOUT_DAEMON = ("-m", "tui", "--socket", "/nowhere/admin.sock")
 RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
+CRASHING = """
+import sys
+from relayd.admin.client import AdminClient
+from tui.__main__ import main
+
+async def crash(self):
+    key = "rly_" + "key_in_a_variable"
+    raise RuntimeError("a fault" if key else "")
+
+AdminClient.keys = crash
+sys.exit(main(["--socket", sys.argv[1]]))
+"""
 
 
 def text_of(raw: bytes) -> str:
@@ -37,82 +52,95 @@ def dangerous(raw: bytes) -> set[str]:
     return {c for c in text if c not in "\r\n" and unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"}}
 
 
-def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
+async def visit(terminal: Terminal, *screens: tuple[bytes, str]) -> None:
+    """Press keys, each time until the screen shows what they lead to."""
+    for keys, there in screens:
+        terminal.send(keys)
+        await terminal.until(lambda raw, there=there: there in text_of(raw))  # type: ignore[misc]  # the loop's own value
+
+
+async def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
     """Every field a client controls is hostile: list, detail, filter and In flight write no such byte."""
-    with Terminal((*APP, "hostile"), tmp_path) as terminal:
-        terminal.until(lambda raw: b"LIVE" in raw and b"evil" in raw)
-        # Each screen must have been drawn, or its bytes prove nothing.
-        for keys, there in (
-            (b"k", "FROZEN"),
-            (b"\r", "[Summary]"),
-            (b"\x1b[C", "came from"),
-            (b"\x1b[C", "boot_id"),
-            (b"\x1b[F", "upstream_request_id"),
-            (b"\x1b[D\x1b[D", "[Summary]"),
-            (b"\x1b[F", "upstream_request_id"),
-            (b"2", "waits for"),
-            (b"4", "last used"),
-            (b"1", "[Summary]"),
-            (b"\x1b", "FROZEN"),
-            (b"/evil\r", "of "),
-        ):
-            terminal.send(keys)
-            terminal.until(lambda raw, there=there: there in text_of(raw))  # type: ignore[misc]  # the loop's own value
-        terminal.send(b"Q")
-        assert terminal.wait() == 0
-        assert [bad for bad in FROM_CLIENTS if bad in terminal.raw] == []
-        left = SEQUENCE.sub("", terminal.raw.decode())
-        at = left.find("\x1b")
-        assert dangerous(terminal.raw) == set(), ascii(left[max(0, at - 20) : at + 40])
+    async with running_past(tmp_path) as past:
+        for number in range(30):
+            record = past.begin(client=HOSTILE, model=HOSTILE, ip=HOSTILE, user_agent=HOSTILE * 100)
+            record.origin = record.path = record.upstream_request_id = HOSTILE
+            if number % 2:
+                past.end(record, finish_reason=HOSTILE, error=RecordedError(HOSTILE, HOSTILE * 100))
+        await past.logged()
+        with Terminal(("-m", "tui", "--socket", str(past.api.socket)), tmp_path) as terminal:
+            await terminal.until(lambda raw: b"LIVE" in raw and b"evil" in raw)
+            # Each screen must have been drawn, or its bytes prove nothing.
+            await visit(
+                terminal,
+                (b"k", "FROZEN"),
+                (b"\r", "[Summary]"),
+                (b"\x1b[C", "came from"),
+                (b"\x1b[C", "boot_id"),
+                (b"\x1b[F", "upstream_request_id"),
+                (b"\x1b[D\x1b[D", "[Summary]"),
+                (b"\x1b[F", "upstream_request_id"),
+                (b"2", "waits for"),
+                (b"4", "last used"),
+                (b"1", "[Summary]"),
+                (b"\x1b", "FROZEN"),
+                (b"/evil\r", "of "),
+            )
+            terminal.send(b"Q")
+            assert await terminal.ended() == 0
+    assert [bad for bad in FROM_CLIENTS if bad in terminal.raw] == []
+    left = SEQUENCE.sub("", terminal.raw.decode())
+    at = left.find("\x1b")
+    assert dangerous(terminal.raw) == set(), ascii(left[max(0, at - 20) : at + 40])
 
 
-def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path: Path) -> None:
+async def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path: Path) -> None:
     """An X10 mouse report, 40x10 and back, a stop: no crash; after Q the screen and modes are restored."""
-    with Terminal(APP, tmp_path) as terminal:
-        terminal.until(lambda raw: b"LIVE" in raw)
+    with Terminal(WITHOUT_DAEMON, tmp_path) as terminal:
+        await terminal.until(lambda raw: b"DOWN" in raw)
         terminal.send(b"\x1b[M \xf0\xa1")
-        terminal.resize(40, 10)
-        terminal.read(0.8)
-        terminal.resize(80, 24)
-        terminal.read(0.8)
+        for size in ((40, 10), (80, 24)):
+            terminal.resize(*size)
+            await terminal.until(lambda raw: b"Requests" in raw)
         terminal.signal(signal.SIGSTOP)
-        time.sleep(1)
+        stat = Path(f"/proc/{terminal.process.pid}/stat")
+        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
         terminal.signal(signal.SIGCONT)
-        terminal.send(b"4")
-        terminal.until(lambda raw: b"last used" in raw)
+        await visit(terminal, (b"4", "last used"))
         terminal.send(b"Q")
-        assert terminal.wait() == 0
+        assert await terminal.ended() == 0
         assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
 
 
-def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
+async def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
     """The terminal is restored, and the exit status tells the signal."""
-    with Terminal(APP, tmp_path) as terminal:
-        terminal.until(lambda raw: b"LIVE" in raw)
+    with Terminal(WITHOUT_DAEMON, tmp_path) as terminal:
+        await terminal.until(lambda raw: b"DOWN" in raw)
         terminal.signal(signal.SIGTERM)
-        assert terminal.wait(15) == 128 + signal.SIGTERM
+        assert await terminal.ended() == 128 + signal.SIGTERM
         assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
 
 
-def test_a_crash_shows_where_and_never_the_values(tmp_path: Path) -> None:
+async def test_a_crash_shows_where_and_never_the_values(tmp_path: Path) -> None:
     """The traceback names the fault and its place; what the variables hold, a key for one, is left out."""
-    with Terminal((*APP, "crash"), tmp_path, (140, 40)) as terminal:
-        assert terminal.wait(15) == 1
-        assert "RuntimeError: a fault" in text_of(terminal.raw)
-        assert "rly_key_in_a_variable" not in text_of(terminal.raw)
+    async with running_past(tmp_path, past_s=30) as past:
+        with Terminal(("-c", CRASHING, str(past.api.socket)), tmp_path, (140, 40)) as terminal:
+            assert await terminal.ended() == 1
+    assert "RuntimeError: a fault" in text_of(terminal.raw)
+    assert "rly_key_in_a_variable" not in text_of(terminal.raw)
 
 
-def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
+async def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
     """When the terminal goes away the app is gone within seconds, with little processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with Terminal(APP, tmp_path) as terminal:
-        terminal.until(lambda raw: b"LIVE" in raw)
-        ticks = _cpu_s(terminal.process.pid)
+    with Terminal(WITHOUT_DAEMON, tmp_path) as terminal:
+        await terminal.until(lambda raw: b"DOWN" in raw)
+        until_then_s = _cpu_s(terminal.process.pid)
         terminal.hang_up()
-        assert terminal.wait(15) != 0
+        assert await terminal.ended() != 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used_s - ticks < 2.0
+    assert used_s - until_then_s < 2.0
 
 
 def _cpu_s(pid: int) -> float:
@@ -136,16 +164,15 @@ def test_without_a_terminal_it_says_so() -> None:
         ({"NO_COLOR": "1"}, rb"\x1b\[(?:[0-9;]*;)?[349][0-7][;m]"),
     ],
 )
-def test_a_terminal_of_few_colours_gets_no_others(
+async def test_a_terminal_of_few_colours_gets_no_others(
     tmp_path: Path, env: dict[str, str], colours: bytes
 ) -> None:
     """With 16 colours only those are used, with NO_COLOR none; states are words, the cursor is reversed."""
-    with Terminal(APP, tmp_path, env=env) as terminal:
-        terminal.until(lambda raw: b"LIVE" in raw and "▶".encode() in raw)
-        for keys, there in ((b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "last used")):
-            terminal.send(keys)
-            terminal.until(lambda raw, there=there: there in text_of(raw))  # type: ignore[misc]  # the loop's own value
-        terminal.send(b"Q")
-        assert terminal.wait() == 0
-        assert re.findall(colours, terminal.raw) == []
-        assert re.search(rb"\x1b\[[0-9;]*7[;m]", terminal.raw)
+    async with running_past(tmp_path) as past:
+        with Terminal(("-m", "tui", "--socket", str(past.api.socket)), tmp_path, env=env) as terminal:
+            await terminal.until(lambda raw: b"LIVE" in raw and "▶".encode() in raw)
+            await visit(terminal, (b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "last used"))
+            terminal.send(b"Q")
+            assert await terminal.ended() == 0
+    assert re.findall(colours, terminal.raw) == []
+    assert re.search(rb"\x1b\[[0-9;]*7[;m]", terminal.raw)

@@ -8,7 +8,8 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
-from tests.tui.app_harness import AppHarness, running_app, until
+from tests.tui.app_harness import AppHarness, app_with_past
+from tests.wire import until
 from tui.screens.key_dialogs import AskRevoke
 
 
@@ -19,22 +20,13 @@ def type_at_once(harness: AppHarness, *keys: str) -> None:
         harness.app.post_message(events.Key(key, char if len(char) == 1 else None))
 
 
-async def choose_a_running_request(harness: AppHarness) -> str:
-    """Put the cursor on one; returns its id."""
-    await harness.go_on(4)
-    pane = harness.requests
-    while (record := pane.chosen()) is None or record.id not in harness.daemon.open:
-        pane.rows.go_to(pane.rows.cursor - 1)
-    return record.id
-
-
 async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list(tmp_path: Path) -> None:
     """`/x` typed at once on a running request filters by x; nothing asks to cancel."""
-    async with running_app(tmp_path) as harness:
-        await choose_a_running_request(harness)
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.shows(" wait ")
         type_at_once(harness, "slash", "x", "x", "D", "e")
         box = harness.main.query_one("#filter-input", Input)
-        await until(lambda: len(box.value) == 4, "the filter")
+        await until(lambda: len(box.value) == 4)
         assert box.value == "xxDe"
         assert harness.windows == 1
         assert not [worker for worker in harness.app.workers if worker.group.startswith("asks")]
@@ -42,11 +34,11 @@ async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list
 
 async def test_a_leaked_key_is_named_in_one_go(tmp_path: Path) -> None:
     """`K`, `!` and four characters typed at once opens one dialog, with the four characters in its field."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         last = harness.state.ring.keys[0].id[-4:]
         type_at_once(harness, "K", "exclamation_mark", *last)
         await harness.dialog(AskRevoke)
-        await until(lambda: [field.value for field in harness.screen.query(Input)] == [last], "the name")
+        await until(lambda: [field.value for field in harness.screen.query(Input)] == [last])
         assert harness.windows == 2
 
 
@@ -57,10 +49,10 @@ async def test_keys_right_after_what_opens_a_window_wait_for_it(
     tmp_path: Path, opener: str, screen: str
 ) -> None:
     """The next key, which would cancel or drain, goes to the window."""
-    async with running_app(tmp_path) as harness:
-        await choose_a_running_request(harness)
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.shows(" wait ")
         type_at_once(harness, opener, "x", "D")
-        await until(lambda: type(harness.screen).__name__ == screen, screen)
+        await until(lambda: type(harness.screen).__name__ == screen)
         await harness.idle()
         assert harness.windows == 2
         fields = harness.screen.query(Input)
@@ -77,9 +69,9 @@ async def test_keys_right_after_the_filter_are_for_the_list_again(
     tmp_path: Path, leave: str, kept: str
 ) -> None:
     """A filter, Enter or Escape, and `P` at once: all of the filter counts, and P asks its question."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         type_at_once(harness, "slash", "w", "e", "b", leave, "P")
-        await until(lambda: type(harness.screen).__name__ == "Confirm", "the question")
+        await until(lambda: type(harness.screen).__name__ == "Confirm")
         await harness.idle()
         chosen = harness.state.view.filter
         assert (chosen.text if chosen is not None else "") == kept
@@ -88,18 +80,18 @@ async def test_keys_right_after_the_filter_are_for_the_list_again(
 
 async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
     """Enter on it does nothing, and what is typed next goes on writing it."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         type_at_once(harness, "slash", "b", "equals_sign", "x", "enter", "P")
         box = harness.main.query_one("#filter-input", Input)
-        await until(lambda: box.value == "b=xP", "the text")
+        await until(lambda: box.value == "b=xP")
         assert harness.windows == 1
 
 
 async def test_editing_keys_keep_their_place_among_what_is_typed(tmp_path: Path) -> None:
     """Typed, cleared, typed again and kept, at once: the last text is the filter."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         type_at_once(harness, "slash", "w", "e", "b", "ctrl+u", "c", "x", "backspace", "i", "enter")
-        await until(lambda: harness.app.context.settings_file.settings.filter == "ci", "the filter")
+        await until(lambda: harness.app.context.settings_file.settings.filter == "ci")
         await harness.idle()
         assert harness.state.view.filter is not None
         assert harness.state.view.filter.text == "ci"

@@ -18,8 +18,8 @@ from typing import Self
 import pytest
 
 from tests.tui.terminal import ROOT
+from tests.wire import PATIENCE_S
 
-WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _CLICK_AGAIN_S = 5.0
 _CONFIG = "set -g status off\nset -s escape-time 0\nset -g remain-on-exit on\n"
@@ -71,7 +71,9 @@ class Tmux:
             "TERM": "xterm-256color",
         }
         command = ["tmux", "-u", "-S", str(self._socket), *arguments]
-        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(
+            command, env=env, check=True, capture_output=True, text=True, timeout=PATIENCE_S
+        ).stdout
 
     def screen(self) -> str:
         """What the terminal shows now."""
@@ -79,7 +81,7 @@ class Tmux:
 
     async def ended(self) -> str:
         """Wait until the app has ended; returns its exit status, empty where tmux did not get to know it."""
-        end_s = time.monotonic() + WAIT_S
+        end_s = time.monotonic() + PATIENCE_S
         while True:
             told = self._tmux("display-message", "-p", "#{pane_dead}:#{pane_dead_status}")
             dead, status = told.strip().split(":")
@@ -108,7 +110,7 @@ class Tmux:
         terminal in pieces, and a dialog that grows moves its buttons: a click aimed at half a frame misses,
         and is made again where the text then stands.
         """
-        end_s, again_s = time.monotonic() + WAIT_S, 0.0
+        end_s, again_s = time.monotonic() + PATIENCE_S, 0.0
         while True:
             screen = self.screen()
             # What it shows before the first click is none of its doing.
@@ -123,13 +125,13 @@ class Tmux:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def until(self, holds: Callable[[str], object] | str) -> str:
-        """Wait until the screen shows a text, or holds; returns it. Fails with the screen after 30 s."""
-        end_s = time.monotonic() + WAIT_S
+        """Wait until the screen shows a text, or holds; returns it. Fails with the screen."""
+        end_s = time.monotonic() + PATIENCE_S
         while True:
             screen = self.screen()
             if _holds(holds, screen):
                 return screen
-            assert time.monotonic() < end_s, f"not within {WAIT_S:.0f} s; the screen:\n{screen}"
+            assert time.monotonic() < end_s, f"not within {PATIENCE_S:.0f} s; the screen:\n{screen}"
             await asyncio.sleep(_LOOK_EVERY_S)
 
 

@@ -112,7 +112,7 @@ class RequestList(LineList):
                 return ("Looking through the records …",)
             return ("Nothing passes this filter.", "f shows everything again · / changes it")
         if state.problem:
-            return (f"{state.state_word}: no records.", state.problem)
+            return (f"{state.state_word}: no records.",)
         if state.connection.value == "LIVE":
             return ("No requests yet.", "They appear here the moment they start.")
         return ("Connecting to the daemon …",)

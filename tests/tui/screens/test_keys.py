@@ -15,8 +15,8 @@ from textual.widgets import Button, Input
 from relayd.admin.client import AdminClient, AnswerUnknown
 from relayd.admin.schema import KeyChange, KeyInfo, KeyState
 from tests.e2e.daemon import Daemon
-from tests.tui.app_harness import AppHarness, files, running_app, until
-from tests.wire import Wire, ask, body, post
+from tests.tui.app_harness import AppHarness, files, running_app
+from tests.wire import Wire, ask, body, post, until
 from tui.model.app_state import Connection
 from tui.model.secret import Secret
 from tui.screens.dialogs import Confirm
@@ -51,8 +51,8 @@ async def keys_screen(
 ) -> AsyncIterator[tuple[AppHarness, KeyChange]]:
     """The app on its Keys screen, the cursor on the key of a new client."""
     made = await add_client(daemon, client)
-    async with running_app(home, client=admin or daemon.admin, wait_live=False) as harness:
-        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
+    async with running_app(home, admin or daemon.admin) as harness:
+        await until(lambda: harness.state.connection is Connection.LIVE)
         await harness.press("K")
         choose(harness, made.key.id)
         await harness.idle()
@@ -164,7 +164,7 @@ async def test_a_leaked_key_is_dead_in_seven_key_presses_and_its_user_is_named(
         await harness.shows("is revoked.")
         assert (await keys_of(daemon, "leaked"))[0].state is KeyState.REVOKED
         assert (await ask(daemon.port, leaked.secret or "", body(SHORT))).status == 401
-        await until(lambda: harness.state.evidence.refused(leaked.key.id, 0), "the refusal")
+        await until(lambda: harness.state.evidence.refused(leaked.key.id, 0))
         await harness.redraw()
         choose(harness, leaked.key.id)
         await harness.shows("4 Keys !")
@@ -187,10 +187,10 @@ async def test_revoking_can_cut_open_streams(daemon: Daemon, tmp_path: Path) -> 
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(made.secret or "", body("demo:deltas=4000,interval_ms=25")))
             await wire.head()
-            await until(lambda: harness.state.open_streams.streams, "the stream")
+            await until(lambda: harness.state.open_streams.streams)
             await harness.press("exclamation_mark", *made.key.id[-4:], "tab", "space", "shift+tab", "enter")
             await harness.shows("is revoked; 1 stream cut.")
-        await until(lambda: not harness.state.open_streams.streams, "the end of the stream")
+        await until(lambda: not harness.state.open_streams.streams)
 
 
 async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from relayd.admin.client import NoDaemon
-from relayd.admin.schema import Outcome, RequestRecord
-from tests.tui.app_harness import files, running_app, until
+from relayd.admin.client import AdminClient
+from relayd.admin.schema import RequestRecord, utc_text
+from relayd.state.state import State
+from tests.admin.harness import admin_api, log_requests
+from tests.tui.app_harness import AppHarness, app_with_past, files, running_app
+from tests.wire import until
 from tui.export import ndjson_line
 from tui.model.app_state import Connection
 from tui.model.stats import is_error
-from tui.model.store import MarkKind, record_key
+from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
 from tui.screens.requests import CauseList
 from tui.widgets.bars import KeyBar, TabBar
@@ -21,51 +26,46 @@ from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
 
 
+def shown(harness: AppHarness) -> list[RequestRecord]:
+    """The records of the list, in its order."""
+    view = harness.state.view
+    rows = [view.row_at(index) for index in range(len(view))]
+    return [row for row in rows if isinstance(row, RequestRecord)]
+
+
 async def test_a_new_request_appears_while_it_runs_and_changes_when_it_ends(tmp_path: Path) -> None:
     """The newest row follows the daemon: running first, then with its status."""
-    async with running_app(tmp_path) as harness:
-        before = len(harness.state.store)
-        await harness.go_on(6)
-        assert len(harness.state.store) > before
-        assert " run " in harness.text() or " wait " in harness.text() or " conn " in harness.text()
-        running = [s.progress.id for s in harness.state.open_streams.streams.values()]
-        await harness.go_on(90)
-        ended = next(r for r in harness.daemon.records if r.id == running[0])
-        assert ended is not None
-        assert ended.outcome is not None
+    async with app_with_past(tmp_path) as (harness, past):
+        request = past.begin(model="the-new-one")
+        await harness.shows("conn the-new-one")
+        past.end(request, status=504)
+        await until(lambda: re.search(r"504 +the-new-one", harness.text()))
         assert "FOLLOW" in harness.text()
 
 
 async def test_scrolling_up_freezes_and_new_rows_move_nothing(tmp_path: Path) -> None:
     """What the operator reads stays where it is; a count says how much is new; End follows again."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, past):
         await harness.press("k", "k", "pageup")
         rows = harness.main.query_one(RequestList)
         looked_at = [line[:9] for line in harness.text().splitlines()[4:22]]
         key = rows.cursor_key
-        await harness.go_on(30)
+        past.more(8)
+        await harness.caught_up(past)
         assert [line[:9] for line in harness.text().splitlines()[4:22]] == looked_at
         assert rows.cursor_key == key
-        assert "FROZEN" in harness.text()
-        assert f"{rows.new_count} new (End)" in harness.text()
-        assert rows.new_count > 5
+        assert "FROZEN 8 new (End)" in harness.text()
         await harness.press("end")
         assert "FOLLOW" in harness.text()
         assert rows.cursor == rows.row_count() - 1
-
-
-async def test_space_freezes_and_follows(tmp_path: Path) -> None:
-    """The footer names the key, and it works both ways."""
-    async with running_app(tmp_path) as harness:
-        await harness.press("space")
-        assert "FROZEN" in harness.text()
-        await harness.press("space")
-        assert "FOLLOW" in harness.text()
+        for word in ("FROZEN", "FOLLOW"):
+            await harness.press("space")
+            assert word in harness.text()
 
 
 async def test_a_filter_is_previewed_kept_turned_off_and_on(tmp_path: Path) -> None:
     """Matches show while typing; a wrong filter points at the place and leaves the last good one on."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         total = len(harness.state.store)
         await harness.press("slash")
         await harness.press(*"status>=500")
@@ -94,7 +94,7 @@ async def test_a_filter_is_previewed_kept_turned_off_and_on(tmp_path: Path) -> N
 
 async def test_escape_gives_the_filter_from_before_back(tmp_path: Path) -> None:
     """Looking for something else is no commitment."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         await harness.press("slash")
         await harness.press(*"client=ci")
         await harness.press("escape")
@@ -103,7 +103,7 @@ async def test_escape_gives_the_filter_from_before_back(tmp_path: Path) -> None:
 
 async def test_e_goes_from_error_to_error(tmp_path: Path) -> None:
     """From the newest row the search goes up."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         pane = harness.requests
         await harness.press("e")
         first = pane.chosen()
@@ -118,7 +118,7 @@ async def test_e_goes_from_error_to_error(tmp_path: Path) -> None:
 
 async def test_the_detail_says_why_and_where_the_time_went(tmp_path: Path) -> None:
     """On a narrow screen it covers the list, and Escape gives the list back."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         await harness.press("e", "enter")
         record = harness.requests.chosen()
         assert record is not None
@@ -135,7 +135,7 @@ async def test_the_detail_says_why_and_where_the_time_went(tmp_path: Path) -> No
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)])
 async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size: tuple[int, int]) -> None:
     """Right turns from the summary to what happened when, to the JSON of the log; a click goes back."""
-    async with running_app(tmp_path, size=size) as harness:
+    async with app_with_past(tmp_path, size=size) as (harness, _):
         await harness.press("e", "enter")
         record = harness.requests.chosen()
         assert record is not None
@@ -153,72 +153,53 @@ async def test_the_detail_has_a_timeline_and_the_raw_record(tmp_path: Path, size
 
 
 async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> None:
-    """Enter on the dialog as it opens does nothing; choosing to cancel ends the stream."""
-    async with running_app(tmp_path) as harness:
-        await harness.go_on(4)
-        open_ids = set(harness.daemon.open)
-        pane = harness.requests
-        rows = harness.main.query_one(RequestList)
-        while (record := pane.chosen()) is None or record.id not in open_ids:
-            rows.go_to(rows.cursor - 1)
+    """Enter on the dialog as it opens does nothing; only choosing to cancel asks the daemon."""
+    async with app_with_past(tmp_path) as (harness, past):
         await harness.press("x")
         await harness.dialog(Confirm)
         await harness.press("enter")
-        assert record.id in harness.daemon.open
+        assert [entry for entry in harness.state.audit if entry.action == "cancel"] == []
         await harness.press("x")
         await harness.dialog(Confirm)
         await harness.press("tab", "enter")
-        await until(lambda: record.id not in harness.daemon.open)
-        ended = next(r for r in harness.daemon.records if r.id == record.id)
-        assert ended is not None
-        assert ended.outcome is Outcome.CANCELLED
+        await harness.shows(f"Not cancelled: No open stream has the id '{past.records[-1].id}'")
+        await until(lambda: harness.state.audit[0].action == "cancel")
 
 
 async def test_sorting_shows_the_slowest_first_and_escape_goes_back(tmp_path: Path) -> None:
     """Sorted is a still picture, named in the filter line."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         await harness.press("s")
         assert "SORTED by duration" in harness.text()
-        view = harness.state.view
-        rows = [view.row_at(index) for index in range(5)]
-        durations = [row.duration_ms or 0 for row in rows if isinstance(row, RequestRecord)]
+        durations = [record.duration_ms or 0 for record in shown(harness)]
         assert durations == sorted(durations, reverse=True)
         await harness.press("escape")
         assert "FOLLOW" in harness.text()
 
 
 async def test_a_time_is_gone_to(tmp_path: Path) -> None:
-    """Half an hour back lands on a record of that time."""
-    async with running_app(tmp_path) as harness:
-        await harness.press("t")
-        await harness.press(*"30m")
-        await harness.press("enter")
+    """Twenty minutes back lands on the first record of that time."""
+    async with app_with_past(tmp_path) as (harness, past):
+        await harness.press("t", *"20m", "enter")
         record = harness.requests.chosen()
         assert record is not None
-        assert record.started_at.startswith("2026-09-21T13:4") or record.started_at.startswith(
-            "2026-09-21T13:3"
-        )
+        assert record.started_at == utc_text(past.now_s - 20 * 60)
 
 
 async def test_a_time_before_what_is_loaded_is_loaded_first(tmp_path: Path) -> None:
     """`t` reaches back into the log as far as the log goes."""
-    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
-    async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        oldest = harness.daemon.records[0]
+    async with app_with_past(tmp_path, past_s=5000, backlog=False) as (harness, past):
+        oldest = past.records[0]
         assert harness.state.store.oldest_seq != oldest.seq
-        await harness.press("t")
-        await harness.press(*"2h")
-        await harness.press("enter")
-        rows = harness.main.query_one(RequestList)
-        await until(lambda: rows.cursor_key == record_key(oldest.seq), "the first record of all")
+        await harness.press("t", *"2h", "enter")
+        await until(lambda: (record := harness.requests.chosen()) and record.id == oldest.id)
         assert harness.app.feed.history.exhausted
 
 
 async def test_what_is_shown_is_exported_privately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NDJSON of the rows on the screen, in a new file that only the operator can read."""
     monkeypatch.chdir(tmp_path)
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         await harness.press("w")
         await until(lambda: harness.windows > 1)
         await harness.press("tab", "enter")
@@ -231,7 +212,7 @@ async def test_what_is_shown_is_exported_privately(tmp_path: Path, monkeypatch: 
 
 async def test_everything_is_reached_by_mouse(tmp_path: Path) -> None:
     """Tabs and footer are clicked, a row is chosen by a click and opened by a second one."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         for name in ("keys", "stats", "audit", "inflight", "requests"):
             tabs = harness.main.query_one(TabBar)
             spot = next(spot for spot in tabs.spots if f"'{name}'" in spot.action)
@@ -250,7 +231,7 @@ async def test_everything_is_reached_by_mouse(tmp_path: Path) -> None:
 
 async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> None:
     """At 40x10 nothing fails, and at full size all is there again."""
-    async with running_app(tmp_path) as harness:
+    async with app_with_past(tmp_path) as (harness, _):
         for key in "12345":
             await harness.press(key)
             await harness.pilot.resize_terminal(40, 10)
@@ -264,38 +245,25 @@ async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> N
 
 async def test_a_filter_reaches_back_beyond_what_is_loaded(tmp_path: Path) -> None:
     """With few records in memory the daemon is asked for older matches, down to the first."""
-    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
-    async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        daemon, state = harness.daemon, harness.state
-        wanted = [record.seq for record in daemon.records if is_error(record) and record.status == 502]
-        assert wanted[0] < (state.store.oldest_seq or 0)
-        await harness.press("slash")
-        await harness.press(*"status=502")
-        await harness.press("enter", "g", "g")
-        await until(lambda: harness.state.view.asked_all, "the end of the search")
+    async with app_with_past(tmp_path, past_s=5000, backlog=False) as (harness, past):
+        state = harness.state
+        wanted = [record.id for record in past.records if record.status == 502]
+        await harness.press("slash", *"status=502", "enter", "g", "g")
+        await until(lambda: state.view.asked_all)
         await harness.press("g")
         await harness.redraw()
-        shown = [state.view.key_at(index) >> 1 for index in range(len(state.view))]
-        assert shown == wanted
+        assert [record.id for record in shown(harness)] == wanted
         assert f"of {state.store.record_count:,} + {state.view.older_count:,} older" in harness.text()
-        first = daemon.records[[record.seq for record in daemon.records].index(wanted[0])]
         await harness.press("enter")
-        assert first.id in harness.detail_text()
+        assert wanted[0] in harness.detail_text()
 
 
 async def test_few_matches_are_filled_up_from_disk_unasked(tmp_path: Path) -> None:
     """Enter alone brings older matches while the screen has room for them."""
-    (tmp_path / "tui.json").write_text(json.dumps({"backlog_records": 1}))
-    async with running_app(tmp_path, wait_live=False, history_s=5000) as harness:
-        await until(lambda: harness.state.connection is Connection.LIVE, "contact")
-        oldest = harness.daemon.records[0]
-        await harness.press("slash")
-        await harness.press(*f"id={oldest.id}")
-        await harness.press("enter")
-        await until(lambda: len(harness.state.view) == 1, "the match")
-        await harness.redraw()
-        assert "0 of 500 + 1 older" in harness.text()
+    async with app_with_past(tmp_path, past_s=5000, backlog=False) as (harness, past):
+        await harness.press("slash", *f"id={past.records[0].id}", "enter")
+        await until(lambda: len(harness.state.view) == 1)
+        await harness.shows("0 of 500 + 1 older")
 
 
 async def test_a_long_absence_leaves_a_gap_that_enter_fills(
@@ -304,31 +272,47 @@ async def test_a_long_absence_leaves_a_gap_that_enter_fills(
     """Too much to replay is not replayed: a row says so, and loads it when asked."""
     monkeypatch.setattr("tui.feed.SKIP_EVENTS", 100)
     monkeypatch.setattr("tui.feed.PAGE", 20)
-    async with running_app(tmp_path) as harness:
-        await harness.daemon.fail(NoDaemon("gone"))
+    async with running_app(tmp_path, AdminClient(tmp_path / "state" / "admin.sock")) as harness:
+        async with admin_api(tmp_path) as api:
+            api.log(5)
+            await until(lambda: len(shown(harness)) == 5)
         await until(lambda: harness.state.connection is not Connection.LIVE)
-        harness.daemon.advance_to(harness.daemon.time_s + 300)
-        harness.daemon.problem = None
-        harness.app.feed.retry_now()
-        await until(lambda: harness.state.store.marks(MarkKind.GAP), "the gap")
-        [(key, _)] = harness.state.store.marks(MarkKind.GAP)
-        await harness.redraw()
-        harness.requests.rows.go_to(harness.state.view.index_of(key))
-        await harness.shows("Enter loads them")
-        await harness.press("enter")
-        await until(lambda: not harness.state.store.marks(MarkKind.GAP), "the filling")
-        held = [harness.state.store.key_at(i) >> 1 for i in range(len(harness.state.store))]
-        assert held == [record.seq for record in harness.daemon.records]
+        state = State.open(
+            tmp_path / "state", boot_id="away", keep_days=30, max_mib=512, on_commit=lambda _: None
+        )
+        log_requests(state, 75, "away")
+        assert await asyncio.to_thread(state.close)
+        async with admin_api(tmp_path, boot_id="next") as api:
+            harness.app.feed.retry_now()
+            await until(lambda: harness.state.store.marks(MarkKind.GAP))
+            [(key, _)] = harness.state.store.marks(MarkKind.GAP)
+            await harness.redraw()
+            harness.requests.rows.go_to(harness.state.view.index_of(key))
+            await harness.shows("Enter loads them")
+            await harness.press("enter")
+            await until(lambda: not harness.state.store.marks(MarkKind.GAP))
+            logged = (await api.client.requests(limit=1000)).records
+            assert [record.id for record in shown(harness)] == [record.id for record in reversed(logged)]
 
 
 async def test_an_error_cause_filters_the_list(tmp_path: Path) -> None:
     """Enter on a cause below the list shows the failures with it."""
-    async with running_app(tmp_path, size=(140, 40)) as harness:
+    async with app_with_past(tmp_path, size=(140, 40)) as (harness, past):
         harness.requests.focus_now(harness.requests.query_one(CauseList))
         await harness.press("enter")
-        await until(lambda: harness.state.view.filter is not None, "the filter")
-        await until(lambda: not harness.state.view.scanning, "the matches")
-        rows = [harness.state.view.row_at(index) for index in range(len(harness.state.view))]
-        codes = {row.error.code for row in rows if isinstance(row, RequestRecord) and row.error}
-        assert codes == {"upstream_failed"}
-        assert len(rows) == sum(record.status == 502 for record in harness.daemon.records)
+        await until(lambda: harness.state.view.filter is not None and not harness.state.view.scanning)
+        failed = [record.id for record in past.records if record.status == 502]
+        assert [record.id for record in shown(harness)] == failed
+
+
+async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many programs follow the events already: the app asks again, and is live once one has left."""
+    async with admin_api(tmp_path) as api:
+        with monkeypatch.context() as full:
+            full.setattr("relayd.admin.log_handlers.MAX_FOLLOWERS", 0)
+            async with running_app(tmp_path, api.client) as harness:
+                await harness.shows("CONNECTING: 0 programs follow the events already; close one")
+                full.undo()
+                await harness.shows("● LIVE")
