@@ -105,6 +105,23 @@ async def test_streams_that_outlive_the_drain_timeout_are_ended() -> None:
         assert (await relay.record()).outcome is Outcome.SHUTDOWN
 
 
+@pytest.mark.parametrize("sent", [0, 20], ids=["nothing yet", "half a head"])
+async def test_a_stop_answers_a_request_that_is_under_way(sent: int) -> None:
+    """The client of a connection that was accepted reads a refusal, not the end of the connection."""
+    request = post(KEY, body("demo:deltas=1"))
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(request[:sent])
+        # Connections are accepted in order.
+        assert (await relay.ask("demo:deltas=1")).status == 200
+        relay.server.request_stop()
+        # Time for a daemon that does not care to close the connection.
+        await asyncio.sleep(0.1)
+        wire.send(request[sent:])
+        refused = await wire.reply()
+        assert (refused.status, refused.header("X-Relayd-Error")) == (503, "draining")
+        assert await _exit_status(relay) == 0
+
+
 async def test_a_second_stop_ends_open_streams_at_once() -> None:
     """Whatever the drain timeout is; a request whose body was arriving does not begin any more."""
     payload = body(_ENDLESS)

@@ -179,6 +179,11 @@ class RequestStream(IOStream):
         self._reading_head = False
         self._start_head_timer()
 
+    @property
+    def awaits_response(self) -> bool:
+        """Whether a request is due, has begun to arrive, or has no response yet; False: idle, or answered."""
+        return self._head_timer is not None or not self._is_answered
+
     def _start_head_timer(self) -> None:
         loop = asyncio.get_running_loop()
         self._head_timer = loop.call_later(self._head_timeout_s, self.close)

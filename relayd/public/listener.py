@@ -29,6 +29,9 @@ _ACCEPTS_PER_TURN = 16
 """Serving a new connection costs 0.2 to 0.5 ms; the kernel keeps the others meanwhile."""
 _RETRY_ACCEPT_S = 0.2
 _SEND_BUFFER_BYTES = 128 << 10
+_LAST_HEADS_S = 1.0
+"""How long a connection that was just accepted may take to send its request while the daemon stops."""
+_CLOSE_POLL_S = 0.02
 _CONNECTIONS_BESIDE_STREAMS = 256
 _CONNECTIONS_PER_STREAM = 2
 """Clients also hold connections between two requests, and while they are refused."""
@@ -111,8 +114,8 @@ class Listener:
             max_body_size=sys.maxsize,
             chunk_size=READ_CHUNK_BYTES,
         )
+        self._streams: set[RequestStream] = set()
         self._open: Counter[str] = Counter()
-        self._open_in_all = 0
         self._lingering = LingeringConnections()
 
     def configure(
@@ -160,7 +163,7 @@ class Listener:
 
     def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         network = "" if peer[0] in self._proxies else network_of(peer[0])
-        if self._open_in_all >= self._max_connections or (
+        if len(self._streams) >= self._max_connections or (
             network and self._open[network] >= self._max_connections_per_network
         ):
             sock.close()
@@ -173,10 +176,10 @@ class Listener:
             wrapped = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             stream = TlsRequestStream(wrapped, peer[0], self._head_timeout_s, self._lingering)
         self._open[network] += 1
-        self._open_in_all += 1
+        self._streams.add(stream)
 
-        def forget(_stream: RequestStream) -> None:
-            self._open_in_all -= 1
+        def forget(stream: RequestStream) -> None:
+            self._streams.discard(stream)
             self._open[network] -= 1
             if not self._open[network]:
                 del self._open[network]
@@ -203,7 +206,16 @@ class Listener:
         self._sockets.clear()
 
     async def close(self) -> None:
-        """Close everything that is still open."""
+        """Close everything that is still open.
+
+        A new connection whose request is under way gets a second to bring it, and so its refusal: closed at
+        once, its client could not tell whether the request was read.
+        """
         self.stop_accepting()
+        deadline_s = self._loop.time() + _LAST_HEADS_S
+        while (  # noqa: ASYNC110 - a second at most, once
+            any(stream.awaits_response for stream in self._streams) and self._loop.time() < deadline_s
+        ):
+            await asyncio.sleep(_CLOSE_POLL_S)
         await self._server.close_all_connections()
         self._lingering.close()

@@ -102,5 +102,6 @@ async def _all_cut(wires: list[Wire], trickle: bytes) -> None:
             return
         assert time.monotonic() < deadline_s, f"{len(left)} of {len(wires)} connections are still open"
         for wire in list(left.values())[turn % 20 :: 20]:
-            wire.send(trickle)
+            if not wire.lost():
+                wire.send(trickle)
         await asyncio.sleep(0.05)
