@@ -7,18 +7,18 @@ import logging
 import re
 from collections.abc import Awaitable
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import HTTPError
 
 from relayd.admin.context import AdminContext
 from relayd.admin.errors import AdminError, as_admin_error
 from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
 from relayd.admin.unix_socket import identify_peer
+from relayd.json_handler import JsonHandler
 from relayd.relay.accepting import AcceptState
 from relayd.state.errors import StateError
 from relayd.state.records import Peer
@@ -30,7 +30,7 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 T = TypeVar("T")
 
 
-class AdminHandler(RequestHandler):
+class AdminHandler(JsonHandler):
     """A route of the admin API. Methods raise; `write_error` is the one place that renders errors."""
 
     context: AdminContext
@@ -105,11 +105,6 @@ class AdminHandler(RequestHandler):
             raise AdminError.bad_request(f"{name} must be a whole number, not {text[:40]!r}.")
         return int(text)
 
-    def send_json(self, document: object) -> asyncio.Future[None]:
-        """Finish with one JSON document; the future is done when it is sent, and need not be awaited."""
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        return self.finish(msgspec.json.encode(document) + b"\n")
-
     def write_error(self, status_code: int, **details: Any) -> None:
         """Send the error that ended this request; the details of a bug stay in the daemon's log."""
         kind, error, _ = details.get("exc_info", (None, None, None))
@@ -117,27 +112,17 @@ class AdminHandler(RequestHandler):
         if answer is None:
             name = "" if kind is None else f" ({kind.__name__})"
             answer = AdminError(status_code, "internal", f"relayd failed{name}; its log has the details.")
-        self.set_status(answer.status)
         if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(self._methods()))
-        self.send_json(ErrorReply(ErrorDetail(answer.code, str(answer))))
+            self.allow_methods()
+        self.send_json(ErrorReply(ErrorDetail(answer.code, str(answer))), answer.status)
 
-    def _methods(self) -> list[str]:
-        return [
-            method
-            for method in self.SUPPORTED_METHODS
-            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
-        ]
+    def is_refusal(self, error: BaseException) -> bool:
+        """Return whether it has an answer of its own."""
+        return as_admin_error(error) is not None
 
-    def log_exception(
-        self,
-        typ: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Log bugs with their traceback; refusals are not bugs."""
-        if as_admin_error(value) is None and typ is not None and value is not None:
-            _log.error("%s in the admin API", typ.__name__, exc_info=(typ, value, tb))
+    def bug_place(self) -> str:
+        """Return the method and the path."""
+        return f"{self.request.method} {self.request.path} of the admin API"
 
 
 class NotFoundHandler(AdminHandler):

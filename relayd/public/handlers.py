@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import struct
 import time
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import SSLIOStream, StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+from tornado.web import Application, HTTPError, stream_request_body
 
+from relayd.json_handler import JSON_TYPE, JsonHandler
 from relayd.public.context import AppContext
 from relayd.public.framing import RequestStream
 from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
-
-_log = logging.getLogger(__name__)
 
 MAX_DRAINED_BYTES = 32 << 20
 """Bound of a body that is read only so that its client reads the answer."""
@@ -30,8 +27,9 @@ _FREE_PIECES = 1024
 _BYTES_PER_PIECE = 16
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 35
-_JSON = "application/json; charset=utf-8"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_CHROMIUM_HEAD_BUFFER_BYTES = 4096
+"""How much Chromium reads of a response to find its head (net/http/http_stream_parser.cc)."""
 
 
 def new_request_id() -> str:
@@ -47,7 +45,7 @@ class PublicApp(Application):
 
 
 @stream_request_body
-class BaseHandler(RequestHandler):
+class BaseHandler(JsonHandler):
     """Base of every route. A body that the route does not read is dropped, up to a limit."""
 
     application: PublicApp
@@ -64,7 +62,10 @@ class BaseHandler(RequestHandler):
         """Bound of the body in all, read or dropped."""
         self._received_bytes = 0
         self._received_pieces = 0
-        self._body_arrived = False
+        # Tornado has no limit by itself. Cancelled when the body has arrived, or the response has ended.
+        self._body_timer = asyncio.get_running_loop().call_later(
+            self.context.body_timeout_s, self.on_body_timeout
+        )
         self._unsent: asyncio.Future[None] | None = None
         super().__init__(application, request, **kwargs)
 
@@ -85,8 +86,6 @@ class BaseHandler(RequestHandler):
             self.request.headers.pop("Expect", None)
             # `finish` closes the connection.
             self.request.headers.pop("Connection", None)
-        # Tornado has none by itself; it closes the connection.
-        self.connection.set_body_timeout(self.context.body_timeout_s)
 
     def options(self, *_path: str) -> None:
         """Answer a preflight, which needs no key."""
@@ -110,6 +109,21 @@ class BaseHandler(RequestHandler):
     def take_piece(self, chunk: bytes) -> None:
         """Take a piece of the body; here it is dropped."""
 
+    def body_arrived(self) -> None:
+        """Note that the body is here: its time is over, and a refusal may end the response."""
+        self._body_timer.cancel()
+
+    def on_body_timeout(self) -> None:
+        """End a request whose body does not arrive; one that was refused has its answer by now."""
+        if self._headers_written:
+            self.finish()
+        else:
+            self.stream.close()
+
+    def on_finish(self) -> None:
+        """Stop the clock of the body, which would end the connection's next request (RequestHandler)."""
+        self._body_timer.cancel()
+
     @property
     def in_tiny_pieces(self) -> bool:
         """Whether the body costs too much: each piece takes a turn of the event loop, whatever its size."""
@@ -123,7 +137,7 @@ class BaseHandler(RequestHandler):
         """
         self.render_error(error)
         awaits_continue = "Expect" in self.request.headers and not self._received_bytes
-        if self._body_arrived or awaits_continue:
+        if self._body_timer.cancelled() or awaits_continue:
             self.finish()
         else:
             self.flush()
@@ -146,7 +160,7 @@ class BaseHandler(RequestHandler):
 
     def error_body(self, error: RelayError) -> tuple[str, bytes]:
         """Return the content type and the body of an error."""
-        return _JSON, _json_error(error.code, error.message)
+        return JSON_TYPE, _json_error(error.code, error.message)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Render what a handler raised, or what Tornado refuses (tornado.web.RequestHandler)."""
@@ -159,28 +173,18 @@ class BaseHandler(RequestHandler):
             HTTPStatus.NOT_FOUND: "There is nothing at this path; POST /chat is where models answer.",
             HTTPStatus.METHOD_NOT_ALLOWED: f"{self.request.method} is not possible at this path.",
         }.get(HTTPStatus(status_code), f"{phrase}; the request id is {self.request_id}.")
-        self.set_header("Content-Type", _JSON)
+        self.set_header("Content-Type", JSON_TYPE)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(self._methods()))
+            self.allow_methods()
         self.write(_json_error(phrase.lower().replace(" ", "_"), message))
 
-    def _methods(self) -> list[str]:
-        """Return the methods that the route has; Tornado refuses the others when the body has arrived."""
-        return [
-            method
-            for method in self.SUPPORTED_METHODS
-            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
-        ]
+    def is_refusal(self, error: BaseException) -> bool:
+        """Return whether it is an answer to the client."""
+        return isinstance(error, HTTPError | RelayError)
 
-    def log_exception(
-        self,
-        typ: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Log bugs with their traceback, under the request's id; refusals are not bugs."""
-        if not isinstance(value, HTTPError | RelayError) and typ is not None and value is not None:
-            _log.error("request %s met a bug", self.request_id, exc_info=(typ, value, tb))
+    def bug_place(self) -> str:
+        """Return the request, as its client knows it."""
+        return f"request {self.request_id}"
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
         """End the response; a client that does not read it within the write timeout is dropped."""
@@ -194,13 +198,21 @@ class BaseHandler(RequestHandler):
             finished.add_done_callback(lambda _finished: timer.cancel())
         return finished
 
-    def send_json(self, body: object, status: int = HTTPStatus.OK) -> None:
-        """Answer with one JSON document."""
-        self.set_status(status)
-        self.set_header("Content-Type", _JSON)
-        self.finish(msgspec.json.encode(body) + b"\n")
-
     # The way to the client for a body that is sent piece by piece.
+
+    def pad_head(self) -> None:
+        """Make the head as long as Chromium's first read, so that the read never ends inside a line.
+
+        Whatever follows the head in that read is the first piece that a page gets, and pages exist that parse
+        each piece by itself. A proxy writes a head of its own, and only browsers send Origin.
+        """
+        if "Origin" not in self.request.headers or "X-Forwarded-For" in self.request.headers:
+            return
+        head = "HTTP/1.1 200 OK\r\n" + "".join(f"{n}: {v}\r\n" for n, v in self._headers.get_all())
+        if "Content-Length" not in self._headers:
+            head += "Transfer-Encoding: chunked\r\n"
+        padding = _CHROMIUM_HEAD_BUFFER_BYTES - len(f"{head}X-Padding: \r\n\r\n")
+        self.set_header("X-Padding", "0" * padding)
 
     @property
     def blocked(self) -> bool:

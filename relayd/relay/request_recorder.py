@@ -10,8 +10,9 @@ from typing import Protocol
 
 import msgspec
 
+from relayd.relay.errors import RelayError
 from relayd.relay.logfmt import logfmt
-from relayd.state.records import Outcome, RecordedError, RequestRecord
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
 _log = logging.getLogger("relayd.request")
 
@@ -69,13 +70,29 @@ class RequestRecorder:
         self._observe(record)
         self._end(record)
 
-    def deny(self, record: RequestRecord, network: str) -> None:
-        """Record a request that was refused for its key, or count it in a flood.
+    def refuse(self, record: RequestRecord, outcome: Outcome, error: RelayError | None, network: str) -> None:
+        """Complete and record a request that never became a stream.
 
         Args:
-            record: complete, and not opened before.
+            record: not opened before, complete but for its end.
+            outcome: of the request.
+            error: what the client was told, if it was still there.
             network: the client's address, or its IPv6 /64.
         """
+        record.phase = Phase.DONE
+        # A request that was refused while draining never ran, so it was not shut down.
+        record.outcome = Outcome.REJECTED if outcome is Outcome.SHUTDOWN else outcome
+        if error is not None:
+            record.status = error.status
+            record.error = RecordedError(error.code, error.recorded)
+        if outcome is Outcome.DENIED:
+            self._deny(record, network)
+        else:
+            self.open(record)
+            self.close(record)
+
+    def _deny(self, record: RequestRecord, network: str) -> None:
+        """Record a request that was refused for its key, or count it in a flood."""
         self._observe(record)
         if self._window is None:
             self._window = asyncio.get_running_loop().call_later(_DENIAL_WINDOW_S, self.flush)

@@ -221,8 +221,8 @@ async def test_a_flood_of_denials_leaves_sixty_records_and_one_that_counts_the_r
     log, seen = _Log(), list[str]()
     recorder = RequestRecorder(log, [lambda record: seen.append(record.id)])
     for number in range(1000):
-        recorder.deny(_denied(number), "203.0.113.9")
-    recorder.deny(_denied(1000), "203.0.113.10")
+        recorder.refuse(_denied(number), "203.0.113.9")
+    recorder.refuse(_denied(1000), "203.0.113.10")
     assert len(log.ends) == 61
     recorder.flush()
     assert len(seen) == 1001
@@ -239,10 +239,10 @@ async def test_one_denial_more_than_is_recorded_stands_for_itself() -> None:
     log = _Log()
     recorder = RequestRecorder(log)
     for number in range(61):
-        recorder.deny(_denied(number), "a")
+        recorder.refuse(_denied(number), "a")
     recorder.flush()
     assert log.ends[-1] == _denied(60)
-    recorder.deny(_denied(61), "a")
+    recorder.refuse(_denied(61), "a")
     assert log.ends[-1] == _denied(61)
     recorder.flush()
 
@@ -254,7 +254,7 @@ async def test_a_minute_after_the_first_denial_the_rest_is_summed_up(monkeypatch
     recorder = RequestRecorder(log)
     for expected in (61, 122):
         for number in range(70):
-            recorder.deny(_denied(number), "a")
+            recorder.refuse(_denied(number), "a")
         async with asyncio.timeout(PATIENCE_S):
             while len(log.ends) < expected:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.01)
@@ -266,7 +266,7 @@ async def test_a_flood_from_everywhere_is_bounded_as_well() -> None:
     log = _Log()
     recorder = RequestRecorder(log)
     for number in range(6000):
-        recorder.deny(_denied(number), f"network {number % 3000}")
+        recorder.refuse(_denied(number), f"network {number % 3000}")
     assert len(log.ends) == 1000
     recorder.flush()
     assert len(log.ends) <= 2001
