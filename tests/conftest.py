@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.loop import TestLoop
+from tests.support.loop import TestLoop, VirtualClockLoop
 
 # The same examples everywhere, and as long as the machine takes for them: a busy one may stand still
 # between any two lines.
@@ -35,7 +35,8 @@ def large(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker that pytest-tornasync reads."""
+    """Name the markers of async tests; pytest-tornasync reads `timeout`."""
+    config.addinivalue_line("markers", "virtual_clock: its time passes only while all wait")
     config.addinivalue_line(
         "markers", "timeout(seconds): how long this async test may take (default: --async-test-timeout)"
     )
@@ -66,8 +67,9 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def io_loop() -> Iterator[TestLoop]:
+def io_loop(request: pytest.FixtureRequest) -> Iterator[TestLoop]:
     """The loop of one async test; ask for it to call `expect_error`."""
-    loop = TestLoop()
+    is_virtual = request.node.get_closest_marker("virtual_clock") is not None
+    loop = TestLoop(VirtualClockLoop) if is_virtual else TestLoop()
     yield loop
     loop.close()

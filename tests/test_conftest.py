@@ -76,6 +76,7 @@ import json
 import tests.support.loop
 from tests.conftest import *
 
+tests.support.loop.ENDING_S = 1.0
 tests.support.loop.HARD_LIMIT_MARGIN_S = 0.5
 
 def pytest_runtest_logreport(report):

@@ -1,4 +1,4 @@
-"""A provider that plays bytes, the product's client of it, and a client that keeps what it is sent."""
+"""A provider that plays bytes with and without a socket, and a client that keeps what it is sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import struct
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,18 +15,20 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from relayd.relay.errors import ClientGone, ClientStalled, RelayError
+from relayd.relay.redact import Redactor
 from relayd.relay.stream import RelayStream, StreamLimits, Upstream
+from relayd.relay.transport.connection import ConnectionBroken
 from relayd.relay.upstream import Upstream as Provider
 from relayd.relay.upstream import UpstreamOptions
 from relayd.state.records import RequestRecord
-from tests.wire import HOST
+from tests.wire import HOST, PATIENCE_S
 
 PROVIDER_KEY = "sk-provider-key-of-these-tests"
 BODY = b'{"model":"demo","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 FINISH = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}\n\n'
 STREAM_DONE = b"data: [DONE]\n\n"
-PATIENCE_S = 30.0
 
 
 class Break(Enum):
@@ -39,8 +40,8 @@ class Break(Enum):
     """Nothing more is sent until the relay leaves."""
 
 
-Step: TypeAlias = bytes | float | asyncio.Event | Break
-"""Bytes to send in one write, seconds or an event to wait for, or an end."""
+Step: TypeAlias = bytes | float | asyncio.Event | Break | Exception
+"""Bytes to send in one write, seconds or an event to wait for, an end, or a bug of the relay's own client."""
 
 
 @dataclass(slots=True)
@@ -154,11 +155,6 @@ def answer(*pieces: bytes) -> list[Step]:
     return [CHUNKED_HEAD, *(chunked(piece) for piece in pieces), b"0\r\n\r\n"]
 
 
-def script(*steps: Step) -> list[Step]:
-    """Return steps of several types as one list."""
-    return list(steps)
-
-
 def delta(text: str, **choice: Any) -> bytes:
     """Return the event of one piece of text, with more fields of its choice."""
     return event({"choices": [{"index": 0, "delta": {"content": text}, **choice}]})
@@ -195,6 +191,87 @@ async def read_answer(upstream: Provider) -> bytes:
             body.close()
 
 
+class ScriptedUpstream:
+    """A provider without a socket: it plays steps to one stream, and notes when and how it was let go.
+
+    Args:
+        steps: of the answer: bytes of events, waits, and how they end; at their end the answer ends.
+        refusal: raised in the place of an answer.
+        connect_s: until there is a connection.
+        head_s: from then until the head of the answer; None: it never comes.
+    """
+
+    def __init__(
+        self,
+        *steps: Step,
+        refusal: Exception | None = None,
+        connect_s: float = 0.0,
+        head_s: float | None = 0.0,
+    ) -> None:
+        self.redact = Redactor(PROVIDER_KEY)
+        self.is_asked = False
+        self.is_let_go = asyncio.Event()
+        self.linger_s: float | None = None
+        """How long the end of the answer was waited for; None while it is read."""
+        self._steps, self._refusal, self._connect_s, self._head_s = steps, refusal, connect_s, head_s
+        self._is_wanted = asyncio.Event()
+        self._is_wanted.set()
+
+    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[str, ScriptedUpstream]:
+        """Begin the answer, or fail."""
+        assert body == BODY
+        self.is_asked = True
+        try:
+            await asyncio.sleep(self._connect_s)
+            on_connected()
+            await (asyncio.Event().wait() if self._head_s is None else asyncio.sleep(self._head_s))
+        except asyncio.CancelledError:
+            self.is_let_go.set()
+            raise
+        if self._refusal is not None:
+            raise self._refusal
+        return "req_7", self
+
+    def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:
+        """Play the steps in a task that `close` ends."""
+        self._playing = asyncio.create_task(self._play(on_chunk, on_end), name="scripted upstream")
+
+    async def _play(
+        self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]
+    ) -> None:
+        end: Exception | None = None
+        for step in self._steps:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, bytes):
+                await self._is_wanted.wait()
+                try:
+                    on_chunk(step)
+                except Exception as error:  # noqa: BLE001 - as the product's transport does
+                    end = error
+                    break
+            elif step is Break.WAIT:
+                await asyncio.Event().wait()
+            else:
+                end = step if isinstance(step, Exception) else ConnectionBroken("closed the connection")
+                break
+        on_end(end)
+
+    def pause_reading(self) -> None:
+        """Push nothing until `resume_reading`."""
+        self._is_wanted.clear()
+
+    def resume_reading(self) -> None:
+        """Push again."""
+        self._is_wanted.set()
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Stop, and note it."""
+        self.linger_s = linger_s
+        self._playing.cancel()
+        self.is_let_go.set()
+
+
 class KeptResponse:
     """A client's connection that takes all at once, unless it is told to leave or to stall."""
 
@@ -202,12 +279,28 @@ class KeptResponse:
         self.status: int | None = None
         self.stalled_s = 0.0
         self.writes: list[bytes] = []
+        self.written_at: list[float] = []
+        """The loop's time of each write."""
         self.ends = 0
         self.first_line = asyncio.Event()
         self.trouble: ClientGone | ClientStalled | None = None
         """What every write meets from now on."""
-        self.blocked = False
         self.on_write: Callable[[bytes], None] = lambda _lines: None
+        self._reads = asyncio.Event()
+        self._reads.set()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client must read before it is sent more."""
+        return not self._reads.is_set()
+
+    def stall(self) -> None:
+        """Read nothing more."""
+        self._reads.clear()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._reads.set()
 
     def write_lines(self, lines: bytes) -> None:
         """Keep the lines."""
@@ -216,11 +309,11 @@ class KeptResponse:
         self.on_write(lines)
 
     async def drain(self) -> None:
-        """Wait until the test unblocks the client."""
-        began_at = time.monotonic()
-        while self.blocked:  # noqa: ASYNC110 - the test's own bounded wait
-            await asyncio.sleep(0.005)
-        self.stalled_s += time.monotonic() - began_at
+        """Wait until the client reads."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        await self._reads.wait()
+        self.stalled_s += loop.time() - began_at
         if self.trouble is not None:
             raise self.trouble
 
@@ -236,6 +329,7 @@ class KeptResponse:
         assert lines.endswith(b"\n"), "a write ends inside a line"
         self.status = self.status or status
         self.writes.append(lines)
+        self.written_at.append(asyncio.get_running_loop().time())
 
     @property
     def sent(self) -> bytes:
@@ -264,39 +358,63 @@ class KeptResponse:
         return str(self.lines[-2]["content"]) if found else None
 
 
-def new_record(request_id: str = "request", key_id: str = "key") -> RequestRecord:
-    """Return the record of a request that was just admitted."""
-    return RequestRecord(
-        id=request_id, boot_id="boot", started_at="2026-01-01T00:00:00.000Z", key_id=key_id, model="demo"
-    )
+class Running:
+    """One stream, its provider, its client and its task.
 
+    Args:
+        upstream: the provider.
+        limits: the times that its clock watches.
+        include_usage: whether the client asked for usage.
+        request_id: of its record.
+        key_id: of its record.
+    """
 
-def new_stream(
-    upstream: Upstream,
-    response: KeptResponse,
-    *,
-    limits: StreamLimits | None = None,
-    record: RequestRecord | None = None,
-    include_usage: bool = False,
-) -> RelayStream:
-    """Return a stream that has not begun."""
-    return RelayStream(
-        record or new_record(),
-        BODY,
-        include_usage=include_usage,
-        upstream=upstream,
-        writer=response,
-        limits=limits or StreamLimits(),
-    )
+    def __init__(
+        self,
+        upstream: Upstream,
+        limits: StreamLimits | None = None,
+        *,
+        include_usage: bool = False,
+        request_id: str = "request",
+        key_id: str = "key",
+    ) -> None:
+        self.response = KeptResponse()
+        self.record = RequestRecord(
+            id=request_id,
+            boot_id="boot",
+            started_at="2026-01-01T00:00:00.000Z",
+            key_id=key_id,
+            model="demo",
+        )
+        self.stream = RelayStream(
+            self.record,
+            BODY,
+            include_usage=include_usage,
+            upstream=upstream,
+            writer=self.response,
+            limits=limits or StreamLimits(),
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The task of the stream, which this starts."""
+        if self._task is None:
+            self._task = asyncio.create_task(self.stream.run(), name="stream")
+        return self._task
+
+    async def ended(self) -> RequestRecord:
+        """Wait for the end of the stream; return its record."""
+        await self.task
+        assert self.task.cancelling() == 0
+        return self.record
 
 
 async def relayed(
     *steps: Step, limits: StreamLimits | None = None, include_usage: bool = False
 ) -> tuple[RequestRecord, KeptResponse]:
-    """Relay one played reply to its end; return its record and what the client was sent."""
-    response = KeptResponse()
-    async with running_provider(steps) as provider, client_of(provider.base_url) as upstream:
-        stream = new_stream(upstream, response, limits=limits, include_usage=include_usage)
-        await asyncio.wait_for(stream.run(), PATIENCE_S)
-    assert response.ends == 1
-    return stream.record, response
+    """Relay one scripted answer to its end; return its record and what the client was sent."""
+    running = Running(ScriptedUpstream(*steps), limits, include_usage=include_usage)
+    await running.ended()
+    assert running.response.ends == 1
+    return running.record, running.response

@@ -9,31 +9,21 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relayd.relay import request_recorder
-from relayd.relay.accepting import Accepting, AcceptState
+from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.logfmt import logfmt
 from relayd.relay.request_recorder import RequestRecorder
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
-from tests.relay.harness import (
-    CHUNKED_HEAD,
-    FINISH,
-    PATIENCE_S,
-    Break,
-    KeptResponse,
-    Step,
-    answer,
-    chunked,
-    client_of,
-    delta,
-    new_record,
-    new_stream,
-    running_provider,
-)
+from tests.relay.harness import FINISH, Break, Running, ScriptedUpstream, delta
 
-_OPEN: list[Step] = [CHUNKED_HEAD + chunked(delta("a")), Break.WAIT]
+pytestmark = [pytest.mark.virtual_clock, pytest.mark.timeout(seconds=10_000)]
+
 _THE_END = RelayError(ErrorCode.DRAINING, "The end.")
+_DENIED = RelayError(ErrorCode.UNAUTHORIZED, "No.")
 
 # Open streams.
 
@@ -51,90 +41,76 @@ _THE_END = RelayError(ErrorCode.DRAINING, "The end.")
 async def test_a_stream_is_ended_by_its_id_or_its_key(
     end: Callable[[ActiveStreams], object], said: str
 ) -> None:
-    """The client reads why, the provider is left, and other streams go on."""
+    """The client reads why, other streams go on, and all can be ended together."""
     streams = ActiveStreams()
-    async with running_provider(_OPEN) as provider, client_of(provider.base_url) as upstream:
-        responses = {name: KeptResponse() for name in ("one", "two")}
-        tasks: list[asyncio.Task[None]] = []
-        for number, (name, response) in enumerate(responses.items(), 1):
-            stream = new_stream(upstream, response, record=new_record(name, f"key{number}"))
-            streams.add(stream)
-            tasks.append(asyncio.create_task(stream.run()))
-            await asyncio.wait_for(response.first_line.wait(), PATIENCE_S)
-        assert [stream.record.id for stream in streams] == ["one", "two"]
-        assert streams.cancel("three") is False
-        assert streams.cut_key("key3") == 0
-        assert end(streams)
-        await asyncio.wait_for(tasks[0], PATIENCE_S)
-        await provider.relay_left()
-        assert responses["one"].error == said
-        assert not tasks[1].done()
-        assert streams.stop_all(_THE_END) == 2
-        await asyncio.wait_for(tasks[1], PATIENCE_S)
-    assert responses["two"].error == "draining: The end."
+    one, two = (
+        Running(ScriptedUpstream(delta("a"), Break.WAIT), request_id=name, key_id=key)
+        for name, key in (("one", "key1"), ("two", "key2"))
+    )
+    for running in (one, two):
+        streams.add(running.stream)
+        assert not running.task.done()
+    await asyncio.sleep(1)
+    assert [stream.record.id for stream in streams] == ["one", "two"]
+    assert (streams.cancel("three"), streams.cut_key("key3")) == (False, 0)
+    assert end(streams)
+    await one.ended()
+    assert one.response.error == said
+    assert not two.task.done()
+    assert streams.stop_all(_THE_END) == 2
+    await two.ended()
+    assert two.response.error == "draining: The end."
 
 
-@pytest.mark.parametrize("end", ["cut_key", "stop_all"])
-async def test_a_request_whose_body_comes_after_the_end_asks_for_nothing(end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda streams: streams.cut_key("key1"), 401),
+        (lambda streams: streams.stop_all(_THE_END), 503),
+    ],
+)
+async def test_a_request_whose_body_comes_after_the_end_asks_for_nothing(
+    end: Callable[[ActiveStreams], int], status: int
+) -> None:
     """A revoked key ends what it opened, and a stop ends all that still comes."""
-    streams = ActiveStreams()
-    response = KeptResponse()
-    async with running_provider(_OPEN) as provider, client_of(provider.base_url) as upstream:
-        assert (streams.cut_key("key1") if end == "cut_key" else streams.stop_all(_THE_END)) == 0
-        stream = new_stream(upstream, response, record=new_record("one", "key1"))
-        streams.add(stream)
-        await stream.run()
-        assert provider.requests == []
-        other = new_stream(upstream, KeptResponse(), record=new_record("two", "key2"))
-        streams.add(other)
-        assert (streams.cancel("two"), len(streams)) == (True, 2)
-    assert response.status == (401 if end == "cut_key" else 503)
+    streams, upstream = ActiveStreams(), ScriptedUpstream(FINISH)
+    running = Running(upstream, key_id="key1")
+    assert end(streams) == 0
+    streams.add(running.stream)
+    await running.ended()
+    assert (running.response.status, upstream.is_asked) == (status, False)
+    other = Running(ScriptedUpstream(FINISH), request_id="two", key_id="key2")
+    streams.add(other.stream)
+    await other.ended()
+    assert other.response.status == (200 if status == 401 else 503)
 
 
 async def test_deltas_are_counted_over_closed_and_open_streams() -> None:
     """The figure never falls when a stream closes; what is removed cannot be ended."""
     streams = ActiveStreams()
-    whole = answer(*(delta("x") for _ in range(7)), FINISH)
-    async with running_provider(whole) as provider, client_of(provider.base_url) as upstream:
-        for number in (1, 2):
-            stream = new_stream(upstream, KeptResponse(), record=new_record("one"))
-            streams.add(stream)
-            await stream.run()
-            assert (streams.deltas, len(streams)) == (7 * number, 1)
-            streams.remove(stream)
-            assert (streams.deltas, len(streams)) == (7 * number, 0)
+    for number in (1, 2):
+        running = Running(ScriptedUpstream(*[delta("x")] * 7, FINISH), request_id="one")
+        streams.add(running.stream)
+        await running.ended()
+        assert (streams.deltas, len(streams)) == (7 * number, 1)
+        streams.remove(running.stream)
+        assert (streams.deltas, len(streams)) == (7 * number, 0)
     assert streams.cancel("one") is False
-
-
-# Accepting.
 
 
 def test_new_requests_are_refused_while_paused_and_for_good_while_draining() -> None:
     """The sentence says which, and when to come back; a drain is final."""
     accepting = Accepting()
-    accepting.resume()
-    _expect_open(accepting)
-    accepting.pause()
-    accepting.pause()
-    _expect_refusal(accepting, AcceptState.PAUSED, "paused", 30)
-    accepting.resume()
-    _expect_open(accepting)
-    accepting.drain()
-    for change in (accepting.pause, accepting.resume, accepting.drain):
-        change()
-        _expect_refusal(accepting, AcceptState.DRAINING, "stopping", 5)
-
-
-def _expect_open(accepting: Accepting) -> None:
-    assert (accepting.state, accepting.refusal) == (AcceptState.OPEN, None)
-
-
-def _expect_refusal(accepting: Accepting, state: AcceptState, word: str, retry_after_s: int) -> None:
-    refusal = accepting.refusal
-    assert refusal is not None
-    assert (accepting.state, refusal.code, refusal.status) == (state, ErrorCode.DRAINING, 503)
-    assert refusal.retry_after_s == retry_after_s
-    assert word in refusal.message
+    seen = []
+    for change in ("resume", "pause", "pause", "resume", "drain", "pause", "resume", "drain"):
+        getattr(accepting, change)()
+        refusal = accepting.refusal
+        assert refusal is None or refusal.code is ErrorCode.DRAINING
+        seen.append((accepting.state, refusal and refusal.message, refusal and refusal.retry_after_s))
+    live = ("live", None, None)
+    paused = ("paused", "The operator paused this relay; try again later.", 30)
+    draining = ("draining", "This relay is stopping; try again shortly.", 5)
+    assert seen == [live, paused, paused, live, *[draining] * 4]
 
 
 # Recording.
@@ -157,55 +133,73 @@ class _Log:
         self.ends.append(record)
 
 
-def _ended(outcome: Outcome, error: RecordedError | None = None, request_id: str = "abc") -> RequestRecord:
-    return msgspec.structs.replace(
-        new_record(request_id),
-        client="web",
-        ip="192.0.2.1",
-        phase=Phase.DONE,
+def _new_record(request_id: str = "abc") -> RequestRecord:
+    return RequestRecord(
+        id=request_id, boot_id="boot", started_at="2026-01-01T00:00:00.000Z", client="web", ip="192.0.2.1"
+    )
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("stalled_ms", [0, 7])
+def test_a_request_is_one_line_of_the_log_when_it_ends(
+    caplog: pytest.LogCaptureFixture, outcome: Outcome, stalled_ms: int
+) -> None:
+    """The start is quiet; success and a client's leaving are information, the rest stands out."""
+    log, seen = _Log(), list[RequestRecord]()
+    recorder = RequestRecorder(log, [seen.append])
+    record = msgspec.structs.replace(
+        _new_record(),
+        model="demo",
         outcome=outcome,
         status=200,
         connect_ms=1,
         first_token_ms=2,
         duration_ms=12,
-        stalled_ms=0,
+        stalled_ms=stalled_ms,
         deltas=3,
-        error=error,
+        error=RecordedError("busy", "Try later.") if stalled_ms else None,
     )
-
-
-def test_a_request_is_one_line_of_the_log_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """The start is quiet; the end has id, client, model, outcome, status, times and deltas."""
-    log, seen = _Log(), list[RequestRecord]()
-    recorder = RequestRecorder(log, [seen.append])
-    record = _ended(Outcome.COMPLETED)
     with caplog.at_level(logging.INFO, "relayd.request"):
         recorder.open(record)
         assert (caplog.messages, seen) == ([], [])
         recorder.close(record)
-    (line,) = caplog.messages
-    assert line == (
-        "request id=abc client=web ip=192.0.2.1 model=demo outcome=completed status=200 connect_ms=1 "
-        "first_token_ms=2 duration_ms=12 deltas=3"
-    )
-    assert log.calls == [("started", "abc"), ("ended", "abc")]
-    assert seen == [record]
-
-
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_what_went_wrong_is_a_warning(caplog: pytest.LogCaptureFixture, outcome: Outcome) -> None:
-    """Success and a client's leaving are information; the rest stands out, with its sentence."""
-    record = msgspec.structs.replace(_ended(outcome, RecordedError("busy", "Try later.")), stalled_ms=7)
-    with caplog.at_level(logging.INFO, "relayd.request"):
-        RequestRecorder(_Log()).close(record)
+    (line,) = caplog.records
     quiet = outcome in {Outcome.COMPLETED, Outcome.CLIENT_CLOSED}
-    assert [entry.levelno for entry in caplog.records] == [logging.INFO if quiet else logging.WARNING]
-    for said in ("error=busy", 'detail="Try later."', "stalled_ms=7"):
-        assert said in caplog.messages[0]
+    assert line.levelno == (logging.INFO if quiet else logging.WARNING)
+    assert line.getMessage() == (
+        f"request id=abc client=web ip=192.0.2.1 model=demo outcome={outcome} status=200 "
+        + ("error=busy " if stalled_ms else "")
+        + "connect_ms=1 first_token_ms=2 duration_ms=12 "
+        + ('stalled_ms=7 deltas=3 detail="Try later."' if stalled_ms else "deltas=3")
+    )
+    assert (log.calls, seen) == ([("started", "abc"), ("ended", "abc")], [record])
 
 
-def _denied(number: int) -> RequestRecord:
-    return _ended(Outcome.DENIED, RecordedError("unauthorized", "No."), f"request{number}")
+@pytest.mark.parametrize(
+    ("outcome", "error", "recorded"),
+    [
+        (Outcome.REJECTED, RelayError(ErrorCode.BUSY, "Told.", recorded="Kept."), Outcome.REJECTED),
+        (Outcome.SHUTDOWN, _THE_END, Outcome.REJECTED),
+        (Outcome.CLIENT_CLOSED, None, Outcome.CLIENT_CLOSED),
+    ],
+)
+def test_a_request_that_never_became_a_stream_is_recorded_whole(
+    outcome: Outcome, error: RelayError | None, recorded: Outcome
+) -> None:
+    """One that was refused while draining never ran, so it was not shut down."""
+    log, seen = _Log(), list[RequestRecord]()
+    record = _new_record()
+    RequestRecorder(log, [seen.append]).refuse(record, outcome, error, "192.0.2.1")
+    assert (record.phase, record.outcome) == (Phase.DONE, recorded)
+    assert (record.status, record.error) == (
+        (None, None) if error is None else (error.status, RecordedError(error.code, error.recorded))
+    )
+    assert (log.calls, seen) == ([("started", "abc"), ("ended", "abc")], [record])
+
+
+def _deny(recorder: RequestRecorder, numbers: range, network: str) -> None:
+    for number in numbers:
+        recorder.refuse(_new_record(f"request{number}"), Outcome.DENIED, _DENIED, network)
 
 
 def _stands_for(record: RequestRecord) -> int:
@@ -220,45 +214,29 @@ async def test_a_flood_of_denials_leaves_sixty_records_and_one_that_counts_the_r
     """Every one reaches the observers, and the counts add up; another network has sixty of its own."""
     log, seen = _Log(), list[str]()
     recorder = RequestRecorder(log, [lambda record: seen.append(record.id)])
-    for number in range(1000):
-        recorder.refuse(_denied(number), "203.0.113.9")
-    recorder.refuse(_denied(1000), "203.0.113.10")
-    assert len(log.ends) == 61
+    _deny(recorder, range(1000), "203.0.113.9")
+    _deny(recorder, range(1000, 1061), "203.0.113.10")
+    assert (len(log.ends), len(seen)) == (120, 1061)
     recorder.flush()
-    assert len(seen) == 1001
-    assert len(log.ends) == 62
-    assert log.calls[-2:] == [("started", "request999"), ("ended", "request999")]
-    assert "of 203.0.113.9 within" in str(log.ends[-1].error)
-    assert sum(map(_stands_for, log.ends)) == 1001
+    last, other = log.ends[120:]
+    assert log.calls[-4:-2] == [("started", "request999"), ("ended", "request999")]
+    assert (_stands_for(last), "of 203.0.113.9 within" in str(last.error)) == (940, True)
+    assert (other.id, other.error) == ("request1060", RecordedError("unauthorized", "No."))
     recorder.flush()
-    assert len(log.ends) == 62
+    assert len(log.ends) == 122
 
 
-async def test_one_denial_more_than_is_recorded_stands_for_itself() -> None:
-    """After the sum each is recorded again: the bound is of a rate."""
-    log = _Log()
-    recorder = RequestRecorder(log)
-    for number in range(61):
-        recorder.refuse(_denied(number), "a")
-    recorder.flush()
-    assert log.ends[-1] == _denied(60)
-    recorder.refuse(_denied(61), "a")
-    assert log.ends[-1] == _denied(61)
-    recorder.flush()
-
-
-async def test_a_minute_after_the_first_denial_the_rest_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_minute_after_the_first_denial_the_rest_is_summed_up() -> None:
     """Without another request, and again in the next minute."""
-    monkeypatch.setattr(request_recorder, "_DENIAL_WINDOW_S", 0.05)
     log = _Log()
     recorder = RequestRecorder(log)
-    for expected in (61, 122):
-        for number in range(70):
-            recorder.refuse(_denied(number), "a")
-        async with asyncio.timeout(PATIENCE_S):
-            while len(log.ends) < expected:  # noqa: ASYNC110 - no event tells it
-                await asyncio.sleep(0.01)
-    assert [_stands_for(log.ends[60]), _stands_for(log.ends[121])] == [10, 10]
+    for minute in (0, 1):
+        _deny(recorder, range(30), "a")
+        await asyncio.sleep(59)
+        _deny(recorder, range(40), "a")
+        assert len(log.ends) == 61 * minute + 60
+        await asyncio.sleep(2)
+        assert (len(log.ends), _stands_for(log.ends[-1])) == (61 * minute + 61, 10)
 
 
 async def test_a_flood_from_everywhere_is_bounded_as_well() -> None:
@@ -266,9 +244,25 @@ async def test_a_flood_from_everywhere_is_bounded_as_well() -> None:
     log = _Log()
     recorder = RequestRecorder(log)
     for number in range(6000):
-        recorder.refuse(_denied(number), f"network {number % 3000}")
+        _deny(recorder, range(number, number + 1), f"network {number % 3000}")
     assert len(log.ends) == 1000
     recorder.flush()
     assert len(log.ends) <= 2001
     assert sum(map(_stands_for, log.ends)) == 6000
     assert any("of other addresses within" in str(record.error) for record in log.ends)
+
+
+def test_a_line_of_the_log_has_pairs_in_order() -> None:
+    """Plain values stand as they are, others are quoted; what is unknown is left out."""
+    line = logfmt(id="abc", model=None, ip="::1", ms=7, detail='Say "hi" now.', empty="")
+    assert line == r'id=abc ip=::1 ms=7 detail="Say \"hi\" now." empty=""'
+    assert logfmt(model="a\nx=1\x1b[2J\u202e\u009b") == r'model="a\nx=1\u001b[2J\u202e\u009b"'
+
+
+@given(st.text())
+def test_any_value_is_printable_ascii(value: str) -> None:
+    """Even one with halves of surrogate pairs: it can neither end a line nor steer a terminal."""
+    line = logfmt(value=value, next=1)
+    assert line.isascii()
+    assert line.isprintable()
+    assert re.fullmatch(r'value=(?:[A-Za-z0-9_.:/@+-]+|".*") next=1', line)

@@ -1,10 +1,10 @@
-"""One stream: its lines, its clocks, its record, and every cause of its end."""
+"""One stream: its lines, its clocks, its record, and every cause of its end. Its times are exact."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,86 +12,78 @@ from hypothesis import strategies as st
 
 from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError
 from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line
-from relayd.relay.redact import Redactor
-from relayd.relay.stream import RelayStream, StreamLimits, UpstreamBody
-from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
+from relayd.relay.stream import StreamLimits
+from relayd.state.records import Outcome, Phase, RecordedError
 from tests.relay.harness import (
-    CHUNKED_HEAD,
     FINISH,
-    PATIENCE_S,
     STREAM_DONE,
+    USAGE,
     Break,
     KeptResponse,
-    PlayedProvider,
+    Running,
+    ScriptedUpstream,
     Step,
-    answer,
-    chunked,
-    client_of,
     cut,
     delta,
-    error,
     event,
-    new_record,
-    new_stream,
     relayed,
-    running_provider,
-    script,
 )
-from tests.wire import until
+from tests.support.loop import VirtualClockLoop
 
-_USAGE = event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}})
+pytestmark = [pytest.mark.virtual_clock, pytest.mark.timeout(seconds=10_000)]
+
+_PING = b": ping\n\n"
+_THOUGHT = event({"choices": [{"delta": {"reasoning": "Hm"}}]})
+_CANCELLED = RelayError(ErrorCode.CANCELLED, "Stopped.")
+_QUIET = StreamLimits(heartbeat_s=100_000)
 
 
 # A whole answer.
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
-async def test_a_whole_answer_completes_its_record(include_usage: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_a_whole_answer_completes_its_record(include_usage: bool) -> None:  # noqa: FBT001 - the example
     """Lines byte for byte; deltas, bytes, times, usage, the provider's id and the reason in the record."""
-    head = CHUNKED_HEAD.replace(b"\r\n\r\n", b"\r\nx-request-id: req_7\r\n\r\n")
-    steps: list[Step] = [head, 0.05, *answer(delta("hi "), delta("there"), FINISH, _USAGE + STREAM_DONE)[1:]]
-    record, response = await relayed(*steps, include_usage=include_usage)
-    done = DONE_LINE
-    if include_usage:
-        extra = (
-            b',"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}\n'
-        )
-        done = DONE_LINE.replace(b"}\n", extra)
-    assert response.sent == delta_line("hi ") + delta_line("there") + done
+    steps: list[Step] = [0.05, delta("hi "), 0.1, delta("there"), FINISH, USAGE + STREAM_DONE]
+    running = Running(
+        ScriptedUpstream(*steps, connect_s=0.01, head_s=0.02), _QUIET, include_usage=include_usage
+    )
+    record = await running.ended()
+    usage = b',"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}\n'
+    done = DONE_LINE.replace(b"}\n", usage) if include_usage else DONE_LINE
+    assert running.response.sent == delta_line("hi ") + delta_line("there") + done
     assert (record.outcome, record.phase, record.status) == (Outcome.COMPLETED, Phase.DONE, 200)
-    assert (record.deltas, record.bytes_out) == (2, len(response.sent))
+    assert (record.deltas, record.bytes_out, record.error) == (2, len(running.response.sent), None)
+    assert (record.connect_ms, record.first_token_ms, record.duration_ms) == (10, 80, 180)
+    assert record.stalled_ms == 0
     assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (7, 2, "stop")
     assert record.upstream_request_id == "req_7"
-    assert (record.error, record.stalled_ms) == (None, 0)
-    assert record.connect_ms is not None
-    assert record.first_token_ms is not None
-    assert record.duration_ms is not None
-    assert record.connect_ms + 40 <= record.first_token_ms <= record.duration_ms < 10_000
 
 
 @pytest.mark.parametrize(
-    "steps",
+    "after",
     [
-        answer(delta("a"), FINISH),
-        [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + delta("a") + FINISH, Break.CLOSE],
-        [CHUNKED_HEAD, chunked(delta("a"), FINISH), Break.RESET],
-        [CHUNKED_HEAD, chunked(delta("a"), FINISH, b"data: {broken\n\n"), Break.CLOSE],
-        [CHUNKED_HEAD, chunked(delta("a") + FINISH + STREAM_DONE), Break.WAIT],
+        [],
+        [Break.CLOSE],
+        [b"data: {broken\n\n", Break.CLOSE],
+        [STREAM_DONE, Break.WAIT],
+        [STREAM_DONE, _PING, delta("never")],
     ],
-    ids=["no [DONE]", "close-delimited", "reset after the finish", "garbage after the finish", "no end"],
+    ids=["no [DONE]", "a break", "garbage", "no end", "more"],
 )
-async def test_a_finish_makes_an_answer_whole_whatever_comes_after_it(steps: list[Step]) -> None:
-    """`[DONE]`, an end of the body, a break of the connection: all are success."""
-    record, response = await relayed(*steps)
-    assert response.sent == delta_line("a") + DONE_LINE
-    assert (record.outcome, record.error) == (Outcome.COMPLETED, None)
+async def test_a_finish_makes_an_answer_whole_whatever_comes_after_it(after: list[Step]) -> None:
+    """It ends at once, and the end of its body has half a second, so that its connection serves again."""
+    upstream = ScriptedUpstream(delta("a") + FINISH, *after)
+    running = Running(upstream)
+    record = await running.ended()
+    assert running.response.sent == delta_line("a") + DONE_LINE
+    assert (record.outcome, record.error, record.duration_ms) == (Outcome.COMPLETED, None, 0)
+    assert upstream.linger_s == 0.5
 
 
 async def test_an_answer_without_a_word_has_only_its_last_line() -> None:
     """A filter or tool calls alone: the reason is in the record, and there is no first word."""
-    record, response = await relayed(
-        *answer(event({"choices": [{"delta": {}, "finish_reason": "content_filter"}]}), STREAM_DONE)
-    )
+    record, response = await relayed(event({"choices": [{"delta": {}, "finish_reason": "content_filter"}]}))
     assert response.sent == DONE_LINE
     assert (record.finish_reason, record.first_token_ms, record.deltas) == ("content_filter", None, 0)
     assert record.bytes_out == len(DONE_LINE)
@@ -99,179 +91,90 @@ async def test_an_answer_without_a_word_has_only_its_last_line() -> None:
 
 async def test_deltas_that_come_together_leave_together() -> None:
     """A burst is one write; those that come with the end of the answer leave with its last line."""
-    go = asyncio.Event()
-    burst = b"".join(delta(f"{n} ") for n in range(50))
-    steps: list[Step] = [
-        CHUNKED_HEAD + chunked(burst),
-        go,
-        chunked(delta("last") + FINISH + STREAM_DONE) + b"0\r\n\r\n",
-    ]
-    async with _running(steps) as (_, stream, response, running):
-        await response.first_line.wait()
-        go.set()
-        await running
-    assert response.writes == [
-        b"".join(delta_line(f"{n} ") for n in range(50)),
-        delta_line("last") + DONE_LINE,
-    ]
-    assert stream.record.deltas == 51
+    words = [f"{n} " for n in range(50)]
+    record, response = await relayed(b"".join(map(delta, words)), 1.0, delta("last") + FINISH + STREAM_DONE)
+    assert response.writes == [b"".join(map(delta_line, words)), delta_line("last") + DONE_LINE]
+    assert record.deltas == 51
 
 
-@given(st.lists(st.integers(0, 10_000), max_size=10), st.sampled_from([b"", b": ping\n\n", _USAGE]))
+@given(st.lists(st.integers(0, 10_000), max_size=10), st.sampled_from([b"", _PING, USAGE]))
 @settings(max_examples=50)
 def test_where_the_providers_bytes_are_cut_changes_no_text(places: list[int], last: bytes) -> None:
     """Every write is whole lines, the text is the same, and there is one last line."""
-    events = [b": hello\n\n", *(delta(text) for text in ("a", "é😀", "\u2028", "b" * 300)), FINISH, _USAGE]
-    response = KeptResponse()
-
-    async def run() -> RequestRecord:
-        body = _PushedBody(*cut(b"".join(events) + STREAM_DONE + last, places))
-        stream = new_stream(_Pushing(body), response, include_usage=True)
-        await asyncio.wait_for(stream.run(), PATIENCE_S)
-        return stream.record
-
-    record = asyncio.run(run())
+    events = [_PING, *map(delta, ("a", "é😀", "\u2028", "b" * 300)), FINISH, USAGE]
+    pieces = cut(b"".join(events) + STREAM_DONE + last, places)
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        record, response = runner.run(relayed(*pieces, include_usage=True))
     assert response.text == "aé😀\u2028" + "b" * 300
     assert response.lines[-1]["usage"]["total_tokens"] == 9
     assert (record.outcome, record.deltas, record.bytes_out) == (Outcome.COMPLETED, 4, len(response.sent))
 
 
-class _PushedBody:
-    """An answer whose pieces are pushed all at once, before anybody can react."""
-
-    def __init__(self, *pieces: bytes, end: Exception | None = None) -> None:
-        self._pieces = pieces
-        self._end = end
-        self.closed = False
-        self.on_chunk: Callable[[bytes], None] = lambda _data: None
-
-    def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:
-        """Push everything."""
-        self.on_chunk = on_chunk
-        for piece in self._pieces:
-            on_chunk(piece)
-        on_end(self._end)
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    def resume_reading(self) -> None:
-        """Do nothing."""
-
-    def close(self, *, linger_s: float = 0.0) -> None:
-        """Note it."""
-        del linger_s
-        self.closed = True
-
-
-class _Pushing:
-    """An upstream that answers with one body, or with a bug."""
-
-    def __init__(self, body: UpstreamBody | None) -> None:
-        self.redact = Redactor("")
-        self._body = body
-
-    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[None, UpstreamBody]:
-        """Begin at once."""
-        del body
-        on_connected()
-        if self._body is None:
-            raise ZeroDivisionError("secret details")
-        return None, self._body
-
-
-async def test_what_comes_with_or_after_the_end_takes_no_word_away() -> None:
-    """A second read in the same turn of the loop, as TLS and full buffers bring it."""
-    response = KeptResponse()
-    body = _PushedBody(delta("all") + FINISH + STREAM_DONE, b": bye\n\n", delta("never"), end=None)
-    stream = new_stream(_Pushing(body), response)
-    await stream.run()
-    assert response.sent == delta_line("all") + DONE_LINE
-    assert (stream.record.deltas, body.closed) == (1, True)
-
-
 # Failures of the provider.
+
+_TRUNCATED = (ErrorCode.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
+_BROKE = (ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer.")
+_SAID_NO = (
+    ErrorCode.UPSTREAM_FAILED,
+    "The provider reported an error in the middle of its answer: No.",
+)
+_NO_CHUNK = (
+    ErrorCode.UPSTREAM_FAILED,
+    "The provider sent an event that is not a chat completion chunk.",
+)
+_LIMITED = RelayError(ErrorCode.UPSTREAM_LIMITED, "Slow down.", retry_after_s=7, recorded="Limited.")
 
 
 @pytest.mark.parametrize(
     ("steps", "code", "said"),
     [
-        (
-            [error(429, "Slow down.", "Retry-After: 7")],
-            ErrorCode.UPSTREAM_LIMITED,
-            "The provider's rate or quota limit is reached: Slow down.",
-        ),
-        (
-            answer(),
-            ErrorCode.UPSTREAM_TRUNCATED,
-            "The provider's answer ended before it was finished.",
-        ),
-        (
-            [CHUNKED_HEAD, Break.CLOSE],
-            ErrorCode.UPSTREAM_FAILED,
-            "The connection to the provider broke in the middle of its answer.",
-        ),
-        (
-            answer(event({"error": {"message": "No."}})),
-            ErrorCode.UPSTREAM_FAILED,
-            "The provider reported an error in the middle of its answer: No.",
-        ),
+        ([], *_TRUNCATED),
+        ([STREAM_DONE], *_TRUNCATED),
+        ([Break.CLOSE], *_BROKE),
+        ([event({"error": "No."}), Break.WAIT], *_SAID_NO),
+        ([b"data: {broken\n\n", Break.WAIT], *_NO_CHUNK),
     ],
 )
-async def test_a_failure_before_the_first_word_has_its_status(
-    steps: list[Step], code: ErrorCode, said: str
+@pytest.mark.parametrize("words", [b"", delta("word "), FINISH + delta("word ")])
+async def test_a_failure_keeps_the_words_before_it(
+    steps: list[Step], code: ErrorCode, said: str, words: bytes
 ) -> None:
-    """And the same two lines; the record has both."""
-    record, response = await relayed(*steps)
-    assert response.error == f"{code}: {said}"
-    assert response.sent.endswith(DONE_LINE)
-    assert (record.outcome, record.status) == (Outcome.UPSTREAM_ERROR, RelayError(code, "").status)
-    assert record.error == RecordedError(code, said)
-    assert response.status == record.status
-    assert record.bytes_out == len(response.sent)
-
-
-@pytest.mark.parametrize(
-    ("rest", "code"),
-    [
-        ([b"0\r\n\r\n"], ErrorCode.UPSTREAM_TRUNCATED),
-        ([chunked(STREAM_DONE) + b"0\r\n\r\n"], ErrorCode.UPSTREAM_TRUNCATED),
-        ([Break.RESET], ErrorCode.UPSTREAM_FAILED),
-        ([Break.CLOSE], ErrorCode.UPSTREAM_FAILED),
-        ([b"not a chunk\r\n"], ErrorCode.UPSTREAM_FAILED),
-        ([chunked(event({"error": "No."})), Break.WAIT], ErrorCode.UPSTREAM_FAILED),
-        ([chunked(b"data: {broken\n\n"), Break.WAIT], ErrorCode.UPSTREAM_FAILED),
-        ([chunked(FINISH + delta("more")), b"0\r\n\r\n"], ErrorCode.UPSTREAM_TRUNCATED),
-    ],
-)
-async def test_a_failure_behind_words_keeps_them(rest: list[Step], code: ErrorCode) -> None:
-    """The words, one line that says what happened, the last line; the status was sent long ago."""
-    record, response = await relayed(CHUNKED_HEAD, chunked(delta("word ")), *rest, include_usage=True)
-    assert response.text.startswith("word ")
-    assert response.error is not None
-    assert response.error.startswith(f"{code}: ")
-    assert response.lines[-1]["finish_reason"] is None
-    assert (record.outcome, record.status) == (Outcome.UPSTREAM_ERROR, 200)
-    assert record.error is not None
-    assert record.error.code == code
+    """Without any it has its status; behind some it is a line. One line tells, the last line follows."""
+    upstream = ScriptedUpstream(*([words] if words else []), *steps)
+    running = Running(upstream, include_usage=True)
+    record = await running.ended()
+    response = running.response
+    assert (response.text, response.error) == ("word " if words else "", f"{code}: {said}")
+    assert (response.lines[-1]["finish_reason"], response.lines[-1]["usage"]) == (None, None)
+    assert (record.outcome, record.error) == (Outcome.UPSTREAM_ERROR, RecordedError(code, said))
+    assert record.status == response.status == (200 if words else 502)
+    assert (record.bytes_out, upstream.linger_s) == (len(response.sent), 0.0)
 
 
 async def test_words_that_come_with_an_error_are_sent_before_it() -> None:
     """In one read."""
-    _, response = await relayed(*answer(delta("word ") + event({"error": "No."})))
-    assert response.lines[0]["content"] == "word "
+    _, response = await relayed(delta("word ") + event({"error": "No."}))
+    assert response.text == "word "
     assert response.error is not None
 
 
-async def test_a_refusal_of_the_request_is_recorded_without_its_sentence() -> None:
-    """The client reads it; log and database do not: it may quote the conversation."""
-    record, response = await relayed(
-        error(400, "Bad: my secret", type="invalid", code="c1", param="messages")
+@pytest.mark.parametrize(("head_s", "status"), [(0.0, 429), (20.0, 200)])
+async def test_a_refusal_is_told_in_full_and_recorded_as_far_as_it_may_be(head_s: float, status: int) -> None:
+    """With its own status, or in its line behind a heartbeat; the sentence may quote the conversation."""
+    running = Running(ScriptedUpstream(refusal=_LIMITED, head_s=head_s))
+    record = await running.ended()
+    assert running.response.error == "upstream_limited: Slow down."
+    assert (record.outcome, record.error) == (
+        Outcome.UPSTREAM_ERROR,
+        RecordedError("upstream_limited", "Limited."),
     )
-    assert response.error == "upstream_rejected: The provider refused the request (400): Bad: my secret"
-    assert record.error == RecordedError(
-        "upstream_rejected", "The provider refused the request (400): invalid, c1, parameter messages"
-    )
+    assert (record.status, running.response.status, record.first_token_ms) == (status, status, None)
+    assert record.bytes_out == len(running.response.sent)
+    assert running.response.sent.startswith(HEARTBEAT_LINE) == (status == 200)
+
+
+def _fail(_lines: bytes) -> None:
+    raise ZeroDivisionError("secret details")
 
 
 @pytest.mark.parametrize("where", ["open", "body", "write"])
@@ -279,85 +182,66 @@ async def test_a_bug_ends_one_request_and_is_told_as_one(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client learns the request's id and no more; the log has the traceback."""
-    response = KeptResponse()
-    body = _PushedBody(delta("a"), end=ZeroDivisionError("secret details") if where == "body" else None)
+    bug = ZeroDivisionError("secret details")
+    upstream = ScriptedUpstream(
+        delta("a"), bug if where == "body" else Break.WAIT, refusal=bug if where == "open" else None
+    )
+    running = Running(upstream)
     if where == "write":
-
-        def fail(_lines: bytes) -> None:
-            raise ZeroDivisionError("secret details")
-
-        response.on_write = fail
-        async with (
-            running_provider(answer(delta("a"), delta("b"), FINISH)) as provider,
-            client_of(provider.base_url) as upstream,
-        ):
-            stream = new_stream(upstream, response)
-            await asyncio.wait_for(stream.run(), PATIENCE_S)
-    else:
-        stream = new_stream(_Pushing(None if where == "open" else body), response)
-        await stream.run()
-    assert response.error is not None
-    assert response.error.startswith("internal: ")
-    assert "under request request." in response.error
-    assert "secret" not in response.error
+        running.response.on_write = _fail
+    record = await running.ended()
+    assert running.response.error == (
+        "internal: This relay has a bug and could not answer; its log has the details under request request."
+    )
+    assert "request request met a bug" in caplog.text
     assert "secret details" in caplog.text
-    assert stream.record.outcome is Outcome.CRASHED
+    assert (record.outcome, record.status) == (Outcome.CRASHED, 500 if where == "open" else 200)
 
 
 # Causes of an end from outside.
 
 
-@asynccontextmanager
-async def _running(
-    steps: list[Step], limits: StreamLimits | None = None
-) -> AsyncIterator[tuple[PlayedProvider, RelayStream, KeptResponse, asyncio.Task[None]]]:
-    """Relay one played reply in a task that the test ends."""
-    response = KeptResponse()
-    async with running_provider(steps) as provider, client_of(provider.base_url) as upstream:
-        stream = new_stream(upstream, response, limits=limits)
-        running = asyncio.create_task(stream.run(), name="stream")
-        async with asyncio.timeout(PATIENCE_S):
-            yield provider, stream, response, running
-        await asyncio.wait((running,), timeout=PATIENCE_S)
-        assert running.done()
-        running.result()
-        assert running.cancelling() == 0
-
-
-_STOPS = [
-    (RelayError(ErrorCode.CANCELLED, "Stopped."), Outcome.CANCELLED, 503),
-    (RelayError(ErrorCode.KEY_REVOKED, "Stopped."), Outcome.CANCELLED, 401),
-    (RelayError(ErrorCode.DRAINING, "Stopped."), Outcome.SHUTDOWN, 503),
-    (ClientGone(), Outcome.CLIENT_CLOSED, None),
-]
-
-
-@pytest.mark.parametrize(("cause", "outcome", "status"), _STOPS, ids=lambda value: str(value)[:9])
-@pytest.mark.parametrize("phase", ["head", "first word", "words", "finish"])
+@pytest.mark.parametrize(
+    ("cause", "outcome", "status"),
+    [
+        (_CANCELLED, Outcome.CANCELLED, 503),
+        (RelayError(ErrorCode.KEY_REVOKED, "Stopped."), Outcome.CANCELLED, 401),
+        (RelayError(ErrorCode.DRAINING, "Stopped."), Outcome.SHUTDOWN, 503),
+        (ClientGone(), Outcome.CLIENT_CLOSED, None),
+    ],
+    ids=lambda value: str(value)[:9],
+)
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        ([], {"connect_s": 100.0}),
+        ([], {"head_s": None}),
+        ([Break.WAIT], {}),
+        ([delta("word "), Break.WAIT], {}),
+        ([delta("word ") + FINISH + USAGE, Break.WAIT], {}),
+    ],
+    ids=["connection", "head", "first word", "words", "finish"],
+)
 async def test_every_stop_ends_the_stream_and_the_providers_request(
-    cause: RelayError | ClientGone, outcome: Outcome, status: int | None, phase: str
+    cause: RelayError | ClientGone,
+    outcome: Outcome,
+    status: int | None,
+    steps: list[Step],
+    options: dict[str, Any],
 ) -> None:
-    """In every phase: the client that is still there reads why, and the record says it."""
-    scripts: dict[str, list[Step]] = {
-        "head": [Break.WAIT],
-        "first word": [CHUNKED_HEAD, Break.WAIT],
-        "words": [CHUNKED_HEAD + chunked(delta("word ")), Break.WAIT],
-        "finish": [CHUNKED_HEAD + chunked(delta("word ") + FINISH + _USAGE), Break.WAIT],
-    }
-    async with _running(scripts[phase]) as (provider, stream, response, running):
-        await until(lambda: provider.requests)
-        if phase in {"words", "finish"}:
-            await response.first_line.wait()
-        await asyncio.sleep(0.02)
-        stream.stop(cause)
-        stream.stop(RelayError(ErrorCode.INTERNAL, "Later."))
-        await running
-        await provider.relay_left()
-    record = stream.record
-    had_words = phase in {"words", "finish"}
+    """At once, in every phase: the client that is still there reads why, and the record says it."""
+    upstream = ScriptedUpstream(*steps, **options)
+    running = Running(upstream)
+    assert not running.task.done()
+    await asyncio.sleep(1)
+    running.stream.stop(cause)
+    running.stream.stop(RelayError(ErrorCode.INTERNAL, "Later."))
+    record, response = await running.ended(), running.response
+    assert upstream.is_let_go.is_set()
+    had_words = len(steps) == 2
     assert response.text == ("word " if had_words else "")
-    assert (record.outcome, record.phase) == (outcome, Phase.DONE)
-    assert record.prompt_tokens == (7 if phase == "finish" else None)
+    assert (record.outcome, record.phase, record.duration_ms) == (outcome, Phase.DONE, 1000)
+    assert record.prompt_tokens == (7 if had_words and USAGE in steps[0] else None)  # type: ignore[operator]
     if isinstance(cause, RelayError):
         assert response.error == f"{cause.code}: Stopped."
         assert record.error == RecordedError(cause.code, "Stopped.")
@@ -368,360 +252,243 @@ async def test_every_stop_ends_the_stream_and_the_providers_request(
 
 async def test_a_stream_that_is_stopped_before_it_runs_asks_for_nothing() -> None:
     """The provider never hears of it."""
-    response = KeptResponse()
-    async with running_provider(answer(FINISH)) as provider, client_of(provider.base_url) as upstream:
-        stream = new_stream(upstream, response)
-        stream.stop(RelayError(ErrorCode.DRAINING, "The end."))
-        await stream.run()
-        assert provider.requests == []
-    assert (response.error, response.status) == ("draining: The end.", 503)
-    assert stream.record.outcome is Outcome.SHUTDOWN
+    upstream = ScriptedUpstream(FINISH)
+    running = Running(upstream)
+    running.stream.stop(RelayError(ErrorCode.DRAINING, "The end."))
+    record = await running.ended()
+    assert not upstream.is_asked
+    assert (running.response.error, running.response.status) == ("draining: The end.", 503)
+    assert record.outcome is Outcome.SHUTDOWN
 
 
 async def test_nothing_stops_an_answer_that_has_ended() -> None:
     """A cancel that comes a moment late changes neither lines nor record."""
-    async with _running(answer(delta("a"), FINISH)) as (_, stream, response, running):
-        await running
-        stream.stop(RelayError(ErrorCode.CANCELLED, "Late."))
-    assert (response.error, stream.record.outcome) == (None, Outcome.COMPLETED)
+    running = Running(ScriptedUpstream(delta("a"), FINISH))
+    record = await running.ended()
+    running.stream.stop(_CANCELLED)
+    assert (running.response.error, record.outcome) == (None, Outcome.COMPLETED)
 
 
-@pytest.mark.parametrize("rest", [[], [FINISH + STREAM_DONE]])
-async def test_a_stop_from_within_a_write_ends_the_stream_as_any(rest: list[bytes]) -> None:
+@pytest.mark.parametrize("rest", [[Break.WAIT], [FINISH + STREAM_DONE]])
+async def test_a_stop_from_within_a_write_ends_the_stream_as_any(rest: list[Step]) -> None:
     """Nothing is left of it for a later wait of the same task, also where the whole answer is there."""
-    response = KeptResponse()
-    stream = new_stream(_Pushing(_PushedBody(delta("a"), *rest)), response)
-    response.on_write = lambda _lines: stream.stop(RelayError(ErrorCode.CANCELLED, "Stopped."))
-    running = asyncio.create_task(stream.run())
-    await asyncio.wait_for(running, PATIENCE_S)
-    assert (response.error, response.text) == ("cancelled: Stopped.", "a")
-    assert stream.record.outcome is Outcome.CANCELLED
-    assert running.cancelling() == 0
+    running = Running(ScriptedUpstream(delta("a"), *rest))
+    running.response.on_write = lambda _lines: running.stream.stop(_CANCELLED)
+    record = await running.ended()
+    assert (running.response.error, running.response.text) == ("cancelled: Stopped.", "a")
+    assert record.outcome is Outcome.CANCELLED
 
 
 async def test_a_task_that_is_cancelled_by_others_ends_without_a_word() -> None:
     """It is no end that the stream knows; the provider's request is closed."""
-    response = KeptResponse()
-    async with (
-        running_provider([CHUNKED_HEAD + chunked(delta("a")), Break.WAIT]) as provider,
-        client_of(provider.base_url) as upstream,
-    ):
-        running = asyncio.create_task(new_stream(upstream, response).run())
-        await response.first_line.wait()
-        running.cancel()
-        await asyncio.wait((running,))
-        assert running.cancelled()
-        await provider.relay_left()
-    assert response.ends == 0
+    upstream = ScriptedUpstream(delta("a"), Break.WAIT)
+    running = Running(upstream)
+    assert not running.task.done()
+    await running.response.first_line.wait()
+    running.task.cancel()
+    await asyncio.wait((running.task,))
+    assert running.task.cancelled()
+    assert upstream.is_let_go.is_set()
+    assert running.response.ends == 0
 
 
-@pytest.mark.parametrize("trouble", [ClientGone(), ClientStalled()])
-@pytest.mark.parametrize("met_by", ["delta", "last line", "heartbeat"])
+@pytest.mark.parametrize(
+    ("trouble", "next_step"),
+    [
+        (ClientGone(), [delta("b")]),
+        (ClientGone(), [FINISH + STREAM_DONE]),
+        (ClientStalled(), [FINISH + STREAM_DONE]),
+        (ClientGone(), []),
+    ],
+    ids=["delta", "last line", "last line stalls", "heartbeat"],
+)
 async def test_a_client_that_is_not_there_ends_the_stream(
-    trouble: ClientGone | ClientStalled, met_by: str
+    trouble: ClientGone | ClientStalled, next_step: list[Step]
 ) -> None:
     """Whichever write meets it; nothing more is written, and the provider's request is closed."""
-    if isinstance(trouble, ClientStalled) and met_by != "last line":
-        return
-    go = asyncio.Event()
-    rest: dict[str, list[Step]] = {
-        "delta": [chunked(delta("b")), Break.WAIT],
-        "last line": [chunked(FINISH + STREAM_DONE), Break.WAIT],
-        "heartbeat": [Break.WAIT],
-    }
-    limits = StreamLimits(heartbeat_s=0.05 if met_by == "heartbeat" else 60)
-    async with _running([CHUNKED_HEAD + chunked(delta("a")), go, *rest[met_by]], limits) as started:
-        provider, stream, response, running = started
-        await until(lambda: response.text)
-        response.trouble = trouble
-        go.set()
-        await running
-        await provider.relay_left()
+    upstream = ScriptedUpstream(delta("a"), 1.0, *next_step, Break.WAIT)
+    running = Running(upstream, StreamLimits(heartbeat_s=1.5))
+    running.response.on_write = lambda _lines: setattr(running.response, "trouble", trouble)
+    record = await running.ended()
     stalled = isinstance(trouble, ClientStalled)
-    assert stream.record.outcome is (Outcome.CLIENT_STALLED if stalled else Outcome.CLIENT_CLOSED)
-    assert (stream.record.error, response.ends) == (None, 0)
+    assert record.outcome is (Outcome.CLIENT_STALLED if stalled else Outcome.CLIENT_CLOSED)
+    assert (record.error, running.response.ends, running.response.writes) == (None, 0, [delta_line("a")])
+    assert (upstream.is_let_go.is_set(), record.duration_ms) == (True, 1000 if next_step else 1500)
 
 
 async def test_a_client_that_leaves_an_error_unread_does_not_change_its_cause() -> None:
     """The record says what ended the stream first."""
-    async with _running([CHUNKED_HEAD, Break.WAIT]) as (provider, stream, response, running):
-        await until(lambda: provider.requests)
-        response.trouble = ClientGone()
-        stream.stop(RelayError(ErrorCode.KEY_REVOKED, "Cut."))
-        await running
-    assert stream.record.outcome is Outcome.CANCELLED
-    assert stream.record.error == RecordedError("key_revoked", "Cut.")
+    running = Running(ScriptedUpstream(Break.WAIT))
+    running.response.trouble = ClientGone()
+    assert not running.task.done()
+    await asyncio.sleep(0)
+    running.stream.stop(RelayError(ErrorCode.KEY_REVOKED, "Cut."))
+    record = await running.ended()
+    assert (record.outcome, record.error) == (Outcome.CANCELLED, RecordedError("key_revoked", "Cut."))
 
 
 # Back-pressure.
 
 
-async def test_a_client_that_does_not_read_stops_the_provider() -> None:
-    """What is in flight stays bounded; when it reads again all comes, and the wait is in the record."""
-    piece = chunked(delta("x" * 60_000))
-    steps: list[Step] = [CHUNKED_HEAD, *[piece] * 400, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n"]
-    async with _running(steps) as (provider, stream, response, running):
-        response.blocked = True
-        before = -1
-        while provider.sent_bytes != before or before < 60_000:
-            before = provider.sent_bytes
-            await asyncio.sleep(0.05)
-        assert stream.blocked
-        assert stream.record.deltas < 10
-        assert provider.sent_bytes < 400 * 60_000
-        assert HEARTBEAT_LINE not in response.writes
-        response.blocked = False
-        await running
-    assert len(response.text) == 400 * 60_000
-    assert stream.record.outcome is Outcome.COMPLETED
-    assert stream.record.stalled_ms >= 40
-    assert stream.stalled_s * 1000 == pytest.approx(stream.record.stalled_ms, abs=1)
+def _stalling(response: KeptResponse, *stalls_s: float) -> Callable[[bytes], None]:
+    """Return what makes the client stall at its first writes, each time for so long."""
+    left = list(stalls_s)
+
+    def stall(_lines: bytes) -> None:
+        if left:
+            response.stall()
+            asyncio.get_running_loop().call_later(left.pop(0), response.read_on)
+
+    return stall
+
+
+@pytest.mark.parametrize("finish_reason", [None, "stop"])
+async def test_while_a_client_is_waited_for_the_provider_is_not_read(finish_reason: str | None) -> None:
+    """Its silence does not count: no limit of silence, no grace, no heartbeat; the wait is in the record."""
+    words = [delta(f"{n} ", finish_reason=finish_reason) for n in range(5)]
+    limits = StreamLimits(idle_timeout_s=2, finish_grace_s=2, heartbeat_s=1)
+    running = Running(ScriptedUpstream(*words, FINISH, STREAM_DONE), limits)
+    running.response.on_write = _stalling(running.response, 7.6, 1.7)
+    assert not running.task.done()
+    await asyncio.sleep(5)
+    assert (running.record.deltas, running.stream.blocked, running.stream.stalled_s) == (1, True, 0)
+    record = await running.ended()
+    assert running.response.text == "0 1 2 3 4 "
+    assert HEARTBEAT_LINE not in running.response.writes
+    assert (record.outcome, record.stalled_ms, record.duration_ms) == (Outcome.COMPLETED, 9300, 9300)
+    assert running.stream.stalled_s == pytest.approx(9.3)
 
 
 @pytest.mark.parametrize("trouble", [ClientGone(), ClientStalled()])
 async def test_a_client_that_never_reads_again_ends_the_stream(trouble: ClientGone | ClientStalled) -> None:
     """The wait for it ends with its cause, and the provider's request is closed."""
-    async with _running([CHUNKED_HEAD + chunked(delta("a")), Break.WAIT]) as started:
-        provider, stream, response, running = started
-        response.blocked = True
-        await response.first_line.wait()
-        response.trouble, response.blocked = trouble, False
-        await running
-        await provider.relay_left()
+    upstream = ScriptedUpstream(delta("a"), Break.WAIT)
+    running = Running(upstream)
+
+    def stall(lines: bytes) -> None:
+        running.response.trouble = trouble
+        _stalling(running.response, 3.0)(lines)
+
+    running.response.on_write = stall
+    record = await running.ended()
     stalled = isinstance(trouble, ClientStalled)
-    assert stream.record.outcome is (Outcome.CLIENT_STALLED if stalled else Outcome.CLIENT_CLOSED)
+    assert record.outcome is (Outcome.CLIENT_STALLED if stalled else Outcome.CLIENT_CLOSED)
+    assert (record.stalled_ms, upstream.is_let_go.is_set()) == (3000, True)
 
 
-async def test_while_a_client_is_waited_for_the_provider_is_not_silent() -> None:
-    """Neither the idle limit nor the grace after a finish runs, nor is there a heartbeat.
-
-    What the provider said meanwhile is in the kernel, and comes whole.
-    """
-    words: list[Step] = [chunked(delta(f"{n} ", finish_reason="stop")) for n in range(5)]
-    limits = StreamLimits(idle_timeout_s=0.5, finish_grace_s=0.5, heartbeat_s=0.2)
-    go = asyncio.Event()
-    steps: list[Step] = [CHUNKED_HEAD, words[0], go, *words[1:], chunked(STREAM_DONE) + b"0\r\n\r\n"]
-    async with _running(steps, limits) as (_, stream, response, running):
-        response.blocked = True
-        await response.first_line.wait()
-        go.set()
-        await asyncio.sleep(0.8)
-        assert not running.done()
-        assert HEARTBEAT_LINE not in response.writes
-        response.blocked = False
-        await running
-    assert response.text == "0 1 2 3 4 "
-    assert stream.record.outcome is Outcome.COMPLETED
-
-
-async def test_after_the_wait_for_a_client_the_grace_runs_again() -> None:
-    """A provider that says nothing more does not keep it for longer."""
-    limits = StreamLimits(finish_grace_s=0.1, idle_timeout_s=PATIENCE_S * 2)
-    async with _running([CHUNKED_HEAD + chunked(delta("a") + FINISH), Break.WAIT], limits) as started:
-        _, stream, response, running = started
-        response.blocked = True
-        await response.first_line.wait()
-        await asyncio.sleep(0.3)
-        response.blocked = False
-        await running
-    assert stream.record.outcome is Outcome.COMPLETED
-
-
-# Clocks.
+# Clocks: the defaults are the contract's.
 
 
 @pytest.mark.parametrize(
-    ("limits", "steps", "said"),
+    ("steps", "stall_s", "at_s", "said"),
     [
-        (StreamLimits(first_token_timeout_s=0.15), [Break.WAIT], "The first word did not come within 0.15 s"),
-        (
-            StreamLimits(first_token_timeout_s=0.15),
-            [CHUNKED_HEAD, chunked(delta("", role="assistant")), Break.WAIT],
-            "The first word did not come within 0.15 s",
-        ),
-        (
-            StreamLimits(first_token_timeout_s=0.3, idle_timeout_s=0.2),
-            [CHUNKED_HEAD, *[0.05, chunked(b": ping\n\n")] * 20, Break.WAIT],
-            "The first word did not come within 0.3 s",
-        ),
-        (
-            StreamLimits(idle_timeout_s=0.15),
-            [CHUNKED_HEAD + chunked(delta("word ")), Break.WAIT],
-            "The answer fell silent for 0.15 s",
-        ),
-        (
-            StreamLimits(idle_timeout_s=0.15, first_token_timeout_s=60),
-            [CHUNKED_HEAD + chunked(event({"choices": [{"delta": {"reasoning": "Hm"}}]})), Break.WAIT],
-            "The answer fell silent for 0.15 s",
-        ),
-        (
-            StreamLimits(total_timeout_s=0.3),
-            [CHUNKED_HEAD, *[chunked(delta("word ")), 0.02] * 50, Break.WAIT],
-            "The whole answer took longer than 0.3 s",
-        ),
-        (
-            StreamLimits(total_timeout_s=0.3),
-            [CHUNKED_HEAD, *[chunked(delta("word ") + FINISH), 0.02] * 50, Break.WAIT],
-            "The whole answer took longer than 0.3 s",
-        ),
+        ([Break.WAIT], 0.0, 300, "The first word did not come within 300 s"),
+        ([delta("", role="assistant"), Break.WAIT], 0.0, 300, "The first word did not come within 300 s"),
+        ([50.0, _PING] * 20, 0.0, 300, "The first word did not come within 300 s"),
+        ([delta("word "), Break.WAIT], 0.0, 60, "The answer fell silent for 60 s"),
+        ([30.0, _THOUGHT, Break.WAIT], 0.0, 90, "The answer fell silent for 60 s"),
+        ([delta("word "), Break.WAIT], 100.0, 160, "The answer fell silent for 60 s"),
+        ([delta("word "), 20.0] * 200, 0.0, 1800, "The whole answer took longer than 1800 s"),
+        ([delta("word ") + FINISH, 4.0] * 500, 0.0, 1800, "The whole answer took longer than 1800 s"),
+        ([delta("word "), Break.WAIT], 2000.0, 1800, "The whole answer took longer than 1800 s"),
     ],
 )
 async def test_a_time_that_is_over_ends_the_stream(
-    limits: StreamLimits, steps: list[Step], said: str
+    steps: list[Step], stall_s: float, at_s: int, said: str
 ) -> None:
-    """The sentence says which limit it was, and the provider's request is closed."""
-    async with _running(steps, limits) as (provider, stream, response, running):
-        await running
-        await provider.relay_left()
-    assert response.error == f"upstream_timeout: {said}, the limit of this relay."
-    assert stream.record.outcome is Outcome.UPSTREAM_ERROR
-    assert stream.record.status == (200 if "word " in response.text else 504)
-    limit_s = float(said.rpartition("s")[0].split()[-1])
-    assert stream.record.duration_ms is not None
-    assert limit_s * 1000 - 2 <= stream.record.duration_ms < limit_s * 1000 + 2000
+    """At its second. The sentence says which limit it was, and the provider's request is closed."""
+    upstream = ScriptedUpstream(*steps)
+    running = Running(upstream, _QUIET)
+    if stall_s:
+        running.response.on_write = _stalling(running.response, stall_s)
+    record = await running.ended()
+    assert running.response.error == f"upstream_timeout: {said}, the limit of this relay."
+    assert (record.outcome, record.duration_ms) == (Outcome.UPSTREAM_ERROR, at_s * 1000)
+    assert record.status == (200 if running.response.text else 504)
+    assert upstream.is_let_go.is_set()
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 async def test_a_model_that_visibly_thinks_is_not_cut(field: str) -> None:
     """Neither by the limit for the first word nor by that of silence."""
-    thought = chunked(event({"choices": [{"delta": {field: "Hm"}}]}))
-    record, response = await relayed(
-        CHUNKED_HEAD,
-        *script(thought, 0.15) * 8,
-        chunked(delta("Yes.") + FINISH) + b"0\r\n\r\n",
-        limits=StreamLimits(first_token_timeout_s=1, idle_timeout_s=1),
-    )
+    thought = event({"choices": [{"delta": {field: "Hm"}}]})
+    thinking: list[Step] = [thought, 50.0] * 10
+    record, response = await relayed(*thinking, delta("Yes.") + FINISH)
     assert (response.text, record.outcome, record.deltas) == ("Yes.", Outcome.COMPLETED, 1)
-    assert record.first_token_ms is not None
-    assert record.first_token_ms >= 1190
+    assert record.first_token_ms == 500_000
 
 
 async def test_comments_of_the_provider_are_no_silence() -> None:
     """They show that it is at work."""
-    steps: list[Step] = [CHUNKED_HEAD, chunked(delta("a")), *script(0.15, chunked(b": ping\n\n")) * 8]
-    record, _ = await relayed(*steps, chunked(FINISH) + b"0\r\n\r\n", limits=StreamLimits(idle_timeout_s=0.2))
-    assert record.outcome is Outcome.COMPLETED
+    comments: list[Step] = [50.0, _PING] * 5
+    record, _ = await relayed(delta("a"), *comments, FINISH)
+    assert (record.outcome, record.duration_ms) == (Outcome.COMPLETED, 250_000)
 
 
-@pytest.mark.parametrize("after", [[], [0.1, chunked(b": ping\n\n")] * 30])
-async def test_an_answer_without_done_is_whole_after_a_grace(after: list[Step]) -> None:
-    """Comments prolong it no more than silence does."""
-    steps: list[Step] = [CHUNKED_HEAD, chunked(delta("a") + FINISH), *after, Break.WAIT]
-    limits = StreamLimits(finish_grace_s=0.3)
-    async with _running(steps, limits) as (provider, stream, response, running):
-        await running
-        await provider.relay_left()
-    assert response.sent == delta_line("a") + DONE_LINE
-    assert stream.record.outcome is Outcome.COMPLETED
-    assert stream.record.duration_ms is not None
-    assert 290 <= stream.record.duration_ms < 2000
+@pytest.mark.parametrize(
+    ("after", "text", "at_s"),
+    [
+        ([Break.WAIT], "a", 5),
+        ([1.0, _PING] * 30, "a", 5),
+        ([4.0, delta("b", finish_reason="stop"), 4.0, USAGE, Break.WAIT], "ab", 13),
+        ([delta("b"), 50.0, FINISH, Break.WAIT], "ab", 55),
+    ],
+    ids=["silence", "comments", "events", "text"],
+)
+async def test_an_answer_without_done_is_whole_after_five_seconds(
+    after: list[Step], text: str, at_s: int
+) -> None:
+    """Comments prolong the grace no more than silence; events do, and text needs its own finish."""
+    record, response = await relayed(delta("a") + FINISH, *after)
+    assert (response.text, response.error, record.outcome) == (text, None, Outcome.COMPLETED)
+    assert record.duration_ms == at_s * 1000
 
 
-async def test_events_behind_the_finish_prolong_the_grace() -> None:
-    """Usage, or more text, may be slow to come."""
-    more = chunked(delta("b", finish_reason="stop"))
-    record, response = await relayed(
-        CHUNKED_HEAD,
-        chunked(delta("a") + FINISH),
-        *script(0.6, more) * 2,
-        *script(0.6, chunked(_USAGE), Break.WAIT),
-        limits=StreamLimits(finish_grace_s=1, idle_timeout_s=60),
-    )
-    assert (response.text, record.prompt_tokens) == ("abb", 7)
-
-
-async def test_text_behind_the_finish_stops_the_grace() -> None:
-    """The answer is open again, until its new finish or the limit of silence."""
-    steps: list[Step] = [CHUNKED_HEAD, chunked(FINISH + delta("a")), 0.4, chunked(FINISH), b"0\r\n\r\n"]
-    record, response = await relayed(*steps, limits=StreamLimits(finish_grace_s=0.1))
-    assert (response.text, record.outcome) == ("a", Outcome.COMPLETED)
-
-
-def test_the_grace_is_five_seconds() -> None:
-    """The contract's number; the others are the configuration's."""
-    assert StreamLimits().finish_grace_s == 5.0
+async def test_after_the_wait_for_a_client_the_grace_runs_again() -> None:
+    """A provider that says nothing more does not keep it for longer."""
+    running = Running(ScriptedUpstream(delta("a") + FINISH, Break.WAIT))
+    running.response.on_write = _stalling(running.response, 8.0)
+    record = await running.ended()
+    assert (record.outcome, record.duration_ms, record.stalled_ms) == (Outcome.COMPLETED, 13_000, 8000)
 
 
 async def test_heartbeats_fill_the_silence_before_and_between_words() -> None:
     """Each is the empty line of the contract; none is a delta, all are bytes; words put them off."""
-    steps: list[Step] = [CHUNKED_HEAD, 1.0, *script(chunked(delta("a")), 0.02) * 5, 1.0]
-    record, response = await relayed(
-        *steps, chunked(FINISH + STREAM_DONE) + b"0\r\n\r\n", limits=StreamLimits(heartbeat_s=0.3)
-    )
-    first = response.writes.index(delta_line("a"))
-    last = len(response.writes) - 1 - response.writes[::-1].index(delta_line("a"))
-    before, between, after = (
-        response.writes[:first],
-        response.writes[first:last],
-        response.writes[last + 1 : -1],
-    )
-    assert set(before) == set(after) == {HEARTBEAT_LINE}
-    assert 2 <= len(before) <= 4
-    assert 2 <= len(after) <= 4
-    assert HEARTBEAT_LINE not in between
-    assert (record.deltas, record.bytes_out, record.status) == (5, len(response.sent), 200)
-
-
-async def test_a_failure_behind_a_heartbeat_is_told_in_its_line() -> None:
-    """The status was sent with the heartbeat."""
-    record, response = await relayed(
-        0.2, error(500, "No."), limits=StreamLimits(heartbeat_s=0.05, first_token_timeout_s=60)
-    )
-    assert (response.status, record.status, record.first_token_ms) == (200, 200, None)
-    assert response.error == "upstream_failed: The provider failed (500): No."
+    words: list[Step] = [delta("a"), 14.0] * 3
+    record, response = await relayed(40.0, *words, delta("a"), 40.0, FINISH + STREAM_DONE)
+    assert response.written_at == [15, 30, 40, 54, 68, 82, 97, 112, 122]
+    heartbeats = [
+        at for at, line in zip(response.written_at, response.writes, strict=True) if line == HEARTBEAT_LINE
+    ]
+    assert heartbeats == [15, 30, 97, 112]
+    assert (record.deltas, record.bytes_out, record.status) == (4, len(response.sent), 200)
 
 
 async def test_limits_that_change_hold_for_open_streams() -> None:
     """All streams share one object, which a reload changes."""
-    limits = StreamLimits(idle_timeout_s=0.4)
-    async with _running([CHUNKED_HEAD + chunked(delta("a")), Break.WAIT], limits) as started:
-        _, _, response, running = started
-        await response.first_line.wait()
-        limits.update(StreamLimits(idle_timeout_s=0.2, heartbeat_s=3))
-        assert limits == StreamLimits(idle_timeout_s=0.2, heartbeat_s=3)
-        await running
-    assert "fell silent for 0.2 s" in (response.error or "")
-
-
-# What the operator sees of an open stream, and the provider of its connections.
+    limits = StreamLimits()
+    running = Running(ScriptedUpstream(delta("a"), Break.WAIT), limits)
+    assert not running.task.done()
+    await asyncio.sleep(10)
+    limits.update(StreamLimits(idle_timeout_s=30, heartbeat_s=20))
+    assert limits == StreamLimits(idle_timeout_s=30, heartbeat_s=20)
+    record = await running.ended()
+    assert (record.duration_ms, "fell silent for 30 s" in str(running.response.error)) == (30_000, True)
 
 
 async def test_an_open_stream_says_where_it_is() -> None:
-    """Phase, age, last delta and stalls are there while it runs."""
-    head, word = asyncio.Event(), asyncio.Event()
-    steps: list[Step] = [head, CHUNKED_HEAD, word, chunked(delta("a")), Break.WAIT]
-    async with _running(steps) as (provider, stream, response, _):
-        phases = [stream.record.phase]
-        await until(lambda: provider.requests)
-        phases.append(stream.record.phase)
-        assert stream.record.connect_ms is not None
-        head.set()
-        word.set()
-        await response.first_line.wait()
-        phases.append(stream.record.phase)
-        assert phases == [Phase.CONNECTING, Phase.WAITING, Phase.STREAMING]
-        assert stream.last_delta_at is not None
-        assert abs(stream.last_delta_at - asyncio.get_running_loop().time()) < 5
-        assert 0 < stream.age_s < PATIENCE_S
-        assert not stream.blocked
-        assert stream.stalled_s == 0
-        stream.stop(ClientGone())
-
-
-async def test_a_whole_answer_frees_its_connection_for_the_next() -> None:
-    """Also when the end of its body comes a moment after its last event."""
-    late: list[Step] = [CHUNKED_HEAD, chunked(delta("a") + FINISH + STREAM_DONE), 0.1, b"0\r\n\r\n"]
-    async with running_provider(late) as provider, client_of(provider.base_url) as upstream:
-        for _ in range(3):
-            await new_stream(upstream, KeptResponse(), record=new_record()).run()
-            await asyncio.sleep(0.2)
-        assert (provider.connections, len(provider.requests)) == (1, 3)
-
-
-async def test_a_provider_whose_body_does_not_end_is_left() -> None:
-    """After half a second, which no client waits for."""
-    async with _running([CHUNKED_HEAD, chunked(delta("a") + FINISH + STREAM_DONE), Break.WAIT]) as started:
-        provider, _, _, running = started
-        await running
-        assert provider.departures.empty()
-        await provider.relay_left()
+    """Phase, age and last delta are there while it runs."""
+    running = Running(ScriptedUpstream(2.0, delta("a"), Break.WAIT, connect_s=1.0))
+    stream, seen = running.stream, list[tuple[Phase, float, float | None, int | None]]()
+    for at_s in (0.5, 1.5, 4.0):
+        assert not running.task.done()
+        await asyncio.sleep(at_s - stream.age_s)
+        seen.append((running.record.phase, stream.age_s, stream.last_delta_at, running.record.connect_ms))
+    assert seen == [
+        (Phase.CONNECTING, 0.5, None, None),
+        (Phase.WAITING, 1.5, None, 1000),
+        (Phase.STREAMING, 4.0, 3.0, 1000),
+    ]
+    assert (stream.blocked, stream.stalled_s) == (False, 0)
+    stream.stop(ClientGone())
+    await running.ended()

@@ -17,12 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.relay.transport import ON_CONNECTED, HttpTransport, incoming
-from relayd.relay.transport import pool as pool_module
 from relayd.relay.transport.connection import Connection, ConnectionBroken, IncomingResponse
 from relayd.relay.transport.pool import READ_BYTES, Origin, Pool, Resolver, Unreachable
 from tests.relay.harness import (
     CHUNKED_HEAD,
-    PATIENCE_S,
     Break,
     PlayedProvider,
     Step,
@@ -31,7 +29,7 @@ from tests.relay.harness import (
     running_provider,
 )
 from tests.support.certificates import Authority
-from tests.wire import HOST, until
+from tests.wire import HOST, PATIENCE_S, until
 
 _REQUEST = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
 _HI = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -40,7 +38,7 @@ _ALL = 1 << 30
 
 @asynccontextmanager
 async def _pool_of(
-    *replies: Sequence[Step], authority: Authority | None = None
+    *replies: Sequence[Step], authority: Authority | None = None, host: str = HOST, **options: Any
 ) -> AsyncIterator[tuple[Pool, PlayedProvider]]:
     """Run a provider and the pool of connections to it, over TLS if an authority is given."""
     tls = None
@@ -50,7 +48,7 @@ async def _pool_of(
         tls.load_cert_chain(pair.cert, pair.key)
     async with running_provider(*replies, tls=tls) as provider:
         trusted = None if authority is None else authority.trusted()
-        pool = Pool(Origin(HOST, provider.port, trusted), connect_timeout_s=PATIENCE_S)
+        pool = Pool(Origin(host, provider.port, trusted), **{"connect_timeout_s": PATIENCE_S, **options})
         try:
             yield pool, provider
         finally:
@@ -410,21 +408,23 @@ async def test_a_kept_connection_that_the_provider_closed_is_replaced() -> None:
         assert len(provider.requests) == 5
 
 
-async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_connection_is_closed_in_time() -> None:
     """It leaves before providers and their proxies close it; one in use stays."""
-    monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT_S", 0.1)
-    async with _pool_of([_HI], [CHUNKED_HEAD, 0.3, b"2\r\nhi\r\n0\r\n\r\n"]) as (pool, provider):
+    go = asyncio.Event()
+    slow: list[Step] = [CHUNKED_HEAD, go, b"2\r\nhi\r\n0\r\n\r\n"]
+    async with _pool_of([_HI], slow, idle_timeout_s=0.3) as (pool, provider):
         await _exchange(pool)
-        assert await _exchange(pool) == b"hi"
-        assert (provider.connections, pool.idle) == (1, 1)
+        response = await _send(pool)
+        asyncio.get_running_loop().call_later(0.6, go.set)
+        assert await _read(response) == b"hi"
+        response.close()
+        await until(lambda: pool.idle == 0)
         await provider.relay_left()
-        assert pool.idle == 0
 
 
-async def test_idle_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connections_are_bounded() -> None:
     """Those beyond the bound are closed when their response ends."""
-    monkeypatch.setattr(pool_module, "_MAX_IDLE", 2)
-    async with _pool_of([_HI]) as (pool, provider):
+    async with _pool_of([_HI], max_idle=2) as (pool, provider):
         responses = [await _send(pool) for _ in range(4)]
         for response in responses:
             await _read(response)
@@ -534,41 +534,27 @@ async def test_a_certificate_that_is_not_trusted_is_unreachable(tmp_path: Path) 
 
 
 class _Lookups:
-    """Stands in for the system's resolver: every name is this machine, after a while."""
+    """Stands in for the system's resolver: after a while every name is this machine, unless it fails."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: OSError) -> None:
+    def __init__(self, *errors: OSError) -> None:
         self.names: list[str] = []
         self.errors = list(errors)
         self.go = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(pool_module, "Resolver", lambda: self._resolver(loop))
 
-    def _resolver(self, loop: asyncio.AbstractEventLoop) -> Resolver:
-        resolver = Resolver()
-        lookups = self
-
-        class Loop:
-            """The loop, but for its resolver."""
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(loop, name)
-
-            async def getaddrinfo(self, host: str, port: int, **_options: object) -> list[object]:
-                lookups.names.append(host)
-                await lookups.go.wait()
-                if lookups.errors:
-                    raise lookups.errors.pop()
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))]
-
-        resolver._loop = Loop()  # type: ignore[assignment]  # the seam of this test
-        return resolver
+    async def getaddrinfo(self, host: str, port: int, **_options: object) -> list[Any]:
+        """Return an address when the test says so."""
+        self.names.append(host)
+        await self.go.wait()
+        if self.errors:
+            raise self.errors.pop()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))]
 
 
-async def test_many_connections_at_once_look_a_name_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_connections_at_once_look_a_name_up_once() -> None:
     """One that gives up leaves the lookup to the others; its result serves for a while."""
-    lookups = _Lookups(monkeypatch)
-    async with running_provider([_HI]) as provider:
-        pool = Pool(Origin("provider.test", provider.port, None), connect_timeout_s=PATIENCE_S)
+    lookups = _Lookups()
+    resolver = Resolver(lookups.getaddrinfo)
+    async with _pool_of([_HI], host="provider.test", resolver=resolver) as (pool, _):
         sending = [asyncio.create_task(_send(pool)) for _ in range(50)]
         await until(lambda: lookups.names)
         sending[0].cancel()
@@ -577,29 +563,25 @@ async def test_many_connections_at_once_look_a_name_up_once(monkeypatch: pytest.
         responses = await asyncio.gather(*sending[1:])
         assert [await _read(response) for response in responses] == [b"hi"] * 49
         await _send(pool)
-        await pool.close()
     assert lookups.names == ["provider.test"]
 
 
-async def test_a_result_of_a_lookup_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_result_of_a_lookup_grows_old() -> None:
     """After its time the name is looked up again."""
-    monkeypatch.setattr(pool_module, "_DNS_TTL_S", 0.05)
-    lookups = _Lookups(monkeypatch)
+    lookups = _Lookups()
     lookups.go.set()
-    async with running_provider([_HI]) as provider:
-        pool = Pool(Origin("provider.test", provider.port, None), connect_timeout_s=PATIENCE_S)
-        await _send(pool)
-        await asyncio.sleep(0.1)
-        await _send(pool)
-        await pool.close()
-    assert len(lookups.names) == 2
+    resolver = Resolver(lookups.getaddrinfo, ttl_s=0.05)
+    async with _pool_of([_HI], host="provider.test", resolver=resolver) as (pool, _):
+        async with asyncio.timeout(PATIENCE_S):
+            while len(lookups.names) < 2:
+                await _send(pool)
 
 
-async def test_a_failed_lookup_is_told_to_all_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_lookup_is_told_to_all_and_not_kept() -> None:
     """The next request asks again."""
-    lookups = _Lookups(monkeypatch, socket.gaierror(-2, "Name or service not known"))
-    async with running_provider([_HI]) as provider:
-        pool = Pool(Origin("provider.test", provider.port, None), connect_timeout_s=PATIENCE_S)
+    lookups = _Lookups(socket.gaierror(-2, "Name or service not known"))
+    resolver = Resolver(lookups.getaddrinfo)
+    async with _pool_of([_HI], host="provider.test", resolver=resolver) as (pool, _):
         sending = [asyncio.create_task(_send(pool)) for _ in range(3)]
         await until(lambda: lookups.names)
         lookups.go.set()
@@ -607,40 +589,34 @@ async def test_a_failed_lookup_is_told_to_all_and_not_kept(monkeypatch: pytest.M
         assert [str(failure) for failure in failures] == ["Name or service not known"] * 3
         assert all(isinstance(failure, Unreachable) for failure in failures)
         assert await _exchange(pool) == b"hi"
-        await pool.close()
 
 
-async def test_a_lookup_that_hangs_ends_in_time_and_with_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lookup_that_hangs_ends_in_time_and_with_the_pool() -> None:
     """It counts as part of connecting; no task is left behind."""
-    _Lookups(monkeypatch)
-    pool = Pool(Origin("provider.test", 1, None), connect_timeout_s=0.05)
-    with pytest.raises(Unreachable, match=r"no connection within 0\.05 s"):
-        await _send(pool)
-    await pool.close()
+    resolver = Resolver(_Lookups().getaddrinfo)
+    async with _pool_of(host="provider.test", resolver=resolver, connect_timeout_s=0.05) as (pool, _):
+        with pytest.raises(Unreachable, match=r"no connection within 0\.05 s"):
+            await _send(pool)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_a_numeric_address_is_never_looked_up(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """There is nothing to find out."""
-    lookups = _Lookups(monkeypatch)
-    async with running_provider([_HI], host=host) as provider:
-        pool = Pool(Origin(host, provider.port, None), connect_timeout_s=PATIENCE_S)
-        try:
-            assert await _exchange(pool) == b"hi"
-        finally:
-            await pool.close()
+async def test_a_numeric_address_is_never_looked_up() -> None:
+    """There is nothing to find out, in either family."""
+    lookups = _Lookups()
+    resolver = Resolver(lookups.getaddrinfo)
+    found = [(await resolver.resolve(host, 80))[0][4] for host in (HOST, "::1")]
+    assert found == [(HOST, 80), ("::1", 80, 0, 0)]
     assert lookups.names == []
 
 
 async def test_a_refused_connection_says_so() -> None:
     """In the system's words, without the address."""
     with socket.socket() as sock:
+        # Bound and not listening: no other process can have the port.
         sock.bind((HOST, 0))
-        port = sock.getsockname()[1]
-    pool = Pool(Origin(HOST, port, None), connect_timeout_s=PATIENCE_S)
-    with pytest.raises(Unreachable, match=r"^Connection refused$"):
-        await _send(pool)
-    await pool.close()
+        pool = Pool(Origin(HOST, sock.getsockname()[1], None), connect_timeout_s=PATIENCE_S)
+        with pytest.raises(Unreachable, match=r"^Connection refused$"):
+            await _send(pool)
+        await pool.close()
 
 
 async def test_a_provider_that_never_accepts_is_given_up_in_time() -> None:
@@ -653,7 +629,6 @@ async def test_a_provider_that_never_accepts_is_given_up_in_time() -> None:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)  # noqa: FBT003 - the standard library's signature
             filler.connect_ex(sock.getsockname())
-        await asyncio.sleep(0.05)
         pool = Pool(Origin(HOST, sock.getsockname()[1], None), connect_timeout_s=0.2)
         with pytest.raises(Unreachable, match=r"no connection within 0\.2 s"):
             await _send(pool)

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
@@ -50,10 +50,20 @@ class Resolver:
     """Looks up addresses: numeric ones never, others once at a time and for 30 s.
 
     The system's resolver runs in a few threads, so that a burst of new connections would wait for each other.
+
+    Args:
+        getaddrinfo: as the loop's; None: the loop's.
+        ttl_s: how long a result is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        getaddrinfo: Callable[..., Awaitable[list[_AddressInfo]]] | None = None,
+        ttl_s: float = _DNS_TTL_S,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._getaddrinfo = getaddrinfo or self._loop.getaddrinfo
+        self._ttl_s = ttl_s
         self._lookups: dict[tuple[str, int], asyncio.Task[list[_AddressInfo]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[_AddressInfo]:
@@ -70,11 +80,11 @@ class Resolver:
 
     async def _look_up(self, host: str, port: int) -> list[_AddressInfo]:
         try:
-            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await self._getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except BaseException:
             del self._lookups[host, port]
             raise
-        self._loop.call_later(_DNS_TTL_S, self._lookups.pop, (host, port), None)
+        self._loop.call_later(self._ttl_s, self._lookups.pop, (host, port), None)
         return cast("list[_AddressInfo]", found)
 
     async def close(self) -> None:
@@ -97,12 +107,25 @@ class Pool:
     Args:
         origin: the provider.
         connect_timeout_s: for DNS, TCP and TLS together.
+        idle_timeout_s: how long a connection waits for its next request.
+        max_idle: how many wait.
+        resolver: None: one of its own.
     """
 
-    def __init__(self, origin: Origin, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        connect_timeout_s: float,
+        idle_timeout_s: float = _IDLE_TIMEOUT_S,
+        max_idle: int = _MAX_IDLE,
+        resolver: Resolver | None = None,
+    ) -> None:
         self.connect_timeout_s = connect_timeout_s
         self._origin = origin
-        self._resolver = Resolver()
+        self._idle_timeout_s = idle_timeout_s
+        self._max_idle = max_idle
+        self._resolver = resolver or Resolver()
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
         self._open: set[Connection] = set()
         self._read_buffer = memoryview(bytearray(READ_BYTES))
@@ -175,10 +198,10 @@ class Pool:
         return connection
 
     def _keep(self, connection: Connection) -> None:
-        if len(self._idle) >= _MAX_IDLE:
+        if len(self._idle) >= self._max_idle:
             connection.abort()
             return
-        self._idle[connection] = self._loop.call_later(_IDLE_TIMEOUT_S, connection.abort)
+        self._idle[connection] = self._loop.call_later(self._idle_timeout_s, connection.abort)
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
