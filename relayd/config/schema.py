@@ -67,18 +67,16 @@ class ServerSettings(Section):
     """The public listener."""
 
     host: Host = _key("127.0.0.1", "address or name to listen on", restart=True)
-    port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose one", restart=True)
-    keep_alive_s: float = _seconds(130.0, "how long a connection is kept open between two requests")
-    page: bool = _key(default=True, doc="a chat page at /; false: two sentences instead", restart=True)
+    port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose", restart=True)
+    keep_alive_s: float = _seconds(130.0, "how long a connection stays open between two requests")
+    page: bool = _key(default=True, doc="show a chat page at /; false: two sentences instead", restart=True)
     max_body_bytes: int = _whole(2 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (2 MiB)")
-    header_timeout_s: float = _seconds(10.0, "time for a request's headers to arrive")
-    body_timeout_s: float = _seconds(30.0, "time for its body to arrive")
-    write_timeout_s: float = _seconds(30.0, "a client that reads nothing for so long is dropped")
-    max_streams: int = _whole(1000, 1, 1_000_000, "open streams in all; over it: 429")
-    max_streams_per_address: int = _whole(
-        50, 1, 1_000_000, "open streams of one client address; over it: 429"
-    )
-    drain_timeout_s: float = _seconds(30.0, "how long open streams may go on after SIGTERM")
+    header_timeout_s: float = _seconds(10.0, "time limit for receiving a request's headers")
+    body_timeout_s: float = _seconds(30.0, "time limit for receiving its body")
+    write_timeout_s: float = _seconds(30.0, "a client that reads nothing for this long is disconnected")
+    max_streams: int = _whole(1000, 1, 1_000_000, "limit of open streams in all; a further request gets 429")
+    max_streams_per_address: int = _whole(50, 1, 1_000_000, "the same for one client address")
+    drain_timeout_s: float = _seconds(30.0, "how long open streams may continue after SIGTERM")
     trusted_proxies: Networks = _key(
         ("127.0.0.1", "::1"), "addresses and networks whose X-Forwarded-For is believed", restart=True
     )
@@ -87,29 +85,29 @@ class ServerSettings(Section):
 class CorsSettings(Section):
     """Which pages may call from a browser. An empty list is none."""
 
-    allow_origins: WebOrigins = _key(("*",), 'pages that may call from a browser: "*" or exact origins')
+    allow_origins: WebOrigins = _key(("*",), 'web pages that may use relayd: "*" for all, or exact origins')
 
 
 class ChatSettings(Section):
     """What `/chat` offers."""
 
-    default_model: ModelName = _key("gpt-4o-mini", "used when a request names no model")
-    allowed_models: ModelNames = _key((), "empty: all")
-    heartbeat_s: float = _seconds(15.0, "after so much silence an empty line is sent")
-    max_tokens_limit: int = _whole(0, 0, 100_000_000, "ceiling for a request's max_tokens; 0: none")
+    default_model: ModelName = _key("gpt-4o-mini", "the model if a request names none")
+    allowed_models: ModelNames = _key((), "models that clients may use; empty: all")
+    heartbeat_s: float = _seconds(15.0, "after a silence of this length, an empty line is sent")
+    max_tokens_limit: int = _whole(0, 0, 100_000_000, "highest max_tokens of a request; 0: no limit")
 
 
 class UpstreamSettings(Section):
     """The provider, and how long relayd waits for it."""
 
     base_url: BaseUrl = _key(
-        "https://api.openai.com/v1", "the provider, or one that speaks its protocol", restart=True
+        "https://api.openai.com/v1", "OpenAI's API, or a provider with the same protocol", restart=True
     )
-    connect_timeout_s: float = _seconds(5.0, "time to connect")
-    first_token_timeout_s: float = _seconds(300.0, "time from the request to the first token")
+    connect_timeout_s: float = _seconds(5.0, "time limit for connecting")
+    first_token_timeout_s: float = _seconds(300.0, "time limit from the request to the first token")
     idle_timeout_s: float = _seconds(60.0, "longest silence between tokens")
-    total_timeout_s: float = _seconds(1800.0, "longest stream")
-    max_retries: int = _whole(2, 0, 10, "new tries before the first byte")
+    total_timeout_s: float = _seconds(1800.0, "longest duration of a stream")
+    max_retries: int = _whole(2, 0, 10, "retries before the first byte")
     max_retry_wait_s: float = _seconds(
         5.0, "a refusal that asks for a longer wait is passed on at once", zero=True
     )
@@ -120,15 +118,15 @@ class KeysSettings(Section):
     """Client keys."""
 
     grace_s: float = _seconds(
-        3600.0, "how long a rotated key goes on working; 0: not at all", high=_YEAR_S, zero=True
+        3600.0, "how long a rotated key keeps working; 0: not at all", high=_YEAR_S, zero=True
     )
 
 
 class TlsSettings(Section):
     """TLS in the daemon itself; both None is plain HTTP."""
 
-    cert: Path | None = _key(None, "certificate chain, PEM; empty: plain HTTP")
-    key: Path | None = _key(None, "its private key, PEM")
+    cert: Path | None = _key(None, "file with the certificate chain, PEM; empty: plain HTTP")
+    key: Path | None = _key(None, "file with its private key, PEM")
 
 
 class LogSettings(Section):
@@ -137,8 +135,8 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = _key(
         "info", "debug, info, warning or error, to stderr"
     )
-    retention_days: int = _whole(30, 1, 3650, "requests older than this leave the request log")
-    max_mib: int = _whole(512, 1, _MIB, "the oldest leave earlier when the log is larger")
+    retention_days: int = _whole(30, 1, 3650, "older requests are deleted from the request log")
+    max_mib: int = _whole(512, 1, _MIB, "the oldest requests are deleted earlier if the log is larger")
 
 
 class AdminSettings(Section):
@@ -179,10 +177,12 @@ class Settings(Section):
     """
 
     state_dir: Path = _key(
-        ..., "database, first key, socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first", restart=True
+        ...,
+        "of database, first key and socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first",
+        restart=True,
     )
     openai_api_key_file: Path | None = _key(
-        None, "a file that holds the provider's key alone; mode 0600", restart=True
+        None, "a file that contains only the provider's key; mode 0600", restart=True
     )
     openai_api_key: ProviderKey = _key(None, "the provider's key", restart=True)
     authorization_key: AuthorizationKey = _key(None, "the first client key", restart=True)

@@ -13,9 +13,9 @@ KeyPath = tuple[str, ...]
 
 _COMMENT_COLUMN = 45
 _HEAD = """\
-# relayd's configuration: every key with its default. Remove the "#" before a key to change it.
+# The configuration of relayd: every key with its default. Remove the "#" before a key to change it.
 # Sources, weakest first: these defaults, this file, .env, environment (RELAYD_SERVER__PORT), command line.
-# Secrets do not belong here: see openai_api_key_file, or set OPENAI_API_KEY. More: docs/configuration.md
+# Keep secrets out of this file: set openai_api_key_file or OPENAI_API_KEY. More: docs/configuration.md
 """
 _DERIVED = {"state_dir": "~/.local/state/relayd", "admin.socket": "~/.local/state/relayd/admin.sock"}
 
