@@ -163,6 +163,8 @@ def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
     _daemon_command(commands, "pause", "control:pause", "refuse new requests; open streams continue")
     _daemon_command(commands, "resume", "control:resume", "accept new requests again")
     _daemon_command(commands, "drain", "control:drain", "let open streams finish, then stop the daemon")
+    backup = _daemon_command(commands, "backup", "backup:run", "copy keys, audit and log into one file")
+    backup.add_argument("file", metavar="FILE", type=Path, help="a new file; it is never overwritten")
 
 
 def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -21,6 +21,7 @@ from relayd.printable import printable, printable_json
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+_KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,13 @@ def counted(count: int, noun: str) -> str:
 def left(utc: str, now_s: float) -> str:
     """Return how far in the future a time is: `42m left`."""
     return f"{short(epoch_s(utc) - now_s)} left"
+
+
+def size(count: int) -> str:
+    """Return `512 B`, `1.5 MiB`."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < _KIB:
+            break
+        amount, unit = amount / _KIB, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -6,10 +6,9 @@ import time
 from argparse import Namespace
 
 from relayd.admin.schema import Intake, Status
-from relayd.commands.console import Console, counted, left
+from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
 
-_KIB = 1024
 _INTAKE = {
     Intake.OPEN: "live",
     Intake.PAUSED: "paused: new requests are refused until `relayd resume`",
@@ -103,17 +102,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ),
         ("keys", f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"),
         ("log", f"{counted(status.seq, 'event')}, {queue}"),
-        ("disk", f"{_size(disk.database_bytes)} used, {_size(disk.free_bytes)} free"),
+        ("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"),
         ("state", status.state_dir),
     ]
     return rows if log.error is None else [*rows, ("PROBLEM", log.error)]
-
-
-def _size(count: int) -> str:
-    """Return `512 B`, `1.5 MiB`."""
-    amount, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < _KIB:
-            break
-        amount, unit = amount / _KIB, larger
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

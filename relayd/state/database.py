@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from relayd.state.errors import (
@@ -30,7 +30,7 @@ _MIN_SQLITE = (3, 35)
 Connect = Callable[..., sqlite3.Connection]
 """`sqlite3.connect`, or what a test puts in its place."""
 OnCommit = Callable[[Sequence[LogEvent]], None]
-"""Called on the writing thread after each commit, with its events in order; must be quick."""
+"""Called on the thread that committed, after each commit, with its events in order; must be quick."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,9 @@ class Database:
         self.boot_id = boot_id
         self._on_commit = on_commit
         self._synchronous = ""
-        self._has_durable_wal = False
+        # A WAL that a crash left may hold anything.
+        self._has_durable_wal = self._has_wal = True
+        self._is_idle = False
         self._files = _identify(path)
 
     @contextmanager
@@ -99,6 +101,7 @@ class Database:
                 _log.warning("A failed transaction could not be rolled back yet: %s", error)
             raise
         self._has_durable_wal |= durable
+        self._has_wal, self._is_idle = True, False
         for callback in transaction.after_commit:
             callback()
         self._publish(transaction.events)
@@ -119,14 +122,16 @@ class Database:
             raise error
 
     def checkpoint(self) -> None:
-        """Copy the WAL into the file if it has grown or holds a durable change; never waits for readers.
+        """Copy the WAL into the file; never waits for readers.
 
-        A copy of `relayd.db` alone then has the newest keys.
+        That is done if it has grown, or holds a durable change (so that a copy of `relayd.db` alone has the
+        newest keys), or if nothing was committed since the last call.
         """
-        if not self._has_durable_wal and _size(wal_path(self.path)) < CHECKPOINT_BYTES:
-            return
-        _, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        self._has_durable_wal = frames != copied
+        was_idle, self._is_idle = self._is_idle, True
+        is_due = self._has_durable_wal or was_idle or _size(wal_path(self.path)) >= CHECKPOINT_BYTES
+        if self._has_wal and is_due:
+            _, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._has_durable_wal = self._has_wal = frames != copied
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
@@ -201,11 +206,10 @@ def open_for_writing(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.
         raise StateUnreachable(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}.")
     with as_state_errors(path):
         connection = connect(str(path), timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(closing(connection))
             _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+            undo.pop_all()
     return connection
 
 
@@ -232,22 +236,29 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises:
         StateError: the message says what to do.
     """
-    if not path.exists():
-        raise StateUnreachable(f"There is no database at {path}. Has relayd run with this state_dir?")
-    with as_state_errors(path):
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-        try:
-            is_readable = is_current(connection)
-        except BaseException:
-            connection.close()
-            raise
-    if not is_readable:
-        connection.close()
-        raise StateOtherFormat(
-            f"The database {path} has an old format; start this relayd once to bring it up to date."
-        )
+    with ExitStack() as undo, as_state_errors(path):
+        connection = undo.enter_context(closing(open_read_only(path)))
+        if not is_current(connection):
+            raise StateOtherFormat(
+                f"The database {path} has an old format; start this relayd once to bring it up to date."
+            )
+        undo.pop_all()
     return connection
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Return a read-only connection to a file of any format.
+
+    Raises:
+        StateUnreachable: there is no such file.
+        sqlite3.Error: it can't be opened.
+    """
+    if not path.exists():
+        raise StateUnreachable(
+            f"There is no database at {path}. Set RELAYD_STATE_DIR to the daemon's directory."
+        )
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from relayd.state.errors import StateBusy, StateDamaged, StateUnreachable
 
 FILE_NAME = "relayd.db"
 LOCK_NAME = "relayd.lock"
+_SMALLEST_PAGE_BYTES = 512
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 """A pipe in the place of a file does not block the start."""
 _log = logging.getLogger(__name__)
@@ -86,10 +87,11 @@ class StateDirectory:
 
     def _make_database(self) -> None:
         path = self.database
-        if self.had_keys and path.exists() and not path.stat().st_size:
+        # SQLite takes what is shorter than a page for a new database.
+        if self.had_keys and path.exists() and path.stat().st_size < _SMALLEST_PAGE_BYTES:
             raise StateDamaged(
-                f"The database {path} is empty, but had keys. Put a backup in its place, or move it away: "
-                "relayd then starts with an empty log and an empty key ring."
+                f"The database {path} was cut off, and all its keys are lost. Put a backup in its place, or "
+                "move it away: relayd then starts with an empty log and an empty key ring."
             )
         # Before SQLite opens it: its -wal and -shm files take their mode from this one.
         descriptor = os.open(path, _OPEN, 0o600)

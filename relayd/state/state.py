@@ -31,8 +31,6 @@ from relayd.state.request_log import RequestLog
 from relayd.state.retention import Retention
 from relayd.state.writer import Task, Writer
 
-OPEN_TIMEOUT_S = 30.0
-
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +62,6 @@ class State:
             log_task,
             self.ring.expiry_task,
             Task("key uses", 5.0, self.ring.store_uses),
-            Task("checkpoint", 1.0, database.checkpoint),
             Task("crash recovery", 1.0, partial(close_crashed, database)),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
@@ -91,8 +88,8 @@ class State:
             boot_id: of this run of the daemon.
             keep_days: how long request records are kept.
             max_mib: how large the database may grow.
-            on_commit: called on the writer's thread after each commit, with its events in order; it must
-                be quick.
+            on_commit: called after each commit, on this thread or the writer's, with its events in order; it
+                must be quick.
             clock: returns the Unix time.
             connect: `sqlite3.connect`, or what stands in for it.
 
@@ -106,18 +103,10 @@ class State:
             with as_state_errors(path):
                 database = Database(path, connection, boot_id, on_commit)
                 state = cls(directory, database, keep_days=keep_days, max_mib=max_mib, clock=clock)
+                state._recover()
             undo.pop_all()
-        state._start()
+        state._writer.start(state._tasks)
         return state
-
-    def _start(self) -> None:
-        self._writer.start(self._tasks)
-        try:
-            with as_state_errors(self.path):
-                self._writer.call(self._recover).result(OPEN_TIMEOUT_S)
-        except BaseException:
-            self.close()
-            raise
 
     def _recover(self) -> None:
         try:

@@ -53,6 +53,7 @@ class Writer:
         self.path: Path = database.path
         self._database = database
         self._inbox: queue.SimpleQueue[_Call | Task | None] = queue.SimpleQueue()
+        self._checkpoint = Task("checkpoint", 1.0, database.checkpoint)
         self._tasks: list[Task] = []
         self._last: Callable[[float], None] | None = None
         self._closing = False
@@ -62,7 +63,7 @@ class Writer:
 
     def start(self, tasks: list[Task]) -> None:
         """Start the thread, which runs each task when it is due."""
-        self._tasks = tasks
+        self._tasks = [*tasks, self._checkpoint]
         self._thread.start()
 
     def wake(self, task: Task) -> None:
@@ -82,7 +83,9 @@ class Writer:
             with self._database.transaction(durable=True) as transaction:
                 return work(transaction)
 
-        return self.call(change)
+        future = self.call(change)
+        self.wake(self._checkpoint)
+        return future
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the thread, before any task.

@@ -316,7 +316,7 @@ def test_durable_commits_are_synchronised(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_the_file_has_the_last_durable_change(tmp_path: Path) -> None:
-    """A checkpoint moves durable changes into the file at once, other commits when the WAL has grown."""
+    """A checkpoint moves durable changes at once, other commits in a pause or when the WAL has grown."""
     with opened_database(tmp_path / "state") as database:
 
         def seq_in_copy() -> int:
@@ -326,11 +326,13 @@ def test_a_copy_of_the_file_has_the_last_durable_change(tmp_path: Path) -> None:
                 found: int = connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0]
             return found
 
-        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        database.checkpoint()
         with database.transaction(durable=False) as transaction:
             audit(transaction)
         database.checkpoint()
         assert seq_in_copy() == 0
+        database.checkpoint()
+        assert seq_in_copy() == 1
         with database.transaction(durable=True) as transaction:
             audit(transaction)
         database.checkpoint()

@@ -114,12 +114,13 @@ def test_a_pipe_in_the_place_of_the_database_is_named(tmp_path: Path) -> None:
         StateDirectory(tmp_path)
 
 
-def test_an_empty_file_that_had_keys_is_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left_bytes", [0, 1, 511])
+def test_an_empty_file_that_had_keys_is_damage(tmp_path: Path, left_bytes: int) -> None:
     """Before the first key an empty file is what a first start left that was killed; later it is a loss."""
     path = make_database(tmp_path)
     assert path.stat().st_size == 0
     with opened(tmp_path) as state:
         state.ring.ensure_initial_key(None)
-    path.write_bytes(b"")
-    with pytest.raises(StateDamaged, match=f"{path} is empty, but had keys"):
+    os.truncate(path, left_bytes)
+    with pytest.raises(StateDamaged, match=f"{path} was cut off, and all its keys are lost"):
         StateDirectory(tmp_path)
