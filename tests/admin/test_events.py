@@ -44,7 +44,7 @@ class _Coverage:
 
 
 async def _dropped_reader(api: AdminHarness) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if await api.metric("relayd_event_readers_dropped_total") == 1:
                 return
@@ -52,7 +52,7 @@ async def _dropped_reader(api: AdminHarness) -> None:
 
 
 async def _take(api: AdminHarness, after: int | None, count: int) -> list[Event]:
-    async with asyncio.timeout(30), aclosing(api.client.events(after)) as events:
+    async with asyncio.timeout(60), aclosing(api.client.events(after)) as events:
         return [await anext(events) for _ in range(count)]
 
 
@@ -73,7 +73,7 @@ async def test_after_replays_from_disk_and_goes_on_live(tmp_path: Path) -> None:
         api.log(700)
         await api.logged(1401)
         seen = _Coverage()
-        async with asyncio.timeout(30), aclosing(api.client.events(after=0)) as events:
+        async with asyncio.timeout(60), aclosing(api.client.events(after=0)) as events:
             async for event in events:
                 seen.take(event)
                 if seen.last == api.event_bus.newest_seq:
@@ -102,7 +102,7 @@ async def test_key_changes_are_events_too(tmp_path: Path) -> None:
     assert events[2].entry.action == "rotate"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repeat_nothing(
     tmp_path: Path,
 ) -> None:
@@ -116,7 +116,7 @@ async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repe
                 reconnects += 1
                 if turn % 10 == 0:
                     api.log(20, prefix=f"b{boot}t{turn}-", started_at=utc_text(now_s[0]))
-                async with asyncio.timeout(30), aclosing(api.client.events(seen.last)) as events:
+                async with asyncio.timeout(60), aclosing(api.client.events(seen.last)) as events:
                     assert isinstance(await anext(events), Hello)
                     for _ in range(dice.randrange(8)):
                         if api.event_bus.newest_seq <= seen.last:
@@ -124,7 +124,7 @@ async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repe
                         seen.take(await anext(events))
     async with admin_api(tmp_path, boot_id="last", keep_days=1, clock=lambda: now_s[0]) as api:
         newest = api.event_bus.newest_seq
-        async with asyncio.timeout(30), aclosing(api.client.events(seen.last)) as events:
+        async with asyncio.timeout(60), aclosing(api.client.events(seen.last)) as events:
             while seen.last < newest:
                 seen.take(await anext(events))
     assert reconnects == 1000
@@ -139,7 +139,7 @@ async def test_a_gap_at_the_end_of_the_log_is_told_once_and_the_story_goes_on(tm
         await api.logged(11)
     async with (
         admin_api(tmp_path, boot_id="later", keep_days=1, clock=lambda: NOON_S + 3 * _DAY_S) as api,
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         aclosing(api.client.events(1)) as events,
     ):
         assert isinstance(await anext(events), Hello)
@@ -169,7 +169,7 @@ async def test_a_frozen_reader_is_let_go_and_can_resume_from_disk(tmp_path: Path
             await _dropped_reader(api)
             assert len(api.event_bus) == 0
         seen, newest = _Coverage(), api.event_bus.newest_seq
-        async with asyncio.timeout(30), aclosing(api.client.events(0)) as events:
+        async with asyncio.timeout(60), aclosing(api.client.events(0)) as events:
             while seen.last < newest:
                 seen.take(await anext(events))
         assert seen.gaps == 0
@@ -188,7 +188,7 @@ async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_no_other(tmp
                 for turn in range(5):
                     api.log(300, prefix=f"t{turn}-", user_agent="u" * 200)
                     await api.logged(401 + 600 * (turn + 1))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not isinstance(event := await anext(events), Ended) or event.seq < 3401:
                         pass
                 after, _ = tracemalloc.get_traced_memory()
@@ -211,7 +211,7 @@ async def test_the_daemons_end_ends_the_stream(tmp_path: Path) -> None:
     async with admin_api(tmp_path) as api:
         events = api.client.events(after=0)
         assert [type(await anext(events)) for _ in range(2)] == [Hello, Audited]
-    async with aclosing(events), asyncio.timeout(30):
+    async with aclosing(events), asyncio.timeout(60):
         assert [event async for event in events] == []
 
 
@@ -221,7 +221,7 @@ async def test_progress_is_told_while_anything_is_in_flight_and_once_more() -> N
         await anext(events)
         wire, reply = await open_chat(relay, "demo:deltas=20,interval_ms=100")
         seen: list[Progress] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not seen or seen[-1].streams:
                 event = await anext(events)
                 if isinstance(event, Progress):

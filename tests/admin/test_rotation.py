@@ -113,7 +113,7 @@ class _Play:
         ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_rotations_under_load_refuse_no_valid_key_and_admit_no_expired_one(tmp_path: Path) -> None:
     """With a grace of 1 s, with requests under every kind of key; open streams are not disturbed."""
     settings = {"server.max_streams_per_address": 1000}

@@ -21,7 +21,7 @@ from tests.wire import until
 
 async def _first_status(api: AdminHarness) -> Status:
     """Return the status as soon as there is room for the question."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await api.client.status()
@@ -126,7 +126,8 @@ async def test_long_queries_are_interrupted_when_the_daemon_stops(tmp_path: Path
     took_s = time.monotonic() - began_s
     ends = await asyncio.gather(*queries, return_exceptions=True)
     assert all(isinstance(end, AdminClientError) for end in ends)
-    assert took_s < 3
+    # Left to themselves they take 60 s: 24 of 10 s, four at a time.
+    assert took_s < 20
 
 
 def _grow(database: Path, rows: int) -> None:

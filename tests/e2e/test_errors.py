@@ -256,7 +256,7 @@ async def _streaming(daemon: Daemon, script: str, **fields: object) -> AsyncIter
 
 
 async def _rest(wire: Wire, reply: Reply) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for _ in wire.pieces(reply):
             pass
 
