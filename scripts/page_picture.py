@@ -36,7 +36,7 @@ def _take(url: str, path: str) -> None:
             page.press("#text", "Enter")
             if awaited:
                 page.wait_for_selector(awaited)
-        expect(page.locator(".model p").last).to_contain_text("about it")
+        expect(page.locator(".model p").last).to_contain_text("demo upstream")
         page.screenshot(path=path)
         browser.close()
 

@@ -11,6 +11,9 @@ _FOLDER = Path(__file__).parent / "static"
 _TYPES = {
     "index.html": "text/html; charset=utf-8",
     "chat.js": "text/javascript; charset=utf-8",
+    "markdown.js": "text/javascript; charset=utf-8",
+    "marked.js": "text/javascript; charset=utf-8",
+    "translations.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.svg": "image/svg+xml",

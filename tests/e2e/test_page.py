@@ -10,11 +10,15 @@ from typing import Any, Literal
 import pytest
 from playwright.async_api import Locator, Page, expect
 
+from relayd.relay.errors import ErrorCode
 from tests.harness import KEY, Relay, running_relay
 from tests.support.browser import errors_of, open_page
 
 _LETTERS = re.compile(r".{6,}", re.DOTALL)
+_CODE = re.compile(r"[a-z]_[a-z]|Authorization")
+"""What only programs should read."""
 _SLOW = "demo:deltas=2000,interval_ms=50,text=words"
+_PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}}
 _Role = Literal["log", "textbox", "button", "form"]
 _NAMED: tuple[tuple[_Role, str], ...] = (
     ("log", "Conversation"),
@@ -90,44 +94,253 @@ async def test_stop_ends_the_models_work(by: str) -> None:
         await expect(page.locator("#text")).to_be_focused()
 
 
-async def test_a_refusal_is_shown_and_the_question_given_back() -> None:
-    """A wrong key is an alert with the relay's sentence; the focus goes to the key, nothing is lost."""
-    async with _chat_page("demo", key="not-the-key") as (_, page):
+async def test_a_refused_key_is_said_in_plain_words_and_the_question_given_back() -> None:
+    """The alert speaks of the key, not of headers or codes; the focus goes to the key, nothing is lost."""
+    async with _chat_page("demo", key="not-the-key", **_PHONE) as (_, page):
         await _say(page, "Say hi")
-        await expect(page.get_by_role("alert")).to_contain_text("unauthorized: ")
+        await expect(page.get_by_role("alert")).to_contain_text("does not accept this key")
+        await expect(page.get_by_role("alert")).not_to_contain_text(_CODE)
         await expect(page.locator("#text")).to_have_value("Say hi")
         await expect(page.locator("#key")).to_be_focused()
-
-
-async def test_an_answer_that_breaks_keeps_what_came_and_says_so() -> None:
-    """A failure in the middle is an alert beside the half answer, which is marked."""
-    async with _chat_page("demo:fault=cut_mid,interval_ms=0,text=words") as (_, page):
-        await _say(page, "Say hi")
-        await expect(page.get_by_role("alert")).to_contain_text("upstream_failed: ")
-        await expect(page.locator(".model.broken")).to_have_count(1)
+        await page.fill("#key", KEY)
+        await page.keyboard.press("Enter")
         await _begun(page)
 
 
-async def test_a_relay_that_is_gone_is_reported_in_words() -> None:
-    """No connection is a sentence, not silence."""
-    async with running_relay() as relay, open_page() as page:
-        await page.goto(f"http://127.0.0.1:{relay.port}/")
-        await page.fill("#key", KEY)
-        await page.route("**/chat", lambda route: route.abort("connectionrefused"))
-        await page.focus("#text")
+async def test_a_failure_is_said_in_plain_words() -> None:
+    """What happened and what to do, without codes; question and half answer stay, the answer is marked."""
+    async with _chat_page("demo:fault=cut_mid,interval_ms=0") as (_, page):
+        failures = {
+            "demo:fault=cut_mid,interval_ms=0": "The provider failed.",
+            "demo:fault=status,code=429,retry_after=90": "The provider’s limit is reached. "  # noqa: RUF001
+            "Try again in 90 seconds. Details: Rate limit reached for requests.",
+            "demo:fault=status,code=400": "The provider refused this request. "
+            "Details: The request was refused.",
+            "m" * 300: "The relay could not use this request. Check the name of the model.",
+        }
+        for number, (model, words) in enumerate(failures.items(), 1):
+            await page.fill("#model", model)
+            await page.fill("#text", f"Question {number}")
+            await page.press("#text", "Enter")
+            await expect(page.get_by_role("alert")).to_have_count(number)
+            await expect(page.get_by_role("alert").last).to_have_text(words)
+            await expect(page.locator("#talk")).not_to_contain_text(_CODE)
+            await expect(page.locator(".model.broken")).to_have_count(number)
+            await expect(page.locator(".user p").last).to_have_text(f"Question {number}")
+        await _begun(page)
+
+
+async def test_every_failure_has_words() -> None:
+    """No code of the relay is unknown to the page."""
+    async with _chat_page("demo") as (_, page):
+        known = await page.evaluate(
+            "import('/translations.js').then(({ failures }) => Object.keys(failures))"
+        )
+    assert set(ErrorCode) <= set(known)
+
+
+async def test_a_failed_answer_is_asked_for_again() -> None:
+    """Try again sends the same question, without the failed answer, which the new one replaces."""
+    async with _chat_page("demo:fault=cut_mid,fail_times=1,id=again,interval_ms=0") as (relay, page):
         await _say(page, "Say hi")
-        await expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
-
-
-async def test_what_people_and_models_write_is_never_markup() -> None:
-    """Tags in a question or an answer are shown as they are written."""
-    text = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-    async with _chat_page("demo:text=echo,interval_ms=0") as (_, page):
-        await _say(page, text)
-        await expect(_answer(page)).to_contain_text("script")
+        await page.get_by_role("button", name="Try again").click()
+        body = (await relay.upstream.wait_request(1)).body
+        assert body.count(b'"role"') == 1
+        assert b"Say hi" in body
+        await expect(page.get_by_role("button", name="Copy answer")).to_be_visible()
         await _idle(page)
-        await expect(page.locator("#talk img, #talk script")).to_have_count(0)
-        await expect(page.locator(".user p")).to_contain_text(text)
+        await expect(page.locator("article")).to_have_count(2)
+        await expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+        await expect(page.locator(".broken")).to_have_count(0)
+
+
+async def test_an_empty_answer_keeps_the_question_and_says_why() -> None:
+    """It is not a failure, and can be asked for again."""
+    async with _chat_page("") as (relay, page):
+        whys = {"content_filter": "content filter", "tool_calls": "call a tool", "length": "length limit"}
+        for finish, words in whys.items():
+            await page.fill("#model", f"demo:deltas=0,interval_ms=0,finish={finish}")
+            await page.fill("#text", "Say hi")
+            await page.press("#text", "Enter")
+            await expect(page.locator(".model .why").last).to_contain_text(words)
+            await expect(page.locator(".user p").last).to_have_text("Say hi")
+        await expect(page.get_by_role("alert")).to_have_count(0)
+        await page.get_by_role("button", name="Try again").click()
+        assert b"Say hi" in (await relay.upstream.wait_request(len(whys))).body
+        await _idle(page)
+        await expect(page.locator("article")).to_have_count(2 * len(whys))
+
+
+_MARKDOWN = """# Title
+
+A **bold** word, `code` &amp; [a link](https://example.com/).
+
+1. one
+2. two
+
+```py
+x = 1 < 2
+```
+
+| a | b |
+|---|---|
+| 1 | <b>2</b><br>3 |
+"""
+
+
+async def test_markdown_is_shown_as_it_is_meant() -> None:
+    """Headings, lists, code, tables and links; HTML is shown as it was written."""
+    async with _chat_page("demo:text=echo,interval_ms=0") as (_, page):
+        await page.fill("#text", _MARKDOWN)
+        await page.keyboard.press("Enter")
+        await _idle(page)
+        body = page.locator(".model .body")
+        await expect(body.locator("h3")).to_have_text("Title")
+        await expect(body.locator("p")).to_have_text("A bold word, code & a link.")
+        await expect(body.locator("strong")).to_have_text("bold")
+        await expect(body.locator("ol li")).to_have_text(["one", "two"])
+        await expect(body.locator("pre code")).to_have_text("x = 1 < 2")
+        await expect(body.locator("th")).to_have_text(["a", "b"])
+        await expect(body.locator("td")).to_have_text(["1", "<b>2</b>3"])
+        await expect(body.locator("a")).to_have_attribute("href", "https://example.com/")
+        # A question is the person's own words, without any markup.
+        await expect(page.locator(".user p")).to_contain_text("**bold**")
+
+
+_HOSTILE = """<img src=x onerror="window.broken = 1"><script>window.broken = 2</script>
+
+<svg onload="window.broken = 3"><iframe srcdoc="<script>parent.broken = 4</script>"></iframe>
+
+[one](javascript:window.broken=5) [two](JaVaScRiPt:window.broken=6) [three](&#106;avascript:window.broken=7)
+
+[four](data:text/html,<script>window.broken=8</script>) <javascript:window.broken=9> [five](/keys) [six]
+
+![beacon](/beacon.png) ![beacon](https://example.com/beacon.png?secret) [![b](/beacon.png)](https://example.com/)
+
+<a href="javascript:window.broken=10" ping="/beacon">seven</a> <form action="/beacon"><button>eight</form>
+
+<style>@import "/beacon.css";</style> <link rel=stylesheet href=/beacon.css> <base href="//example.com/">
+
+```"><img src=x onerror=window.broken=11>
+code
+```
+
+[six]: javascript:window.broken=12 "onclick=window.broken=13"
+"""
+
+
+@pytest.mark.parametrize("text", [_HOSTILE, ">" * 20_000], ids=["markup", "nesting"])
+async def test_what_a_model_writes_does_nothing(text: str) -> None:
+    """No script runs, nothing is loaded, links lead to web pages only; the page works on."""
+    async with _chat_page("demo:text=echo,interval_ms=0") as (_, page):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.fill("#text", text)
+        await page.keyboard.press("Enter")
+        await _idle(page)
+        await expect(page.locator(".model .body")).to_contain_text(text[:5])
+        talk = page.locator("#talk")
+        await expect(talk.locator("img, script, style, iframe, svg, form, link, base")).to_have_count(0)
+        attributes = "body => [...body.querySelectorAll('*')].flatMap((item) => item.getAttributeNames())"
+        names = set(await page.locator(".model .body").evaluate(attributes))
+        assert names <= {"class", "href", "target", "rel", "type", "tabindex", "start"}
+        targets = await talk.locator("a").evaluate_all("links => links.map((link) => link.href)")
+        assert set(targets) <= {"https://example.com/"}
+        for button in await talk.get_by_role("button").all():
+            await button.click()
+        assert await page.evaluate("() => window.broken === undefined")
+        assert [url for url in asked if not url.endswith("/chat")] == []
+
+
+@pytest.mark.parametrize("clipboard", ["navigator.clipboard", "undefined"])
+async def test_answers_and_code_are_copied(clipboard: str) -> None:
+    """The answer as the model wrote it, or one piece of code; also over http, without the clipboard's API."""
+    text = "Do **this**:\n\n```sh\necho hi\n```\n"
+    async with _chat_page("demo:text=echo,interval_ms=0") as (_, page):
+        await page.evaluate(f"Object.defineProperty(navigator, 'clipboard', {{ value: {clipboard} }})")
+        await page.fill("#text", text)
+        await page.keyboard.press("Enter")
+        await _idle(page)
+        for name, copied in (("Copy answer", text.strip()), ("Copy code", "echo hi")):
+            await page.get_by_role("button", name=name).click()
+            await expect(page.get_by_role("button", name="Copied")).to_be_focused()
+            await page.fill("#text", "")
+            await page.keyboard.press("Control+V")
+            await expect(page.locator("#text")).to_have_value(copied)
+            await expect(page.get_by_role("button", name=name)).to_be_visible()
+
+
+_GAP = "talk => talk.scrollHeight - talk.scrollTop - talk.clientHeight"
+
+
+async def test_an_answer_is_written_in_view() -> None:
+    """Also below a question that fills the pane; a reader who scrolled away is left alone until the next."""
+    async with _chat_page(_SLOW, **_PHONE) as (_, page):
+        talk = page.locator("#talk")
+        await page.evaluate(
+            """() => {
+              window.gap = 0;
+              const talk = document.querySelector('#talk');
+              const look = () => {
+                window.gap = Math.max(window.gap, talk.scrollHeight - talk.scrollTop - talk.clientHeight);
+                requestAnimationFrame(look);
+              };
+              look();
+            }"""
+        )
+        await page.fill("#text", "line\n" * 60)
+        await page.keyboard.press("Enter")
+        await _begun(page)
+        early = await _answer(page).inner_text()
+        await expect(_answer(page)).not_to_have_text(early)
+        assert await page.evaluate("gap") < 20
+        await talk.hover()
+        await page.mouse.wheel(0, -10_000)
+        await expect(page.locator(".user h2")).to_be_in_viewport()
+        early = await _answer(page).inner_text()
+        await expect(_answer(page)).not_to_have_text(early)
+        await expect(page.locator(".user h2")).to_be_in_viewport()
+        await page.keyboard.press("Escape")
+        await _idle(page)
+        await page.fill("#text", "And then?")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".model p").last).to_have_text(_LETTERS)
+        assert await talk.evaluate(_GAP) < 20
+        await page.keyboard.press("Escape")
+
+
+async def test_the_page_says_what_to_do_first() -> None:
+    """Until the first question is asked, and again in a new chat."""
+    async with _chat_page("demo:interval_ms=0") as (_, page):
+        await expect(page.locator("#start")).to_contain_text("Enter your key")
+        await _say(page, "Say hi")
+        await _begun(page)
+        await expect(page.locator("#start")).to_have_count(0)
+        await page.click("#renew")
+        await expect(page.locator("#start")).to_be_visible()
+
+
+@pytest.mark.parametrize(("languages", "tag"), [("zh-CN", "zh-CN"), ("de-DE", "en")])
+async def test_the_page_speaks_the_browsers_language(languages: str, tag: str) -> None:
+    """Chinese where the browser prefers it, all of it; else English."""
+    async with _chat_page("demo:fault=status,code=500", locale=languages) as (_, page):
+        await expect(page.locator("html")).to_have_attribute("lang", tag)
+        await _say(page, "1 + 1 = ?")
+        await expect(page.locator(".broken .why")).to_be_visible()
+        await page.click("#renew")
+        await page.fill("#model", "demo:interval_ms=0,text=cjk")
+        await page.fill("#text", "1 + 1 = ?")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#facts")).to_contain_text("token")
+        shown = await page.locator("body").inner_text()
+        shown += await page.evaluate(
+            """() => [...document.querySelectorAll('[placeholder], [aria-label]')]
+              .map((item) => `${item.placeholder} ${item.ariaLabel}`).join()"""
+        )
+        foreign = set(re.findall(r"[A-Za-z]+", shown)) - {"relayd", "Enter", "Shift", "Esc", "token"}
+        assert ("Send" in foreign) == (tag == "en")
+        if tag == "zh-CN":
+            assert foreign <= {"null", "undefined"}
 
 
 async def test_the_key_stays_in_its_tab() -> None:
@@ -181,10 +394,10 @@ async def test_a_screen_reader_finds_everything_by_name() -> None:
         await _say(page, "Say hi")
         await expect(page.get_by_role("button", name="Stop")).to_be_visible()
         await expect(page.locator(".model")).to_have_attribute("aria-busy", "true")
-        # An answer that is stopped before its first word leaves no box.
         await _begun(page)
         await page.keyboard.press("Escape")
         await expect(page.locator(".model[aria-busy]")).to_have_count(0)
+        await expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
 async def test_the_keyboard_reaches_every_control_in_order() -> None:
@@ -197,7 +410,7 @@ async def test_the_keyboard_reaches_every_control_in_order() -> None:
 
 
 async def test_it_fits_a_phone() -> None:
-    """At 360 pixels nothing is cut or scrolls sideways."""
+    """At 360 pixels nothing is cut or scrolls sideways; key and model are folded once there is a key."""
     phone: dict[str, Any] = {
         "viewport": {"width": 360, "height": 640},
         "is_mobile": True,
@@ -209,10 +422,14 @@ async def test_it_fits_a_phone() -> None:
         await _idle(page)
         assert await page.evaluate("document.documentElement.scrollWidth") == 360
         assert await page.locator("#talk").evaluate("talk => talk.scrollWidth <= talk.clientWidth")
-        controls = await page.locator("button:not([hidden]), input, textarea").all()
-        for control in controls:
-            await expect(control).to_be_in_viewport(ratio=1)
-        assert len(controls) == 5
+        await expect(page.locator("#key")).to_be_hidden()
+        for name in ("New chat", "Copy answer", "Send"):
+            await expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+        await page.click("#settings")
+        for field in ("#key", "#model", "#text"):
+            await expect(page.locator(field)).to_be_in_viewport(ratio=1)
+        await page.reload()
+        await expect(page.locator("#key")).to_be_hidden()
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,13 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     """No file names another host, no script or style stands inline, and what is named is there."""
     page = load_page()
     html = page["index.html"].decode()
+    scripts = "".join(data.decode() for name, data in page.items() if name.endswith(".js"))
     texts = [data.decode().replace("http://www.w3.org/2000/svg", "") for data in page.values()]
-    assert not any("://" in text or 'src="//' in text or "@import" in text for text in texts)
+    assert not any('src="//' in text or "@import" in text or 'from "http' in text for text in texts)
+    assert not re.search(r"""=["']?https?:|url\(""", html + page["page.css"].decode())
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", html)
-    named = set(re.findall(r'(?:href|src)="([^"]+)"', html)) | {"chat.js"}
-    assert named == set(page) - {"index.html"}
+    named = re.findall(r'(?:href|src)="([^"]+)"', html) + re.findall(r'from "\./([^"]+)"', scripts)
+    assert set(named) == set(page) - {"index.html"}
 
 
 async def test_a_browser_that_has_a_file_is_not_sent_it_again() -> None:

@@ -3,8 +3,9 @@
 /**
  * Ask the relay and yield what it answers, as it comes.
  *
- * Yields {content} for text, {error} for the sentence of a failure, and {done, finish_reason, usage} at
- * the end. An answer that ends without its last line yields an error too: it was cut on the way.
+ * Yields {content} for text, {code, sentence, retryAfterS} for a failure, and {done, finish_reason, usage} at
+ * the end. Two codes are not the relay's: `not_the_relay` (its sentence is the HTTP status), and `cut` for an
+ * answer that ends without its last line: the connection broke on the way.
  *
  * @param {string} url of /chat
  * @param {string} key
@@ -21,7 +22,7 @@ export async function* ask(url, key, request, signal) {
     signal,
   });
   if (!(response.headers.get("Content-Type") || "").startsWith("application/x-ndjson")) {
-    yield { error: `HTTP ${response.status} from something between this page and the relay.` };
+    yield { code: "not_the_relay", sentence: `HTTP ${response.status}` };
     return;
   }
   for await (const line of lines(response.body)) {
@@ -31,13 +32,15 @@ export async function* ask(url, key, request, signal) {
       return;
     }
     if (event.error) {
-      yield { error: event.content };
+      const [code, ...sentence] = event.content.split(": ");
+      const retryAfterS = Number(response.headers.get("Retry-After"));
+      yield { code, sentence: sentence.join(": "), retryAfterS };
     } else if (event.content) {
       // An empty line only fills a silence.
       yield { content: event.content };
     }
   }
-  yield { error: "The connection ended before the answer did." };
+  yield { code: "cut", sentence: "" };
 }
 
 /** The lines of a stream of bytes; they may be split anywhere, also inside a character. */
