@@ -162,6 +162,9 @@ def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
     cancel.add_argument("id", metavar="ID", help="the request's id, as `relayd log` shows it")
     _daemon_command(commands, "pause", "control:pause", "refuse new requests; open streams continue")
     _daemon_command(commands, "resume", "control:resume", "accept new requests again")
+    _daemon_command(
+        commands, "reload", "control:reload", "read configuration, certificates and the provider's key again"
+    )
     _daemon_command(commands, "drain", "control:drain", "let open streams finish, then stop the daemon")
     backup = _daemon_command(commands, "backup", "backup:run", "copy keys, audit and log into one file")
     backup.add_argument("file", metavar="FILE", type=Path, help="a new file; it is never overwritten")

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TextIO
 
+from relayd.hints import typeable
+
 _MARK_COLUMNS = 9
 _WHERE_COLUMNS = 14
 
@@ -45,7 +47,9 @@ class Finding:
         """Return one line for the terminal, and a second one if there is a remedy."""
         mark = self.severity.upper() if self.severity is Severity.ERROR else self.severity
         line = f"{mark:<{_MARK_COLUMNS}}{self.where:<{_WHERE_COLUMNS}}{self.message}\n"
-        return f"{line}{'':<{_MARK_COLUMNS + _WHERE_COLUMNS}}-> {self.remedy}\n" if self.remedy else line
+        if not self.remedy:
+            return line
+        return f"{line}{'':<{_MARK_COLUMNS + _WHERE_COLUMNS}}-> {typeable(self.remedy)}\n"
 
     def as_json(self) -> dict[str, str]:
         """Return the finding as programs read it."""

@@ -1,4 +1,4 @@
-"""The settings in force: SIGHUP reads them again and applies what may change while the daemon runs."""
+"""The settings in force: a reload reads them again and applies what may change while the daemon runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from relayd.config import ConfigError, LiveDiff, Settings, live_changes
+from relayd.admin.schema import Reloaded
+from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
 from relayd.logs import set_level
 from relayd.public.tls import TlsError
 from relayd.systemd import ServiceManager
@@ -30,62 +31,82 @@ class ConfigReloader:
         self._at_start = settings
         self._read = read
         self._manager = manager
-        self._task: asyncio.Task[None] | None = None
-        self._asked_again = False
+        self._latest: asyncio.Task[Reloaded] | None = None
+        self._has_begun = True
+        """Whether the latest reload has read its files already."""
 
-    def reload(self, apply: Callable[[Settings], None]) -> None:
-        """Read and apply in the background; if asked meanwhile, once more after that.
+    def reload(self, apply: Callable[[Settings], None]) -> asyncio.Task[Reloaded]:
+        """Read and apply in the background, after a reload under way; requests until then share one.
 
         Args:
             apply: puts settings in force; raises TlsError, with nothing changed, if it cannot.
         """
-        if self._task is not None and not self._task.done():
-            self._asked_again = True
-            return
-        self._task = asyncio.create_task(self._reload(apply), name="reload")
+        if self._latest is None or self._has_begun:
+            self._has_begun = False
+            self._latest = asyncio.create_task(self._reload(apply, self._latest), name="reload")
+        return self._latest
 
     async def close(self) -> None:
         """Wait for a reload that is under way."""
-        if self._task is not None:
-            await self._task
+        if self._latest is not None:
+            await self._latest
 
-    async def _reload(self, apply: Callable[[Settings], None]) -> None:
+    async def _reload(
+        self, apply: Callable[[Settings], None], before: asyncio.Task[Reloaded] | None
+    ) -> Reloaded:
+        if before is not None:
+            await asyncio.wait([before])
+        self._has_begun = True
         self._manager.reloading()
-        await self._reload_once(apply)
-        while self._asked_again:
-            self._asked_again = False
-            await self._reload_once(apply)
-        self._manager.reloaded()
+        try:
+            return await self._reload_once(apply)
+        finally:
+            self._manager.reloaded()
 
-    async def _reload_once(self, apply: Callable[[Settings], None]) -> None:
+    async def _reload_once(self, apply: Callable[[Settings], None]) -> Reloaded:
         try:
             new = await asyncio.to_thread(self._read)
-            diff = live_changes(self.current, new)
             apply(new)
         except (ConfigError, TlsError) as error:
             _log.error("reload: nothing is changed, the configuration cannot be used:\n%s", error)
-            return
-        for warning in new.warnings:
-            if warning not in self.current.warnings:
-                _log.warning("%s", warning)
+            return Reloaded(error=str(error))
         old, self.current = self.current, new
-        self._report(old, new, diff)
+        report = Reloaded(
+            changed=[_change(old, new, name) for name in live_changes(old, new).live],
+            # A change that waits for a restart is reported until then, however often the file is read.
+            waiting=list(live_changes(self._at_start, new).restart),
+            notes=[warning for warning in new.warnings if warning not in old.warnings],
+        )
+        if new.origins["openai_api_key"].kind is OriginKind.CREDENTIAL:
+            report.notes.append(
+                "openai_api_key is a credential, which systemd reads only at a start of the service: "
+                "sudo systemctl restart relayd"
+            )
+        _write(report)
         # Last: at the new level the report might not be shown.
         set_level(new.log.level)
+        return report
 
-    def _report(self, old: Settings, new: Settings, diff: LiveDiff) -> None:
-        # A change that waits for a restart is reported until then, however often the file is read.
-        waiting = live_changes(self._at_start, new).restart
-        for name in diff.live:
-            _log.warning("reload: %s is %s now, was %s", name, _shown(new, name), _shown(old, name))
-        if waiting:
-            _log.warning("reload: in force only after a restart: %s", ", ".join(waiting))
-        if not diff.live and not waiting:
-            _log.warning("reload: the configuration is as before")
+
+def _write(report: Reloaded) -> None:
+    for note in report.notes:
+        _log.warning("%s", note)
+    for change in report.changed:
+        _log.warning("reload: %s", change)
+    if report.waiting:
+        _log.warning("reload: in force only after a restart: %s", ", ".join(report.waiting))
+    if not report.changed and not report.waiting:
+        _log.warning("reload: the configuration is as before")
+
+
+def _change(old: Settings, new: Settings, name: str) -> str:
+    if KEYS[name].secret:
+        return f"{name} is another now, from {new.origins[name].place}"
+    return f"{name} is {_shown(new, name)} now, was {_shown(old, name)}"
 
 
 def _shown(settings: Settings, name: str) -> str:
-    """Return a value that may change live, none of which is a secret, cut to fit a line."""
+    """Return a value that is no secret, cut to fit a line."""
     value = settings.value(name)
     text = ", ".join(map(str, value)) or "empty" if isinstance(value, tuple) else str(value)
     return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"

@@ -20,6 +20,7 @@ from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
 from relayd.demo.upstream import DemoUpstream
+from relayd.processes import has_terminal
 from relayd.public.app import make_app
 from relayd.public.chat_request import ChatRules
 from relayd.public.client_address import TrustedProxies
@@ -183,7 +184,7 @@ class Server:
             max_streams=server.max_streams,
             max_streams_per_address=server.max_streams_per_address,
         )
-        self._upstream.configure(self._upstream_options(settings))
+        self._upstream.configure(self._provider_key(settings), self._upstream_options(settings))
         self._state.set_retention(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
@@ -209,6 +210,7 @@ class Server:
             metrics=self._metrics,
             event_bus=event_bus,
             stop=self.request_stop,
+            reload=lambda: self._config.reload(self._apply),
         )
         self._admin = AdminServer(admin_socket.socket, context)
         await self._admin.start()
@@ -231,7 +233,17 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._config.reload, self._apply)
+        # With SIGHUP ignored (nohup), the daemon is to outlive its terminal.
+        is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, is_attached)
+
+    def _on_hangup(self, is_attached: bool) -> None:  # noqa: FBT001 - given by the signal handler
+        """Reload; but if the terminal that the daemon was started at is gone, drain."""
+        if not is_attached or has_terminal():
+            self._config.reload(self._apply)
+        elif not self._stop_requested.is_set():
+            _log.warning("the terminal was closed: stopping")
+            self.request_stop()
 
     def request_stop(self) -> None:
         """Begin to drain; on a second request, end the open streams at once."""

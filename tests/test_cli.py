@@ -48,7 +48,7 @@ def test_wrong_usage_is_2_and_says_what_is_meant(words: tuple[str, ...], says: s
     "words",
     [
         *("status", "keys list", "keys add web", "keys rotate web", "keys extend id 1h", "keys undo web"),
-        *("keys revoke id", "log", "log -f", "cancel id", "pause", "resume", "drain"),
+        *("keys revoke id", "log", "log -f", "cancel id", "pause", "resume", "reload", "drain"),
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--json",)])

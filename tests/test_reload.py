@@ -9,8 +9,12 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from relayd.admin.client import Refused
 from tests.e2e.daemon import KEY, Daemon
 from tests.support.certificates import Authority
+from tests.support.upstream import FaultUpstream
 from tests.test_systemd import Manager
 from tests.wire import HOST, Wire, ask, body, post, until
 
@@ -82,6 +86,40 @@ async def test_tls_files_are_read_again(tmp_path: Path) -> None:
         )
         assert "does not belong to the certificate" in said
         assert await _name(daemon.port, authority.trusted()) == "two"
+
+
+async def test_the_providers_key_is_replaced_under_open_streams(tmp_path: Path) -> None:
+    """`relayd reload` reads its file again: new requests bring the new key, the open stream goes on."""
+    old, new = "provider-key-before-the-change", "provider-key-after-the-change"
+    file = tmp_path / "provider-key"
+    _write_key(file, old)
+    async with FaultUpstream(old) as upstream:
+        settings = {"upstream.base_url": upstream.base_url, "openai_api_key_file": str(file)}
+        with Daemon(tmp_path, settings=settings, env={"OPENAI_API_KEY": ""}) as daemon:
+            async with await Wire.open(daemon.port) as wire:
+                wire.send(post(KEY, body("demo:text=words,deltas=10000,interval_ms=10")))
+                head = await wire.head()
+                await wire.first_piece(head)
+                _write_key(file, new)
+                upstream.key = new
+                assert (await ask(daemon.port, KEY, body(_QUICK))).error is not None
+                report = await daemon.admin.reload()
+                assert report.changed == ["openai_api_key is another now, from provider-key"]
+                assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
+                await wire.first_piece(head)
+                assert head.error is None
+            _write_key(file, "")
+            with pytest.raises(Refused, match=r"openai_api_key must be .*; it is empty"):
+                await daemon.admin.reload()
+            assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
+            told = daemon.stderr
+    assert old not in told
+    assert new not in told
+
+
+def _write_key(path: Path, key: str) -> None:
+    path.write_text(key)
+    path.chmod(0o600)
 
 
 async def test_systemd_is_told_when_a_reload_begins_and_ends(tmp_path: Path) -> None:

@@ -113,6 +113,26 @@ async def test_it_serves_on_the_socket_that_systemd_passes_and_says_when(tmp_pat
     assert f"serving on http://{HOST}:{port}" in (tmp_path / "stderr").read_text()
 
 
+async def test_a_port_that_the_socket_unit_overrides_is_told(tmp_path: Path) -> None:
+    """What is configured and not in force, where the daemon listens instead, and how to change that."""
+    path = str(tmp_path / "notify")
+    env = {"NOTIFY_SOCKET": path, "SERVER_PORT": "4000", "RELAYD_SERVER__HOST": HOST}
+    with Manager(path) as manager, _listening() as listening:
+        port = listening.getsockname()[1]
+        with _started(tmp_path, listening, env):
+            await manager.until("READY=1")
+        told = (tmp_path / "stderr").read_text()
+        assert (
+            "server.port 4000 (environment SERVER_PORT) is not in force: systemd listens for relayd, "
+            f"at {HOST} port {port}." in told
+        )
+        assert "init --system" in told
+        assert "server.host" not in told
+        with _started(tmp_path, listening, env | {"SERVER_PORT": str(port)}):
+            await manager.until("READY=1")
+        assert (tmp_path / "stderr").read_text().count("not in force") == 1
+
+
 async def test_a_client_that_comes_during_a_restart_waits_and_is_served(tmp_path: Path) -> None:
     """The socket outlives the daemon: who connects between two runs is answered by the second."""
     path = str(tmp_path / "notify")

@@ -31,6 +31,7 @@ from relayd.admin.schema import (
     Hello,
     KeyChange,
     Progress,
+    Reloaded,
     RequestPage,
     RequestRecord,
     RevokeKey,
@@ -186,6 +187,10 @@ class AdminClient:
     async def resume(self) -> Status:
         """Take new work again."""
         return await self._ask("POST", "/resume", Status)
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again; `Refused` if it cannot be used."""
+        return await self._ask("POST", "/reload", Reloaded)
 
     async def drain(self) -> Status:
         """Let open streams finish within the drain timeout, then stop the daemon."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,6 +21,7 @@ from relayd.admin.schema import (
     DiskUse,
     LogHealth,
     Progress,
+    Reloaded,
     RingSummary,
     Status,
     StreamCounts,
@@ -61,6 +62,8 @@ class AdminContext:
     event_bus: EventBus
     stop: Callable[[], None]
     """Begin to drain, as a signal would."""
+    reload: Callable[[], Awaitable[Reloaded]]
+    """Read the configuration again, as a signal would."""
     event_write_timeout_s: float = 10.0
     """How long a reader of events may stand still before it is dropped."""
     _log_threads: ThreadPoolExecutor = field(

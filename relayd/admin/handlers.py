@@ -198,6 +198,22 @@ class PauseHandler(ControlHandler):
         self.send_json(await self.context.status())
 
 
+class ReloadHandler(ControlHandler):
+    """`POST /reload`."""
+
+    async def post(self) -> None:
+        """Read the configuration again and say what changed; one that cannot be used changes nothing."""
+        peer = await self.peer()
+        # The reload outlives the client that asked for it.
+        report = await asyncio.shield(self.context.reload())
+        await self.audit("reload", "done" if report.error is None else "refused", peer)
+        if report.error is not None:
+            raise AdminError(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "bad_configuration", f"Nothing is changed. {report.error}"
+            )
+        self.send_json(report)
+
+
 class DrainHandler(ControlHandler):
     """`POST /drain`."""
 

@@ -188,6 +188,19 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     ring: RingSummary
 
 
+class Reloaded(msgspec.Struct, frozen=True):
+    """The answer to `POST /reload`: what the configuration changed, in words without any secret."""
+
+    changed: list[str] = []
+    """What is in force now."""
+    waiting: list[str] = []
+    """Keys whose new value is in force only after a restart."""
+    notes: list[str] = []
+    """What is new and worth knowing."""
+    error: str | None = None
+    """Why nothing changed."""
+
+
 class Ring(msgspec.Struct, frozen=True):
     """`GET /keys`; `generation` is also the ETag that a change names in If-Match."""
 

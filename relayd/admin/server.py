@@ -22,6 +22,7 @@ from relayd.admin.handlers import (
     MetricsHandler,
     NotFoundHandler,
     PauseHandler,
+    ReloadHandler,
     StatusHandler,
 )
 from relayd.admin.key_handlers import KeyChangeHandler, KeysHandler
@@ -105,6 +106,7 @@ def _application(context: AdminContext) -> Application:
             (r"/status", StatusHandler, arguments),
             (r"/metrics", MetricsHandler, arguments),
             (r"/(pause|resume)", PauseHandler, arguments),
+            (r"/reload", ReloadHandler, arguments),
             (r"/drain", DrainHandler, arguments),
             (rf"/inflight/{_ID}", CancelHandler, arguments),
             (r"/keys", KeysHandler, arguments),

@@ -1,6 +1,7 @@
 """`relayd check`: the settings in effect, where each comes from, and what is wrong with them.
 
-For people the answer is itself TOML that relayd can load: keys in place, the rest as comments.
+For people the answer is itself TOML that relayd can load: keys in place, the rest as comments. If the file
+is that of an installed service, the settings are those of the service: its environment and credentials.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import os
 import ssl
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, load
+from relayd.commands.installed_service import InstalledService, installed_service
+from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
+from relayd.config.sources import SYSTEM_CONFIG
 from relayd.config.toml import nested, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
+from relayd.hints import typeable
 from relayd.printable import printable
 from relayd.public.tls import TlsError, load_context
 
@@ -26,24 +31,60 @@ _MAX_VALUE_COLUMNS = 40
 """A longer value moves its comment to the right; it is never cut."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Settings, the service that they are of, and the credentials that this user may not read."""
+
+    settings: Settings
+    service: InstalledService | None
+    hidden: Mapping[str, Path]
+
+
 def run(args: Namespace) -> int:
     """Load the settings and show them; returns the exit status."""
-    overrides = {} if args.socket is None else {"admin.socket": args.socket}
     try:
-        settings = load(config_path=args.config, cli=overrides, env=os.environ, cwd=Path.cwd())
-        _check_tls(settings)
+        checked = _load(args)
+        _check_tls(checked.settings)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         if args.json:
             _print_json({"ok": False, "problems": [problem.as_json() for problem in error.problems]})
         return 1
+    if args.upstream and checked.hidden:
+        where = ", ".join(map(str, checked.hidden.values()))
+        sys.stderr.write(typeable(f"relayd: only root can read {where}: sudo relayd check --upstream\n"))
+        return 1
     if args.upstream:
-        return asyncio.run(_check_upstream(settings, as_json=args.json))
+        return asyncio.run(_check_upstream(checked.settings, as_json=args.json))
     if args.json:
-        _print_json(_document(settings))
+        _print_json(_document(checked))
     else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(settings))
+        sys.stdout.writelines(f"{line}\n" for line in _lines(checked))
     return 0
+
+
+def _load(args: Namespace) -> _Checked:
+    """Load the settings as the daemon would. Raises ConfigError."""
+    overrides = {} if args.socket is None else {"admin.socket": args.socket}
+    cwd = Path.cwd()
+    path = find_config(args.config, os.environ, cwd)
+    service = installed_service(path) if path is not None and path.parent == SYSTEM_CONFIG.parent else None
+    if service is None:
+        return _Checked(load(config_path=args.config, cli=overrides, env=os.environ, cwd=cwd), None, {})
+    hidden = {
+        name: file
+        for name, file in service.credentials.items()
+        if not os.access(file, os.R_OK, effective_ids=True)
+    }
+    settings = load(
+        config_path=path,
+        cli=overrides,
+        env=service.env,
+        cwd=service.cwd,
+        listening=service.listening,
+        credentials={name: file for name, file in files.items() if name not in hidden},
+    )
+    return _Checked(settings, service, hidden)
 
 
 async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
@@ -77,9 +118,12 @@ def _has_certificate(path: Path) -> bool:
     return True
 
 
-def _warnings(settings: Settings) -> list[str]:
-    warnings = list(settings.warnings)
-    if settings.openai_api_key is None:
+def _warnings(checked: _Checked) -> list[str]:
+    warnings = list(checked.settings.warnings)
+    if checked.hidden:
+        where = ", ".join(map(str, checked.hidden.values()))
+        warnings.append(f"only root can read {where}: `sudo relayd check` looks into it, too.")
+    elif checked.settings.openai_api_key is None:
         warnings.append(
             "no provider key: set OPENAI_API_KEY or openai_api_key_file, or start with `relayd serve --demo`."
         )
@@ -93,10 +137,12 @@ def _notes(settings: Settings) -> list[str]:
     return []
 
 
-def _lines(settings: Settings) -> Iterator[str]:
-    path = settings.config_file
+def _lines(checked: _Checked) -> Iterator[str]:
+    settings, path = checked.settings, checked.settings.config_file
     yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults hold."
-    values = {key: _value(settings, key) for key in KEYS.values()}
+    if checked.service is not None:
+        yield f"# As {checked.service.unit} sees it: with its environment, credentials and socket."
+    values = {key: _value(checked, key) for key in KEYS.values()}
     columns = min(max(len(text) for key, text in values.items() if not key.secret), _MAX_VALUE_COLUMNS)
     section = None
     for key, text in values.items():
@@ -110,33 +156,35 @@ def _lines(settings: Settings) -> Iterator[str]:
             if key.secret
             else f"{key.leaf:<{_KEY_COLUMNS}} = {text:<{columns}}{comment}".rstrip()
         )
-    remarks = [f"# Warning: {sentence}" for sentence in _warnings(settings)]
+    remarks = [f"# Warning: {typeable(sentence)}" for sentence in _warnings(checked)]
     remarks += [f"# Note: {sentence}" for sentence in _notes(settings)]
     yield from ("", *remarks) if remarks else ()
 
 
-def _value(settings: Settings, key: Key) -> str:
-    value = settings.value(key.name)
+def _value(checked: _Checked, key: Key) -> str:
+    settings, value = checked.settings, checked.settings.value(key.name)
     if not key.secret:
         return toml_value(value)
     if value is None:
-        return "not set"
+        return f"in {checked.hidden[key.name]}" if key.name in checked.hidden else "not set"
     origin = settings.origins[key.name]
     is_named_by_kind = origin.kind in {OriginKind.ENVIRONMENT, OriginKind.CREDENTIAL}
     return f"set (from {origin.kind if is_named_by_kind else origin.place})"
 
 
-def _document(settings: Settings) -> dict[str, Any]:
+def _document(checked: _Checked) -> dict[str, Any]:
+    settings = checked.settings
     return {
         "ok": True,
         "config_file": str(settings.config_file) if settings.config_file else None,
+        "service": checked.service.unit if checked.service else None,
         "settings": nested((name, _json_value(settings, key)) for name, key in KEYS.items()),
         "origins": {
             name: {"source": origin.kind, "place": origin.place, "variable": origin.variable or None}
             for name, origin in settings.origins.items()
             if origin.kind is not OriginKind.DEFAULT
         },
-        "warnings": _warnings(settings),
+        "warnings": _warnings(checked),
         "notes": _notes(settings),
         "problems": [],
     }

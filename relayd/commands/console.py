@@ -16,6 +16,7 @@ from relayd.admin.client import AdminClient, AdminClientError, NoDaemon
 from relayd.admin.paths import socket_path
 from relayd.admin.schema import FilterError, epoch_s
 from relayd.durations import short
+from relayd.hints import typeable
 from relayd.printable import printable, printable_json
 
 EXIT_FAILED = 1
@@ -41,8 +42,12 @@ class Console:
         self.out.write(f"{printable(text)}\n")
 
     def note(self, text: str) -> None:
-        """Write a line beside the answer."""
-        self.err.write(f"{printable(text)}\n")
+        """Write a line beside the answer; commands in it are as the reader can type them."""
+        self.err.write(f"{printable(typeable(text))}\n")
+
+    def tell(self, sentence: str) -> None:
+        """Write a sentence of ours as the answer, with commands as the reader can type them."""
+        self.say(typeable(sentence))
 
     def json(self, document: object) -> None:
         """Write the answer as one line of JSON."""

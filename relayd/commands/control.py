@@ -1,4 +1,4 @@
-"""`relayd status`, `cancel`, `pause`, `resume` and `drain`."""
+"""`relayd status`, `cancel`, `pause`, `resume`, `reload` and `drain`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from argparse import Namespace
 from relayd.admin.schema import Intake, Status
 from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
+from relayd.hints import typeable
 
 _INTAKE = {
     Intake.OPEN: "live",
@@ -57,6 +58,23 @@ async def resume(args: Namespace, console: Console) -> int:
     return _answer(args, console, status, f"Live: new requests are accepted at {status.address}.")
 
 
+async def reload(args: Namespace, console: Console) -> int:
+    """Read configuration, certificates and the provider's key again, and say what changed."""
+    report = await console.client(args.socket).reload()
+    if args.json:
+        console.json(report)
+        return 0
+    for change in report.changed:
+        console.say(f"In force now: {change}.")
+    if report.waiting:
+        console.say(f"In force only after a restart: {', '.join(report.waiting)}.")
+    if not report.changed and not report.waiting:
+        console.say("The configuration is as before.")
+    for note in report.notes:
+        console.note(f"Note: {note}")
+    return 0
+
+
 async def drain(args: Namespace, console: Console) -> int:
     """Let the open streams finish, then stop the daemon."""
     status = await console.client(args.socket).drain()
@@ -73,7 +91,7 @@ def _answer(args: Namespace, console: Console, status: Status, sentence: str) ->
     if args.json:
         console.json(status)
     else:
-        console.say(sentence)
+        console.tell(sentence)
     return 0
 
 
@@ -90,7 +108,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     counts = f"{counted(rates.requests_1m, 'request')} in 1m, {counted(rates.errors_5m, 'error')} in 5m"
     queue = f"{log.queued} waiting for the disk, {counted(log.lost, 'record')} lost"
     rows = [
-        ("relayd", f"{status.version}, {_INTAKE[status.intake]}"),
+        ("relayd", typeable(f"{status.version}, {_INTAKE[status.intake]}")),
         ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
         ("serving", status.address),
         ("upstream", f"{status.upstream}{' (the offline demo)' if status.demo else ''}"),

@@ -157,7 +157,7 @@ def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -
     if args.json:
         console.json(change)
     else:
-        console.say(sentence)
+        console.tell(sentence)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -21,12 +22,16 @@ from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_s
 from relayd.config import ConfigError, Settings, load
 from relayd.descriptors import ask_for_descriptors
 from relayd.files import write_file
+from relayd.findings import Finding, Severity
+from relayd.hints import typeable
 from relayd.logs import set_up_logging
 from relayd.paths import demo_state_dir
+from relayd.processes import listening_process
 from relayd.public.listener import bind, limit_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
+from relayd.state.database import make_private
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
@@ -46,31 +51,42 @@ def run(args: Namespace) -> int:
     With `--demo` an offline upstream in this process takes the provider's place, with `--demo-without-key`
     only if there is no provider key. Its state directory is its own unless the configuration names one.
     """
-    read = partial(load, config_path=args.config, env=os.environ, cwd=Path.cwd())
     options: dict[str, object] = {}
     try:
+        inherited = inherited_sockets(os.environ)
+        read = partial(
+            load,
+            config_path=args.config,
+            env=os.environ,
+            cwd=Path.cwd(),
+            listening=[sock.getsockname()[:2] for sock in inherited],
+        )
         settings = read(cli=options)
         demo: bool = args.demo or (args.demo_without_key and settings.openai_api_key is None)
         if demo and settings.origins["state_dir"].variable in {"HOME", "XDG_STATE_HOME"}:
             options["state_dir"] = demo_state_dir(settings.state_dir)
             settings = read(cli=options)
-    except ConfigError as error:
+        if not demo:
+            _require_provider_key(settings)
+    except (ConfigError, SystemdError) as error:
         return _refuse(str(error))
     set_up_logging(settings.log.level, os.environ)
     for warning in settings.warnings:
-        _log.warning("%s", warning)
-    if settings.openai_api_key is None and not demo:
-        return _refuse(
-            "There is no provider key: set OPENAI_API_KEY or openai_api_key_file, "
-            "or try relayd without one: relayd serve --demo"
-        )
+        _log.warning("%s", typeable(warning))
+
+    def reread() -> Settings:
+        new = read(cli=options)
+        if not demo:
+            _require_provider_key(new)
+        return new
+
     ask_for_descriptors(settings.server.max_streams)
     # After each disk write the writer's thread waits this long for the loop's; by default it is 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(_Plan(settings, partial(read, cli=options), demo)))
-        except (AdminSocketError, _ListenError, RingError, StateError, SystemdError, TlsError) as error:
+            return runner.run(_serve(_Plan(settings, reread, inherited, demo)))
+        except (AdminSocketError, _ListenError, RingError, StateError, TlsError) as error:
             return _refuse(str(error))
         except OSError as error:
             return _refuse(f"relayd cannot start: {error}")
@@ -80,7 +96,19 @@ def run(args: Namespace) -> int:
 class _Plan:
     settings: Settings
     reread: Callable[[], Settings]
+    inherited: list[socket.socket]
+    """Listening sockets from systemd."""
     demo: bool
+
+
+def _require_provider_key(settings: Settings) -> None:
+    """Raise ConfigError if there is none."""
+    if settings.openai_api_key is None:
+        message = (
+            "there is none; set OPENAI_API_KEY or openai_api_key_file, "
+            "or try relayd without one: relayd serve --demo"
+        )
+        raise ConfigError([Finding(Severity.ERROR, "provider key", message, key="openai_api_key")])
 
 
 class _ListenError(Exception):
@@ -90,9 +118,11 @@ class _ListenError(Exception):
 async def _serve(plan: _Plan) -> int:
     settings, tls = plan.settings, plan.settings.tls
     tls_files = None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
+    # An unusable state directory is told as such; the admin socket is usually in it.
+    make_private(settings.state_dir)
     # The admin socket comes before the state: a daemon that answers there owns the state.
     with ExitStack() as held:
-        sockets = _public_sockets(settings)
+        sockets = _public_sockets(plan)
         for sock in sockets:
             held.enter_context(sock)
         admin_socket = held.enter_context(
@@ -101,20 +131,23 @@ async def _serve(plan: _Plan) -> int:
         return await _serve_at(sockets, admin_socket, plan, tls_files)
 
 
-def _public_sockets(settings: Settings) -> list[socket.socket]:
-    """Return the sockets that systemd passed, else new ones. Raises SystemdError, _ListenError."""
-    if inherited := inherited_sockets(os.environ):
-        for sock in inherited:
+def _public_sockets(plan: _Plan) -> list[socket.socket]:
+    """Return the sockets that systemd passed, else new ones. Raises _ListenError."""
+    if plan.inherited:
+        for sock in plan.inherited:
             limit_send_buffer(sock)
-        return inherited
-    server = settings.server
+        return plan.inherited
+    server = plan.settings.server
     try:
         return bind(server.host, server.port)
     except OSError as error:
-        raise _ListenError(
-            f"relayd cannot listen on {server.host} port {server.port}: {error.strerror or error}; "
-            "set server.host and server.port to an address that is free."
-        ) from error
+        where = f"relayd cannot listen on {server.host} port {server.port}: {error.strerror or error}"
+        holder = listening_process(server.port) if error.errno == errno.EADDRINUSE else None
+        if holder is not None:
+            where += f" by {holder}; stop that first, or"
+        else:
+            where += ";"
+        raise _ListenError(f"{where} set server.host and server.port to an address that is free.") from error
 
 
 async def _serve_at(
@@ -141,7 +174,7 @@ async def _serve_at(
     messages = _first_messages(initial, settings, url, demo=plan.demo)
 
     def announce(line: str) -> None:
-        sys.stderr.write("\n".join([line, *messages, ""]))
+        sys.stderr.write("\n".join([line, *map(typeable, messages), ""]))
         sys.stderr.flush()
 
     manager = ServiceManager(os.environ)
@@ -163,7 +196,7 @@ def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: 
     if demo:
         messages.append("This is a demo: answers come from a small offline upstream, no provider is asked.")
     if initial.note is not None:
-        _log.warning("%s", initial.note)
+        _log.warning("%s", typeable(initial.note))
     key = "$AUTHORIZATION_KEY" if os.environ.get("AUTHORIZATION_KEY") else "YOUR-KEY"
     if initial.outcome is InitialKeyOutcome.MADE and initial.secret is not None:
         if sys.stderr.isatty():
@@ -217,5 +250,5 @@ def _find_first_key(path: Path, client: str) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    sys.stderr.write(sentence + "\n")
+    sys.stderr.write(typeable(sentence) + "\n")
     return 1

@@ -1,7 +1,7 @@
 """The configuration: `load` returns checked `Settings`, or raises a `ConfigError` with every problem."""
 
 from relayd.config.errors import ConfigError
-from relayd.config.loader import load
+from relayd.config.loader import find_config, load
 from relayd.config.schema import KEYS, Key, LiveDiff, Origin, OriginKind, Settings, live_changes
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Origin",
     "OriginKind",
     "Settings",
+    "find_config",
     "live_changes",
     "load",
 ]

@@ -43,6 +43,8 @@ def load(
     env: Mapping[str, str],
     cwd: Path,
     system_config: Path = SYSTEM_CONFIG,
+    listening: Sequence[tuple[str, int]] = (),
+    credentials: Mapping[str, Path] | None = None,
 ) -> Settings:
     """Read, check and merge every source.
 
@@ -54,6 +56,8 @@ def load(
         env: the environment.
         cwd: where `.env`, relayd.toml and relative paths are looked for.
         system_config: read if there is no other relayd.toml.
+        listening: addresses of the sockets that systemd opens for the daemon, instead of `server.port`.
+        credentials: files by their keys' names; None: those in $CREDENTIALS_DIRECTORY.
 
     Raises:
         ConfigError: the configuration cannot be used; it lists every problem.
@@ -64,7 +68,7 @@ def load(
     dotenv = reader.dotenv()
     path = reader.find_toml(config_path, dotenv | environ, system_config)
     weakest_first = [
-        reader.credentials(env),
+        reader.credentials(_credentials(env, cwd) if credentials is None else credentials),
         reader.toml(path) if path else {},
         reader.variables(dotenv, OriginKind.DOTENV),
         reader.variables(environ, OriginKind.ENVIRONMENT),
@@ -78,8 +82,21 @@ def load(
     settings = _merge([_derived(checked, env), *checked], path)
     if conflicts := list(_conflicts(settings)):
         raise ConfigError(conflicts)
-    settings._warnings = (*reader.warnings, *_unused_secrets(layers), *_cautions(settings, cwd))  # noqa: SLF001 - as in _merge
+    settings._warnings = (*reader.warnings, *_unused_secrets(layers), *_cautions(settings, cwd, listening))  # noqa: SLF001 - as in _merge
     return settings
+
+
+def find_config(config_path: Path | None, env: Mapping[str, str], cwd: Path) -> Path | None:
+    """Return the relayd.toml that `load` would read, or None."""
+    reader = SourceReader(cwd, home_dir(env))
+    environ = {name: Variable(text, "environment") for name, text in env.items()}
+    return reader.find_toml(config_path, reader.dotenv() | environ, SYSTEM_CONFIG)
+
+
+def _credentials(env: Mapping[str, str], cwd: Path) -> dict[str, Path]:
+    """Return the files that systemd passes (systemd.exec(5), LoadCredential=)."""
+    directory = env.get("CREDENTIALS_DIRECTORY")
+    return {name: cwd / directory / name for name in SECRETS} if directory else {}
 
 
 def _with_key_file(layers: Sequence[Layer], reader: SourceReader) -> list[Layer]:
@@ -167,18 +184,24 @@ def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
             yield f"{name} comes from {places[0]}; the one from {' and '.join(places[1:])} is not used."
 
 
-def _cautions(settings: Settings, cwd: Path) -> Iterator[str]:
+def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]]) -> Iterator[str]:
     """Yield sentences about what works but is probably not intended."""
     server, upstream, chat = settings.server, settings.upstream, settings.chat
+    hosts = [host for host, _ in listening] or [server.host]
+    if listening:
+        yield from _unused_address(settings, listening)
     in_dotenv = any(settings.origins[name].kind is OriginKind.DOTENV for name in SECRETS)
     for path in (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None):
         if path is not None and is_world_readable(path):
             yield f"{printable(str(path))}: every user of this machine can read this key; chmod 600 it."
-    if not settings.tls.cert and not _is_loopback(server.host):
-        yield (
-            f"server.host {server.host} is open to the network without TLS: keys and texts can be read"
-            " on the way; set tls.cert and tls.key, or listen on 127.0.0.1 behind a proxy."
-        )
+    for host in () if settings.tls.cert else hosts:
+        if not _is_loopback(host):
+            name = "ListenStream=" if listening else "server.host "
+            yield (
+                f"{name}{host} is open to the network without TLS:"
+                " keys and texts can be read on the way; set tls.cert and tls.key, or listen on 127.0.0.1"
+                " behind a proxy."
+            )
     base_url = urlsplit(upstream.base_url)
     if base_url.scheme == "http" and not _is_loopback(base_url.hostname or ""):
         yield (
@@ -195,6 +218,23 @@ def _cautions(settings: Settings, cwd: Path) -> Iterator[str]:
             f'chat.default_model "{chat.default_model}" is not in chat.allowed_models;'
             " requests that name no model are refused."
         )
+
+
+def _unused_address(settings: Settings, listening: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Yield a sentence for server.host and server.port if they are set, and systemd listens elsewhere."""
+    places = ", ".join(f"{host} port {port}" for host, port in listening)
+    used: dict[str, set[str | int]] = {
+        "server.host": {host for host, _ in listening},
+        "server.port": {port for _, port in listening},
+    }
+    for name, values in used.items():
+        origin, value = settings.origins[name], settings.value(name)
+        if origin.kind is not OriginKind.DEFAULT and value not in values and value != "localhost":
+            yield (
+                f"{name} {value} ({origin}) is not in force: systemd listens for relayd, at {places}."
+                " Have its unit follow relayd.toml: sudo relayd init --system"
+                " (or set ListenStream= yourself: sudo systemctl edit relayd.socket)."
+            )
 
 
 def _is_loopback(host: str) -> bool:

@@ -181,10 +181,8 @@ class Settings(Section):
         "of database, first key and socket; $STATE_DIRECTORY and $XDG_STATE_HOME come first",
         restart=True,
     )
-    openai_api_key_file: Path | None = _key(
-        None, "a file that contains only the provider's key; mode 0600", restart=True
-    )
-    openai_api_key: ProviderKey = _key(None, "the provider's key", restart=True)
+    openai_api_key_file: Path | None = _key(None, "a file that contains only the provider's key; mode 0600")
+    openai_api_key: ProviderKey = _key(None, "the provider's key")
     authorization_key: AuthorizationKey = _key(None, "the first client key", restart=True)
     server: ServerSettings = ServerSettings()
     cors: CorsSettings = CorsSettings()

@@ -79,6 +79,8 @@ class SourceReader:
         self.warnings: list[str] = []
         self._cwd = cwd
         self._home = home
+        # What a user may not enter (sudo -u from /root) holds no configuration of theirs.
+        self._may_enter = os.access(cwd, os.X_OK, effective_ids=True)
 
     def command_line(self, cli: Mapping[str, object]) -> Layer:
         """Read overrides by dotted key; None is not given."""
@@ -112,7 +114,7 @@ class SourceReader:
         An unreadable line is a problem if it is about relayd, else a warning: the file may be shared.
         """
         path = self._cwd / ".env"
-        if not path.is_file():
+        if not self._may_enter or not path.is_file():
             return {}
         found: dict[str, Variable] = {}
         for binding in parse_stream(StringIO(self._read(path, ".env") or "")):
@@ -140,7 +142,8 @@ class SourceReader:
             return self._cwd / config_path
         if named.text:
             return Path(self._path(named.text))
-        return next((path for path in (self._cwd / "relayd.toml", system_config) if _is_present(path)), None)
+        local = [self._cwd / "relayd.toml"] if self._may_enter else []
+        return next((path for path in (*local, system_config) if _is_present(path)), None)
 
     def toml(self, path: Path) -> Layer:
         """Read relayd.toml; wrong syntax, unknown keys and misplaced secrets are problems."""
@@ -172,12 +175,10 @@ class SourceReader:
                 layer[key.name] = self._entry(key, value, Origin(OriginKind.FILE, place))
         return layer
 
-    def credentials(self, env: Mapping[str, str]) -> Layer:
-        """Read the secrets that systemd passes (systemd.exec(5), LoadCredential=), each by its key's name."""
+    def credentials(self, files: Mapping[str, Path]) -> Layer:
+        """Read the secrets in these files, by their keys' names; absent ones are not passed."""
         layer: Layer = {}
-        directory = env.get("CREDENTIALS_DIRECTORY", "")
-        for name in SECRETS if directory else ():
-            path = self._cwd / directory / name
+        for name, path in files.items():
             if _is_present(path):
                 layer |= self._secret_file(name, path, self._name(path), OriginKind.CREDENTIAL)
         return layer
@@ -215,7 +216,8 @@ class SourceReader:
 
     def _name(self, path: Path) -> str:
         """Return a path as messages show it: short if it is under the working directory."""
-        return printable(str(path.relative_to(self._cwd) if path.is_relative_to(self._cwd) else path))
+        is_near = path.is_relative_to(self._cwd) and self._cwd != Path("/")
+        return printable(str(path.relative_to(self._cwd) if is_near else path))
 
     def _read(self, path: Path, place: str, key: str = "") -> str | None:
         """Return the text of a small regular file; None, and a problem, if it cannot be read or trusted."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from relayd.config import ConfigError, Settings, load
 from relayd.config.toml import commented_toml
 from relayd.findings import collect, has_errors
+from relayd.hints import typeable
 from relayd.init.install import (
     Console,
     InitError,
@@ -35,7 +36,7 @@ def run(args: Namespace) -> int:
     try:
         return init(args, console)
     except InitError as error:
-        sys.stderr.write(f"relayd: {error}\n")
+        sys.stderr.write(f"relayd: {typeable(str(error))}\n")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import TextIO
 from relayd.config import Settings, load
 from relayd.config.schema import ServerSettings
 from relayd.files import write_file
+from relayd.hints import typeable
 
 ADMIN_GROUP = "relayd-admin"
 
@@ -74,7 +75,7 @@ class Console:
 
     def say(self, line: str = "") -> None:
         """Write a line to the person."""
-        self.out.write(line + "\n")
+        self.out.write(typeable(line) + "\n")
 
 
 def program(argv0: str) -> Path:

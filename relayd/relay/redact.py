@@ -6,6 +6,7 @@ import base64
 import re
 
 _MAX_CHARS = 500
+_MAX_KEYS = 8
 _TAIL_CHARS = 12
 """A provider that masks a key shows less of its end (OpenAI: four characters)."""
 # Anything shaped like a provider's key, also if the provider masked its middle.
@@ -17,15 +18,23 @@ _CONTROLS = re.compile(
 
 
 class Redactor:
-    """Replaces one secret, in whatever form a provider may echo it; its repr does not show it.
+    """Replaces the provider's key, in whatever form a provider may echo it; its repr does not show it.
 
     Args:
         provider_key: the secret; empty if there is none.
     """
 
     def __init__(self, provider_key: str) -> None:
-        self._secret = re.compile("|".join(map(re.escape, _forms(provider_key))), re.IGNORECASE)
-        self._has_secret = bool(provider_key)
+        self._keys: list[str] = []
+        self._secrets: re.Pattern[str] | None = None
+        self.add(provider_key)
+
+    def add(self, provider_key: str) -> None:
+        """Replace this key too: a request under way may still bring back the one before."""
+        if provider_key and provider_key not in self._keys:
+            self._keys = [*self._keys, provider_key][-_MAX_KEYS:]
+            forms = sorted((form for key in self._keys for form in _forms(key)), key=len, reverse=True)
+            self._secrets = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE)
 
     def __repr__(self) -> str:
         return "Redactor()"
@@ -33,8 +42,8 @@ class Redactor:
     def __call__(self, text: str, max_chars: int = _MAX_CHARS) -> str:
         """Return the text as one line of at most `max_chars` characters, each key replaced by `[key]`."""
         # Keys go before the cut: it could leave half a key, which no pattern finds.
-        if self._has_secret:
-            text = self._secret.sub("[key]", text)
+        if self._secrets is not None:
+            text = self._secrets.sub("[key]", text)
         text = _CONTROLS.sub(" ", _KEY_SHAPE.sub("[key]", text)).strip()
         return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 

@@ -102,10 +102,12 @@ class Upstream:
                 transport=self._transport, follow_redirects=False, timeout=None, trust_env=False
             ),
         )
-        self.configure(options)
+        self.configure(provider_key, options)
 
-    def configure(self, options: UpstreamOptions) -> None:
-        """Use other limits for requests from now on; the address stays."""
+    def configure(self, provider_key: str, options: UpstreamOptions) -> None:
+        """Use another key and other limits for requests from now on; the address stays."""
+        self.redact.add(provider_key)
+        self._client.use_key(provider_key)
         self._transport.inner.connect_timeout_s = options.connect_timeout_s
         self._client.max_retries = options.max_retries
         self._max_retry_wait_s = options.max_retry_wait_s
@@ -243,6 +245,11 @@ class _Client(openai.AsyncOpenAI):
     """
 
     _prepared: httpx2.Request | None = None
+
+    def use_key(self, provider_key: str) -> None:
+        """Send this key from the next attempt on."""
+        self.api_key = provider_key
+        self._prepared = None
 
     def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:
         body = options.content

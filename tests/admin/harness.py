@@ -19,7 +19,7 @@ from relayd.admin.client import AdminClient
 from relayd.admin.context import AdminContext, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
-from relayd.admin.schema import DaemonFacts
+from relayd.admin.schema import DaemonFacts, Reloaded
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.relay.accepting import Accepting
@@ -111,6 +111,7 @@ async def admin_api(
             metrics=Metrics(),
             event_bus=event_bus,
             stop=lambda: stopped.append(True),
+            reload=_no_reload,
             event_write_timeout_s=event_write_timeout_s,
         )
         server = AdminServer(admin_socket.socket, context)
@@ -121,6 +122,10 @@ async def admin_api(
         finally:
             await server.close()
             assert await asyncio.to_thread(state.close)
+
+
+async def _no_reload() -> Reloaded:
+    return Reloaded()
 
 
 @asynccontextmanager

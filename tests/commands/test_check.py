@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +34,18 @@ class Checker:
         monkeypatch.chdir(cwd)
 
     def run(
-        self, toml: str | None = None, env: Mapping[str, str] | None = None, *, as_json: bool = False
+        self,
+        toml: str | None = None,
+        env: Mapping[str, str] | None = None,
+        *,
+        as_json: bool = False,
+        upstream: bool = False,
     ) -> tuple[int, str, str]:
         """Return status, output and errors of one check with `toml` as ./relayd.toml."""
         if toml is not None:
             self.files.write("relayd.toml", toml)
         self._monkeypatch.setattr("os.environ", {"HOME": str(self.cwd), **(env or {})})
-        status = run(Namespace(socket=None, config=None, json=as_json, upstream=False))
+        status = run(Namespace(socket=None, config=None, json=as_json, upstream=upstream))
         shown = self._capsys.readouterr()
         return status, shown.out, shown.err
 
@@ -121,10 +128,8 @@ def test_warnings_and_notes(checker: Checker) -> None:
     host, provider, note = out.rpartition("\n\n")[2].splitlines()
     assert status == 0
     assert host.startswith("# Warning: server.host :: is open to the network without TLS")
-    assert provider == (
-        "# Warning: no provider key: set OPENAI_API_KEY or openai_api_key_file,"
-        " or start with `relayd serve --demo`."
-    )
+    assert provider.startswith("# Warning: no provider key: set OPENAI_API_KEY or openai_api_key_file, ")
+    assert provider.endswith("relayd serve --demo`.")
     assert note == '# Note: cors.allow_origins holds "*": a page from anywhere may call, if it has a key.'
 
 
@@ -184,6 +189,80 @@ def test_json_of_problems(checker: Checker) -> None:
         ],
     }
     assert err == f"relayd.toml:2: {message}\n"
+
+
+# As systemd 252 writes it.
+_SYSTEMCTL = """#!/bin/sh
+case "$2 $3" in
+"show relayd.service") cat <<'END'
+ExecStart={{ path=/usr/bin/relayd ; argv[]=/usr/bin/relayd serve --config {config} ; ignore_errors=no }}
+Environment=RELAYD_ADMIN__SOCKET=/run/relayd/admin.sock "RELAYD_CHAT__DEFAULT_MODEL=of-the-unit"
+EnvironmentFiles={config}.env (ignore_errors=yes)
+WorkingDirectory=
+StateDirectory=relayd
+TriggeredBy=relayd.socket
+END
+;;
+"cat relayd.service") printf '# /etc/systemd/system/relayd.service\n[Service]\n'
+printf 'LoadCredential=\nLoadCredential=openai_api_key:{key}\n' ;;
+"show relayd.socket") echo "Listen=127.0.0.1:3666 (Stream)" ;;
+esac
+"""
+
+
+@pytest.fixture
+def service(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Checker:
+    """A machine with relayd.service, whose port differs from its socket's, looked at from a shell."""
+    config = checker.files.write("etc/relayd.toml", "[server]\nport = 4000\n")
+    key = checker.files.write("etc/openai_api_key", CANARY)
+    checker.files.write("etc/relayd.toml.env", "RELAYD_LOG__LEVEL=debug\n")
+    checker.files.write("bin/systemctl", _SYSTEMCTL.format(config=config, key=key), mode=0o755)
+    monkeypatch.setattr("relayd.commands.check.SYSTEM_CONFIG", config)
+    monkeypatch.setattr("relayd.config.loader.SYSTEM_CONFIG", config)
+    return checker
+
+
+def test_beside_an_installed_service_its_settings_are_shown(service: Checker) -> None:
+    """Its state directory, environment, credential and socket; nothing of the shell's environment."""
+    env = {
+        "PATH": f"{service.cwd}/bin:/usr/bin:/bin",
+        "RELAYD_KEYS__GRACE_S": "7",
+        "OPENAI_API_KEY": "sk-shell",
+    }
+    status, out, err = service.run(env=env)
+    assert (status, err) == (0, "")
+    assert "\n# As relayd.service sees it: " in out
+    assert re.search(r'(?m)^state_dir += "/var/lib/relayd"', out)
+    assert re.search(r'(?m)^socket += "/run/relayd/admin.sock"', out)
+    assert re.search(r'(?m)^default_model += "of-the-unit"', out)
+    assert re.search(r'(?m)^level += "debug"', out)
+    assert re.search(r"(?m)^grace_s += 3600$", out)
+    assert "# openai_api_key: set (from systemd credential)\n" in out
+    assert "server.port 4000 " in out
+    assert "is not in force: systemd listens for relayd, at 127.0.0.1 port 3666." in out
+    document = json.loads(service.run(env=env, as_json=True)[1])
+    assert document["service"] == "relayd.service"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_only_root_can_read_is_named(service: Checker) -> None:
+    """An operator sees all settings but the credential, and how to see that."""
+    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
+    service.cwd.chmod(0o755)
+    (service.cwd / "bin/systemctl").chmod(0o755)
+    for name in ("relayd.toml", "relayd.toml.env"):
+        (service.cwd / "etc" / name).chmod(0o644)
+    os.seteuid(65534)
+    try:
+        shown = service.run(env=env)
+        refused = service.run(env=env, upstream=True)
+    finally:
+        os.seteuid(0)
+    key = service.cwd / "etc/openai_api_key"
+    assert f"# openai_api_key: in {key}\n" in shown[1]
+    assert f"only root can read {key}: `sudo " in shown[1]
+    assert (refused[0], refused[1]) == (1, "")
+    assert f"only root can read {key}: sudo " in refused[2]
 
 
 def test_tls_files_are_tried_before_a_restart_needs_them(checker: Checker) -> None:

@@ -45,6 +45,15 @@ async def test_pause_resume_and_drain_say_what_follows(tmp_path: Path) -> None:
         assert (late.status, late.out) == (1, "")
 
 
+async def test_reload_says_what_changed() -> None:
+    """Nothing here; programs get it in lists."""
+    async with whole_daemon() as (_, client):
+        ran = await relayd(client.socket, "reload")
+        assert (ran.status, ran.out) == (0, "The configuration is as before.\n")
+        document = json.loads((await relayd(client.socket, "reload", "--json")).out)
+        assert document == {"changed": [], "waiting": [], "notes": [], "error": None}
+
+
 async def test_cancel_names_the_request() -> None:
     """0 for an open one, 1 for one that is not."""
     async with whole_daemon() as (relay, client):

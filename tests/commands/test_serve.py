@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relayd.commands.serve import run
-from tests.e2e.daemon import command, environment
+from tests.e2e.daemon import Daemon, command, environment
 from tests.wire import HOST
 
 _KEY = "the-key-of-the-serve-tests"
@@ -76,8 +77,18 @@ def test_a_taken_port_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("SERVER_PORT", port)
         told = _refused(capsys)
-    assert f"{HOST} port {port}: " in told
-    assert "server.host and server.port" in told
+    assert f"{HOST} port {port}: Address already in use by " in told
+    assert f"(pid {os.getpid()}); stop that first, or set server.host and server.port" in told
+
+
+def test_another_relayd_at_the_port_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its process id, so that it can be stopped."""
+    (tmp_path / "other").mkdir()
+    with Daemon(tmp_path / "other") as other:
+        monkeypatch.setenv("SERVER_PORT", str(other.port))
+        assert f"Address already in use by another relayd (pid {other.pid}); stop" in _refused(capsys)
 
 
 def test_a_state_directory_that_cannot_be_is_told(
@@ -86,7 +97,7 @@ def test_a_state_directory_that_cannot_be_is_told(
     """A file in its place is named, and left alone."""
     (tmp_path / "state").write_text("a file")
     monkeypatch.setenv("RELAYD_STATE_DIR", str(tmp_path / "state"))
-    assert str(tmp_path / "state") in _refused(capsys)
+    assert _refused(capsys).startswith(f"The state directory {tmp_path / 'state'} can't be used: ")
     assert (tmp_path / "state").read_text() == "a file"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config import ConfigError
+from relayd.config import ConfigError, load
 from relayd.config.values import MAX_KEY_CHARS
 from tests.config.harness import ConfigHarness
 
@@ -286,6 +286,24 @@ def test_a_file_without_permission_is_told(harness: ConfigHarness, closed: str) 
         os.seteuid(user)
     path.parent.chmod(0o700)
     assert problems == ["etc/relayd.toml: this file cannot be read: Permission denied."]
+
+
+def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(harness: ConfigHarness) -> None:
+    """As with `sudo -u someone` from /root: the defaults hold."""
+    harness.write("relayd.toml", "server.port = 1")
+    harness.cwd.chmod(0o600)
+    user = os.geteuid()
+    if user:
+        pytest.skip("only root can become another user")
+    os.seteuid(NOBODY)
+    try:
+        settings = load(
+            config_path=None, cli={}, env={"HOME": "/"}, cwd=harness.cwd, system_config=Path("/none")
+        )
+    finally:
+        os.seteuid(user)
+        harness.cwd.chmod(0o700)
+    assert settings.server.port == 3666
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,6 @@ def test_all_but_these_keys_change_live() -> None:
     """Listeners, identities and places are fixed at the start; a reload changes everything else."""
     assert {name for name, key in KEYS.items() if not key.live} == {
         "state_dir",
-        "openai_api_key_file",
-        "openai_api_key",
         "authorization_key",
         "server.host",
         "server.port",
@@ -113,7 +111,7 @@ def test_changes_are_sorted_into_live_and_restart(harness: ConfigHarness) -> Non
     env = {"OPENAI_API_KEY": "sk-1", "SERVER_PORT": "1"}
     new = harness.load("log.level = 'debug'\nchat.heartbeat_s = 1\nstate_dir = '/x'", env=env)
     assert live_changes(bare, new) == LiveDiff(
-        ("chat.heartbeat_s", "log.level"), ("state_dir", "openai_api_key", "server.port", "admin.socket")
+        ("openai_api_key", "chat.heartbeat_s", "log.level"), ("state_dir", "server.port", "admin.socket")
     )
 
 

@@ -150,7 +150,7 @@ async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -
     daemon.state_dir.chmod(0o700)
     with daemon:
         assert "could not be saved" in daemon.stderr
-        advice = re.search(r"make another: relayd (.*)", daemon.stderr)
+        advice = re.search(r"make another: \S*relayd (.*)", daemon.stderr)
         assert advice is not None
         key = _SECRET.search(await asyncio.to_thread(_output_of, daemon, advice[1]))
         assert key is not None

@@ -411,7 +411,7 @@ async def test_other_limits_hold_from_the_next_request_on() -> None:
     """A reload of the configuration changes retries and waits."""
     async with running_provider([error(500, _SAID)]) as provider, client_of(provider.base_url) as upstream:
         for options in ({"max_retries": 1}, {"max_retries": 1, "max_retry_wait_s": 0.1}, {"max_retries": 0}):
-            upstream.configure(UpstreamOptions(provider.base_url, **options))
+            upstream.configure(PROVIDER_KEY, UpstreamOptions(provider.base_url, **options))
             before = len(provider.requests)
             with pytest.raises(RelayError):
                 await read_answer(upstream)

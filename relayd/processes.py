@@ -1,0 +1,53 @@
+"""What proc(5) and the terminal tell of processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_LISTENING = "0A"
+
+
+def listening_process(port: int, proc: Path = Path("/proc")) -> str | None:
+    """Return the process that listens on a TCP port, as `another relayd (pid 12)` or `nginx (pid 12)`.
+
+    None if it cannot be seen: only root sees the descriptors of other users' processes.
+    """
+    sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port, proc)}
+    found = None
+    for descriptor in proc.glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # the process or its descriptor has gone meanwhile
+            if str(descriptor.readlink()) in sockets:
+                process = descriptor.parents[1]
+                # A socket of systemd's is open in systemd and in the service.
+                if _is_relayd(process):
+                    return f"another relayd (pid {process.name})"
+                found = f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+    return found
+
+
+def _listening_sockets(port: int, proc: Path) -> Iterator[str]:
+    """Yield the inodes of the sockets that listen on a TCP port."""
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (proc / "net" / table).read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                    yield inode
+
+
+def _is_relayd(process: Path) -> bool:
+    """Return whether a process was started as `relayd` or `python -m relayd`."""
+    words = (process / "cmdline").read_text(errors="replace").split("\0")
+    return any(Path(word).name == "relayd" for word in words[:4])
+
+
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal that has not been closed (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
