@@ -71,11 +71,8 @@ def _load(args: Namespace) -> _Checked:
     service = installed_service(path) if path is not None and path.parent == SYSTEM_CONFIG.parent else None
     if service is None:
         return _Checked(load(config_path=args.config, cli=overrides, env=os.environ, cwd=cwd), None, {})
-    hidden = {
-        name: file
-        for name, file in service.credentials.items()
-        if not os.access(file, os.R_OK, effective_ids=True)
-    }
+    files = service.credentials
+    hidden = {name: file for name, file in files.items() if not os.access(file, os.R_OK, effective_ids=True)}
     settings = load(
         config_path=path,
         cli=overrides,

@@ -31,7 +31,7 @@ from relayd.public.listener import bind, limit_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
-from relayd.state.database import make_private
+from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
@@ -118,8 +118,8 @@ class _ListenError(Exception):
 async def _serve(plan: _Plan) -> int:
     settings, tls = plan.settings, plan.settings.tls
     tls_files = None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
-    # An unusable state directory is told as such; the admin socket is usually in it.
-    make_private(settings.state_dir)
+    # An unusable state directory is told as such: the admin socket is usually in it.
+    StateDirectory(settings.state_dir).close()
     # The admin socket comes before the state: a daemon that answers there owns the state.
     with ExitStack() as held:
         sockets = _public_sockets(plan)

@@ -102,7 +102,7 @@ async def test_after_a_rotation_the_old_key_in_the_environment_stays_dead(tmp_pa
 
 
 async def test_a_second_daemon_for_the_same_state_is_refused_in_words(tmp_path: Path) -> None:
-    """It says that the socket is in use; the first one goes on."""
+    """It says that the directory is in use; the first one continues."""
     with Daemon(tmp_path) as daemon:
         second = await asyncio.to_thread(
             subprocess.run,
@@ -114,7 +114,7 @@ async def test_a_second_daemon_for_the_same_state_is_refused_in_words(tmp_path: 
             timeout=60,
             check=False,
         )
-        assert (second.returncode, "already serves the admin socket" in second.stderr) == (1, True)
+        assert (second.returncode, "Another relayd uses the state directory" in second.stderr) == (1, True)
         assert "Traceback" not in second.stderr
         assert (await AdminClient(daemon.state_dir / "admin.sock").status()).pid == daemon.pid
         assert daemon.stop() == 0
