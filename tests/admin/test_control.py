@@ -42,7 +42,8 @@ async def test_a_drain_answers_first_and_asks_for_the_end_once(tmp_path: Path) -
 async def test_cancel_ends_one_stream_and_no_other() -> None:
     """Its client is told `cancelled`; an id that is not open is 404; both are audited."""
     async with whole_daemon() as (relay, client):
-        doomed, spared = [await open_chat(relay, "demo:deltas=10,interval_ms=50") for _ in range(2)]
+        doomed = await open_chat(relay, "demo:deltas=10000,interval_ms=50")
+        spared = await open_chat(relay, "demo:deltas=10,interval_ms=50")
         request_id = doomed[1].header("X-Request-Id")
         assert request_id is not None
         await client.cancel(request_id)

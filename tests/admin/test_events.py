@@ -15,8 +15,8 @@ import pytest
 from relayd import __version__
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Progress, Started
 from relayd.state.records import utc_text
-from tests.admin.harness import NOON_S, AdminHarness, admin_api, open_chat, read_to_end, whole_daemon
-from tests.wire import until
+from tests.admin.harness import NOON_S, AdminHarness, admin_api, open_chat, whole_daemon
+from tests.wire import PATIENCE_S
 
 _DAY_S = 86_400.0
 
@@ -44,15 +44,13 @@ class _Coverage:
 
 
 async def _dropped_reader(api: AdminHarness) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            if await api.metric("relayd_event_readers_dropped_total") == 1:
-                return
+    async with asyncio.timeout(PATIENCE_S):
+        while await api.metric("relayd_event_readers_dropped_total") < 1:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.05)
 
 
 async def _take(api: AdminHarness, after: int | None, count: int) -> list[Event]:
-    async with asyncio.timeout(60), aclosing(api.client.events(after)) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(api.client.events(after)) as events:
         return [await anext(events) for _ in range(count)]
 
 
@@ -73,7 +71,7 @@ async def test_after_replays_from_disk_and_goes_on_live(tmp_path: Path) -> None:
         api.log(700)
         await api.logged(1401)
         seen = _Coverage()
-        async with asyncio.timeout(60), aclosing(api.client.events(after=0)) as events:
+        async with asyncio.timeout(PATIENCE_S), aclosing(api.client.events(after=0)) as events:
             async for event in events:
                 seen.take(event)
                 if seen.last == api.event_bus.newest_seq:
@@ -102,7 +100,7 @@ async def test_key_changes_are_events_too(tmp_path: Path) -> None:
     assert events[2].entry.action == "rotate"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(120)
 async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repeat_nothing(
     tmp_path: Path,
 ) -> None:
@@ -116,7 +114,7 @@ async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repe
                 reconnects += 1
                 if turn % 10 == 0:
                     api.log(20, prefix=f"b{boot}t{turn}-", started_at=utc_text(now_s[0]))
-                async with asyncio.timeout(60), aclosing(api.client.events(seen.last)) as events:
+                async with asyncio.timeout(PATIENCE_S), aclosing(api.client.events(seen.last)) as events:
                     assert isinstance(await anext(events), Hello)
                     for _ in range(dice.randrange(8)):
                         if api.event_bus.newest_seq <= seen.last:
@@ -124,7 +122,7 @@ async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repe
                         seen.take(await anext(events))
     async with admin_api(tmp_path, boot_id="last", keep_days=1, clock=lambda: now_s[0]) as api:
         newest = api.event_bus.newest_seq
-        async with asyncio.timeout(60), aclosing(api.client.events(seen.last)) as events:
+        async with asyncio.timeout(PATIENCE_S), aclosing(api.client.events(seen.last)) as events:
             while seen.last < newest:
                 seen.take(await anext(events))
     assert reconnects == 1000
@@ -139,7 +137,7 @@ async def test_a_gap_at_the_end_of_the_log_is_told_once_and_the_story_goes_on(tm
         await api.logged(11)
     async with (
         admin_api(tmp_path, boot_id="later", keep_days=1, clock=lambda: NOON_S + 3 * _DAY_S) as api,
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_S),
         aclosing(api.client.events(1)) as events,
     ):
         assert isinstance(await anext(events), Hello)
@@ -169,7 +167,7 @@ async def test_a_frozen_reader_is_let_go_and_can_resume_from_disk(tmp_path: Path
             await _dropped_reader(api)
             assert len(api.event_bus) == 0
         seen, newest = _Coverage(), api.event_bus.newest_seq
-        async with asyncio.timeout(60), aclosing(api.client.events(0)) as events:
+        async with asyncio.timeout(PATIENCE_S), aclosing(api.client.events(0)) as events:
             while seen.last < newest:
                 seen.take(await anext(events))
         assert seen.gaps == 0
@@ -188,7 +186,7 @@ async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_no_other(tmp
                 for turn in range(5):
                     api.log(300, prefix=f"t{turn}-", user_agent="u" * 200)
                     await api.logged(401 + 600 * (turn + 1))
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     while not isinstance(event := await anext(events), Ended) or event.seq < 3401:
                         pass
                 after, _ = tracemalloc.get_traced_memory()
@@ -197,21 +195,12 @@ async def test_a_frozen_reader_costs_less_than_a_mebibyte_and_slows_no_other(tmp
     assert after - before < 1 << 20
 
 
-async def test_a_reader_that_leaves_is_forgotten_at_once(tmp_path: Path) -> None:
-    """Also while nothing happens that could be sent to it."""
-    async with admin_api(tmp_path) as api:
-        async with aclosing(api.client.events()) as events:
-            await anext(events)
-            assert len(api.event_bus) == 1
-        await until(lambda: len(api.event_bus) == 0)
-
-
 async def test_the_daemons_end_ends_the_stream(tmp_path: Path) -> None:
     """A reader sees a whole line last, and then the end."""
     async with admin_api(tmp_path) as api:
         events = api.client.events(after=0)
         assert [type(await anext(events)) for _ in range(2)] == [Hello, Audited]
-    async with aclosing(events), asyncio.timeout(60):
+    async with aclosing(events), asyncio.timeout(PATIENCE_S):
         assert [event async for event in events] == []
 
 
@@ -219,16 +208,14 @@ async def test_progress_is_told_while_anything_is_in_flight_and_once_more() -> N
     """Each second where every open stream is; the last one is empty, and then there is none."""
     async with whole_daemon() as (relay, client), aclosing(client.events()) as events:
         await anext(events)
-        wire, reply = await open_chat(relay, "demo:deltas=20,interval_ms=100")
+        wire, reply = await open_chat(relay, "demo:deltas=10000,interval_ms=50")
         seen: list[Progress] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while not seen or seen[-1].streams:
                 event = await anext(events)
                 if isinstance(event, Progress):
                     seen.append(event)
-                    if len(seen) == 1:
-                        await read_to_end(wire, reply)
-        wire.finish()
+                    wire.finish()
         (first,) = seen[0].streams
         assert (first.id, first.client, first.phase.value) == (
             reply.header("X-Request-Id"),
@@ -251,6 +238,6 @@ async def test_an_event_stream_is_ndjson_that_no_proxy_buffers(tmp_path: Path) -
     """Headers say so; a script may read it with curl."""
     async with admin_api(tmp_path) as api, _frozen(api, 0) as sock:
         loop = asyncio.get_running_loop()
-        head = await asyncio.wait_for(loop.sock_recv(sock, 4096), 30)
+        head = await asyncio.wait_for(loop.sock_recv(sock, 4096), PATIENCE_S)
     assert b"Content-Type: application/x-ndjson" in head
     assert b"Transfer-Encoding: chunked" in head

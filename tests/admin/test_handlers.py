@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from relayd import __version__
-from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorReply, Status
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, KeyChange, Status
 from tests.admin.harness import admin_api, new_record, raw
 from tests.harness import KEY
 
@@ -121,14 +122,6 @@ async def test_a_program_of_another_version_is_refused_before_anything_happens(t
         assert api.state.ring.generation == 1
 
 
-async def test_a_body_over_64_kib_is_not_read(tmp_path: Path) -> None:
-    """The answer is 400 or a closed connection; the daemon goes on."""
-    async with admin_api(tmp_path) as api:
-        answer = await raw(api.socket, "POST", "/keys", {**_CHANGE, "Content-Length": "70000"})
-        assert answer.status == 400
-        assert (await raw(api.socket, "GET", "/status")).status == 200
-
-
 async def test_requests_are_paged_newest_first_and_filtered(tmp_path: Path) -> None:
     """`next_before` leads through all pages once, and `where` is the filter language."""
     async with admin_api(tmp_path) as api:
@@ -167,8 +160,10 @@ async def test_no_answer_of_any_route_holds_a_key_but_the_first_of_a_change(tmp_
     """The new key is in the reply of its rotation, and nowhere else: no list, event, audit or repeat."""
     async with admin_api(tmp_path) as api:
         target = f"/keys/{api.state.ring.keys()[0].id}/rotate"
-        secret = (await raw(api.socket, "POST", target, _CHANGE)).json["secret"]
+        change = (await raw(api.socket, "POST", target, _CHANGE)).body
+        secret = json.loads(change)["secret"]
         assert secret.startswith("rly_")
+        assert secret not in repr(msgspec.json.decode(change, type=KeyChange))
         api.state.log.started(new_record("r1"))
         answers = [await raw(api.socket, "GET", route) for route in _GETS]
         answers.append(await raw(api.socket, "POST", target, _CHANGE))
@@ -178,10 +173,3 @@ async def test_no_answer_of_any_route_holds_a_key_but_the_first_of_a_change(tmp_
     assert secret not in told
     assert KEY not in told
     assert answers[-1].json["already_done"] is True
-
-
-async def test_errors_are_told_as_their_type_says(tmp_path: Path) -> None:
-    """`ErrorReply` is what a refusal decodes into."""
-    async with admin_api(tmp_path) as api:
-        answer = await raw(api.socket, "GET", "/nothing")
-    assert msgspec.json.decode(answer.body, type=ErrorReply).error.code == "not_found"
