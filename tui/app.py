@@ -230,7 +230,8 @@ class RelaydApp(App[int]):
         """Take another theme, and remember it."""
         self.theme = name
         self._settings_file.settings.theme = name
-        self._save_settings()
+        if problem := self._settings_file.save():
+            self.notify(problem, severity="error")
 
     # What Textual offers, in our way.
 
@@ -267,11 +268,5 @@ class RelaydApp(App[int]):
 
     async def action_quit(self) -> None:
         """Leave the app; the daemon goes on."""
-        self._save_settings()
+        self._settings_file.save()
         self.exit(0)
-
-    def _save_settings(self) -> None:
-        try:
-            self._settings_file.save()
-        except OSError as error:
-            self.notify(f"The settings were not saved: {error}", severity="error")

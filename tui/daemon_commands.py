@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Protocol, TypeVar
 
 from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, NoDaemon
-from relayd.admin.schema import KeyChange, Status
+from relayd.admin.schema import KeyChange
 from tui.model.app_state import AppState, Connection
 
 T = TypeVar("T")
@@ -27,12 +26,18 @@ class ReadOnly(AdminClientError):
     """The app was started with --readonly, or the daemon can't be changed from here now."""
 
 
-class _Change(Protocol):
-    def __call__(self, *, generation: int, idempotency_key: str) -> Awaitable[KeyChange]: ...
+class RingChange(Protocol):
+    """A change of the key ring that names everything but these two."""
+
+    def __call__(self, *, generation: int, idempotency_key: str) -> Awaitable[KeyChange]:
+        """Ask for the change."""
 
 
 class DaemonCommands:
-    """Changes the daemon.
+    """Asks the daemon for changes, by the methods of its client.
+
+    Each method may raise `AdminClientError`: the daemon refused, or can't be asked; `AnswerUnknown`: no
+    answer came, however often it was asked for.
 
     Args:
         client: the daemon.
@@ -44,7 +49,7 @@ class DaemonCommands:
     def __init__(
         self, client: AdminClient, state: AppState, *, readonly: bool, on_unknown: Callable[[str], None]
     ) -> None:
-        self._client = client
+        self.client = client
         self._state = state
         self._readonly = readonly
         self._on_unknown = on_unknown
@@ -55,53 +60,17 @@ class DaemonCommands:
             return "read-only: the app was started with --readonly"
         return _REASONS.get(self._state.connection, "")
 
-    async def rotate(self, key_id: str, grace_s: float) -> KeyChange:
-        """Make a new key for the client of this one, which retires after the grace."""
-        return await self._change_keys(partial(self._client.rotate_key, key_id, grace_s=grace_s))
-
-    async def add(self, client: str) -> KeyChange:
-        """Make a first key for a new client."""
-        return await self._change_keys(partial(self._client.add_key, client))
-
-    async def extend(self, key_id: str, by_s: float) -> KeyChange:
-        """Move the end of a retiring key later."""
-        return await self._change_keys(partial(self._client.extend_key, key_id, by_s=by_s))
-
-    async def undo(self, key_id: str) -> KeyChange:
-        """Make the old key active again and revoke the new one."""
-        return await self._change_keys(partial(self._client.undo_key, key_id))
-
-    async def revoke(self, key_id: str, *, cut: bool) -> KeyChange:
-        """End a key now; with `cut`, its open streams too."""
-        return await self._change_keys(partial(self._client.revoke_key, key_id, cut=cut))
-
-    async def cancel(self, request_id: str) -> None:
-        """End one stream."""
-        await self._ask(lambda _: self._client.cancel(request_id))
-
-    async def pause(self) -> Status:
-        """Take no new work."""
-        return await self._ask(lambda _: self._client.pause())
-
-    async def resume(self) -> Status:
-        """Take new work again."""
-        return await self._ask(lambda _: self._client.resume())
-
-    async def drain(self) -> Status:
-        """Let open streams finish, then stop the daemon."""
-        return await self._ask(lambda _: self._client.drain())
-
-    async def _change_keys(self, change: _Change) -> KeyChange:
+    async def change_ring(self, change: RingChange) -> KeyChange:
+        """Change the key ring, if it is still the one that was on the screen."""
         generation = self._state.ring.generation
-        return await self._ask(lambda key: change(generation=generation, idempotency_key=key))
+        return await self._until_answered(lambda key: change(generation=generation, idempotency_key=key))
 
-    async def _ask(self, question: Callable[[str], Awaitable[T]]) -> T:
-        """Ask until an answer comes, each time with the same idempotency key.
+    async def act(self, action: Callable[[], Awaitable[object]]) -> None:
+        """Cancel, pause, resume or drain: what may be asked for twice without harm."""
+        await self._until_answered(lambda _: action())
 
-        Raises:
-            AdminClientError: the daemon refused, or can't be asked.
-            AnswerUnknown: no answer came, however often it was asked for.
-        """
+    async def _until_answered(self, question: Callable[[str], Awaitable[T]]) -> T:
+        """Ask until an answer comes, each time with the same idempotency key."""
         if refusal := self.refusal():
             raise ReadOnly(f"Not done: {refusal}.")
         idempotency_key = uuid.uuid4().hex

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -12,6 +12,7 @@ from textual.app import App
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import KeyChange, KeyInfo, epoch_s
 from tui.context import Context
+from tui.daemon_commands import RingChange
 from tui.model.secret import Secret
 from tui.model.text import printable_text
 from tui.model.units import clock, in_words, plural
@@ -34,6 +35,7 @@ class KeyActions:
         self._app = app
         self._context = context
         self._commands = context.commands
+        self._client = context.commands.client
         self._state = context.state
 
     def rotate(self, key: KeyInfo) -> None:
@@ -69,7 +71,7 @@ class KeyActions:
         )
         if grace_s is not None:
             await self._make_key(
-                self._commands.rotate(key.id, grace_s),
+                partial(self._client.rotate_key, key.id, grace_s=grace_s),
                 "Not rotated",
                 f"The old key {key.id} works for {in_words(grace_s)} more.",
             )
@@ -94,13 +96,15 @@ class KeyActions:
         client = await self._app.push_screen_wait(AskClient(known))
         if client is not None:
             await self._make_key(
-                self._commands.add(client), "Not added", f"The client {client} can use it from now on."
+                partial(self._client.add_key, client),
+                "Not added",
+                f"The client {client} can use it from now on.",
             )
 
-    async def _make_key(self, question: Awaitable[KeyChange], failure: str, note: str) -> None:
+    async def _make_key(self, wanted: RingChange, failure: str, note: str) -> None:
         """Ask for a new key and show it once. No name but the dialog's holds its text afterwards."""
         try:
-            change = await question
+            change = await self._commands.change_ring(wanted)
         except AdminClientError as error:
             self._app.notify(f"{failure}: {error}", severity="error")
             return
@@ -134,7 +138,7 @@ class KeyActions:
         )
         if by_s is not None:
             await self._change(
-                self._commands.extend(key.id, by_s),
+                partial(self._client.extend_key, key.id, by_s=by_s),
                 "Not extended",
                 lambda _: f"The old key {key.id} works {in_words(by_s)} longer.",
             )
@@ -148,7 +152,7 @@ class KeyActions:
         )
         if await self._app.push_screen_wait(question):
             await self._change(
-                self._commands.undo(key.id),
+                partial(self._client.undo_key, key.id),
                 "Not undone",
                 lambda _: f"The key {key.id} of {key.client} is active again.",
             )
@@ -160,7 +164,7 @@ class KeyActions:
         if answer is not None:
             key, cut = answer.key, answer.cut
             await self._change(
-                self._commands.revoke(key.id, cut=cut),
+                partial(self._client.revoke_key, key.id, cut=cut),
                 "Not revoked",
                 lambda change: (
                     f"The key {key.id} of {key.client} is revoked"
@@ -168,11 +172,9 @@ class KeyActions:
                 ),
             )
 
-    async def _change(
-        self, question: Awaitable[KeyChange], failure: str, success: Callable[[KeyChange], str]
-    ) -> None:
+    async def _change(self, wanted: RingChange, failure: str, success: Callable[[KeyChange], str]) -> None:
         try:
-            change = await question
+            change = await self._commands.change_ring(wanted)
         except AdminClientError as error:
             self._app.notify(f"{failure}: {error}", severity="error")
         else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -50,19 +50,17 @@ class SettingsFile:
             self.problem = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
             return Settings()
 
-    def save(self) -> None:
-        """Replace the file in one step.
-
-        Raises:
-            OSError: the directory can't be made or written.
-        """
+    def save(self) -> str:
+        """Replace the file in one step; return why that failed, or an empty text."""
         if self.problem:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return ""
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self.settings)) + b"\n")
             fresh.replace(self.path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
+        except OSError as error:
+            with suppress(OSError):
                 fresh.unlink()
+            return f"The settings were not saved: {error}"
+        return ""

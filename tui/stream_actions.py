@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from textual.app import App
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import Intake, RequestRecord
+from relayd.admin.schema import AcceptState, RequestRecord
 from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.model.app_state import AppState
@@ -31,6 +31,7 @@ class StreamActions:
         self._app = app
         self._state = state
         self._commands = commands
+        self._client = commands.client
         self._feed = feed
 
     def cancel(self, record: RequestRecord) -> None:
@@ -43,7 +44,7 @@ class StreamActions:
         if not self._may_change():
             return
         status = self._state.status
-        if status is None or status.intake is Intake.OPEN:
+        if status is None or status.intake is AcceptState.OPEN:
             self._start(self._pause)
         else:
             self._start(self._resume, group="resume")
@@ -72,7 +73,7 @@ class StreamActions:
             no="Leave it",
         )
         if await self._app.push_screen_wait(question):
-            cancelling = self._commands.cancel(record.id)
+            cancelling = partial(self._client.cancel, record.id)
             await self._change(cancelling, "Not cancelled", "The daemon cancelled the request.")
 
     async def _pause(self) -> None:
@@ -82,10 +83,10 @@ class StreamActions:
             "Pause",
         )
         if await self._app.push_screen_wait(question):
-            await self._change(self._commands.pause(), "Not paused", "Intake is paused; P resumes it.")
+            await self._change(self._client.pause, "Not paused", "Intake is paused; P resumes it.")
 
     async def _resume(self) -> None:
-        await self._change(self._commands.resume(), "Not resumed", "The daemon takes new work again.")
+        await self._change(self._client.resume, "Not resumed", "The daemon takes new work again.")
 
     async def _drain(self) -> None:
         status = self._state.status
@@ -99,11 +100,11 @@ class StreamActions:
             "Drain and stop",
         )
         if await self._app.push_screen_wait(question):
-            await self._change(self._commands.drain(), "Not drained", "Draining.")
+            await self._change(self._client.drain, "Not drained", "Draining.")
 
-    async def _change(self, change: Awaitable[object], failure: str, success: str) -> None:
+    async def _change(self, change: Callable[[], Awaitable[object]], failure: str, success: str) -> None:
         try:
-            await change
+            await self._commands.act(change)
         except AdminClientError as error:
             self._app.notify(f"{failure}: {error}", severity="error")
         else:

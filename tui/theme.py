@@ -21,21 +21,11 @@ class Role(StrEnum):
     WARN = "warn"
     BAD = "bad"
     RUN = "run"
-    CONNECT = "connect"
     WAIT = "wait"
     STREAM = "stream"
     CLIENT = "client"
-    HEAD = "head"
-    HEAD_DIM = "head_dim"
-    HEAD_STRONG = "head_strong"
-    HEAD_GOOD = "head_good"
-    HEAD_WARN = "head_warn"
-    HEAD_BAD = "head_bad"
     KEY = "key"
     CURSOR = "cursor"
-    MARK = "mark"
-    MATCH = "match"
-    TITLE = "title"
     ALARM = "alarm"
 
 
@@ -101,20 +91,10 @@ _LOOKS = {
     Role.WARN: "yellow",
     Role.BAD: "red bold",
     Role.RUN: "cyan",
-    Role.CONNECT: "dim",
     Role.WAIT: "yellow",
     Role.STREAM: "blue",
     Role.CLIENT: "magenta",
     Role.KEY: "blue bold",
-    Role.MARK: "dim",
-    Role.MATCH: "yellow",
-    Role.TITLE: "fg bold",
-    Role.HEAD: "fg",
-    Role.HEAD_DIM: "dim",
-    Role.HEAD_STRONG: "fg bold",
-    Role.HEAD_GOOD: "green bold",
-    Role.HEAD_WARN: "yellow bold",
-    Role.HEAD_BAD: "red bold",
 }
 
 
@@ -123,8 +103,7 @@ def _styles(name: str) -> dict[Role, Style]:
     styles = {}
     for role, look in _LOOKS.items():
         colour, _, bold = look.partition(" ")
-        ground = colours["panel"] if role.startswith("head") and name != ANSI else None
-        styles[role] = Style(color=colours[colour], bgcolor=ground, bold=bool(bold))
+        styles[role] = Style(color=colours[colour], bold=bool(bold))
     if name == ANSI:
         styles[Role.CURSOR] = Style(reverse=True)
         styles[Role.ALARM] = Style(bold=True, reverse=True)

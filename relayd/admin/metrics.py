@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relayd.admin.schema import Intake, Rates, Status
+from relayd.admin.schema import AcceptState, Rates, Status
 from relayd.relay.errors import ErrorCode
 from relayd.state.records import Audited, LogEvent, Outcome, RequestRecord
 
@@ -118,7 +118,7 @@ class _StatusCollector(Collector):
             "waiting": status.streams.waiting,
             "streaming": status.streams.streaming,
         }
-        intake = {state.value: float(state is status.intake) for state in Intake}
+        intake = {state.value: float(state is status.intake) for state in AcceptState}
         keys = {"active": ring.active, "retiring": ring.retiring}
         yield InfoMetricFamily("relayd_build", "The version that runs.", value={"version": status.version})
         yield CounterMetricFamily("relayd_deltas", "Pieces of text relayed.", value=self._deltas)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from relayd.admin.schema import Intake, Status
+from relayd.admin.schema import AcceptState, Status
 from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
 from relayd.hints import typeable
 
 _INTAKE = {
-    Intake.OPEN: "live",
-    Intake.PAUSED: "paused: new requests are refused until `relayd resume`",
-    Intake.DRAINING: "draining: it stops when its open streams have ended",
+    AcceptState.OPEN: "live",
+    AcceptState.PAUSED: "paused: new requests are refused until `relayd resume`",
+    AcceptState.DRAINING: "draining: it stops when its open streams have ended",
 }
 
 

@@ -195,11 +195,12 @@ class _Showcase:
         leaked = (await ring.add("ci", caller=_OPERATOR)).key
         days_ago(90)
         first = (await ring.add("web", caller=_OPERATOR)).key
-        for client, days in (("laptop", 60), ("phone", 19)):
-            days_ago(days)
-            await ring.add(client, caller=_OPERATOR)
+        days_ago(60)
+        await ring.add("laptop", caller=_OPERATOR)
         days_ago(32)
         second = (await ring.rotate(first.id, grace_s=_DAY_S, caller=_OPERATOR)).key
+        days_ago(19)
+        await ring.add("phone", caller=_OPERATOR)
         days_ago(11)
         await ring.revoke(leaked.id, cut=True, caller=_OPERATOR)
         await ring.add("ci", caller=_OPERATOR)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.client import Refused
-from relayd.admin.schema import Intake
+from relayd.admin.schema import AcceptState
 from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
 from tests.wire import DONE
 
@@ -16,8 +16,8 @@ from tests.wire import DONE
 async def test_pause_and_resume_switch_the_intake_and_are_audited(tmp_path: Path) -> None:
     """Each answers with the status after it; the audit has who and what."""
     async with admin_api(tmp_path) as api:
-        assert (await api.client.pause()).intake is Intake.PAUSED
-        assert (await api.client.resume()).intake is Intake.OPEN
+        assert (await api.client.pause()).intake is AcceptState.PAUSED
+        assert (await api.client.resume()).intake is AcceptState.OPEN
         entries = (await api.client.audit(limit=2)).entries
     assert [(entry.action, entry.result, entry.pid) for entry in entries] == [
         ("resume", "done", os.getpid()),
@@ -28,9 +28,9 @@ async def test_pause_and_resume_switch_the_intake_and_are_audited(tmp_path: Path
 async def test_a_drain_answers_first_and_asks_for_the_end_once(tmp_path: Path) -> None:
     """A second drain is answered, but does not force the end as a second signal would."""
     async with admin_api(tmp_path) as api:
-        assert (await api.client.drain()).intake is Intake.DRAINING
+        assert (await api.client.drain()).intake is AcceptState.DRAINING
         assert api.stopped == [True]
-        assert (await api.client.drain()).intake is Intake.DRAINING
+        assert (await api.client.drain()).intake is AcceptState.DRAINING
         assert api.stopped == [True]
         for late in (api.client.pause, api.client.resume):
             with pytest.raises(Refused, match="too late") as refusal:
@@ -71,7 +71,7 @@ async def test_an_audit_that_can_not_be_stored_does_not_keep_the_operator_from_a
         writer = api.state._writer
         writer._closing = True
         try:
-            assert (await api.client.pause()).intake is Intake.PAUSED
+            assert (await api.client.pause()).intake is AcceptState.PAUSED
         finally:
             writer._closing = False
     assert f"(uid {os.getuid()}, pid {os.getpid()}): done; the audit could not store it" in caplog.text

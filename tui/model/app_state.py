@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from relayd.admin.schema import (
+    AcceptState,
     Audited,
     AuditEntry,
     Ended,
     Gap,
-    Intake,
     KeyInfo,
     KeyState,
     Lost,
@@ -69,7 +69,7 @@ class AppState:
         if (
             self.connection is Connection.LIVE
             and self.status is not None
-            and self.status.intake is not Intake.OPEN
+            and self.status.intake is not AcceptState.OPEN
         ):
             return self.status.intake.value.upper()
         return self.connection.value

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
 from tui.model.units import day_clock
-from tui.screens.pane import Pane
+from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
@@ -28,7 +28,7 @@ class AuditList(ItemList[AuditEntry]):
     def item_pieces(self, item: AuditEntry, width: int) -> Iterable[Piece]:
         """Return one entry."""
         dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
-        changed = "  ".join(part for part in (" → ".join(item.key_ids), item.detail) if part)
+        changed = "  ".join(part for part in (", ".join(item.key_ids), item.detail) if part)
         result = Role.GOOD if item.result == "done" else Role.BAD
         return [
             (day_clock(epoch_s(item.at))[5:] + " ", dim),
@@ -83,17 +83,11 @@ class AuditPane(Pane):
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen."""
-        return [
-            Hint("↑↓", "move", ""),
-            Hint("K", "keys", "screen.show_screen('keys')"),
-            Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "screen.help"),
-            Hint("Esc", "back", "screen.back"),
-        ]
+        return [Hint("↑↓", "move", ""), KEYS_HINT, *HELP_HINTS, BACK_HINT]
 
 
 def _in_words(entry: AuditEntry) -> str:
-    keys = f", keys {' → '.join(entry.key_ids)}" if entry.key_ids else ""
+    keys = f", keys {', '.join(entry.key_ids)}" if entry.key_ids else ""
     client = f" for client {entry.client}" if entry.client else ""
     return (
         f"{day_clock(epoch_s(entry.at))}  {entry.action}: {entry.result}{client}{keys}\n"

@@ -57,7 +57,7 @@ class HelpScreen(Dialog[None]):
         keys = list(keys)
         if not keys:
             return
-        text.append(f"{name}\n", style(self.app, Role.TITLE))
+        text.append(f"{name}\n", style(self.app, Role.STRONG))
         for key, description in keys:
             text.append(f"  {key:<11}", style(self.app, Role.KEY))
             text.append(f"{description}\n", style(self.app, Role.TEXT))

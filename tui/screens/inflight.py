@@ -14,7 +14,7 @@ from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.open_streams import OpenStream
 from tui.model.units import count, duration, rate
-from tui.screens.pane import Pane
+from tui.screens.pane import HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
@@ -50,7 +50,7 @@ class StreamList(ItemList[OpenStream]):
         fixed = [("phase", 10, False), ("age", 6, True), ("tokens", 6, True), ("tok/s", 5, True)]
         fixed += [("last", 5, True), ("waits for", 9, False)]
         left = max(8, width - 2 - sum(size + 1 for _, size, _ in fixed))
-        client = min(20, max(8, left // 3))
+        client = min(20, max(8, left * 2 // 5))
         names = [("client", client, False), ("model", min(16, max(6, left - client - 1)), False)]
         spare = left - client - names[1][1] - 2
         if spare > 12 and not self._brief:  # noqa: PLR2004 - room for an address
@@ -102,7 +102,7 @@ class StreamList(ItemList[OpenStream]):
         return ("What is in flight is not known without the daemon.",)
 
 
-class InFlightPane(Pane):
+class InflightPane(Pane):
     """Enter opens the request, x cancels it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -139,9 +139,8 @@ class InFlightPane(Pane):
             Hint("x", "cancel", "cancel", refusal or empty),
             Hint("P", "pause", "screen.pause", refusal),
             Hint("D", "drain", "screen.drain", refusal),
-            Hint("K", "keys", "screen.show_screen('keys')"),
-            Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "screen.help"),
+            KEYS_HINT,
+            *HELP_HINTS,
             Hint("y", "copy id", "copy_id"),
         ]
 

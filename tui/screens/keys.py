@@ -19,7 +19,7 @@ from tui.key_actions import KeyActions
 from tui.model.app_state import AppState
 from tui.model.evidence import RECENT_S, Use
 from tui.model.units import age, countdown, duration, moment, plural
-from tui.screens.pane import Pane
+from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
@@ -132,7 +132,7 @@ class EvidenceView(Static):
             reverse=True,
         )
         newest = next((k for k in keys if k.state is KeyState.ACTIVE), keys[0])
-        text.append(f"{key.client}", self._look(Role.TITLE))
+        text.append(f"{key.client}", self._look(Role.STRONG))
         text.append(f"  {plural(len(keys), 'key')} so far\n", self._look(Role.DIM))
         stragglers = self._state.evidence.stragglers
         old = [
@@ -290,9 +290,8 @@ class KeysPane(Pane):
             Hint("u", "undo", "undo", grace),
             Hint("!", "revoke", "revoke", refusal),
             Hint("h", "ended", "ended"),
-            Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "screen.help"),
-            Hint("Esc", "back", "screen.back"),
+            *HELP_HINTS,
+            BACK_HINT,
         ]
 
     def _retiring(self) -> KeyInfo | None:

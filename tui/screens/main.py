@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from pkgutil import resolve_name
+from typing import ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -22,25 +23,10 @@ from tui.widgets.status_bar import WIDE, Notice, StatusBar
 _HIGH = 30
 
 
-def _pane_class(name: str) -> Callable[[Context], Pane]:
-    """Return the screen of this name; those that are not shown at the start do not delay the first paint."""
-    if name == "inflight":
-        from tui.screens.inflight import InFlightPane  # noqa: PLC0415 - see above
-
-        return InFlightPane
-    if name == "stats":
-        from tui.screens.stats import StatsPane  # noqa: PLC0415 - see above
-
-        return StatsPane
-    if name == "keys":
-        from tui.screens.keys import KeysPane  # noqa: PLC0415 - see above
-
-        return KeysPane
-    if name == "audit":
-        from tui.screens.audit import AuditPane  # noqa: PLC0415 - see above
-
-        return AuditPane
-    return RequestsPane
+def _pane(name: str, context: Context) -> Pane:
+    """Return a new screen. Those that are not shown at the start do not delay the first paint."""
+    make = cast("Callable[[Context], Pane]", resolve_name(f"tui.screens.{name}:{name.capitalize()}Pane"))
+    return make(context)
 
 
 class MainScreen(Screen[None]):
@@ -77,7 +63,7 @@ class MainScreen(Screen[None]):
         yield TabBar(self._badge, self._first)
         yield Notice(context.state)
         with ContentSwitcher(id="panes", initial=self._first):
-            yield _pane_class(self._first)(context)
+            yield _pane(self._first, context)
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -106,7 +92,7 @@ class MainScreen(Screen[None]):
         """Turn to a screen; it is made when it is first shown."""
         switcher = self.query_one(ContentSwitcher)
         if not switcher.query(f"#{name}"):
-            pane = _pane_class(name)(self.context)
+            pane = _pane(name, self.context)
             # The switcher shows one at a time; without this both would share the height for a moment.
             pane.display = False
             await switcher.mount(pane)

@@ -12,6 +12,10 @@ from tui.context import Context
 from tui.type_ahead import Work
 from tui.widgets.bars import Hint
 
+KEYS_HINT = Hint("K", "keys", "screen.show_screen('keys')")
+HELP_HINTS = (Hint(":", "cmd", "app.command_palette"), Hint("?", "help", "screen.help"))
+BACK_HINT = Hint("Esc", "back", "screen.back")
+
 
 class Pane(Vertical):
     """One screen. It is made when first shown, and told of new data while it is on."""

@@ -22,7 +22,7 @@ from tui.model.units import plural
 from tui.model.view import Order
 from tui.screens.dialogs import AskColumns, AskTime
 from tui.screens.inflight import StreamList
-from tui.screens.pane import Pane
+from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
@@ -201,7 +201,7 @@ class RequestsPane(Pane):
         record = self.chosen()
         running = record is not None and record.phase is not Phase.DONE
         refusal = self.context.commands.refusal() or ("" if running else "this request has ended")
-        lead = [Hint("Esc", "back", "screen.back")]
+        lead = [BACK_HINT]
         if not self._detail_covers_list:
             follow = "freeze" if self.rows.following else "follow"
             lead = [Hint("Enter", "open", "open"), Hint("Space", follow, "freeze")]
@@ -211,9 +211,8 @@ class RequestsPane(Pane):
             *([Hint("→", "view", "turn(1)")] if self.has_class("-detail") else []),
             Hint("e", "error", "error(1)"),
             Hint("x", "cancel", "cancel", refusal),
-            Hint("K", "keys", "screen.show_screen('keys')"),
-            Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "screen.help"),
+            KEYS_HINT,
+            *HELP_HINTS,
             Hint("s", "sort", "sort"),
             Hint("t", "time", "go_to_time"),
             Hint("c", "columns", "columns"),
@@ -503,7 +502,5 @@ class RequestsPane(Pane):
         self.focus_default()
 
     def _save_settings(self) -> None:
-        try:
-            self.context.settings_file.save()
-        except OSError as error:
-            self.app.notify(f"The settings were not saved: {error}", severity="error")
+        if problem := self.context.settings_file.save():
+            self.app.notify(problem, severity="error")

@@ -14,7 +14,7 @@ from relayd.admin.client import AdminClientError
 from tui.context import Context
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
 from tui.model.units import clock_short, count, duration, plural, rate
-from tui.screens.pane import Pane
+from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import ClickBar, Hint
 from tui.widgets.cells import Piece, fit, width_of
@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 100
 class WindowLine(ClickBar):
     """The windows, and the chosen one in numbers; a click on a window chooses it."""
 
-    GROUND = Role.TEXT
+    DEFAULT_CSS = "WindowLine { background: transparent; }"
 
     def __init__(self) -> None:
         super().__init__(id="window")
@@ -215,10 +215,9 @@ class StatsPane(Pane):
             Hint("←→", "window", "window(1)"),
             *([Hint("c", "models/clients", "table")] if narrow else []),
             Hint("Enter", "filter by it", "filter_by"),
-            Hint("K", "keys", "screen.show_screen('keys')"),
-            Hint(":", "cmd", "app.command_palette"),
-            Hint("?", "help", "screen.help"),
-            Hint("Esc", "back", "screen.back"),
+            KEYS_HINT,
+            *HELP_HINTS,
+            BACK_HINT,
         ]
 
     def action_filter_by(self) -> None:

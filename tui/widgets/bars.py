@@ -20,9 +20,7 @@ class Bar(Widget):
     """One or more lines drawn from pieces; drawn again only when they differ."""
 
     ALLOW_SELECT = False
-    DEFAULT_CSS = "Bar { height: 1; width: 1fr; }"
-    GROUND = Role.HEAD
-    """How the rest of the line looks."""
+    DEFAULT_CSS = "Bar { height: 1; width: 1fr; background: $panel; }"
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
@@ -40,7 +38,7 @@ class Bar(Widget):
             self.refresh()
 
     def _line(self, y: int) -> Strip:
-        rest = ground(self) + style(self.app, self.GROUND)
+        rest = ground(self) + style(self.app, Role.TEXT)
         return line(self.pieces(y, self.size.width), self.size.width, rest)
 
     def render_lines(self, crop: Region) -> list[Strip]:
@@ -99,7 +97,7 @@ class ClickBar(Bar):
     def choice(self, label: str, *, chosen: bool) -> Piece:
         """Return one of several names; the chosen one is set off by brackets as well as by colour."""
         if chosen:
-            return f"[{label}]", style(self.app, Role.TITLE) + Style(reverse=True)
+            return f"[{label}]", style(self.app, Role.STRONG) + Style(reverse=True)
         return f" {label} ", style(self.app, Role.DIM)
 
     def on_click(self, event: events.Click) -> None:
@@ -136,7 +134,7 @@ class TabBar(ClickBar):
         current: the name of the screen that is on.
     """
 
-    GROUND = Role.TEXT
+    DEFAULT_CSS = "TabBar { background: transparent; }"
 
     def __init__(self, badge: Callable[[str], str], current: str) -> None:
         super().__init__(id="tabs")
@@ -180,10 +178,10 @@ class KeyBar(ClickBar):
 
     def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
         """Return as many as fit."""
-        dim, key, text = (style(self.app, role) for role in (Role.HEAD_DIM, Role.KEY, Role.HEAD))
+        dim, key, text = (style(self.app, role) for role in (Role.DIM, Role.KEY, Role.TEXT))
         left = width
         for hint in self.hints:
-            part = [(f" {hint.key}", text + key), (f" {hint.label} ", text)]
+            part = [(f" {hint.key}", key), (f" {hint.label} ", text)]
             action = hint.action
             if hint.reason:
                 part = [(f" {hint.key}({hint.label})", dim)]

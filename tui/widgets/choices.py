@@ -15,7 +15,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, line
+from tui.widgets.cells import Piece, ground, line
 
 _GAP = 2
 
@@ -80,15 +80,13 @@ class Choices(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """Return one line of choices."""
         width = self.size.width
-        rest = (
-            Style(bgcolor=self.background_colors[1].rich_color) if not self.app.native_ansi_color else Style()
-        )
+        rest = ground(self)
         pieces: list[Piece] = []
         at = 0
         for index, place in enumerate(self._places(width)):
             if place.y != y:
                 continue
-            role = Role.TITLE if index in self.chosen else Role.TEXT
+            role = Role.STRONG if index in self.chosen else Role.TEXT
             look = style(self.app, role)
             if index == self._at and self.has_focus:
                 look += Style(reverse=True)

@@ -42,7 +42,6 @@ class ViewLine(ClickBar):
     """The names of the views; a click on one shows it."""
 
     DEFAULT_CSS = "ViewLine { dock: top; background: $surface; }"
-    GROUND = Role.TEXT
 
     def __init__(self) -> None:
         super().__init__(id="detail-views")
@@ -141,7 +140,7 @@ class Detail(VerticalScroll, can_focus=True):
 
     def _add_summary(self, text: Text, record: RequestRecord, age_ms: float | None) -> None:
         text.append(f"{state_word(record)}  ", self._look(state_role(record)) + Style(bold=True))
-        text.append(f"{record.model or '—'}", self._look(Role.TITLE))
+        text.append(f"{record.model or '—'}", self._look(Role.STRONG))
         text.append(f"  {record.client or 'no client'}  {record.ip}\n", self._look(Role.TEXT))
         text.append(f"{cause(record)}\n", self._look(Role.TEXT))
         if record.error is not None:
@@ -150,12 +149,12 @@ class Detail(VerticalScroll, can_focus=True):
         self._add_time(text, record, age_ms)
         similar = self._similar(record) if is_error(record) else []
         if similar:
-            text.append("\nAlike in the last hour", self._look(Role.TITLE))
+            text.append("\nAlike in the last hour", self._look(Role.STRONG))
             text.append(f"  {plural(len(similar), 'failure')}\n", self._look(Role.TEXT))
         for other in similar[:_MAX_SIMILAR]:
             line = f"{clock(epoch_s(other.started_at))}  {other.client or '—'}  {other.ip}\n"
             text.append(line, self._look(Role.DIM))
-        text.append("\nEvery field\n", self._look(Role.TITLE))
+        text.append("\nEvery field\n", self._look(Role.STRONG))
         for name in _FIELDS:
             text.append(f"{name:<{_LABEL_WIDTH}} ", self._look(Role.DIM))
             text.append(f"{_value(name, getattr(record, name))}\n", self._look(Role.TEXT))
@@ -164,7 +163,7 @@ class Detail(VerticalScroll, can_focus=True):
         running = record.outcome is None
         parts = time_parts(record, age_ms)
         total = sum(part.ms for part in parts)
-        text.append("\nTime", self._look(Role.TITLE))
+        text.append("\nTime", self._look(Role.STRONG))
         text.append(f"  {duration(total)}{' so far' if running else ''}\n", self._look(Role.TEXT))
         width = max(10, min(60, self.size.width - 4))
         for part, cells in zip(parts, shares([part.ms for part in parts], width), strict=True):

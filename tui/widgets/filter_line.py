@@ -54,10 +54,6 @@ class _Line(Bar):
         return self._draw(width)
 
 
-class _StateLine(_Line):
-    GROUND = Role.TEXT
-
-
 class FilterLine(Vertical):
     """Shows the filter; `/` turns it into a text box with a live preview below it.
 
@@ -69,6 +65,7 @@ class FilterLine(Vertical):
     DEFAULT_CSS = """
     FilterLine { height: auto; }
     FilterLine Input { display: none; border: none; height: 1; padding: 0; width: 1fr; background: $panel; }
+    FilterLine #filter-state { background: transparent; }
     FilterLine #filter-fault { display: none; height: 1; }
     FilterLine.-editing Input { display: block; }
     FilterLine.-editing #filter-state { display: none; }
@@ -93,7 +90,7 @@ class FilterLine(Vertical):
 
     def compose(self) -> ComposeResult:
         """Show the filter, the text box, and the line that says what is wrong or what passes."""
-        yield _StateLine(self._state_pieces, id="filter-state")
+        yield _Line(self._state_pieces, id="filter-state")
         yield _FilterInput(self.submit, self.cancel)
         yield _Line(self._fault_pieces, id="filter-fault")
 

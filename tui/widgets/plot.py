@@ -51,7 +51,7 @@ class Plot(Widget):
         """Return title with the newest values, columns with a scale, and clock."""
         width, height = self.size
         text = Text(no_wrap=True)
-        text.append(self._title, style(self.app, Role.TITLE))
+        text.append(self._title, style(self.app, Role.STRONG))
         for line in self._lines:
             # The last bucket has only begun: the one before it is the newest that can be compared.
             newest = line.values[-2] if len(line.values) > 1 else 0.0

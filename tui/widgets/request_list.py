@@ -93,7 +93,7 @@ class RequestList(LineList):
         if record is None:
             return []
         if isinstance(record, Mark):
-            return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.MARK))]
+            return [(fit(mark_text(record, width - 1), width - 1), self._look(Role.DIM))]
         age_ms: float | None = None
         if record.outcome is None and self.state.connection in {Connection.LIVE, Connection.CONNECTING}:
             age_ms = max(0.0, (self._now_s() - epoch_s(record.started_at)) * 1000)
@@ -101,7 +101,7 @@ class RequestList(LineList):
         if selected:
             lead = ("▶", self._look(Role.ACCENT))
         elif not self.state.view.filtering and self.state.view.is_match(self.state.view.key_at(index)):
-            lead = ("•", self._look(Role.MATCH))
+            lead = ("•", self._look(Role.WARN))
         return [lead, *row(record, age_ms, self._fitted(width), self._look)]
 
     def empty_text(self) -> tuple[str, ...]:

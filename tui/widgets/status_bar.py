@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
-from relayd.admin.schema import Intake, Status, epoch_s
+from relayd.admin.schema import AcceptState, Status, epoch_s
 from tui.model.app_state import AppState, Connection
 from tui.model.stats import WINDOWS
 from tui.model.units import countdown, duration, plural, rate
@@ -19,6 +19,7 @@ from tui.widgets.plot import sparkline
 
 WIDE = 100
 _SPARK = 24
+_BOLD = Style(bold=True)
 _WARN_BEFORE_S = 120
 _WARN_IF_USED_S = 600
 _WHAT_IS_SHOWN = {
@@ -44,14 +45,14 @@ class StatusBar(Bar):
 
     def _facts(self, width: int) -> list[Piece]:
         look = {role: style(self.app, role) for role in Role}
-        text, strong = look[Role.HEAD], look[Role.HEAD_STRONG]
+        strong = look[Role.STRONG]
         state = self._state
         word = state.state_word
-        role = Role.HEAD_GOOD if word == Connection.LIVE else Role.HEAD_WARN
+        role = Role.GOOD if word == Connection.LIVE else Role.WARN
         if word in {Connection.DOWN, Connection.DENIED, Connection.MISMATCH}:
-            role = Role.HEAD_BAD
+            role = Role.BAD
         dot = "●" if state.connection is Connection.LIVE else "○"
-        groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role])]]
+        groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role] + _BOLD)]]
         if state.connection is Connection.LIVE and state.status is not None:
             groups += self._rates(state.status, look)
         right = self._rotation()
@@ -60,18 +61,18 @@ class StatusBar(Bar):
             groups.pop()
         pieces = [piece for group in groups for piece in group]
         room = width - width_of(pieces) - width_of(right)
-        return [*pieces, (" " * max(0, room), text), *right]
+        return [*pieces, (" " * max(0, room), strong), *right]
 
     def _rates(self, status: Status, look: dict[Role, Style]) -> list[list[Piece]]:
-        text, dim, strong = look[Role.HEAD], look[Role.HEAD_DIM], look[Role.HEAD_STRONG]
+        text, dim, strong = look[Role.TEXT], look[Role.DIM], look[Role.STRONG]
         live, rates = self._state.open_streams, status.rates
-        bad = look[Role.HEAD_BAD]
+        bad = look[Role.BAD]
         groups: list[list[Piece]] = []
         if status.log.error or status.log.lost:
             groups.append([(f"  LOG LOSES {status.log.lost}", bad)])
-        if status.intake is Intake.DRAINING:
+        if status.intake is AcceptState.DRAINING:
             at_most = f" {len(live.streams)} left, at most {status.drain_timeout_s:.0f} s"
-            groups.append([(at_most, look[Role.HEAD_WARN])])
+            groups.append([(at_most, look[Role.WARN] + _BOLD)])
         groups.append([("  run ", dim), (str(len(live.streams)), strong)])
         groups.append([("  ", dim), (rate(live.deltas_per_s), strong), (" tok/s", dim)])
         errors = rates.errors_5m
@@ -93,13 +94,13 @@ class StatusBar(Bar):
         last_s = max((use.last_s for use in state.evidence.stragglers(key.id)), default=0.0)
         urgent = left_s < _WARN_BEFORE_S and now_s - last_s < _WARN_IF_USED_S
         words = f" OLD KEY {countdown(left_s)} {plural(users, 'user') if users else 'unused'} "
-        return [
-            (words, style(self.app, Role.ALARM if urgent else Role.HEAD_WARN if users else Role.HEAD_DIM))
-        ]
+        if urgent:
+            return [(words, style(self.app, Role.ALARM))]
+        return [(words, style(self.app, Role.WARN) + _BOLD if users else style(self.app, Role.DIM))]
 
     def _sparks(self, width: int) -> list[Piece]:
         state = self._state
-        text, dim = style(self.app, Role.HEAD), style(self.app, Role.HEAD_DIM)
+        dim = style(self.app, Role.DIM)
         buckets = state.stats.buckets(WINDOWS[0], self._now_s())
         firsts = [bucket.all.first.percentile(0.5) for bucket in buckets]
         size = min(_SPARK, (width - 44) // 3)
@@ -110,7 +111,7 @@ class StatusBar(Bar):
         ]
         pieces: list[Piece] = []
         for name, spark, role in groups:
-            pieces += [(f" {name} ", dim), (spark, text + style(self.app, role)), ("  ", dim)]
+            pieces += [(f" {name} ", dim), (spark, style(self.app, role)), ("  ", dim)]
         return pieces
 
 

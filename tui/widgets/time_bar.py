@@ -18,7 +18,7 @@ from tui.widgets.cells import Piece
 
 GLYPHS = {"connect": "·", "first token": "░", "stream": "▓", "client": "▒"}
 ROLES = {
-    "connect": Role.CONNECT,
+    "connect": Role.DIM,
     "first token": Role.WAIT,
     "stream": Role.STREAM,
     "client": Role.CLIENT,
