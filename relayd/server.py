@@ -227,6 +227,7 @@ class Server:
             connect_timeout_s=upstream.connect_timeout_s,
             max_retries=upstream.max_retries,
             max_retry_wait_s=upstream.max_retry_wait_s,
+            proxy_url=upstream.proxy.get_secret_value() if self._demo is None else "",
         )
 
     def _handle_signals(self) -> None:

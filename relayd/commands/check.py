@@ -6,7 +6,6 @@ is that of an installed service, the settings are those of the service: its envi
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import ssl
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from relayd.commands.installed_service import InstalledService, installed_service
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
@@ -55,7 +56,7 @@ def run(args: Namespace) -> int:
         sys.stderr.write(typeable(f"relayd: only root can read {where}: sudo relayd check --upstream\n"))
         return 1
     if args.upstream:
-        return asyncio.run(_check_upstream(checked.settings, as_json=args.json))
+        return uvloop.run(_check_upstream(checked.settings, as_json=args.json))
     if args.json:
         _print_json(_document(checked))
     else:
@@ -162,7 +163,7 @@ def _value(checked: _Checked, key: Key) -> str:
     settings, value = checked.settings, checked.settings.value(key.name)
     if not key.secret:
         return toml_value(value)
-    if value is None:
+    if not value:
         return f"in {checked.hidden[key.name]}" if key.name in checked.hidden else "not set"
     origin = settings.origins[key.name]
     is_named_by_kind = origin.kind in {OriginKind.ENVIRONMENT, OriginKind.CREDENTIAL}
@@ -190,7 +191,7 @@ def _document(checked: _Checked) -> dict[str, Any]:
 def _json_value(settings: Settings, key: Key) -> Any:
     value = settings.value(key.name)
     if key.secret:
-        return {"set": value is not None}
+        return {"set": bool(value)}
     return str(value) if isinstance(value, Path) else value
 
 

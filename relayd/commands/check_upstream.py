@@ -21,11 +21,11 @@ from relayd.doctor.http_client import PORTS, connect
 from relayd.findings import CheckFailed, Finding, ok, warning
 from relayd.printable import printable
 from relayd.relay.redact import Redactor
+from relayd.relay.transport import ConnectionBroken, Dialer, HttpTransport, incoming
 
 _ANSWER_TIMEOUT_S = 20.0
 _MAX_LISTED = 3
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
-_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Provider:
     key: str = field(repr=False)
     models: tuple[str, ...]
     connect_timeout_s: float = 5.0
+    proxy_url: str = field(default="", repr=False)
     ssl_context: ssl.SSLContext | None = None
     """None: the system's authorities are trusted."""
 
@@ -48,6 +49,7 @@ class Provider:
             key.get_secret_value() if key is not None else "",
             tuple(dict.fromkeys((settings.chat.default_model, *settings.chat.allowed_models))),
             settings.upstream.connect_timeout_s,
+            settings.upstream.proxy.get_secret_value(),
         )
 
 
@@ -57,42 +59,55 @@ async def check(provider: Provider) -> AsyncIterator[Finding]:
     is_tls = url.scheme == "https"
     context = provider.ssl_context or ssl.create_default_context()
     try:
-        connection = connect(
-            url.hostname or "",
-            url.port or PORTS[url.scheme],
-            context if is_tls else None,
-            timeout_s=provider.connect_timeout_s,
-        )
-        async for finding in connection:
-            yield finding
+        if not provider.proxy_url:
+            connection = connect(
+                url.hostname or "",
+                url.port or PORTS[url.scheme],
+                context if is_tls else None,
+                timeout_s=provider.connect_timeout_s,
+            )
+            async for finding in connection:
+                yield finding
         if not is_tls:
             yield warning("TLS", "None: upstream.base_url is plain HTTP.", "use https:// if you can")
-        offered = await _models(provider, context)
+        answer = await _ask_for_models(provider, context)
+        if provider.proxy_url:
+            yield ok("proxy", "It makes the connection.")
+        offered = _read_models(provider, *answer)
         yield ok("key", "The provider accepts it.")
         yield _judge_models(provider.models, offered)
     except CheckFailed as failed:
         yield failed.finding
 
 
-async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
-    """Return the names of the provider's models; that the list comes shows that the key is accepted."""
+async def _ask_for_models(provider: Provider, context: ssl.SSLContext) -> tuple[int, bytes]:
+    """Return status and body of the list of models."""
     if not provider.key:
         remedy = "set OPENAI_API_KEY or openai_api_key_file, or run: relayd init"
         raise CheckFailed("key", "There is none.", remedy)
-    redact = Redactor(provider.key)
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            status, body = await _get_models(provider, context)
-    except (httpx2.TransportError, TimeoutError) as fault:
-        reason = redact(str(fault)) or f"no answer within {_ANSWER_TIMEOUT_S:g} s"
+            return await _get_models(provider, context)
+    except httpx2.ConnectError as fault:
+        where, remedy = "connect", "try again; the provider may be down"
+        if provider.proxy_url:
+            where = "proxy"
+            remedy = "are address, user and password in upstream.proxy right, and may it reach the provider?"
+        raise CheckFailed(where, f"The provider cannot be reached: {fault}.", remedy) from fault
+    except (httpx2.TransportError, ConnectionBroken, TimeoutError) as fault:
+        reason = Redactor(provider.key)(str(fault)) or f"no answer within {_ANSWER_TIMEOUT_S:g} s"
         remedy = "try again; the provider may be down"
         raise CheckFailed("key", f"Asking for the models failed: {reason}.", remedy) from fault
+
+
+def _read_models(provider: Provider, status: int, body: bytes) -> list[str]:
+    """Return the names of the provider's models; that the list came shows that the key is accepted."""
     try:
         document = json.loads(body)
     except ValueError:
         document = {}
     if status != HTTPStatus.OK:
-        raise _status_failure(status, redact(_error_message(document)))
+        raise _status_failure(status, Redactor(provider.key)(_error_message(document)))
     try:
         return [printable(str(model["id"])) for model in document["data"]]
     except (LookupError, TypeError) as fault:
@@ -105,15 +120,17 @@ async def _models(provider: Provider, context: ssl.SSLContext) -> list[str]:
 
 async def _get_models(provider: Provider, context: ssl.SSLContext) -> tuple[int, bytes]:
     """Return status and body, which is cut at 8 MiB and never decompressed: a small answer stays small."""
-    client = httpx2.AsyncClient(verify=context, trust_env=False, timeout=None)
+    dialer = Dialer.to(
+        provider.base_url,
+        timeout_s=provider.connect_timeout_s,
+        proxy_url=provider.proxy_url,
+        ssl_context=context,
+    )
     headers = {"Authorization": f"Bearer {provider.key}", "Accept-Encoding": "identity"}
-    body = b""
-    async with client, client.stream("GET", f"{provider.base_url}/models", headers=headers) as response:
-        async for piece in response.aiter_raw(_PIECE_BYTES):
-            body += piece
-            if len(body) >= _MAX_ANSWER_BYTES:
-                break
-        return response.status_code, body
+    request = httpx2.Request("GET", f"{provider.base_url}/models", headers=headers)
+    async with HttpTransport(dialer) as transport:
+        answer = incoming(await transport.handle_async_request(request))
+        return answer.status, await answer.read(_MAX_ANSWER_BYTES)
 
 
 def _error_message(document: object) -> str:

@@ -32,6 +32,7 @@ from relayd.printable import printable
 
 _MAX_SOCKET_PATH_BYTES = 107
 """sun_path of unix(7) is 108 bytes with its closing NUL."""
+_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 _PROXY_TIMEOUT_S = 60
 """After this silence nginx and most load balancers give up, unless told otherwise."""
 
@@ -82,7 +83,8 @@ def load(
     settings = _merge([_derived(checked, env), *checked], path)
     if conflicts := list(_conflicts(settings)):
         raise ConfigError(conflicts)
-    settings._warnings = (*reader.warnings, *_unused_secrets(layers), *_cautions(settings, cwd, listening))  # noqa: SLF001 - as in _merge
+    cautions = (*_cautions(settings, cwd, listening), *_ignored_proxies(settings, dotenv | environ))
+    settings._warnings = (*reader.warnings, *_unused_secrets(layers), *cautions)  # noqa: SLF001 - as in _merge
     return settings
 
 
@@ -194,6 +196,13 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
     for path in (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None):
         if path is not None and is_world_readable(path):
             yield f"{printable(str(path))}: every user of this machine can read this key; chmod 600 it."
+    path = settings.config_file
+    is_in_file = settings.origins["upstream.proxy"].kind is OriginKind.FILE
+    if is_in_file and "@" in upstream.proxy.get_secret_value() and path and is_world_readable(path):
+        yield (
+            f"{printable(str(path))}: every user of this machine can read the proxy's password;"
+            " chmod 600 it, or set RELAYD_UPSTREAM__PROXY instead."
+        )
     for host in () if settings.tls.cert else hosts:
         if not _is_loopback(host):
             name = "ListenStream=" if listening else "server.host "
@@ -235,6 +244,19 @@ def _unused_address(settings: Settings, listening: Sequence[tuple[str, int]]) ->
                 " Have its unit follow relayd.toml: sudo relayd init --system"
                 " (or set ListenStream= yourself: sudo systemctl edit relayd.socket)."
             )
+
+
+def _ignored_proxies(settings: Settings, variables: Mapping[str, Variable]) -> Iterator[str]:
+    """Yield a warning if a variable names a proxy that other programs would use."""
+    if settings.upstream.proxy:
+        return
+    for name in _PROXY_VARIABLES:
+        if name in variables and variables[name].text:
+            yield (
+                f"{variables[name].place}: {name} is not used; to reach the provider through that proxy,"
+                " set upstream.proxy or RELAYD_UPSTREAM__PROXY to it."
+            )
+            return
 
 
 def _is_loopback(host: str) -> bool:

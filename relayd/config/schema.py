@@ -26,6 +26,7 @@ from relayd.config.values import (
     ModelNames,
     Networks,
     ProviderKey,
+    ProxyUrl,
     WebOrigins,
 )
 
@@ -110,6 +111,9 @@ class UpstreamSettings(Section):
     max_retries: int = _whole(2, 0, 10, "retries before the first byte")
     max_retry_wait_s: float = _seconds(
         5.0, "a refusal that asks for a longer wait is passed on at once", zero=True
+    )
+    proxy: ProxyUrl = _key(
+        SecretStr(""), "http://, https:// or socks5://, with user:password@ if need be", restart=True
     )
     include_usage: bool = _key(default=True, doc="ask for token counts, for the request log")
 
@@ -248,7 +252,12 @@ class Key:
     @property
     def secret(self) -> bool:
         """Whether the value must never be shown."""
-        return bool(self.field.annotation == SecretStr | None)
+        return self.field.annotation is SecretStr or not self.in_file
+
+    @property
+    def in_file(self) -> bool:
+        """Whether relayd.toml may have the key; those that are nothing but a credential have other places."""
+        return bool(self.field.annotation != SecretStr | None)
 
     @property
     def live(self) -> bool:

@@ -34,13 +34,13 @@ KEPT_NAMES = {
 }
 """Variables kept from the system that relayd replaces."""
 VARIABLES: Mapping[str, str] = KEPT_NAMES | {
-    PREFIX + name.upper().replace(".", "__"): name for name, key in KEYS.items() if not key.secret
+    PREFIX + name.upper().replace(".", "__"): name for name, key in KEYS.items() if key.in_file
 }
 """Every environment variable that relayd reads, with its dotted key."""
 SECRETS = [name for name, key in KEYS.items() if key.secret]
 
 _MAX_FILE_BYTES = 1024 * 1024
-_IN_FILE = [key for key in KEYS.values() if not key.secret]
+_IN_FILE = [key for key in KEYS.values() if key.in_file]
 _BY_PATH = {tuple(key.name.split(".")): key for key in _IN_FILE}
 _SECTIONS = list(dict.fromkeys(key.section for key in _IN_FILE if key.section))
 _OURS = re.compile(rf"\b(?:{PREFIX}|{'|'.join(KEPT_NAMES)})")

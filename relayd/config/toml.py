@@ -85,7 +85,7 @@ def commented_toml(values: Mapping[str, object] | None = None) -> str:
     lines = [_HEAD]
     section = ""
     for name, key in KEYS.items():
-        if key.secret:
+        if not key.in_file:
             continue
         if key.section != section:
             section = key.section

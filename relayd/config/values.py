@@ -10,7 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
@@ -20,6 +20,8 @@ MAX_KEY_CHARS = 4096
 """Fits with room to spare into the 16 KiB of a request's headers."""
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_PROXY_SCHEMES = frozenset({"http", "https", "socks5"})
+_MAX_PROXY_CREDENTIAL_CHARS = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -49,8 +51,12 @@ def _check_network(text: str) -> str:
     return text
 
 
-def _split(url: str) -> SplitResult:
-    """Return the parts of a URL with a valid host and port. Raises ValueError."""
+def _split(url: str, *, credentials: bool = False) -> SplitResult:
+    """Return the parts of a URL with a valid host and port, and with a user only if `credentials`.
+
+    Raises:
+        ValueError: without the URL.
+    """
     # urlsplit silently drops tabs and line breaks.
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError
@@ -60,7 +66,7 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         raise ValueError from None  # without the URL that urlsplit repeats
     _check_host(parts.hostname or "")
-    if not parts.scheme or parts.username is not None or port == 0:
+    if not parts.scheme or (parts.username is not None and not credentials) or port == 0:
         raise ValueError
     return parts
 
@@ -70,6 +76,26 @@ def _check_base_url(url: str) -> str:
     if _split(url).scheme not in _DEFAULT_PORTS or "?" in url or "#" in url:
         raise ValueError
     return url.rstrip("/")
+
+
+def _check_proxy_url(secret: SecretStr) -> SecretStr:
+    """Accept the URL of a proxy, or an empty text for none."""
+    url = secret.get_secret_value()
+    if not url:
+        return secret
+    parts = _split(url, credentials=True)
+    if parts.scheme not in _PROXY_SCHEMES or parts.path not in {"", "/"} or "?" in url or "#" in url:
+        raise ValueError
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError("user and password belong together")
+    # RFC 1929 and RFC 7617.
+    if ":" in user or any(
+        len(text) > _MAX_PROXY_CREDENTIAL_CHARS or not text.isascii() or (text and not text.isprintable())
+        for text in (user, password)
+    ):
+        raise ValueError("its user or password has characters that a proxy cannot be sent, or too many")
+    return secret
 
 
 def _check_origin(origin: str) -> str:
@@ -145,6 +171,14 @@ BaseUrl = Annotated[
     str,
     AfterValidator(_check_base_url),
     Allowed("an http:// or https:// URL with a host, no credentials and no query"),
+]
+ProxyUrl = Annotated[
+    SecretStr,
+    AfterValidator(_check_proxy_url),
+    Allowed(
+        "an http://, https:// or socks5:// URL with a host and, if need be, user:password@ before it "
+        '(percent-encoded), or "" for none'
+    ),
 ]
 Group = Annotated[str, AfterValidator(_check_group), Allowed('a Unix group of this machine, or "" for none')]
 # None is only ever the default, which pydantic does not check.

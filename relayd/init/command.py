@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+
+import uvloop
 
 from relayd.config import ConfigError, Settings, load
 from relayd.config.toml import commented_toml
@@ -141,7 +142,7 @@ def _check_upstream(settings: Settings, console: Console) -> None:
     from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
 
     console.say("Asking the provider:")
-    if not has_errors(asyncio.run(collect(check(Provider.of(settings)), console.out))):
+    if not has_errors(uvloop.run(collect(check(Provider.of(settings)), console.out))):
         return
     if console.ask is None:
         raise InitError("the provider cannot be used; nothing was changed. --no-check skips this check.")

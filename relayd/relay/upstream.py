@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import httpx2
@@ -22,9 +22,9 @@ from relayd.relay.redact import Redactor
 from relayd.relay.transport import (
     ON_CONNECTED,
     ConnectionBroken,
+    Dialer,
     HttpTransport,
     IncomingResponse,
-    Origin,
     incoming,
 )
 
@@ -39,7 +39,6 @@ _ERROR_BODY_TIMEOUT_S = 5.0
 _MAX_RETRY_AFTER_S = 24 * 3600
 _MAX_REQUEST_ID_CHARS = 200
 _MAX_KIND_CHARS = 200
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 # OpenAI: code `unsupported_country_region_territory`. Google: "User location is not supported".
 _REGION = re.compile(
     r"unsupported_country|(?:country|region|territory|location)\b.{0,40}\bnot\s+(?:supported|available)"
@@ -54,16 +53,18 @@ class UpstreamOptions:
 
     Args:
         base_url: of its API, such as `https://api.openai.com/v1`.
-        connect_timeout_s: for DNS, TCP and TLS together.
+        connect_timeout_s: for DNS, TCP, TLS and what a proxy takes, together.
+        proxy_url: of the proxy on the way, with its user and password; empty: none.
         max_retries: attempts after the first.
         max_retry_wait_s: bound of the waits between attempts in all.
-        ssl_context: None: the system's authorities.
+        ssl_context: for TLS to the provider and to the proxy; None: the system's authorities.
     """
 
     base_url: str
     connect_timeout_s: float = 5.0
     max_retries: int = 2
     max_retry_wait_s: float = 5.0
+    proxy_url: str = field(default="", repr=False)
     ssl_context: ssl.SSLContext | None = None
 
 
@@ -84,13 +85,11 @@ class Upstream:
 
     def __init__(self, provider_key: str, options: UpstreamOptions) -> None:
         self.redact = Redactor(provider_key)
-        url = httpx2.URL(options.base_url)
-        tls = (options.ssl_context or ssl.create_default_context()) if url.scheme == "https" else None
-        self._transport = _OneSend(
-            HttpTransport(
-                Origin(url.host, url.port or _DEFAULT_PORTS[url.scheme], tls),
-                connect_timeout_s=options.connect_timeout_s,
-            )
+        self._dialer = Dialer.to(
+            options.base_url,
+            timeout_s=options.connect_timeout_s,
+            proxy_url=options.proxy_url,
+            ssl_context=options.ssl_context,
         )
         self._client = _Client(
             api_key=provider_key,
@@ -99,7 +98,10 @@ class Upstream:
             timeout=None,
             default_headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
             http_client=httpx2.AsyncClient(
-                transport=self._transport, follow_redirects=False, timeout=None, trust_env=False
+                transport=_OneSend(HttpTransport(self._dialer)),
+                follow_redirects=False,
+                timeout=None,
+                trust_env=False,
             ),
         )
         self.configure(provider_key, options)
@@ -108,7 +110,7 @@ class Upstream:
         """Use another key and other limits for requests from now on; the address stays."""
         self.redact.add(provider_key)
         self._client.use_key(provider_key)
-        self._transport.inner.connect_timeout_s = options.connect_timeout_s
+        self._dialer.timeout_s = options.connect_timeout_s
         self._client.max_retries = options.max_retries
         self._max_retry_wait_s = options.max_retry_wait_s
 
@@ -284,7 +286,7 @@ class _OneSend(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, inner: HttpTransport) -> None:
-        self.inner = inner
+        self._inner = inner
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send as `inner` does; the body of a refusal is read, plain and bounded.
@@ -295,7 +297,7 @@ class _OneSend(httpx2.AsyncBaseTransport):
         """
         body: _Body = request.extensions[_SENT]
         try:
-            response = await self.inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(request)
         except httpx2.ConnectError as error:
             if not _wait_fits(body, None):
                 raise _NotSentAgain from error
@@ -316,7 +318,7 @@ class _OneSend(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self.inner.aclose()
+        await self._inner.aclose()
 
 
 _BODY_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"x-should-retry"})

@@ -117,7 +117,8 @@ def test_where_secrets_come_from(checker: Checker) -> None:
 def test_no_secret_is_printed(checker: Checker, as_json: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """No form of the output holds a secret."""
     checker.files.write(".env", f"AUTHORIZATION_KEY={CANARY}", mode=0o644)
-    good = checker.run(env=ENV, as_json=as_json)
+    env = ENV | {"RELAYD_UPSTREAM__PROXY": f"http://me:{CANARY}@proxy.example:3128"}
+    good = checker.run(env=env, as_json=as_json)
     bad = checker.run(f"openai_api_key = '{CANARY}'", as_json=as_json)
     assert CANARY not in "".join([good[1], good[2], bad[1], bad[2]])
 

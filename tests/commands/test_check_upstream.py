@@ -20,6 +20,7 @@ from relayd.commands.check_upstream import Provider, check
 from relayd.findings import Finding
 from tests.e2e.daemon import closed_port, command, environment
 from tests.support.certificates import certificate
+from tests.support.proxy import running_proxy
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S
 
@@ -184,6 +185,27 @@ async def test_a_model_that_is_not_offered_is_doubtful_with_a_hint() -> None:
         done = await _check(_at(port, models=("gpt-4o-mni",)))
     assert (done[-1].where, done[-1].severity) == ("models", "warning")
     assert "gpt-4o-mni (did you mean gpt-4o-mini?)" in done[-1].message
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_the_check_goes_through_the_proxy(scheme: str) -> None:
+    """The proxy makes the connection, and is a step of its own."""
+    async with FaultUpstream(KEY) as demo, running_proxy() as proxy:
+        url = proxy.url(scheme)
+        done = await _check(Provider(demo.base_url, KEY, ("demo",), proxy_url=url))
+    assert _severities(done) == {"proxy": "ok", "TLS": "warning", "key": "ok", "models": "ok"}
+    assert proxy.targets == [f"{HOST}:{demo.port}"]
+
+
+async def test_a_proxy_that_refuses_is_told_without_its_password() -> None:
+    """A wrong password ends the check at the proxy, with a remedy."""
+    async with FaultUpstream(KEY) as demo, running_proxy() as proxy:
+        url = proxy.url("http", "wrong-word")
+        *_, finding = await _check(Provider(demo.base_url, KEY, ("demo",), proxy_url=url))
+    assert (finding.where, finding.severity) == ("proxy", "error")
+    assert f"the proxy http://{HOST}:{proxy.port} refused: 407" in finding.message
+    assert "upstream.proxy" in finding.remedy
+    assert "wrong-word" not in str(finding)
 
 
 async def _run(home: Path, demo: FaultUpstream, key: str, *words: str) -> tuple[int | None, str]:

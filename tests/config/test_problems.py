@@ -448,9 +448,61 @@ def test_keys_that_others_can_read(harness: ConfigHarness) -> None:
     assert harness.load().warnings == ()
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "all_proxy"])
+def test_an_ignored_proxy_variable_is_told(harness: ConfigHarness, name: str) -> None:
+    """One that other programs would use is named with the remedy; not its value, which has a password."""
+    url = f"http://me:{CANARY}@proxy.example:3128"
+    (sentence,) = harness.load("", env={name: url}).warnings
+    assert sentence == (
+        f"environment: {name} is not used; to reach the provider through that proxy,"
+        " set upstream.proxy or RELAYD_UPSTREAM__PROXY to it."
+    )
+    assert harness.load("", env={name: ""}).warnings == ()
+    assert harness.load("", env={name: url, "RELAYD_UPSTREAM__PROXY": url}).warnings == ()
+    harness.write(".env", f"{name}={url}", mode=0o600)
+    (sentence,) = harness.load("").warnings
+    assert sentence.startswith(f".env:1: {name} is not used")
+
+
+def test_a_proxy_password_that_others_can_read(harness: ConfigHarness) -> None:
+    """A relayd.toml with the proxy's password that is open to every user earns a warning."""
+    path = harness.write("relayd.toml", "upstream.proxy = 'http://me:word@proxy.example:3128'", mode=0o600)
+    assert harness.load().warnings == ()
+    path.chmod(0o644)
+    (sentence,) = harness.load().warnings
+    assert sentence.startswith(f"{path}: every user of this machine can read the proxy's password; chmod 600")
+    harness.write("relayd.toml", "upstream.proxy = 'http://proxy.example:3128'", mode=0o644)
+    assert harness.load().warnings == ()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"ftp://me:{CANARY}@proxy.example",
+        f"http://me:{CANARY}@",
+        f"http://me:{CANARY}@proxy.example/path",
+        f"http://{CANARY}@proxy.example",
+        f"socks5://me:{CANARY * 20}@proxy.example",
+        f"socks5://me:{CANARY}%C3%BC@proxy.example",
+        f"socks5://m%3Ae:{CANARY}@proxy.example",
+        f"proxy.example:3128?{CANARY}",
+        f"http://me:{CANARY}@proxy.example:99999",
+    ],
+)
+def test_a_proxy_that_cannot_be_used(harness: ConfigHarness, url: str) -> None:
+    """The sentence says what is allowed, and repeats nothing of the URL."""
+    (sentence,) = harness.problems(env={"RELAYD_UPSTREAM__PROXY": url})
+    said = (
+        "environment: RELAYD_UPSTREAM__PROXY (upstream.proxy) must be an http://, https:// or socks5:// URL"
+    )
+    assert sentence.startswith(said)
+    assert CANARY not in sentence
+
+
 def test_a_repr_shows_no_secret(harness: ConfigHarness) -> None:
     """Neither repr, str, dump nor a traceback of a failure with the settings shows a secret."""
-    got = harness.load(env={"OPENAI_API_KEY": CANARY, "AUTHORIZATION_KEY": CANARY})
+    env = {"OPENAI_API_KEY": CANARY, "AUTHORIZATION_KEY": CANARY}
+    got = harness.load(env={**env, "RELAYD_UPSTREAM__PROXY": f"http://me:{CANARY}@proxy.example"})
     texts = [repr(got), str(got), got.model_dump_json(), str(got.model_dump()), repr(got.origins)]
     texts.append(repr(vars(got)))
     with pytest.raises(ConfigError) as caught:

@@ -29,7 +29,7 @@ def test_the_shipped_file_with_every_line_in_force(harness: ConfigHarness) -> No
     bare, got = harness.load(""), harness.load(text)
     assert {name: got.value(name) for name in KEYS} == {name: bare.value(name) for name in KEYS}
     from_file = [name for name, origin in got.origins.items() if origin.kind is OriginKind.FILE]
-    assert from_file == [name for name, key in KEYS.items() if not key.secret]
+    assert from_file == [name for name, key in KEYS.items() if key.in_file]
 
 
 VALUES = {
@@ -71,7 +71,7 @@ def test_documentation_lists_each_key(harness: ConfigHarness) -> None:
     """docs/configuration.md lists every key in order, with its default as TOML."""
     text = (SHIPPED.parent / "docs/configuration.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \| .+ \|$", text, flags=re.MULTILINE))
-    plain = [name for name, key in KEYS.items() if not key.secret]
+    plain = [name for name, key in KEYS.items() if key.in_file]
     assert list(rows) == plain
     got = harness.load(
         "\n".join(f"{name} = {rows[name].strip('`')}" for name in plain if name not in WORKED_OUT)
@@ -85,7 +85,8 @@ def test_every_key_says_what_it_may_be() -> None:
     for key in KEYS.values():
         assert key.allowed.text
         assert key.is_list == bool(key.allowed.item)
-        assert key.secret == (key.name in {"openai_api_key", "authorization_key"})
+        assert key.secret == (key.name in {"openai_api_key", "authorization_key", "upstream.proxy"})
+        assert key.in_file == (key.name not in {"openai_api_key", "authorization_key"})
 
 
 def test_all_but_these_keys_change_live() -> None:
@@ -98,6 +99,7 @@ def test_all_but_these_keys_change_live() -> None:
         "server.page",
         "server.trusted_proxies",
         "upstream.base_url",
+        "upstream.proxy",
         "admin.socket",
         "admin.group",
     }

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from relayd.relay.transport import ON_CONNECTED, HttpTransport, incoming
 from relayd.relay.transport.connection import Connection, ConnectionBroken, IncomingResponse
-from relayd.relay.transport.pool import READ_BYTES, Origin, Pool, Resolver, Unreachable
+from relayd.relay.transport.dialer import Dialer, Origin, Resolver, Unreachable
+from relayd.relay.transport.pool import READ_BYTES, Pool
 from tests.relay.harness import (
     CHUNKED_HEAD,
     Break,
@@ -38,7 +39,12 @@ _ALL = 1 << 30
 
 @asynccontextmanager
 async def _pool_of(
-    *replies: Sequence[Step], authority: Authority | None = None, host: str = HOST, **options: Any
+    *replies: Sequence[Step],
+    authority: Authority | None = None,
+    host: str = HOST,
+    timeout_s: float = PATIENCE_S,
+    resolver: Resolver | None = None,
+    **options: Any,
 ) -> AsyncIterator[tuple[Pool, PlayedProvider]]:
     """Run a provider and the pool of connections to it, over TLS if an authority is given."""
     tls = None
@@ -48,7 +54,8 @@ async def _pool_of(
         tls.load_cert_chain(pair.cert, pair.key)
     async with running_provider(*replies, tls=tls) as provider:
         trusted = None if authority is None else authority.trusted()
-        pool = Pool(Origin(host, provider.port, trusted), **{"connect_timeout_s": PATIENCE_S, **options})
+        dialer = Dialer(Origin(host, provider.port, trusted), timeout_s=timeout_s, resolver=resolver)
+        pool = Pool(dialer, **options)
         try:
             yield pool, provider
         finally:
@@ -521,7 +528,7 @@ async def test_a_certificate_that_is_not_trusted_is_unreachable(tmp_path: Path) 
     """The sentence says why; nothing was sent."""
     async with _pool_of([_HI], authority=Authority(tmp_path)) as (pool, provider):
         stranger = Pool(
-            Origin(HOST, provider.port, ssl.create_default_context()), connect_timeout_s=PATIENCE_S
+            Dialer(Origin(HOST, provider.port, ssl.create_default_context()), timeout_s=PATIENCE_S)
         )
         with pytest.raises(Unreachable, match="its certificate is not trusted"):
             await _send(stranger)
@@ -594,7 +601,7 @@ async def test_a_failed_lookup_is_told_to_all_and_not_kept() -> None:
 async def test_a_lookup_that_hangs_ends_in_time_and_with_the_pool() -> None:
     """It counts as part of connecting; no task is left behind."""
     resolver = Resolver(_Lookups().getaddrinfo)
-    async with _pool_of(host="provider.test", resolver=resolver, connect_timeout_s=0.05) as (pool, _):
+    async with _pool_of(host="provider.test", resolver=resolver, timeout_s=0.05) as (pool, _):
         with pytest.raises(Unreachable, match=r"no connection within 0\.05 s"):
             await _send(pool)
 
@@ -613,7 +620,7 @@ async def test_a_refused_connection_says_so() -> None:
     with socket.socket() as sock:
         # Bound and not listening: no other process can have the port.
         sock.bind((HOST, 0))
-        pool = Pool(Origin(HOST, sock.getsockname()[1], None), connect_timeout_s=PATIENCE_S)
+        pool = Pool(Dialer(Origin(HOST, sock.getsockname()[1], None), timeout_s=PATIENCE_S))
         with pytest.raises(Unreachable, match=r"^Connection refused$"):
             await _send(pool)
         await pool.close()
@@ -629,7 +636,7 @@ async def test_a_provider_that_never_accepts_is_given_up_in_time() -> None:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)  # noqa: FBT003 - the standard library's signature
             filler.connect_ex(sock.getsockname())
-        pool = Pool(Origin(HOST, sock.getsockname()[1], None), connect_timeout_s=0.2)
+        pool = Pool(Dialer(Origin(HOST, sock.getsockname()[1], None), timeout_s=0.2))
         with pytest.raises(Unreachable, match=r"no connection within 0\.2 s"):
             await _send(pool)
         await pool.close()
@@ -642,7 +649,7 @@ async def test_a_request_of_httpx2_is_sent_as_it_was_built() -> None:
     """Target, headers and body arrive, with one length; its connection is told when it is there."""
     connected: list[int] = []
     async with running_provider([_HI]) as provider:
-        transport = HttpTransport(Origin(HOST, provider.port, None), connect_timeout_s=PATIENCE_S)
+        transport = HttpTransport(Dialer(Origin(HOST, provider.port, None), timeout_s=PATIENCE_S))
         request = httpx2.Request(
             "POST",
             f"{provider.base_url}/chat?a=%20b",

@@ -12,12 +12,13 @@ from typing import cast
 import httpx2
 
 from relayd.relay.transport.connection import ConnectionBroken, IncomingResponse
-from relayd.relay.transport.pool import Origin, Pool, Unreachable
+from relayd.relay.transport.dialer import Dialer, Unreachable
+from relayd.relay.transport.pool import Pool
 
-__all__ = ["ConnectionBroken", "HttpTransport", "IncomingResponse", "Origin", "incoming"]
+__all__ = ["ConnectionBroken", "Dialer", "HttpTransport", "IncomingResponse", "incoming"]
 
 ON_CONNECTED = "relayd.on_connected"
-"""Request extension: called when the request has its connection."""
+"""Request extension, optional: called when the request has its connection."""
 _INCOMING = "relayd.incoming"
 _CONTENT_LENGTH = b"content-length"
 
@@ -26,21 +27,11 @@ class HttpTransport(httpx2.AsyncBaseTransport):
     """Sends requests to one origin. Redirects, cookies and proxies of the environment do not exist here.
 
     Args:
-        origin: the provider.
-        connect_timeout_s: for DNS, TCP and TLS together.
+        dialer: makes the connections to it.
     """
 
-    def __init__(self, origin: Origin, *, connect_timeout_s: float) -> None:
-        self._pool = Pool(origin, connect_timeout_s=connect_timeout_s)
-
-    @property
-    def connect_timeout_s(self) -> float:
-        """Time limit for DNS, TCP and TLS together."""
-        return self._pool.connect_timeout_s
-
-    @connect_timeout_s.setter
-    def connect_timeout_s(self, seconds: float) -> None:
-        self._pool.connect_timeout_s = seconds
+    def __init__(self, dialer: Dialer) -> None:
+        self._pool = Pool(dialer)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; return when the head of its response is here.
@@ -49,7 +40,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
             httpx2.ConnectError: there was no connection; nothing was sent.
             httpx2.ReadError: the connection broke before a response; the request may have been read.
         """
-        on_connected: Callable[[], None] = request.extensions[ON_CONNECTED]
+        on_connected: Callable[[], None] = request.extensions.get(ON_CONNECTED, lambda: None)
         body = await request.aread()
         try:
             response = await self._pool.send(_head(request, len(body)) + body, on_connected)
