@@ -177,6 +177,9 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
         actions, "list", "keys:list_keys", "show the keys: state, last use, and from which address"
     )
     add = _daemon_command(actions, "add", "keys:add", "make a key for a new client")
+    import_key = _daemon_command(
+        actions, "import", "keys:import_key", "give a new client a key of your own, read from stdin"
+    )
     rotate = _daemon_command(
         actions, "rotate", "keys:rotate", "make a new key for a client; the old one works for a grace period"
     )
@@ -187,7 +190,7 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     undo = _daemon_command(actions, "undo", "keys:undo", "take back a client's latest rotation")
     revoke = _daemon_command(actions, "revoke", "keys:revoke", "end a key now, for good")
     revoke.add_argument("--cut", action="store_true", help="end the streams that it opened, too")
-    for parser in (add, rotate, undo):
+    for parser in (add, import_key, rotate, undo):
         parser.add_argument("name", metavar="NAME", help="the client's name, such as default")
     for parser in (extend, revoke):
         parser.add_argument("id", metavar="ID", help="the key's id, as `relayd keys list` shows it")

@@ -152,9 +152,11 @@ class AdminClient:
                     raise self._mismatch() from error
                 yield event
 
-    async def add_key(self, client: str, *, generation: int, idempotency_key: str) -> KeyChange:
-        """Make a first key for a new client."""
-        return await self._change(("keys",), AddKey(client), generation, idempotency_key)
+    async def add_key(
+        self, client: str, secret: str | None = None, *, generation: int, idempotency_key: str
+    ) -> KeyChange:
+        """Make a first key for a new client, or give it one of the operator's own."""
+        return await self._change(("keys",), AddKey(client, secret), generation, idempotency_key)
 
     async def rotate_key(
         self, key_id: str, *, grace_s: float | None, generation: int, idempotency_key: str

@@ -68,9 +68,12 @@ class KeysHandler(_RingHandler):
         self.send_json(Ring(generation, ring.keys()))
 
     async def post(self) -> None:
-        """Make a first key for a new client."""
-        wanted = self.body(AddKey)
-        self.send_change(await self.context.state.ring.add(wanted.client, caller=await self.caller()))
+        """Make a first key for a new client, or take the one that the operator brings along."""
+        wanted, caller, ring = self.body(AddKey), await self.caller(), self.context.state.ring
+        if wanted.secret is None:
+            self.send_change(await ring.add(wanted.client, caller=caller))
+        else:
+            self.send_change(await ring.import_key(wanted.client, wanted.secret, caller=caller))
 
 
 class KeyChangeHandler(_RingHandler):

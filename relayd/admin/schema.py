@@ -182,9 +182,13 @@ class ErrorReply(msgspec.Struct, frozen=True):
 
 
 class AddKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /keys`."""
+    """`POST /keys`: a new key for a client, or the operator's own one."""
 
     client: str
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(client={self.client!r})"
 
 
 class RotateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,11 +6,13 @@ and what to do next is said on stderr.
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from functools import partial
+from getpass import getpass
 from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
@@ -50,6 +52,16 @@ async def add(args: Namespace, console: Console) -> int:
     client = console.client(args.socket)
     change = await _change(client, lambda _ring: partial(client.add_key, args.name))
     return _show_new(args, console, change, f"Client {args.name} has the key {change.key.id} now.")
+
+
+async def import_key(args: Namespace, console: Console) -> int:
+    """Give a new client a key of the operator's own, which is read from stdin or asked for."""
+    given = getpass("The key, which is not shown: ") if sys.stdin.isatty() else sys.stdin.readline()
+    client = console.client(args.socket)
+    change = await _change(client, lambda _ring: partial(client.add_key, args.name, given.strip()))
+    return _show(
+        args, console, change, f"Client {args.name} has the given key now; its id is {change.key.id}."
+    )
 
 
 async def rotate(args: Namespace, console: Console) -> int:

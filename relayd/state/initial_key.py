@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from relayd.state.audit import append_audit
 from relayd.state.database import Transaction
-from relayd.state.errors import BadChange
 from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
-from relayd.state.key_transitions import NewKey, StoredRing, active_key, make_key
-from relayd.state.keys import ID_CHARS, MIN_GIVEN_CHARS, PREFIX, digest, looks_wrong, new_id
+from relayd.state.key_transitions import StoredRing, given_key, make_key
+from relayd.state.keys import digest
 from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, Peer, utc_text
 
 DEFAULT_CLIENT = "default"
-# What a header can carry as one word.
-_GIVEN = re.compile(r"[!-~]*")
 
 
 class InitialKeyOutcome(StrEnum):
@@ -74,7 +70,7 @@ def ensure_initial_key(
             note="The key ring had keys and is empty now: no key works, and AUTHORIZATION_KEY is not taken "
             f"again. Put a backup in its place, or make a key: relayd keys add {DEFAULT_CLIENT}",
         )
-    key = make_key(DEFAULT_CLIENT, now_s) if given is None else _given_key(given, now_s)
+    key = make_key(DEFAULT_CLIENT, now_s) if given is None else given_key(DEFAULT_CLIENT, given, now_s)
     insert_key(connection, key)
     peer = own_peer()
     entry = AuditEntry(
@@ -126,20 +122,3 @@ def _compare(transaction: Transaction, ring: StoredRing, given: str | None, now:
         note=f"AUTHORIZATION_KEY is key {key.id}, {key.state} since {key.revoked_at or key.expires_at}: it "
         "stays dead and is ignored. Take it out of the environment.",
     )
-
-
-def _given_key(given: str, now_s: float) -> NewKey:
-    if len(given) < MIN_GIVEN_CHARS:
-        raise BadChange(
-            f"AUTHORIZATION_KEY has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Use a "
-            "longer one, or none: relayd then makes a key."
-        )
-    if not _GIVEN.fullmatch(given):
-        raise BadChange("AUTHORIZATION_KEY may only have visible ASCII characters and no spaces.")
-    if looks_wrong(given.encode()):
-        raise BadChange(
-            f"AUTHORIZATION_KEY begins like a relayd key ({PREFIX}…), but its length or checksum is wrong: "
-            "it was cut or mistyped."
-        )
-    key_id = given[len(PREFIX) : len(PREFIX) + ID_CHARS] if given.startswith(PREFIX) else new_id()
-    return active_key(key_id, DEFAULT_CLIENT, given, now_s)

@@ -12,9 +12,10 @@ import msgspec
 from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
-from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch
-from relayd.state.key_store import advance, insert_key, load_ring, mark_expired, update_key
-from relayd.state.key_transitions import Decision, Rule, StoredRing
+from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, WrongState
+from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring, mark_expired, update_key
+from relayd.state.key_transitions import Decision, NewKey, Rule, StoredRing
+from relayd.state.keys import digest
 from relayd.state.records import AuditEntry, KeyChangeResult, KeyInfo, Peer, utc_text
 
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
@@ -37,7 +38,7 @@ class ChangeRequest:
 
     action: str
     subject: str
-    """The client of an `add`, the key id of all others; text from outside."""
+    """The client of an `add` or `import`, the key id of all others; text from outside."""
     parameters: str
     """All that makes this change differ from another, as text."""
     rule: Rule
@@ -109,6 +110,16 @@ def _check_generation(ring: StoredRing, expected: int | None) -> None:
     )
 
 
+def _require_unknown(connection: sqlite3.Connection, made: NewKey, now: str) -> None:
+    """Refuse a given key that the ring has, or ever had: a dead key never comes back."""
+    known = find_by_digest(connection, digest(made.secret.encode()))
+    if known is not None:
+        raise WrongState(
+            f"This key is known already: it is {known.id} of client '{known.client}' and "
+            f"{known.as_of(now).state}."
+        )
+
+
 def _store(
     transaction: Transaction, request: ChangeRequest, decision: Decision, generation: int, now: str
 ) -> KeyChangeResult:
@@ -116,6 +127,7 @@ def _store(
     for key in decision.changed:
         update_key(connection, key)
     if decision.made is not None:
+        _require_unknown(connection, decision.made, now)
         insert_key(connection, decision.made)
     generation = advance(connection, generation, now, caller.peer, request.action)
     key, old = decision.key.as_of(now), None if decision.old is None else decision.old.as_of(now)

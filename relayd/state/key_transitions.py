@@ -19,12 +19,23 @@ import msgspec
 from msgspec.structs import replace
 
 from relayd.state.errors import BadChange, NoSuchKey, WrongState
-from relayd.state.keys import digest, fingerprint, new_key
+from relayd.state.keys import (
+    ID_CHARS,
+    MIN_GIVEN_CHARS,
+    PREFIX,
+    digest,
+    fingerprint,
+    looks_wrong,
+    new_id,
+    new_key,
+)
 from relayd.state.records import LIVE_STATES, KeyInfo, KeyState, epoch_s, utc_text
 
 MAX_SPAN_S = 366 * 86_400
 """A grace or an extension beyond a year is a mistake."""
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# What a header can carry as one word.
+_GIVEN = re.compile(r"[!-~]*")
 
 
 class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +83,14 @@ Rule = Callable[[StoredRing, str, float], Decision]
 """A rule takes the ring, the id of a key or the name of a client, and the Unix time."""
 
 
-def add(ring: StoredRing, client: str, now_s: float) -> Decision:
-    """Make an active key for a client without one."""
+def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None) -> Decision:
+    """Give a client without an active key a new one, or the key that the operator brings along."""
     if not _CLIENT.fullmatch(client):
         raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
     if (active := ring.active(client)) is not None:
         raise WrongState(f"Client '{client}' has the active key {active.id} already; rotate that one.")
-    made = make_key(client, now_s)
-    return Decision(made.info, made=made)
+    made = make_key(client, now_s) if given is None else given_key(client, given, now_s)
+    return Decision(made.info, made=made, detail=None if given is None else "a given key")
 
 
 def rotate(ring: StoredRing, key_id: str, now_s: float, *, grace_s: float) -> Decision:
@@ -141,10 +152,32 @@ def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decisio
 def make_key(client: str, now_s: float) -> NewKey:
     """Return a new active key."""
     key_id, secret = new_key()
-    return active_key(key_id, client, secret, now_s)
+    return _active_key(key_id, client, secret, now_s)
 
 
-def active_key(key_id: str, client: str, secret: str, now_s: float) -> NewKey:
+def given_key(client: str, given: str, now_s: float) -> NewKey:
+    """Return an operator's own key as an active one; a key that relayd made elsewhere keeps its id.
+
+    Raises:
+        BadChange: it is too short, can't be sent in a header, or was cut or mistyped.
+    """
+    if len(given) < MIN_GIVEN_CHARS:
+        raise BadChange(
+            f"The given key has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Use a longer "
+            "one, or let relayd make one."
+        )
+    if not _GIVEN.fullmatch(given):
+        raise BadChange("The given key may only have visible ASCII characters and no spaces.")
+    if looks_wrong(given.encode()):
+        raise BadChange(
+            f"The given key begins like a relayd key ({PREFIX}…), but its length or checksum is wrong: "
+            "it was cut or mistyped."
+        )
+    key_id = given[len(PREFIX) : len(PREFIX) + ID_CHARS] if given.startswith(PREFIX) else new_id()
+    return _active_key(key_id, client, given, now_s)
+
+
+def _active_key(key_id: str, client: str, secret: str, now_s: float) -> NewKey:
     """Return an active key with this secret."""
     info = KeyInfo(
         id=key_id,

@@ -22,7 +22,7 @@ from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initi
 from relayd.state.key_operations import Caller, ChangeRequest, apply_change
 from relayd.state.key_store import load_ring, mark_expired, store_uses
 from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
-from relayd.state.keys import digest
+from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
     LIVE_STATES,
     AuditEntry,
@@ -166,6 +166,12 @@ class KeyRing:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
         return await self._change("add", client, "", add, caller)
 
+    async def import_key(self, client: str, given: str, *, caller: Caller) -> KeyChangeResult:
+        """Let a client that has no active key use a key of the operator's own; the result has no secret."""
+        parameters = f" {fingerprint(digest(given.encode()))}"
+        change = await self._change("import", client, parameters, partial(add, given=given), caller)
+        return replace(change, secret=None)
+
     async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
         """Make a new active key for the client of this active one, which works on for the grace."""
         parameters = f" grace {seconds(grace_s)} s"
@@ -225,7 +231,7 @@ class KeyRing:
         bring back.
         """
         subject = storable_text(request.subject[:_SUBJECT_CHARS])
-        is_client = request.action == "add"
+        is_client = request.action in {"add", "import"}
         known = self._snapshot.ring.find(subject)
         entry = AuditEntry(
             at=utc_text(self._clock()),

@@ -145,3 +145,17 @@ async def test_a_chat_whose_body_was_still_coming_is_cut_as_well() -> None:
         reply = await wire.reply()
         assert reply.status == 401
         assert reply.error == "key_revoked: The key of this request was revoked."
+
+
+async def test_a_repeated_import_is_known_by_its_key(tmp_path: Path) -> None:
+    """The same idempotency key with another secret is another change; no reply has a secret."""
+    async with admin_api(tmp_path) as api:
+        for _ in range(2):
+            change = await api.client.add_key(
+                "web", "the-key-of-the-old-relay", generation=1, idempotency_key="same"
+            )
+            assert (change.generation, change.secret) == (2, None)
+        with pytest.raises(Refused) as refusal:
+            await api.client.add_key("web", "another-key-altogether", generation=2, idempotency_key="same")
+        assert refusal.value.code == "idempotency_mismatch"
+        assert api.state.ring.verify(b"another-key-altogether") is None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from relayd.admin.schema import KeyState
 from tests.admin.harness import admin_api
 from tests.commands.harness import relayd
+from tests.harness import KEY
 
 _KEY = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 
@@ -129,3 +133,48 @@ async def test_what_is_refused_is_1_with_one_line(tmp_path: Path) -> None:
             ran = await relayd(api.socket, *words.split())
             assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
             assert says in ran.err
+
+
+async def test_a_key_of_ones_own_is_read_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works at once and as it is; neither the answer nor the state has it."""
+    own = "the-key-of-the-old-relay"
+    async with admin_api(tmp_path) as api:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{own}\n"))
+        ran = await relayd(api.socket, "keys", "import", "web")
+        owner = api.state.ring.verify(own.encode())
+        assert owner is not None
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.out == f"Client web has the given key now; its id is {owner.key_id}.\n"
+        entry = (await api.client.audit()).entries[0]
+        assert (entry.action, entry.result, entry.client) == ("import", "done", "web")
+    assert _files_with(tmp_path, own) == []
+
+
+def _files_with(directory: Path, words: str) -> list[Path]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return [path for path in files if words.encode() in path.read_bytes()]
+
+
+async def test_a_key_that_can_not_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too short, not for a header, cut, already known, dead: one line says why, and never the key."""
+    async with admin_api(tmp_path) as api:
+        dead = (await relayd(api.socket, "keys", "add", "old")).out.strip()
+        owner = api.state.ring.verify(dead.encode())
+        assert owner is not None
+        await relayd(api.socket, "keys", "revoke", owner.key_id)
+        for own, name, says in (
+            ("short", "web", "has 5 characters; at least 16 are needed"),
+            ("", "web", "has 0 characters"),
+            ("a key with its spaces", "web", "no spaces"),
+            (dead[:-1], "web", "cut or mistyped"),
+            (KEY, "web", "of client 'default' and active"),
+            (dead, "web", f"it is {owner.key_id} of client 'old' and revoked"),
+            ("a-key-that-would-do", "default", "rotate that one"),
+        ):
+            monkeypatch.setattr(sys, "stdin", io.StringIO(own))
+            ran = await relayd(api.socket, "keys", "import", name)
+            assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+            assert says in ran.err
+            assert not own or own not in ran.err
