@@ -20,6 +20,7 @@ from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
 from relayd.demo.upstream import DemoUpstream
+from relayd.first_key import FirstKeyFile
 from relayd.processes import has_terminal
 from relayd.public.app import make_app
 from relayd.public.chat_request import ChatRules
@@ -79,6 +80,7 @@ class Server:
     ) -> None:
         self._config = config
         self._state = state
+        self._first_key = FirstKeyFile(config.current.state_dir, state.ring)
         self._boot_id = boot_id
         self._announce = announce
         self._manager = manager
@@ -117,7 +119,10 @@ class Server:
             f"  state {settings.state_dir}  admin {settings.admin.socket}"
         )
         self._manager.ready(f"serving on {self.url}")
+        first_key = asyncio.create_task(self._first_key.watch(), name="first key file")
         await self._stop_requested.wait()
+        first_key.cancel()
+        await asyncio.gather(first_key, return_exceptions=True)
         await self._drain()
         return await self.stop()
 
@@ -211,6 +216,7 @@ class Server:
             event_bus=event_bus,
             stop=self.request_stop,
             reload=lambda: self._config.reload(self._apply),
+            first_key=self._first_key.reminder,
         )
         self._admin = AdminServer(admin_socket.socket, context)
         await self._admin.start()

@@ -64,6 +64,8 @@ class AdminContext:
     """Begin to drain, as a signal would."""
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the configuration again, as a signal would."""
+    first_key: Callable[[], str | None]
+    """Return where the first key waits in plain text; None if it does not."""
     event_write_timeout_s: float = 10.0
     """How long a reader of events may stand still before it is dropped."""
     _log_threads: ThreadPoolExecutor = field(
@@ -101,6 +103,7 @@ class AdminContext:
             log=LogHealth(queued=log.queued, lost=log.lost, error=log.error or disk_error),
             disk=disk,
             ring=_ring_summary(self.state.ring),
+            first_key=self.first_key(),
         )
 
     def progress(self) -> Progress:

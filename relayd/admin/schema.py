@@ -139,6 +139,8 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     log: LogHealth
     disk: DiskUse
     ring: RingSummary
+    first_key: str | None = None
+    """Where the first key waits in plain text, and until when; None if it does not."""
 
 
 class Reloaded(msgspec.Struct, frozen=True):

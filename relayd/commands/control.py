@@ -123,4 +123,6 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"),
         ("state", status.state_dir),
     ]
+    if status.first_key is not None:
+        rows.append(("first key", status.first_key))
     return rows if log.error is None else [*rows, ("PROBLEM", log.error)]

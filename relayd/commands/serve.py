@@ -23,6 +23,7 @@ from relayd.config import ConfigError, Settings, load
 from relayd.descriptors import ask_for_descriptors
 from relayd.files import write_file
 from relayd.findings import Finding, Severity
+from relayd.first_key import FIRST_KEY_FILE
 from relayd.hints import typeable
 from relayd.logs import set_up_logging
 from relayd.paths import demo_state_dir
@@ -41,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.0005
 
-FIRST_KEY_FILE = "first-key"
 _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
 
@@ -236,13 +236,19 @@ def _save_first_key(path: Path, secret: str) -> str:
             f"The first authorization key could not be saved in {path} ({error.strerror}) and is lost; "
             "make another: relayd keys rotate default --grace 0s"
         )
-    return f"The first authorization key is in {path}; read it, then delete the file."
+    return _first_key_in(path)
+
+
+def _first_key_in(path: Path) -> str:
+    return f"The first authorization key is in {path}. Keep it: the file is deleted once the key was used."
 
 
 def _find_first_key(path: Path, client: str) -> str:
     """Return where the first key is, or how to get another: the first start may have been killed early."""
     if path.is_file():
-        return f"The first authorization key is in {path}; read it, then delete the file."
+        return (
+            f"The first authorization key is in {path}. Keep it: the file is deleted once the key was used."
+        )
     return (
         "No authorization key was ever used here. If the first one was lost, make another: "
         f"relayd keys rotate {client} --grace 0s"

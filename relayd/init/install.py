@@ -38,7 +38,7 @@ _COMMAND_TIMEOUT_S = 120
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 
-_NEXT_STEPS = """The first client's key (read it, then delete the file):
+_NEXT_STEPS = """The first client's key (keep it: the file is deleted once the key was used):
     sudo cat /var/lib/relayd/first-key
 Let someone operate it without root (they log in again afterwards):
     sudo usermod -aG {group} {user}

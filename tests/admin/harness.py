@@ -112,6 +112,7 @@ async def admin_api(
             event_bus=event_bus,
             stop=lambda: stopped.append(True),
             reload=_no_reload,
+            first_key=lambda: None,
             event_write_timeout_s=event_write_timeout_s,
         )
         server = AdminServer(admin_socket.socket, context)

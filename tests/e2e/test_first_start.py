@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relayd.state.keys import looks_wrong
 from tests.e2e.daemon import KEY, Daemon, command, environment
-from tests.wire import ask, body
+from tests.wire import ask, body, until
 
 _SECRET = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 _CURL = re.compile(r"^\s*(curl -N .*)$", re.MULTILINE)
@@ -44,7 +44,7 @@ def _everything_but_the_key_file(daemon: Daemon) -> bytes:
 
 
 async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> None:
-    """Mode 0600, named on stderr, working; and the key stands nowhere else, not even after a restart."""
+    """Mode 0600, named on stderr and in the status until the key was used, then gone; and nowhere else."""
     with Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""}) as daemon:
         path = daemon.state_dir / "first-key"
         key = path.read_text().strip()
@@ -53,16 +53,32 @@ async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> 
         assert _SECRET.fullmatch(key)
         assert not looks_wrong(key.encode())
         assert str(path) in daemon.stderr
+        reminder = (await daemon.admin.status()).first_key
+        assert reminder is not None
+        assert reminder.startswith(f"in {path} until it is used, at most 23h ")
         assert _pasted(daemon.stderr, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+        await until(lambda: not path.exists())
+        assert (await daemon.admin.status()).first_key is None
         assert daemon.stop() == 0
         written = len(daemon.stderr)
-        path.unlink()
         daemon.start()
         assert (await ask(daemon.port, key, _QUICK)).status == 200
         assert not path.exists()
         assert "first authorization key" not in daemon.stderr[written:]
         daemon.stop()
         assert key.encode() not in _everything_but_the_key_file(daemon)
+
+
+async def test_a_first_key_that_nobody_used_is_deleted_after_a_day(tmp_path: Path) -> None:
+    """Also if relayd was not running at that time; the key itself goes on working."""
+    with Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""}) as daemon:
+        path = daemon.state_dir / "first-key"
+        key = path.read_text().strip()
+        assert daemon.stop() == 0
+        os.utime(path, (0, time.time() - 86_400))
+        daemon.start()
+        await until(lambda: not path.exists())
+        assert (await ask(daemon.port, key, _QUICK)).status == 200
 
 
 async def test_on_a_terminal_the_first_key_is_shown_once(tmp_path: Path) -> None:
