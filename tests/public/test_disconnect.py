@@ -21,7 +21,7 @@ _WAYS: dict[str, Callable[[Wire], None]] = {
 }
 _QUICK = "demo:deltas=1"
 _LIMIT_S = 0.1
-_TRIES = 3
+_TRIES = 20
 """A machine busy with other tests may stand still for longer than the limit: one try must keep it."""
 
 
@@ -56,7 +56,7 @@ async def test_leaving_within_the_body_is_recorded(way: str, chunked: bool, expe
     if not chunked:
         sent = post(KEY, body()[:10], headers, length=1000)
     async with running_relay(server__max_streams=1) as relay:
-        for n in range(0, 6, 2):
+        for n in range(0, 4, 2):
             async with await Wire.open(relay.port) as wire:
                 wire.send(sent)
                 if n:
@@ -65,7 +65,7 @@ async def test_leaving_within_the_body_is_recorded(way: str, chunked: bool, expe
                 _WAYS[way](wire)
                 record = await _left(relay, n)
                 assert (record.status, record.model) == (None, None)
-        assert relay.upstream.total_requests == 3
+        assert relay.upstream.total_requests == 2
 
 
 @pytest.mark.parametrize("unread", [b"", b"\r\n", post(KEY, body(_QUICK))], ids=["", "CRLF", "pipelined"])
@@ -111,13 +111,11 @@ async def test_a_client_that_half_closed_sees_no_orderly_end() -> None:
 
 async def test_a_request_that_comes_with_its_fin_gets_no_empty_success() -> None:
     """Nothing is answered rather than an empty 200."""
-    async with running_relay() as relay:
-        for n in range(10):
-            async with await Wire.open(relay.port) as wire:
-                wire.send(post(KEY, body("demo:fault=stall_headers")))
-                wire.half_close()
-                assert await wire.ended() == b""
-            assert (await relay.record(n)).outcome is Outcome.CLIENT_CLOSED
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(post(KEY, body("demo:fault=stall_headers")))
+        wire.half_close()
+        assert await wire.ended() == b""
+        assert (await relay.record()).outcome is Outcome.CLIENT_CLOSED
 
 
 async def test_a_stream_does_not_end_with_another_client() -> None:

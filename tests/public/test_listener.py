@@ -13,7 +13,7 @@ import pytest
 
 from relayd.public.listener import bind, connection_limit
 from tests.harness import KEY, Relay, running_relay
-from tests.wire import HOST, PATIENCE_S, Wire, body, fetch, post
+from tests.wire import HOST, PATIENCE_S, Wire, body, fetch, post, until
 
 _needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"
@@ -43,28 +43,31 @@ def test_every_address_is_of_both_families(host: str) -> None:
 
 @_needs_ipv6
 def test_one_ipv6_address_does_not_take_ipv4_along() -> None:
-    """Both families can be bound to the same port, side by side."""
-    (four,) = bind(HOST, 0)
-    with four:
-        (six,) = bind("::1", four.getsockname()[1])
-        six.close()
+    """A client of IPv4 finds nothing at its port."""
+    (six,) = bind("::1", 0)
+    with six, socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        # From its own address, which no other process uses: 127.0.0.1 may have the same port.
+        client.connect(("127.99.0.1", six.getsockname()[1]))
 
 
-@_needs_ipv6
 def test_a_name_is_bound_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the port that was asked for; a free port is taken at the first address only."""
+    # Nothing else is bound to these, so that a port of one is free at the others.
+    addresses = ["127.99.0.1", "127.99.0.2"]
     resolve = socket.getaddrinfo
 
     def both(host: str, port: int, **options: Any) -> list[Any]:
         assert host == "relay.example"
-        return [found for address in (HOST, "::1") for found in resolve(address, port, **options)]
+        return [found for address in addresses for found in resolve(address, port, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
     (first,) = bind("relay.example", 0)
-    port = first.getsockname()[1]
-    first.close()
-    sockets = bind("relay.example", port)
-    assert [sock.getsockname()[:2] for sock in sockets] == [(HOST, port), ("::1", port)]
+    with first:
+        port = first.getsockname()[1]
+        assert first.getsockname() == ("127.99.0.1", port)
+        addresses[:] = ["127.99.0.3", "127.99.0.4"]
+        sockets = bind("relay.example", port)
+    assert [sock.getsockname() for sock in sockets] == [(address, port) for address in addresses]
     for sock in sockets:
         sock.close()
 
@@ -185,13 +188,14 @@ async def test_accepting_pauses_while_no_descriptor_is_left(caplog: pytest.LogCa
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
+                began_at = loop.time()
                 await loop.sock_connect(waiting, (HOST, relay.port))
-                await asyncio.sleep(0.5)
-                pauses = caplog.text.count("accepting paused")
+                await until(lambda: caplog.text.count("accepting paused") >= 2)
+                pauses, took_s = caplog.text.count("accepting paused"), loop.time() - began_at
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            assert 1 <= pauses <= 5
+            assert (pauses - 2) * 0.2 <= took_s
             await loop.sock_sendall(waiting, _HEALTH)
-            got = await asyncio.wait_for(loop.sock_recv(waiting, 100), 30)
+            got = await asyncio.wait_for(loop.sock_recv(waiting, 100), PATIENCE_S)
             assert got.startswith(b"HTTP/1.1 200")
         assert (await fetch(relay.port, "/healthz")).status == 200

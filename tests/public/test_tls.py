@@ -118,7 +118,7 @@ async def test_a_handshake_has_the_time_of_a_head(authority: Authority, said: by
     """Silence, half a handshake and plain HTTP on a TLS port all end within it, without an answer."""
     files = _files(authority.pair("one"))
     async with (
-        running_relay(tls=files, server__header_timeout_s=0.3) as relay,
+        running_relay(tls=files, server__header_timeout_s=0.5) as relay,
         await Wire.open(relay.port) as wire,
     ):
         wire.send(said)

@@ -61,18 +61,17 @@ async def test_no_write_ends_inside_a_line_however_little_the_kernel_takes(
 
 
 async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
-    """Its pause is not the provider's silence; it takes its time, which the record tells."""
-    async with running_relay(upstream__idle_timeout_s=2, chat__heartbeat_s=0.5) as relay:
+    """It takes its time, which the record tells; tests/relay/test_stream.py has the limits meanwhile."""
+    async with running_relay() as relay:
         async with _blocked(relay, "demo:text=x100000,deltas=40,interval_ms=0") as wire:
-            await asyncio.sleep(3)
+            await asyncio.sleep(0.5)
             wire.resume()
             reply = await wire.reply()
         record = await relay.record()
-    assert (reply.error, len(reply.text)) == (None, 40 * 100_000)
-    assert reply.lines[-1] == DONE
-    assert record.outcome is Outcome.COMPLETED
-    assert record.stalled_ms >= 3000
-    assert record.bytes_out == len(reply.body)
+    assert (reply.error, len(reply.text), reply.lines[-1]) == (None, 40 * 100_000, DONE)
+    assert (record.outcome, record.bytes_out) == (Outcome.COMPLETED, len(reply.body))
+    assert record.duration_ms is not None
+    assert 400 <= record.stalled_ms <= record.duration_ms
 
 
 async def test_a_client_that_does_not_read_pauses_the_provider() -> None:
@@ -96,7 +95,7 @@ async def test_a_client_that_stalls_for_too_long_is_reset(heartbeat_s: float) ->
     ):
         record = await relay.record()
         assert (record.outcome, record.status, record.error) == (Outcome.CLIENT_STALLED, 200, None)
-        assert 300 <= record.stalled_ms < 5000
+        assert 290 <= record.stalled_ms <= (record.duration_ms or 0)
         await until(wire.lost)
         await relay.upstream.wait_closed(0)
         wire.resume()
@@ -119,7 +118,7 @@ async def test_a_client_that_leaves_while_it_is_waited_for_is_noticed() -> None:
         await relay.upstream.wait_closed(0)
         record = await relay.record()
         assert record.outcome is Outcome.CLIENT_CLOSED
-        assert record.stalled_ms < 10_000
+        assert record.stalled_ms < 29_000
 
 
 async def test_a_client_that_pipelines_and_never_reads_is_dropped() -> None:
@@ -132,27 +131,3 @@ async def test_a_client_that_pipelines_and_never_reads_is_dropped() -> None:
         wire.send(post(KEY, b"{") * 500)
         await until(wire.lost)
         assert (await relay.ask("demo:deltas=1")).status == 200
-
-
-async def test_a_bug_ends_one_request_and_its_details_stay_in_the_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the first byte 500, after it an error line; the client learns the request's id and no more."""
-
-    def fail(*_args: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    async with running_relay() as relay:
-        monkeypatch.setattr("relayd.relay.stream.delta_line", fail)
-        reply = await relay.ask("demo:text=words,deltas=3")
-        record = await relay.record()
-        monkeypatch.undo()
-        assert (await relay.ask("demo:deltas=1")).status == 200
-    assert (reply.status, reply.header("X-Relayd-Error")) == (500, "internal")
-    assert reply.error is not None
-    assert record.id in reply.error
-    assert "ZeroDivisionError" not in reply.error
-    assert reply.lines[-1] == DONE
-    assert record.outcome is Outcome.CRASHED
-    assert f"request {record.id} met a bug" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
