@@ -18,13 +18,12 @@ from tui.model.text import printable_text
 from tui.model.units import clock, in_words, plural
 from tui.screens.dialogs import Confirm
 from tui.screens.key_dialogs import AskClient, AskGrace, AskRevoke, SecretDialog
-from tui.type_ahead import ASKS, Work
 
 _MAX_NAMED = 4
 
 
 class KeyActions:
-    """Each method starts one change and returns at once.
+    """One method for each change, from its question to what it led to; to be run as a worker.
 
     Args:
         app: shows dialogs and notifications.
@@ -38,34 +37,12 @@ class KeyActions:
         self._client = context.commands.client
         self._state = context.state
 
-    def rotate(self, key: KeyInfo) -> None:
-        """Make a new key for the client of this one."""
-        self._start(partial(self._rotate, key))
-
-    def add(self) -> None:
-        """Make a key for a new client."""
-        self._start(self._add)
-
-    def extend(self, key: KeyInfo) -> None:
-        """Give a retiring key more time."""
-        self._start(partial(self._extend, key))
-
-    def undo(self, key: KeyInfo) -> None:
-        """Make a retiring key the primary one again."""
-        self._start(partial(self._undo, key))
-
-    def revoke(self, key: KeyInfo | None) -> None:
-        """End a key now."""
-        self._start(partial(self._revoke, key))
-
-    def _start(self, change: Work) -> None:
-        self._app.run_worker(change, exclusive=True, group=f"{ASKS}-key")
-
     def _open_streams(self) -> Counter[str]:
         streams = self._state.open_streams.streams.values()
         return Counter(stream.progress.key_id for stream in streams if stream.progress.key_id is not None)
 
-    async def _rotate(self, key: KeyInfo) -> None:
+    async def rotate(self, key: KeyInfo) -> None:
+        """Make a new key for the client of this one."""
         grace_s = await self._app.push_screen_wait(
             AskGrace(f"Rotate the key of {key.client}?", self._rotation_in_words(key), "Rotate")
         )
@@ -90,7 +67,8 @@ class KeyActions:
             "A new key works at once. The old one keeps working for the grace:"
         )
 
-    async def _add(self) -> None:
+    async def add(self) -> None:
+        """Make a key for a new client."""
         keys = self._state.ring.keys
         known = frozenset(key.client for key in keys if key.revoked_at is None and key.expires_at is None)
         client = await self._app.push_screen_wait(AskClient(known))
@@ -126,7 +104,8 @@ class KeyActions:
             )
         )
 
-    async def _extend(self, key: KeyInfo) -> None:
+    async def extend(self, key: KeyInfo) -> None:
+        """Give a retiring key more time."""
         ends = clock(epoch_s(key.expires_at)) if key.expires_at else "now"
         by_s = await self._app.push_screen_wait(
             AskGrace(
@@ -143,7 +122,8 @@ class KeyActions:
                 lambda _: f"The old key {key.id} works {in_words(by_s)} longer.",
             )
 
-    async def _undo(self, key: KeyInfo) -> None:
+    async def undo(self, key: KeyInfo) -> None:
+        """Make a retiring key the primary one again."""
         question = Confirm(
             f"Undo the rotation of {key.client}?",
             f"The old key {key.id} is primary again. The new key {key.replaced_by or ''} is revoked now"
@@ -157,7 +137,8 @@ class KeyActions:
                 lambda _: f"The key {key.id} of {key.client} is active again.",
             )
 
-    async def _revoke(self, chosen: KeyInfo | None) -> None:
+    async def revoke(self, chosen: KeyInfo | None) -> None:
+        """End a key now."""
         answer = await self._app.push_screen_wait(
             AskRevoke(chosen, self._state.ring.keys, self._open_streams())
         )

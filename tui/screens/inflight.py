@@ -9,7 +9,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from relayd.admin.schema import Phase
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.open_streams import OpenStream
@@ -21,7 +20,6 @@ from tui.widgets.cells import Piece, fit
 from tui.widgets.line_list import ItemList, LineList
 
 _STALE_MS = 3000
-_PHASE_WORDS = {Phase.CONNECTING: "connecting", Phase.WAITING: "waiting", Phase.STREAMING: "streaming"}
 
 
 class StreamList(ItemList[OpenStream]):
@@ -73,20 +71,17 @@ class StreamList(ItemList[OpenStream]):
 
     def _cells(self, stream: OpenStream) -> dict[str, tuple[str, Role]]:
         progress = stream.progress
-        late_ms = (
-            max(0.0, (self._now_s() - stream.at_s) * 1000)
-            if self._state.connection is Connection.LIVE
-            else 0.0
-        )
+        late_ms = 0.0
+        if self._state.connection is Connection.LIVE:
+            late_ms = max(0.0, (self._now_s() - stream.at_s) * 1000)
         last_ms = None if progress.last_delta_ms is None else progress.last_delta_ms + late_ms
-        phase = _PHASE_WORDS.get(progress.phase, progress.phase.value)
         stale = last_ms is not None and last_ms > _STALE_MS
         slow_reader = progress.waiting_for == "client"
         return {
             "client": (progress.client or "—", Role.STRONG),
             "model": (progress.model or "—", Role.TEXT),
             "address": (progress.ip, Role.DIM),
-            "phase": (phase, Role.RUN if progress.deltas else Role.WAIT),
+            "phase": (progress.phase.value, Role.RUN if progress.deltas else Role.WAIT),
             "age": (duration(progress.age_ms + late_ms), Role.TEXT),
             "tokens": (count(progress.deltas), Role.TEXT),
             "tok/s": (rate(stream.deltas_per_s) if progress.deltas else "—", Role.STREAM),

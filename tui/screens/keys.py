@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import ClassVar
 
 from rich.style import Style
@@ -21,6 +22,7 @@ from tui.model.evidence import RECENT_S, Use
 from tui.model.units import age, countdown, duration, moment, plural
 from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
 from tui.theme import Role, style
+from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
 from tui.widgets.line_list import ItemList, LineList
@@ -301,40 +303,36 @@ class KeysPane(Pane):
             return chosen
         return next((key for key in self.state.retiring() if key.client == chosen.client), None)
 
-    def _may(self, action: str) -> bool:
-        """Return whether the action can be used now; if not, say why."""
+    def _start(self, action: str, change: Work | None) -> None:
+        """Start a change, or say why it can't be made now."""
         reason = next(hint.reason for hint in self.hints() if hint.action == action)
         if reason:
             self.app.notify(f"Not now: {reason}.")
-        return not reason
+        elif change is not None:
+            self.app.run_worker(change, exclusive=True, group=f"{ASKS}-key")
 
     def action_rotate(self) -> None:
         """Rotate the chosen key."""
         key = self.rows.chosen
-        if self._may("rotate") and key is not None:
-            self._actions.rotate(key)
+        self._start("rotate", None if key is None else partial(self._actions.rotate, key))
 
     def action_add(self) -> None:
         """Add a client."""
-        if self._may("add"):
-            self._actions.add()
+        self._start("add", self._actions.add)
 
     def action_extend(self) -> None:
         """Give the old key more time."""
         key = self._retiring()
-        if self._may("extend") and key is not None:
-            self._actions.extend(key)
+        self._start("extend", None if key is None else partial(self._actions.extend, key))
 
     def action_undo(self) -> None:
         """Undo the rotation."""
         key = self._retiring()
-        if self._may("undo") and key is not None:
-            self._actions.undo(key)
+        self._start("undo", None if key is None else partial(self._actions.undo, key))
 
     def action_revoke(self) -> None:
         """End a key now."""
-        if self._may("revoke"):
-            self._actions.revoke(self.rows.chosen)
+        self._start("revoke", partial(self._actions.revoke, self.rows.chosen))
 
     def action_ended(self) -> None:
         """Show or hide keys that have ended."""

@@ -209,8 +209,10 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
         await harness.dialog(Confirm)
         await harness.press("tab", "enter")
         await harness.shows("is active again.")
-        states = [key.state for key in await keys_of(daemon, "undone")]
-        assert states == [KeyState.ACTIVE, KeyState.REVOKED]
+        old, new = await keys_of(daemon, "undone")
+        assert (old.state, new.state) == (KeyState.ACTIVE, KeyState.REVOKED)
+        await harness.press("5")
+        await harness.shows(f"undone {old.id}, {new.id}")
 
 
 async def test_a_client_is_added(daemon: Daemon, tmp_path: Path) -> None:

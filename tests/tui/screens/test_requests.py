@@ -21,7 +21,6 @@ from tui.model.stats import is_error
 from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
 from tui.screens.requests import CauseList
-from tui.widgets.bars import KeyBar, TabBar
 from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
 
@@ -208,25 +207,6 @@ async def test_what_is_shown_is_exported_privately(tmp_path: Path, monkeypatch: 
         await until(lambda: path.stat().st_size > 0)
     assert path.stat().st_mode & 0o777 == 0o600
     assert all("id" in json.loads(line) for line in path.read_text().splitlines())
-
-
-async def test_everything_is_reached_by_mouse(tmp_path: Path) -> None:
-    """Tabs and footer are clicked, a row is chosen by a click and opened by a second one."""
-    async with app_with_past(tmp_path) as (harness, _):
-        for name in ("keys", "stats", "audit", "inflight", "requests"):
-            tabs = harness.main.query_one(TabBar)
-            spot = next(spot for spot in tabs.spots if f"'{name}'" in spot.action)
-            await harness.pilot.click(TabBar, offset=(spot.start + 2, 0))
-            await harness.idle()
-            assert harness.main.pane.id == name
-        await harness.pilot.click("#list", offset=(10, 5), times=2)
-        await harness.idle()
-        assert harness.main.pane.has_class("-detail")
-        bar = harness.main.query_one(KeyBar)
-        spot = next(spot for spot in bar.spots if spot.action == "screen.back")
-        await harness.pilot.click(KeyBar, offset=(spot.start + 1, 0))
-        await harness.idle()
-        assert not harness.main.pane.has_class("-detail")
 
 
 async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> None:
