@@ -1,4 +1,4 @@
-"""The documentation holds together: links lead somewhere, both READMEs say to type the same."""
+"""The documentation holds together: links lead somewhere, translations say to type the same."""
 
 from __future__ import annotations
 
@@ -50,15 +50,26 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert sorted(set(_PAGES) - found) == []
 
 
-def test_both_readmes_say_to_type_the_same() -> None:
-    """The Chinese README has the English one's commands, all of them, in their order."""
+@pytest.mark.parametrize(
+    ("page", "translation"),
+    [("README.md", "docs/README.zh-CN.md"), ("docs/migrate.md", "docs/migrate.zh.md")],
+)
+def test_a_translation_says_to_type_the_same(page: str, translation: str) -> None:
+    """The Chinese page has the English one's commands, all of them, in their order."""
     typed = [
-        [line.partition(" #")[0].rstrip() for block in _SHELL.findall(readme) for line in block.splitlines()]
-        for readme in (
-            page.read_text(encoding="utf-8") for page in (_PAGES[0], _TOP / "docs/README.zh-CN.md")
-        )
+        [line.partition(" #")[0].rstrip() for block in _SHELL.findall(text) for line in block.splitlines()]
+        for text in ((_TOP / path).read_text(encoding="utf-8") for path in (page, translation))
     ]
     assert typed[0] == typed[1]
+
+
+def test_the_protocol_has_the_same_fields_and_codes_in_chinese() -> None:
+    """Each row of its tables, with the status of a code."""
+    rows = [
+        re.findall(r"(?m)^\| `([\w.-]+)`(?:.* \| (\d+) \|)?", (_TOP / path).read_text(encoding="utf-8"))
+        for path in ("docs/chat.md", "docs/chat.zh.md")
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_the_proof_finds_the_steps_that_it_follows() -> None:
