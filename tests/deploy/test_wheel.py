@@ -62,14 +62,15 @@ def _environment(home: Path | None) -> dict[str, str]:
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(programs: Path) -> None:
-    """Every committed file of relayd and tui, the licence, and no test, key, state or cache."""
+    """Every committed file of relayd and tui, the licences, and no test, key, state or cache."""
     (wheel,) = programs.parents[1].glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         inside = set(packed.namelist())
         metadata = next(name for name in inside if name.endswith(".dist-info/METADATA"))
         home = metadata.removesuffix("METADATA")
         entries = packed.read(f"{home}entry_points.txt").decode()
-    about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    licences = {"licenses/LICENSE", "licenses/relayd/public/static/marked.LICENSE"}
+    about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt"} | licences
     sources = {
         str(path.relative_to(_ROOT))
         for package in ("relayd", "tui")
