@@ -119,7 +119,7 @@ def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
         commands,
         "doctor",
         "relayd.doctor.command:run",
-        "examine a deployment from outside, and say what to fix",
+        "test a deployment from outside, and say what to fix",
     )
     doctor.add_argument("url", metavar="URL", help="address of the relay, such as https://relay.example.com")
     doctor.add_argument(
@@ -128,15 +128,13 @@ def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="file with a client's key; - reads it from stdin (default: $AUTHORIZATION_KEY)",
     )
     doctor.add_argument(
-        "--origin", metavar="ORIGIN", help="origin of a web page that should be able to call the relay"
+        "--origin", metavar="ORIGIN", help="origin of a web page that should be able to use the relay"
     )
     doctor.add_argument(
         "--ca", metavar="FILE", type=Path, help="trust this authority instead of the system's"
     )
-    doctor.add_argument(
-        "--address", metavar="IP", help="connect to this address instead of the one that DNS gives"
-    )
-    doctor.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    doctor.add_argument("--address", metavar="IP", help="connect to this address instead of the one in DNS")
+    doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_status_and_log(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -147,13 +145,13 @@ def _add_status_and_log(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--since",
         metavar="2h",
         type=_duration,
-        help="show all of the last 30s, 10m, 2h or 7d, not only the newest 50",
+        help="show all requests of the last 30s, 10m, 2h or 7d, not only the newest 50",
     )
     log.add_argument(
         "--where",
         metavar="FILTER",
         default="",
-        help="show only the requests that pass, such as 'status>=500 client=web'",
+        help="show only the requests that match, such as 'status>=500 client=web'",
     )
 
 
@@ -226,7 +224,7 @@ def _daemon_command(
 
 def _add_socket_and_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", help="path of the daemon's admin socket")
-    parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _duration(text: str) -> int:

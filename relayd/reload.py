@@ -68,7 +68,7 @@ class ConfigReloader:
             new = await asyncio.to_thread(self._read)
             apply(new)
         except (ConfigError, TlsError) as error:
-            _log.error("reload: nothing is changed, the configuration cannot be used:\n%s", error)
+            _log.error("reload: the configuration cannot be used, so nothing was changed:\n%s", error)
             return Reloaded(error=str(error))
         old, self.current = self.current, new
         report = Reloaded(
@@ -94,9 +94,9 @@ def _write(report: Reloaded) -> None:
     for change in report.changed:
         _log.warning("reload: %s", change)
     if report.waiting:
-        _log.warning("reload: in force only after a restart: %s", ", ".join(report.waiting))
+        _log.warning("reload: takes effect only after a restart: %s", ", ".join(report.waiting))
     if not report.changed and not report.waiting:
-        _log.warning("reload: the configuration is as before")
+        _log.warning("reload: the configuration has not changed")
 
 
 def _change(old: Settings, new: Settings, name: str) -> str:

@@ -263,7 +263,7 @@ class AdminClient:
             what = (
                 f"relayd did not answer within {self._answer_timeout_s:g} s"
                 if slow
-                else "The connection ended before the answer was whole"
+                else "The connection ended before the answer was complete"
             )
             if method == "GET":
                 raise AdminClientError(f"{what} ({self.socket}).") from error

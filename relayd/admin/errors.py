@@ -29,7 +29,7 @@ _RING_STATUS: dict[type[RingError], HTTPStatus] = {
 }
 _HTTP_MESSAGES = {
     HTTPStatus.NOT_FOUND: "There is nothing at this path; docs/operations.md lists the paths.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This method is not possible at this path.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This method is not allowed at this path.",
 }
 
 

@@ -60,8 +60,8 @@ class AdminHandler(JsonHandler):
         unknown = sorted(set(self.request.query_arguments) - self.query_names)
         if unknown:
             raise AdminError.bad_request(
-                f"{unknown[0][:40]!r} means nothing here; "
-                f"this path knows: {', '.join(sorted(self.query_names)) or 'no parameters'}."
+                f"This path has no parameter {unknown[0][:40]!r}; "
+                f"it has: {', '.join(sorted(self.query_names)) or 'none'}."
             )
         return None
 
@@ -94,7 +94,7 @@ class AdminHandler(JsonHandler):
         try:
             return msgspec.json.decode(self.request.body or b"{}", type=kind)
         except msgspec.MsgspecError as error:
-            raise AdminError.bad_request(f"The body can't be understood: {error}.") from error
+            raise AdminError.bad_request(f"The body is not valid: {error}.") from error
 
     def number(self, name: str) -> int | None:
         """Return a whole number of the query; None if it is not given."""

@@ -32,7 +32,7 @@ class _RingHandler(AdminHandler):
             raise AdminError(
                 HTTPStatus.PRECONDITION_REQUIRED,
                 "if_match_required",
-                "Say which ring this change was decided on: If-Match with the ETag of GET /keys.",
+                "Send If-Match with the ETag of GET /keys, so that the change applies to the keys you saw.",
             )
         match = _GENERATION.fullmatch(given.strip())
         if match is None:
@@ -45,7 +45,7 @@ class _RingHandler(AdminHandler):
             raise AdminError(
                 HTTPStatus.BAD_REQUEST,
                 "idempotency_key_required",
-                "Give this change an Idempotency-Key of its own, such as a UUID, so that it can be repeated.",
+                "Send an Idempotency-Key with a new value, such as a UUID, so that it can be repeated.",
             )
         return given
 

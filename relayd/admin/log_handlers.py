@@ -67,7 +67,7 @@ class RequestRecordHandler(AdminHandler):
         record = await self.context.read_log(partial(self.context.state.reader.get, request_id))
         if record is None:
             raise AdminError.not_found(
-                f"The log has no request {request_id[:40]!r}: it never was, or is no longer kept."
+                f"The log has no request {request_id[:40]!r}: it never existed, or is no longer kept."
             )
         self.send_json(record)
 
@@ -98,7 +98,7 @@ class EventsHandler(AdminHandler):
             raise AdminError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "too_many_followers",
-                f"{MAX_FOLLOWERS} programs follow the events already; close one, such as `relayd log -f`.",
+                f"{MAX_FOLLOWERS} programs already follow the events; close one, such as `relayd log -f`.",
             )
         self.set_header("Content-Type", "application/x-ndjson; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")

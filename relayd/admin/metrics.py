@@ -52,19 +52,21 @@ class Metrics:
         self._reply_bytes = Counter("relayd_reply_bytes", "Bytes of replies that ended.", registry=registry)
         self._first_token = Histogram(
             "relayd_first_token_seconds",
-            "From request to first text.",
+            "Time from the request to the first text.",
             buckets=_FIRST_TOKEN_BUCKETS_S,
             registry=registry,
         )
         self._duration = Histogram(
             "relayd_request_duration_seconds",
-            "From request to end.",
+            "Time from the request to its end.",
             buckets=_DURATION_BUCKETS_S,
             registry=registry,
         )
         self.event_readers = Gauge("relayd_event_readers", "Readers of the event stream.", registry=registry)
         self.event_readers_dropped = Counter(
-            "relayd_event_readers_dropped", "Readers dropped because they stood still.", registry=registry
+            "relayd_event_readers_dropped",
+            "Readers that were disconnected because they read nothing.",
+            registry=registry,
         )
         self.recent = RecentRates()
 
@@ -124,15 +126,15 @@ class _StatusCollector(Collector):
         yield CounterMetricFamily("relayd_deltas", "Pieces of text relayed.", value=self._deltas)
         yield CounterMetricFamily("relayd_log_lost", "Records never written.", value=status.log.lost)
         yield _gauges("relayd_streams_open", "Open streams.", "phase", phases)
-        yield _gauges("relayd_intake", "1 for what is done with new requests.", "state", intake)
+        yield _gauges("relayd_intake", "1 for what happens to new requests.", "state", intake)
         yield _gauges("relayd_keys", "Keys that work.", "state", keys)
         for name, text, value in (
             ("relayd_uptime_seconds", "Since the start of the daemon.", status.uptime_s),
-            ("relayd_streams_limit", "The most streams that may be open.", status.max_streams),
-            ("relayd_log_queued", "Records that wait for the disk.", status.log.queued),
-            ("relayd_log_failing", "1 while the disk refuses.", status.log.error is not None),
+            ("relayd_streams_limit", "Limit of open streams.", status.max_streams),
+            ("relayd_log_queued", "Records that are not on disk yet.", status.log.queued),
+            ("relayd_log_failing", "1 while records cannot be written.", status.log.error is not None),
             ("relayd_database_bytes", "Size of the database.", disk.database_bytes),
-            ("relayd_disk_free_bytes", "Free space beside it.", disk.free_bytes),
+            ("relayd_disk_free_bytes", "Free space on the disk of the database.", disk.free_bytes),
             ("relayd_ring_generation", "Changes of the key ring.", ring.generation),
         ):
             yield GaugeMetricFamily(name, text, value=value)

@@ -134,7 +134,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AdminSocketError(f"{path} is in the way of the admin socket, and not a socket; move it away.")
+        raise AdminSocketError(f"{path} is not a socket, and the admin socket must go there; move it away.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # Non-blocking: a living daemon whose backlog is full answers EAGAIN instead of making us wait.
         probe.setblocking(False)  # noqa: FBT003 - the standard library's signature

@@ -131,13 +131,13 @@ def _warnings(checked: _Checked) -> list[str]:
 def _notes(settings: Settings) -> list[str]:
     """Return what is as it should be, yet good to know."""
     if "*" in settings.cors.allow_origins:
-        return ['cors.allow_origins holds "*": a page from anywhere may call, if it has a key.']
+        return ['cors.allow_origins contains "*": any web page may use this relay, if it has a key.']
     return []
 
 
 def _lines(checked: _Checked) -> Iterator[str]:
     settings, path = checked.settings, checked.settings.config_file
-    yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults hold."
+    yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults apply."
     if checked.service is not None:
         yield f"# As {checked.service.unit} sees it: with its environment, credentials and socket."
     values = {key: _value(checked, key) for key in KEYS.values()}

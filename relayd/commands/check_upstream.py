@@ -155,10 +155,10 @@ def _status_failure(status: int, message: str) -> CheckFailed:
 def _judge_models(wanted: Sequence[str], offered: Sequence[str]) -> Finding:
     missing = [name for name in wanted if name not in offered]
     if not missing:
-        return ok("models", f"{len(offered)} are offered, with all that are configured.")
+        return ok("models", f"The provider offers {len(offered)}, including all that are configured.")
     hints = [f"{name} (did you mean {near}?)" for name in missing if (near := did_you_mean(name, offered))]
     return warning(
         "models",
-        f"{len(offered)} are offered, but not {', '.join((hints or missing)[:_MAX_LISTED])}.",
+        f"The provider offers {len(offered)}, but not {', '.join((hints or missing)[:_MAX_LISTED])}.",
         "set chat.default_model and chat.allowed_models to names that this key may use",
     )

@@ -119,7 +119,7 @@ async def revoke(args: Namespace, console: Console) -> int:
         if args.cut
         else "Its open streams continue to their end."
     )
-    sentence = f"Key {change.key.id} of {name} is dead. {streams}"
+    sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
     if not any(key.client == name and key.state in _LIVE for key in (await client.keys()).keys):
         sentence += f" {name} has no key now: relayd keys add {name}"
     return _show(args, console, change, sentence)

@@ -250,7 +250,7 @@ def _find_first_key(path: Path, client: str) -> str:
             f"The first authorization key is in {path}. Keep it: the file is deleted once the key was used."
         )
     return (
-        "No authorization key was ever used here. If the first one was lost, make another: "
+        "No authorization key has been used yet. If the first one was lost, make another: "
         f"relayd keys rotate {client} --grace 0s"
     )
 

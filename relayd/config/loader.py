@@ -208,14 +208,14 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
             name = "ListenStream=" if listening else "server.host "
             yield (
                 f"{name}{host} is open to the network without TLS:"
-                " keys and texts can be read on the way; set tls.cert and tls.key, or listen on 127.0.0.1"
+                " keys and texts can be read in transit; set tls.cert and tls.key, or listen on 127.0.0.1"
                 " behind a proxy."
             )
     base_url = urlsplit(upstream.base_url)
     if base_url.scheme == "http" and not _is_loopback(base_url.hostname or ""):
         yield (
             f"upstream.base_url {upstream.base_url} is plain HTTP:"
-            " the provider's key can be read on the way; use https://."
+            " the provider's key can be read in transit; use https://."
         )
     if chat.heartbeat_s >= _PROXY_TIMEOUT_S:
         yield (

@@ -307,7 +307,7 @@ def _list_from_text(text: str) -> Any:
 def _unknown_variable(name: str) -> str:
     secret = name.removeprefix(PREFIX)
     meant = secret if secret in KEPT_NAMES else did_you_mean(name, [*VARIABLES, CONFIG_VARIABLE])
-    names = "the names are RELAYD_<SECTION>__<KEY>, or RELAYD_<KEY> at the top."
+    names = "the names are RELAYD_<SECTION>__<KEY> and RELAYD_<KEY>."
     return f"unknown variable {printable(name)}; {f'did you mean {meant}?' if meant else names}"
 
 

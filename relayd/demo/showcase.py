@@ -110,7 +110,7 @@ _FAILED: Final = _Fate(
     *("upstream_failed", "The provider failed (500)."),
 )
 _WRONG_KEY: Final = _Fate(
-    *(1, "Say hi.", None, Outcome.DENIED, 401, "unauthorized", "There is no key, or it is not valid here.")
+    *(1, "Say hi.", None, Outcome.DENIED, 401, "unauthorized", "The Authorization header has no valid key.")
 )
 _FATES: Final = (
     _GOOD,

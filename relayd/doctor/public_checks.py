@@ -51,7 +51,7 @@ def _judge_plain_http(site: Site) -> Finding:
         return ok("TLS", "Plain HTTP, but only to this machine.")
     return error(
         "TLS",
-        "Plain HTTP: everyone on the way can read keys and texts.",
+        "Plain HTTP: keys and texts can be read in transit.",
         "put a proxy with a certificate in front, and listen on 127.0.0.1 behind it: docs/deploy.md",
     )
 
@@ -91,7 +91,7 @@ def judge_clock(date: str, now_s: float) -> Finding:
     return error(
         "clock",
         f"The server's clock is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} this one:"
-        " key expiry and times in the log are off.",
+        " the expiry of keys and the times in the log are wrong.",
         "on the machine that is wrong: timedatectl set-ntp true",
     )
 
@@ -108,7 +108,7 @@ async def _check_port_80(site: Site) -> Finding:
     if answer.status == HTTPStatus.OK:
         return error(
             "plain HTTP",
-            "http:// serves as well: a client with that address sends its key in the clear.",
+            "http:// works too: a client that uses it sends its key unencrypted.",
             "answer port 80 with a redirect (308) only, as in docs/deploy",
         )
     return ok("plain HTTP", f"Port 80 answers {answer.status}.")
@@ -136,7 +136,7 @@ async def _check_preflight(site: Site, origin: str | None) -> Finding:
     if answer.status not in range(200, 300):
         return error(
             "CORS",
-            f"A browser's preflight is answered {answer.status}: no page can call.",
+            f"A browser's preflight gets {answer.status}, so no web page can use this relay.",
             "forward OPTIONS to relayd, without asking for a password or key",
         )
     wrong_origin = _judge_origin(answer, asked, is_named=origin is not None)
@@ -146,10 +146,10 @@ async def _check_preflight(site: Site, origin: str | None) -> Finding:
     if "authorization" not in allowed or "content-type" not in allowed:
         return error(
             "CORS",
-            "The preflight does not allow the header Authorization.",
+            "The preflight does not allow the Authorization header.",
             "let only relayd answer OPTIONS; the proxy should set no Access-Control- header",
         )
-    return ok("CORS", f"Pages of {asked} may call.")
+    return ok("CORS", f"Web pages of {asked} may use this relay.")
 
 
 def _judge_origin(answer: Answer, asked: str, *, is_named: bool) -> Finding | None:
@@ -160,21 +160,23 @@ def _judge_origin(answer: Answer, asked: str, *, is_named: bool) -> Finding | No
     if len(values) > 1:
         return error(
             "CORS",
-            f"Access-Control-Allow-Origin comes {len(values)} times: browsers then refuse every answer.",
+            f"Access-Control-Allow-Origin is set {len(values)} times, so browsers refuse every answer.",
             "the proxy adds its own; remove that (nginx: add_header, HAProxy: set-header)",
         )
     if values:
         return error(
             "CORS",
             f"Access-Control-Allow-Origin is {values[0]!r}, and was not set by relayd.",
-            "remove it from the proxy; relayd echoes each origin in cors.allow_origins",
+            "remove it from the proxy; relayd answers with each origin in cors.allow_origins",
         )
     if is_named:
-        return error("CORS", f"Pages of {asked} may not call.", f'add "{asked}" to cors.allow_origins')
+        return error(
+            "CORS", f"Web pages of {asked} may not use this relay.", f'add "{asked}" to cors.allow_origins'
+        )
     return warning(
         "CORS",
-        "Not every page may call, which may be intended.",
-        "run again with --origin and the address of a page that should be able to call",
+        "Not every web page may use this relay, which may be intended.",
+        "run again with --origin and the address of a page that should be able to use it",
     )
 
 
@@ -187,7 +189,7 @@ async def _check_refusal(site: Site, origin: str | None) -> Finding:
         # A mere warning was given for the preflight already.
         if wrong_origin and wrong_origin.severity is Severity.ERROR:
             return wrong_origin
-        return ok("errors", "Refusals come through.")
+        return ok("errors", "Errors arrive as relayd sends them.")
     if "basic" in answer.header("WWW-Authenticate").lower():
         return error(
             "errors",
@@ -196,7 +198,7 @@ async def _check_refusal(site: Site, origin: str | None) -> Finding:
         )
     return error(
         "errors",
-        f"A refusal comes as {answer.status} with {answer.header('Content-Type') or 'no type'}: "
-        "the proxy replaces relayd's answer by its own page.",
+        f"An error arrives as {answer.status} with {answer.header('Content-Type') or 'no type'}: "
+        "the proxy replaces relayd's response with its own page.",
         "pass errors on (nginx: proxy_intercept_errors off; Caddy: no handle_response)",
     )

@@ -92,9 +92,9 @@ async def _guarded(name: str, check: Coroutine[Any, Any, Finding]) -> Finding:
     try:
         return await check
     except TimeoutError:
-        return error(name, "The probe did not end in time.", "look for a proxy that holds answers back")
+        return error(name, "The test did not end in time.", "look for a proxy that delays answers")
     except NoAnswer as fault:
-        return error(name, f"The probe was not answered: {fault}.", _PROXY_LOG)
+        return error(name, f"The test was not answered: {fault}.", _PROXY_LOG)
 
 
 async def _facts(target: Target) -> dict[str, Any]:
@@ -113,7 +113,7 @@ async def _facts(target: Target) -> dict[str, Any]:
     if "version" not in facts:
         reason = answer.event(0).get("content") or f"HTTP {answer.status}"
         raise CheckFailed(
-            "key", f"The relay cannot be probed: {reason}", "upgrade relayd if it is older than this one"
+            "key", f"The relay cannot be tested: {reason}", "upgrade relayd if it is older than this one"
         )
     return facts
 
@@ -133,7 +133,7 @@ def judge_address(seen: str, address: str) -> Finding:
         return ok("address", f"relayd sees you as {seen}.")
     return error(
         "address",
-        f"relayd sees you as {seen}, the proxy: all clients look like one, and share its limits.",
+        f"relayd sees you as {seen}, the proxy: all clients look like one, and share one limit.",
         "the proxy must send X-Forwarded-For, and server.trusted_proxies must hold the proxy's address",
     )
 
@@ -145,8 +145,8 @@ async def _check_streaming(target: Target) -> Finding:
     answer = await target.ask(script, timeout_s=expected_s + ANSWER_TIMEOUT_S)
     times = [when for when, line in answer.lines if b'"done":false' in line]
     if answer.status != HTTPStatus.OK or len(times) <= _LINES:
-        return error("streaming", f"Only {len(times)} of {_LINES + 1} lines came.", _PROXY_LOG)
-    sent = f"{_LINES} lines, sent over {expected_s:g} s, came"
+        return error("streaming", f"Only {len(times)} of {_LINES + 1} lines arrived.", _PROXY_LOG)
+    sent = f"{_LINES} lines, sent over {expected_s:g} s, arrived"
     took_s = times[-1] - times[0]
     if is_held_back(answer.asked_at, times, _INTERVAL_MS / 1000):
         encoding = answer.header("Content-Encoding")
@@ -196,21 +196,21 @@ async def _check_heartbeats(target: Target, silence_s: float) -> Finding:
     if "" not in contents:
         return error(
             "heartbeats",
-            f"Through {silence_s:.0f} s of silence no heartbeat came: clients may give up there.",
+            f"No heartbeat arrived during {silence_s:.0f} s of silence, so clients may give up.",
             "something holds small pieces back: nginx: proxy_buffering off; no filter on answers",
         )
-    return ok("heartbeats", f"They came through {silence_s:.0f} s of silence.")
+    return ok("heartbeats", f"They arrived during {silence_s:.0f} s of silence.")
 
 
 async def _check_large_body(target: Target) -> Finding:
     answer = await target.ask("lines=0", padding=_LARGE_BYTES)
     if answer.status == HTTPStatus.OK:
-        return ok("large bodies", f"{_LARGE_BYTES / 1e6:g} MB pass.")
+        return ok("large bodies", f"{_LARGE_BYTES / 1e6:g} MB arrive.")
     if answer.header("X-Relayd-Error") == "too_large":
         return ok("large bodies", "relayd itself accepts less, as server.max_body_bytes says.")
     return error(
         "large bodies",
-        f"A request of {_LARGE_BYTES / 1e6:g} MB, as with a picture, is answered {answer.status} on its way.",
+        f"A request of {_LARGE_BYTES / 1e6:g} MB gets {answer.status} before it reaches relayd.",
         "let the proxy accept more than server.max_body_bytes (nginx: client_max_body_size 3m)",
     )
 
@@ -223,22 +223,22 @@ async def _check_disconnects(target: Target, silence_s: float) -> Finding:
     if over_at - left_at < min(_MAX_NOTICE_S, silence_s / 2):
         return warning(
             "disconnects",
-            "An answer could not be left before its end: it came too late.",
-            "correct what holds answers back, and run again",
+            "This test could not leave an answer before its end, because the answer arrived too late.",
+            "fix what delays answers, and run again",
         )
     late_s = await _noticed_after_s(target, watched, left_at, over_at + ANSWER_TIMEOUT_S)
     if late_s is None or late_s > _MAX_NOTICE_S:
-        known = "does not know" if late_s is None else f"knew only {late_s:.1f} s later"
+        noticed = "did not notice" if late_s is None else f"noticed only {late_s:.1f} s later"
         return error(
             "disconnects",
-            f"A client left, and relayd {known}: the model keeps writing, and costs money.",
+            f"A client left, and relayd {noticed}: the model keeps writing, and costs money.",
             "HAProxy: option abortonclose in defaults; Caddy: no flush_interval -1; "
             "nginx: proxy_ignore_client_abort off",
         )
-    message = f"relayd knew {late_s:.1f} s after a client left."
+    message = f"relayd noticed after {late_s:.1f} s that a client had left."
     if late_s <= _SLOW_NOTICE_S:
         return ok("disconnects", message)
-    remedy = "something in between keeps connections open; each second costs money"
+    remedy = "something in between keeps connections open, which costs money"
     return warning("disconnects", message, remedy)
 
 

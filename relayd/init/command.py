@@ -118,7 +118,7 @@ def _read_key(args: Namespace, console: Console) -> str:
             console.read_stdin() if args.key_file == "-" else Path(args.key_file).read_text(encoding="utf-8")
         )
         if not text.strip():
-            raise InitError("--key-file holds no key.")
+            raise InitError("--key-file contains no key.")
         return text.strip()
     if "OPENAI_API_KEY" in console.env:
         console.say("The provider's key is taken from OPENAI_API_KEY.")
@@ -146,5 +146,5 @@ def _check_upstream(settings: Settings, console: Console) -> None:
         return
     if console.ask is None:
         raise InitError("the provider cannot be used; nothing was changed. --no-check skips this check.")
-    if not console.ask("Continue all the same? [y/N] ").strip().lower().startswith("y"):
+    if not console.ask("Continue anyway? [y/N] ").strip().lower().startswith("y"):
         raise InitError("nothing was changed.")

@@ -128,7 +128,7 @@ class UserInstall:
     def keep(self, _console: Console) -> int:
         """Refuse to replace an existing configuration. Raises InitError."""
         raise InitError(
-            f"{self.config} exists already; --force replaces it, and keeps the old one beside it."
+            f"{self.config} exists already; --force replaces it, and keeps a copy of the old one."
         )
 
     def values(self, key: str) -> Values:
@@ -254,7 +254,7 @@ def _write_config(path: Path, text: str, console: Console) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     old = keep_old(path)
     write_file(path, text, mode=PUBLIC_MODE)
-    console.say(f"Wrote {path}." + (f" The one before is {old.name}." if old else ""))
+    console.say(f"Wrote {path}." + (f" The previous one is {old.name}." if old else ""))
 
 
 def keep_old(path: Path) -> Path | None:

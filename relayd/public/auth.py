@@ -52,4 +52,4 @@ def presented_key(headers: HTTPHeaders) -> bytes:
 
 def unauthorized() -> RelayError:
     """Return the one error for every key that is not valid, whatever is wrong with it."""
-    return RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no key that is valid here.")
+    return RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")

@@ -170,8 +170,8 @@ class BaseHandler(JsonHandler):
             return
         phrase = HTTPStatus(status_code).phrase
         message = {
-            HTTPStatus.NOT_FOUND: "There is nothing at this path; POST /chat is where models answer.",
-            HTTPStatus.METHOD_NOT_ALLOWED: f"{self.request.method} is not possible at this path.",
+            HTTPStatus.NOT_FOUND: "There is nothing at this path; send requests for a model to POST /chat.",
+            HTTPStatus.METHOD_NOT_ALLOWED: f"{self.request.method} is not allowed at this path.",
         }.get(HTTPStatus(status_code), f"{phrase}; the request id is {self.request_id}.")
         self.set_header("Content-Type", JSON_TYPE)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -37,13 +37,13 @@ class Slots:
         if self._acquired >= self.max_streams:
             raise RelayError(
                 ErrorCode.BUSY,
-                f"This relay serves its limit of {self.max_streams} streams; try again shortly.",
+                f"This relay has reached its limit of {self.max_streams} open streams; try again shortly.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         if self._by_network[network] >= self.max_streams_per_address:
             raise RelayError(
                 ErrorCode.BUSY,
-                f"Your address has its limit of {self.max_streams_per_address} streams open; "
+                f"Your address has reached its limit of {self.max_streams_per_address} open streams; "
                 "close one or try again shortly.",
                 retry_after_s=_RETRY_AFTER_S,
             )

@@ -55,7 +55,7 @@ class TlsFiles:
         try:
             self.use(self._cert, self._key)
         except TlsError as error:
-            _log.warning("the changed TLS files are not used, the former certificate stays: %s", error)
+            _log.warning("the changed TLS files cannot be used; the previous certificate stays: %s", error)
         else:
             _log.info("the TLS files changed; new connections get the new certificate")
 
@@ -84,7 +84,7 @@ def load_context(cert: Path, key: Path) -> ssl.SSLContext:
 
     def passphrase() -> str:
         # Without this, OpenSSL would ask at the terminal.
-        raise TlsError(f"tls.key {key} has a passphrase, but a daemon has nobody to ask; store it without.")
+        raise TlsError(f"tls.key {key} has a passphrase, which a daemon cannot type; store it without one.")
 
     try:
         context.load_cert_chain(cert, key, password=passphrase)

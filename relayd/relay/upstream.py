@@ -153,7 +153,9 @@ class Upstream:
 
     async def _require_event_stream(self, stream: IncomingResponse) -> None:
         if _is_compressed(stream):
-            raise RelayError(ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer unasked.")
+            raise RelayError(
+                ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
+            )
         media_type = stream.header(b"content-type").partition(";")[0].strip().lower()
         if media_type == "text/event-stream":
             return

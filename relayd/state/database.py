@@ -303,7 +303,7 @@ def explain(error: sqlite3.Error, path: Path) -> StateError:
             "the directory (0700)."
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StateBusy(f"Another process holds the database {path} ({error}). Try again in a moment.")
+        return StateBusy(f"Another process is using the database {path} ({error}). Try again in a moment.")
     if code == sqlite3.SQLITE_INTERRUPT:
         return StateBusy("The query took too long and was stopped. Ask for less: a narrower filter.")
-    return StateBusy(f"The disk refuses to store the database {path} ({error}). Check its free space.")
+    return StateBusy(f"The database {path} cannot be written ({error}). Check the free space of its disk.")

@@ -108,7 +108,7 @@ def _compare(transaction: Transaction, ring: StoredRing, given: str | None, now:
     if known is None:
         return InitialKey(
             InitialKeyOutcome.IGNORED,
-            note="AUTHORIZATION_KEY is not in the key ring and is ignored: the stored ring wins. "
+            note="AUTHORIZATION_KEY is not in the key ring and is ignored: the stored keys take precedence. "
             "Change keys with `relayd keys`.",
             unused=unused,
         )
@@ -120,5 +120,5 @@ def _compare(transaction: Transaction, ring: StoredRing, given: str | None, now:
         InitialKeyOutcome.IGNORED,
         key,
         note=f"AUTHORIZATION_KEY is key {key.id}, {key.state} since {key.revoked_at or key.expires_at}: it "
-        "stays dead and is ignored. Take it out of the environment.",
+        "no longer works and is ignored. Remove it from the environment.",
     )

@@ -103,8 +103,8 @@ def _check_generation(ring: StoredRing, expected: int | None) -> None:
         return
     change = f" ({ring.change} by {ring.changed_by} at {ring.changed_at})" if ring.changed_by else ""
     raise GenerationMismatch(
-        f"The ring has moved on: you decided on generation {expected}, it is at {ring.generation} "
-        f"now{change}. Look at the keys again, then repeat what is still right.",
+        f"The keys have changed: you saw generation {expected}, and it is {ring.generation} "
+        f"now{change}. Look at the keys again before you repeat the change.",
         expected=expected,
         actual=ring.generation,
     )

@@ -52,8 +52,8 @@ def load_ring(connection: sqlite3.Connection, named: str | None = None) -> Store
     except (msgspec.MsgspecError, ValueError) as error:
         path = connection.execute("PRAGMA database_list").fetchone()[2]
         raise StateDamaged(
-            f"The key ring in {path} makes no sense ({error}). Put a backup in its place: relayd does not "
-            "start without knowing which keys are good."
+            f"The key ring in {path} is inconsistent ({error}). Put a backup in its place: relayd does not "
+            "start without knowing which keys are valid."
         ) from error
     return msgspec.structs.replace(ring, keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)))
 

@@ -88,7 +88,7 @@ def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None
     if not _CLIENT.fullmatch(client):
         raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
     if (active := ring.active(client)) is not None:
-        raise WrongState(f"Client '{client}' has the active key {active.id} already; rotate that one.")
+        raise WrongState(f"Client '{client}' already has the active key {active.id}; rotate that one.")
     made = make_key(client, now_s) if given is None else given_key(client, given, now_s)
     return Decision(made.info, made=made, detail=None if given is None else "a given key")
 
@@ -145,7 +145,7 @@ def undo(ring: StoredRing, key_id: str, now_s: float) -> Decision:
 def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decision:
     """End a live key, now and for good."""
     key = _as_revoked(_live_key(ring, key_id, now_s), now_s)
-    detail = "its open streams are cut" if cut else "its open streams go on"
+    detail = "its open streams are cut" if cut else "its open streams continue"
     return Decision(key, changed=(key,), detail=detail)
 
 
@@ -171,7 +171,7 @@ def given_key(client: str, given: str, now_s: float) -> NewKey:
     if looks_wrong(given.encode()):
         raise BadChange(
             f"The given key begins like a relayd key ({PREFIX}…), but its length or checksum is wrong: "
-            "it was cut or mistyped."
+            "it was cut off or mistyped."
         )
     key_id = given[len(PREFIX) : len(PREFIX) + ID_CHARS] if given.startswith(PREFIX) else new_id()
     return _active_key(key_id, client, given, now_s)
@@ -214,7 +214,7 @@ def _key_to_restore(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
     if named.state is KeyState.ACTIVE:
         replaced = [key for key in ring.keys if key.replaced_by == key_id]
         if not replaced:
-            raise WrongState(f"Key {named.id} has replaced no key that could come back.")
+            raise WrongState(f"Key {named.id} did not replace a key that could become active again.")
         newest = max(replaced, key=lambda key: (key.expires_at or "", key.id))
         named = newest.as_of(utc_text(now_s))
     if named.state is not KeyState.RETIRING:

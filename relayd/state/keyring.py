@@ -158,7 +158,7 @@ class KeyRing:
         try:
             initial = self._writer.submit(work).result(_START_TIMEOUT_S)
         except (sqlite3.Error, StateError, TimeoutError) as error:
-            raise RingUnavailable(f"The first key could not be put on disk: {error}.") from error
+            raise RingUnavailable(f"The first key could not be written to disk: {error}.") from error
         self._directory.note_keys()
         return initial
 
@@ -203,10 +203,10 @@ class KeyRing:
             await self._audit_refusal(request, refusal)
             raise
         except (sqlite3.Error, StateError) as error:
-            _log.error("A %s of %s could not be put on disk: %s", action, subject[:64], error)
+            _log.error("A %s of %s could not be written to disk: %s", action, subject[:64], error)
             told = explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error
             unavailable = RingUnavailable(
-                f"The change could not be put on disk; the ring is as it was. {told}"
+                f"The change could not be written to disk; the keys are unchanged. {told}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error

@@ -39,7 +39,7 @@ MAX_ROWS = 10_000
 QUERY_TIMEOUT_S = 10.0
 _STEPS_BETWEEN_CHECKS = 100_000
 """Steps of SQLite's virtual machine, some 5 ms."""
-_CLOSED = "relayd is stopping and reads its log no more. Ask again once it runs."
+_CLOSED = "relayd is stopping and no longer reads its log. Try again when it runs."
 
 _record = msgspec.json.Decoder(RequestRecord)
 _records = msgspec.json.Decoder(list[RequestRecord])

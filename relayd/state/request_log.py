@@ -137,7 +137,7 @@ class RequestLog:
             self._waiting.popleft()
         self._suspects = max(0, self._suspects - len(entries))
         if self._error is not None:
-            _log.warning("The request log is written again; %d requests were lost", self.lost)
+            _log.warning("The request log can be written again; %d requests were lost", self.lost)
             self._error = None
         has_more = len(entries) == limit or self.lost != self._reported
         return 0.0 if has_more else None
@@ -176,7 +176,7 @@ class RequestLog:
     def _wait_for_the_disk(self, error: sqlite3.Error) -> float:
         sentence = str(explain(error, self._database.path))
         if self._error is None:
-            _log.error("The request log waits in memory: %s", sentence)
+            _log.error("The request log cannot be written and waits in memory: %s", sentence)
         self._loss_reason = str(error)
         self._error = sentence
         # The retry is scheduled: requests that come before it need not wake the writer.

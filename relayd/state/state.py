@@ -116,7 +116,7 @@ class State:
             if not is_disk_refusing(error):
                 raise
             # The tasks try again.
-            _log.error("What an earlier run left to do can't be written yet: %s", error)
+            _log.error("Work that an earlier run left can't be written yet: %s", error)
 
     def set_retention(self, *, keep_days: int, max_mib: int) -> None:
         """Set how much of the request log is kept from now on."""

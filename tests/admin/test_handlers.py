@@ -78,7 +78,7 @@ async def test_the_etag_of_the_ring_is_what_a_change_names(given: str, tmp_path:
     ("method", "target", "sent", "status", "says"),
     [
         ("GET", "/nothing", b"", 404, "nothing at this path"),
-        ("POST", "/status", b"", 405, "not possible"),
+        ("POST", "/status", b"", 405, "not allowed"),
         ("GET", "/requests?limt=5", b"", 400, "'limt'"),
         ("GET", "/requests?limit=0", b"", 400, "between 1 and 1000"),
         ("GET", "/requests?before=x", b"", 400, "whole number"),
@@ -86,7 +86,7 @@ async def test_the_etag_of_the_ring_is_what_a_change_names(given: str, tmp_path:
         ("GET", "/requests/nope", b"", 404, "'nope'"),
         ("GET", "/events?after=-1", b"", 400, "whole number"),
         ("DELETE", "/inflight/nope", b"", 404, "'nope'"),
-        ("POST", "/keys", b"{", 400, "can't be understood"),
+        ("POST", "/keys", b"{", 400, "is not valid"),
         ("POST", "/keys", b"{}", 400, "client"),
         ("POST", "/keys", b'{"client":"web","color":"red"}', 400, "color"),
         ("POST", "/keys/nope/rotate", b"", 404, "'nope'"),

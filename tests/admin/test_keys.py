@@ -51,7 +51,7 @@ async def test_of_twenty_operators_at_once_one_wins(tmp_path: Path) -> None:
         assert (len(lost), [change.generation for change in won]) == (19, [2])
         for refusal in lost:
             assert (refusal.status, refusal.code) == (412, "generation_mismatch")
-            assert "you decided on generation 1" in str(refusal)
+            assert "you saw generation 1" in str(refusal)
             assert "rotate by " in str(refusal)
         assert (await api.client.keys()).generation == 2
         results = [entry.result for entry in (await api.client.audit()).entries]

@@ -87,7 +87,7 @@ async def test_followers_leave_room_for_commands(tmp_path: Path) -> None:
             assert isinstance(await anext(follower), Hello)
         refused = await raw(api.socket, "GET", "/events")
         assert (refused.status, refused.error[0]) == (503, "too_many_followers")
-        assert "96 programs follow" in refused.error[1]
+        assert "96 programs already follow" in refused.error[1]
         # Nor do those that were refused take the room.
         assert refused.headers["connection"] == "close"
         assert (await api.client.keys()).generation == 1

@@ -98,7 +98,7 @@ def test_the_output_is_a_configuration(checker: Checker) -> None:
 
 def test_no_file(checker: Checker) -> None:
     """Without relayd.toml the first line says so."""
-    assert checker.run()[1].startswith("# There is no relayd.toml; the defaults hold.\n")
+    assert checker.run()[1].startswith("# There is no relayd.toml; the defaults apply.\n")
 
 
 def test_where_secrets_come_from(checker: Checker) -> None:
@@ -131,7 +131,9 @@ def test_warnings_and_notes(checker: Checker) -> None:
     assert host.startswith("# Warning: server.host :: is open to the network without TLS")
     assert provider.startswith("# Warning: no provider key: set OPENAI_API_KEY or openai_api_key_file, ")
     assert provider.endswith("relayd serve --demo`.")
-    assert note == '# Note: cors.allow_origins holds "*": a page from anywhere may call, if it has a key.'
+    assert (
+        note == '# Note: cors.allow_origins contains "*": any web page may use this relay, if it has a key.'
+    )
 
 
 def test_nothing_to_say(checker: Checker) -> None:

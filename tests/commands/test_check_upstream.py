@@ -86,7 +86,7 @@ async def test_a_provider_that_works_is_good_at_every_step() -> None:
     async with FaultUpstream(KEY) as demo:
         done = await _check(Provider(demo.base_url, KEY, ("demo", "gpt-4o-mini")))
     assert _severities(done) == {"connect": "ok", "TLS": "warning", "key": "ok", "models": "ok"}
-    assert done[-1].message == "2 are offered, with all that are configured."
+    assert done[-1].message == "The provider offers 2, including all that are configured."
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,9 @@ async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
     assert status == 0
     lines = out.splitlines()
     assert lines[0].startswith("ok       connect       127.0.0.1 port ")
-    assert lines[-1].startswith("ok       models        2 are offered, with all that are configured.")
+    assert lines[-1].startswith(
+        "ok       models        The provider offers 2, including all that are configured."
+    )
 
 
 async def test_an_error_is_shown_with_its_remedy_and_status_1(tmp_path: Path) -> None:

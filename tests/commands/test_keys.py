@@ -100,7 +100,7 @@ async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None
         assert (again.status, "nothing can be undone" in again.err) == (1, True)
         dead = await relayd(api.socket, "keys", "revoke", old)
         assert re.fullmatch(
-            rf"Key {old} of default is dead\. Its open streams continue to their end\. "
+            rf"Key {old} of default is revoked\. Its open streams continue to their end\. "
             r"default has no key now: \S*relayd keys add default\n",
             dead.out,
         )
@@ -168,7 +168,7 @@ async def test_a_key_that_can_not_be_imported_is_refused(
             ("short", "web", "has 5 characters; at least 16 are needed"),
             ("", "web", "has 0 characters"),
             ("a key with its spaces", "web", "no spaces"),
-            (dead[:-1], "web", "cut or mistyped"),
+            (dead[:-1], "web", "cut off or mistyped"),
             (KEY, "web", "of client 'default' and active"),
             (dead, "web", f"it is {owner.key_id} of client 'old' and revoked"),
             ("a-key-that-would-do", "default", "rotate that one"),

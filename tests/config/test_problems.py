@@ -82,7 +82,7 @@ def test_all_problems_at_once(harness: ConfigHarness) -> None:
         harness.problems(toml, env=env, cli={"chat.heartbeat_s": "0"})
         == """\
 relayd.toml:12: unknown key log.levels; did you mean log.level?
-environment: unknown variable RELAYD_X; the names are RELAYD_<SECTION>__<KEY>, or RELAYD_<KEY> at the top.
+environment: unknown variable RELAYD_X; the names are RELAYD_<SECTION>__<KEY> and RELAYD_<KEY>.
 relayd.toml:2: server.port is -1, but must be a whole number from 0 to 65535.
 relayd.toml:3: server.host is 5, but must be an IP address or a host name, without a port.
 relayd.toml:11: log.level is "warn", but must be debug, info, warning or error.
@@ -312,7 +312,7 @@ def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(harn
         ("RELAYD_OPENAI_API_KEY", "did you mean OPENAI_API_KEY?"),
         ("RELAYD_UPSTREAM_BASE_URL", "did you mean RELAYD_UPSTREAM__BASE_URL?"),
         ("RELAYD_CONFIGS", "did you mean RELAYD_CONFIG?"),
-        ("RELAYD_X", "the names are RELAYD_<SECTION>__<KEY>, or RELAYD_<KEY> at the top."),
+        ("RELAYD_X", "the names are RELAYD_<SECTION>__<KEY> and RELAYD_<KEY>."),
     ],
 )
 def test_unknown_variables(harness: ConfigHarness, variable: str, hint: str) -> None:

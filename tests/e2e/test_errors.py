@@ -43,8 +43,8 @@ _REFUSED = {"outcome": Outcome.REJECTED}
 _BEFORE_THE_FIRST_BYTE = {
     "not json": Case("bad_request", 400, b"{", "not JSON", **_REFUSED),
     "unknown field": Case("bad_request", 400, body("demo", n=2), "unknown field `n`", **_REFUSED),
-    "no key": Case("unauthorized", 401, body("demo"), "no key", key=None, outcome=Outcome.DENIED),
-    "wrong key": Case("unauthorized", 401, body("demo"), "no key", key="wrong", outcome=Outcome.DENIED),
+    "no key": Case("unauthorized", 401, body("demo"), "no valid key", key=None, outcome=Outcome.DENIED),
+    "wrong key": Case("unauthorized", 401, body("demo"), "no valid key", key="wrong", outcome=Outcome.DENIED),
     "too large": Case("too_large", 413, b" " * (_MAX_BODY + 1), "at most 4096 bytes", **_REFUSED),
     "refused by the provider": Case(
         "upstream_rejected", 400, _fault("fault=status,code=400,message=No%20such%20thing."), "No such thing."
@@ -211,7 +211,7 @@ async def test_one_address_has_its_limit(strict: Daemon) -> None:
     """`busy`: two requests hold this address's places while their bodies come, the third is refused."""
     async with _held(strict, 2):
         reply = await _ask(strict, body("demo"))
-        await _check(strict, reply, "busy", 429, "Your address has its limit of 2", Outcome.REJECTED)
+        await _check(strict, reply, "busy", 429, "Your address has reached its limit of 2", Outcome.REJECTED)
         assert reply.header("Retry-After") == "5"
 
 
@@ -220,7 +220,7 @@ async def test_the_server_has_its_limit(strict: Daemon) -> None:
     async with _held(strict, 2), _held(strict, 1, {"X-Forwarded-For": "192.0.2.7"}):
         headers = {"X-Forwarded-For": "192.0.2.8", "Origin": ORIGIN}
         reply = await ask(strict.port, KEY, body("demo"), headers)
-        await _check(strict, reply, "busy", 429, "its limit of 3 streams", Outcome.REJECTED)
+        await _check(strict, reply, "busy", 429, "its limit of 3 open streams", Outcome.REJECTED)
         assert (await strict.record(reply)).ip == "192.0.2.8"
 
 
@@ -310,7 +310,7 @@ async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
         await _check(daemon, refused, "key_revoked", 401, "revoked", Outcome.CANCELLED)
         await _check_end(daemon, streamed, "key_revoked", "revoked", Outcome.CANCELLED)
         after = await _ask(daemon, body("demo"))
-        await _check(daemon, after, "unauthorized", 401, "no key", Outcome.DENIED)
+        await _check(daemon, after, "unauthorized", 401, "no valid key", Outcome.DENIED)
 
 
 async def test_paused_intake_refuses_new_work_and_keeps_the_old(daemon: Daemon) -> None:

@@ -131,8 +131,8 @@ async def test_a_draining_relay_refuses_and_ends_the_connection() -> None:
         assert (head.error, head.text) == (None, "The relay passes each delta ")
 
 
-_IN_ALL = "busy: This relay serves its limit of 2 streams; try again shortly."
-_OF_ONE = "busy: Your address has its limit of 2 streams open; close one or try again shortly."
+_IN_ALL = "busy: This relay has reached its limit of 2 open streams; try again shortly."
+_OF_ONE = "busy: Your address has reached its limit of 2 open streams; close one or try again shortly."
 
 
 @pytest.mark.parametrize(

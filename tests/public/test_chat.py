@@ -259,7 +259,7 @@ async def test_other_methods_are_refused_in_json(method: str) -> None:
     assert reply.header("Allow") == "POST, OPTIONS"
     if method != "HEAD":
         error = json.loads(reply.body)["error"]
-        assert error == {"code": "method_not_allowed", "message": f"{method} is not possible at this path."}
+        assert error == {"code": "method_not_allowed", "message": f"{method} is not allowed at this path."}
 
 
 async def test_the_record_says_who_asked_and_not_what() -> None:

@@ -74,7 +74,7 @@ async def test_every_other_path_is_not_found_in_json(method: str) -> None:
             assert json.loads(reply.body) == {
                 "error": {
                     "code": "not_found",
-                    "message": "There is nothing at this path; POST /chat is where models answer.",
+                    "message": "There is nothing at this path; send requests for a model to POST /chat.",
                 }
             }
 

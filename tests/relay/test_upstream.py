@@ -286,7 +286,7 @@ async def test_a_compressed_answer_is_refused_unread_and_not_asked_for_again(
     )
     assert (answered.code, answered.message) == (
         ErrorCode.UPSTREAM_FAILED,
-        "The provider compressed its answer unasked.",
+        "The provider compressed its answer, which relayd did not ask for.",
     )
     refused, twice = await _refused([http(429, body, *headers, "Retry-After: 120")], max_retries=2)
     assert (refused.code, refused.retry_after_s) == (ErrorCode.UPSTREAM_LIMITED, 120)

@@ -183,7 +183,7 @@ def test_a_reader_sees_what_a_killed_writer_left_in_the_wal(tmp_path: Path) -> N
         (sqlite3.SQLITE_READONLY, StateUnreachable, "owner and mode"),
         (sqlite3.SQLITE_BUSY, StateBusy, "Another process"),
         (sqlite3.SQLITE_FULL, StateBusy, "free space"),
-        (sqlite3.SQLITE_IOERR, StateBusy, "disk refuses"),
+        (sqlite3.SQLITE_IOERR, StateBusy, "cannot be written"),
     ],
 )
 def test_every_failure_of_sqlite_is_told_in_words(code: int, kind: type[StateError], says: str) -> None:

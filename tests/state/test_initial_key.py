@@ -86,7 +86,7 @@ def test_a_differing_key_is_reported_and_ignored(tmp_path: Path) -> None:
         state.ring.ensure_initial_key(GIVEN)
         result = state.ring.ensure_initial_key("another-key-0123456789")
         assert result.outcome is InitialKeyOutcome.IGNORED
-        assert "the stored ring wins" in (result.note or "")
+        assert "the stored keys take precedence" in (result.note or "")
         assert state.ring.verify(b"another-key-0123456789") is None
         assert state.ring.generation == 1
 
@@ -107,7 +107,7 @@ async def test_a_rotated_key_stays_dead_at_the_next_start(tmp_path: Path) -> Non
         result = state.ring.ensure_initial_key(GIVEN)
         assert result.outcome is InitialKeyOutcome.IGNORED
         assert "expired since" in (result.note or "")
-        assert "stays dead" in (result.note or "")
+        assert "no longer works" in (result.note or "")
         assert state.ring.verify(GIVEN.encode()) is None
         old, new = state.ring.keys()
         assert (old.state, new.state) == (KeyState.EXPIRED, KeyState.ACTIVE)
@@ -168,7 +168,7 @@ def test_a_full_disk_makes_no_key(tmp_path: Path) -> None:
     disk = Disk()
     with opened(tmp_path / "state", connect=disk.connect) as state:
         disk.full(beginning=("INSERT INTO keys",))
-        with pytest.raises(RingUnavailable, match="could not be put on disk"):
+        with pytest.raises(RingUnavailable, match="could not be written to disk"):
             state.ring.ensure_initial_key(None)
         disk.mended()
         assert state.ring.keys() == []

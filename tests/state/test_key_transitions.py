@@ -200,7 +200,7 @@ def test_undo_works_after_the_new_key_was_revoked(ring: Ring) -> None:
 def test_a_key_that_replaced_none_has_nothing_to_undo(ring: Ring) -> None:
     """Undo of a first key is refused in words."""
     first = ring.add()
-    with pytest.raises(WrongState, match="replaced no key"):
+    with pytest.raises(WrongState, match="did not replace a key"):
         ring.do(undo, first)
 
 

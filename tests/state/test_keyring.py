@@ -346,7 +346,7 @@ async def test_a_change_decided_on_an_older_ring_is_refused(tmp_path: Path) -> N
     with opened(tmp_path / "state") as state:
         first = await state.ring.add("web", caller=ALICE)
         await rotate(state.ring, first.key.id, on(1, "winner"))
-        words = r"generation 1, it is at 2 now \(rotate by alice at 20"
+        words = r"generation 1, and it is 2 now \(rotate by alice at 20"
         with pytest.raises(GenerationMismatch, match=words) as caught:
             await state.ring.revoke(first.key.id, cut=False, caller=on(1, "loser", BOB))
         assert (caught.value.expected, caught.value.actual) == (1, 2)
@@ -410,7 +410,7 @@ async def test_a_change_is_refused_once_the_database_has_left_its_place(tmp_path
             state.ring.undo(first.key.id, caller=ALICE),
             state.ring.revoke(second.key.id, cut=False, caller=ALICE),
         ):
-            with pytest.raises(RingUnavailable, match=r"the ring is as it was.*was moved, deleted"):
+            with pytest.raises(RingUnavailable, match=r"the keys are unchanged.*was moved, deleted"):
                 await change
         assert (state.ring.keys(), state.ring.generation) == (before, 2)
         with pytest.raises(StateReplaced):
@@ -440,7 +440,7 @@ async def test_whatever_the_disk_refuses_the_old_ring_stays(
     with opened(tmp_path / "state", connect=disk.connect) as state:
         first = await state.ring.add("web", caller=ALICE)
         disk.full(beginning=(failing,))
-        with pytest.raises(RingUnavailable, match="the ring is as it was"):
+        with pytest.raises(RingUnavailable, match="the keys are unchanged"):
             await rotate(state.ring, first.key.id, on(1, "once"))
         assert state.ring.generation == 1
         assert state.ring.verify(key_of(first)) is not None
@@ -449,7 +449,7 @@ async def test_whatever_the_disk_refuses_the_old_ring_stays(
         done = await rotate(state.ring, first.key.id, on(1, "once"))
         assert not done.already_done
         assert state.ring.verify(key_of(done)) is not None
-    assert "could not be put on disk" in caplog.text
+    assert "could not be written to disk" in caplog.text
     assert key_of(first).decode() not in caplog.text
 
 

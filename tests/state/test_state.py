@@ -148,7 +148,7 @@ def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
     disk.full()
     with (
         opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect) as state,
-        pytest.raises(RingUnavailable, match="first key could not be put on disk"),
+        pytest.raises(RingUnavailable, match="first key could not be written to disk"),
     ):
         state.ring.ensure_initial_key(None)
     assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}

@@ -68,7 +68,7 @@ def cause(record: RequestRecord) -> str:
             Phase.STREAMING: "Streaming.",
         }.get(record.phase, "Ending.")
     if record.outcome is Outcome.DENIED and record.key_id is not None:
-        return "Its key is dead: expired or revoked. Whoever sends it needs the new one."
+        return "Its key has expired or was revoked. This client needs the new key."
     if record.error is not None and record.error.code in _CAUSES:
         return _CAUSES[record.error.code]
     return _OUTCOMES[record.outcome]

@@ -293,6 +293,6 @@ async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
         with monkeypatch.context() as full:
             full.setattr("relayd.admin.log_handlers.MAX_FOLLOWERS", 0)
             async with running_app(tmp_path, api.client) as harness:
-                await harness.shows("CONNECTING: 0 programs follow the events already; close one")
+                await harness.shows("CONNECTING: 0 programs already follow the events; close one")
                 full.undo()
                 await harness.shows("● LIVE")
