@@ -54,7 +54,7 @@ async def _play(directory: Path, size: tuple[int, int], scene: Callable[[_Scene]
 async def _wide(scene: _Scene) -> None:
     await scene.press("e", "e", "e")
     scene.draw("requests")
-    await scene.press("end", "3", "right", "right")
+    await scene.press("end", "3", "right")
     scene.draw("stats")
     await scene.press("4", "end")
     scene.draw("keys")

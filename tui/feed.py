@@ -152,6 +152,7 @@ class Feed:
             after = await self._catch_up()
         except AdminClientError as error:
             return error
+        await self.close()
         ended = AdminClientError("The daemon closed the connection.")
         async with asyncio.TaskGroup() as helpers:
             tasks = [
@@ -221,7 +222,6 @@ class Feed:
                 await self.refresh_ring()
             case Hello():
                 self._down_since_s = None
-                await self.close()
                 self._set_connection(Connection.LIVE)
                 state.new_boot(event.boot_id, (state.log_seq or event.seq) + 1, round(time.time() * 1000))
             case Gap():

@@ -94,13 +94,6 @@ async def test_a_daemon_of_another_version_is_said_so(
                 await ask(client)
 
 
-async def test_a_good_answer_of_another_version_is_not_believed(tmp_path: Path) -> None:
-    """Also where it looks as expected: its meaning may have changed."""
-    async with _playing(tmp_path / "s", _answer("{}", protocol="2")) as client:
-        with pytest.raises(VersionMismatch, match="another version"):
-            await client.cancel("id")
-
-
 @pytest.mark.parametrize(
     "wire",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -68,10 +69,6 @@ async def test_an_audit_that_can_not_be_stored_does_not_keep_the_operator_from_a
 ) -> None:
     """What was done is then in the journal, with who did it."""
     async with admin_api(tmp_path) as api:
-        writer = api.state._writer
-        writer._closing = True
-        try:
-            assert (await api.client.pause()).intake is AcceptState.PAUSED
-        finally:
-            writer._closing = False
+        assert await asyncio.to_thread(api.state.close)
+        assert (await api.client.pause()).intake is AcceptState.PAUSED
     assert f"(uid {os.getuid()}, pid {os.getpid()}): done; the audit could not store it" in caplog.text

@@ -164,7 +164,7 @@ class StatsPane(Pane):
 
     def _plot(self, summary: Summary, now_s: float) -> None:
         window, buckets = summary.window, summary.buckets
-        start = f"{window.name} ago" if window.span_s > _DAY_S else clock_short(now_s - window.span_s)
+        start = f"{window.name} ago" if window.span_s >= _DAY_S else clock_short(now_s - window.span_s)
         times = (start, "now")
         per_min = 60 / window.bucket_s
         rates = [
