@@ -150,7 +150,7 @@ class Past:
 async def running_past(home: Path, past_s: float = PAST_S) -> AsyncIterator[Past]:
     """Serve the admin API on this past."""
     clock: list[Past] = []
-    async with admin_api(home, clock=lambda: clock[0].now_s if clock else NOON_S - 90 * _DAY_S) as api:
+    async with admin_api(home, clock=lambda: clock[0].now_s if clock else NOON_S - 200 * _DAY_S) as api:
         clock.append(past := Past(api))
         await past.write(past_s)
         yield past

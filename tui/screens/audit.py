@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from textual import on
 from textual.app import ComposeResult
 from textual.widgets import Static
@@ -12,32 +10,29 @@ from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
 from tui.model.units import day_clock
 from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
-from tui.theme import Role, style
+from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList
 
 
 class AuditList(ItemList[AuditEntry]):
     """What operators did, newest first."""
 
-    def titles(self, width: int) -> str:  # noqa: ARG002 - cut where the line ends
-        """Return the column names."""
-        return f"{'time':<14} {'action':<8} {'result':<8} {'by':<10} {'client':<12} keys and detail"
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns."""
+        fixed = (("time", 14), ("action", 8), ("result", 8), ("by", 10), ("client", 12))
+        return [*(Field(*given) for given in fixed), Field("keys and detail", max(0, width - 60))]
 
-    def item_pieces(self, item: AuditEntry, width: int) -> Iterable[Piece]:
+    def cells(self, item: AuditEntry) -> dict[str, tuple[str, Role]]:
         """Return one entry."""
-        dim, text = style(self.app, Role.DIM), style(self.app, Role.TEXT)
-        changed = "  ".join(part for part in (", ".join(item.key_ids), item.detail) if part)
-        result = Role.GOOD if item.result == "done" else Role.BAD
-        return [
-            (day_clock(epoch_s(item.at))[5:] + " ", dim),
-            (fit(item.action, 8) + " ", style(self.app, Role.STRONG)),
-            (fit(item.result, 8) + " ", style(self.app, result)),
-            (fit(item.login, 10) + " ", text),
-            (fit(item.client or "—", 12) + " ", text),
-            (fit(changed, max(0, width - 60)), dim),
-        ]
+        return {
+            "time": (day_clock(epoch_s(item.at))[5:], Role.DIM),
+            "action": (item.action, Role.STRONG),
+            "result": (item.result, Role.GOOD if item.result == "done" else Role.BAD),
+            "by": (item.login, Role.TEXT),
+            "client": (item.client or "—", Role.TEXT),
+            "keys and detail": ("  ".join(filter(None, [", ".join(item.key_ids), item.detail])), Role.DIM),
+        }
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that nothing was done yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -14,10 +14,9 @@ from tui.model.app_state import AppState, Connection
 from tui.model.open_streams import OpenStream
 from tui.model.units import count, duration, rate
 from tui.screens.pane import HELP_HINTS, KEYS_HINT, Pane
-from tui.theme import Role, style
+from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList
 
 _STALE_MS = 3000
 
@@ -43,37 +42,33 @@ class StreamList(ItemList[OpenStream]):
         streams = self._state.open_streams.streams.values()
         self.show(sorted(streams, key=lambda stream: (stream.started_s, stream.progress.id)))
 
-    def _layout(self, width: int) -> list[tuple[str, int, bool]]:
-        """Return name, width and whether it is right-aligned, for each column."""
-        fixed = [("phase", 10, False), ("age", 6, True), ("tokens", 6, True), ("tok/s", 5, True)]
-        fixed += [("last", 5, True), ("waits for", 9, False)]
-        left = max(8, width - 2 - sum(size + 1 for _, size, _ in fixed))
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns; client, model, address and id share what the others leave."""
+        fixed = [
+            Field("phase", 10),
+            Field("age", 6, right=True),
+            Field("tokens", 6, right=True),
+            Field("tok/s", 5, right=True),
+            Field("last", 5, right=True),
+            Field("waits for", 9),
+        ]
+        left = max(8, width - 2 - sum(field.width + 1 for field in fixed))
         client = min(20, max(8, left * 2 // 5))
-        names = [("client", client, False), ("model", min(16, max(6, left - client - 1)), False)]
-        spare = left - client - names[1][1] - 2
+        model = min(16, max(6, left - client - 1))
+        names, spare = [Field("client", client), Field("model", model)], left - client - model - 2
         if spare > 12 and not self._brief:  # noqa: PLR2004 - room for an address
-            names.append(("address", min(24, spare), False))
-            spare -= names[-1][1] + 1
+            names.append(Field("address", min(24, spare)))
+            spare -= names[-1].width + 1
         if spare > 16 and not self._brief:  # noqa: PLR2004 - room for an id
-            fixed.append(("id", min(26, spare), False))
+            fixed.append(Field("id", min(26, spare)))
         return names + fixed
 
-    def titles(self, width: int) -> str:
-        """Return the column names."""
-        return " ".join(fit(name, size, right=right) for name, size, right in self._layout(width))
-
-    def item_pieces(self, item: OpenStream, width: int) -> Iterable[Piece]:
+    def cells(self, item: OpenStream) -> dict[str, tuple[str, Role]]:
         """Return one stream."""
-        cells = self._cells(item)
-        for name, size, right in self._layout(width):
-            text, role = cells[name]
-            yield fit(text, size, right=right) + " ", style(self.app, role)
-
-    def _cells(self, stream: OpenStream) -> dict[str, tuple[str, Role]]:
-        progress = stream.progress
+        progress = item.progress
         late_ms = 0.0
         if self._state.connection is Connection.LIVE:
-            late_ms = max(0.0, (self._now_s() - stream.at_s) * 1000)
+            late_ms = max(0.0, (self._now_s() - item.at_s) * 1000)
         last_ms = None if progress.last_delta_ms is None else progress.last_delta_ms + late_ms
         stale = last_ms is not None and last_ms > _STALE_MS
         slow_reader = progress.waiting_for == "client"
@@ -84,7 +79,7 @@ class StreamList(ItemList[OpenStream]):
             "phase": (progress.phase.value, Role.RUN if progress.deltas else Role.WAIT),
             "age": (duration(progress.age_ms + late_ms), Role.TEXT),
             "tokens": (count(progress.deltas), Role.TEXT),
-            "tok/s": (rate(stream.deltas_per_s) if progress.deltas else "—", Role.STREAM),
+            "tok/s": (rate(item.deltas_per_s) if progress.deltas else "—", Role.STREAM),
             "last": (duration(last_ms), Role.WARN if stale else Role.DIM),
             "waits for": (progress.waiting_for, Role.CLIENT if slow_reader else Role.DIM),
             "id": (progress.id, Role.DIM),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
@@ -24,8 +24,7 @@ from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
-from tui.widgets.cells import Piece, fit
-from tui.widgets.line_list import ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList
 
 SIDE_BY_SIDE = 130
 _MAX_USES = 12
@@ -57,45 +56,46 @@ class KeyList(ItemList[KeyInfo]):
         since_s, evidence = self._now_s() - RECENT_S, self._state.evidence
         self.show(live + [key for key in ended if self.show_ended or evidence.refused(key.id, since_s)])
 
-    def _client_width(self, width: int) -> int:
-        return max(12, min(24, width - (77 if width >= _WITH_PRINT else 68)))
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns, the fingerprint's if there is room."""
+        fingerprint = [Field("print", 8)] if width >= _WITH_PRINT else []
+        return [
+            Field("client", max(12, min(24, width - 69 - 9 * len(fingerprint)))),
+            Field("key id", 8),
+            *fingerprint,
+            Field("state", 9),
+            Field("age", 4, right=True),
+            Field("users", 5, right=True),
+            Field("ends in", 7, right=True),
+            Field(" last used", width),
+        ]
 
-    def _fingerprint(self, text: str, width: int) -> str:
-        """Return the fingerprint's column, if there is room."""
-        return f"{fit(text, 8)} " if width >= _WITH_PRINT else ""
-
-    def titles(self, width: int) -> str:
-        """Return the column names."""
-        return (
-            f"{fit('client', self._client_width(width))} {'key id':<8} {self._fingerprint('print', width)}"
-            f"{'state':<9} {'age':>3} {'users':>5} {'ends in':>7}  last used"
-        )
-
-    def item_pieces(self, item: KeyInfo, width: int) -> Iterable[Piece]:
+    def cells(self, item: KeyInfo) -> dict[str, tuple[str, Role]]:
         """Return one key."""
-        key, now_s = item, self._now_s()
-        look = {role: style(self.app, role) for role in Role}
+        key, now_s, evidence = item, self._now_s(), self._state.evidence
         live = key.state in _LIVE
-        text = look[Role.TEXT if live else Role.DIM]
-        evidence = self._state.evidence
+        text = Role.TEXT if live else Role.DIM
         users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
         used = sum(1 for use in users if use.requests)
         if not live:
             used = len(evidence.refused(key.id, now_s - RECENT_S))
         retiring = key.state is KeyState.RETIRING and key.expires_at
-        ends = countdown(epoch_s(key.expires_at or "") - now_s) if retiring else "—"
         last = "never"
         if key.last_used_at:
             last = f"{age(now_s - epoch_s(key.last_used_at)):>3} ago  {key.last_used_ip or ''}"
-        return [
-            (fit(key.client, self._client_width(width)) + " ", look[Role.STRONG] if live else text),
-            (f"{fit(key.id, 8)} {self._fingerprint(key.fingerprint, width)}", look[Role.DIM]),
-            (f"{key.state.value:<9} ", look[_ROLES[key.state]]),
-            (f"{age(now_s - epoch_s(key.created_at)):>3} ", text),
-            (f"{used or '—':>5} ", look[Role.WARN] if used and (retiring or not live) else text),
-            (f"{ends:>7}  ", look[Role.WARN] if retiring else text),
-            (last, text),
-        ]
+        return {
+            "client": (key.client, Role.STRONG if live else text),
+            "key id": (key.id, Role.DIM),
+            "print": (key.fingerprint, Role.DIM),
+            "state": (key.state.value, _ROLES[key.state]),
+            "age": (age(now_s - epoch_s(key.created_at)), text),
+            "users": (str(used or "—"), Role.WARN if used and (retiring or not live) else text),
+            "ends in": (
+                countdown(epoch_s(key.expires_at or "") - now_s) if retiring else "—",
+                Role.WARN if retiring else text,
+            ),
+            " last used": (f" {last}", text),
+        }
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that there is no ring, or an empty one."""

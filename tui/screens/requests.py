@@ -30,7 +30,7 @@ from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import COLUMN_NAMES
 from tui.widgets.detail import Detail
 from tui.widgets.filter_line import FilterLine
-from tui.widgets.line_list import ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList
 from tui.widgets.request_list import RequestList
 
 SIDE_BY_SIDE = 100
@@ -42,9 +42,9 @@ _SIMILAR_MAX_LOOKED_AT = 20_000
 class CauseList(ItemList[tuple[str, int]]):
     """Errors of the last hour by cause, the most frequent first; Enter filters by it."""
 
-    def titles(self, width: int) -> str:  # noqa: ARG002 - one short title
+    def fields(self, width: int) -> list[Field]:
         """Return the title."""
-        return "errors by cause, last hour · Enter filters"
+        return [Field("errors by cause, last hour · Enter filters", width)]
 
     def item_pieces(self, item: tuple[str, int], width: int) -> Iterable[Piece]:
         """Return a cause with its number as a bar."""

@@ -17,8 +17,8 @@ from tui.model.units import clock_short, count, duration, plural, rate
 from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import ClickBar, Hint
-from tui.widgets.cells import Piece, fit, width_of
-from tui.widgets.line_list import ItemList, LineList
+from tui.widgets.cells import Piece, width_of
+from tui.widgets.line_list import Field, ItemList, LineList
 from tui.widgets.plot import Line, Plot
 
 _DAY_S = 86_400
@@ -76,27 +76,24 @@ class TallyList(ItemList[tuple[str, Tally]]):
         super().__init__(lambda row: row[0], id=id, cursor_always=False)
         self.field = field
 
-    def _name_width(self, width: int) -> int:
-        return max(8, min(30, width - 35))
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns."""
+        numbers = (("req", 5), ("err", 5), ("first p50/p95", 13), ("dur p50", 7))
+        name = Field(self.field, max(8, min(30, width - 35)))
+        return [name, *(Field(title, size, right=True) for title, size in numbers)]
 
-    def titles(self, width: int) -> str:
-        """Return the column names."""
-        name = fit(self.field, self._name_width(width))
-        return f"{name} {'req':>5} {'err':>5} {'first p50/p95':>13} {'dur p50':>7}"
-
-    def item_pieces(self, item: tuple[str, Tally], width: int) -> Iterable[Piece]:
+    def cells(self, item: tuple[str, Tally]) -> dict[str, tuple[str, Role]]:
         """Return one name with its numbers."""
         name, tally = item
-        look = {role: style(self.app, role) for role in Role}
         share = f"{100 * tally.errors / tally.requests:.0f}%" if tally.requests else "—"
         first = f"{duration(tally.first.percentile(0.5))}/{duration(tally.first.percentile(0.95))}"
-        return [
-            (fit(name, self._name_width(width)) + " ", look[Role.STRONG]),
-            (f"{count(tally.requests):>5} ", look[Role.TEXT]),
-            (f"{share:>5} ", look[Role.BAD if tally.errors else Role.DIM]),
-            (f"{first:>13} ", look[Role.WAIT]),
-            (f"{duration(tally.duration.percentile(0.5)):>7}", look[Role.TEXT]),
-        ]
+        return {
+            self.field: (name, Role.STRONG),
+            "req": (count(tally.requests), Role.TEXT),
+            "err": (share, Role.BAD if tally.errors else Role.DIM),
+            "first p50/p95": (first, Role.WAIT),
+            "dur p50": (duration(tally.duration.percentile(0.5)), Role.TEXT),
+        }
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that nothing ended in the window."""

@@ -19,7 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, ground, line, own_lines
+from tui.widgets.cells import Piece, fit, ground, line, own_lines
 
 Key = int | str
 T = TypeVar("T")
@@ -331,6 +331,19 @@ class LineList(Widget, can_focus=True):
                 self.action_choose()
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of an `ItemList`."""
+
+    title: str
+    width: int
+    right: bool = False
+
+    def fit(self, text: str) -> str:
+        """Return the text in the width of the column."""
+        return fit(text, self.width, right=self.right)
+
+
 class ItemList(LineList, Generic[T]):
     """A list of items that are few enough to be held.
 
@@ -345,13 +358,20 @@ class ItemList(LineList, Generic[T]):
         self._cursor_always = cursor_always
         self.items: Sequence[T] = []
 
-    def titles(self, width: int) -> str:
-        """Return the line of column names."""
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns, which stand one cell apart; the last may reach over the scrollbar."""
+        raise NotImplementedError
+
+    def cells(self, item: T) -> dict[str, tuple[str, Role]]:
+        """Return what the item has in each column, by its title."""
         raise NotImplementedError
 
     def item_pieces(self, item: T, width: int) -> Iterable[Piece]:
-        """Return one item, in the columns that `titles` has for this width."""
-        raise NotImplementedError
+        """Return one item."""
+        cells = self.cells(item)
+        for field in self.fields(width):
+            text, role = cells[field.title]
+            yield field.fit(text) + " ", style(self.app, role)
 
     def show(self, items: Iterable[T]) -> None:
         """Show these."""
@@ -378,7 +398,8 @@ class ItemList(LineList, Generic[T]):
 
     def head_pieces(self, width: int) -> Iterable[Piece] | None:
         """Return the column names, one cell in."""
-        return [(f" {self.titles(width)}", style(self.app, Role.DIM))]
+        titles = " ".join(field.fit(field.title) for field in self.fields(width))
+        return [(f" {titles}", style(self.app, Role.DIM))]
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
         """Return one item, one cell in."""
