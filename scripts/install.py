@@ -1,0 +1,259 @@
+"""Keep releases of relayd side by side in /opt/relayd, and switch between them without losing the service.
+
+A release must start on the machine's configuration and a copy of its database before it is switched to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_ROOT = Path(os.environ.get("RELAYD_ROOT", "/"))
+"""Of the machine; another for an image or a test."""
+_PREFIX = _ROOT / "opt/relayd"
+_CURRENT = _PREFIX / "current"
+_BEFORE = _PREFIX / "before"
+"""Names the release that a rollback returns to."""
+_PROGRAMS = ("relayd", "relayd-tui")
+_START_TIMEOUT_S = 60.0
+_ANYBODY = 65534
+
+
+class InstallError(Exception):
+    """It cannot continue; unless the text says otherwise, the release in use is the same as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One relayd of this machine: relayd.service, or relayd@NAME.service."""
+
+    name: str
+
+    @property
+    def config(self) -> Path:
+        """Its configuration, which exists."""
+        return _ROOT / "etc/relayd" / f"{self.name}.toml"
+
+    @property
+    def database(self) -> Path:
+        """Its database, which may not exist yet."""
+        directory = "relayd" if self.name == "relayd" else f"relayd-{self.name}"
+        return _ROOT / "var/lib" / directory / "relayd.db"
+
+    def backup_in(self, release: Path) -> Path:
+        """Return where its database is kept as that release left it."""
+        return release / "backup" / f"{self.name}.db"
+
+    def back_up(self, release: Path) -> Path:
+        """Copy the database beside the release that uses it, also while it is written; return the copy."""
+        copy = self.backup_in(release)
+        copy.parent.mkdir(mode=0o700, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        if self.database.exists():
+            with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        """Put a copy in the database's place; the file, its owner and its mode stay."""
+        shutil.copyfile(copy, self.database)
+        for suffix in ("-wal", "-shm"):
+            self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+
+    def start_problem(self, release: Path, copy: Path) -> str:
+        """Start a release on this configuration and a copy of the database, and stop it again.
+
+        Returns:
+            What it said if it did not start; empty if it did.
+        """
+        user = None
+        if os.geteuid() == 0:  # as the service does: as the owner of its state, once there is one
+            user = self.database.stat().st_uid if self.database.exists() else _ANYBODY
+        with TemporaryDirectory(prefix="relayd-trial-") as trial:
+            if copy.exists():
+                shutil.copyfile(copy, f"{trial}/relayd.db")
+            if user is not None:
+                for path in (Path(trial), *Path(trial).iterdir()):
+                    os.chown(path, user, user)
+            # No port, socket or secret of the service that runs meanwhile.
+            env = {
+                "PATH": os.environ["PATH"],
+                "RELAYD_STATE_DIR": trial,
+                "RELAYD_ADMIN__SOCKET": f"{trial}/admin.sock",
+                "RELAYD_ADMIN__GROUP": "",
+                "RELAYD_SERVER__PORT": "0",
+                "OPENAI_API_KEY": "not-needed-to-start",
+            }
+            return _start_problem(
+                [release / "bin/relayd", "serve", "--config", self.config], trial, env, user
+            )
+
+
+def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], user: int | None) -> str:
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+        )
+    except OSError as error:
+        return str(error)
+    timer = threading.Timer(_START_TIMEOUT_S, process.kill)
+    timer.start()
+    said = ""
+    with process:
+        for line in process.stdout or ():
+            said += line
+            if "serving on" in line:
+                process.terminate()
+        process.wait()
+    timer.cancel()
+    return "" if "serving on" in said else said.strip() or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
+
+
+def _instances() -> Iterator[Instance]:
+    for config in sorted((_ROOT / "etc/relayd").glob("*.toml")):
+        yield Instance(config.stem)
+
+
+def _run(*words: str | Path) -> str:
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise InstallError(f"{' '.join(map(str, words))} failed:\n{done.stdout.strip()}")
+    return done.stdout
+
+
+def _switch(release: Path, units: Sequence[str]) -> None:
+    """Make a release the one in use, in one step, and restart these units."""
+    following = _PREFIX / "next"
+    following.unlink(missing_ok=True)
+    following.symlink_to(release.relative_to(_PREFIX))
+    following.replace(_CURRENT)
+    print(f"{_run(_CURRENT / 'bin/relayd', '--version').strip()} is in use: {release}")
+    if units:
+        _run("systemctl", "reset-failed", *units)
+        services = [unit for unit in units if unit.endswith(".service")]
+        try:
+            # Each service starts its socket, which may have failed with it.
+            _run("systemctl", "restart", *(services or units))
+        except InstallError as error:
+            raise InstallError(
+                f"{error}\nThe new release is in use; go back: scripts/install --rollback"
+            ) from error
+
+
+def _units() -> list[str]:
+    """Return the units that run, or should and failed; those that somebody stopped stay stopped."""
+    if not (_ROOT / "run/systemd/system").is_dir():
+        return []
+    states = "--state=active,activating,reloading,failed"
+    patterns = ("relayd.socket", "relayd.service", "relayd@*.service")
+    listed = _run("systemctl", "list-units", "--all", "--plain", "--no-legend", states, *patterns)
+    return [line.split()[0] for line in listed.splitlines()]
+
+
+def _build(release: Path) -> None:
+    python = release / "bin/python"
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--no-deps")
+    _run(os.environ.get("PYTHON", "python3"), "-m", "venv", release)
+    _run(*pip, "--require-hashes", "-r", _REPOSITORY / "requirements.txt")
+    _run(*pip, "--no-build-isolation", _REPOSITORY)
+
+
+def _try(release: Path, now: Path) -> None:
+    """Back up each database, and start the new release on a copy of it. Raises InstallError."""
+    for instance in _instances():
+        copy = instance.back_up(now)
+        problem = instance.start_problem(release, copy)
+        # Where the unit has settings of its own, the release in use does not start like this, either.
+        if problem and not instance.start_problem(now, copy):
+            raise InstallError(
+                f"The new release does not start with {instance.config}, so {now.name} stays:\n{problem}"
+            )
+
+
+def install() -> None:
+    """Build a release, try it, switch to it, and remove all but the one before."""
+    now = _CURRENT.resolve() if _CURRENT.exists() else None
+    release = _PREFIX / "releases" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    commands = _ROOT / "usr/local/bin"
+    for directory in (_PREFIX, release.parent, commands):
+        directory.mkdir(parents=True, exist_ok=True)
+    for directory in (_PREFIX, release.parent):
+        directory.chmod(0o755)
+    try:
+        _build(release)
+        if now:
+            _try(release, now)
+    except BaseException:
+        shutil.rmtree(release, ignore_errors=True)
+        raise
+    if now:
+        _BEFORE.write_text(f"{now.name}\n")
+    for program in _PROGRAMS:
+        (commands / program).unlink(missing_ok=True)
+        (commands / program).symlink_to(_CURRENT / "bin" / program)
+    _switch(release, _units())
+    for old in release.parent.iterdir():
+        if old not in (release, now):
+            shutil.rmtree(old)
+
+
+def roll_back() -> None:
+    """Return to the release before, with its own copy of a database that it can no longer read."""
+    if not _BEFORE.exists():
+        raise InstallError(f"There is no release before this one in {_PREFIX}.")
+    now, before = _CURRENT.resolve(), _PREFIX / "releases" / Path(_BEFORE.read_text().strip()).name
+    units = _units()
+    for instance in _instances():
+        newest, older = instance.back_up(now), instance.backup_in(before)
+        if not instance.start_problem(before, newest):
+            continue
+        if not older.exists() or instance.start_problem(before, older):
+            continue
+        if units:
+            _run("systemctl", "stop", *units)
+        instance.restore(older)
+        at = datetime.fromtimestamp(older.stat().st_mtime, UTC)
+        print(
+            f"{before.name} cannot read {instance.database}: its copy of {at:%Y-%m-%dT%H:%M:%SZ} is back.\n"
+            "Lost since then: requests in the log, and changes of keys. Keys revoked since then work again; "
+            f"revoke them.\nThe newer database is kept: {newest}"
+        )
+    _switch(before, units)
+    _BEFORE.write_text(f"{now.name}\n")
+
+
+def main() -> int:
+    """Install, upgrade or go back; return 1 if that is not possible."""
+    parser = ArgumentParser(prog="scripts/install", description=__doc__)
+    parser.add_argument("--rollback", action="store_true", help="return to the release before")
+    args = parser.parse_args()
+    try:
+        roll_back() if args.rollback else install()
+    except (InstallError, OSError, sqlite3.Error) as error:
+        print(f"scripts/install: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
