@@ -7,7 +7,6 @@ instance, a reload, a reboot, an upgrade and the way back.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import pty
 import re
@@ -22,17 +21,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from debian import (
+    RELEASE,
+    CommandError,
+    local_directories,
+    make_tree,
+    pip_settings,
+    run,
+    write_pip_conf,
+)
+
 _TOP = Path(__file__).resolve().parents[1]
-_RELEASE = "bookworm"
 # What a freshly rented machine has beside the essential packages.
-_PACKAGES = "systemd-sysv,dbus,sudo,ca-certificates,curl,iproute2"
+_PACKAGES = ("systemd-sysv", "dbus", "sudo", "ca-certificates", "curl", "iproute2")
 _STEPS = re.compile(r"<!-- scripts/prove: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
 _NAME = "relay.example.com"
 _USER = "alice"
 _PROVIDER_KEY = "provider-key-of-the-proof"
 _BOOT_TIMEOUT_S = 120.0
 _STEP_TIMEOUT_S = 900.0
-_AUTHORITIES = Path("usr/local/share/ca-certificates")
 _CADDYS_AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 _SECOND_INSTANCE = """
 printf '[server]\\nport = 3777\\n[upstream]\\nbase_url = "%s"\\n' {url} | sudo tee /etc/relayd/team.toml
@@ -49,74 +56,26 @@ timeout 30 bash -c 'until sudo journalctl --unit relayd | grep "reload: server";
 """
 
 
-class ProofError(Exception):
+class ProofError(CommandError):
     """Something that the documentation promises did not happen."""
-
-
-def _run(*words: str) -> str:
-    """Run a command and return its output.
-
-    Raises:
-        ProofError: it failed.
-    """
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise ProofError(f"{' '.join(words)}\n{done.stdout[-4000:]}")
-    return done.stdout
-
-
-def _bare_debian(cache: Path, mirror: list[str]) -> Path:
-    """Return a fresh Debian tree, made at the first run."""
-    tree = cache / f"{_RELEASE}-machine"
-    if not tree.exists():
-        print(f"Making {tree} ...", flush=True)
-        part = tree.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        _run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(part), *mirror)
-        part.rename(tree)
-    return tree
-
-
-def _pip_settings() -> dict[str, str]:
-    """Return how this machine's pip reaches its registry."""
-    keys = {"index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert"}
-    settings = {}
-    for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
-        name, _, value = line.partition("=")
-        if (key := name.rpartition(".")[2]) in keys:
-            settings[key] = " ".join(str(ast.literal_eval(value)).split())
-    return settings
-
-
-def _local_directories(pip: dict[str, str]) -> list[Path]:
-    """Return the directories of this machine that pip reads; an index points to files beside its pages."""
-    paths = [Path(value.removeprefix("file://")) for value in pip.get("find-links", "").split()]
-    for key in ("index-url", "extra-index-url"):
-        urls = pip.get(key, "").split()
-        paths += [Path(url.removeprefix("file://")).parent for url in urls if url.startswith("file:")]
-    return [path for path in paths if path.is_dir()]
 
 
 def _prepare(root: Path, home: Path, pip: dict[str, str]) -> None:
     """Give the tree this machine's way to the registries, a user with sudo, a name, and a repository."""
-    (root / "etc/pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in pip.items()))
-    shutil.copytree("/etc/apt/apt.conf.d", root / "etc/apt/apt.conf.d", dirs_exist_ok=True)
-    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):
-        shutil.copy(authority, root / _AUTHORITIES)
-    _run("chroot", str(root), "update-ca-certificates")
-    _run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER)
+    write_pip_conf(root / "etc/pip.conf", pip)
+    run("chroot", str(root), "update-ca-certificates")
+    run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER)
     (root / "etc/sudoers.d" / _USER).write_text(f"{_USER} ALL=(ALL) NOPASSWD: ALL\n")
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost machine {_NAME}\n")
     (root / "etc/hostname").write_text("machine\n")
     work, git = home / "work", ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid"]
-    _run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(work))
+    run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(work))
     site = work / "docs/deploy/Caddyfile"
     # No public authority signs for an example's name: Caddy does it itself.
     site.write_text("{\n\tlocal_certs\n}\n" + site.read_text())
-    _run(*git, "-C", str(work), "commit", "--quiet", "--all", "--message", "Sign for the name ourselves")
-    _run("git", "clone", "--quiet", "--bare", str(work), str(root / "srv/repository.git"))
-    _run("chroot", str(root), "chown", "-R", _USER, "/srv/repository.git")
+    run(*git, "-C", str(work), "commit", "--quiet", "--all", "--message", "Sign for the name ourselves")
+    run("git", "clone", "--quiet", "--bare", str(work), str(root / "srv/repository.git"))
+    run("chroot", str(root), "chown", "-R", _USER, "/srv/repository.git")
 
 
 class Machine:
@@ -153,7 +112,7 @@ class Machine:
     def _boot_state(self) -> str:
         try:
             return self.run("systemctl", "is-system-running")
-        except (ProofError, FileNotFoundError, IndexError) as error:
+        except (CommandError, FileNotFoundError, IndexError) as error:
             return str(error)
 
     def _inside(self) -> list[str]:
@@ -163,14 +122,14 @@ class Machine:
 
     def reboot(self) -> None:
         """Shut down and boot again."""
-        with suppress(ProofError):  # the machine may be gone before it has answered
+        with suppress(CommandError):  # the machine may be gone before it has answered
             self.run("systemctl", "reboot")
         self._process.wait(_BOOT_TIMEOUT_S)
         self.__enter__()
 
     def run(self, *words: str) -> str:
         """Run a command as root and return its output."""
-        return _run(*self._inside(), *words)
+        return run(*self._inside(), *words)
 
     def type(self, script: str, *answers: tuple[str, str]) -> str:
         """Type a script at the user's terminal and return what it showed.
@@ -236,7 +195,7 @@ def _trust_caddy(machine: Machine) -> None:
     while True:
         try:
             machine.run("cp", _CADDYS_AUTHORITY, "/usr/local/share/ca-certificates/caddy.crt")
-        except ProofError:
+        except CommandError:
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.5)
@@ -284,16 +243,18 @@ def main() -> int:
     args = parser.parse_args()
     if os.geteuid() or not (shutil.which("debootstrap") and shutil.which("systemd-nspawn")):
         parser.error("This needs root and, on Debian: apt install debootstrap systemd-container")
-    pip = _pip_settings()
-    shown = _local_directories(pip)
+    pip, bare = pip_settings(), args.cache / f"{RELEASE}-machine"
     with tempfile.TemporaryDirectory(prefix="relayd-proof-", ignore_cleanup_errors=True) as name:
         root = Path(name) / "root"
         try:
-            _run("cp", "-a", "--reflink=auto", str(_bare_debian(args.cache, args.mirror)), str(root))
+            if not bare.exists():
+                print(f"Making {bare} ...", flush=True)
+                make_tree(bare, include=_PACKAGES, mirror=args.mirror)
+            run("cp", "-a", "--reflink=auto", bare, root)
             _prepare(root, Path(name), pip)
-            with _provider() as url, Machine(root, shown) as machine:
+            with _provider() as url, Machine(root, local_directories(pip)) as machine:
                 _follow(machine, url)
-        except ProofError as failure:
+        except CommandError as failure:
             print(f"\nNOT PROVED: {failure}", file=sys.stderr)
             return 1
     print("\nPROVED")
