@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import PACKAGES, needs
+
 _TOP = Path(__file__).parent.parent
 _PAGES = [_TOP / "README.md", *sorted((_TOP / "docs").glob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -84,6 +86,7 @@ def test_pictures_are_small() -> None:
     assert {"page.png", "tui-requests.svg"} <= set(sizes)
 
 
+@needs("git")
 def test_no_file_that_is_shipped_or_read_holds_a_key() -> None:
     """Nothing committed beside the tests looks like a key of a provider or of relayd."""
     listed = subprocess.run(
@@ -94,3 +97,9 @@ def test_no_file_that_is_shipped_or_read_holds_a_key() -> None:
     names = listed.stdout.splitlines()
     assert len(names) > 100
     assert [n for n in names if (_TOP / n).is_file() and _SECRET.search((_TOP / n).read_bytes())] == []
+
+
+def test_one_command_installs_every_package_that_a_skipped_test_names() -> None:
+    """`scripts/test --install` has them all."""
+    words = (_TOP / "scripts/test").read_text(encoding="utf-8").split()
+    assert set(PACKAGES.values()) - set(words) == set()

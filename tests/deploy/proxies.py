@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from tests.e2e.daemon import closed_port
 from tests.support.certificates import certificate
+from tests.support.programs import PATH
 from tests.wire import HOST
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy"
@@ -149,16 +149,8 @@ _COMMANDS: dict[str, Callable[[_Plan], tuple[list[str], Path]]] = {
 }
 
 
-def installed(kind: str) -> bool:
-    """Whether the program is there."""
-    return shutil.which(kind, path=_PATH) is not None
-
-
-_PATH = f"{os.environ['PATH']}:/usr/sbin"
-
-
 def _environment(home: Path) -> dict[str, str]:
-    return {"PATH": _PATH, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    return {"PATH": PATH, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
 
 
 def _edited(name: str, changes: dict[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -16,15 +15,15 @@ import pytest
 from tests.e2e.daemon import closed_port
 from tests.harness import KEY, running_relay
 from tests.support.browser import errors_of, open_page, page_server
+from tests.support.programs import require
 from tests.wire import HOST, PATIENCE_S
 
 _EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 _PROGRAMS = {
-    "chat.mjs": ("node", ["node"]),
-    "chat.py": ("python3", [sys.executable]),
-    "chat.sh": ("jq", ["sh"]),
+    "chat.mjs": (["node"], ["node"]),
+    "chat.py": ([], [sys.executable]),
+    "chat.sh": (["curl", "jq"], ["sh"]),
 }
-_PACKAGES = {"node": "nodejs"}
 # The examples name no model, so the relay's own choice decides.
 _PACED = "demo:deltas=8,interval_ms=60,text=words"
 _ENDLESS = "demo:deltas=10000,interval_ms=40,text=words"
@@ -47,8 +46,7 @@ class _Ran:
 
 async def _start(name: str, port: int, key: str = KEY) -> asyncio.subprocess.Process:
     needed, program = _PROGRAMS[name]
-    if shutil.which(needed) is None:
-        pytest.skip(f"{needed} is not installed; on Debian: apt install {_PACKAGES.get(needed, needed)}")
+    require(*needed)
     return await asyncio.create_subprocess_exec(
         *program,
         str(_EXAMPLES / name),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.database import FILE_NAME
+from relayd.state.directory import FILE_NAME
 from tests.state.harness import opened
 
 _INSTALL = Path(__file__).parents[2] / "scripts" / "install"

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.deploy.proxies import NAME, Front, front, installed
+from tests.deploy.proxies import NAME, Front, front
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon, closed_port, command, environment
 from tests.support.browser import open_page
+from tests.support.programs import needs, require
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
@@ -72,8 +73,7 @@ def site(
 ) -> Iterator[Site]:
     """Each proxy before the daemon."""
     kind = request.param
-    if not installed(kind):
-        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
+    require(kind)
     daemon, upstream_port = behind
     with front(kind, tmp_path_factory.mktemp(kind), daemon.port, idle_s=2) as running:
         yield Site(daemon, running, upstream_port)
@@ -202,6 +202,7 @@ async def test_plain_http_is_sent_to_https(site: Site) -> None:
 
 async def test_http_2_streams_as_well(site: Site) -> None:
     """Over HTTP/2 too each line comes at once, although the model falls silent after it (curl)."""
+    require("curl")
     async with site.demo():
         curl = await asyncio.create_subprocess_exec(
             "curl",
@@ -223,10 +224,9 @@ async def test_http_2_streams_as_well(site: Site) -> None:
             await curl.communicate()
 
 
+@needs("nginx")
 async def test_a_default_nginx_does_not_hold_lines_back(behind: tuple[Daemon, int], tmp_path: Path) -> None:
     """Its buffering is on by default: the reply's own X-Accel-Buffering turns it off."""
-    if not installed("nginx"):
-        pytest.skip("nginx is not installed; on Debian: apt install nginx")
     daemon, upstream_port = behind
     with front("nginx", tmp_path, daemon.port, spoiled={"proxy_buffering off;": ""}) as running:
         site = Site(daemon, running, upstream_port)
@@ -275,8 +275,7 @@ async def test_the_doctor_finds_what_a_careless_hand_changed(
     kind: str, spoiled: dict[str, str], check: str, behind: tuple[Daemon, int], tmp_path: Path
 ) -> None:
     """Each line of the documented files that looks as if it could go is missed when it is gone."""
-    if not installed(kind):
-        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
+    require(kind)
     with front(kind, tmp_path, behind[0].port, spoiled=spoiled) as running:
         # On a machine so slow that the check cannot be made, the doctor warns of that.
         assert check in await _doctor(running.port, running.authority, "error", "warning")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from relayd.config import load
 from relayd.init.install import SystemInstall
+from tests.support.programs import needs
 
 _IMAGE = SystemInstall(Path("/image"), Path(sys.executable))
 _UNITS = {path.name: text for path, text in _IMAGE.unit_files("127.0.0.1", 3666).items()}
@@ -19,7 +19,7 @@ _SERVICES = ("relayd.service", "relayd@.service")
 _WORST = 1.5
 """nginx, HAProxy and sshd stand at 9.6 as Debian ships them."""
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+needs_systemd = needs("systemd-analyze")
 
 
 @needs_systemd

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from relayd.state.keys import looks_wrong
 from tests.e2e.daemon import KEY, Daemon, command, environment
+from tests.support.programs import require
 from tests.wire import ask, body, until
 
 _SECRET = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
@@ -25,6 +26,7 @@ _QUICK = body("demo:deltas=1")
 
 def _pasted(shown: str, home: Path, env: dict[str, str] | None = None) -> list[str]:
     """What the shell prints when the line that the daemon shows is pasted into it."""
+    require("curl")
     line = _CURL.search(shown)
     assert line is not None, shown
     shell = subprocess.run(

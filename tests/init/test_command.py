@@ -22,6 +22,7 @@ from relayd.init.command import init
 from relayd.init.install import Console, InitError
 from tests.commands.harness import run
 from tests.e2e.daemon import closed_port, command, environment
+from tests.support.programs import needs
 
 _KEY = "provider-key-that-init-is-given"
 _FLAGS: dict[str, Any] = {
@@ -170,6 +171,7 @@ def test_without_a_person_a_provider_that_fails_stops_it(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@needs("systemctl")
 def test_for_an_image_the_whole_service_is_laid_out(tmp_path: Path) -> None:
     """Configuration, key and units; a second run keeps the first two and renews the units."""
     root = tmp_path / "image"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from relayd.init.install import (
     refuse_hidden,
     run_all,
 )
+from tests.support.programs import needs
 
 
 def test_a_secret_is_private_and_whole_whatever_stood_there(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
     assert written[sysusers] == "g relayd-admin - -\n"
 
 
-@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed")
+@needs("systemctl")
 def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
     """The units are linked by systemctl itself for the image's first boot; nothing changes here."""
     image = _image(tmp_path)

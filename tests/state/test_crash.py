@@ -17,6 +17,7 @@ import pytest
 
 from relayd.state.records import Gap, KeyState
 from tests.state.harness import opened
+from tests.support.programs import reason
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60
@@ -51,8 +52,8 @@ def template(tmp_path: Path) -> Template:
 @functools.cache
 def why_no_strace() -> str | None:
     """Why system calls can't be broken here, or None."""
-    if shutil.which("strace") is None:
-        return "strace is not installed"
+    if missing := reason("strace"):
+        return missing
     probe = subprocess.run(
         ["strace", "-o", "/dev/null", "true"], capture_output=True, timeout=TIMEOUT_S, check=False
     )

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import pytest
 from playwright.async_api import ConsoleMessage, Page, async_playwright
 
+from tests.support.programs import require
 from tests.wire import HOST
 
 _ARGUMENTS = (
@@ -31,11 +31,11 @@ async def open_page(*arguments: str, **context: Any) -> AsyncIterator[Page]:
         arguments: more arguments for Chromium.
         context: settings of Playwright's `new_context`, such as `viewport` or `color_scheme`.
     """
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
+    require("chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=[*_ARGUMENTS, *arguments])
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=[*_ARGUMENTS, *arguments]
+        )
         try:
             yield await (await browser.new_context(**context)).new_page()
         finally:

@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.programs import require
+
 _NEW = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2"
 
 
@@ -107,4 +109,5 @@ def certificate(home: Path, name: str, *, days: int) -> tuple[ssl.SSLContext, ss
 
 
 def _openssl(words: str, *more: str | Path) -> None:
+    require("openssl")
     subprocess.run(["openssl", *words.split(), *map(str, more)], check=True, capture_output=True, timeout=60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-
+from tests.support.programs import needs
 from tests.tui.terminal import ROOT
 from tests.wire import PATIENCE_S
 
@@ -24,7 +22,7 @@ _LOOK_EVERY_S = 0.05
 _CLICK_AGAIN_S = 5.0
 _CONFIG = "set -g status off\nset -s escape-time 0\nset -g remain-on-exit on\n"
 
-needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+needs_tmux = needs("tmux")
 
 
 class Tmux:
