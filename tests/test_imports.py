@@ -106,7 +106,7 @@ def _normalized(name: str) -> str:
 )
 def test_every_imported_library_is_declared(tree: str, groups: tuple[str, ...]) -> None:
     """Nothing works only because another library happens to bring it."""
-    ours = {*_TREES, *(path.name for path in (_ROOT / "scripts").iterdir() if path.is_dir())}
+    ours = {*_TREES, *(path.stem for path in (_ROOT / "scripts").iterdir())}
     imported = {name.split(".")[0] for path in _FILES[tree] for _, name in _imports(path)}
     distributions = packages_distributions()
     undeclared = {
