@@ -16,7 +16,7 @@ from tests.wire import DONE, Reply, Wire, ask, body, fetch, post, until
 _QUICK = "demo:text=words,deltas=1,interval_ms=0"
 _OPERATOR = Caller(Peer(uid=1000, pid=1, login="operator"))
 _HELD = "demo:fault=stall_headers"
-_UNAUTHORIZED = "unauthorized: The Authorization header has no key that is valid here."
+_UNAUTHORIZED = "unauthorized: The Authorization header has no valid key."
 
 
 async def _ask_from(relay: Relay, address: str, model: str = _QUICK) -> Reply:
