@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
@@ -144,13 +144,21 @@ class LingeringConnections:
             self._close(sock)
 
 
+class HeadTimeouts(NamedTuple):
+    """How long a connection waits for a head: from its first byte to its end, and for that first byte."""
+
+    head_s: float
+    """A new connection's first head has only this, TLS handshake included."""
+    keep_alive_s: float
+
+
 class RequestStream(IOStream):
     """A connection that hands only sound heads to Tornado; others get a 400 and the connection ends.
 
     Args:
         sock: accepted, non-blocking, with TCP_NODELAY.
         peer: address of the other end.
-        head_timeout_s: from the first byte of a head to its end; of a new connection, from its start.
+        timeouts: after which it is closed.
         lingering: takes over a connection whose head was refused.
     """
 
@@ -158,7 +166,7 @@ class RequestStream(IOStream):
         self,
         sock: socket.socket,
         peer: str,
-        head_timeout_s: float,
+        timeouts: HeadTimeouts,
         lingering: LingeringConnections,
         **options: Any,
     ) -> None:
@@ -174,31 +182,33 @@ class RequestStream(IOStream):
         self._is_answered = False
         """Whether the response to the latest request has begun."""
         self._lingering = lingering
-        self._head_timeout_s = head_timeout_s
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timeouts = timeouts
+        self._timer: asyncio.TimerHandle | None = None
         self._reading_head = False
-        self._start_head_timer()
+        self._is_idle = False
+        self._start_timer(timeouts.head_s)
 
     @property
     def awaits_response(self) -> bool:
         """Whether a request is due, has begun to arrive, or has no response yet; False: idle, or answered."""
-        return self._head_timer is not None or not self._is_answered
+        return (self._timer is not None and not self._is_idle) or not self._is_answered
 
-    def _start_head_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._head_timer = loop.call_later(self._head_timeout_s, self.close)
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @override
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read, and start the clock of a head with its first byte: before that the connection is idle."""
         count = super().read_from_fd(buf)
-        if count and self._reading_head and self._head_timer is None:
-            self._start_head_timer()
+        if count and self._is_idle:
+            self._is_idle = False
+            self._start_timer(self._timeouts.head_s)
         return count
 
     @override
@@ -207,6 +217,10 @@ class RequestStream(IOStream):
         if self.closed():
             raise StreamClosedError(real_error=self.error)
         self._reading_head = True
+        if self._timer is None:
+            # Not the first head. A part of it may have come with the body before it.
+            self._is_idle = not self._read_buffer_size
+            self._start_timer(self._timeouts.keep_alive_s if self._is_idle else self._timeouts.head_s)
         checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         read = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
         read.add_done_callback(lambda read: self._check_head(read, checked))
@@ -214,7 +228,7 @@ class RequestStream(IOStream):
 
     def _check_head(self, read: asyncio.Future[bytes], checked: asyncio.Future[bytes]) -> None:
         self._reading_head = False
-        self._stop_head_timer()
+        self._stop_timer()
         error = read.exception()
         if checked.done():
             return
@@ -259,7 +273,7 @@ class RequestStream(IOStream):
                 )
             else:
                 self.write(_TORNADO_BAD_REQUEST)
-        self._stop_head_timer()
+        self._stop_timer()
         super().close(exc_info)
         if self.on_closed is not None:
             on_closed, self.on_closed = self.on_closed, None
@@ -279,17 +293,17 @@ class TlsRequestStream(RequestStream, SSLIOStream):
     Args:
         sock: wrapped for the server's side, the handshake not done.
         peer: address of the other end.
-        head_timeout_s: from the start of the connection to the end of its first head.
+        timeouts: after which it is closed.
         lingering: takes over a connection whose head was refused.
     """
 
     socket: ssl.SSLSocket
 
     def __init__(
-        self, sock: ssl.SSLSocket, peer: str, head_timeout_s: float, lingering: LingeringConnections
+        self, sock: ssl.SSLSocket, peer: str, timeouts: HeadTimeouts, lingering: LingeringConnections
     ) -> None:
         # Without a context of its own Tornado makes one for a client.
-        super().__init__(sock, peer, head_timeout_s, lingering, ssl_options=sock.context)
+        super().__init__(sock, peer, timeouts, lingering, ssl_options=sock.context)
 
     @override
     def write_to_fd(self, data: memoryview) -> int:

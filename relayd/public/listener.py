@@ -16,6 +16,7 @@ from relayd.public.client_address import TrustedProxies, network_of
 from relayd.public.framing import (
     MAX_HEAD_BYTES,
     READ_CHUNK_BYTES,
+    HeadTimeouts,
     LingeringConnections,
     RequestStream,
     TlsRequestStream,
@@ -114,6 +115,8 @@ class Listener:
             max_body_size=sys.maxsize,
             chunk_size=READ_CHUNK_BYTES,
         )
+        # Tornado's one clock for heads would also count the idle time before them.
+        self._server.conn_params.header_timeout = None
         self._streams: set[RequestStream] = set()
         self._open: Counter[str] = Counter()
         self._lingering = LingeringConnections()
@@ -129,9 +132,7 @@ class Listener:
             max_streams: open streams in all.
             max_streams_per_address: open streams of one network.
         """
-        self._head_timeout_s = head_timeout_s
-        # Tornado's one clock for heads also counts the idle time before them; `RequestStream` has the other.
-        self._server.conn_params.header_timeout = max(keep_alive_s, head_timeout_s)
+        self._timeouts = HeadTimeouts(head_timeout_s, keep_alive_s)
         self._max_connections = connection_limit(max_streams)
         self._max_connections_per_network = connection_limit(max_streams_per_address)
 
@@ -171,10 +172,10 @@ class Listener:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is None:
-            stream = RequestStream(sock, peer[0], self._head_timeout_s, self._lingering)
+            stream = RequestStream(sock, peer[0], self._timeouts, self._lingering)
         else:
             wrapped = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            stream = TlsRequestStream(wrapped, peer[0], self._head_timeout_s, self._lingering)
+            stream = TlsRequestStream(wrapped, peer[0], self._timeouts, self._lingering)
         self._open[network] += 1
         self._streams.add(stream)
 

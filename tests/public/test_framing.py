@@ -242,6 +242,28 @@ async def test_an_idle_connection_ends_after_its_time() -> None:
         assert time.monotonic() - began_at >= 0.95
 
 
+async def test_a_head_that_began_with_the_request_before_has_its_time_too() -> None:
+    """Its first bytes came together with that request; it has no more than `header_timeout_s`."""
+    async with (
+        running_relay(server__header_timeout_s=0.2, server__keep_alive_s=600) as relay,
+        await Wire.open(relay.port) as wire,
+    ):
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HT")
+        assert (await wire.reply()).status == 200
+        assert await wire.ended() == b""
+
+
+async def test_a_connection_may_be_idle_for_less_time_than_a_head_has() -> None:
+    """`keep_alive_s` holds by itself."""
+    async with (
+        running_relay(server__header_timeout_s=600, server__keep_alive_s=0.2) as relay,
+        await Wire.open(relay.port) as wire,
+    ):
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await wire.reply()).status == 200
+        assert await wire.ended() == b""
+
+
 @pytest.mark.parametrize("wrong", [b"zz\r\n", b"2\r\nabX\r\n", b"0\r\nTrailer: x\r\n\r\n", b"0" * 1000])
 async def test_a_body_that_is_not_http_is_refused_in_lines(wrong: bytes) -> None:
     """Chunk extensions and trailers are among them; the request is recorded, and its slot free again."""
