@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,6 +236,40 @@ async def test_a_default_nginx_does_not_hold_lines_back(behind: tuple[Daemon, in
             while reply.text != _FIVE_WORDS:
                 await wire.first_piece(reply)
             assert all(line["content"] for line in reply.lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoiled"),
+    [
+        ("nginx", {"keepalive 16;": "keepalive 64; keepalive_timeout 1s;"}),
+        ("caddy", {r"(reverse_proxy \S+)": r"\1 {\n transport http {\n keepalive 1s\n }\n}"}),
+        ("haproxy", {r"(server relayd \S+)": r"\1 pool-purge-delay 1s"}),
+    ],
+)
+async def test_kept_connections_end_without_a_lost_request(
+    kind: str, spoiled: dict[str, str], tmp_path: Path
+) -> None:
+    """The daemon keeps them for longer than the proxy, so that no request meets one that is being closed.
+
+    Its 3 s stand for 130 s, the proxy's 1 s for 60 s (nginx), 120 s (Caddy) and 5 s (HAProxy).
+    """
+    if not installed(kind):
+        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
+    upstream_port = closed_port()
+    settings = {"upstream.base_url": f"http://{HOST}:{upstream_port}/v1", "server.keep_alive_s": 3}
+    with (
+        Daemon(tmp_path, settings=settings) as daemon,
+        front(kind, tmp_path, daemon.port, spoiled=spoiled) as running,
+    ):
+        site = Site(daemon, running, upstream_port)
+        async with site.demo(), AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(site.wire()) for _ in range(40)]
+            for idle_s in (0.0, 0.95, 1.0, 1.05, 3.0):
+                await asyncio.sleep(idle_s)
+                for wire in wires:
+                    wire.send(_post(body("demo:deltas=1,interval_ms=0")))
+                replies = [await wire.reply() for wire in wires]
+                assert [reply.status for reply in replies] == [200] * len(wires)
 
 
 async def _doctor(port: int, authority: Path, *severities: str) -> dict[str, str]:
