@@ -23,17 +23,17 @@ def _chunked(data: bytes, size: int) -> bytes:
 
 
 @asynccontextmanager
-async def _answering(reply: bytes) -> AsyncIterator[int]:
-    """A server that reads a head and answers with these bytes, one at a time."""
+async def _answering(reply: bytes, piece_bytes: int) -> AsyncIterator[int]:
+    """A server that reads a head and answers with these bytes, piece by piece."""
     done: list[asyncio.Task[None] | None] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         done.append(asyncio.current_task())
         await reader.readuntil(b"\r\n\r\n")
-        for byte in reply:
+        for at in range(0, len(reply), piece_bytes):
             if writer.is_closing():  # the client has read enough
                 break
-            writer.write(bytes([byte]))
+            writer.write(reply[at : at + piece_bytes])
             await asyncio.sleep(0)
         writer.close()
 
@@ -45,8 +45,8 @@ async def _answering(reply: bytes) -> AsyncIterator[int]:
         await asyncio.gather(*(task for task in done if task is not None))
 
 
-async def _ask(reply: bytes) -> Answer:
-    async with _answering(reply) as port:
+async def _ask(reply: bytes, *, piece_bytes: int = 1) -> Answer:
+    async with _answering(reply, piece_bytes) as port:
         return await site_at(port).ask("GET", "/x")
 
 
@@ -76,6 +76,19 @@ async def test_lines_are_whole_however_they_come(reply: bytes) -> None:
 async def test_a_body_that_breaks_off_is_no_failure(reply: bytes, lines: int) -> None:
     """The lines before the break are kept."""
     assert len((await _ask(reply)).lines) == lines
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+async def test_an_endless_body_is_read_to_a_bound(*, is_compressed: bool) -> None:
+    """Compressed to a thousandth or plain, 4 MiB of it are looked at."""
+    body = b"x" * (16 << 20)
+    reply = (
+        _HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(body)
+        if is_compressed
+        else _HEAD + b"\r\n" + body
+    )
+    ((_, line),) = (await _ask(reply, piece_bytes=64 << 10)).lines
+    assert len(line) == 4 << 20
 
 
 @pytest.mark.parametrize("reply", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200"])
