@@ -260,8 +260,7 @@ async def test_kept_connections_end_without_a_lost_request(
 
     Its 3 s stand for 130 s, the proxy's 1 s for 60 s (nginx), 120 s (Caddy) and 5 s (HAProxy).
     """
-    if not installed(kind):
-        pytest.skip(f"{kind} is not installed; on Debian: apt install {kind}")
+    require(kind)
     upstream_port = closed_port()
     settings = {"upstream.base_url": f"http://{HOST}:{upstream_port}/v1", "server.keep_alive_s": 3}
     with (
