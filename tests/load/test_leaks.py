@@ -87,7 +87,7 @@ class _LeakScan:
         await self._recorded(Outcome.CLIENT_CLOSED, self._each)
 
     async def stall(self, key: str) -> None:
-        """Do not read until the relay gives up, some at a time: each has a second for its first token."""
+        """Do not read until the relay gives up, some at a time: each has five seconds for its first token."""
         for done in range(0, self._each, _AT_ONCE):
             asked = min(_AT_ONCE, self._each - done)
             async with AsyncExitStack() as stack:
@@ -203,7 +203,7 @@ async def test_no_key_and_no_prompt_is_ever_written_down(tmp_path: Path, *, larg
         "openai_api_key_file": str(key_file),
         "log.level": "debug",
         "upstream.max_retries": 0,
-        "upstream.first_token_timeout_s": 1.0,
+        "upstream.first_token_timeout_s": 5.0,
         "server.max_body_bytes": 2000,
         "server.write_timeout_s": 1,
         "server.drain_timeout_s": 1,

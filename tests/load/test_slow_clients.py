@@ -68,7 +68,7 @@ async def test_clients_that_take_their_time_are_cut_in_time(
     tmp_path: Path, start: bytes, trickle: bytes, *, large: bool
 ) -> None:
     """A byte now and then buys no time, and others are served meanwhile."""
-    settings = {"server.header_timeout_s": 1, "server.body_timeout_s": 1}
+    settings = {"server.header_timeout_s": 5, "server.body_timeout_s": 5}
     with loaded_daemon(tmp_path, settings) as daemon:
         calm = await ordinary(daemon.port, 10, 3)
         before = Usage.of(daemon)

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
@@ -141,11 +142,22 @@ async def test_a_failure_after_a_heartbeat_is_a_failure_in_the_stream() -> None:
     assert reply.lines[-1] == DONE
 
 
-async def test_no_head_is_sent_before_there_is_something_to_say() -> None:
-    """So that a failure can still have its status: here the provider is cut before its first word."""
-    async with running_relay(upstream__first_token_timeout_s=0.3) as relay:
-        reply = await relay.ask("demo:fault=stall_headers")
-    assert (reply.status, reply.header("X-Relayd-Error")) == (504, "upstream_timeout")
+@pytest.mark.parametrize(
+    ("limit", "model", "status", "said"),
+    [
+        ("first_token", "demo:fault=stall_headers", 504, "The first word did not come within 0.5 s"),
+        ("first_token", "demo:fault=stall_first", 504, "The first word did not come within 0.5 s"),
+        ("idle", "demo:fault=stall_mid,interval_ms=0", 200, "The answer fell silent for 0.5 s"),
+        ("total", "demo:deltas=10000,interval_ms=50", None, "The whole answer took longer than 0.5 s"),
+    ],
+)
+async def test_a_provider_has_its_time(limit: str, model: str, status: int | None, said: str) -> None:
+    """No head is sent before there is something to say, so that a failure can still have its status."""
+    settings: dict[str, Any] = {f"upstream__{limit}_timeout_s": 0.5}
+    async with running_relay(**settings) as relay:
+        reply = await relay.ask(model)
+    assert reply.error == f"upstream_timeout: {said}, the limit of this relay."
+    assert (reply.status, reply.lines[-1]) == (status or reply.status, DONE)
 
 
 @pytest.mark.parametrize("stream", [True, False, None])

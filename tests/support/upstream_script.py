@@ -24,13 +24,11 @@ _CJK = "流れる言葉は一つずつ届きます。每个词都会立刻到达
 _EMOJI = ("👋🏽 ", "👩‍👩‍👧‍👦 ", "🇺🇳 ", "🏳️‍🌈 ", "e\u0301 ", "𝄞 ", "🧑🏿‍🚀 ", "✅\ufe0f ")
 _GARBAGE = bytes(range(256)) * 16
 _HTML = b"<!doctype html><title>Sign in</title><h1>Welcome to the hotel network</h1>\n"
-_SHAPES: Final = frozenset(
-    {"bom", "coalesced", "comments", "cr_only", "crlf", "gzip", "header_flood", "one_byte"}
-)
+_SHAPES: Final = frozenset({"coalesced", "comments", "crlf", "gzip", "one_byte"})
 """A whole stream in an unusual form."""
 _BREAKS: Final = frozenset(
     {
-        *("stall_first", "stall_mid", "stall_after_finish", "cut_mid", "cut_fin", "end_early", "no_done"),
+        *("stall_first", "stall_mid", "cut_mid", "cut_fin", "end_early"),
         *("bad_json", "bad_utf8", "error_event", "huge_event"),
     }
 )
@@ -64,10 +62,8 @@ class Script:
     interval_ms: float = 20.0
     headers_ms: float = 0.0
     first_ms: float = 0.0
-    refusal: int = 0
     finish: str = "stop"
     """`none`: there is no finish_reason."""
-    prompt_tokens: int = 2
     fault: frozenset[str] = frozenset()
     after: int = 3
     code: int = 0
@@ -109,7 +105,7 @@ def _faults(raw: str) -> frozenset[str]:
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     **dict.fromkeys(("text", "finish", "retry_after", "message", "id"), unquote),
     **dict.fromkeys(("interval_ms", "headers_ms", "first_ms"), float),
-    **dict.fromkeys(("deltas", "refusal", "prompt_tokens", "after", "code"), int),
+    **dict.fromkeys(("deltas", "after", "code"), int),
     **dict.fromkeys(("fail_times", "size", "batch"), int),
     "fault": _faults,
 }
@@ -173,8 +169,6 @@ def _steps(request: Request, script: Script, asked: dict[str, Any]) -> Iterator[
     head = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
     if "gzip" in script.fault:
         head["Content-Encoding"] = "gzip"
-    if "header_flood" in script.fault:
-        head |= {f"X-Flood-{k}": "x" * 100 for k in range(script.size // 100)}
     yield _head(request.n, 200, head)
     yield from _chunked(_Stream(request, script, asked).events(), script)
 
@@ -194,7 +188,6 @@ _INSTEAD: Final[Mapping[str, Callable[[Request, Script], Step]]] = {
     "cut_headers": lambda *_: End.RESET,
     "status": _status,
     "echo_key": _echoed_key,
-    "huge_error_body": lambda request, script: error(request.n, 500, "x" * script.size),
     "redirect": lambda request, _: _whole(request.n, 307, b"", Location="/redirected"),
     "html": lambda request, _: _whole(request.n, 200, _HTML, **{"Content-Type": "text/html"}),
     "garbage": lambda request, _: _whole(request.n, 200, _GARBAGE, **{"Content-Type": "text/event-stream"}),
@@ -228,7 +221,7 @@ class _Stream:
     def __init__(self, request: Request, script: Script, asked: dict[str, Any]) -> None:
         self._script = script
         self._asked = asked
-        self._eol = b"\r\n" if "crlf" in script.fault else b"\r" if "cr_only" in script.fault else b"\n"
+        self._eol = b"\r\n" if "crlf" in script.fault else b"\n"
         self._frame = {
             "id": f"chatcmpl-test{request.n}",
             "object": "chat.completion.chunk",
@@ -244,12 +237,11 @@ class _Stream:
                 yield script.interval_ms / 1000
                 yield self._comment
             yield End.SILENCE
-        bom = b"\xef\xbb\xbf" if "bom" in fault else b""
-        yield bom + self._choice({"role": "assistant", "content": "", "refusal": None})
+        yield self._choice({"role": "assistant", "content": "", "refusal": None})
         yield script.first_ms / 1000
         questions = [message for message in self._asked["messages"] if message["role"] == "user"]
         pieces = script.pieces(questions[-1]["content"] if script.text == "echo" else "")
-        texts = [self._choice({"refusal" if script.refusal else "content": piece}) for piece in pieces]
+        texts = [self._choice({"content": piece}) for piece in pieces]
         total = len(texts) if script.deltas is None else script.deltas
         for k, text in enumerate(islice(cycle(texts), total)):
             if k:
@@ -260,16 +252,10 @@ class _Stream:
         if total <= script.after and (yield from self._break()):
             return
         end = [] if script.finish == "none" else [self._choice({}, script.finish)]
-        if "stall_after_finish" in fault:
-            yield b"".join(end)
-            yield End.SILENCE
         if self._asked.get("stream_options", {}).get("include_usage"):
-            used = {"prompt_tokens": script.prompt_tokens, "completion_tokens": total}
-            used["total_tokens"] = script.prompt_tokens + total
+            used = {"prompt_tokens": 2, "completion_tokens": total, "total_tokens": 2 + total}
             end.append(self._event(_json({**self._frame, "choices": [], "usage": used})))
-        if "no_done" not in fault:
-            end.append(self._event(b"[DONE]"))
-        yield b"".join(end)
+        yield b"".join(end) + self._event(b"[DONE]")
 
     def _break(self) -> Generator[Step, None, bool]:
         """Go wrong in the middle; returns whether the stream is over."""
