@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 refused or failed, 2 wrong usage, 3 no daemon at the socket.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
+    if args.run is None:
+        args.print_help()
+        return 0
     try:
         # Imported only now, so that each command loads no more than it needs.
         module, name = args.run.split(":")
@@ -41,22 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; a command without its subcommand shows its help."""
+    relayd = argparse.ArgumentParser(
         prog="relayd",
         description="Lend one provider key, safely and visibly.",
         epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon at the socket.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"relayd {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    relayd.add_argument("--version", action="version", version=f"relayd {__version__}")
+    relayd.set_defaults(run=None, print_help=relayd.print_help)
+    commands = relayd.add_subparsers(dest="command", metavar="COMMAND")
     _add_local(commands)
     _add_init(commands)
     _add_doctor(commands)
     _add_status_and_log(commands)
     _add_control(commands)
     _add_keys(commands)
-    return parser
+    return relayd
 
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for its type
@@ -170,7 +175,8 @@ def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     keys = commands.add_parser("keys", help="list, make, rotate and revoke keys", allow_abbrev=False)
-    actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
+    keys.set_defaults(print_help=keys.print_help)
+    actions = keys.add_subparsers(dest="action", metavar="ACTION")
     _daemon_command(
         actions, "list", "keys:list_keys", "show the keys: state, last use, and from which address"
     )

@@ -26,7 +26,8 @@ _PREFIX = _ROOT / "opt/relayd"
 _CURRENT = _PREFIX / "current"
 _BEFORE = _PREFIX / "before"
 """Names the release that a rollback returns to."""
-_PROGRAMS = ("relayd", "relayd-tui")
+_COMMANDS = (Path("bin/relayd"), Path("bin/relayd-tui"))
+"""Linked from /usr/local, as what is in share: man pages and shell completions."""
 _START_TIMEOUT_S = 60.0
 _ANYBODY = 65534
 
@@ -194,9 +195,7 @@ def install() -> None:
     """Build a release, try it, switch to it, and remove all but the one before."""
     now = _CURRENT.resolve() if _CURRENT.exists() else None
     release = _PREFIX / "releases" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-    commands = _ROOT / "usr/local/bin"
-    for directory in (_PREFIX, release.parent, commands):
-        directory.mkdir(parents=True, exist_ok=True)
+    release.parent.mkdir(parents=True, exist_ok=True)
     for directory in (_PREFIX, release.parent):
         directory.chmod(0o755)
     try:
@@ -208,9 +207,12 @@ def install() -> None:
         raise
     if now:
         _BEFORE.write_text(f"{now.name}\n")
-    for program in _PROGRAMS:
-        (commands / program).unlink(missing_ok=True)
-        (commands / program).symlink_to(_CURRENT / "bin" / program)
+    shared = (path.relative_to(release) for path in release.glob("share/**/*") if path.is_file())
+    for path in (*_COMMANDS, *shared):
+        link = _ROOT / "usr/local" / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(_CURRENT / path)
     _switch(release, _units())
     for old in release.parent.iterdir():
         if old not in (release, now):

@@ -54,6 +54,17 @@ sudo sed -i 's/^#* *max_streams_per_address = 50/max_streams_per_address = 7/' /
 sudo systemctl reload relayd
 timeout 30 bash -c 'until sudo journalctl --unit relayd | grep "reload: server"; do sleep 0.2; done'
 """
+_BROKEN_UPGRADE = """
+cd relayd && echo 'raise SystemExit("broken on purpose")' >> relayd/server.py
+! sudo scripts/install
+git checkout relayd/server.py
+"""
+_BROKEN_RELEASE = """
+sudo rm /opt/relayd/current/bin/relayd
+sudo systemctl restart relayd || true
+timeout 60 bash -c 'until systemctl is-failed relayd; do sleep 0.2; done'
+cd relayd && sudo scripts/install --rollback && readlink /opt/relayd/current
+"""
 
 
 class ProofError(CommandError):
@@ -224,12 +235,13 @@ def _follow(machine: Machine, url: str) -> None:
     _must(machine.type(_RELOAD), "server.max_streams_per_address is 7 now", "it reloads its configuration")
     machine.reboot()
     _must(machine.type(try_it), "[DONE]", "after a reboot it serves by itself")
+    _must(machine.type(_BROKEN_UPGRADE), "broken on purpose", "a release that does not start is not used")
+    _must(machine.type(try_it), "[DONE]", "and the one in use serves on")
     newer = machine.type("cd relayd && sudo scripts/install && readlink /opt/relayd/current").split()[-1]
     _must(machine.type(try_it), "[DONE]", "after an upgrade it serves with the same key")
-    seen = machine.type("cd relayd && sudo scripts/install --rollback && readlink /opt/relayd/current")
-    if seen.split()[-1] == newer:
+    if machine.type(_BROKEN_RELEASE).split()[-1] == newer:
         raise ProofError("The rollback changed nothing.")
-    _must(machine.type(try_it), "[DONE]", "and after the way back")
+    _must(machine.type(try_it), "[DONE]", "after a release that failed, a rollback serves again")
 
 
 def main() -> int:

@@ -22,12 +22,18 @@ def test_the_version_is_told() -> None:
     assert run("--version").out == f"relayd {__version__}\n"
 
 
+@pytest.mark.parametrize(("words", "says"), [((), "usage: relayd"), (("keys",), "usage: relayd keys")])
+def test_without_a_command_the_help_is_shown(words: tuple[str, ...], says: str) -> None:
+    """As with --help."""
+    assert run(*words) == run(*words, "--help")
+    assert run(*words).out.startswith(says)
+    assert run(*words).status == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "COMMAND"),
         (("frobnicate",), "frobnicate"),
-        (("keys",), "ACTION"),
         (("keys", "rotate"), "NAME"),
         (("keys", "rotate", "default", "--grace", "1"), "30s, 10m, 2h or 7d"),
         (("keys", "extend", "id"), "1h"),

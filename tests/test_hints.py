@@ -8,7 +8,7 @@ import sys
 from argparse import _SubParsersAction
 from pathlib import Path
 
-from relayd.cli import _parser
+from relayd.cli import parser
 from relayd.hints import COMMANDS
 
 _BIN = Path(sys.prefix) / "bin"
@@ -40,5 +40,5 @@ def test_any_other_has_its_path(tmp_path: Path) -> None:
 
 def test_every_command_is_known() -> None:
     """A hint may name any of them."""
-    actions = [action for action in _parser()._actions if isinstance(action, _SubParsersAction)]
+    actions = [action for action in parser()._actions if isinstance(action, _SubParsersAction)]
     assert set(actions[0].choices) <= set(COMMANDS)

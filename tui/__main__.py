@@ -13,6 +13,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from relayd import __version__
+
 if TYPE_CHECKING:
     from relayd.admin.archive import Archive
     from relayd.admin.client import AdminClient
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="relayd-tui", description="The operator's app of relayd: see every request, change keys."
     )
+    arguments.add_argument("--version", action="version", version=f"relayd-tui {__version__}")
     arguments.add_argument("--socket", metavar="PATH", help="the daemon's admin socket")
     arguments.add_argument("--demo", action="store_true", help="a daemon of its own with made-up traffic")
     arguments.add_argument("--readonly", action="store_true", help="look, change nothing")

@@ -21,7 +21,8 @@ _BROKEN = 'case "$1" in --version) echo relayd 9 ;; *) echo "no module named rel
 # Stands for venv and pip: what it makes is the release that the test chose.
 _PYTHON = """#!/bin/sh
 case "$*" in
-  "-m venv "*) mkdir -p "$3/bin"; cp "$RELEASE" "$3/bin/relayd"; cp "$PIP" "$3/bin/python" ;;
+  "-m venv "*) mkdir -p "$3/bin"; cp "$RELEASE" "$3/bin/relayd"; cp "$PIP" "$3/bin/python"
+    mkdir -p "$3/share/man/man1"; touch "$3/share/man/man1/relayd.1" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -122,7 +123,8 @@ def test_the_service_can_run_what_a_careful_root_installed(tmp_path: Path) -> No
         way = way.parent
     (backup,) = host.prefix.glob("releases/*/backup")
     assert backup.stat().st_mode & 0o077 == 0
-    assert (tmp_path / "usr/local/bin/relayd").resolve() == (host.prefix / "current/bin/relayd").resolve()
+    for linked in ("bin/relayd", "share/man/man1/relayd.1"):
+        assert (tmp_path / "usr/local" / linked).readlink() == host.prefix / "current" / linked
 
 
 def test_an_upgrade_restarts_the_service_and_keeps_one_release_to_go_back_to(host: Host) -> None:

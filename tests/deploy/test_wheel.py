@@ -16,10 +16,13 @@ from urllib.request import urlopen
 import pytest
 
 from tests.e2e.daemon import closed_port
+from tests.support.programs import require
 from tests.wire import HOST
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 60.0
+_SHARED = (("", ".1"), ("", ""), ("_", ""), ("", ".fish"))
+"""Man page, and completions of bash, zsh and fish."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def _environment(home: Path | None) -> dict[str, str]:
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(programs: Path) -> None:
-    """Every committed file of relayd and tui, the licences, and no test, key, state or cache."""
+    """Every committed file of relayd and tui, man pages, completions, licences; no test, no state."""
     (wheel,) = programs.parents[1].glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         inside = set(packed.namelist())
@@ -77,8 +80,35 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(programs: Path) -> No
         for path in (_ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert inside == sources | {home + name for name in about}
+    assert {name for name in inside if ".data/" not in name} == sources | {home + name for name in about}
+    shared = {Path(name).name for name in inside if ".data/data/share/" in name}
+    names = ("relayd", "relayd-tui")
+    assert shared == {f"{before}{name}{after}" for name in names for before, after in _SHARED}
     assert "relayd = relayd.cli:main\nrelayd-tui = tui.__main__:main" in entries
+
+
+def test_the_man_page_says_what_the_help_says(programs: Path) -> None:
+    """Of every command, word for word; in dashes that can be copied."""
+    page = (programs.parent / "share/man/man1/relayd.1").read_text()
+    for words in ([], ["keys"], ["keys", "rotate"]):
+        help_ = _run(str(programs / "relayd"), *words, "--help")
+        shown = page.replace("\\&", "").replace("\\-", "-").replace("\\e", "\\")
+        assert help_ in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("ke", "keys"), ("keys ro", "rotate"), ("serve --de", "--demo")]
+)
+def test_the_shell_completes_what_is_typed(typed: str, meant: str, programs: Path) -> None:
+    """In bash, zsh and fish, with the files of the wheel."""
+    share = programs.parent / "share"
+    words = f"COMP_WORDS=(relayd {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_relayd"
+    script = f"source {share}/bash-completion/completions/relayd; {words}; echo ${{COMPREPLY[@]}}"
+    assert meant in _run("bash", "-c", script).split()
+    require("fish", "zsh")
+    _run("zsh", "-n", str(share / "zsh/site-functions/_relayd"))
+    fish = f"source {share}/fish/vendor_completions.d/relayd.fish; complete -C 'relayd {typed}'"
+    assert meant in _run("fish", "-c", fish).split()
 
 
 def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> None:
@@ -86,6 +116,7 @@ def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> N
     port = closed_port()
     relayd = str(programs / "relayd")
     assert _run(relayd, "--version").startswith("relayd ")
+    assert _run(f"{relayd}-tui", "--version").startswith("relayd-tui ")
     _run(relayd, "init", "--yes", "--port", str(port), cwd=tmp_path)
     _run(relayd, "init", "--yes", "--system", "--root", str(tmp_path / "image"), cwd=tmp_path)
     assert f"{relayd} serve" in (tmp_path / "image/etc/systemd/system/relayd.service").read_text()

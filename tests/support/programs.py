@@ -16,6 +16,7 @@ PACKAGES = {
     "curl": "curl",
     "debootstrap": "debootstrap",
     "docker-compose": "docker-compose",
+    "fish": "fish",
     "git": "git",
     "haproxy": "haproxy",
     "jq": "jq",
@@ -27,6 +28,7 @@ PACKAGES = {
     "systemctl": "systemd",
     "systemd-analyze": "systemd",
     "tmux": "tmux",
+    "zsh": "zsh",
 }
 """A program, and the package that has it."""
 
