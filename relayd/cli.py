@@ -197,7 +197,9 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     for parser in (add, import_key, rotate, undo):
         parser.add_argument("name", metavar="NAME", help="the client's name, such as default")
     for parser in (extend, revoke):
-        parser.add_argument("id", metavar="ID", help="the key's id, as `relayd keys list` shows it")
+        parser.add_argument(
+            "id", metavar="ID", help="the key's id, as `relayd keys list` shows it, or its client's name"
+        )
     extend.add_argument("by", metavar="1h", type=_duration, help="how much longer")
 
 

@@ -13,6 +13,7 @@ import pytest
 from relayd import __version__
 from tests.admin.harness import admin_api
 from tests.commands.harness import run
+from tests.wire import PATIENCE_S
 
 _RELAYD = [sys.executable, "-m", "relayd"]
 
@@ -89,6 +90,26 @@ async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: P
         process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # no public way
         told = await asyncio.wait_for(process.stderr.read(), 60)
         assert (await asyncio.wait_for(process.wait(), 60), told) == (141, b"")
+
+
+@pytest.mark.parametrize("program", [["relayd", "log", "-f"], ["tui", "--plain"]], ids=" ".join)
+async def test_a_reader_that_leaves_ends_following_at_once(program: list[str], tmp_path: Path) -> None:
+    """`relayd log -f | head -1` ends with head, though nothing more happens in the log."""
+    async with admin_api(tmp_path) as api:
+        api.log(3)
+        await api.logged(7)
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", *program, "--socket", str(api.socket)],
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # no public way
+        told = await asyncio.wait_for(process.stderr.read(), PATIENCE_S)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) in {1, 141}
+        assert told == b""
 
 
 async def test_ctrl_c_ends_following_in_silence(tmp_path: Path) -> None:

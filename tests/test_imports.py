@@ -25,7 +25,14 @@ _MAY_IMPORT = {
     "relayd.state": set(),
     "tui": {"relayd.admin"},
 }
-_SHARED = {"relayd", "relayd.durations", "relayd.json_handler", "relayd.paths", "relayd.printable"}
+_SHARED = {
+    "relayd",
+    "relayd.durations",
+    "relayd.json_handler",
+    "relayd.paths",
+    "relayd.pipes",
+    "relayd.printable",
+}
 """Modules that every package may import."""
 _ONLY_FROM = {
     "relayd.cli": {"relayd.__main__"},

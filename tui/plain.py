@@ -9,6 +9,7 @@ from typing import TextIO
 
 from relayd.admin.client import AdminClient, AdminClientError, follow
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, RequestRecord, epoch_s
+from relayd.pipes import while_read
 from tui.model.descriptions import cause
 from tui.model.text import printable_struct, printable_text
 from tui.model.units import clock, duration, plural
@@ -50,7 +51,7 @@ def event_line(event: Event) -> str | None:
 def run_plain(client: AdminClient, out: TextIO) -> int:
     """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
     try:
-        asyncio.run(run_lines(client, out))
+        asyncio.run(while_read(out, run_lines(client, out)))
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from relayd import __version__
 from relayd.admin.events import EventBus
@@ -32,7 +33,7 @@ from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.stream import RelayStream
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
-from relayd.state.records import KeyState, Phase, epoch_s, utc_text
+from relayd.state.records import KeyState, Phase, RequestRecord, epoch_s, utc_text
 from relayd.state.state import State
 
 _LOG_THREADS = 4
@@ -105,6 +106,13 @@ class AdminContext:
             ring=_ring_summary(self.state.ring),
             first_key=self.first_key(),
         )
+
+    def as_of_now(self, record: RequestRecord) -> RequestRecord:
+        """Return a record as it is now: of an open stream, the disk has only the beginning."""
+        stream = self.streams.find(record.id)
+        if stream is None or record.outcome is not None:
+            return record
+        return replace(stream.record, seq=record.seq, stalled_ms=round(stream.stalled_s * 1000))
 
     def progress(self) -> Progress:
         """Return where all open streams are now, oldest first."""

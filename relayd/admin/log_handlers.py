@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 
 import msgspec
+from msgspec.structs import replace
 from tornado.iostream import StreamClosedError
 
 from relayd import __version__
@@ -56,20 +57,20 @@ class RequestsHandler(_PageHandler):
             limit=self.limit(),
         )
         page = await self.context.read_log(query)
-        self.send_json(page)
+        self.send_json(replace(page, records=[self.context.as_of_now(record) for record in page.records]))
 
 
 class RequestRecordHandler(AdminHandler):
     """`GET /requests/{id}`."""
 
     async def get(self, request_id: str) -> None:
-        """Send the record with this id, as it is on disk."""
+        """Send the record with this id."""
         record = await self.context.read_log(partial(self.context.state.reader.get, request_id))
         if record is None:
             raise AdminError.not_found(
                 f"The log has no request {request_id[:40]!r}: it never existed, or is no longer kept."
             )
-        self.send_json(record)
+        self.send_json(self.context.as_of_now(record))
 
 
 class AuditHandler(_PageHandler):

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from getpass import getpass
 from http import HTTPStatus
@@ -85,7 +85,10 @@ async def rotate(args: Namespace, console: Console) -> int:
 async def extend(args: Namespace, console: Console) -> int:
     """Let a retiring key work longer."""
     client = console.client(args.socket)
-    change = await _change(client, lambda _ring: partial(client.extend_key, args.id, by_s=args.by))
+    change = await _change(
+        client,
+        lambda ring: partial(client.extend_key, _key_id(ring, args.id, [KeyState.RETIRING]), by_s=args.by),
+    )
     until = change.key.expires_at or change.key.created_at
     return _show(
         args, console, change, f"Key {change.key.id} works until {until} ({left(until, time.time())})."
@@ -108,7 +111,9 @@ async def revoke(args: Namespace, console: Console) -> int:
     client = console.client(args.socket)
     for attempt in range(1, _REVOKE_TRIES + 1):
         try:
-            change = await _change(client, lambda _ring: partial(client.revoke_key, args.id, cut=args.cut))
+            change = await _change(
+                client, lambda ring: partial(client.revoke_key, _key_id(ring, args.id, _LIVE), cut=args.cut)
+            )
             break
         except Refused as refusal:
             if refusal.status != HTTPStatus.PRECONDITION_FAILED or attempt == _REVOKE_TRIES:
@@ -133,6 +138,20 @@ async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyC
         return await change()
     except AnswerUnknown:
         return await change()
+
+
+def _key_id(ring: Ring, name: str, states: Sequence[KeyState]) -> str:
+    """Return the id of a key, which may also be named by its client if no other key comes into question."""
+    if any(key.id == name for key in ring.keys):
+        return name
+    keys = [key for key in ring.keys if key.client == name and key.state in states]
+    if len(keys) > 1:
+        choices = ", ".join(f"{key.id} ({key.state.value})" for key in keys)
+        raise Refused(
+            HTTPStatus.CONFLICT, "several_keys", f"{name[:64]} has {len(keys)} keys; name one: {choices}."
+        )
+    # A name that is neither is refused by the daemon, in its words for an unknown id.
+    return keys[0].id if keys else name
 
 
 def _active_key(ring: Ring, name: str) -> KeyInfo:

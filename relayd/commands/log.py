@@ -23,6 +23,7 @@ from relayd.admin.schema import (
 )
 from relayd.commands.console import Console
 from relayd.durations import millis
+from relayd.pipes import while_read
 
 _PAGE = 1000
 _TAIL = 50
@@ -47,7 +48,7 @@ async def run(args: Namespace, console: Console) -> int:
     printer = _Printer(console, parse_filter(args.where), as_json=args.json)
     client = console.client(args.socket)
     if args.follow:
-        await _follow(client, args, printer)
+        await while_read(console.out, _follow(client, args, printer))
     else:
         async for record in _past(client, args, None, _TAIL):
             printer.record(record)

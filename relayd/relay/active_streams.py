@@ -42,9 +42,13 @@ class ActiveStreams:
         """Deltas relayed since the start, open streams included."""
         return self._closed_deltas + sum(stream.record.deltas for stream in self._streams.values())
 
+    def find(self, request_id: str) -> RelayStream | None:
+        """Return an open stream, or None."""
+        return self._streams.get(request_id)
+
     def cancel(self, request_id: str) -> bool:
         """End one stream for the operator; return False if no such stream is open."""
-        stream = self._streams.get(request_id)
+        stream = self.find(request_id)
         if stream is None:
             return False
         stream.stop(RelayError(ErrorCode.CANCELLED, "The operator of this relay cancelled the request."))

@@ -3,6 +3,7 @@ r"""The filter language of requests: one parser for the command line, the admin 
     status>=500 model~gpt-4                both must hold
     status>=500 or first_token_ms>2000     either; `or` binds weaker than a space
     client="night batch" 10.0.0.4          quoted value; a bare word matches anywhere
+    ip=10.0.0.0/8                          any address of a network
 
 Operators: = != > >= < <= and ~ !~ (contains or not; ASCII case does not matter). In quotes, `\"` is
 a quote and `\\` a backslash. A field that is null matches only `!=` and `!~`.
@@ -14,12 +15,14 @@ give the same answer.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import operator
 import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from relayd.state.columns import FIELDS, INT_MAX, Storable, storable, storable_text
 from relayd.state.records import RequestRecord
@@ -162,7 +165,32 @@ class Word:
         return f"({' OR '.join(parts)})", values
 
 
-Term = Comparison | Word
+@dataclass(frozen=True, slots=True)
+class InNetwork:
+    """`ip=10.0.0.0/8`: an address of the network; `is_wanted` is False for `!=`."""
+
+    network: str
+    is_wanted: bool
+
+    def test(self) -> Test:
+        """Return the term as a predicate."""
+        return lambda record: is_address_in(record.ip, self.network) is self.is_wanted
+
+    def where(self) -> Where:
+        """Return the term as an SQL expression with bound parameters."""
+        return f"in_network(ip, ?) IS {int(self.is_wanted)}", [self.network]
+
+
+@lru_cache(4096)
+def is_address_in(address: str, network: str) -> bool:
+    """Return whether an address is of a network; SQL knows it as `in_network`."""
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network)
+    except ValueError:
+        return False  # what a proxy forwarded is no address
+
+
+Term = Comparison | Word | InNetwork
 _Values = tuple[Storable, ...]
 
 
@@ -308,7 +336,7 @@ class _Parser:
         self.at = word.end()
         return Word(word[0])
 
-    def comparison(self, name: str, op: Op) -> Comparison:
+    def comparison(self, name: str, op: Op) -> Comparison | InNetwork:
         op_at = self.at - len(op)
         self.take(_SPACE)
         start = self.at
@@ -318,6 +346,8 @@ class _Parser:
         known = FIELDS[name]
         if op in (Op.CONTAINS, Op.LACKS):
             return Comparison(name, op, value)
+        if name == "ip" and "/" in value and op in (Op.EQ, Op.NE):
+            return self.network(op, value, start)
         if known.is_number:
             number = int(value) if _INTEGER.fullmatch(value) else None
             if number is None or abs(number) > INT_MAX:
@@ -326,6 +356,14 @@ class _Parser:
         if known.choices and value not in known.choices and op in (Op.EQ, Op.NE):
             raise self.error(f"'{name}' is one of {', '.join(known.choices)}.", start, self.at - start)
         return Comparison(name, op, value)
+
+    def network(self, op: Op, value: str, start: int) -> InNetwork:
+        try:
+            network = ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            message = "This is not a network; write it like 10.0.0.0/8 or 2001:db8::/32."
+            raise self.error(message, start, len(value)) from None
+        return InNetwork(str(network), op is Op.EQ)
 
     def quoted(self, if_empty: str | None = None) -> str:
         start = self.at

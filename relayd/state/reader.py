@@ -21,7 +21,7 @@ import msgspec
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
 from relayd.state.errors import StateBusy, StateDamaged
-from relayd.state.filter import Filter
+from relayd.state.filter import Filter, is_address_in
 from relayd.state.key_store import load_ring
 from relayd.state.records import (
     AuditEntry,
@@ -155,6 +155,7 @@ class LogReader:
         if self._is_closed:
             raise StateBusy(_CLOSED)
         with as_state_errors(self.path), closing(open_for_reading(self.path)) as connection:
+            connection.create_function("in_network", 2, is_address_in, deterministic=True)
             connection.set_progress_handler(
                 lambda: self._is_closed or time.monotonic() > end, _STEPS_BETWEEN_CHECKS
             )

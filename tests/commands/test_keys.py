@@ -86,6 +86,26 @@ async def test_old_dead_keys_are_counted_not_listed(tmp_path: Path) -> None:
         assert (whole["generation"], len(whole["keys"])) == (9, 9)
 
 
+async def test_a_client_s_name_stands_for_its_only_key(tmp_path: Path) -> None:
+    """To extend and to revoke; with several keys that could be meant, they are listed instead."""
+    async with admin_api(tmp_path) as api:
+        old = api.state.ring.keys()[0].id
+        await relayd(api.socket, "keys", "rotate", "default", "--grace", "1m")
+        new = api.state.ring.keys()[1].id
+        assert (await relayd(api.socket, "keys", "extend", "default", "1h")).out.startswith(
+            f"Key {old} works"
+        )
+        unclear = await relayd(api.socket, "keys", "revoke", "default")
+        assert (unclear.status, unclear.out) == (1, "")
+        assert f"name one: {old} (retiring), {new} (active)." in unclear.err
+        await relayd(api.socket, "keys", "revoke", old)
+        assert (await relayd(api.socket, "keys", "revoke", "default")).out.startswith(
+            f"Key {new} of default "
+        )
+        unknown = await relayd(api.socket, "keys", "revoke", "nobody")
+        assert (unknown.status, "nobody" in unknown.err) == (1, True)
+
+
 async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None:
     """One sentence each, by client name or key id."""
     async with admin_api(tmp_path) as api:

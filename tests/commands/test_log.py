@@ -20,7 +20,7 @@ from relayd.admin.schema import Ended, Event, Hello, RequestPage
 from relayd.commands import log
 from relayd.commands.console import Console
 from relayd.state.records import Outcome, Phase, utc_text
-from tests.admin.harness import AdminHarness, admin_api, new_record
+from tests.admin.harness import AdminHarness, admin_api, new_record, open_chat, whole_daemon
 from tests.commands.harness import relayd
 from tests.wire import until
 
@@ -75,6 +75,19 @@ async def test_control_characters_from_outside_are_shown_not_obeyed(tmp_path: Pa
         assert document.out.isascii()
         assert all(char.isprintable() for char in document.lines[0])
         assert json.loads(document.out)["model"] == evil
+
+
+async def test_a_request_that_runs_is_shown_as_it_is_now() -> None:
+    """Its phase and its deltas, of which the disk has only the beginning."""
+    async with whole_daemon() as (relay, client):
+        wire, reply = await open_chat(relay, "demo:deltas=1000,interval_ms=20")
+        await wire.first_piece(reply)
+        document = json.loads((await relayd(client.socket, "log", "--json")).out)
+        assert (document["phase"], document["outcome"]) == ("streaming", None)
+        assert document["deltas"] > 0
+        assert document["first_token_ms"] is not None
+        assert (await client.request(document["id"])).phase is Phase.STREAMING
+        wire.finish()
 
 
 class _Following:

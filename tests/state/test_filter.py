@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relayd.state.columns import FIELDS, RECORD_JSON, storable_int, storable_text, to_row
-from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, parse_filter
+from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, is_address_in, parse_filter
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 from relayd.state.request_log import upsert
 from tests.state.harness import a_record, as_ended, opened_database
@@ -58,6 +58,7 @@ def test_what_the_language_means(text: str, alternatives: object) -> None:
         ("http://x/?q=1", "http://x/?q", "put the text in quotes"),
         ("model~gpt >5", ">", "needs a field"),
         ("status>=", ">=", "A value is missing"),
+        ("ip=10.0.0/8", "10.0.0/8", "write it like 10.0.0.0/8"),
         ("status>=abc", "abc", "whole number"),
         ("deltas=99999999999999999999", "99999999999999999999", "whole number"),
         ("deltas=\u0661", "\u0661", "whole number"),
@@ -134,6 +135,12 @@ def test_any_text_parses_or_points_inside_itself(text: str) -> None:
     ("text", "passes"),
     [
         ("status=200 outcome=completed", True),
+        ("ip=203.0.113.0/24", True),
+        ("ip=203.0.113.99/24", True),
+        ("ip=10.0.0.0/8", False),
+        ("ip!=10.0.0.0/8", True),
+        ("ip!=203.0.0.0/16", False),
+        ("ip=2001:db8::/32", False),
         ("status>=500 or first_token_ms>100", True),
         ("status>=500 or first_token_ms>120", False),
         ("MOZILLA", True),
@@ -150,9 +157,14 @@ def test_any_text_parses_or_points_inside_itself(text: str) -> None:
         ("none", False),
     ],
 )
-def test_which_records_pass(text: str, *, passes: bool) -> None:
-    """A null field passes nothing but `!=` and `!~`; a bare word is found in texts and as a whole number."""
-    assert parse_filter(text).matches(as_ended(a_record())) is passes
+def test_which_records_pass(connection: sqlite3.Connection, text: str, *, passes: bool) -> None:
+    """A null field passes nothing but `!=` and `!~`; a bare word is found in texts and as a whole number.
+
+    An address is in a network or is not.
+    """
+    where = parse_filter(text)
+    assert where.matches(as_ended(FIRST)) is passes
+    assert (stored(connection, as_ended(FIRST), where) is not None) is passes
 
 
 # Few letters, so that things match often; each has been trouble for LIKE, lower() or C strings.
@@ -221,6 +233,7 @@ def cases(draw: st.DrawFn) -> tuple[RequestRecord, Filter]:
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
     """A real database on disk."""
     with opened_database(tmp_path_factory.mktemp("state")) as database:
+        database.connection.create_function("in_network", 2, is_address_in, deterministic=True)
         yield database.connection
 
 
