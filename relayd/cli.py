@@ -41,7 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except FileNotFoundError:
+        if _has_working_directory():
+            raise
+        sys.stderr.write("relayd: The working directory was deleted. Go to another one: cd /\n")
+        return 1
     return status
+
+
+def _has_working_directory() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from relayd.public.listener import bind
 from relayd.public.tls import TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server
+from relayd.state.directory import StateDirectory
 from relayd.state.records import Ended, LogEvent, RequestRecord
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
@@ -85,7 +86,11 @@ async def running_relay(
                 event_bus.publish(events)
 
             state = state_class.open(
-                chosen.state_dir, boot_id="boot", keep_days=1, max_mib=10, on_commit=on_commit
+                StateDirectory(chosen.state_dir),
+                boot_id="boot",
+                keep_days=1,
+                max_mib=10,
+                on_commit=on_commit,
             )
             state.ring.ensure_initial_key(KEY)
             announced: list[str] = []

@@ -118,17 +118,16 @@ class _ListenError(Exception):
 async def _serve(plan: _Plan) -> int:
     settings, tls = plan.settings, plan.settings.tls
     tls_files = None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
-    # An unusable state directory is told as such: the admin socket is usually in it.
-    StateDirectory(settings.state_dir).close()
-    # The admin socket comes before the state: a daemon that answers there owns the state.
     with ExitStack() as held:
         sockets = _public_sockets(plan)
         for sock in sockets:
             held.enter_context(sock)
+        # Before the admin socket, which is usually in it.
+        directory = held.enter_context(StateDirectory(settings.state_dir))
         admin_socket = held.enter_context(
             open_admin_socket(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
         )
-        return await _serve_at(sockets, admin_socket, plan, tls_files)
+        return await _serve_at(sockets, directory, admin_socket, plan, tls_files)
 
 
 def _public_sockets(plan: _Plan) -> list[socket.socket]:
@@ -151,13 +150,17 @@ def _public_sockets(plan: _Plan) -> list[socket.socket]:
 
 
 async def _serve_at(
-    sockets: list[socket.socket], admin_socket: AdminSocket, plan: _Plan, tls: TlsFiles | None
+    sockets: list[socket.socket],
+    directory: StateDirectory,
+    admin_socket: AdminSocket,
+    plan: _Plan,
+    tls: TlsFiles | None,
 ) -> int:
     settings = plan.settings
     boot_id = new_boot_id()
     event_bus = EventBus()
     state = State.open(
-        settings.state_dir,
+        directory,
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
@@ -246,9 +249,7 @@ def _first_key_in(path: Path) -> str:
 def _find_first_key(path: Path, client: str) -> str:
     """Return where the first key is, or how to get another: the first start may have been killed early."""
     if path.is_file():
-        return (
-            f"The first authorization key is in {path}. Keep it: the file is deleted once the key was used."
-        )
+        return _first_key_in(path)
     return (
         "No authorization key has been used yet. If the first one was lost, make another: "
         f"relayd keys rotate {client} --grace 0s"

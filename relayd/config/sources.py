@@ -114,7 +114,8 @@ class SourceReader:
         An unreadable line is a problem if it is about relayd, else a warning: the file may be shared.
         """
         path = self._cwd / ".env"
-        if not self._may_enter or not path.is_file():
+        # A directory of this name is somebody's Python environment.
+        if not self._may_enter or not _is_present(path) or path.is_dir():
             return {}
         found: dict[str, Variable] = {}
         for binding in parse_stream(StringIO(self._read(path, ".env") or "")):
@@ -251,11 +252,14 @@ class SourceReader:
 
 
 def _is_present(path: Path) -> bool:
-    """Return whether something is at the path, or may be: a permission error shows when it is read."""
+    """Return whether something is at the path, or may be: what is wrong with it shows when it is read."""
     try:
-        return path.exists()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
-        return True
+        pass
+    return True
 
 
 def _distrust(path: Path, status: os.stat_result) -> str | None:

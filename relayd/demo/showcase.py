@@ -30,6 +30,7 @@ from relayd.config import Settings, load
 from relayd.public.listener import bind
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id
+from relayd.state.directory import StateDirectory
 from relayd.state.key_operations import Caller
 from relayd.state.keyring import KeyRing
 from relayd.state.records import (
@@ -360,7 +361,7 @@ async def _serve(directory: Path) -> int:
     settings, event_bus, clock = _settings(directory), EventBus(), _Clock()
     boot_id, manager = new_boot_id(), ServiceManager({})
     state = _ShowcaseState.open(
-        settings.state_dir,
+        StateDirectory(settings.state_dir),
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,

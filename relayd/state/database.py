@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from relayd.state.errors import (
     StateBusy,
     StateDamaged,
@@ -24,6 +26,8 @@ BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
 CHECKPOINT_BYTES = 4 * 1024 * 1024
+_CHECKED = ("meta", "keys", "ring", "idempotency", "audit", "lost")
+"""Tables without which keys can't be changed. The log itself may be large, and keys work without it."""
 _MIN_SQLITE = (3, 35)
 """RETURNING and materialised subqueries."""
 
@@ -228,6 +232,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     connection.execute("PRAGMA trusted_schema = OFF")
     migrate(connection)
+    for table in _CHECKED:
+        found: str = connection.execute(f"PRAGMA quick_check({table})").fetchone()[0]
+        if found != "ok":
+            raise _damaged(path, found)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -263,11 +271,13 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def as_state_errors(path: Path) -> Iterator[None]:
-    """Raise every `sqlite3.Error` of the block as a `StateError`."""
+    """Raise every `sqlite3.Error` of the block, and what makes no sense, as a `StateError`."""
     try:
         yield
     except sqlite3.Error as error:
         raise explain(error, path) from error
+    except msgspec.MsgspecError as error:
+        raise _damaged(path, error) from error
 
 
 def is_disk_refusing(error: sqlite3.Error) -> bool:
@@ -284,6 +294,13 @@ def _extended_code(error: sqlite3.Error) -> int:
     return code
 
 
+def _damaged(path: Path, error: object) -> StateDamaged:
+    return StateDamaged(
+        f"The database {path} is damaged ({error}). Stop relayd and keep a copy of the file; then put a "
+        "backup in its place, or move it away: relayd starts with an empty log and an empty key ring."
+    )
+
+
 def explain(error: sqlite3.Error, path: Path) -> StateError:
     """Return what an error of SQLite means for the operator."""
     code = _code(error)
@@ -293,10 +310,7 @@ def explain(error: sqlite3.Error, path: Path) -> StateError:
             "more. Put its files back, or restart relayd: it then uses what is at the path."
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-        return StateDamaged(
-            f"The database {path} is damaged ({error}). Stop relayd and keep a copy of the file; then put a "
-            "backup in its place, or move it away: relayd starts with an empty log and an empty key ring."
-        )
+        return _damaged(path, error)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
         return StateUnreachable(
             f"The database {path} can't be opened ({error}). Check its owner and mode (0600) and those of "

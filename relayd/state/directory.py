@@ -17,16 +17,15 @@ from relayd.state.errors import StateBusy, StateDamaged, StateUnreachable
 FILE_NAME = "relayd.db"
 LOCK_NAME = "relayd.lock"
 _SMALLEST_PAGE_BYTES = 512
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-"""A pipe in the place of a file does not block the start."""
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _log = logging.getLogger(__name__)
-_HAD_KEYS = b"Keys were stored here, so relayd takes no AUTHORIZATION_KEY again, even if they are lost.\n"
 
 
 class StateDirectory:
     """A directory that this process has locked, and the database file in it.
 
-    The lock file outlives the database, so it also remembers that the ring was once filled.
+    The lock file also has the generation of the ring that was last in force: a start then sees that the
+    database lost its keys, or is an older one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,29 +37,33 @@ class StateDirectory:
             StateDamaged: the database is an empty file, and was not always.
         """
         self.path = path
+        self.generation = 0
+        """Of the ring that was last in force here; 0 before the first key."""
         self.database = path / FILE_NAME
         with _explained(path):
             _make_private(path)
+            for file in (path / LOCK_NAME, self.database, wal_path(self.database), shm_path(self.database)):
+                if os.path.lexists(file) and not file.is_file():
+                    # SQLite would wait for half a minute, or for ever.
+                    raise StateUnreachable(f"{file} is not a regular file: move it away.")
             self._lock = os.open(path / LOCK_NAME, _OPEN, 0o600)
             try:
                 self._take()
+                self.generation = self._read_generation()
                 self._make_database()
             except BaseException:
                 self.close()
                 raise
 
-    @property
-    def had_keys(self) -> bool:
-        """Whether the ring was ever filled."""
-        return os.fstat(self._lock).st_size > 0
-
-    def note_keys(self) -> None:
-        """Remember that the ring was filled; if the disk refuses, the next start tries again."""
-        if self.had_keys:
+    def note_generation(self, generation: int) -> None:
+        """Remember the generation of the ring that is in force; 0, before the first key, is not noted."""
+        if generation in {0, self.generation}:
             return
+        self.generation = generation
+        text = b"%d\n" % generation
         try:
-            os.write(self._lock, _HAD_KEYS)
-            os.fsync(self._lock)
+            os.pwrite(self._lock, text, 0)
+            os.ftruncate(self._lock, len(text))
         except OSError as error:
             _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
 
@@ -85,10 +88,15 @@ class StateDirectory:
                 "state_dir of its own."
             ) from error
 
+    def _read_generation(self) -> int:
+        text = os.pread(self._lock, 20, 0)
+        # Whatever else is in it, there was something to remember.
+        return int(text) if text.strip().isdigit() else min(len(text), 1)
+
     def _make_database(self) -> None:
         path = self.database
         # SQLite takes what is shorter than a page for a new database.
-        if self.had_keys and path.exists() and path.stat().st_size < _SMALLEST_PAGE_BYTES:
+        if self.generation and path.exists() and path.stat().st_size < _SMALLEST_PAGE_BYTES:
             raise StateDamaged(
                 f"The database {path} was cut off, and all its keys are lost. Put a backup in its place, or "
                 "move it away: relayd then starts with an empty log and an empty key ring."
@@ -96,8 +104,6 @@ class StateDirectory:
         # Before SQLite opens it: its -wal and -shm files take their mode from this one.
         descriptor = os.open(path, _OPEN, 0o600)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StateUnreachable(f"{path} is not a regular file: move it away.")
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)

@@ -103,7 +103,16 @@ class KeyRing:
         self._expired: set[str] = set()
         """Keys once seen expired, until the disk has it: a clock set back must not revive them."""
         self.expiry_task = Task("expired keys", 1.0, self.store_expired)
-        self._snapshot = _Snapshot.of(load_ring(database.connection))
+        ring = load_ring(database.connection)
+        if ring.keys and ring.generation < directory.generation:
+            _log.warning(
+                "The key ring is older (generation %d) than the one last in force here (generation %d): a "
+                "backup was restored, or the disk lost something. Keys made since do not work, and keys "
+                "revoked since work again: see `relayd keys list`.",
+                ring.generation,
+                directory.generation,
+            )
+        self._snapshot = _Snapshot.of(ring)
 
     def verify(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a valid key, else None. Takes equally long for every wrong key."""
@@ -150,17 +159,17 @@ class KeyRing:
         """
 
         def work(transaction: Transaction) -> InitialKey:
-            had_keys = self._directory.had_keys
+            had_keys = self._directory.generation > 0
             initial = ensure_initial_key(transaction, authorization_key, self._clock(), had_keys=had_keys)
             self._adopt_after_commit(transaction)
             return initial
 
         try:
-            initial = self._writer.submit(work).result(_START_TIMEOUT_S)
+            return self._writer.submit(work).result(_START_TIMEOUT_S)
         except (sqlite3.Error, StateError, TimeoutError) as error:
-            raise RingUnavailable(f"The first key could not be written to disk: {error}.") from error
-        self._directory.note_keys()
-        return initial
+            raise RingUnavailable(
+                f"The first key could not be written to disk. {self._explain(error)}"
+            ) from error
 
     async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
@@ -204,12 +213,14 @@ class KeyRing:
             raise
         except (sqlite3.Error, StateError) as error:
             _log.error("A %s of %s could not be written to disk: %s", action, subject[:64], error)
-            told = explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error
             unavailable = RingUnavailable(
-                f"The change could not be written to disk; the keys are unchanged. {told}"
+                f"The change could not be written to disk; the keys are unchanged. {self._explain(error)}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error
+
+    def _explain(self, error: Exception) -> str:
+        return str(explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error)
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> KeyChangeResult:
         result = apply_change(transaction, request, self._clock(), self._find_expired())
@@ -223,6 +234,7 @@ class KeyRing:
 
     def _adopt(self, ring: StoredRing) -> None:
         self._snapshot = _Snapshot.of(ring)
+        self._directory.note_generation(ring.generation)
 
     async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:
         """Note the refusal if the disk allows it.

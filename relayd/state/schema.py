@@ -69,14 +69,22 @@ def check_version(connection: sqlite3.Connection) -> int:
         StateDamaged: it is the database of some other program.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
+    if not 0 <= version <= len(MIGRATIONS):
         raise StateOtherFormat(
-            f"The database has format {version}, this relayd knows up to {len(MIGRATIONS)}: a newer relayd "
-            "wrote it. Start that version, or restore the backup from before the upgrade."
+            f"The database {_path(connection)} has format {version}, this relayd knows up to "
+            f"{len(MIGRATIONS)}: a newer relayd wrote it. Start that version, or restore the backup from "
+            "before the upgrade."
         )
     if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-        raise StateDamaged("The file is a database, but not one of relayd. Choose another state_dir.")
+        raise StateDamaged(
+            f"{_path(connection)} is a database, but not one of relayd. Choose another state_dir."
+        )
     return version
+
+
+def _path(connection: sqlite3.Connection) -> str:
+    path: str = connection.execute("PRAGMA database_list").fetchone()[2]
+    return path
 
 
 def is_current(connection: sqlite3.Connection) -> bool:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Self
 
 from relayd.state.audit import Audit
@@ -70,7 +69,7 @@ class State:
     @classmethod
     def open(
         cls,
-        state_dir: Path,
+        directory: StateDirectory,
         *,
         boot_id: str,
         keep_days: int,
@@ -84,7 +83,7 @@ class State:
         A full disk does not stop the start: a ring that can be read is enough to serve.
 
         Args:
-            state_dir: made if it is missing.
+            directory: in use by this process; closed with the state, and if it can't be opened.
             boot_id: of this run of the daemon.
             keep_days: how long request records are kept.
             max_mib: how large the database may grow.
@@ -97,7 +96,7 @@ class State:
             StateError: the message says what to do.
         """
         with ExitStack() as undo:
-            directory = undo.enter_context(StateDirectory(state_dir))
+            undo.enter_context(directory)
             path = directory.database
             connection = undo.enter_context(closing(open_for_writing(path, connect)))
             with as_state_errors(path):

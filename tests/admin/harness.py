@@ -24,6 +24,7 @@ from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
+from relayd.state.directory import StateDirectory
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
 from tests.harness import KEY, Relay, running_relay
@@ -87,7 +88,7 @@ async def admin_api(
     stopped: list[bool] = []
     with open_admin_socket(state_dir / "admin.sock", group="", state_dir=state_dir) as admin_socket:
         state = State.open(
-            state_dir,
+            StateDirectory(state_dir),
             boot_id=boot_id,
             keep_days=keep_days,
             max_mib=512,

@@ -106,7 +106,7 @@ def opened(
 ) -> Iterator[State]:
     """Open a state directory; close it in good order at the end."""
     state = State.open(
-        state_dir,
+        StateDirectory(state_dir),
         boot_id=boot_id,
         keep_days=30,
         max_mib=max_mib,

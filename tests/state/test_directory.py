@@ -96,22 +96,21 @@ def test_a_start_that_fails_gives_the_lock_back(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", [FILE_NAME, LOCK_NAME])
-def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
-    """The sentence has the path, and nothing is removed."""
-    (tmp_path / name).mkdir()
+@pytest.mark.parametrize("kind", ["a directory", "a pipe", "a dangling link"])
+@pytest.mark.parametrize("name", [LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"])
+def test_what_is_no_file_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    """The sentence has the path; nothing is removed, and the start does not wait."""
+    path = tmp_path / name
+    if kind == "a directory":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nowhere")
     tmp_path.chmod(0o700)
-    with pytest.raises(StateUnreachable, match=f"{tmp_path}/{name}: Is a directory"):
+    with pytest.raises(StateUnreachable, match=f"{path} is not a regular file: move it away"):
         StateDirectory(tmp_path)
-    assert (tmp_path / name).is_dir()
-
-
-def test_a_pipe_in_the_place_of_the_database_is_named(tmp_path: Path) -> None:
-    """It does not block the start."""
-    os.mkfifo(tmp_path / FILE_NAME)
-    tmp_path.chmod(0o700)
-    with pytest.raises(StateUnreachable, match=f"{tmp_path}/{FILE_NAME} is not a regular file"):
-        StateDirectory(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("left_bytes", [0, 1, 511])

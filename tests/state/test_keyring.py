@@ -393,6 +393,25 @@ async def test_refusals_are_audited_and_change_nothing(tmp_path: Path) -> None:
         assert (state.ring.keys(), state.ring.generation) == (before, 1)
 
 
+async def test_an_older_ring_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with both generations: a backup was restored, or a damaged WAL took the newest changes along."""
+    with opened(tmp_path / "state") as state:
+        await state.ring.add("web", caller=ALICE)
+        state.close()
+        older = state.path.read_bytes()
+    with opened(tmp_path / "state", boot_id="boot-2") as state:
+        for client in ("api", "bot"):
+            await state.ring.add(client, caller=ALICE)
+    assert "older" not in caplog.text
+    state.path.write_bytes(older)
+    with opened(tmp_path / "state", boot_id="boot-3") as state:
+        state.ring.ensure_initial_key(None)
+    assert "older (generation 1) than the one last in force here (generation 3)" in caplog.text
+    caplog.clear()
+    with opened(tmp_path / "state", boot_id="boot-4"):
+        assert caplog.text == ""
+
+
 # Bad disks.
 
 
@@ -510,7 +529,13 @@ async def test_a_ring_that_makes_no_sense_stops_the_start(tmp_path: Path, damage
     with closing(sqlite3.connect(state.path, isolation_level=None)) as connection:
         connection.execute(damage)
     with pytest.raises(StateDamaged, match=r"relayd\.db .*backup"):
-        State.open(tmp_path / "state", boot_id="boot-2", keep_days=1, max_mib=1, on_commit=lambda _: None)
+        State.open(
+            StateDirectory(tmp_path / "state"),
+            boot_id="boot-2",
+            keep_days=1,
+            max_mib=1,
+            on_commit=lambda _: None,
+        )
 
 
 async def test_the_file_itself_refuses_a_second_active_key(tmp_path: Path) -> None:

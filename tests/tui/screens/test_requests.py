@@ -11,6 +11,7 @@ import pytest
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import RequestRecord, utc_text
+from relayd.state.directory import StateDirectory
 from relayd.state.state import State
 from tests.admin.harness import admin_api, log_requests
 from tests.tui.app_harness import AppHarness, app_with_past, files, running_app
@@ -258,7 +259,11 @@ async def test_a_long_absence_leaves_a_gap_that_enter_fills(
             await until(lambda: len(shown(harness)) == 5)
         await until(lambda: harness.state.connection is not Connection.LIVE)
         state = State.open(
-            tmp_path / "state", boot_id="away", keep_days=30, max_mib=512, on_commit=lambda _: None
+            StateDirectory(tmp_path / "state"),
+            boot_id="away",
+            keep_days=30,
+            max_mib=512,
+            on_commit=lambda _: None,
         )
         log_requests(state, 75, "away")
         assert await asyncio.to_thread(state.close)
