@@ -16,13 +16,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import uvloop
+from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 
 from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import open_admin_socket
@@ -54,6 +54,7 @@ _REQUESTS_PER_S: Final = 0.7
 _OUTAGE_AGO_S: Final = (18 * 60.0, 21 * 60.0)
 """In this part of the past hour the provider failed often."""
 _MAX_OPEN: Final = 40
+_PATIENCE_S: Final = 600.0
 _MOVES_AFTER_S: Final = (2.0, 20.0)
 """How long people take to move to a new key; the lazy ones do it only when they are refused."""
 _REFUSED_PAUSE_S: Final = 20.0
@@ -100,19 +101,19 @@ class _Fate:
     leave_after_s: float | None = None
     outcome: Outcome = Outcome.COMPLETED
     status: int = 200
-    code: str = ""
-    sentence: str = ""
+    error: tuple[str, str] | None = None
+    """Code and sentence."""
 
 
+_PROVIDER: Final = Outcome.UPSTREAM_ERROR
 _GOOD: Final = _Fate(86, "Say in a few sentences what a relay is for, and who is glad to have one.")
 _LONG: Final = _Fate(3, "demo-long")
 _FAILED: Final = _Fate(
-    *(1.5, "demo-failing", None, Outcome.UPSTREAM_ERROR, 502),
-    *("upstream_failed", "The provider failed (500)."),
+    1.5, "demo-failing", None, _PROVIDER, 502, ("upstream_failed", "The provider failed (500).")
 )
-_WRONG_KEY: Final = _Fate(
-    *(1, "Say hi.", None, Outcome.DENIED, 401, "unauthorized", "The Authorization header has no valid key.")
-)
+_NO_KEY: Final = ("unauthorized", "The Authorization header has no valid key.")
+_WRONG_KEY: Final = _Fate(1, "Say hi.", None, Outcome.DENIED, 401, _NO_KEY)
+_LIMITED: Final = ("upstream_limited", "The provider's rate limit is reached.")
 _FATES: Final = (
     _GOOD,
     _LONG,
@@ -120,16 +121,21 @@ _FATES: Final = (
     _WRONG_KEY,
     _Fate(3, "demo-slow"),
     _Fate(3, "demo-long", 4.0, Outcome.CLIENT_CLOSED),
-    _Fate(
-        *(1, "demo-limited", None, Outcome.UPSTREAM_ERROR, 429),
-        *("upstream_limited", "The provider's rate limit is reached."),
-    ),
-    _Fate(
-        *(1, "demo-broken", None, Outcome.UPSTREAM_ERROR, 200),
-        *("upstream_failed", "The provider's answer broke off."),
-    ),
-    _Fate(0.5, "", None, Outcome.REJECTED, 400, "bad_request", "`messages` must not be empty."),
+    _Fate(1, "demo-limited", None, _PROVIDER, 429, _LIMITED),
+    _Fate(1, "demo-broken", None, _PROVIDER, 200, ("upstream_failed", "The provider's answer broke off.")),
+    _Fate(0.5, "", None, Outcome.REJECTED, 400, ("bad_request", "`messages` must not be empty.")),
 )
+_KEY_CHANGES: Final = (
+    (200, "add", "ci"),
+    (90, "add", "web"),
+    (60, "add", "laptop"),
+    (32, "rotate", "web"),
+    (19, "add", "phone"),
+    (11, "revoke", "ci"),
+    (11, "add", "ci"),
+    (4, "add", "support-bot"),
+)
+"""What the operator did so many days ago."""
 
 
 class _Clock:
@@ -184,51 +190,34 @@ class _Showcase:
         self._moves_at_s: dict[_Persona, float] = {}
         """When each persona takes the newest key."""
         self._away_until_s: dict[_Persona, float] = {}
+        self._http = AsyncHTTPClient(max_clients=_MAX_OPEN)
+        self._open = 0
 
     async def write_past(self) -> None:
         """Write the keys and the requests of the past into the state, in the order of their times."""
         ring, now_s = self._state.ring, self._clock()
-
-        def days_ago(days: float) -> None:
-            self._clock.past_s = now_s - days * _DAY_S
-
-        days_ago(200)
-        leaked = (await ring.add("ci", caller=_OPERATOR)).key
-        days_ago(90)
-        first = (await ring.add("web", caller=_OPERATOR)).key
-        days_ago(60)
-        await ring.add("laptop", caller=_OPERATOR)
-        days_ago(32)
-        second = (await ring.rotate(first.id, grace_s=_DAY_S, caller=_OPERATOR)).key
-        days_ago(19)
-        await ring.add("phone", caller=_OPERATOR)
-        days_ago(11)
-        await ring.revoke(leaked.id, cut=True, caller=_OPERATOR)
-        await ring.add("ci", caller=_OPERATOR)
-        days_ago(4)
-        await ring.add("support-bot", caller=_OPERATOR)
+        for days_ago, action, client in _KEY_CHANGES:
+            self._clock.past_s = now_s - days_ago * _DAY_S
+            if action == "add":
+                await ring.add(client, caller=_OPERATOR)
+            elif action == "rotate":
+                await ring.rotate(self._newest[client], grace_s=_DAY_S, caller=_OPERATOR)
+            else:
+                await ring.revoke(self._newest[client], cut=True, caller=_OPERATOR)
         self._keys = {persona: self._newest[persona.client] for persona in _PERSONAS}
         await self._write_requests(now_s - _HISTORY_S, now_s - _ROTATED_AGO_S, now_s)
         self._clock.past_s = now_s - _ROTATED_AGO_S
-        await ring.rotate(second.id, grace_s=_GRACE_S, caller=_OPERATOR)
+        await ring.rotate(self._newest["web"], grace_s=_GRACE_S, caller=_OPERATOR)
         await self._write_requests(now_s - _ROTATED_AGO_S, now_s, now_s)
         self._clock.past_s = None
 
     async def play(self, announced: asyncio.Future[str]) -> None:
         """Let the clients ask, from when the daemon's URL is announced until cancelled."""
-        address = urlsplit(await announced)
-        room = asyncio.Semaphore(_MAX_OPEN)
-
-        async def ask(persona: _Persona, fate: _Fate) -> None:
-            # A daemon that drains is part of the show.
-            async with room:
-                with suppress(OSError):
-                    await self._ask(address.hostname or "", address.port or 0, persona, fate)
-
+        url = await announced
         async with asyncio.TaskGroup() as group:
 
-            def start(persona: _Persona, fate: _Fate) -> asyncio.Task[None]:
-                return group.create_task(ask(persona, fate), name=f"request of {persona.ip}")
+            def start(persona: _Persona, fate: _Fate) -> None:
+                group.create_task(self._ask(url, persona, fate), name=f"request of {persona.ip}")
 
             for persona in _PERSONAS:
                 start(persona, _LONG if persona.is_lazy else _GOOD)
@@ -236,7 +225,7 @@ class _Showcase:
             while True:
                 await asyncio.sleep(self._random.expovariate(_REQUESTS_PER_S))
                 persona, fate = self._draw(outage=False)
-                if not room.locked() and self._away_until_s.get(persona, 0.0) <= self._clock():
+                if self._open < _MAX_OPEN and self._away_until_s.get(persona, 0.0) <= self._clock():
                     start(persona, fate)
 
     def _key_changed(self, change: KeyChangeResult) -> None:
@@ -293,43 +282,38 @@ class _Showcase:
             model=None if fate is _WRONG_KEY else persona.model,
         )
 
-    async def _ask(self, host: str, port: int, persona: _Persona, fate: _Fate) -> None:
+    async def _ask(self, url: str, persona: _Persona, fate: _Fate) -> None:
         """Send one request as this persona, and read its answer; a stranger's key is made up."""
         known = persona is not _STRANGER
         key = self._secrets[self._key_of(persona)] if known else "a-guessed-key-of-a-stranger"
         messages = [{"role": "user", "content": fate.message}] if fate.message else []
-        body = json.dumps({"model": persona.model, "messages": messages}).encode()
-        headers = {
-            "Host": f"{host}:{port}",
-            "Authorization": f"Bearer {key}",
-            "User-Agent": persona.user_agent,
-            "X-Forwarded-For": persona.ip,
-            "Content-Length": str(len(body)),
-            "Connection": "close",
-        }
-        if persona.origin is not None:
-            headers["Origin"] = persona.origin
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        reader, writer = await asyncio.open_connection(host, port)
+        headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": persona.ip}
+        request = HTTPRequest(
+            f"{url}/chat",
+            "POST",
+            headers if persona.origin is None else {**headers, "Origin": persona.origin},
+            json.dumps({"model": persona.model, "messages": messages}),
+            user_agent=persona.user_agent,
+            request_timeout=fate.leave_after_s or _PATIENCE_S,
+        )
+        self._open += 1
         try:
-            writer.write(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(fate.leave_after_s):
-                    if b" 401 " in await reader.readline() and known:
-                        self._away_until_s[persona] = self._moves_at_s[persona] = (
-                            self._clock() + _REFUSED_PAUSE_S
-                        )
-                    while await reader.read(1 << 16):
-                        pass
+            answer = await self._http.fetch(request, raise_error=False)
+            if answer.code == HTTPStatus.UNAUTHORIZED and known:
+                self._away_until_s[persona] = self._clock() + _REFUSED_PAUSE_S
+                self._moves_at_s[persona] = self._away_until_s[persona]
+        except (OSError, HTTPError):
+            # It left, or the daemon did: a drain is part of the show.
+            pass
         finally:
-            writer.close()
+            self._open -= 1
 
 
 def _close(record: RequestRecord, fate: _Fate, draw: random.Random) -> None:
     """Let a request of the past end as its fate says."""
     record.phase, record.outcome, record.status = Phase.DONE, fate.outcome, fate.status
-    if fate.code:
-        record.error = RecordedError(fate.code, fate.sentence)
+    if fate.error is not None:
+        record.error = RecordedError(*fate.error)
     if fate.outcome in {Outcome.DENIED, Outcome.REJECTED}:
         record.duration_ms = draw.randint(1, 4)
         return
