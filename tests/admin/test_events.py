@@ -100,7 +100,6 @@ async def test_key_changes_are_events_too(tmp_path: Path) -> None:
     assert events[2].entry.action == "rotate"
 
 
-@pytest.mark.timeout(120)
 async def test_a_thousand_reconnects_across_retention_and_restarts_miss_and_repeat_nothing(
     tmp_path: Path,
 ) -> None:

@@ -20,10 +20,8 @@ from tests.wire import Wire, ask, body, post, until
 from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
 
-pytestmark = pytest.mark.timeout(seconds=180)
-
 SHORT = "demo:deltas=2"
-SLOW = "demo:deltas=4000,interval_ms=25"
+SLOW = "demo:deltas=40000,interval_ms=25"
 # Without these, a process of root is stopped by the modes of files like anybody else.
 _NO_OVERRIDE = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 

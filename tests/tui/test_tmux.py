@@ -13,7 +13,7 @@ from tests.e2e.daemon import KEY, Daemon
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, ask, body, post, until
 
-SLOW = "demo:deltas=4000,interval_ms=25"
+SLOW = "demo:deltas=40000,interval_ms=25"
 SIZES = ((80, 24), (140, 40))
 SCREENS = (
     ("2 In flight", "x cancel"),
@@ -25,7 +25,6 @@ SCREENS = (
 
 
 @needs_tmux
-@pytest.mark.timeout(seconds=240)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 async def test_screens_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
     """Every screen by a click on its tab; the mouse alone cancels, filters and rotates."""

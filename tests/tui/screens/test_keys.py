@@ -185,7 +185,7 @@ async def test_revoking_can_cut_open_streams(daemon: Daemon, tmp_path: Path) -> 
     """With the choice made, the key's streams end too, and their number is told."""
     async with keys_screen(daemon, tmp_path, "cut") as (harness, made):
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(made.secret or "", body("demo:deltas=4000,interval_ms=25")))
+            wire.send(post(made.secret or "", body("demo:deltas=40000,interval_ms=25")))
             await wire.head()
             await until(lambda: harness.state.open_streams.streams)
             await harness.press("exclamation_mark", *made.key.id[-4:], "tab", "space", "shift+tab", "enter")
