@@ -20,8 +20,10 @@ from tests.wire import Wire, ask, body, post, until
 from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
 
+pytestmark = pytest.mark.timeout(seconds=180)
+
 SHORT = "demo:deltas=2"
-SLOW = "demo:deltas=40000,interval_ms=25"
+SLOW = "demo:deltas=4000,interval_ms=25"
 # Without these, a process of root is stopped by the modes of files like anybody else.
 _NO_OVERRIDE = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
@@ -117,12 +119,21 @@ async def _confirm(harness: AppHarness, key: str, question: str) -> None:
     await harness.press("tab", "enter")
 
 
-async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 200 OK\r\nRelayd-Admin: 99\r\nContent-Length: 14\r\n\r\n{"later":true}',
+        b"HTTP/1.1 200 OK\r\nServer: something else\r\nContent-Length: 5\r\n\r\nhello",
+        b'HTTP/1.1 426 Go\r\nContent-Length: 51\r\n\r\n{"error":{"code":"version_mismatch","message":"9"}}',
+    ],
+    ids=["another number", "no number", "refused"],
+)
+async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path, answer: bytes) -> None:
     """The header says so, history comes from the file, and nothing can be changed; mended, R goes on."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b'HTTP/1.1 200 OK\r\nRelayd-Admin: 99\r\nContent-Length: 14\r\n\r\n{"later":true}')
+        writer.write(answer)
         await writer.drain()
         writer.close()
 
