@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,8 +88,8 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
 
 
 async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> None:
-    """P asks, pauses and resumes; D says what is open, lets it end, and leaves the history to read."""
-    daemon = Daemon(tmp_path, settings={"server.drain_timeout_s": 1})
+    """P asks, pauses and resumes; D says what is open, waits for it, and leaves the history to read."""
+    daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         async with at_the_desk(daemon) as harness:
@@ -105,6 +106,8 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
                 await until(lambda: harness.state.open_streams.streams)
                 await _confirm(harness, "D", "1 stream open now")
                 await header(harness, "DRAINING")
+                # A second request to stop ends what is open.
+                daemon.signal(signal.SIGTERM)
                 assert await asyncio.to_thread(daemon.wait, 30) == 0
             await header(harness, "○ DOWN")
             await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN)
