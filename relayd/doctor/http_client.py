@@ -17,6 +17,7 @@ from urllib.parse import SplitResult
 
 import httpx2
 
+from relayd.durations import short
 from relayd.findings import CheckFailed, Finding, ok, warning
 
 ANSWER_TIMEOUT_S = 15.0
@@ -24,8 +25,9 @@ PORTS = {"http": 80, "https": 443}
 _MAX_BODY_BYTES = 4 << 20
 _GZIP = 16
 """Added to the window bits, it makes zlib expect a gzip header."""
-_EXPIRES_SOON_DAYS = 14
-_DAY_S = 86400
+_EXPIRES_SOON = 1 / 6
+"""Share of a certificate's lifetime: Caddy and certbot renew at a third of it, or earlier."""
+_PROXIES = ("nginx", "Apache", "Caddy", "HAProxy")
 
 
 class NoAnswer(Exception):
@@ -49,6 +51,20 @@ class Answer:
     def header(self, name: str) -> str:
         """Return the values of a header as one; empty if there is none."""
         return str(self._response.headers.get(name, ""))
+
+    def advice(self, general: str = "", **settings: str) -> str:
+        """Return what to set in the proxy that this answer names; in every one if it names none.
+
+        Args:
+            general: what to do whichever proxy it is.
+            settings: by the name of a proxy.
+        """
+        names = f"{self.header('Server')} {self.header('Via')}".lower()
+        found = {proxy for proxy in _PROXIES if proxy.lower() in names}
+        fitting = [
+            f"{proxy}: {setting}" for proxy, setting in settings.items() if not found or proxy in found
+        ]
+        return "; ".join([*fitting, general] if general else fitting or ["see docs/deploy.md for your proxy"])
 
     def event(self, number: int) -> dict[str, Any]:
         """Return one line as JSON; empty if it is not an object."""
@@ -214,9 +230,19 @@ async def connect(
     writer.transport.abort()
     yield ok("connect", f"{where} answers after {took_ms:.0f} ms.")
     if certificate:
-        days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY_S
-        message = f"The certificate is trusted, and valid for {days:.0f} days."
-        if days < _EXPIRES_SOON_DAYS:
-            yield warning("TLS", message, "check that its renewal works (certbot renew)")
-        else:
-            yield ok("TLS", message)
+        yield judge_certificate(certificate, time.time())
+
+
+def judge_certificate(certificate: Mapping[str, Any], now_s: float) -> Finding:
+    """Say how long a trusted certificate is valid; a warning if its renewal is late.
+
+    Args:
+        certificate: as `ssl.SSLSocket.getpeercert` returns it.
+        now_s: this machine's time, in seconds since the epoch.
+    """
+    begins_s, ends_s = (ssl.cert_time_to_seconds(certificate[name]) for name in ("notBefore", "notAfter"))
+    message = f"The certificate is trusted, and valid for {short(ends_s - now_s)}."
+    if ends_s - now_s < _EXPIRES_SOON * (ends_s - begins_s):
+        remedy = "check that its renewal works (certbot renew --dry-run; journalctl -u caddy)"
+        return warning("TLS", message, remedy)
+    return ok("TLS", message)

@@ -161,7 +161,8 @@ def _judge_origin(answer: Answer, asked: str, *, is_named: bool) -> Finding | No
         return error(
             "CORS",
             f"Access-Control-Allow-Origin is set {len(values)} times, so browsers refuse every answer.",
-            "the proxy adds its own; remove that (nginx: add_header, HAProxy: set-header)",
+            "the proxy adds its own; remove that; "
+            + answer.advice(nginx="add_header", Caddy="header", HAProxy="set-header"),
         )
     if values:
         return error(
@@ -194,11 +195,15 @@ async def _check_refusal(site: Site, origin: str | None) -> Finding:
         return error(
             "errors",
             "The proxy asks for a password of its own, in the header that holds a client's key.",
-            "remove it (nginx: auth_basic, Caddy: basicauth); relayd checks its own keys",
+            "remove it, relayd checks its own keys; "
+            + answer.advice(nginx="auth_basic", Caddy="basic_auth", HAProxy="http-request auth"),
         )
     return error(
         "errors",
         f"An error arrives as {answer.status} with {answer.header('Content-Type') or 'no type'}: "
         "the proxy replaces relayd's response with its own page.",
-        "pass errors on (nginx: proxy_intercept_errors off; Caddy: no handle_response)",
+        "pass errors on; "
+        + answer.advice(
+            nginx="proxy_intercept_errors off", Caddy="no handle_response", HAProxy="no http-error"
+        ),
     )

@@ -154,8 +154,12 @@ async def _check_streaming(target: Target) -> Finding:
         return error(
             "streaming",
             f"{sent} within {took_s:.1f} s: the answer is held back{compressed}.",
-            "nginx: proxy_buffering off; gzip off; Apache: flushpackets=on; Caddy: no encode; "
-            "a CDN: exempt /chat from caching and compression",
+            answer.advice(
+                "a CDN: exempt /chat from caching and compression",
+                nginx="proxy_buffering off; gzip off",
+                Apache="flushpackets=on",
+                Caddy="no encode",
+            ),
         )
     return ok("streaming", f"{sent} over {took_s:.1f} s.")
 
@@ -190,14 +194,15 @@ async def _check_heartbeats(target: Target, silence_s: float) -> Finding:
         return error(
             "heartbeats",
             f"A silent stream is cut after {took_s:.0f} s.",
-            "give the proxy a longer timeout than chat.heartbeat_s (nginx: proxy_read_timeout 60s; "
-            "HAProxy: timeout server and timeout client 60s), or lower chat.heartbeat_s",
+            "give the proxy a longer timeout than chat.heartbeat_s, or lower that; "
+            + answer.advice(nginx="proxy_read_timeout 60s", HAProxy="timeout server and timeout client 60s"),
         )
     if "" not in contents:
         return error(
             "heartbeats",
             f"No heartbeat arrived during {silence_s:.0f} s of silence, so clients may give up.",
-            "something holds small pieces back: nginx: proxy_buffering off; no filter on answers",
+            "something holds small pieces back; "
+            + answer.advice("no filter on answers", nginx="proxy_buffering off"),
         )
     return ok("heartbeats", f"They arrived during {silence_s:.0f} s of silence.")
 
@@ -211,15 +216,16 @@ async def _check_large_body(target: Target) -> Finding:
     return error(
         "large bodies",
         f"A request of {_LARGE_BYTES / 1e6:g} MB gets {answer.status} before it reaches relayd.",
-        "let the proxy accept more than server.max_body_bytes (nginx: client_max_body_size 3m)",
+        "let the proxy accept more than server.max_body_bytes; "
+        + answer.advice(nginx="client_max_body_size 3m", Caddy="request_body max_size 3MB"),
     )
 
 
 async def _check_disconnects(target: Target, silence_s: float) -> Finding:
     """Leave during a silence, when no write could tell the proxy, and ask whether relayd noticed."""
     watched = secrets.token_hex(8)
-    asked_at, left_at = await _leave(target, watched)
-    over_at = asked_at + silence_s  # at the earliest: the relay began after it was asked
+    answer, left_at = await _leave(target, watched)
+    over_at = answer.asked_at + silence_s  # at the earliest: the relay began after it was asked
     if over_at - left_at < min(_MAX_NOTICE_S, silence_s / 2):
         return warning(
             "disconnects",
@@ -232,8 +238,11 @@ async def _check_disconnects(target: Target, silence_s: float) -> Finding:
         return error(
             "disconnects",
             f"A client left, and relayd {noticed}: the model keeps writing, and costs money.",
-            "HAProxy: option abortonclose in defaults; Caddy: no flush_interval -1; "
-            "nginx: proxy_ignore_client_abort off",
+            answer.advice(
+                HAProxy="option abortonclose in defaults",
+                Caddy="no flush_interval -1",
+                nginx="proxy_ignore_client_abort off",
+            ),
         )
     message = f"relayd noticed after {late_s:.1f} s that a client had left."
     if late_s <= _SLOW_NOTICE_S:
@@ -242,15 +251,15 @@ async def _check_disconnects(target: Target, silence_s: float) -> Finding:
     return warning("disconnects", message, remedy)
 
 
-async def _leave(target: Target, watched: str) -> tuple[float, float]:
-    """Ask for a silence, and leave at the first line; return when it was asked for and when left."""
+async def _leave(target: Target, watched: str) -> tuple[Answer, float]:
+    """Ask for a silence, and leave at the first line; return the answer and when it was left."""
     async with (
         asyncio.timeout(ANSWER_TIMEOUT_S),
         target.stream(f"silence=1,watch={watched}") as answer,
         aclosing(answer.read_lines()) as lines,
     ):
         await anext(lines, None)
-    return answer.asked_at, time.monotonic()
+    return answer, time.monotonic()
 
 
 async def _noticed_after_s(target: Target, watched: str, left_at: float, until: float) -> float | None:

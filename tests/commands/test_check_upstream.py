@@ -105,14 +105,13 @@ async def test_a_provider_that_cannot_be_reached_ends_the_check(host: str, where
     assert step.remedy
 
 
-@pytest.mark.parametrize(("days", "severity"), [(90, "ok"), (5, "warning")])
-async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path, days: int, severity: str) -> None:
-    """The step says for how long; one that ends soon is doubtful."""
-    server, client = certificate(tmp_path, f"IP:{HOST}", days=days)
+async def test_a_trusted_certificate_is_good_for_days(tmp_path: Path) -> None:
+    """The step says for how long."""
+    server, client = certificate(tmp_path, f"IP:{HOST}", days=90)
     async with _provider(tls=server) as port:
         done = await _check(_at(port, scheme="https", ssl_context=client))
-    assert (done[1].where, done[1].severity) == ("TLS", severity)
-    assert done[1].message == f"The certificate is trusted, and valid for {days} days."
+    assert (done[1].where, done[1].severity) == ("TLS", "ok")
+    assert done[1].message.startswith("The certificate is trusted, and valid for 89d 23h")
     assert _severities(done)["models"] == "ok"
 
 

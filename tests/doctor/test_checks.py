@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from relayd.doctor.http_client import Answer, judge_certificate
 from relayd.doctor.public_checks import judge_clock
 from relayd.doctor.stream_checks import Target, is_held_back, judge_address
 from relayd.findings import Severity
 from tests.doctor.fault_proxy import fault_proxy
 from tests.doctor.harness import NAME, SETTINGS, Tls, errors, examined, site_at, target_behind
 from tests.e2e.daemon import KEY, Daemon
-from tests.support.certificates import certificate
 from tests.wire import HOST
 
 
@@ -88,13 +90,44 @@ async def test_an_untrusted_certificate_ends_the_checks(tls: Tls, daemon: Daemon
     assert "is not trusted" in finding.message
 
 
-async def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path, daemon: Daemon) -> None:
-    """Its days are counted."""
-    tls = certificate(tmp_path, f"DNS:{NAME}", days=5)
-    async with target_behind("", daemon.port, tls, key="") as target:
-        findings = await examined(target)
-    assert findings[1].severity is Severity.WARNING
-    assert "valid for 5 days" in findings[1].message
+@pytest.mark.parametrize(
+    ("lifetime_h", "left_h", "severity", "said"),
+    [
+        (90 * 24, 20 * 24, Severity.OK, "valid for 20d."),
+        (90 * 24, 14 * 24, Severity.WARNING, "valid for 14d."),
+        (160, 60, Severity.OK, "valid for 2d 12h."),  # Let's Encrypt's short-lived ones
+        (160, 20, Severity.WARNING, "valid for 20h."),
+        (12, 4, Severity.OK, "valid for 4h."),  # Caddy's own authority
+        (12, 1, Severity.WARNING, "valid for 1h."),
+    ],
+)
+def test_a_certificate_whose_renewal_is_late_is_a_warning(
+    lifetime_h: int, left_h: int, severity: Severity, said: str
+) -> None:
+    """Late by the share of its own lifetime: some live for hours, others for months."""
+    now_s = 1_790_000_000.0
+    ends_s = now_s + left_h * 3600
+    dates = {"notBefore": ends_s - lifetime_h * 3600, "notAfter": ends_s}
+    form = "%b %d %H:%M:%S %Y GMT"
+    found = judge_certificate(
+        {name: time.strftime(form, time.gmtime(when)) for name, when in dates.items()}, now_s
+    )
+    assert (found.severity, found.message.endswith(said)) == (severity, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "advice"),
+    [
+        ({"Server": "nginx/1.22.1"}, "nginx: a; in any case"),
+        ({"Via": "1.1 Caddy"}, "Caddy: b; in any case"),
+        ({"Server": "Apache/2.4"}, "in any case"),
+        ({}, "nginx: a; Caddy: b; in any case"),
+    ],
+)
+def test_advice_is_for_the_proxy_that_was_found(headers: dict[str, str], advice: str) -> None:
+    """By the name in its answers; without one, for every proxy that is known."""
+    answer = Answer(httpx2.Response(502, headers=headers), 0.0)
+    assert answer.advice("in any case", nginx="a", Caddy="b") == advice
 
 
 async def test_without_a_key_the_rest_is_checked(tls: Tls, daemon: Daemon) -> None:
