@@ -54,6 +54,25 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
+@needs_systemd
+def test_systemd_finds_nothing_wrong_in_the_documented_backup(tmp_path: Path) -> None:
+    """The unit and the timer of docs/operations.md, which people copy."""
+    units = re.findall(
+        r"```ini\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL
+    )
+    service, timer = tmp_path / "relayd-backup.service", tmp_path / "relayd-backup.timer"
+    for file, unit in zip((service, timer), units, strict=True):
+        file.write_text(unit)
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(service), str(timer)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
 def test_an_instance_differs_only_in_its_names() -> None:
     """Both units allow the same; the instance's files have its name, and it has no socket unit."""
     alone, instance = (_UNITS[name].splitlines() for name in _SERVICES)
