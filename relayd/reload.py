@@ -101,8 +101,8 @@ def _write(report: Reloaded) -> None:
 
 def _change(old: Settings, new: Settings, name: str) -> str:
     if KEYS[name].secret:
-        return f"{name} is another now, from {new.origins[name].place}"
-    return f"{name} is {_shown(new, name)} now, was {_shown(old, name)}"
+        return f"{name} is now the one from {new.origins[name].place}"
+    return f"{name} is now {_shown(new, name)}, was {_shown(old, name)}"
 
 
 def _shown(settings: Settings, name: str) -> str:

@@ -47,8 +47,8 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
                 server__port=1,
                 log__level="error",
             )
-            assert "chat.allowed_models is other now, was empty" in said
-            assert "server.max_streams_per_address is 1 now, was 50" in said
+            assert "chat.allowed_models is now other, was empty" in said
+            assert "server.max_streams_per_address is now 1, was 50" in said
             assert "after a restart: server.port" in said
             assert (await ask(daemon.port, KEY, body(_QUICK))).status == 429
             async for _ in wire.pieces(head):
@@ -69,7 +69,7 @@ async def test_a_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> 
         )
         assert "server.max_streams" in said
         assert (await ask(daemon.port, KEY, body(_QUICK))).status == 200
-        await _reload(daemon, "allowed_models is other", server__max_streams=10)
+        await _reload(daemon, "allowed_models is now other", server__max_streams=10)
         assert (await ask(daemon.port, KEY, body(_QUICK))).status == 403
         assert "has not changed" in await _reload(daemon, "has not changed")
 
@@ -104,7 +104,7 @@ async def test_the_providers_key_is_replaced_under_open_streams(tmp_path: Path) 
                 upstream.key = new
                 assert (await ask(daemon.port, KEY, body(_QUICK))).error is not None
                 report = await daemon.admin.reload()
-                assert report.changed == ["openai_api_key is another now, from provider-key"]
+                assert report.changed == ["openai_api_key is now the one from provider-key"]
                 assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
                 await wire.first_piece(head)
                 assert head.error is None

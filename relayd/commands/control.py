@@ -65,11 +65,11 @@ async def reload(args: Namespace, console: Console) -> int:
         console.json(report)
         return 0
     for change in report.changed:
-        console.say(f"In force now: {change}.")
+        console.say(f"Changed: {change}.")
     if report.waiting:
-        console.say(f"In force only after a restart: {', '.join(report.waiting)}.")
+        console.say(f"Takes effect only after a restart: {', '.join(report.waiting)}.")
     if not report.changed and not report.waiting:
-        console.say("The configuration is as before.")
+        console.say("The configuration has not changed.")
     for note in report.notes:
         console.note(f"Note: {note}")
     return 0

@@ -49,7 +49,7 @@ async def test_reload_says_what_changed() -> None:
     """Nothing here; programs get it in lists."""
     async with whole_daemon() as (_, client):
         ran = await relayd(client.socket, "reload")
-        assert (ran.status, ran.out) == (0, "The configuration is as before.\n")
+        assert (ran.status, ran.out) == (0, "The configuration has not changed.\n")
         document = json.loads((await relayd(client.socket, "reload", "--json")).out)
         assert document == {"changed": [], "waiting": [], "notes": [], "error": None}
 
