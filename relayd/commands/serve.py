@@ -105,7 +105,7 @@ def _require_provider_key(settings: Settings) -> None:
     """Raise ConfigError if there is none."""
     if settings.openai_api_key is None:
         message = (
-            "there is none; set OPENAI_API_KEY or openai_api_key_file, "
+            "it is missing; set OPENAI_API_KEY or openai_api_key_file, "
             "or try relayd without one: relayd serve --demo"
         )
         raise ConfigError([Finding(Severity.ERROR, "provider key", message, key="openai_api_key")])

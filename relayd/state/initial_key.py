@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from relayd.state.audit import append_audit
 from relayd.state.database import Transaction
+from relayd.state.errors import BadChange
 from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
 from relayd.state.key_transitions import StoredRing, given_key, make_key
 from relayd.state.keys import digest
@@ -70,7 +71,10 @@ def ensure_initial_key(
             note="The key ring had keys and is empty now: no key works, and AUTHORIZATION_KEY is not taken "
             f"again. Put a backup in its place, or make a key: relayd keys add {DEFAULT_CLIENT}",
         )
-    key = make_key(DEFAULT_CLIENT, now_s) if given is None else given_key(DEFAULT_CLIENT, given, now_s)
+    try:
+        key = make_key(DEFAULT_CLIENT, now_s) if given is None else given_key(DEFAULT_CLIENT, given, now_s)
+    except BadChange as error:
+        raise BadChange(f"AUTHORIZATION_KEY can't be used: {error}") from error
     insert_key(connection, key)
     peer = own_peer()
     entry = AuditEntry(
