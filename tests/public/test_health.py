@@ -6,47 +6,30 @@ import json
 
 import pytest
 
-from tests.harness import Relay, running_relay
-from tests.wire import Reply, Wire, body, fetch, post
+from tests.harness import running_relay
+from tests.wire import Wire, body, fetch, post
 
 _JSON = "application/json; charset=utf-8"
+_LOST = "There is nothing at this path; send requests for a model to POST /chat."
 
 
-async def _get(relay: Relay, path: str) -> Reply:
-    reply = await fetch(relay.port, path)
-    assert reply.header("Content-Type") == _JSON
-    assert reply.header("Cache-Control") == "no-store"
-    return reply
-
-
-async def test_health_says_that_the_process_serves() -> None:
-    """200 whether requests are accepted or not."""
+async def test_health_and_readiness_follow_what_is_accepted() -> None:
+    """`/healthz` is 200 while the process serves; `/readyz` is 503 with the reason while it takes no work."""
+    ready = (200, {"status": "ready"})
+    paused = {"status": "paused", "reason": "The operator paused this relay; try again later."}
+    stopping = {"status": "draining", "reason": "This relay is stopping; try again shortly."}
     async with running_relay() as relay:
-        for change in (relay.server.accepting.pause, relay.server.accepting.drain):
-            reply = await _get(relay, "/healthz")
-            assert (reply.status, json.loads(reply.body)) == (200, {"status": "ok"})
-            change()
-        assert (await _get(relay, "/healthz")).status == 200
-
-
-async def test_readiness_says_that_requests_are_accepted() -> None:
-    """503 with the reason while the operator has paused the relay, and while it stops."""
-    async with running_relay() as relay:
-        ready = await _get(relay, "/readyz")
-        assert (ready.status, json.loads(ready.body)) == (200, {"status": "ready"})
-        relay.server.accepting.pause()
-        paused = await _get(relay, "/readyz")
-        assert paused.status == 503
-        assert json.loads(paused.body) == {
-            "status": "paused",
-            "reason": "The operator paused this relay; try again later.",
-        }
-        relay.server.accepting.resume()
-        assert (await _get(relay, "/readyz")).status == 200
-        relay.server.accepting.drain()
-        draining = await _get(relay, "/readyz")
-        assert draining.status == 503
-        assert json.loads(draining.body)["status"] == "draining"
+        for change, expected in (
+            ("resume", ready),
+            ("pause", (503, paused)),
+            ("resume", ready),
+            ("drain", (503, stopping)),
+        ):
+            getattr(relay.server.accepting, change)()
+            for path, answer in (("/healthz", (200, {"status": "ok"})), ("/readyz", expected)):
+                reply = await fetch(relay.port, path)
+                assert (reply.status, json.loads(reply.body)) == answer
+                assert (reply.header("Content-Type"), reply.header("Cache-Control")) == (_JSON, "no-store")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -61,22 +44,16 @@ async def test_head_is_get_without_the_body(path: str) -> None:
             assert head.header("Content-Length") == full.header("Content-Length") == str(len(full.body))
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
-async def test_every_other_path_is_not_found_in_json(method: str) -> None:
-    """The answer names the path that was meant."""
+async def test_every_other_path_is_not_found_in_json() -> None:
+    """With every method and a body; the answer names the path that was meant."""
+    paths = ("/nowhere", "/chat/", "/chats", "/admin", "/v2", "/..%2f", "/healthz/x")
     async with running_relay() as relay, await Wire.open(relay.port) as wire:
-        for path in ("/nowhere", "/chat/", "/chats", "/admin", "/v2", "/..%2f", "/healthz/x"):
-            wire.send(post(None, body(), path=path).replace(b"POST", method.encode(), 1))
+        for path, method in (*((path, b"POST") for path in paths), ("/x", b"GET"), ("/x", b"DELETE")):
+            wire.send(post(None, body(), path=path).replace(b"POST", method, 1))
             reply = await wire.reply()
-            assert reply.status == 404, path
-            assert reply.header("Content-Type") == _JSON
+            assert (reply.status, reply.header("Content-Type")) == (404, _JSON)
             assert (reply.header("Server"), reply.header("Allow")) == (None, None)
-            assert json.loads(reply.body) == {
-                "error": {
-                    "code": "not_found",
-                    "message": "There is nothing at this path; send requests for a model to POST /chat.",
-                }
-            }
+            assert json.loads(reply.body) == {"error": {"code": "not_found", "message": _LOST}}
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "BREW"])
@@ -85,6 +62,5 @@ async def test_a_method_that_a_path_does_not_have_is_refused(method: str) -> Non
     async with running_relay() as relay:
         for path in ("/healthz", "/readyz", "/"):
             reply = await fetch(relay.port, path, method=method)
-            assert reply.status == 405, path
-            assert reply.header("Allow") == "GET, HEAD, OPTIONS"
+            assert (reply.status, reply.header("Allow")) == (405, "GET, HEAD, OPTIONS")
             assert json.loads(reply.body)["error"]["code"] == "method_not_allowed"
