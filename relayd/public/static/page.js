@@ -86,8 +86,8 @@ function submit() {
 
 /** Ask, and show the answer as it comes, to its end or to whatever ends it. */
 async function answer(question) {
-  const conversation = messages;
-  const said = [...messages, { role: "user", content: question }];
+  const before = messages;
+  const said = [...before, { role: "user", content: question }];
   start.remove();
   talk.querySelector(".retry")?.remove();
   const questionBox = show(texts.you, "user");
@@ -104,28 +104,40 @@ async function answer(question) {
   }
   render(reply.body, reply.text, codeTool);
   end(box);
-  if (messages !== conversation) {
+  if (messages !== before) {
     return; // A new chat was begun meanwhile.
   }
   const forget = () => {
-    messages = conversation;
+    messages = before;
     questionBox.remove();
     box.remove();
   };
   if (REFUSED_KEY.has(outcome.code) && !reply.text && !text.value) {
-    // Give the question back, to be sent with another key.
     forget();
-    if (!talk.querySelector("article")) {
-      talk.append(start);
-    }
-    text.value = question;
-    say(failures[outcome.code], "");
-    askForKey();
+    giveBack(question, failures[outcome.code]);
     return;
   }
   if (reply.text) {
     messages = [...said, { role: "assistant", content: reply.text }];
   }
+  conclude(box, reply, outcome, () => {
+    forget();
+    answer(question);
+  });
+}
+
+/** Put a question back, to be sent with another key. */
+function giveBack(question, trouble) {
+  if (!talk.querySelector("article")) {
+    talk.append(start);
+  }
+  text.value = question;
+  say(trouble, "");
+  askForKey();
+}
+
+/** Say why an answer is not whole, and add the buttons to copy it and to ask for it again. */
+function conclude(box, reply, outcome, askAgain) {
   const reason = reasonOf(outcome, reply.text);
   if (reason) {
     box.append(paragraph("why", reason));
@@ -140,12 +152,7 @@ async function answer(question) {
     tools.append(copyButton(texts.copyAnswer, reply.text));
   }
   if (reason || outcome.stopped) {
-    tools.append(button("retry", texts.retry, () => {
-      if (!running) {
-        forget();
-        answer(question);
-      }
-    }));
+    tools.append(button("retry", texts.retry, () => running || askAgain()));
   }
   box.append(tools);
   say("", outcome.done ? summary(outcome, reply) : outcome.stopped ? texts.stopped : "");
