@@ -142,7 +142,7 @@ async def test_a_volley_of_signals_ends_with_the_last_file(tmp_path: Path) -> No
             daemon.configure({"server.max_streams": streams})
             daemon.signal(signal.SIGHUP)
             await asyncio.sleep(0.005)
-        await until(lambda: "max_streams is 30 now" in daemon.stderr)
+        await until(lambda: "max_streams is now 30" in daemon.stderr)
         assert (await daemon.admin.status()).max_streams == 30
 
 
