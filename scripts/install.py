@@ -69,9 +69,9 @@ class Instance:
 
     def restore(self, copy: Path) -> None:
         """Put a copy in the database's place; the file, its owner and its mode stay."""
-        shutil.copyfile(copy, self.database)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("-wal", "-shm"):  # of the newer one, whose entries are not for this one
             self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+        shutil.copyfile(copy, self.database)
 
     def start_problem(self, release: Path, copy: Path) -> str:
         """Start a release on this configuration and a copy of the database, and stop it again.

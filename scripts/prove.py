@@ -38,6 +38,8 @@ _STEPS = re.compile(r"<!-- scripts/prove: (\w+) -->\s*```sh\n(.*?)```", re.DOTAL
 _NAME = "relay.example.com"
 _USER = "alice"
 _PROVIDER_KEY = "provider-key-of-the-proof"
+_BACKUP = "/root/relayd-backup.db"
+_FIRST_KEY = "/var/lib/relayd/first-key"
 _BOOT_TIMEOUT_S = 120.0
 _STEP_TIMEOUT_S = 900.0
 _CADDYS_AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
@@ -223,6 +225,8 @@ def _follow(machine: Machine, url: str) -> None:
     machine.type(install, *questions)
     print(f"\n--- installed in {time.monotonic() - began_s:.0f} s", flush=True)
     _trust_caddy(machine)
+    # The file goes with the key's first use; who follows the README has read it by then.
+    again = try_it.replace(f"$(sudo cat {_FIRST_KEY})", machine.run("cat", _FIRST_KEY).strip())
     seen = machine.type(try_it)
     _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
     _must(seen, "completed      default", "relayd log lists it")
@@ -233,15 +237,30 @@ def _follow(machine: Machine, url: str) -> None:
     _must(seen, "serving      http://127.0.0.1:3777", "a second instance runs beside it")
     _must(seen, "[DONE]", "with an address and keys of its own")
     _must(machine.type(_RELOAD), "server.max_streams_per_address is 7 now", "it reloads its configuration")
+    _restore(machine)
+    _must(machine.type(again), "[DONE]", "a restored backup has the keys of its time, and no later one")
     machine.reboot()
-    _must(machine.type(try_it), "[DONE]", "after a reboot it serves by itself")
+    _must(machine.type(again), "[DONE]", "after a reboot it serves by itself")
     _must(machine.type(_BROKEN_UPGRADE), "broken on purpose", "a release that does not start is not used")
-    _must(machine.type(try_it), "[DONE]", "and the one in use serves on")
+    _must(machine.type(again), "[DONE]", "and the one in use serves on")
     newer = machine.type("cd relayd && sudo scripts/install && readlink /opt/relayd/current").split()[-1]
-    _must(machine.type(try_it), "[DONE]", "after an upgrade it serves with the same key")
+    _must(machine.type(again), "[DONE]", "after an upgrade it serves with the same key")
     if machine.type(_BROKEN_RELEASE).split()[-1] == newer:
         raise ProofError("The rollback changed nothing.")
-    _must(machine.type(try_it), "[DONE]", "after a release that failed, a rollback serves again")
+    _must(machine.type(again), "[DONE]", "after a release that failed, a rollback serves again")
+
+
+def _restore(machine: Machine) -> None:
+    """Back up, make a key that the backup does not have, and restore as docs/operations.md says."""
+    steps = dict(_STEPS.findall((_TOP / "docs/operations.md").read_text()))
+    units = ("relayd.socket", "relayd")
+    machine.run("relayd", "backup", _BACKUP)
+    machine.run("relayd", "keys", "add", "too-late")
+    machine.run("systemctl", "stop", *units)
+    machine.run("bash", "-euc", re.sub(r"(?m)^backup=.*", f"backup={_BACKUP}", steps["restore"]))
+    machine.run("systemctl", "start", *units)
+    if "too-late" in machine.run("relayd", "keys", "list"):
+        raise ProofError("The restored database has a key that was made after the backup.")
 
 
 def main() -> int:
