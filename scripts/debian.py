@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RELEASE = "bookworm"
+_TIMEOUT_S = 900.0
 _AUTHORITIES = Path("usr/local/share/ca-certificates")
 
 
@@ -21,9 +22,14 @@ def run(*words: str | Path) -> str:
     """Run a command and return its output.
 
     Raises:
-        CommandError: it failed.
+        CommandError: it failed, or takes longer than a step of an installation may.
     """
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    try:
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(str(error)) from error
     if done.returncode:
         raise CommandError(f"{' '.join(map(str, words))}\n{done.stdout[-4000:]}")
     return done.stdout
