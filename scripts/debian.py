@@ -26,7 +26,12 @@ def run(*words: str | Path) -> str:
     """
     try:
         done = subprocess.run(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_TIMEOUT_S
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
         raise CommandError(str(error)) from error
