@@ -146,7 +146,8 @@ def _status_failure(status: int, message: str) -> CheckFailed:
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return CheckFailed("key", said, "make a new key at the provider, and use that one")
     if status == HTTPStatus.NOT_FOUND:
-        return CheckFailed("models", said, "does upstream.base_url end in /v1?")
+        remedy = "does upstream.base_url end in /v1? A few servers that do work have no list of models."
+        return CheckFailed("models", said, remedy)
     if status in range(300, 400):
         return CheckFailed("models", said, "set upstream.base_url to the address that it leads to")
     return CheckFailed("models", said, "try again later, or see the provider's status page")

@@ -30,6 +30,7 @@ from relayd.relay.transport import (
 
 _SENT = "relayd.sent"
 """Request extension: the `_Body` that is being sent."""
+_SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _REJECTED_STATUSES = frozenset({400, 402, 404, 405, 406, 410, 411, 412, 413, 414, 415, 422, 431, 451})
 _REDIRECTS = range(300, 400)
 _FORBIDDEN = 403
@@ -158,6 +159,9 @@ class Upstream:
             )
         media_type = stream.header(b"content-type").partition(";")[0].strip().lower()
         if media_type == "text/event-stream":
+            return
+        # Some servers forget the type (express, net/http), and the SDK does not look at it.
+        if media_type in {"", "text/plain"} and await _begins_with_event(stream):
             return
         said = parse_error_body(await _read_error_body(stream))
         if said.message is None:
@@ -344,6 +348,15 @@ async def _read_error_body(stream: IncomingResponse) -> bytes:
             return await stream.read(_MAX_ERROR_BODY_BYTES)
     except (ConnectionBroken, TimeoutError):
         return b""
+
+
+async def _begins_with_event(stream: IncomingResponse) -> bool:
+    """Return whether a body begins as an event stream does, as far as its first bytes tell."""
+    try:
+        first = await stream.peek()
+    except ConnectionBroken:
+        return False
+    return bool(first) and any(first[: len(field)] == field[: len(first)] for field in _SSE_FIELDS)
 
 
 def _is_compressed(stream: IncomingResponse) -> bool:

@@ -27,6 +27,7 @@ from tests.relay.harness import (
     Step,
     answer,
     client_of,
+    cut,
     delta,
     error,
     http,
@@ -158,7 +159,12 @@ async def test_a_refusal_without_a_reason_says_so(reply: bytes) -> None:
     [
         ("text/event-stream", FINISH, True),
         ("TEXT/EVENT-STREAM ;x=y", FINISH, True),
+        ("text/plain; charset=utf-8", FINISH, True),
+        ("", FINISH, True),
+        ("text/plain", b": the model is loading\n\n" + FINISH, True),
         ("text/event-streamx", FINISH, False),
+        ("text/plain", b"Data is being moved.", False),
+        ("text/plain", b"", False),
         ("application/text/event-stream", FINISH, False),
         ("text/html", b"", False),
     ],
@@ -171,7 +177,9 @@ async def test_an_event_stream_is_known_by_its_media_type(
     """Case and parameters do not matter; anything else may mean that the owner named another address."""
     reply = http(200, body, media_type=media_type)
     if is_stream:
-        async with running_provider([reply]) as provider, client_of(provider.base_url) as upstream:
+        head, _, _ = reply.partition(b"\r\n\r\n")
+        steps = [head + b"\r\n\r\n", *cut(body, range(len(body)))]
+        async with running_provider(steps) as provider, client_of(provider.base_url) as upstream:
             assert await read_answer(upstream) == body
     else:
         refused, _ = await _refused([reply])

@@ -78,6 +78,27 @@ class IncomingResponse:
         await ended
         return bytes(body[:max_bytes])
 
+    async def peek(self) -> bytes:
+        """Wait for the first bytes of the body and return them; they stay in it. Empty if it has none.
+
+        Raises:
+            ConnectionBroken: the body was cut off before them.
+        """
+        first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def on_chunk(data: bytes) -> None:
+            self._unclaimed.append(data)
+            self._on_chunk = self._on_end = None
+            if not first.done():
+                first.set_result(data)
+
+        def on_end(error: Exception | None) -> None:
+            if not first.done():
+                first.set_result(b"") if error is None else first.set_exception(error)
+
+        self.start(on_chunk, on_end)
+        return await first
+
     def pause_reading(self) -> None:
         """Leave the rest of the body in the kernel."""
         if self._connection is not None:
