@@ -233,7 +233,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
     migrate(connection)
     for table in _CHECKED:
-        found: str = connection.execute(f"PRAGMA quick_check({table})").fetchone()[0]
+        found: str = connection.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
 

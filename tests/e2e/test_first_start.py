@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relayd.state.directory import StateDirectory
 from relayd.state.keys import looks_wrong
+from relayd.state.state import State
 from tests.e2e.daemon import KEY, Daemon, command, environment
 from tests.support.programs import require
 from tests.wire import ask, body, until
@@ -168,11 +170,33 @@ async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -
     daemon.state_dir.chmod(0o700)
     with daemon:
         assert "could not be saved" in daemon.stderr
-        advice = re.search(r"make another: \S*relayd (.*)", daemon.stderr)
-        assert advice is not None
-        key = _SECRET.search(await asyncio.to_thread(_output_of, daemon, advice[1]))
-        assert key is not None
-        assert (await ask(daemon.port, key[0], _QUICK)).status == 200
+        assert (await ask(daemon.port, await _key_as_advised(daemon), _QUICK)).status == 200
+
+
+async def test_a_first_start_that_was_killed_early_leaves_a_way_to_a_key(tmp_path: Path) -> None:
+    """Its key was stored and never shown: the next start names a command, until some key was used."""
+    daemon = Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""})
+    killed = State.open(
+        StateDirectory(daemon.state_dir), boot_id="boot", keep_days=1, max_mib=10, on_commit=lambda _: None
+    )
+    killed.ring.ensure_initial_key(None)
+    killed.close()
+    with daemon:
+        assert (await ask(daemon.port, await _key_as_advised(daemon), _QUICK)).status == 200
+        assert daemon.stop() == 0
+        written = len(daemon.stderr)
+        daemon.start()
+        assert "make another" not in daemon.stderr[written:]
+        daemon.stop()
+
+
+async def _key_as_advised(daemon: Daemon) -> str:
+    """Return the key that the command makes which the daemon named."""
+    advice = re.search(r"make another: \S*relayd (.*)", daemon.stderr)
+    assert advice is not None, daemon.stderr
+    key = _SECRET.search(await asyncio.to_thread(_output_of, daemon, advice[1]))
+    assert key is not None
+    return key[0]
 
 
 def _output_of(daemon: Daemon, words: str) -> str:

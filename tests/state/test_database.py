@@ -70,6 +70,18 @@ def test_a_file_that_is_no_database_is_reported_in_words(
     assert path.read_bytes().startswith(b"this is not")
 
 
+def test_damage_to_the_tables_of_the_keys_is_found_at_the_start(tmp_path: Path) -> None:
+    """A row that an index lacks: the keys can be read, but the index no longer keeps the rules."""
+    path = first_release(tmp_path / "state")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'active', 'expired') WHERE name = 'keys_one_active'"
+        )
+    with pytest.raises(StateDamaged, match=r"relayd\.db is damaged .*keys_one_active"):
+        open_for_writing(path)
+
+
 @pytest.mark.parametrize("open_it", [open_for_writing, open_for_reading])
 def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]) -> None:
     """What a newer relayd wrote is not touched; the error says both versions and what to do."""
