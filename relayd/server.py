@@ -121,9 +121,10 @@ class Server:
         self._manager.ready(f"serving on {self.url}")
         first_key = asyncio.create_task(self._first_key.watch(), name="first key file")
         await self._stop_requested.wait()
+        # At once: each answer from now on must end its connection.
+        await self._drain()
         first_key.cancel()
         await asyncio.gather(first_key, return_exceptions=True)
-        await self._drain()
         return await self.stop()
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
