@@ -62,7 +62,7 @@ async def test_a_hangup_signal_reloads_while_the_terminal_is_there(tmp_path: Pat
     with _AtTerminal(tmp_path) as daemon:
         daemon.configure({"server.max_streams": 7})
         daemon.signal(signal.SIGHUP)
-        await until(lambda: "server.max_streams is 7 now" in daemon.stderr)
+        await until(lambda: "server.max_streams is now 7" in daemon.stderr)
         assert (await ask(daemon.port, KEY, _QUICK)).status == 200
         daemon.close_terminal()
 
@@ -77,5 +77,5 @@ async def test_under_nohup_the_daemon_outlives_its_terminal(tmp_path: Path) -> N
         daemon.close_terminal()
         daemon.configure({"server.max_streams": 7})
         daemon.signal(signal.SIGHUP)
-        await until(lambda: "server.max_streams is 7 now" in daemon.stderr)
+        await until(lambda: "server.max_streams is now 7" in daemon.stderr)
         assert (await ask(daemon.port, KEY, _QUICK)).status == 200
