@@ -236,7 +236,7 @@ def _follow(machine: Machine, url: str) -> None:
     seen = machine.type(_SECOND_INSTANCE.format(url=url))
     _must(seen, "serving      http://127.0.0.1:3777", "a second instance runs beside it")
     _must(seen, "[DONE]", "with an address and keys of its own")
-    _must(machine.type(_RELOAD), "server.max_streams_per_address is 7 now", "it reloads its configuration")
+    _must(machine.type(_RELOAD), "server.max_streams_per_address is now 7", "it reloads its configuration")
     _restore(machine)
     _must(machine.type(again), "[DONE]", "a restored backup has the keys of its time, and no later one")
     machine.reboot()
