@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def while_read(out: TextIO, work: Coroutine[None, None, T]) -> T:
-    """Return what the work returns, but end it as soon as nobody reads the pipe that `out` may be.
+    """Return what the work returns, but end it as soon as the reader of `out` has closed its pipe.
 
     Without this, `... | head -1` would wait for the next write, which may never come.
 
@@ -42,7 +42,7 @@ async def while_read(out: TextIO, work: Coroutine[None, None, T]) -> T:
 
 
 def _watch(hangups: select.epoll, out: TextIO) -> bool:
-    """Have a pipe, socket or terminal reported once nobody reads it; return whether that is possible."""
+    """Have the end of the reader of a pipe, socket or terminal reported; return whether that is possible."""
     try:
         # No event but EPOLLERR and EPOLLHUP, which are always reported (epoll_ctl(2)): a socket or a terminal
         # may have something to read, too.

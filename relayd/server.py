@@ -59,7 +59,7 @@ class Server:
 
     Args:
         config: the settings, which SIGHUP reads again.
-        state: opened by the caller, who also shows a first key; closed here.
+        state: opened by the caller, which also shows a first key; closed here.
         boot_id: of this run.
         demo: whether an offline upstream takes the provider's place.
         announce: told one line when requests are accepted.

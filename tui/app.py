@@ -267,6 +267,6 @@ class RelaydApp(App[int]):
         yield from commands(self, self.main, self.context.commands.refusal())
 
     async def action_quit(self) -> None:
-        """Leave the app; the daemon goes on."""
+        """Quit the app; the daemon keeps running."""
         self._settings_file.save()
         self.exit(0)

@@ -61,7 +61,7 @@ class DaemonCommands:
         return _REASONS.get(self._state.connection, "")
 
     async def change_ring(self, change: RingChange) -> KeyChange:
-        """Change the key ring, if it is still the one that was on the screen."""
+        """Change the keys, unless they have changed since they were on the screen."""
         generation = self._state.ring.generation
         return await self._until_answered(lambda key: change(generation=generation, idempotency_key=key))
 

@@ -100,7 +100,7 @@ class TerminalDriver(LinuxDriver):
         self.suspended = True
 
     def resume(self, *_: object) -> None:
-        """Go on after a stop, also after one that the app did not ask for (SIGSTOP)."""
+        """Continue after a stop, including one that the app did not ask for (SIGSTOP)."""
         if self.drawing:
             self.suspend_application_mode()
         if self.suspended:

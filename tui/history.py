@@ -21,7 +21,7 @@ Reader: TypeAlias = "AdminClient | Archive"
 PAGE = 500
 _SLICE = 100
 PAUSE_S = 0.002
-"""Between two pages, so that what is live goes on."""
+"""Pause between two pages, so that live updates continue."""
 
 
 class History:

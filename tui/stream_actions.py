@@ -68,7 +68,7 @@ class StreamActions:
         question = Confirm(
             "Cancel this request?",
             f"{record.model or '—'} for {user}, {plural(record.deltas, 'delta')} so far.\n"
-            "The client gets one line that says so; the provider is told to stop.",
+            "The client gets an error line, and the provider's stream is closed.",
             "Cancel the request",
             no="Leave it",
         )
@@ -79,7 +79,7 @@ class StreamActions:
     async def _pause(self) -> None:
         question = Confirm(
             "Pause intake?",
-            "New requests get 503 with Retry-After until you resume. Open streams go on.",
+            "New requests get 503 with Retry-After until you resume. Open streams continue.",
             "Pause",
         )
         if await self._app.push_screen_wait(question):

@@ -171,7 +171,7 @@ class AdminClient:
         return await self._change(("keys", key_id, "extend"), ExtendKey(by_s), generation, idempotency_key)
 
     async def undo_key(self, key_id: str, *, generation: int, idempotency_key: str) -> KeyChange:
-        """Make a retiring key active again and revoke the one that replaced it."""
+        """Make a retiring key active again and revoke its replacement."""
         return await self._change(("keys", key_id, "undo"), None, generation, idempotency_key)
 
     async def revoke_key(self, key_id: str, *, cut: bool, generation: int, idempotency_key: str) -> KeyChange:
@@ -254,7 +254,7 @@ class AdminClient:
 
     @asynccontextmanager
     async def _answering(self, method: str) -> AsyncIterator[None]:
-        """Bound the wait for an answer; say of a change without one that it may have happened."""
+        """Limit the wait for an answer; if a change gets none, say that it may have happened."""
         try:
             async with asyncio.timeout(self._answer_timeout_s):
                 yield

@@ -202,7 +202,7 @@ class ReloadHandler(ControlHandler):
     """`POST /reload`."""
 
     async def post(self) -> None:
-        """Read the configuration again and say what changed; one that cannot be used changes nothing."""
+        """Read the configuration again and say what changed; if it cannot be used, nothing changes."""
         peer = await self.peer()
         # The reload outlives the client that asked for it.
         report = await asyncio.shield(self.context.reload())

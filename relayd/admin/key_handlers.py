@@ -18,7 +18,7 @@ _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
 class _RingHandler(AdminHandler):
     async def caller(self) -> Caller:
-        """Return who asks for a change, the generation it was decided on, and its idempotency key.
+        """Return the caller of a change, the generation that the caller saw, and its idempotency key.
 
         Raises:
             AdminError: If-Match or Idempotency-Key is missing or malformed.
@@ -68,7 +68,7 @@ class KeysHandler(_RingHandler):
         self.send_json(Ring(generation, ring.keys()))
 
     async def post(self) -> None:
-        """Make a first key for a new client, or take the one that the operator brings along."""
+        """Make a first key for a new client, or import a key of the operator's own."""
         wanted, caller, ring = self.body(AddKey), await self.caller(), self.context.state.ring
         if wanted.secret is None:
             self.send_change(await ring.add(wanted.client, caller=caller))

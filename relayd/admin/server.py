@@ -141,7 +141,7 @@ class _AdminStream(IOStream):
 
     @override
     def close(self, exc_info: Any = False) -> None:
-        """Close; a client whose head is too large is told first."""
+        """Close; if the head is too large, send the error first."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             super().write(
                 _framing_error(f"The head of the request has more than {_MAX_HEADER_BYTES >> 10} KiB.")

@@ -1,4 +1,4 @@
-"""The admin socket as a file: who may connect, who did, and why somebody could not."""
+"""The admin socket as a file: its permissions, its peers, and the reason why a user may not connect."""
 
 from __future__ import annotations
 

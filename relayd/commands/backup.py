@@ -13,7 +13,7 @@ from relayd.state.errors import StateError
 
 
 async def run(args: Namespace, console: Console) -> int:
-    """Copy the database of the daemon at the socket, or the one that it leaves behind while it is down."""
+    """Copy the database of the daemon at the socket, also while the daemon is down."""
     client = console.client(args.socket)
     try:
         database = Path((await client.status()).state_dir) / DATABASE

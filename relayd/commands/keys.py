@@ -1,7 +1,7 @@
 """`relayd keys`: the key ring, and its changes.
 
 A new key is the only thing on stdout, alone on its line, so that a script can take it; what it means
-and what to do next is said on stderr.
+and the next steps are printed to stderr.
 """
 
 from __future__ import annotations

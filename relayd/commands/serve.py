@@ -46,7 +46,7 @@ _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
 
 def run(args: Namespace) -> int:
-    """Run the daemon until it is told to stop; returns the exit status.
+    """Run the daemon until it stops; return the exit status.
 
     With `--demo` an offline upstream in this process takes the provider's place, with `--demo-without-key`
     only if there is no provider key. Its state directory is its own unless the configuration names one.

@@ -179,7 +179,7 @@ def _conflicts(settings: Settings) -> Iterator[Finding]:
 
 
 def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
-    """Yield a warning for each secret that is set twice: the unused one may be the one that was intended."""
+    """Yield a warning for each secret that is set twice: perhaps the unused one was intended."""
     for name in SECRETS:
         places = [str(layer[name].origin) for layer in reversed(layers) if name in layer]
         if len(places) > 1:

@@ -229,7 +229,7 @@ class _Showcase:
                     start(persona, fate)
 
     def _key_changed(self, change: KeyChangeResult) -> None:
-        """Let the people of a client hear of its new key, or of an old one that is active again."""
+        """Give the users of a client its new key, or an old key that is active again."""
         key = change.key
         if change.secret is not None:
             self._secrets[key.id] = change.secret

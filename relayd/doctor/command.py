@@ -52,7 +52,7 @@ async def examine(target: Target, *, origin: str | None = None) -> AsyncIterator
 
     Args:
         target: the deployment; without a key, the checks that need one are left out.
-        origin: of a page that should be able to call; None tries one that does not exist.
+        origin: of a web page that should be able to use the relay; None tries a made-up one.
     """
     try:
         async for finding in check_public(target.site, origin):

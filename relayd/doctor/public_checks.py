@@ -21,7 +21,7 @@ async def check_public(site: Site, origin: str | None) -> AsyncIterator[Finding]
 
     Args:
         site: the deployment.
-        origin: of a page that should be able to call; None tries one that does not exist.
+        origin: of a web page that should be able to use the relay; None tries a made-up one.
 
     Raises:
         CheckFailed: the relay cannot be reached.

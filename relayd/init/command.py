@@ -57,7 +57,7 @@ def init(args: Namespace, console: Console) -> int:
         EOFError: an answer is missing.
     """
     flags = _flags(args)
-    _settings(flags, "", console)  # a wrong flag is told before anything is asked
+    _settings(flags, "", console)  # report a wrong flag before asking anything
     install = _install(args, console)
     if install.config.exists() and not args.force:
         return install.keep(console)

@@ -129,7 +129,7 @@ class ChatHandler(BaseHandler):
             context.recorder.close(record)
             self._held.close()
             if not self._finished:
-                # One that only closed its sending side still reads: it must not see an orderly end.
+                # A client that only closed its sending side still reads: it must not see an orderly end.
                 self.stream.close()
 
     def write_lines(self, lines: bytes) -> None:
@@ -198,7 +198,7 @@ class ChatHandler(BaseHandler):
             super().on_body_timeout()
 
     def _close_early(self, outcome: Outcome, error: RelayError | None = None) -> None:
-        """Give back what the request holds, and record the end of one that never became a stream."""
+        """Release what the request holds, and record its end if it never became a stream."""
         self._held.close()
         self._body = None
         record = self._record

@@ -262,7 +262,7 @@ class RequestStream(IOStream):
 
     @override
     def close(self, exc_info: Any = False) -> None:
-        """Close as Tornado asks; if a head or a chunk's size is too long, the client is told first."""
+        """Close as Tornado asks; if a head or a chunk's size is too long, send the error first."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             if self._reading_head:
                 self._refuse(

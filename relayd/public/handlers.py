@@ -114,7 +114,7 @@ class BaseHandler(JsonHandler):
         self._body_timer.cancel()
 
     def on_body_timeout(self) -> None:
-        """End a request whose body does not arrive; one that was refused has its answer by now."""
+        """End a request whose body does not arrive. If it was refused, its answer was already sent."""
         if self._headers_written:
             self.finish()
         else:

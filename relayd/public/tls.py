@@ -20,7 +20,7 @@ class TlsError(Exception):
 
 
 class TlsFiles:
-    """Gives the TLS context for new connections; open ones keep the one that they began with.
+    """Gives the TLS context for new connections; open connections keep theirs.
 
     The files are looked at once a second at most, when somebody connects. Renewed ones are used from
     then on. Ones that do not fit together, as between the two writes of a renewal, change nothing.

@@ -18,7 +18,7 @@ class ActiveStreams:
         self._closed_deltas = 0
 
     def add(self, stream: RelayStream) -> None:
-        """List a stream; one that was to be ended while its body arrived ends at once."""
+        """List a stream; end it immediately if that was requested while its body arrived."""
         self._streams[stream.record.id] = stream
         if self._stop_error is not None:
             stream.stop(self._stop_error)

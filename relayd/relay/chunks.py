@@ -55,7 +55,7 @@ class ChatCompletion:
         self._plain_text = ""
         """The latest event that is no chunk: a keep-alive, or the last words of a broken provider."""
         self.finish_reason: str | None = None
-        """Why the model stopped; None until it has, and again if it goes on."""
+        """Why the model stopped; None until it has, and again if it continues."""
         self.usage: Usage | None = None
         self.done = False
         """Whether `[DONE]` came: nothing after it is read."""
@@ -220,7 +220,7 @@ def _text_of(content: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    """Return a token count, also one that is written as `9.0`; None if it is no count."""
+    """Return a token count, which may be written as `9.0`; None if it is not a count."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Neither "not a number" nor infinity is in the range.

@@ -1,7 +1,7 @@
 """The ways a request can fail: one code each, with the HTTP status it has before the first byte.
 
 Exception
-├── RelayError      the request failed; the client is told its code and message
+├── RelayError      the request failed; the client gets its code and message
 ├── ClientGone      the client closed its connection
 └── ClientStalled   the client stopped reading
 """

@@ -76,7 +76,7 @@ class RequestRecorder:
         Args:
             record: not opened before, complete but for its end.
             outcome: of the request.
-            error: what the client was told, if it was still there.
+            error: what was sent to the client, if it was still there.
             network: the client's address, or its IPv6 /64.
         """
         record.phase = Phase.DONE

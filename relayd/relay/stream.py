@@ -92,8 +92,8 @@ class RelayStream:
         record: written while the stream runs; its outcome is set at the end.
         body: the provider's request, as JSON.
         include_usage: whether the last line carries `finish_reason` and `usage`.
-        upstream: who is asked.
-        writer: who is answered.
+        upstream: the provider.
+        writer: the way to the client.
         limits: shared, in seconds.
     """
 

@@ -59,7 +59,7 @@ def _copy(database: Path, part: Path) -> int:
         check_version(source)
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
             source.backup(copy)
-            # One file that any program can read, instead of one that expects a write-ahead log beside it.
+            # A file that any program can read on its own, without a write-ahead log.
             copy.execute("PRAGMA journal_mode = DELETE").fetchone()
             found: str = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":

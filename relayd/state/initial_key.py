@@ -43,7 +43,7 @@ class InitialKey:
     note: str | None = None
     """A sentence for the log."""
     unused: KeyInfo | None = None
-    """An active key, if none of the ring was ever used: its secret may have been lost."""
+    """An active key, if no key was ever used: its secret may have been lost."""
 
 
 def ensure_initial_key(

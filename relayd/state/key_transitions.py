@@ -125,7 +125,7 @@ def extend(ring: StoredRing, key_id: str, now_s: float, *, by_s: float) -> Decis
 
 
 def undo(ring: StoredRing, key_id: str, now_s: float) -> Decision:
-    """Make the retiring key active again and revoke the one that replaced it."""
+    """Make the retiring key active again and revoke its replacement."""
     old = _key_to_restore(ring, key_id, now_s)
     active = ring.active(old.client)
     if active is not None and active.id != old.replaced_by:

@@ -193,7 +193,7 @@ class KeyRing:
         )
 
     async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
-        """Make a retiring key active again and revoke the one that replaced it; `key_id` is either."""
+        """Make a retiring key active again and revoke its replacement; `key_id` names either."""
         return await self._change("undo", key_id, "", undo, caller)
 
     async def revoke(self, key_id: str, *, cut: bool, caller: Caller) -> KeyChangeResult:

@@ -96,12 +96,12 @@ class AppState:
                 yield row
 
     def retiring(self) -> list[KeyInfo]:
-        """Return the keys in their grace, the one that ends first at the head."""
+        """Return the keys in their grace period, sorted by their end."""
         keys = [key for key in self.ring.keys if key.state is KeyState.RETIRING]
         return sorted(keys, key=lambda key: key.expires_at or "")
 
     def dead_keys_in_use(self, now_s: float) -> bool:
-        """Return whether a key in its grace is used, or one that ended was sent in the last hour."""
+        """Return whether a retiring key is in use, or an ended key was sent in the last hour."""
         return self.evidence.straggler_count(self.ring.keys) > 0 or any(
             self.evidence.refused(key.id, now_s - _HOUR_S)
             for key in self.ring.keys

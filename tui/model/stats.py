@@ -176,7 +176,7 @@ def _named(tallies: dict[str, Tally], name: str) -> Tally:
 
 
 class Series:
-    """The buckets of one window; old ones leave as time goes on."""
+    """The buckets of one window; old buckets are dropped as time passes."""
 
     def __init__(self, window: Window) -> None:
         self.window = window

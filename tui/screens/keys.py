@@ -1,4 +1,4 @@
-"""The Keys screen: the ring, who uses which key, and every change of a key."""
+"""The Keys screen: all keys, their users, and every change of a key."""
 
 from __future__ import annotations
 

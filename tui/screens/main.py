@@ -110,7 +110,7 @@ class MainScreen(Screen[None]):
 
     @on(Pane.OpenRequest)
     async def _open_request(self, event: Pane.OpenRequest) -> None:
-        """Show one request in full; one that is not loaded is asked for."""
+        """Show one request in full; load it if necessary."""
         seq = event.seq
         if seq is None or not self.context.state.store.has(record_key(seq)):
             try:

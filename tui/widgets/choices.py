@@ -53,7 +53,7 @@ class Choices(Widget, can_focus=True):
 
     @property
     def index(self) -> int:
-        """The one that is chosen."""
+        """The chosen value."""
         return min(self.chosen, default=0)
 
     def _text(self, index: int) -> str:
@@ -118,7 +118,7 @@ class Choices(Widget, can_focus=True):
         self.choose(self._at)
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the one that was clicked."""
+        """Choose the value that was clicked."""
         for index, place in enumerate(self._places(self.size.width)):
             if place.y == event.y and place.x <= event.x < place.x + place.width:
                 self.choose(index)
