@@ -23,11 +23,10 @@ from relayd.state.records import Ended, LogEvent, RequestRecord
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
 from tests.support.upstream import FaultUpstream
-from tests.wire import HOST, Reply, ask, body, until
+from tests.wire import HOST, PATIENCE_S, Reply, ask, body, until
 
 KEY = "a-key-that-works-here"
 PROVIDER_KEY = "provider-key-of-the-tests"
-_START_TIMEOUT_S = 30.0
 
 
 @dataclass(slots=True)
@@ -118,12 +117,12 @@ async def running_relay(
             with open_admin_socket(chosen.admin.socket, group="", state_dir=chosen.state_dir) as admin_socket:
                 life = asyncio.create_task(server.run(sockets, admin_socket, event_bus), name="relay")
                 try:
-                    await asyncio.wait_for(started.wait(), _START_TIMEOUT_S)
+                    await asyncio.wait_for(started.wait(), PATIENCE_S)
                     yield Relay(port, server, state, upstream, records, chosen, announced, life)
                 finally:
                     server.request_stop()
                     server.request_stop()
-                    await asyncio.wait_for(life, _START_TIMEOUT_S)
+                    await asyncio.wait_for(life, PATIENCE_S)
 
 
 def _settings(home: Path, settings: dict[str, Any]) -> Settings:

@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 QUESTION = [{"role": "user", "content": "Say hi"}]
 DONE = {"done": True, "error": False, "content": "[DONE]"}
 DONE_BYTES = b'{"done":true,"error":false,"content":"[DONE]"}\n'
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long a test waits for what must come; a busy machine needs some of it, a failure all."""
 
 
