@@ -29,57 +29,28 @@ class Role(StrEnum):
     ALARM = "alarm"
 
 
-_DARK = {
-    "bg": "#0f1419",
-    "surface": "#151b22",
-    "panel": "#1b232c",
-    "cursor": "#23384d",
-    "fg": "#d3dae3",
-    "dim": "#7f8b99",
-    "line": "#2c3642",
-    "blue": "#79b0ee",
-    "green": "#86c98a",
-    "yellow": "#e2c06b",
-    "red": "#ee7f7c",
-    "magenta": "#c894e0",
-    "cyan": "#6cc3c7",
-    "alarm_fg": "#14100a",
-}
-_LIGHT = {
-    "bg": "#fbfaf7",
-    "surface": "#f3f1ec",
-    "panel": "#e9e6df",
-    "cursor": "#d3e3f4",
-    "fg": "#23282e",
-    "dim": "#6b7178",
-    "line": "#d2cec5",
-    "blue": "#1f62ad",
-    "green": "#2c7a39",
-    "yellow": "#8a6100",
-    "red": "#b3312d",
-    "magenta": "#8440a3",
-    "cyan": "#0f7378",
-    "alarm_fg": "#ffffff",
-}
-_ANSI = {
-    "bg": "default",
-    "surface": "default",
-    "panel": "default",
-    "cursor": "default",
-    "fg": "default",
-    "dim": "bright_black",
-    "line": "bright_black",
-    "blue": "blue",
-    "green": "green",
-    "yellow": "yellow",
-    "red": "red",
-    "magenta": "magenta",
-    "cyan": "cyan",
-    "alarm_fg": "black",
-}
-
 DARK, LIGHT, ANSI = "relayd-dark", "relayd-light", "relayd-ansi"
-_COLOURS: Mapping[str, Mapping[str, str]] = {DARK: _DARK, LIGHT: _LIGHT, ANSI: _ANSI}
+# Each colour as those three themes have it.
+_SHADES = {
+    "bg": ("#0f1419", "#fbfaf7", "default"),
+    "surface": ("#151b22", "#f3f1ec", "default"),
+    "panel": ("#1b232c", "#e9e6df", "default"),
+    "cursor": ("#23384d", "#d3e3f4", "default"),
+    "fg": ("#d3dae3", "#23282e", "default"),
+    "dim": ("#7f8b99", "#6b7178", "bright_black"),
+    "line": ("#2c3642", "#d2cec5", "bright_black"),
+    "blue": ("#79b0ee", "#1f62ad", "blue"),
+    "green": ("#86c98a", "#2c7a39", "green"),
+    "yellow": ("#e2c06b", "#8a6100", "yellow"),
+    "red": ("#ee7f7c", "#b3312d", "red"),
+    "magenta": ("#c894e0", "#8440a3", "magenta"),
+    "cyan": ("#6cc3c7", "#0f7378", "cyan"),
+    "alarm_fg": ("#14100a", "#ffffff", "black"),
+}
+_COLOURS: Mapping[str, Mapping[str, str]] = {
+    theme: {colour: shades[index] for colour, shades in _SHADES.items()}
+    for index, theme in enumerate((DARK, LIGHT, ANSI))
+}
 
 # A colour of the theme, and whether the text is bold.
 _LOOKS = {

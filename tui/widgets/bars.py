@@ -7,54 +7,26 @@ from dataclasses import dataclass
 
 from rich.style import Style
 from textual import events
-from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, ground, line, own_lines, width_of
+from tui.widgets.cells import Drawn, Piece, ground, line, width_of
 
 
-class Bar(Widget):
-    """One or more lines drawn from pieces; drawn again only when they differ."""
+class Bar(Drawn):
+    """One or more lines drawn from pieces."""
 
-    ALLOW_SELECT = False
     DEFAULT_CSS = "Bar { height: 1; width: 1fr; background: $panel; }"
-
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(id=id)
-        self._drawn: list[Strip] = []
 
     def pieces(self, y: int, width: int) -> Iterable[Piece]:
         """Return the line at `y`."""
         raise NotImplementedError
 
-    def redraw(self) -> None:
-        """Draw again if something differs."""
-        fresh = [self._line(y) for y in range(self.size.height)]
-        if fresh != self._drawn:
-            self._drawn = fresh
-            self.refresh()
-
-    def _line(self, y: int) -> Strip:
+    def all_lines(self, width: int, height: int) -> list[Strip]:
+        """Return every line."""
         rest = ground(self) + style(self.app, Role.TEXT)
-        return line(self.pieces(y, self.size.width), self.size.width, rest)
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """Return these lines, cut to a region."""
-        return own_lines(self, crop)
-
-    def render_line(self, y: int) -> Strip:
-        """Return one line, as it was drawn last."""
-        if y < len(self._drawn) and self._drawn[y].cell_length == self.size.width:
-            return self._drawn[y]
-        return self._line(y)
-
-    def notify_style_update(self) -> None:
-        """Draw anew after the theme changed."""
-        super().notify_style_update()
-        self._drawn = []
+        return [line(self.pieces(y, width), width, rest) for y in range(height)]
 
 
 @dataclass(frozen=True, slots=True)

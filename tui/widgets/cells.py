@@ -1,4 +1,4 @@
-"""Text fitted to terminal cells, and lines made of styled pieces."""
+"""Text fitted to terminal cells, lines made of styled pieces, and the widget that draws such lines."""
 
 from __future__ import annotations
 
@@ -38,22 +38,6 @@ def ground(widget: Widget) -> Style:
     return Style(bgcolor=widget.background_colors[1].rich_color)
 
 
-def own_lines(widget: Widget, crop: Region) -> list[Strip]:
-    """Do what `Widget.render_lines` does, for a widget without border, padding and links.
-
-    Textual's own way costs as much again as drawing the rows. Its filter from ANSI to true colours has
-    nothing to do: a theme has colours of one kind.
-    """
-    strips = [widget.render_line(y) for y in crop.line_range]
-    for line_filter in widget.app.get_line_filters():
-        if not isinstance(line_filter, ANSIToTruecolor):
-            background = widget.background_colors[1]
-            strips = [strip.apply_filter(line_filter, background) for strip in strips]
-    if crop.column_span != (0, widget.size.width):
-        strips = [strip.crop(*crop.column_span) for strip in strips]
-    return strips
-
-
 def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = None) -> Strip:
     """Return the pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor)."""
     merged: list[tuple[str, Style]] = []
@@ -67,3 +51,61 @@ def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = 
     segments = [Segment(text, rest + style + over if over else rest + style) for text, style in merged]
     strip = Strip(segments)
     return strip.adjust_cell_length(width, rest + over if over else rest)
+
+
+class Drawn(Widget):
+    """A widget without border and padding, of lines that are drawn again only where they differ."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self._drawn: list[Strip] = []
+
+    def all_lines(self, width: int, height: int) -> list[Strip]:
+        """Return every line as it should look now."""
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        """Draw again the lines that differ from what is on the screen."""
+        width, height = self.size
+        if not width or not height or len(self._drawn) != height:
+            self.refresh()
+            return
+        fresh = self.all_lines(width, height)
+        changed = [y for y in range(height) if fresh[y] != self._drawn[y]]
+        self._drawn = fresh
+        if changed:
+            self.refresh(*(Region(0, y, width, 1) for y in changed))
+
+    def forget_drawn(self) -> None:
+        """Draw everything anew: the theme, the focus or the size changed."""
+        self._drawn = []
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        """Draw anew after the theme changed."""
+        super().notify_style_update()
+        self._drawn = []
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line of the widget, from the lines drawn last."""
+        width, height = self.size
+        if len(self._drawn) != height or (self._drawn and self._drawn[0].cell_length != width):
+            self._drawn = self.all_lines(width, height)
+        return self._drawn[y] if y < len(self._drawn) else Strip.blank(width)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Return these lines, cut to a region, as Textual does for a widget with border and links too.
+
+        Its own way costs as much again as drawing the rows. Its filter from ANSI to true colours has
+        nothing to do: a theme has colours of one kind.
+        """
+        strips = [self.render_line(y) for y in crop.line_range]
+        for line_filter in self.app.get_line_filters():
+            if not isinstance(line_filter, ANSIToTruecolor):
+                background = self.background_colors[1]
+                strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        if crop.column_span != (0, self.size.width):
+            strips = [strip.crop(*crop.column_span) for strip in strips]
+        return strips

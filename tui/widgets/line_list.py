@@ -13,13 +13,11 @@ from typing import ClassVar, Generic, TypeVar
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import Piece, fit, ground, line, own_lines
+from tui.widgets.cells import Drawn, Piece, fit, ground, line
 
 Key = int | str
 T = TypeVar("T")
@@ -38,10 +36,9 @@ class ListMessage(Message):
         return self.list
 
 
-class LineList(Widget, can_focus=True):
+class LineList(Drawn, can_focus=True):
     """Base of every list: cursor, scrolling, mouse, a scrollbar with marks."""
 
-    ALLOW_SELECT = False
     DEFAULT_CSS = "LineList { height: 1fr; width: 1fr; }"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,7 +69,6 @@ class LineList(Widget, can_focus=True):
         self.cursor = 0
         self._cursor_key: Key | None = None
         self._top_key: Key | None = None
-        self._drawn: list[Strip] = []
         self._dragging = False
 
     # What a subclass says.
@@ -170,19 +166,8 @@ class LineList(Widget, can_focus=True):
 
     # Drawing.
 
-    def redraw(self) -> None:
-        """Draw again the lines that differ from what is on the screen."""
-        width, height = self.size
-        if not width or not height or len(self._drawn) != height:
-            self.refresh()
-            return
-        fresh = self._all_lines(width, height)
-        changed = [y for y in range(height) if fresh[y] != self._drawn[y]]
-        self._drawn = fresh
-        if changed:
-            self.refresh(*(Region(0, y, width, 1) for y in changed))
-
-    def _all_lines(self, width: int, height: int) -> list[Strip]:
+    def all_lines(self, width: int, height: int) -> list[Strip]:
+        """Return the titles, and the rows in sight with the scrollbar."""
         rest = ground(self)
         head = self.head_pieces(width)
         lines: list[Strip] = []
@@ -233,27 +218,6 @@ class LineList(Widget, can_focus=True):
     def cursor_shown(self) -> bool:
         """Whether the row under the cursor is set off."""
         return True
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """Return these lines, cut to a region."""
-        return own_lines(self, crop)
-
-    def render_line(self, y: int) -> Strip:
-        """Return one line of the widget, from the lines drawn last."""
-        width, height = self.size
-        if len(self._drawn) != height or (self._drawn and self._drawn[0].cell_length != width):
-            self._drawn = self._all_lines(width, height)
-        return self._drawn[y] if y < len(self._drawn) else Strip.blank(width)
-
-    def forget_drawn(self) -> None:
-        """Draw everything anew: the theme, the focus or the size changed."""
-        self._drawn = []
-        self.refresh()
-
-    def notify_style_update(self) -> None:
-        """Draw anew after the theme changed."""
-        super().notify_style_update()
-        self._drawn = []
 
     # Keys and mouse.
 
