@@ -22,7 +22,7 @@ from relayd.commands.console import Console
 from relayd.state.records import Outcome, Phase, utc_text
 from tests.admin.harness import AdminHarness, admin_api, new_record, open_chat, whole_daemon
 from tests.commands.harness import relayd
-from tests.wire import until
+from tests.wire import PATIENCE_S, until
 
 
 async def test_the_newest_fifty_come_oldest_first_under_a_head(tmp_path: Path) -> None:
@@ -80,14 +80,19 @@ async def test_control_characters_from_outside_are_shown_not_obeyed(tmp_path: Pa
 async def test_a_request_that_runs_is_shown_as_it_is_now() -> None:
     """Its phase and its deltas, of which the disk has only the beginning."""
     async with whole_daemon() as (relay, client):
-        wire, reply = await open_chat(relay, "demo:deltas=1000,interval_ms=20")
-        await wire.first_piece(reply)
-        document = json.loads((await relayd(client.socket, "log", "--json")).out)
-        assert (document["phase"], document["outcome"]) == ("streaming", None)
-        assert document["deltas"] > 0
-        assert document["first_token_ms"] is not None
-        assert (await client.request(document["id"])).phase is Phase.STREAMING
-        wire.finish()
+        wire, _ = await open_chat(relay, "demo:deltas=10000,interval_ms=20")
+        try:
+            # Its beginning is on disk within 100 ms, as a rule.
+            async with asyncio.timeout(PATIENCE_S):
+                while not (ran := await relayd(client.socket, "log", "--json")).out:
+                    pass
+            document = json.loads(ran.out)
+            assert (document["phase"], document["outcome"]) == ("streaming", None)
+            assert document["deltas"] > 0
+            assert document["first_token_ms"] is not None
+            assert (await client.request(document["id"])).phase is Phase.STREAMING
+        finally:
+            wire.finish()
 
 
 class _Following:

@@ -7,8 +7,8 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
-from shlex import join
 
 from tests.e2e.daemon import KEY, Daemon, command, environment
 from tests.wire import Wire, ask, body, post, until
@@ -17,19 +17,28 @@ _SLOW = body("demo:text=words,deltas=8,interval_ms=100")
 _QUICK = body("demo:text=words,deltas=1,interval_ms=0,first_ms=0")
 
 
+# The first terminal that a session opens becomes its own (tty(4)).
+_LAUNCH = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[1]])
+os.dup2(os.open(sys.argv[2], os.O_RDWR), 0)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 class _AtTerminal(Daemon):
     """A daemon whose session has a terminal of its own; `close_terminal` is what closing the window does."""
 
-    prefix = ""
+    hangup = signal.SIG_DFL
 
     def launch(self) -> None:
-        """Start it in a new session: the first terminal that a session opens is its own (tty(4))."""
+        """Start it in a new session."""
         self.configure({})
         ours, its = pty.openpty()
         self._terminal, name = os.fdopen(ours, "rb"), os.ttyname(its)
         with self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
-                ["sh", "-c", f"{self.prefix} exec {join(command('serve'))} <{name}"],
+                [sys.executable, "-c", _LAUNCH, self.hangup.name, name, *command("serve")],
                 cwd=self.home,
                 env=environment(self.home, self._env),
                 stderr=stderr,
@@ -68,7 +77,7 @@ async def test_a_hangup_signal_reloads_while_the_terminal_is_there(tmp_path: Pat
 
 
 class _UnderNohup(_AtTerminal):
-    prefix = "trap '' HUP;"
+    hangup = signal.SIG_IGN
 
 
 async def test_under_nohup_the_daemon_outlives_its_terminal(tmp_path: Path) -> None:
