@@ -31,7 +31,7 @@ def ask_for_descriptors(max_streams: int) -> None:
 
 
 def reserve_descriptors(wanted: int) -> int:
-    """Raise the soft limit towards `wanted`, and grow the kernel's table of descriptors at once.
+    """Raise the soft limit towards `wanted`, and grow the kernel's table of descriptors now.
 
     Call this before the first thread: the table starts with 64 entries and doubles when it is full, and in a
     process with threads the call that fills it (an accept in the loop) waits for an RCU grace period, 10 to

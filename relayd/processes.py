@@ -1,4 +1,4 @@
-"""What proc(5) and the terminal tell of processes."""
+"""What proc(5) and the terminal say about processes."""
 
 from __future__ import annotations
 

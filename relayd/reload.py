@@ -36,7 +36,7 @@ class ConfigReloader:
         """Whether the latest reload has read its files already."""
 
     def reload(self, apply: Callable[[Settings], None]) -> asyncio.Task[Reloaded]:
-        """Read and apply in the background, after a reload under way; requests until then share one.
+        """Read and apply in the background, after a running reload; requests meanwhile share one.
 
         Args:
             apply: puts settings in force; raises TlsError, with nothing changed, if it cannot.

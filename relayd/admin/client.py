@@ -187,7 +187,7 @@ class AdminClient:
         return await self._ask("POST", "/pause", Status)
 
     async def resume(self) -> Status:
-        """Take new work again."""
+        """Accept new requests again."""
         return await self._ask("POST", "/resume", Status)
 
     async def reload(self) -> Reloaded:

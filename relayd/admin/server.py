@@ -128,11 +128,11 @@ _TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 class _AdminStream(IOStream):
-    """A connection whose framing errors are answered in the form of every other error."""
+    """A connection whose framing errors are answered like every other error."""
 
     @override
     def write(self, data: bytes | memoryview) -> Future[None]:
-        """Send, with an error document in the place of Tornado's bare status line."""
+        """Send, with an error document instead of Tornado's bare status line."""
         if data == _TORNADO_BAD_REQUEST:
             data = _framing_error(
                 f"The request is not valid HTTP/1.1, or its body has more than {_MAX_BODY_BYTES >> 10} KiB."

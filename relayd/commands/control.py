@@ -18,7 +18,7 @@ _INTAKE = {
 
 
 async def status(args: Namespace, console: Console) -> int:
-    """Show the status as a label and a sentence a line."""
+    """Show the status, with a label and a sentence on each line."""
     found = await console.client(args.socket).status()
     if args.json:
         console.json(found)
@@ -40,7 +40,7 @@ async def cancel(args: Namespace, console: Console) -> int:
 
 
 async def pause(args: Namespace, console: Console) -> int:
-    """Take no new work."""
+    """Refuse new requests."""
     status = await console.client(args.socket).pause()
     count = _open_streams(status)
     return _answer(
@@ -53,7 +53,7 @@ async def pause(args: Namespace, console: Console) -> int:
 
 
 async def resume(args: Namespace, console: Console) -> int:
-    """Take new work again."""
+    """Accept new requests again."""
     status = await console.client(args.socket).resume()
     return _answer(args, console, status, f"Live: new requests are accepted at {status.address}.")
 

@@ -65,7 +65,7 @@ async def import_key(args: Namespace, console: Console) -> int:
 
 
 async def rotate(args: Namespace, console: Console) -> int:
-    """Make a new key for a client; the present one retires."""
+    """Make a new key for a client; the current one retires."""
     client = console.client(args.socket)
     change = await _change(
         client,
@@ -131,7 +131,7 @@ async def revoke(args: Namespace, console: Console) -> int:
 
 
 async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyChange:
-    """Make a change of the ring as it is now; if the answer is lost, ask once more under the same key."""
+    """Change the current keys; if the answer is lost, repeat it with the same idempotency key."""
     ring = await client.keys()
     change = partial(choose(ring), generation=ring.generation, idempotency_key=uuid.uuid4().hex)
     try:
@@ -141,7 +141,7 @@ async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyC
 
 
 def _key_id(ring: Ring, name: str, states: Sequence[KeyState]) -> str:
-    """Return the id of a key, which may also be named by its client if no other key comes into question."""
+    """Return the id of a key, which may also be named by its client if no other key can be meant."""
     if any(key.id == name for key in ring.keys):
         return name
     keys = [key for key in ring.keys if key.client == name and key.state in states]

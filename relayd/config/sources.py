@@ -67,7 +67,7 @@ class Variable:
 
 
 class SourceReader:
-    """Reads sources into layers, and collects what is wrong or doubtful on the way.
+    """Reads sources into layers, and collects problems and warnings.
 
     Args:
         cwd: where relative paths begin.
@@ -197,7 +197,7 @@ class SourceReader:
         return {} if text is None else {key: Entry(SecretStr(text.rstrip("\r\n")), origin)}
 
     def _entry(self, key: Key, value: Any, origin: Origin, *, from_text: bool = False) -> Entry:
-        """Convert what was written to what the key's check takes."""
+        """Convert the written value to the form that the key's check expects."""
         if isinstance(value, str):
             if key.secret:
                 value = SecretStr(value)
@@ -210,7 +210,7 @@ class SourceReader:
         return Entry(value, origin, from_text and not key.is_path)
 
     def _path(self, text: str) -> Path | str:
-        """Return the absolute path that a text means, or the text itself if it is no path."""
+        """Return the absolute path of a text, or the text itself if it is not a path."""
         if not text or "\0" in text or (text.startswith("~") and text[1:2] not in {"", "/"}):
             return text
         return self._home / text[1:].lstrip("/") if text.startswith("~") else self._cwd / text
@@ -252,7 +252,7 @@ class SourceReader:
 
 
 def _is_present(path: Path) -> bool:
-    """Return whether something is at the path, or may be: what is wrong with it shows when it is read."""
+    """Return whether the path exists or may exist; reading it shows what is wrong with it."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -263,7 +263,7 @@ def _is_present(path: Path) -> bool:
 
 
 def _distrust(path: Path, status: os.stat_result) -> str | None:
-    """Return why a file must not decide where the provider's key goes, and what to do; None if it may.
+    """Return why a file is not trusted with the provider's key, and what to do; None if it is trusted.
 
     As ssh asks of its own (ssh_config(5)): it belongs to root or to this user, and only its owner writes it.
     """
@@ -283,7 +283,7 @@ def _distrust(path: Path, status: os.stat_result) -> str | None:
 
 
 def _is_private_group(uid: int, gid: int) -> bool:
-    """Return whether a group is its owner's alone: Debian and Fedora then let it write what a user makes."""
+    """Return whether a group is its owner's alone: Debian and Fedora let it write its owner's files."""
     try:
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:

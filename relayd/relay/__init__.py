@@ -1,1 +1,1 @@
-"""One stream: upstream bytes in, lines out, and the registry of open streams."""
+"""One stream: upstream bytes in, lines out, and the list of open streams."""

@@ -25,7 +25,7 @@ _NOT_OF_THE_ANSWER = frozenset({"content_filter_results", "prompt_filter_results
 
 
 class ProviderError(msgspec.Struct, frozen=True):
-    """What a provider said of an error, in its own words: neither bounded nor redacted."""
+    """What a provider said about an error, in its own words: neither bounded nor redacted."""
 
     message: str | None = None
     type: str | None = None
@@ -55,7 +55,7 @@ def parse_error_body(body: bytes) -> ProviderError:
 
 
 def parse_error(value: object) -> ProviderError:
-    """Return what a decoded JSON value says of an error; every field is None if it says nothing."""
+    """Return what a decoded JSON value says about an error; every field is None if it says nothing."""
     message = _find_message(value, _MAX_DEPTH)
     fields = _error_object(value)
     return ProviderError(message, *(_text(fields.get(name)) for name in ("type", "param", "code")))

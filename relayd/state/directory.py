@@ -56,7 +56,7 @@ class StateDirectory:
                 raise
 
     def note_generation(self, generation: int) -> None:
-        """Remember the generation of the ring that is in force; 0, before the first key, is not noted."""
+        """Store the generation of the key ring; 0, before the first key, is not stored."""
         if generation in {0, self.generation}:
             return
         self.generation = generation

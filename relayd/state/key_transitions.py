@@ -1,4 +1,4 @@
-"""What may happen to a key, and what comes of it. Pure: a ring and a time in, changed keys out.
+"""The rules for changes of keys. Pure functions: a ring and a time in, changed keys out.
 
     (none) --add--> active --rotate--> retiring --end of grace--> expired
                       ^                 |  |  ^
@@ -39,7 +39,7 @@ _GIVEN = re.compile(r"[!-~]*")
 
 
 class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
-    """The ring as it is on disk: every live key, and the dead ones that died last."""
+    """The ring as it is on disk: every live key, and the keys that ended last."""
 
     generation: int
     changed_at: str | None
@@ -84,7 +84,7 @@ Rule = Callable[[StoredRing, str, float], Decision]
 
 
 def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None) -> Decision:
-    """Give a client without an active key a new one, or the key that the operator brings along."""
+    """Give a client without an active key a new one, or the operator's own key."""
     if not _CLIENT.fullmatch(client):
         raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
     if (active := ring.active(client)) is not None:

@@ -134,7 +134,7 @@ class KeyRing:
         return self._snapshot.owners.get(digest(presented))
 
     def record_use(self, key_id: str, ip: str) -> None:
-        """Record that a key admitted a request from this address; on disk within 5 s."""
+        """Record that a key admitted a request from this address; it is on disk within 5 s."""
         self._uses.record(key_id, _Use(utc_text(self._clock()), storable_text(ip)))
 
     def keys(self) -> list[KeyInfo]:
@@ -182,12 +182,12 @@ class KeyRing:
         return replace(change, secret=None)
 
     async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
-        """Make a new active key for the client of this active one, which works on for the grace."""
+        """Make a new active key for the client of this active one, which works on until its grace ends."""
         parameters = f" grace {seconds(grace_s)} s"
         return await self._change("rotate", key_id, parameters, partial(rotate, grace_s=grace_s), caller)
 
     async def extend(self, key_id: str, *, by_s: float, caller: Caller) -> KeyChangeResult:
-        """Move the end of a retiring key later by so many seconds."""
+        """Move the end of a retiring key later by this many seconds."""
         return await self._change(
             "extend", key_id, f" by {seconds(by_s)} s", partial(extend, by_s=by_s), caller
         )
@@ -237,7 +237,7 @@ class KeyRing:
         self._directory.note_generation(ring.generation)
 
     async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:
-        """Note the refusal if the disk allows it.
+        """Record the refusal if the disk allows it.
 
         After a failed commit this also overwrites what it may have left in the WAL, which a crash could
         bring back.
@@ -263,7 +263,7 @@ class KeyRing:
     # Tasks of the writer.
 
     def store_uses(self) -> None:
-        """Put on disk which keys were used since the last call.
+        """Write the uses of keys since the last call to disk.
 
         Raises:
             sqlite3.Error: nothing is written; the next call tries again.
@@ -271,7 +271,7 @@ class KeyRing:
         self._uses.store(self._database)
 
     def store_expired(self) -> None:
-        """Put on disk which retiring keys have expired, so that a clock set back can't revive them.
+        """Store expired keys as expired, so that a clock that is set back cannot revive them.
 
         Raises:
             sqlite3.Error: nothing is written; the next call tries again.
@@ -284,7 +284,7 @@ class KeyRing:
             self._expired -= expired
 
     def _find_expired(self) -> set[str]:
-        """Return the live keys of the ring that have expired by now, or were once seen to."""
+        """Return the live keys that have expired by now, or had expired before the clock was set back."""
         now_s = self._clock()
         for live in self._snapshot.live:
             if live.expires_s <= now_s:

@@ -38,7 +38,7 @@ class Outcome(StrEnum):
 
 
 class RecordedError(msgspec.Struct, frozen=True):
-    """A failure as its client saw it: the code, and the sentence a person reads."""
+    """A failure as its client saw it: the code, and the sentence for people."""
 
     code: str
     message: str

@@ -91,7 +91,7 @@ def is_error(record: RequestRecord) -> bool:
 
 
 class Sample(NamedTuple):
-    """What one ended request adds to every tally it counts in; worked out once."""
+    """What one ended request adds to every tally; computed once."""
 
     error: str | None
     deltas: int
@@ -115,7 +115,7 @@ def _sample(record: RequestRecord) -> Sample:
 
 @dataclass(slots=True)
 class Tally:
-    """What some requests came to."""
+    """Totals of some requests."""
 
     requests: int = 0
     errors: int = 0
@@ -144,7 +144,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Bucket:
-    """All requests that started in one span of time, together and apart."""
+    """All requests that started in one span of time, in total and by group."""
 
     all: Tally = field(default_factory=Tally)
     models: dict[str, Tally] = field(default_factory=dict)

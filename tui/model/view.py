@@ -21,7 +21,7 @@ MAX_OLDER = 5000
 
 
 class Order(StrEnum):
-    """How the list is sorted. Everything but TIME is a still picture, most first."""
+    """How the list is sorted. Every order but TIME is sorted once, the largest first."""
 
     TIME = "time"
     DURATION = "duration"
@@ -203,7 +203,7 @@ class View:
         return self._scanned_to is not None
 
     def judge_again(self, keys: Iterable[int]) -> None:
-        """Try open requests anew: their numbers moved."""
+        """Filter open requests again, since their numbers have changed."""
         if self.filter is None:
             return
         for key in keys:
@@ -240,7 +240,7 @@ class View:
     # The store's watcher.
 
     def row_put(self, key: int, row: Row) -> None:
-        """Keep the matches true."""
+        """Keep the matches up to date."""
         self._judge(key, row)
 
     def rows_dropped(self, below: int) -> None:

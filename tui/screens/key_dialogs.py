@@ -162,7 +162,7 @@ class AskClient(Dialog[str]):
 
 
 class SecretDialog(Dialog[None]):
-    """The new key, masked; `v` reveals it for 30 s, `y` copies, `s` saves. Its text is nowhere but here.
+    """The new key, masked; `v` reveals it for 30 s, `y` copies, `s` saves. Its text is kept only here.
 
     Closing asks once whether it was kept. While the dialog is open there are no pictures of the screen
     and no selection.
@@ -234,7 +234,7 @@ class SecretDialog(Dialog[None]):
 
     @on(Button.Pressed, "#copy")
     async def action_copy(self) -> None:
-        """Copy towards the clipboard, and say by which way."""
+        """Copy to the clipboard, and say how."""
         self.explain(await self._copy(self._secret.text))
         self._kept = True
 

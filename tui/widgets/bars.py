@@ -143,7 +143,7 @@ class KeyBar(ClickBar):
         self.hints: list[Hint] = []
 
     def show(self, hints: list[Hint]) -> None:
-        """Show these."""
+        """Show these items."""
         if hints != self.hints:
             self.hints = hints
             self.redraw()

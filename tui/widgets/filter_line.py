@@ -23,7 +23,7 @@ from tui.widgets.cells import Piece, fit, width_of
 
 
 class _FilterInput(Input):
-    """The text box. Enter and Escape hand the focus on at once: the next key belongs to the list again."""
+    """The text box. Enter and Escape return the focus immediately: the next key goes to the list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
 
@@ -116,7 +116,7 @@ class FilterLine(Vertical):
         box.cursor_position = len(box.value)
 
     def show_fault(self, error: FilterError | None) -> None:
-        """Say that the text can't be understood (the last good filter stays on), or that it can."""
+        """Show that the filter is invalid (the last valid one stays on), or that it is valid."""
         self._fault = error
         self.redraw()
 

@@ -26,7 +26,7 @@ _WHEEL_ROWS = 3
 
 @dataclass
 class ListMessage(Message):
-    """What a list tells its parents."""
+    """The messages of a list to its parents."""
 
     list: LineList
 
@@ -97,7 +97,7 @@ class LineList(Drawn, can_focus=True):
         return None
 
     def empty_text(self) -> tuple[str, ...]:
-        """Return what stands there if there are no rows: sentences, one a line."""
+        """Return what is shown if there are no rows: sentences, one per line."""
         return ("Nothing here.",)
 
     def bar_role(self, start: int, end: int) -> Role | None:  # noqa: ARG002 - for subclasses
@@ -155,7 +155,7 @@ class LineList(Drawn, can_focus=True):
         self.redraw()
 
     def scroll_rows(self, rows: int) -> None:
-        """Scroll, and take the cursor along when it would leave the sight."""
+        """Scroll, and keep the cursor in sight."""
         count = self.row_count()
         self.restore_place(count)
         height = max(1, self.body_height)
@@ -216,7 +216,7 @@ class LineList(Drawn, can_focus=True):
 
     @property
     def cursor_shown(self) -> bool:
-        """Whether the row under the cursor is set off."""
+        """Whether the row under the cursor is highlighted."""
         return True
 
     # Keys and mouse.
@@ -338,7 +338,7 @@ class ItemList(LineList, Generic[T]):
             yield field.fit(text) + " ", style(self.app, role)
 
     def show(self, items: Iterable[T]) -> None:
-        """Show these."""
+        """Show these items."""
         self.items = list(items)
         self.rows_changed()
 
@@ -349,7 +349,7 @@ class ItemList(LineList, Generic[T]):
 
     @property
     def cursor_shown(self) -> bool:
-        """Whether the row under the cursor is set off."""
+        """Whether the row under the cursor is highlighted."""
         return self._cursor_always or self.has_focus
 
     def row_count(self) -> int:
