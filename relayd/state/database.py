@@ -20,7 +20,7 @@ from relayd.state.errors import (
     StateUnreachable,
 )
 from relayd.state.records import DiskUse, LogEvent
-from relayd.state.schema import is_current, migrate
+from relayd.state.schema import check_version, is_current, migrate
 
 BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
@@ -218,6 +218,8 @@ def open_for_writing(path: Path, connect: Connect = sqlite3.connect) -> sqlite3.
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # First: nothing is changed in what is not ours.
+    check_version(connection)
     if connection.execute("PRAGMA page_count").fetchone() == (0,):
         # Has to come before the first table; lets retention give space back.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

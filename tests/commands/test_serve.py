@@ -91,16 +91,6 @@ def test_another_relayd_at_the_port_is_named(
         assert f"Address already in use by another relayd (pid {other.pid}); stop" in _refused(capsys)
 
 
-def test_a_state_directory_that_cannot_be_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A file in its place is named, and left alone."""
-    (tmp_path / "state").write_text("a file")
-    monkeypatch.setenv("RELAYD_STATE_DIR", str(tmp_path / "state"))
-    assert _refused(capsys).startswith(f"The state directory {tmp_path / 'state'} can't be used: ")
-    assert (tmp_path / "state").read_text() == "a file"
-
-
 def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One that looks like relayd's own and is not: nothing serves with it."""
     monkeypatch.setenv("AUTHORIZATION_KEY", "rly_AAAAAAAA_" + "B" * 49)

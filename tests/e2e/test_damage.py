@@ -246,12 +246,14 @@ def _open(state_dir: Path) -> State:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_a_start_on_a_damaged_file(name: str, tmp_path: Path, states: Path) -> None:
-    """It ends with exit 1 and a sentence, or serves by what is left of the keys; it adds and revives none."""
+    """It ends with exit 1 and a sentence and changes nothing, or serves by what is left of the keys."""
     case = CASES[name]
     shutil.copytree(states / ("crashed" if case.crashed else "whole"), tmp_path / "state")
     (tmp_path / "state").chmod(0o700)
     case.damage(tmp_path)
     variables = {"RELAYD_STATE_DIR": f"{tmp_path}/state", "SERVER_PORT": "0", "AUTHORIZATION_KEY": KEY}
+    database = tmp_path / _DB
+    before = database.read_bytes() if database.is_file() else None
     process = launch(tmp_path, environment(tmp_path, variables), case.before, "serve", "--demo")
 
     def told() -> str:
@@ -263,6 +265,8 @@ async def test_a_start_on_a_damaged_file(name: str, tmp_path: Path, states: Path
         if case.keys is None:
             assert process.exitcode == 1, told()
             assert len(told().splitlines()) <= 2, told()
+            assert (database.read_bytes() if database.is_file() else None) == before
+            assert not (tmp_path / "state/first-key").exists()
         else:
             assert process.exitcode is None, told()
             ring = await AdminClient(tmp_path / "state/admin.sock").keys()

@@ -149,20 +149,6 @@ async def test_a_given_key_fills_the_empty_ring_and_no_other(tmp_path: Path) -> 
             assert secret.encode() not in _everything_but_the_key_file(daemon)
 
 
-async def test_a_ring_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
-    """A damaged file is never taken for a new one, and no key is made in its place."""
-    daemon = Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""})
-    daemon.state_dir.mkdir(mode=0o700)
-    damage = b"not a database at all, by any reading " * 300
-    daemon.database.write_bytes(damage)
-    daemon.launch()
-    assert daemon.wait() == 1
-    assert str(daemon.database) in daemon.stderr
-    assert "Traceback" not in daemon.stderr
-    assert not (daemon.state_dir / "first-key").exists()
-    assert daemon.database.read_bytes() == damage
-
-
 async def test_a_first_key_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -> None:
     """The daemon serves, says so, and the command it names makes a key that works."""
     daemon = Daemon(tmp_path, env={"AUTHORIZATION_KEY": ""})

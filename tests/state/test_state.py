@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -14,8 +13,6 @@ from relayd.state.errors import (
     RingUnavailable,
     StateBusy,
     StateDamaged,
-    StateOtherFormat,
-    StateUnreachable,
 )
 from relayd.state.initial_key import InitialKeyOutcome
 from relayd.state.records import Audited, Ended, Outcome, Started
@@ -27,7 +24,6 @@ from tests.state.harness import (
     Published,
     a_record,
     as_ended,
-    make_database,
     opened,
     wait_until,
 )
@@ -90,28 +86,6 @@ def try_to_open(state_dir: Path) -> None:
     """Open and close."""
     with opened(state_dir):
         pass
-
-
-def set_version(path: Path, version: int) -> None:
-    """Pretend that another release wrote the file."""
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
-
-
-def test_each_reason_not_to_start_is_a_sentence(tmp_path: Path) -> None:
-    """Damaged, too new, and not a directory: each is told with the path, and nothing is changed."""
-    path = make_database(tmp_path / "garbage")
-    path.write_bytes(os.urandom(20_000))
-    with pytest.raises(StateDamaged, match="is damaged"):
-        try_to_open(tmp_path / "garbage")
-    try_to_open(tmp_path / "newer")
-    set_version(tmp_path / "newer" / FILE_NAME, 999)
-    with pytest.raises(StateOtherFormat, match="format 999"):
-        try_to_open(tmp_path / "newer")
-    (tmp_path / "file").touch()
-    with pytest.raises(StateUnreachable, match="file"):
-        try_to_open(tmp_path / "file")
 
 
 def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path) -> None:
