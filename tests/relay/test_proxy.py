@@ -123,6 +123,7 @@ async def test_the_time_limit_covers_the_proxy(scheme: str) -> None:
         ("http", b"HTTP/1.1 200 OK\r\n", "closed the connection"),
         ("http", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
         ("http", b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000, "does not speak HTTP"),
+        ("HTTPS", b"HTTP/1.1 200 OK\r\n\r\n", "cannot be reached: TLS failed: wrong version number."),
         ("socks5", b"", "refused: Connection closed unexpectedly"),
         ("socks5", b"HTTP/1.1 400 Bad Request\r\n\r\n", "refused: "),
         ("socks5", b"\x05\x00\x05\x00\x00\x03\x01\xff\x00\x50", "refused: "),
@@ -132,7 +133,7 @@ async def test_what_is_no_proxy_is_told(scheme: str, reply: bytes, reason: str) 
     """A server of another kind, or one that breaks off, is a typed error."""
     async with _strange_proxy(reply) as where, running_relay(upstream__proxy=f"{scheme}://{where}") as relay:
         got = await relay.ask(_SHORT)
-    assert str(got.error).startswith(f"{_UNREACHABLE}the proxy {scheme}://{where} {reason}")
+    assert str(got.error).startswith(f"{_UNREACHABLE}the proxy {scheme.lower()}://{where} {reason}")
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ class Dialer:
             ssl_context: for TLS to the provider and to the proxy; None: the system's authorities.
         """
         url = urlsplit(base_url)
-        is_https, is_https_proxy = url.scheme == "https", proxy_url.startswith("https:")
-        if ssl_context is None and (is_https or is_https_proxy):
+        is_https = url.scheme == "https"
+        if ssl_context is None and (is_https or urlsplit(proxy_url).scheme == "https"):
             ssl_context = ssl.create_default_context()
         port = url.port or _DEFAULT_PORTS[url.scheme]
         return cls(
@@ -232,6 +232,8 @@ def _reason(error: OSError) -> str:
     """Return what an error says, without the addresses that asyncio adds."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    if error.errno is not None and not isinstance(error, ssl.SSLError | socket.gaierror):
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return error.strerror or str(error)
