@@ -20,7 +20,7 @@ from tests.support.programs import require
 from tests.wire import HOST
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 _SHARED = (("", ".1"), ("", ""), ("_", ""), ("", ".fish"))
 """Man page, and completions of bash, zsh and fish."""
 
