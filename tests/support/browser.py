@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from playwright.async_api import ConsoleMessage, Page, async_playwright
+from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
 from tests.support.programs import require
-from tests.wire import HOST
+from tests.wire import HOST, PATIENCE_S
 
+_PATIENCE_MS = PATIENCE_S * 1000
+expect.set_options(timeout=_PATIENCE_MS)
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -37,7 +39,9 @@ async def open_page(*arguments: str, **context: Any) -> AsyncIterator[Page]:
             executable_path=shutil.which("chromium"), args=[*_ARGUMENTS, *arguments]
         )
         try:
-            yield await (await browser.new_context(**context)).new_page()
+            page = await (await browser.new_context(**context)).new_page()
+            page.set_default_timeout(_PATIENCE_MS)
+            yield page
         finally:
             await browser.close()
 
