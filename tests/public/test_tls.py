@@ -155,6 +155,19 @@ async def test_renewed_files_are_used_for_new_connections(authority: Authority) 
         assert head.lines[-1] == DONE
 
 
+def test_files_are_looked_at_once_a_second(authority: Authority) -> None:
+    """Not before a second is over, even if nobody has connected yet."""
+    pair, renewed = authority.pair("one"), authority.pair("two")
+    clock = _Clock()
+    files = TlsFiles(pair.cert, pair.key, clock)
+    pair.replace(renewed)
+    before = files.context()
+    clock.now_s += 0.9
+    assert files.context() is before
+    clock.now_s += 0.1
+    assert files.context() is not before
+
+
 def test_a_renewal_that_is_half_done_changes_nothing(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
