@@ -101,24 +101,18 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     Raises:
         StateOtherFormat, StateDamaged: as `check_version`.
-        sqlite3.Error: nothing has changed.
+        sqlite3.Error: nothing has changed once the connection is closed.
     """
     if is_current(connection):
         return
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Read again under the lock: another process may have done it meanwhile.
-        for step in MIGRATIONS[check_version(connection) :]:
-            for statement in step:
-                connection.execute(statement)
-        for column in _missing_columns(connection):
-            connection.execute(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    for step in MIGRATIONS[check_version(connection) :]:
+        for statement in step:
+            connection.execute(statement)
+    for column in _missing_columns(connection):
+        connection.execute(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute("COMMIT")
 
 
 def _missing_columns(connection: sqlite3.Connection) -> list[str]:

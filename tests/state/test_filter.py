@@ -61,6 +61,7 @@ def test_what_the_language_means(text: str, alternatives: object) -> None:
         ("ip=10.0.0/8", "10.0.0/8", "write it like 10.0.0.0/8"),
         ("status>=abc", "abc", "whole number"),
         ("deltas=99999999999999999999", "99999999999999999999", "whole number"),
+        ("deltas=9223372036854775808", "9223372036854775808", "whole number"),
         ("deltas=\u0661", "\u0661", "whole number"),
         ("outcome=compleeted", "compleeted", "one of completed"),
         ("phase!=gone", "gone", "one of connecting"),

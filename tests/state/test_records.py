@@ -17,6 +17,8 @@ from relayd.state.records import (
     AuditEntry,
     Ended,
     Gap,
+    KeyInfo,
+    KeyState,
     LogEvent,
     Lost,
     RequestRecord,
@@ -71,6 +73,26 @@ def test_a_start_shows_nothing_that_only_the_end_could_know() -> None:
     assert as_ended(a_record(), 502).as_started() == a_record()
     bare = RequestRecord(id="r", boot_id="b", started_at=NOON)
     assert (bare.seq, bare.stalled_ms, bare.deltas, bare.bytes_out) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "ends_s", "shown"),
+    [
+        (KeyState.ACTIVE, None, KeyState.ACTIVE),
+        (KeyState.RETIRING, 101, KeyState.RETIRING),
+        (KeyState.RETIRING, 100, KeyState.EXPIRED),
+        (KeyState.RETIRING, None, KeyState.EXPIRED),
+        (KeyState.EXPIRED, 101, KeyState.EXPIRED),
+        (KeyState.REVOKED, None, KeyState.REVOKED),
+    ],
+)
+def test_a_retiring_key_is_expired_from_its_end_on(
+    state: KeyState, ends_s: int | None, shown: KeyState
+) -> None:
+    """And only a retiring one: what was revoked stays revoked."""
+    end = None if ends_s is None else utc_text(ends_s)
+    key = KeyInfo(id="", client="", state=state, fingerprint="", created_at="", expires_at=end)
+    assert key.as_of(utc_text(100)).state is shown
 
 
 @given(ANY_TEXT)
