@@ -27,13 +27,15 @@ _COLLECT_AFTER = 10_000
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
     arguments = argparse.ArgumentParser(
-        prog="relayd-tui", description="The operator's app of relayd: see every request, change keys."
+        prog="relayd-tui", description="The operator's app of relayd: see every request, and change keys."
     )
     arguments.add_argument("--version", action="version", version=f"relayd-tui {__version__}")
     arguments.add_argument("--socket", metavar="PATH", help="the daemon's admin socket")
-    arguments.add_argument("--demo", action="store_true", help="a daemon of its own with made-up traffic")
-    arguments.add_argument("--readonly", action="store_true", help="look, change nothing")
-    arguments.add_argument("--plain", action="store_true", help="lines of text instead of a screen")
+    arguments.add_argument(
+        "--demo", action="store_true", help="start a daemon with made-up traffic, apart from any real one"
+    )
+    arguments.add_argument("--readonly", action="store_true", help="show everything, but change nothing")
+    arguments.add_argument("--plain", action="store_true", help="print lines of text instead of a screen")
     return arguments
 
 

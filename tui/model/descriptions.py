@@ -20,7 +20,7 @@ _CAUSES = {
     "upstream_failed": "The provider failed, or its stream broke.",
     "upstream_unreachable": "The provider could not be reached: DNS, connect or TLS.",
     "upstream_timeout": "The provider was silent for too long.",
-    "upstream_truncated": "The provider ended the stream before its end.",
+    "upstream_truncated": "The provider ended the stream before the answer was complete.",
     "cancelled": "An operator cancelled it.",
     "key_revoked": "Its key was revoked with the choice to cut open streams.",
     "internal": "A fault in relayd; the daemon's log has it under this id.",
@@ -28,13 +28,13 @@ _CAUSES = {
 _OUTCOMES = {
     Outcome.COMPLETED: "Completed.",
     Outcome.CLIENT_CLOSED: "The client went away before the end.",
-    Outcome.CLIENT_STALLED: "The client stopped reading, and was let go.",
+    Outcome.CLIENT_STALLED: "The client stopped reading and was disconnected.",
     Outcome.DENIED: "Refused before it began.",
-    Outcome.REJECTED: "Refused as it was.",
+    Outcome.REJECTED: "The request itself was refused.",
     Outcome.UPSTREAM_ERROR: "The provider failed.",
     Outcome.CANCELLED: "An operator cancelled it.",
     Outcome.SHUTDOWN: "The daemon stopped while it ran.",
-    Outcome.CRASHED: "The daemon died while it ran.",
+    Outcome.CRASHED: "The daemon crashed while it ran.",
 }
 _SHORT = {
     Outcome.CLIENT_CLOSED: "gone",

@@ -38,7 +38,7 @@ class AuditList(ItemList[AuditEntry]):
         """Say that nothing was done yet."""
         return (
             "Nothing has been changed yet.",
-            "Every change of a key, every pause and cancel will stand here.",
+            "Every change of a key, every pause and cancel will be listed here.",
         )
 
 
