@@ -102,6 +102,12 @@ def test_the_pointer_of_a_long_filter_is_short() -> None:
     assert line[carets.index("^") :].startswith("foo")
 
 
+@pytest.mark.parametrize("value", ["!x", "#1", "=", "~", "-1", "x'y"])
+def test_a_value_may_begin_with_any_sign(value: str) -> None:
+    """Only a double quote there has a meaning."""
+    assert parse_filter(f"model={value}").sql() == ("((model = ?))", [value])
+
+
 def test_the_bounds() -> None:
     """2,000 characters and 50 terms pass; one more of either is refused."""
     parse_filter("x" * 2000)
