@@ -281,6 +281,7 @@ FAILED = as_ended(msgspec.structs.replace(FIRST), 502)
 @example(case=(msgspec.structs.replace(FIRST, deltas=-3), parse_filter("-3")))
 @example(case=(msgspec.structs.replace(FIRST, deltas=7), parse_filter("007 or -0")))
 @example(case=(FAILED, parse_filter("error~provider")))
+@example(case=(FAILED, parse_filter("error!=upstream_failed")))
 @example(case=(FAILED, parse_filter('"the provider failed"')))
 @given(case=cases())
 def test_memory_and_sql_give_the_same_answer(
