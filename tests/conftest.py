@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import inspect
 import tempfile
@@ -19,6 +20,9 @@ settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+# Loaded here: in a test that gives up root's rights the first use would fail if only root can read Python's
+# library, and Python remembers that a codec is unknown.
+codecs.lookup("utf-8-sig")
 # Until all is imported, which garbage only slows down: a third of the collection's time.
 gc.disable()
 
