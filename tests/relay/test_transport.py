@@ -490,8 +490,9 @@ async def test_closing_the_pool_cuts_every_connection() -> None:
         first = await _send(pool)
         second = asyncio.create_task(_send(pool))
         await _read(first)
-        first.close()
+        # Only now: else the second request may use the first one's connection.
         await until(lambda: len(provider.requests) == 2)
+        first.close()
         await pool.close()
         with pytest.raises(ConnectionBroken):
             await second
