@@ -201,7 +201,7 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
     if is_in_file and "@" in upstream.proxy.get_secret_value() and path and is_world_readable(path):
         yield (
             f"{printable(str(path))}: every user of this machine can read the proxy's password;"
-            " chmod 600 it, or set RELAYD_UPSTREAM__PROXY instead."
+            " close it to others, or set RELAYD_UPSTREAM__PROXY instead."
         )
     for host in () if settings.tls.cert else hosts:
         if not _is_loopback(host):

@@ -18,7 +18,9 @@ export function render(box, text, codeTool) {
   let added;
   try {
     const blocks = lexer(text).filter((token) => token.type !== "space");
-    while (same < blocks.length && box.children[same]?.markdown === blocks[same].raw) {
+    // A definition of a link changes blocks before it.
+    const reusable = blocks.some((token) => token.type === "def") ? 0 : blocks.length;
+    while (same < reusable && box.children[same]?.markdown === blocks[same].raw) {
       same += 1;
     }
     added = blocks.slice(same).map((token) => {
@@ -28,10 +30,8 @@ export function render(box, text, codeTool) {
       return block;
     });
   } catch (error) {
-    if (!(error instanceof RangeError)) {
-      throw error;
-    }
-    // Nested too deeply for the parser: shown as it was written.
+    // Nested too deeply, which each browser says in its own way, or too much for the parser: shown as written.
+    console.warn("This answer cannot be shown as Markdown:", error);
     same = 0;
     added = [make("p", [text])];
   }
@@ -82,11 +82,12 @@ function element(token, codeTool) {
       return make("table", [make("thead", [row("th")(token.header)]), make("tbody", token.rows.map(row("td")))]);
     }
     case "link": {
-      if (!SAFE_LINK.test(token.href)) {
+      const href = plain(token.href);
+      if (!SAFE_LINK.test(href)) {
         return document.createTextNode(token.raw);
       }
       const link = make("a", all(token.tokens));
-      Object.assign(link, { href: token.href, target: "_blank", rel: "noopener noreferrer" });
+      Object.assign(link, { href, target: "_blank", rel: "noopener noreferrer" });
       return link;
     }
     case "checkbox":
