@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +17,23 @@ def listening_process(port: int, proc: Path = Path("/proc")) -> str | None:
     """
     sockets = {f"socket:[{inode}]" for inode in _listening_sockets(port, proc)}
     found = None
-    for descriptor in proc.glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # the process or its descriptor has gone meanwhile
-            if str(descriptor.readlink()) in sockets:
-                process = descriptor.parents[1]
+    for process in proc.glob("[0-9]*"):
+        with suppress(OSError):  # it has gone meanwhile, or is another user's
+            if _holds(process, sockets):
                 # A socket of systemd's is open in systemd and in the service.
                 if _is_relayd(process):
                     return f"another relayd (pid {process.name})"
                 found = f"{(process / 'comm').read_text().strip()} (pid {process.name})"
     return found
+
+
+def _holds(process: Path, sockets: Collection[str]) -> bool:
+    """Return whether one of a process's descriptors is one of these sockets. Raises OSError."""
+    for descriptor in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            if str(descriptor.readlink()) in sockets:
+                return True
+    return False
 
 
 def _listening_sockets(port: int, proc: Path) -> Iterator[str]:

@@ -49,7 +49,7 @@ class ConfigReloader:
     async def close(self) -> None:
         """Wait for a reload that is under way."""
         if self._latest is not None:
-            await self._latest
+            await asyncio.wait([self._latest])
 
     async def _reload(
         self, apply: Callable[[Settings], None], before: asyncio.Task[Reloaded] | None
@@ -70,6 +70,9 @@ class ConfigReloader:
         except (ConfigError, TlsError) as error:
             _log.error("reload: the configuration cannot be used, so nothing was changed:\n%s", error)
             return Reloaded(error=str(error))
+        except Exception as error:  # noqa: BLE001 - a bug here must neither be silent nor stop the daemon
+            _log.exception("reload: failed")
+            return Reloaded(error=f"An unexpected {type(error).__name__}; see the log.")
         old, self.current = self.current, new
         report = Reloaded(
             changed=[_change(old, new, name) for name in live_changes(old, new).live],

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from relayd.admin.client import Refused
+from relayd.config import Settings
+from relayd.reload import ConfigReloader
+from relayd.systemd import ServiceManager
 from tests.e2e.daemon import KEY, Daemon
+from tests.harness import running_relay
 from tests.support.certificates import Authority
 from tests.support.upstream import FaultUpstream
 from tests.test_systemd import Manager
@@ -120,6 +124,21 @@ async def test_the_providers_key_is_replaced_under_open_streams(tmp_path: Path) 
 def _write_key(path: Path, key: str) -> None:
     path.write_text(key)
     path.chmod(0o600)
+
+
+async def test_a_bug_in_a_reload_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The settings in force stay, the caller is told, and the daemon can still end."""
+
+    def read() -> Settings:
+        raise RuntimeError("a bug")
+
+    async with running_relay() as relay:
+        reloader = ConfigReloader(relay.settings, read, ServiceManager({}))
+        reported = await reloader.reload(lambda _: None)
+        assert reported.error == "An unexpected RuntimeError; see the log."
+        assert "a bug" in caplog.text
+        assert reloader.current is relay.settings
+        await reloader.close()
 
 
 async def test_systemd_is_told_when_a_reload_begins_and_ends(tmp_path: Path) -> None:

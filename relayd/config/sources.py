@@ -114,8 +114,8 @@ class SourceReader:
         An unreadable line is a problem if it is about relayd, else a warning: the file may be shared.
         """
         path = self._cwd / ".env"
-        # A directory of this name is somebody's Python environment.
-        if not self._may_enter or not _is_present(path) or path.is_dir():
+        # A directory of this name is somebody's Python environment. `Path.is_dir` raises if it may not look.
+        if not self._may_enter or not _is_present(path) or os.path.isdir(path):  # noqa: PTH112 - as said
             return {}
         found: dict[str, Variable] = {}
         for binding in parse_stream(StringIO(self._read(path, ".env") or "")):

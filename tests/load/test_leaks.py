@@ -211,7 +211,7 @@ async def test_no_key_and_no_prompt_is_ever_written_down(tmp_path: Path, *, larg
         "chat.allowed_models": [*_MODELS, _HELD, _STUCK],
     }
     with loaded_daemon(tmp_path, settings, {"AUTHORIZATION_KEY": "", "OPENAI_API_KEY": ""}) as daemon:
-        scan = _LeakScan(daemon, key_file, each=1000 if large else 3)
+        scan = _LeakScan(daemon, key_file, each=300 if large else 3)
         key = await scan.new_key("canary")
         await scan.ask(*_good_and_bad_requests(key))
         await scan.leave(key)

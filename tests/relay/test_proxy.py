@@ -122,6 +122,7 @@ async def test_the_time_limit_covers_the_proxy(scheme: str) -> None:
         ("http", b"HTTP/1.1 200 OK\r\n", "closed the connection"),
         ("http", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
         ("http", b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000, "does not speak HTTP"),
+        ("https", b"", "cannot be reached: the connection was closed"),
         ("HTTPS", b"HTTP/1.1 200 OK\r\n\r\n", "cannot be reached: TLS failed: wrong version number."),
         ("socks5", b"", "refused: Connection closed unexpectedly"),
         ("socks5", b"HTTP/1.1 400 Bad Request\r\n\r\n", "refused: "),

@@ -246,6 +246,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio.BaseProtocol)."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._error is not None:
+            # Bytes that came with the end of the TLS handshake were pushed before this call.
+            self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next read goes (asyncio.BufferedProtocol)."""

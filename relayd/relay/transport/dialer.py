@@ -236,4 +236,5 @@ def _reason(error: OSError) -> str:
         return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
-    return error.strerror or str(error)
+    # uvloop says nothing of a connection that is closed during the TLS handshake.
+    return error.strerror or str(error) or "the connection was closed"
