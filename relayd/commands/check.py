@@ -11,7 +11,7 @@ import os
 import ssl
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import uvloop
 
 from relayd.commands.installed_service import InstalledService, installed_service
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
-from relayd.config.sources import SYSTEM_CONFIG
+from relayd.config.sources import SECRETS, SYSTEM_CONFIG
 from relayd.config.toml import nested, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
 from relayd.hints import typeable
@@ -40,6 +40,11 @@ class _Checked:
     service: InstalledService | None
     hidden: Mapping[str, Path]
 
+    @property
+    def hidden_files(self) -> Sequence[Path]:
+        """The credentials and files of environment variables that this user may not read."""
+        return [*self.hidden.values(), *(self.service.hidden if self.service else ())]
+
 
 def run(args: Namespace) -> int:
     """Load the settings and show them; returns the exit status."""
@@ -47,12 +52,12 @@ def run(args: Namespace) -> int:
         checked = _load(args)
         _check_tls(checked.settings)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(typeable(f"{error}\n"))
         if args.json:
             _print_json({"ok": False, "problems": [problem.as_json() for problem in error.problems]})
         return 1
-    if args.upstream and checked.hidden:
-        where = ", ".join(map(str, checked.hidden.values()))
+    if args.upstream and checked.hidden_files:
+        where = ", ".join(map(str, checked.hidden_files))
         sys.stderr.write(typeable(f"relayd: only root can read {where}: sudo relayd check --upstream\n"))
         return 1
     if args.upstream:
@@ -72,17 +77,54 @@ def _load(args: Namespace) -> _Checked:
     service = installed_service(path) if path is not None and path.parent == SYSTEM_CONFIG.parent else None
     if service is None:
         return _Checked(load(config_path=args.config, cli=overrides, env=os.environ, cwd=cwd), None, {})
-    files = service.credentials
-    hidden = {name: file for name, file in files.items() if not os.access(file, os.R_OK, effective_ids=True)}
-    settings = load(
-        config_path=path,
-        cli=overrides,
-        env=service.env,
-        cwd=service.cwd,
-        listening=service.listening,
-        credentials={name: file for name, file in files.items() if name not in hidden},
-    )
+    credentials = service.credentials
+    missing = [_missing(service.unit, name, file) for name, file in credentials.items() if _is_missing(file)]
+    # The daemon reads no others.
+    files = {name: credentials[name] for name in SECRETS if name in credentials}
+    hidden = {name: file for name, file in files.items() if _is_hidden(file)}
+    try:
+        settings = load(
+            config_path=path,
+            cli=overrides,
+            env=service.env,
+            cwd=service.cwd,
+            listening=service.listening,
+            credentials={name: file for name, file in files.items() if name not in hidden},
+        )
+    except ConfigError as error:
+        raise ConfigError([*missing, *error.problems]) from error
+    if missing:
+        raise ConfigError(missing)
     return _Checked(settings, service, hidden)
+
+
+def _missing(unit: str, name: str, file: Path) -> Finding:
+    """Return the problem that the file of a credential is not there."""
+    # Without --force, init keeps the configuration and does not make the file of the key.
+    remedy = ", or run sudo relayd init --system --force" if name == "openai_api_key" else ""
+    message = f"{printable(str(file))} is missing; the service cannot start: make it{remedy}."
+    return Finding(Severity.ERROR, unit, message, key=name)
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _is_hidden(file: Path) -> bool:
+    """Return whether this user has no permission to read a file; any other fault is for `load` to report."""
+    try:
+        file.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(file, os.R_OK, effective_ids=True)
 
 
 async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
@@ -118,8 +160,8 @@ def _has_certificate(path: Path) -> bool:
 
 def _warnings(checked: _Checked) -> list[str]:
     warnings = list(checked.settings.warnings)
-    if checked.hidden:
-        where = ", ".join(map(str, checked.hidden.values()))
+    if checked.hidden_files:
+        where = ", ".join(map(str, checked.hidden_files))
         warnings.append(f"only root can read {where}: `sudo relayd check` looks into it, too.")
     elif checked.settings.openai_api_key is None:
         warnings.append(

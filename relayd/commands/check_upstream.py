@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -22,9 +22,11 @@ from relayd.findings import CheckFailed, Finding, ok, warning
 from relayd.printable import printable
 from relayd.relay.redact import Redactor
 from relayd.relay.transport import ConnectionBroken, Dialer, HttpTransport, incoming
+from relayd.relay.transport.proxy import ProxyFailed
 
 _ANSWER_TIMEOUT_S = 20.0
 _MAX_LISTED = 3
+_TRY_AGAIN = "try again; the provider may be down"
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -89,15 +91,36 @@ async def _ask_for_models(provider: Provider, context: ssl.SSLContext) -> tuple[
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             return await _get_models(provider, context)
     except httpx2.ConnectError as fault:
-        where, remedy = "connect", "try again; the provider may be down"
-        if provider.proxy_url:
-            where = "proxy"
-            remedy = "are address, user and password in upstream.proxy right, and may it reach the provider?"
+        where, remedy = _judge_fault(fault) if provider.proxy_url else ("connect", _TRY_AGAIN)
         raise CheckFailed(where, f"The provider cannot be reached: {fault}.", remedy) from fault
     except (httpx2.TransportError, ConnectionBroken, TimeoutError) as fault:
         reason = Redactor(provider.key)(str(fault)) or f"no answer within {_ANSWER_TIMEOUT_S:g} s"
-        remedy = "try again; the provider may be down"
-        raise CheckFailed("key", f"Asking for the models failed: {reason}.", remedy) from fault
+        raise CheckFailed("key", f"Asking for the models failed: {reason}.", _TRY_AGAIN) from fault
+
+
+def _judge_fault(fault: httpx2.ConnectError) -> tuple[str, str]:
+    """Return which step failed on the way through a proxy, and the remedy."""
+    causes = list(_causes(fault))
+    is_proxy = any(isinstance(cause, ProxyFailed) for cause in causes)
+    where = "proxy" if is_proxy else "TLS"
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            condition = "its authority is your own" if is_proxy else "the proxy decrypts TLS"
+            return where, (
+                f"if {condition}, add the proxy's authority to the system's, or set SSL_CERT_FILE to it;"
+                " is this machine's clock right?"
+            )
+        if isinstance(cause, ssl.SSLError):
+            server = "upstream.proxy" if is_proxy else "upstream.base_url"
+            return where, f"are scheme and port in {server} right?"
+    return "proxy", "are address, user and password in upstream.proxy right, and may it reach the provider?"
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    cause = fault.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def _read_models(provider: Provider, status: int, body: bytes) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import stat
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ _SHOWN = (
     *("ExecStart", "Environment", "EnvironmentFiles", "StateDirectory", "WorkingDirectory"),
     *("TriggeredBy", "Listen"),
 )
-_CREDENTIAL = re.compile(r"LoadCredential=(?:(\w+):(/.*))?")
+_CREDENTIAL = re.compile(r"LoadCredential=(?:([\w.]+):(/[^%]*))?")
 _LISTEN = re.compile(r"\[?([^]]*)\]?:(\d+) \(Stream\)")
 _TIMEOUT_S = 10.0
 
@@ -31,6 +32,7 @@ class InstalledService:
         cwd: its working directory.
         credentials: the files that become its credentials, by their names.
         listening: addresses of the sockets that systemd opens for it.
+        hidden: its files of environment variables that this user may not read; `env` is without them.
     """
 
     unit: str
@@ -38,6 +40,7 @@ class InstalledService:
     cwd: Path
     credentials: Mapping[str, Path]
     listening: Sequence[tuple[str, int]]
+    hidden: Sequence[Path]
 
 
 def installed_service(config: Path) -> InstalledService | None:
@@ -55,11 +58,13 @@ def installed_service(config: Path) -> InstalledService | None:
     for assignment in shlex.split(" ".join(shown["Environment"])):
         name, _, value = assignment.partition("=")
         env[name] = value
+    hidden = []
     for file in shown["EnvironmentFiles"]:
         path = Path(file.rpartition(" (")[0])
-        if path.is_file():
-            found = dotenv_values(path, interpolate=False)
-            env |= {name: value for name, value in found.items() if value is not None}
+        try:
+            env |= _environment_file(path)
+        except PermissionError:
+            hidden.append(path)
     sockets = [name for name in "".join(shown["TriggeredBy"]).split() if name.endswith(".socket")]
     return InstalledService(
         unit,
@@ -72,7 +77,20 @@ def installed_service(config: Path) -> InstalledService | None:
             for listen in _properties(name)["Listen"]
             if (address := _LISTEN.fullmatch(listen))
         ],
+        hidden,
     )
+
+
+def _environment_file(path: Path) -> dict[str, str]:
+    """Return the variables in a file; none if it is not there. Raises PermissionError."""
+    try:
+        # Path.is_file() in a directory that is closed to this user: an error in Python 3.11, False in 3.14.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = dotenv_values(path, interpolate=False)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _credentials(unit: str) -> dict[str, Path]:
@@ -80,11 +98,12 @@ def _credentials(unit: str) -> dict[str, Path]:
     instance = unit.partition("@")[2].removesuffix(".service")
     files: dict[str, Path] = {}
     for line in _systemctl("cat", unit):
-        if found := _CREDENTIAL.fullmatch(line.strip()):
+        # A path with another specifier than %i (systemd.unit(5)) is not matched: its file is not known.
+        if found := _CREDENTIAL.fullmatch(line.strip().replace("%i", instance)):
             if found[1] is None:
                 files.clear()  # an empty assignment resets the list (systemd.exec(5))
             else:
-                files[found[1]] = Path(found[2].replace("%i", instance))
+                files[found[1]] = Path(found[2])
     return files
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,17 +256,90 @@ def test_what_only_root_can_read_is_named(service: Checker) -> None:
     (service.cwd / "bin/systemctl").chmod(0o755)
     for name in ("relayd.toml", "relayd.toml.env"):
         (service.cwd / "etc" / name).chmod(0o644)
-    os.seteuid(65534)
-    try:
+    with _nobody():
         shown = service.run(env=env)
         refused = service.run(env=env, upstream=True)
-    finally:
-        os.seteuid(0)
     key = service.cwd / "etc/openai_api_key"
     assert f"# openai_api_key: in {key}\n" in shown[1]
     assert f"only root can read {key}: `sudo " in shown[1]
     assert (refused[0], refused[1]) == (1, "")
     assert f"only root can read {key}: sudo " in refused[2]
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def _credential(service: Checker, name: str, file: Path) -> None:
+    """Add a credential to relayd.service."""
+    systemctl = service.cwd / "bin/systemctl"
+    text = systemctl.read_text()
+    more = text.replace(
+        "LoadCredential=openai_api_key", f"LoadCredential={name}:{file}\\nLoadCredential=openai_api_key"
+    )
+    assert more != text
+    systemctl.write_text(more)
+
+
+def test_a_credential_may_have_a_dot_in_its_name(service: Checker) -> None:
+    """The proxy's URL is that of the service; a credential that relayd does not read is not looked into."""
+    _credential(service, "upstream.proxy", service.files.write("etc/proxy", "http://proxy.example:3128"))
+    _credential(service, "another.name", service.files.write("etc/another", CANARY))
+    status, out, err = service.run(env={"PATH": f"{service.cwd}/bin:/usr/bin:/bin"})
+    assert (status, err) == (0, "")
+    assert "# proxy: set (from systemd credential)\n" in out
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_a_credential_that_is_missing_is_an_error(service: Checker, upstream: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """The service cannot start without it; each is told, with all else that is wrong."""
+    proxy = service.cwd / "etc/absent"
+    _credential(service, "upstream.proxy", proxy)
+    key = service.cwd / "etc/openai_api_key"
+    key.unlink()
+    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
+    status, out, err = service.run(env=env, upstream=upstream)
+    assert (status, out) == (1, "")
+    of_proxy, of_key = err.splitlines()
+    assert of_proxy == f"relayd.service: {proxy} is missing; the service cannot start: make it."
+    assert of_key.startswith(f"relayd.service: {key} is missing; the service cannot start: make it, or run ")
+    assert of_key.endswith("relayd init --system --force.")
+    service.files.write("etc/relayd.toml", "[server]\nport = -1\n")
+    document = json.loads(service.run(env=env, as_json=True, upstream=upstream)[1])
+    assert [one["key"] for one in document["problems"]] == ["upstream.proxy", "openai_api_key", "server.port"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_file_of_variables_that_only_root_can_read_is_named(service: Checker, closed: str) -> None:
+    """Whether it is the file or its directory that is closed; root's check looks into it."""
+    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
+    file = service.files.write("etc/closed/env", "RELAYD_LOG__LEVEL=warning\n")
+    file.chmod(0o600 if closed == "file" else 0o644)
+    file.parent.chmod(0o755 if closed == "file" else 0o700)
+    systemctl = service.cwd / "bin/systemctl"
+    lines = systemctl.read_text().replace(
+        "EnvironmentFiles=", f"EnvironmentFiles={file} (ignore_errors=no)\nEnvironmentFiles="
+    )
+    systemctl.write_text(lines)
+    service.cwd.chmod(0o755)
+    for name in ("relayd.toml", "relayd.toml.env", "openai_api_key"):
+        (service.cwd / "etc" / name).chmod(0o644)
+    (service.cwd / "etc/relayd.toml.env").write_text("")
+    assert re.search(r'(?m)^level += "warning"', service.run(env=env)[1])
+    with _nobody():
+        shown = service.run(env=env)
+        refused = service.run(env=env, upstream=True)
+    assert (shown[0], shown[2]) == (0, "")
+    assert re.search(r'(?m)^level += "info"', shown[1])
+    assert f"# Warning: only root can read {file}: `sudo " in shown[1]
+    assert (refused[0], refused[1]) == (1, "")
+    assert f"only root can read {file}: sudo " in refused[2]
 
 
 def test_tls_files_are_tried_before_a_restart_needs_them(checker: Checker) -> None:

@@ -20,7 +20,7 @@ from relayd.commands.check_upstream import Provider, check
 from relayd.findings import Finding
 from tests.e2e.daemon import closed_port, command, environment
 from tests.support.certificates import certificate
-from tests.support.proxy import running_proxy
+from tests.support.proxy import running_proxy, serving
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S
 
@@ -205,6 +205,60 @@ async def test_a_proxy_that_refuses_is_told_without_its_password() -> None:
     assert f"the proxy http://{HOST}:{proxy.port} refused: 407" in finding.message
     assert "upstream.proxy" in finding.remedy
     assert "wrong-word" not in str(finding)
+
+
+async def test_a_proxy_that_cannot_be_reached_is_told() -> None:
+    """The address in upstream.proxy is what to look at."""
+    proxy_url = f"http://{HOST}:{closed_port()}"
+    *_, finding = await _check(_at(closed_port(), proxy_url=proxy_url))
+    assert (finding.where, finding.severity) == ("proxy", "error")
+    assert f"the proxy {proxy_url} cannot be reached: Connection refused" in finding.message
+    assert "address, user and password in upstream.proxy" in finding.remedy
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_certificate_behind_the_proxy_that_is_not_trusted_is_not_the_proxys_password(
+    scheme: str, tmp_path: Path
+) -> None:
+    """As with a proxy that decrypts TLS: what is missing is its authority."""
+    server, client = certificate(tmp_path, f"IP:{HOST}", days=90)
+    async with _provider(tls=server) as port, running_proxy() as proxy:
+        url = proxy.url(scheme)
+        (untrusted,) = await _check(_at(port, scheme="https", proxy_url=url))
+        trusted = await _check(_at(port, scheme="https", proxy_url=url, ssl_context=client))
+    assert (untrusted.where, untrusted.severity) == ("TLS", "error")
+    assert "its certificate is not trusted: self-signed certificate through the proxy" in untrusted.message
+    assert (
+        "if the proxy decrypts TLS, add the proxy's authority to the system's, or set SSL_CERT_FILE"
+        in untrusted.remedy
+    )
+    assert "password" not in untrusted.remedy
+    assert _severities(trusted) == {"proxy": "ok", "key": "ok", "models": "ok"}
+
+
+async def test_a_provider_behind_the_proxy_that_has_no_tls_is_told() -> None:
+    """HTTPS asked of a port that answers in plain text: the address is wrong, no authority is missing."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await asyncio.sleep(PATIENCE_S)
+
+    async with serving(answer) as port, running_proxy() as proxy:
+        (finding,) = await _check(_at(port, scheme="https", proxy_url=proxy.url("http")))
+    assert (finding.where, finding.severity) == ("TLS", "error")
+    assert "TLS failed: wrong version number through the proxy" in finding.message
+    assert finding.remedy == "are scheme and port in upstream.base_url right?"
+
+
+async def test_an_https_proxy_that_is_not_trusted_is_told(tmp_path: Path) -> None:
+    """The step is the proxy, the remedy is its authority."""
+    server, _ = certificate(tmp_path, f"IP:{HOST}", days=90)
+    async with FaultUpstream(KEY) as demo, running_proxy(tls=server) as proxy:
+        provider = Provider(demo.base_url, KEY, ("demo",), proxy_url=proxy.url("https"))
+        *_, finding = await _check(provider)
+    assert (finding.where, finding.severity) == ("proxy", "error")
+    assert "its certificate is not trusted" in finding.message
+    assert "SSL_CERT_FILE" in finding.remedy
 
 
 async def _run(home: Path, demo: FaultUpstream, key: str, *words: str) -> tuple[int | None, str]:
