@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,16 +62,42 @@ class Instance:
         copy = self.backup_in(release)
         copy.parent.mkdir(mode=0o700, exist_ok=True)
         copy.unlink(missing_ok=True)
-        if self.database.exists():
+        if not self.database.exists():
+            print(
+                f"{self.config}: nothing is backed up, because there is no database at {self.database}.\n"
+                "If this relayd keeps its state elsewhere (state_dir), back it up before an upgrade:\n"
+                "  relayd backup FILE"
+            )
+        else:
             with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
         return copy
 
     def restore(self, copy: Path) -> None:
-        """Put a copy in the database's place; the file, its owner and its mode stay."""
-        for suffix in ("-wal", "-shm"):  # of the newer one, whose entries are not for this one
-            self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
-        shutil.copyfile(copy, self.database)
+        """Replace the database by a copy, whole or not at all; its owner and its mode stay."""
+        old = self.database.stat()
+        temporary = self.database.with_name(f"{self.database.name}.restored")
+        temporary.unlink(missing_ok=True)
+        try:
+            # O_EXCL follows no symlink: the directory belongs to the service.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as target, copy.open("rb") as source:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, old.st_mode & 0o777)
+                os.fsync(descriptor)
+            for suffix in ("-wal", "-shm"):  # of the newer one, whose entries are not for this one
+                self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+            temporary.replace(self.database)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(self.database.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def start_problem(self, release: Path, copy: Path) -> str:
         """Start a release on this configuration and a copy of the database, and stop it again.
@@ -86,8 +112,9 @@ class Instance:
             if copy.exists():
                 shutil.copyfile(copy, f"{trial}/relayd.db")
             if user is not None:
-                for path in (Path(trial), *Path(trial).iterdir()):
-                    os.chown(path, user, user)
+                # The directory last: its owner could put a symlink in a file's place.
+                for path in (*Path(trial).iterdir(), Path(trial)):
+                    os.chown(path, user, user, follow_symlinks=False)
             # No port, socket or secret of the service that runs meanwhile.
             env = {
                 "PATH": os.environ["PATH"],
@@ -142,23 +169,46 @@ def _run(*words: str | Path) -> str:
     return done.stdout
 
 
-def _switch(release: Path, units: Sequence[str]) -> None:
-    """Make a release the one in use, in one step, and restart these units."""
-    following = _PREFIX / "next"
+def _switch(release: Path, now: Path | None) -> None:
+    """Make a release the one in use, in one step, and record the one that was."""
+    following, record = _PREFIX / "next", _PREFIX / "next-before"
+    if now:  # written first: a full disk must not fail between the two renames
+        record.write_text(f"{now.name}\n")
     following.unlink(missing_ok=True)
     following.symlink_to(release.relative_to(_PREFIX))
     following.replace(_CURRENT)
-    print(f"{_run(_CURRENT / 'bin/relayd', '--version').strip()} is in use: {release}")
+    if now:
+        record.replace(_BEFORE)
+
+
+def _restart(release: Path, now: Path | None, units: Sequence[str]) -> bool:
+    """Restart these units with the release that `_switch` made the one in use.
+
+    Returns:
+        Whether a service was restarted, which proves that the release starts.
+    """
+    services = _services(units)
     if units:
-        _run("systemctl", "reset-failed", *units)
-        services = [unit for unit in units if unit.endswith(".service")]
         try:
+            _run("systemctl", "reset-failed", *units)
             # Each service starts its socket, which may have failed with it.
             _run("systemctl", "restart", *(services or units))
         except InstallError as error:
-            raise InstallError(
-                f"{error}\nThe new release is in use; go back: scripts/install --rollback"
-            ) from error
+            way = f"; scripts/install --rollback returns to {now.name}" if now else ""
+            raise InstallError(f"{error}\n{release.name} is in use{way}.") from error
+    print(f"{_run(_CURRENT / 'bin/relayd', '--version').strip()} is in use: {release}")
+    return bool(services)
+
+
+def _services(units: Sequence[str]) -> list[str]:
+    return [unit for unit in units if unit.endswith(".service")]
+
+
+def _recorded() -> Path | None:
+    """Return the release before, if there is one."""
+    if not _BEFORE.exists():
+        return None
+    return _PREFIX / "releases" / Path(_BEFORE.read_text().strip()).name
 
 
 def _units() -> list[str]:
@@ -192,7 +242,10 @@ def _try(release: Path, now: Path) -> None:
 
 
 def install() -> None:
-    """Build a release, try it, switch to it, and remove all but the one before."""
+    """Build a release, try it, switch to it, and remove all but the one before.
+
+    The one before that stays, too, until a service has started with the new release.
+    """
     now = _CURRENT.resolve() if _CURRENT.exists() else None
     release = _PREFIX / "releases" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     release.parent.mkdir(parents=True, exist_ok=True)
@@ -205,43 +258,87 @@ def install() -> None:
     except BaseException:
         shutil.rmtree(release, ignore_errors=True)
         raise
-    if now:
-        _BEFORE.write_text(f"{now.name}\n")
     shared = (path.relative_to(release) for path in release.glob("share/**/*") if path.is_file())
     for path in (*_COMMANDS, *shared):
         link = _ROOT / "usr/local" / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(_CURRENT / path)
-    _switch(release, _units())
+    units, kept = _units(), {release, now, _recorded()}
+    _switch(release, now)
+    if _restart(release, now, units):
+        kept = {release, now}
     for old in release.parent.iterdir():
-        if old not in (release, now):
+        if old not in kept:
             shutil.rmtree(old)
 
 
 def roll_back() -> None:
     """Return to the release before, with its own copy of a database that it can no longer read."""
-    if not _BEFORE.exists():
+    now, before = _CURRENT.resolve(), _recorded()
+    if before is None or before == now or not before.exists():
         raise InstallError(f"There is no release before this one in {_PREFIX}.")
-    now, before = _CURRENT.resolve(), _PREFIX / "releases" / Path(_BEFORE.read_text().strip()).name
     units = _units()
+    unreadable: dict[Instance, Path] = {}
     for instance in _instances():
         newest, older = instance.back_up(now), instance.backup_in(before)
-        if not instance.start_problem(before, newest):
+        problem = instance.start_problem(before, newest)
+        if not problem:
             continue
-        if not older.exists() or instance.start_problem(before, older):
-            continue
-        if units:
-            _run("systemctl", "stop", *units)
-        instance.restore(older)
+        if newest.exists() and older.exists() and not instance.start_problem(before, older):
+            unreadable[instance] = older
+        elif not instance.start_problem(now, newest):
+            raise InstallError(
+                f"{before.name} starts with {instance.config} neither on the newest database nor on its own "
+                f"copy, so {now.name} stays:\n{problem}"
+            )
+    if unreadable:
+        _switch_with_databases(before, now, unreadable, units)
+    else:
+        _switch(before, now)
+    for instance, older in unreadable.items():
         at = datetime.fromtimestamp(older.stat().st_mtime, UTC)
         print(
             f"{before.name} cannot read {instance.database}: its copy of {at:%Y-%m-%dT%H:%M:%SZ} is back.\n"
             "Lost since then: requests in the log, and changes of keys. Keys revoked since then work again; "
-            f"revoke them.\nThe newer database is kept: {newest}"
+            f"revoke them.\nThe newer database is kept: {instance.backup_in(now)}"
         )
-    _switch(before, units)
-    _BEFORE.write_text(f"{now.name}\n")
+    _restart(before, now, units)
+
+
+def _switch_with_databases(
+    before: Path, now: Path, copies: Mapping[Instance, Path], units: Sequence[str]
+) -> None:
+    """Stop the units, restore these copies and switch.
+
+    Raises:
+        InstallError: It failed; the databases are put back, and the units are started again.
+    """
+    kept: dict[Instance, Path] = {}
+    restored: list[Instance] = []
+    try:
+        if units:
+            _run("systemctl", "stop", *units)
+        for instance in copies:  # once more: the service has written during the trials
+            kept[instance] = instance.back_up(now)
+        for instance, older in copies.items():
+            instance.restore(older)
+            restored.append(instance)
+        _switch(before, now)
+    except BaseException as error:
+        said = [f"{now.name} stays: {str(error) or 'interrupted'}"]
+        for instance in restored:
+            try:
+                instance.restore(kept[instance])
+            except OSError as again:
+                said.append(f"{instance.database} is still the older copy: {again}")
+        said += [f"The newest database is kept: {copy}" for copy in kept.values()]
+        if units:
+            try:
+                _run("systemctl", "start", *(_services(units) or units))
+            except InstallError as again:
+                said.append(str(again))
+        raise InstallError("\n".join(said)) from error
 
 
 def main() -> int:

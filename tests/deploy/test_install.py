@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
+import install
 import pytest
 
 from relayd.state.directory import FILE_NAME
@@ -29,6 +33,7 @@ esac
 _SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$ROOT/systemctl.log"
 case "$1" in list-units) cat "$ROOT/units" ;; esac
+if [ -x "$ROOT/on-$1" ]; then exec "$ROOT/on-$1"; fi
 """
 
 
@@ -54,6 +59,10 @@ class Host:
     def units(self, *lines: str) -> None:
         """Set what `systemctl list-units` prints."""
         (self.root / "units").write_text("".join(f"{line} some words\n" for line in lines))
+
+    def on(self, verb: str, script: str) -> None:
+        """Run a shell script, whose status counts, whenever `systemctl VERB` is called."""
+        self._program(f"on-{verb}", f"#!/bin/sh\n{script}\n")
 
     def run(self, *words: str, release: str = _WORKS, umask: int = 0o022) -> tuple[int, str]:
         """Run `scripts/install`; return its status and what it said. The release is a shell script."""
@@ -83,6 +92,11 @@ class Host:
     def current(self) -> str:
         """The name of the release in use."""
         return (self.prefix / "current").resolve().name
+
+    @property
+    def releases(self) -> set[str]:
+        """The names of the releases that are kept."""
+        return {path.name for path in self.prefix.glob("releases/*")}
 
     @property
     def asked(self) -> list[str]:
@@ -198,3 +212,142 @@ def test_without_a_release_before_there_is_no_way_back(host: Host) -> None:
     status, said = host.run("--rollback")
     assert (status, host.current, host.asked) == (1, current, [])
     assert "There is no release before this one" in said
+
+
+def test_a_database_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk is full halfway, the database and its write-ahead log are the same, and no file is left."""
+    monkeypatch.setattr(install, "_ROOT", tmp_path)
+    instance, copy = install.Instance("relayd"), tmp_path / "copy"
+    instance.database.parent.mkdir(parents=True)
+    instance.database.write_text("newer")
+    instance.database.chmod(0o640)
+    instance.database.with_name("relayd.db-wal").write_text("newest")
+    copy.write_text("older")
+
+    def fill_up(_source: BinaryIO, target: BinaryIO) -> None:
+        target.write(b"old")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "copyfileobj", fill_up)
+        with pytest.raises(OSError, match="No space left"):
+            instance.restore(copy)
+    found = {path.name: path.read_text() for path in instance.database.parent.iterdir()}
+    assert found == {"relayd.db": "newer", "relayd.db-wal": "newest"}
+    instance.restore(copy)
+    assert {path.name: path.read_text() for path in instance.database.parent.iterdir()} == {
+        "relayd.db": "older"
+    }
+    assert instance.database.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_database_that_cannot_be_restored_stops_the_rollback_and_not_the_service(host: Host) -> None:
+    """The units are started again with the newer release and database, and the copy of it is named."""
+    old, working = host.schema(), host.current
+    assert host.run()[0] == 0
+    newer = host.current
+    host.schema(old + 1000)
+    host.on("stop", f"rm {host.prefix}/releases/{working}/backup/relayd.db")
+    status, said = host.run("--rollback")
+    assert status == 1
+    assert (host.current, host.schema()) == (newer, old + 1000)
+    assert host.asked == ["stop relayd.service relayd.socket", "start relayd.service"]
+    kept = host.prefix / "releases" / newer / "backup/relayd.db"
+    assert f"The newest database is kept: {kept}" in said
+    assert f"{newer} stays" in said
+
+
+def test_the_kept_database_has_what_the_service_wrote_until_it_stopped(host: Host) -> None:
+    """A change during the trials is in the copy: it is taken after the stop."""
+    old = host.schema()
+    assert host.run()[0] == 0
+    newer = host.current
+    host.schema(old + 1000)
+    host.on(
+        "stop",
+        f"{sys.executable} -c \"import sqlite3; sqlite3.connect('{host.database}')"
+        f".execute('PRAGMA user_version = {old + 1001}')\"",
+    )
+    status, said = host.run("--rollback")
+    assert status == 0, said
+    assert host.schema() == old
+    with closing(sqlite3.connect(host.prefix / "releases" / newer / "backup/relayd.db")) as kept:
+        assert kept.execute("PRAGMA user_version").fetchone() == (old + 1001,)
+
+
+def test_after_a_failed_restart_the_record_names_the_release_before(host: Host) -> None:
+    """The message names where a rollback leads, and it leads there, after an upgrade or a rollback."""
+    first = host.current
+    host.on("restart", "echo 'Job for relayd.service failed.'; exit 1")
+    status, said = host.run()
+    second = host.current
+    assert status == 1
+    assert f"{second} is in use; scripts/install --rollback returns to {first}." in said
+    status, said = host.run("--rollback")
+    assert (status, host.current) == (1, first)
+    assert f"{first} is in use; scripts/install --rollback returns to {second}." in said
+    (host.root / "on-restart").unlink()
+    assert host.run("--rollback")[0] == 0
+    assert host.current == second
+
+
+def test_the_last_release_that_worked_stays_until_a_service_has_started_with_a_newer_one(host: Host) -> None:
+    """While the service is stopped, an upgrade proves nothing, so it removes one release fewer."""
+    first = host.current
+    assert host.run()[0] == 0
+    second = host.current
+    host.units()
+    assert host.run()[0] == 0
+    third = host.current
+    assert host.releases == {first, second, third}
+    host.units("relayd.service loaded active running")
+    assert host.run()[0] == 0
+    assert host.releases == {third, host.current}
+
+
+def test_a_rollback_that_cannot_succeed_is_refused(host: Host) -> None:
+    """The earlier release starts on no database and the one in use does: nothing is stopped or switched."""
+    first = host.current
+    assert host.run()[0] == 0
+    second = host.current
+    program = host.prefix / "releases" / first / "bin/relayd"
+    program.write_text(f"#!/bin/sh\n{_BROKEN}")
+    status, said = host.run("--rollback")
+    assert (status, host.current, host.asked) == (1, second, [])
+    assert str(host.config) in said
+    assert "no module named relayd" in said
+
+
+def test_a_trial_changes_the_owner_of_no_file_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's user replaces the copy by a symlink as soon as the directory is its own."""
+    monkeypatch.setattr(install, "_ROOT", tmp_path)
+    copy, victim, given = tmp_path / "copy", tmp_path / "victim", list[Path]()
+    for path in (copy, victim):
+        path.write_text("")
+
+    def chown(path: Path, _user: int, _group: int, *, follow_symlinks: bool = True) -> None:
+        given.append(path.resolve() if follow_symlinks else path)
+        if path.is_dir():
+            (path / "relayd.db").unlink()
+            (path / "relayd.db").symlink_to(victim)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(install, "_start_problem", lambda *_: "")
+    assert install.Instance("relayd").start_problem(tmp_path, copy) == ""
+    assert [path.name for path in given[:-1]] == ["relayd.db"]
+    assert victim not in given
+
+
+def test_an_instance_without_a_database_in_the_usual_place_is_named(host: Host) -> None:
+    """Its state may be elsewhere, and then nobody has a copy of it."""
+    other = host.root / "etc/relayd/other.toml"
+    other.write_text(f'state_dir = "{host.root}/elsewhere"\n')
+    status, said = host.run()
+    assert status == 0, said
+    missing = host.root / "var/lib/relayd-other/relayd.db"
+    assert f"{other}: nothing is backed up, because there is no database at {missing}." in said
+    assert "relayd backup FILE" in said
+    assert str(host.database) not in said
