@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from relayd.state.database import as_state_errors, open_read_only
+from relayd.state.database import as_state_errors, is_disk_refusing, open_read_only
 from relayd.state.errors import StateDamaged, StateUnreachable
 from relayd.state.schema import check_version
 
@@ -34,8 +34,9 @@ def back_up(database: Path, target: Path) -> Backup:
         StateUnreachable: the database can't be read, or the target can't be written, or is there already.
         StateError: the database is damaged, or a newer relayd wrote it.
     """
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
+        _check_free(target)
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             generation = _copy(database, part)
@@ -50,7 +51,7 @@ def back_up(database: Path, target: Path) -> Backup:
     except OSError as error:
         raise StateUnreachable(
             f"The backup {target} can't be written: {error.strerror or error}. Name a file in a directory "
-            "that you may write to."
+            "that you may write to, on a disk with enough space."
         ) from error
 
 
@@ -58,14 +59,26 @@ def _copy(database: Path, part: Path) -> int:
     with as_state_errors(database), closing(open_read_only(database)) as source:
         check_version(source)
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
-            source.backup(copy)
-            # A file that any program can read on its own, without a write-ahead log.
-            copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            try:
+                source.backup(copy)
+                # A file that any program can read on its own, without a write-ahead log.
+                copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            except sqlite3.Error as error:
+                if not is_disk_refusing(error):
+                    raise
+                # It is the disk of the copy: nothing is written to the source.
+                raise OSError(str(error)) from error
             found: str = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise StateDamaged(f"The database {database} is damaged ({found}). Keep older backups.")
             generation: int = copy.execute("SELECT generation FROM ring").fetchone()[0]
     return generation
+
+
+def _check_free(target: Path) -> None:
+    """Raise FileExistsError if something has the name."""
+    if os.path.lexists(target):
+        raise FileExistsError
 
 
 def _publish(part: Path, target: Path) -> None:
@@ -77,8 +90,7 @@ def _publish(part: Path, target: Path) -> None:
         raise
     except OSError:
         # FAT and some network file systems have no links.
-        if os.path.lexists(target):
-            raise FileExistsError from None
+        _check_free(target)
         part.rename(target)
 
 

@@ -51,3 +51,16 @@ def test_without_a_database_it_says_where_it_looked(tmp_path: Path, monkeypatch:
     assert (backup.status, backup.out) == (1, "")
     assert "There is no database at" in backup.err
     assert "RELAYD_STATE_DIR" in backup.err
+
+
+@pytest.mark.parametrize("target", ["/", "."])
+def test_a_directory_is_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """Refused in words, before the database is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELAYD_STATE_DIR", str(tmp_path / "none"))
+    backup = run("backup", target, "--socket", str(tmp_path / "none.sock"))
+    assert (backup.status, backup.out) == (1, "")
+    assert (
+        backup.err
+        == f"relayd: {Path(target).absolute()} is there already. Name another file, or move it away.\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 import stat
 from contextlib import closing
@@ -98,6 +99,19 @@ def test_a_target_that_can_t_be_written_is_named(tmp_path: Path) -> None:
     """The sentence has the path, the reason and what to do."""
     with pytest.raises(StateUnreachable, match=r"missing/b\.db can't be written: No such file or directory"):
         back_up(make_current(tmp_path / "state"), tmp_path / "missing" / "b.db")
+
+
+def test_a_full_disk_of_the_target_is_not_blamed_on_the_database(tmp_path: Path) -> None:
+    """The sentence has the path of the backup, and no part of it stays."""
+    path = make_current(tmp_path / "state")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(StateUnreachable, match=rf"{tmp_path}/b\.db can't be written: .*enough space"):
+            back_up(path, tmp_path / "b.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
