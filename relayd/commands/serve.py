@@ -123,10 +123,17 @@ async def _serve(plan: _Plan) -> int:
         for sock in sockets:
             held.enter_context(sock)
         # Before the admin socket, which is usually in it.
-        directory = held.enter_context(StateDirectory(settings.state_dir))
-        admin_socket = held.enter_context(
-            open_admin_socket(settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir)
-        )
+        directory = StateDirectory(settings.state_dir)
+        try:
+            admin_socket = held.enter_context(
+                open_admin_socket(
+                    settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir
+                )
+            )
+        except BaseException:
+            directory.close()
+            raise
+        # The state closes the directory, or keeps its lock if a thread still writes.
         return await _serve_at(sockets, directory, admin_socket, plan, tls_files)
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from relayd.commands.serve import run
+from relayd.server import Server
+from relayd.state.directory import StateDirectory
+from relayd.state.errors import StateBusy
 from tests.e2e.daemon import Daemon, command, environment
 from tests.wire import HOST
 
@@ -118,3 +121,29 @@ def test_a_demo_has_its_own_keys(tmp_path: Path) -> None:
     assert f"state {tmp_path}/.local/state/relayd-demo " in line
     assert status.returncode == 0
     assert not (tmp_path / ".local/state/relayd").exists()
+
+
+def test_the_lock_outlives_a_thread_that_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that hangs at the stop: no other daemon may start until the process has ended."""
+    disk_answers, states = threading.Event(), []
+
+    async def stop(server: Server, *_: object) -> int:
+        state = server._state
+        states.append(state)
+        state._writer.call(disk_answers.wait)
+        assert not state.close(0.0)
+        return 1
+
+    monkeypatch.setattr(Server, "run", stop)
+    monkeypatch.setenv("RELAYD_STATE_DIR", str(tmp_path / "state"))
+    try:
+        _refused(capsys)
+        with pytest.raises(StateBusy):
+            StateDirectory(tmp_path / "state")
+    finally:
+        disk_answers.set()
+        for state in states:
+            state._writer._thread.join(60)
+            state.close()
