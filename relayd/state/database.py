@@ -137,6 +137,22 @@ class Database:
             _, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._has_durable_wal = self._has_wal = frames != copied
 
+    def close(self) -> None:
+        """Close the connection.
+
+        SQLite leaves the WAL of a database that was moved as it is, and would later replay it over the file
+        that took its place: copy it into the moved file, and empty it.
+
+        Raises:
+            sqlite3.Error: the disk refused.
+        """
+        try:
+            self.check_in_place()
+        except sqlite3.Error:
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            self.connection.close()
+
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
@@ -297,9 +313,14 @@ def _extended_code(error: sqlite3.Error) -> int:
 
 
 def _damaged(path: Path, error: object) -> StateDamaged:
-    return StateDamaged(
-        f"The database {path} is damaged ({error}). Stop relayd and keep a copy of the file; then put a "
-        "backup in its place, or move it away: relayd starts with an empty log and an empty key ring."
+    return StateDamaged(f"The database {path} is damaged ({error}). To go on, {how_to_restore(path)}")
+
+
+def how_to_restore(path: Path) -> str:
+    """Return the end of a sentence: how to put a backup in place of a database."""
+    return (
+        f"stop relayd, move all files {path}* away (an old {path.name}-wal would damage a backup), and put a "
+        f"backup at {path}; without one, relayd starts with an empty log and an empty key ring."
     )
 
 
@@ -309,7 +330,7 @@ def explain(error: sqlite3.Error, path: Path) -> StateError:
     if _extended_code(error) == sqlite3.SQLITE_READONLY_DBMOVED:
         return StateReplaced(
             f"The database {path} was moved, deleted or replaced while relayd runs, so nothing is stored any "
-            "more. Put its files back, or restart relayd: it then uses what is at the path."
+            f"more. Put its files back, or {how_to_restore(path)}"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return _damaged(path, error)

@@ -11,7 +11,7 @@ class StateError(Exception):
     ├── StateOtherFormat   another version of relayd wrote the file
     ├── StateDamaged       the file is not a database, or a damaged one
     ├── StateBusy          the disk or another process does not let us read or write now
-    └── StateReplaced      the open file is no longer the one at its path
+    └── StateReplaced      the file at the path is not the one that relayd used
     """
 
 
@@ -32,7 +32,7 @@ class StateBusy(StateError):
 
 
 class StateReplaced(StateError):
-    """The database was moved, deleted or replaced while it is open."""
+    """The database was moved, deleted or replaced while it was open, or after a crash."""
 
 
 class RingError(Exception):

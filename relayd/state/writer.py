@@ -137,7 +137,7 @@ class Writer:
         if self._last is not None:
             self._last(self._close_by)
         try:
-            self._database.connection.close()
+            self._database.close()
         except sqlite3.Error as error:
             _log.warning("Closing the database failed: %s", error)
 

@@ -65,3 +65,27 @@ async def test_a_backup_comes_back_by_the_documented_steps(tmp_path: Path, loss:
         clients = [info.client for info in (await daemon.admin.keys()).keys]
         assert clients == ["default", "default"]
         assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_backup_moved_over_the_database_in_use_is_not_mixed_with_it(
+    tmp_path: Path, *, is_killed: bool
+) -> None:
+    """After a stop the next start has the backup's keys; after a crash it is refused, with advice."""
+    with Daemon(tmp_path) as daemon:
+        backup = tmp_path / "backup.db"
+        await asyncio.to_thread(_relayd, daemon, "backup", str(backup))
+        await asyncio.to_thread(_relayd, daemon, "keys", "add", "later")
+        backup.rename(daemon.database)
+        before = daemon.database.read_bytes()
+        if is_killed:
+            daemon.kill()
+            daemon.launch()
+            assert daemon.wait() == 1
+            assert "move all files" in daemon.stderr
+            assert daemon.database.read_bytes() == before
+        else:
+            assert daemon.stop() == 0
+            daemon.start()
+            assert [info.client for info in (await daemon.admin.keys()).keys] == ["default"]
+            assert daemon.stop() == 0

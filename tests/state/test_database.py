@@ -65,7 +65,7 @@ def test_a_file_that_is_no_database_is_reported_in_words(
     """Garbage in place of the database stops with its path and what to do, and is left as it is."""
     path = make_database(tmp_path / "state")
     path.write_bytes(b"this is not a database, certainly " * 100)
-    with pytest.raises(StateDamaged, match=r"relayd\.db is damaged .*Stop relayd.*backup"):
+    with pytest.raises(StateDamaged, match=r"relayd\.db is damaged .*stop relayd, move all files .*backup"):
         open_it(path)
     assert path.read_bytes().startswith(b"this is not")
 
@@ -312,6 +312,7 @@ def test_nothing_is_written_to_a_file_that_left_its_place(
         told = explain(refused.value, database.path)
         assert isinstance(told, StateReplaced)
         assert f"{database.path} was moved, deleted or replaced" in str(told)
+        assert f"or stop relayd, move all files {database.path}* away" in str(told)
         kept.rename(file)
         with database.transaction(durable=True) as transaction:
             assert audit(transaction) == 1

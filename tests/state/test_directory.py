@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from relayd.state.backup import back_up
 from relayd.state.database import wal_path
 from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory
-from relayd.state.errors import StateBusy, StateDamaged, StateUnreachable
-from tests.state.harness import make_database, opened, opened_database
+from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
+from tests.state.harness import ALICE, make_database, opened, opened_database
 
 
 def modes(state_dir: Path) -> dict[str, int]:
@@ -123,3 +127,56 @@ def test_an_empty_file_that_had_keys_is_damage(tmp_path: Path, left_bytes: int) 
     os.truncate(path, left_bytes)
     with pytest.raises(StateDamaged, match=f"{path} was cut off, and all its keys are lost"):
         StateDirectory(tmp_path)
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> Path:
+    """Return a state directory with two keys, as a daemon leaves it that was killed; and `b.db`, with one."""
+    return asyncio.run(crash(tmp_path))
+
+
+async def crash(tmp_path: Path) -> Path:
+    """Make the directory."""
+    with opened(tmp_path / "state") as state:
+        await state.ring.add("web", caller=ALICE)
+        back_up(state.path, tmp_path / "b.db")
+        await state.ring.add("later", caller=ALICE)
+        # Not by this process, which would lose SQLite's locks on the files.
+        subprocess.run(["cp", "-a", tmp_path / "state", tmp_path / "crashed"], check=True, timeout=60)  # noqa: ASYNC221 - nothing else runs
+    return tmp_path / "crashed"
+
+
+def clients(state_dir: Path) -> list[str]:
+    """Return whose keys a start finds."""
+    with opened(state_dir, boot_id="boot-2") as state:
+        return sorted(key.client for key in state.reader.keys()[1])
+
+
+def test_after_a_crash_an_old_wal_is_not_replayed_over_a_backup(tmp_path: Path, crashed: Path) -> None:
+    """The start is refused and changes nothing, even if the inode is the same; the advice helps."""
+    backup = (tmp_path / "b.db").read_bytes()
+    (crashed / FILE_NAME).write_bytes(backup)
+    advice = rf"was replaced, but .*stop relayd, move all files {crashed}/relayd\.db\* away"
+    with pytest.raises(StateReplaced, match=advice):
+        StateDirectory(crashed)
+    assert (crashed / FILE_NAME).read_bytes() == backup
+    (tmp_path / "away").mkdir()
+    for file in crashed.glob(f"{FILE_NAME}*"):
+        file.rename(tmp_path / "away" / file.name)
+    (crashed / FILE_NAME).write_bytes(backup)
+    assert clients(crashed) == ["web"]
+
+
+def test_after_a_crash_an_old_wal_is_not_replayed_over_another_copy(tmp_path: Path, crashed: Path) -> None:
+    """One with a WAL of its own, once, is known by its inode."""
+    files = [crashed / FILE_NAME, wal_path(crashed / FILE_NAME)]
+    (crashed / LOCK_NAME).write_text(" ".join(["2", *(str(file.stat().st_ino) for file in files)]))
+    shutil.copy(files[0], tmp_path / "copy.db")
+    (tmp_path / "copy.db").rename(files[0])
+    with pytest.raises(StateReplaced, match="was replaced, but"):
+        StateDirectory(crashed)
+
+
+def test_a_copy_of_all_files_after_a_crash_starts_with_its_wal(crashed: Path) -> None:
+    """A directory that was copied to another disk has new inodes, and keeps the newest keys."""
+    assert clients(crashed) == ["later", "web"]

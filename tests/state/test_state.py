@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from relayd.state.backup import back_up
 from relayd.state.directory import FILE_NAME, LOCK_NAME
 from relayd.state.errors import (
     RingUnavailable,
@@ -67,6 +69,26 @@ async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
         with pytest.raises(StateBusy, match="free space"):
             await state.audit.record("pause", "done", peer=ALICE.peer)
         disk.mended()
+
+
+async def test_a_backup_in_place_of_a_database_in_use_is_what_the_next_start_has(tmp_path: Path) -> None:
+    """Nothing of the old WAL comes into it, and the old database is whole where it was moved to."""
+    with opened(tmp_path / "state") as state:
+        await state.ring.add("web", caller=ALICE)
+        back_up(state.path, tmp_path / "b.db")
+        with closing(sqlite3.connect(state.path, isolation_level=None)) as reader:
+            # Else a checkpoint may have emptied the WAL.
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM ring").fetchall()
+            for number in range(3):
+                await state.ring.add(f"later-{number}", caller=ALICE)
+        state.path.rename(tmp_path / "moved.db")
+        (tmp_path / "b.db").rename(state.path)
+        assert state.close()
+    with opened(tmp_path / "state", boot_id="boot-2") as state:
+        assert [key.client for key in state.reader.keys()[1]] == ["web"]
+    with closing(sqlite3.connect(tmp_path / "moved.db")) as moved:
+        assert moved.execute("SELECT count(*) FROM keys").fetchone() == (4,)
 
 
 def test_a_clean_end_leaves_no_wal(tmp_path: Path) -> None:
