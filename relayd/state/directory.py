@@ -28,8 +28,7 @@ class StateDirectory:
     """A directory that this process has locked, and the database file in it.
 
     The lock file also has the generation of the ring that was last in force: a start then sees that the
-    database lost its keys, or is an older one. After it come the inodes of the database and its WAL: a start
-    after a crash then sees that only one of them was replaced.
+    database lost its keys, or is an older one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,8 +43,6 @@ class StateDirectory:
         self.path = path
         self.generation = 0
         """Of the ring that was last in force here; 0 before the first key."""
-        self._inodes: list[int] = []
-        """Of the database and the WAL that were last in use here, if known."""
         self.database = path / FILE_NAME
         with _explained(path):
             _make_private(path)
@@ -56,7 +53,7 @@ class StateDirectory:
             self._lock = os.open(path / LOCK_NAME, _OPEN, 0o600)
             try:
                 self._take()
-                self._read_lock()
+                self.generation = self._read_generation()
                 self._make_database()
             except BaseException:
                 self.close()
@@ -67,12 +64,12 @@ class StateDirectory:
         if generation in {0, self.generation}:
             return
         self.generation = generation
-        self._write_lock()
-
-    def note_files(self) -> None:
-        """Store which database and WAL belong together; SQLite must have opened them."""
-        self._inodes = [_inode(self.database), _inode(wal_path(self.database))]
-        self._write_lock()
+        text = b"%d\n" % generation
+        try:
+            os.pwrite(self._lock, text, 0)
+            os.ftruncate(self._lock, len(text))
+        except OSError as error:
+            _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
 
     def close(self) -> None:
         """Let another daemon use the directory; a second call does nothing."""
@@ -95,34 +92,19 @@ class StateDirectory:
                 "state_dir of its own."
             ) from error
 
-    def _read_lock(self) -> None:
-        words = os.pread(self._lock, 80, 0).split()
-        if all(word.isdigit() for word in words):
-            self.generation, *self._inodes = [int(word) for word in words] or [0]
-        else:
-            # Whatever else is in it, there was something to remember.
-            self.generation = 1
-
-    def _write_lock(self) -> None:
-        text = b"%s\n" % b" ".join(b"%d" % number for number in (self.generation, *self._inodes))
-        try:
-            os.pwrite(self._lock, text, 0)
-            os.ftruncate(self._lock, len(text))
-        except OSError as error:
-            _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
+    def _read_generation(self) -> int:
+        text = os.pread(self._lock, 20, 0)
+        # Whatever else is in it, there was something to remember.
+        return int(text) if text.strip().isdigit() else min(len(text), 1)
 
     def _has_other_wal(self) -> bool:
-        """Return whether there is a WAL with content that was written for another database."""
+        """Return whether a backup was put in place of a database whose WAL is still there."""
         wal = wal_path(self.database)
         if not self.database.exists() or not wal.exists() or not wal.stat().st_size:
             return False
         with self.database.open("rb") as file:
             header = file.read(20)
-        if (header[:16], header[18:]) == _HAS_NO_WAL:
-            return True
-        # Both are new in a copy of the whole directory. The device is not compared: its number may be another
-        # after a restart of the machine.
-        return _inode(wal) in self._inodes[1:] and _inode(self.database) not in self._inodes[:1]
+        return (header[:16], header[18:]) == _HAS_NO_WAL
 
     def _make_database(self) -> None:
         path = self.database
@@ -159,13 +141,6 @@ def _explained(path: Path) -> Iterator[None]:
             f"The state directory {path} can't be used: {error.filename or path}: "
             f"{error.strerror or error}. relayd needs to own it (mode 0700), or another state_dir."
         ) from error
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
 
 
 def _make_private(path: Path) -> None:

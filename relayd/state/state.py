@@ -103,7 +103,6 @@ class State:
                 database = Database(path, connection, boot_id, on_commit)
                 state = cls(directory, database, keep_days=keep_days, max_mib=max_mib, clock=clock)
                 state._recover()
-            directory.note_files()
             undo.pop_all()
         state._writer.start(state._tasks)
         return state

@@ -470,7 +470,7 @@ def test_a_proxy_password_that_others_can_read(harness: ConfigHarness) -> None:
     assert harness.load().warnings == ()
     path.chmod(0o644)
     (sentence,) = harness.load().warnings
-    assert sentence.startswith(f"{path}: every user of this machine can read the proxy's password; chmod 600")
+    assert sentence.startswith(f"{path}: every user of this machine can read the proxy's password; close it")
     harness.write("relayd.toml", "upstream.proxy = 'http://proxy.example:3128'", mode=0o644)
     assert harness.load().warnings == ()
 
