@@ -26,7 +26,7 @@ BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-_CHECKED = ("meta", "keys", "ring", "idempotency", "audit", "lost")
+_CHECKED = ("meta", "clients", "keys", "ring", "idempotency", "audit", "lost")
 """Tables without which keys can't be changed. The log itself may be large, and keys work without it."""
 _MIN_SQLITE = (3, 35)
 """RETURNING and materialised subqueries."""

@@ -13,7 +13,15 @@ from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
 from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, WrongState
-from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring, mark_expired, update_key
+from relayd.state.key_store import (
+    advance,
+    find_by_digest,
+    insert_key,
+    load_ring,
+    mark_expired,
+    store_client,
+    update_key,
+)
 from relayd.state.key_transitions import Decision, NewKey, Rule, StoredRing
 from relayd.state.keys import digest
 from relayd.state.records import AuditEntry, KeyChangeResult, KeyInfo, Peer, utc_text
@@ -126,6 +134,8 @@ def _store(
     connection, caller = transaction.connection, request.caller
     for key in decision.changed:
         update_key(connection, key)
+    if decision.client is not None:
+        store_client(connection, decision.client)
     if decision.made is not None:
         _require_unknown(connection, decision.made, now)
         insert_key(connection, decision.made)

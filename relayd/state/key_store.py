@@ -11,16 +11,20 @@ from relayd.state.columns import json_object
 from relayd.state.errors import StateDamaged
 from relayd.state.key_transitions import NewKey, StoredRing
 from relayd.state.keys import digest
-from relayd.state.records import KeyInfo, Peer, epoch_s
+from relayd.state.records import Client, KeyInfo, Peer, epoch_s
 
 DEAD_KEYS_SHOWN = 100
+REMOVED_CLIENTS_SHOWN = 100
 
 _DEAD = "state IN ('expired', 'revoked')"
 _KEY_JSON = json_object(KeyInfo.__struct_fields__, fingerprint="lower(hex(substr(digest, 1, 4)))")
+_LISTS = ("models", "endpoints", "origins")
+_CLIENT_JSON = json_object(Client.__struct_fields__, **{name: f"json({name})" for name in _LISTS})
 _RING_JSON = json_object(
     StoredRing.__struct_fields__,
     keys=f"(SELECT json_group_array({_KEY_JSON}) FROM chosen)",  # noqa: S608 - own columns
     digests="(SELECT json_group_object(id, hex(digest)) FROM chosen)",
+    clients=f"(SELECT json_group_array({_CLIENT_JSON}) FROM chosen_clients)",  # noqa: S608 - own columns
 )
 _LOAD = f"""WITH chosen AS (
     SELECT * FROM keys WHERE NOT {_DEAD} OR id = :named
@@ -28,13 +32,21 @@ _LOAD = f"""WITH chosen AS (
         SELECT * FROM keys WHERE {_DEAD}
         ORDER BY max(coalesce(expires_at, ''), coalesce(revoked_at, '')) DESC LIMIT {DEAD_KEYS_SHOWN}
     )
+), chosen_clients AS (
+    SELECT * FROM clients WHERE removed_at IS NULL
+    UNION ALL SELECT * FROM (
+        SELECT * FROM clients WHERE removed_at IS NOT NULL
+        ORDER BY removed_at DESC LIMIT {REMOVED_CLIENTS_SHOWN}
+    )
 ) SELECT {_RING_JSON} FROM ring"""  # noqa: S608 - own columns
+_COLUMNS = Client.__struct_fields__
+_STORE_CLIENT = f"INSERT OR REPLACE INTO clients ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"  # noqa: S608 - own columns
 _ring = msgspec.json.Decoder(StoredRing)
 _key = msgspec.json.Decoder(KeyInfo)
 
 
 def load_ring(connection: sqlite3.Connection, named: str | None = None) -> StoredRing:
-    """Return the ring as it is on disk, oldest key first.
+    """Return the ring as it is on disk, oldest key first, clients by name.
 
     Args:
         connection: any connection to the database.
@@ -55,7 +67,11 @@ def load_ring(connection: sqlite3.Connection, named: str | None = None) -> Store
             f"The key ring in {path} is inconsistent ({error}). Put a backup in its place: relayd does not "
             "start without knowing which keys are valid."
         ) from error
-    return msgspec.structs.replace(ring, keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)))
+    return msgspec.structs.replace(
+        ring,
+        keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)),
+        clients=sorted(ring.clients, key=lambda client: client.name),
+    )
 
 
 def find_by_digest(connection: sqlite3.Connection, key_digest: bytes) -> KeyInfo | None:
@@ -79,6 +95,14 @@ def update_key(connection: sqlite3.Connection, key: KeyInfo) -> None:
         "UPDATE keys SET state = :state, expires_at = :expires_at, revoked_at = :revoked_at,"
         " replaced_by = :replaced_by WHERE id = :id",
         msgspec.to_builtins(key),
+    )
+
+
+def store_client(connection: sqlite3.Connection, client: Client) -> None:
+    """Store a client as it is now, whether or not it was there."""
+    values = msgspec.structs.asdict(client)
+    connection.execute(
+        _STORE_CLIENT, values | {name: msgspec.json.encode(values[name]).decode() for name in _LISTS}
     )
 
 

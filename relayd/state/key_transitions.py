@@ -29,7 +29,7 @@ from relayd.state.keys import (
     new_id,
     new_key,
 )
-from relayd.state.records import LIVE_STATES, KeyInfo, KeyState, epoch_s, utc_text
+from relayd.state.records import LIVE_STATES, Client, KeyInfo, KeyState, epoch_s, utc_text
 
 MAX_SPAN_S = 366 * 86_400
 """A grace or an extension beyond a year is a mistake."""
@@ -39,7 +39,7 @@ _GIVEN = re.compile(r"[!-~]*")
 
 
 class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
-    """The ring as it is on disk: every live key, and the keys that ended last."""
+    """The ring as it is on disk: every live key and client, and the ones that ended last."""
 
     generation: int
     changed_at: str | None
@@ -48,10 +48,15 @@ class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[KeyInfo]
     digests: dict[str, str]
     """The SHA-256 of each key in hex, by key id."""
+    clients: list[Client]
 
     def find(self, key_id: str | None) -> KeyInfo | None:
         """Return the key with this id."""
         return next((key for key in self.keys if key.id == key_id), None)
+
+    def client(self, name: str) -> Client | None:
+        """Return the client with this name, unless it was removed."""
+        return next((one for one in self.clients if one.name == name and one.removed_at is None), None)
 
     def active(self, client: str) -> KeyInfo | None:
         """Return the active key of a client."""
@@ -74,6 +79,8 @@ class Decision:
     """The key that the change is about."""
     changed: tuple[KeyInfo, ...] = ()
     made: NewKey | None = None
+    client: Client | None = None
+    """The client that changes, or is made."""
     old: KeyInfo | None = None
     detail: str | None = None
     """For people who read the audit."""
@@ -84,13 +91,14 @@ Rule = Callable[[StoredRing, str, float], Decision]
 
 
 def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None) -> Decision:
-    """Give a client without an active key a new one, or the operator's own key."""
+    """Give a client without an active key a new one, or the operator's own key; make an unknown client."""
     if not _CLIENT.fullmatch(client):
         raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
     if (active := ring.active(client)) is not None:
         raise WrongState(f"Client '{client}' already has the active key {active.id}; rotate that one.")
     made = make_key(client, now_s) if given is None else given_key(client, given, now_s)
-    return Decision(made.info, made=made, detail=None if given is None else "a given key")
+    new = Client(name=client, created_at=utc_text(now_s)) if ring.client(client) is None else None
+    return Decision(made.info, made=made, client=new, detail=None if given is None else "a given key")
 
 
 def rotate(ring: StoredRing, key_id: str, now_s: float, *, grace_s: float) -> Decision:

@@ -26,6 +26,7 @@ from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
     LIVE_STATES,
     AuditEntry,
+    Client,
     KeyChangeResult,
     KeyInfo,
     KeyState,
@@ -65,6 +66,8 @@ class _Snapshot:
     live: tuple[_LiveKey, ...]
     owners: dict[bytes, KeyOwner]
     """The owner of every key of the ring by its digest, the dead ones too."""
+    clients: dict[str, Client]
+    """Those that exist, by name."""
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
@@ -77,7 +80,12 @@ class _Snapshot:
             for key in ring.keys
             if key.state in LIVE_STATES
         )
-        return cls(ring, tuple(live), {digests[key_id]: owner for key_id, owner in owners.items()})
+        return cls(
+            ring,
+            tuple(live),
+            {digests[key_id]: owner for key_id, owner in owners.items()},
+            {client.name: client for client in ring.clients if client.removed_at is None},
+        )
 
 
 class KeyRing:
@@ -144,6 +152,14 @@ class KeyRing:
             replace(key, state=KeyState.EXPIRED) if key.id in expired else key
             for key in map(self._uses.shown, self._snapshot.ring.keys)
         ]
+
+    def client(self, name: str) -> Client | None:
+        """Return a client with its bounds, unless there is none with this name."""
+        return self._snapshot.clients.get(name)
+
+    def clients(self) -> list[Client]:
+        """Return all clients, and the last 100 removed ones, by name."""
+        return self._snapshot.ring.clients
 
     @property
     def generation(self) -> int:

@@ -136,6 +136,50 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
         return self
 
 
+class Client(msgspec.Struct, kw_only=True, frozen=True):
+    """Who holds keys, and what these keys may do. A bound of None, or an empty list, bounds nothing."""
+
+    name: str
+    note: str = ""
+    created_at: str
+    removed_at: str | None = None
+    """None while the client exists; its name may be used again afterwards."""
+    models: tuple[str, ...] = ()
+    """Globs on the name of the model that the provider is asked for."""
+    endpoints: tuple[str, ...] = ()
+    """Globs on the path, such as `/chat` or `/v1/*`; empty: `/chat` and all that `/v1` opens."""
+    origins: tuple[str, ...] = ()
+    """Origins of web pages, such as `https://a.example`, exactly as browsers send them."""
+    max_streams: int | None = None
+    """Requests at once."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    max_output_tokens: int | None = None
+    """The most that one answer may have."""
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+    expires_at: str | None = None
+    """From this time on every key of the client is refused."""
+
+    @property
+    def has_token_bound(self) -> bool:
+        """Return whether tokens are bounded over any time."""
+        bounds = (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
+        return any(bound is not None for bound in bounds)
+
+    @property
+    def has_money_bound(self) -> bool:
+        """Return whether money is bounded over any time."""
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+    @property
+    def bounded(self) -> bool:
+        """Return whether a request has to be counted before the provider is asked."""
+        return self.requests_per_minute is not None or self.has_token_bound or self.has_money_bound
+
+
 class KeyChangeResult(msgspec.Struct, frozen=True):
     """What a change of the key ring did, after it is on disk and in force."""
 

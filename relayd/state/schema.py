@@ -58,7 +58,24 @@ _FIRST = (
     "CREATE INDEX idempotency_by_time ON idempotency (created_at)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# Named clients and their bounds; lists are JSON. Clients of an older file keep what they had: `/chat`.
+_CLIENTS = (
+    """CREATE TABLE clients (
+        name TEXT PRIMARY KEY, note TEXT NOT NULL DEFAULT '', created_at TEXT NOT NULL, removed_at TEXT,
+        models TEXT NOT NULL DEFAULT '[]', endpoints TEXT NOT NULL DEFAULT '[]',
+        origins TEXT NOT NULL DEFAULT '[]', max_streams INTEGER, requests_per_minute INTEGER,
+        tokens_per_minute INTEGER, tokens_per_day INTEGER, tokens_per_month INTEGER,
+        max_output_tokens INTEGER, usd_per_day REAL, usd_per_month REAL, expires_at TEXT
+    )""",
+    """INSERT INTO clients (name, created_at, endpoints)
+        SELECT client, min(created_at), '["/chat"]' FROM keys GROUP BY client""",
+    """INSERT INTO clients (name, created_at) VALUES ('default', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+        ON CONFLICT DO NOTHING""",
+    # All keys of one client.
+    "CREATE INDEX keys_by_client ON keys (client)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS,))
 
 
 def check_version(connection: sqlite3.Connection) -> int:

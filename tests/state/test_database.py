@@ -32,7 +32,7 @@ from relayd.state.errors import (
     StateUnreachable,
 )
 from relayd.state.keyring import KeyOwner
-from relayd.state.records import AuditEntry, Ended, KeyState, Lost, Outcome
+from relayd.state.records import AuditEntry, Client, Ended, KeyState, Lost, Outcome, utc_text
 from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, make_database, opened, opened_database
 
 FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
@@ -88,7 +88,7 @@ def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], sqlit
     path = first_release(tmp_path / "state")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StateOtherFormat, match=r"format 99, this relayd knows up to 1.*Start that version"):
+    with pytest.raises(StateOtherFormat, match=r"format 99, this relayd knows up to 2.*Start that version"):
         open_it(path)
 
 
@@ -128,6 +128,33 @@ def test_a_database_of_the_first_release_opens(tmp_path: Path) -> None:
         assert isinstance(events[7], Lost)
         assert events[7].count == 3
         assert isinstance(events[8], Ended)
+
+
+def test_clients_of_the_first_release_keep_chat_alone(tmp_path: Path) -> None:
+    """Each client that had a key is there, also if its keys are dead; `default` always is."""
+    path = first_release(tmp_path / "state")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO keys (id, client, digest, state, created_at, revoked_at)"
+            " VALUES ('k2', 'web', x'00', 'revoked', '2026-12-24T18:00:00.000Z', '2027-01-15T08:00:00.000Z')"
+        )
+    for boot in ("boot-2", "boot-3"):
+        with opened(path.parent, boot_id=boot, clock=Clock(NOON_S + 10)) as state:
+            default, web = state.ring.clients()
+            assert (default.name, default.endpoints) == ("default", ("/chat",))
+            assert web == Client(name="web", created_at="2026-12-24T18:00:00.000Z", endpoints=("/chat",))
+            assert state.ring.client("web") == web
+            assert not web.bounded
+
+
+async def test_a_new_file_has_a_default_client_without_bounds(tmp_path: Path) -> None:
+    """It may use everything, and so may a client whose first key is added."""
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        (default,) = state.ring.clients()
+        assert default == Client(name="default", created_at=default.created_at)
+        await state.ring.add("web", caller=ALICE)
+        assert state.ring.client("web") == Client(name="web", created_at=utc_text(NOON_S))
+        assert state.ring.client("nobody") is None
 
 
 def test_a_file_without_a_field_s_column_gets_it(tmp_path: Path) -> None:

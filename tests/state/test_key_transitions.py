@@ -24,7 +24,7 @@ from relayd.state.key_transitions import (
     undo,
 )
 from relayd.state.keys import digest, fingerprint
-from relayd.state.records import KeyInfo, KeyState, utc_text
+from relayd.state.records import Client, KeyInfo, KeyState, utc_text
 from tests.state.harness import NOON_S
 
 
@@ -34,6 +34,7 @@ class Ring:
     def __init__(self) -> None:
         self.now_s = NOON_S
         self.keys: dict[str, KeyInfo] = {}
+        self.clients: dict[str, Client] = {}
 
     def do(self, rule: Callable[..., Decision], subject: str, **parameters: float) -> Decision:
         """Apply a rule now."""
@@ -43,13 +44,24 @@ class Ring:
             self.keys[key.id] = key
             active = [one.client for one in self.keys.values() if one.state is KeyState.ACTIVE]
             assert len(active) == len(set(active)), "two active keys for one client"
+        if decision.client is not None:
+            self.clients[decision.client.name] = decision.client
         assert decision.key == self.keys[decision.key.id]
         return decision
 
     def stored(self) -> StoredRing:
         """Return the ring as it would be loaded."""
         keys = list(self.keys.values())
-        return StoredRing(generation=1, changed_at=None, changed_by=None, change=None, keys=keys, digests={})
+        clients = list(self.clients.values())
+        return StoredRing(
+            generation=1,
+            changed_at=None,
+            changed_by=None,
+            change=None,
+            keys=keys,
+            digests={},
+            clients=clients,
+        )
 
     def add(self, client: str = "web") -> str:
         """Add a client; return the id of its key."""
