@@ -25,6 +25,7 @@ from relayd.state.records import (
     RequestPage,
     RequestRecord,
     Started,
+    UsageSource,
     epoch_s,
     utc_text,
 )

@@ -19,7 +19,7 @@ from tornado.web import Application, HTTPError, stream_request_body
 from relayd.json_handler import JSON_TYPE, JsonHandler
 from relayd.public.context import AppContext
 from relayd.public.framing import RequestStream
-from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
+from relayd.relay.errors import ClientGone, ClientStalled, RelayError, internal_error
 
 MAX_DRAINED_BYTES = 32 << 20
 """Bound of a body that is read only so that its client reads the answer."""
@@ -154,7 +154,7 @@ class BaseHandler(JsonHandler):
             self.set_header("WWW-Authenticate", "Bearer")
         if error.retry_after_s is not None:
             self.set_header("Retry-After", str(error.retry_after_s))
-        if error.code is ErrorCode.CANCELLED:
+        if error.is_final:
             self.set_header("x-should-retry", "false")
         self.write(body)
 

@@ -15,10 +15,10 @@ from relayd.relay.ndjson import Usage
 from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import SseDecoder, SseEvent
+from relayd.relay.usage import TokenCounts, read_count, read_usage
 
 MAX_EVENT_BYTES = 1 << 20
 _MAX_FINISH_REASON_CHARS = 100
-_MAX_TOKENS = 1 << 53
 _DONE = b"[DONE]"
 
 
@@ -57,6 +57,9 @@ class ChatCompletion:
         self.finish_reason: str | None = None
         """Why the model stopped; None until it has, and again if it continues."""
         self.usage: Usage | None = None
+        """Tokens as the client is told."""
+        self.tokens: TokenCounts | None = None
+        """Tokens as they are recorded."""
         self.done = False
         """Whether `[DONE]` came: nothing after it is read."""
         self.events = 0
@@ -167,9 +170,10 @@ class ChatCompletion:
         self.finish_reason = self._redact(reason, _MAX_FINISH_REASON_CHARS)
 
     def _read_usage(self, usage: dict[str, Any]) -> None:
-        counts = [_count(usage.get(field)) for field in Usage.__struct_fields__]
+        counts = [read_count(usage.get(field)) for field in Usage.__struct_fields__]
         if any(count is not None for count in counts):
             self.usage = Usage(*(count or 0 for count in counts))
+            self.tokens = read_usage(usage)
 
     def _fail_in_band(self, error: object) -> None:
         said = parse_error(error)
@@ -217,11 +221,3 @@ def _text_of(content: object) -> str | None:
         parts = (part.get("text") if isinstance(part, dict) else part for part in content)
         return "".join(part for part in parts if isinstance(part, str))
     return None
-
-
-def _count(value: object) -> int | None:
-    """Return a token count, which may be written as `9.0`; None if it is not a count."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # Neither "not a number" nor infinity is in the range.
-    return int(value) if 0 <= value <= _MAX_TOKENS else None

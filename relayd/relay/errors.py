@@ -31,6 +31,9 @@ class ErrorCode(StrEnum):
     UPSTREAM_TRUNCATED = "upstream_truncated"
     CANCELLED = "cancelled"
     KEY_REVOKED = "key_revoked"
+    OVER_BUDGET = "over_budget"
+    MODEL_UNPRICED = "model_unpriced"
+    STATE_UNAVAILABLE = "state_unavailable"
     INTERNAL = "internal"
 
 
@@ -50,10 +53,15 @@ _STATUS_AND_OUTCOME: dict[ErrorCode, tuple[int, Outcome]] = {
     ErrorCode.UPSTREAM_TRUNCATED: (502, Outcome.UPSTREAM_ERROR),
     ErrorCode.CANCELLED: (503, Outcome.CANCELLED),
     ErrorCode.KEY_REVOKED: (401, Outcome.CANCELLED),
+    ErrorCode.OVER_BUDGET: (429, Outcome.REJECTED),
+    ErrorCode.MODEL_UNPRICED: (403, Outcome.REJECTED),
+    ErrorCode.STATE_UNAVAILABLE: (503, Outcome.REJECTED),
     ErrorCode.INTERNAL: (500, Outcome.CRASHED),
 }
 _RETRY_AFTER_STATUSES = frozenset({429, 503})
 _DEFAULT_RETRY_AFTER_S = 5
+_FINAL_CODES = frozenset({ErrorCode.CANCELLED, ErrorCode.OVER_BUDGET})
+"""What no client should send again, though its status is one that clients retry."""
 
 
 class RelayError(Exception):
@@ -88,6 +96,11 @@ class RelayError(Exception):
     def status(self) -> int:
         """The HTTP status of a response that has not begun."""
         return _STATUS_AND_OUTCOME[self.code][0]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is of no use to send the request again soon; the response tells SDKs so."""
+        return self.code in _FINAL_CODES
 
     @property
     def outcome(self) -> Outcome:

@@ -13,7 +13,7 @@ from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError
 from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
 from relayd.relay.redact import Redactor
 from relayd.relay.transport.connection import ConnectionBroken
-from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 
 _log = logging.getLogger(__name__)
 
@@ -351,9 +351,11 @@ class RelayStream:
         record.duration_ms = self._age_ms()
         # Whatever the end was: a client that leaves early has used what it used.
         record.finish_reason = self._completion.finish_reason
-        usage = self._completion.usage
-        if usage is not None:
-            record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        tokens = self._completion.tokens
+        if tokens is not None:
+            record.prompt_tokens, record.completion_tokens = tokens.prompt_tokens, tokens.completion_tokens
+            record.cached_tokens = tokens.cached_tokens
+            record.usage_source = UsageSource.PROVIDER
         if error is not None:
             record.error = RecordedError(error.code, error.recorded)
 

@@ -35,7 +35,7 @@ def storable_int(number: int) -> int:
     return max(-INT_MAX, min(number, INT_MAX))
 
 
-Storable = str | int | None
+Storable = str | int | float | None
 
 
 def storable(value: Storable) -> Storable:
@@ -61,8 +61,16 @@ class Field:
     declaration: str
     """The SQL type of these columns, with NOT NULL and default."""
     is_number: bool
+    """Whether it holds whole numbers."""
+    is_real: bool
+    """Whether it holds numbers with a fraction."""
     choices: tuple[str, ...]
     """Every value that an enumeration has; empty for other types."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds texts, or the two texts of an error."""
+        return not (self.is_number or self.is_real)
 
 
 # The fields that are not simply a column of their own name.
@@ -75,7 +83,8 @@ def _field(field: msgspec.inspect.Field) -> Field:
     if isinstance(kind, msgspec.inspect.UnionType):
         (kind,) = (member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType))
     is_number = isinstance(kind, msgspec.inspect.IntType)
-    declaration = "INTEGER" if is_number else "TEXT"
+    is_real = isinstance(kind, msgspec.inspect.FloatType)
+    declaration = "INTEGER" if is_number else "REAL" if is_real else "TEXT"
     if not is_nullable:
         declaration += " NOT NULL"
         if field.default is not msgspec.NODEFAULT:
@@ -86,6 +95,7 @@ def _field(field: msgspec.inspect.Field) -> Field:
         columns=_SPECIAL_COLUMNS.get(field.name, (field.name,)),
         declaration=declaration,
         is_number=is_number,
+        is_real=is_real,
         choices=tuple(kind.cls) if isinstance(kind, msgspec.inspect.EnumType) else (),
     )
 

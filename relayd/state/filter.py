@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 from relayd.state.columns import FIELDS, INT_MAX, Storable, storable, storable_text
 from relayd.state.records import RequestRecord
@@ -36,6 +37,7 @@ _OP = re.compile(r"!=|!~|>=|<=|=|>|<|~")
 _WORD = re.compile(r"(?:(?!!=|!~)[^\s=<>~])+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(r"\S+")
+_DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _POINTER_CHARS = 72
 _NAME_CHARS = 40
@@ -90,7 +92,7 @@ class Op(StrEnum):
     LACKS = "!~"
 
 
-_ORDER: dict[Op, Callable[[str | int, str | int], bool]] = {
+_ORDER: dict[Op, Callable[[Any, Any], bool]] = {
     Op.EQ: operator.eq,
     Op.GT: operator.gt,
     Op.GE: operator.ge,
@@ -101,11 +103,11 @@ _ORDER: dict[Op, Callable[[str | int, str | int], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`field op value`; the value is an int where a number field is compared as a number."""
+    """`field op value`; the value is a number where a number field is compared as a number."""
 
     field: str
     op: Op
-    value: str | int
+    value: str | float
 
     def test(self) -> Test:
         """Return the term as a predicate."""
@@ -136,14 +138,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A bare word: a part of any text field, or the whole of any number."""
+    """A bare word: a part of any text field, or the whole of any whole number."""
 
     text: str
 
     def test(self) -> Test:
         """Return the term as a predicate."""
         needle = _fold_ascii(self.text)
-        texts = [_reader(name) for name, known in FIELDS.items() if not known.is_number]
+        texts = [_reader(name) for name, known in FIELDS.items() if known.is_text]
         numbers = [_reader(name) for name, known in FIELDS.items() if known.is_number]
 
         def anywhere(record: RequestRecord) -> bool:
@@ -155,7 +157,7 @@ class Word:
 
     def where(self) -> Where:
         """Return the term as an SQL expression with bound parameters."""
-        texts = [column for known in FIELDS.values() if not known.is_number for column in known.columns]
+        texts = [column for known in FIELDS.values() if known.is_text for column in known.columns]
         parts = [f"{column} {_LIKE}" for column in texts]
         values: list[object] = [_pattern(self.text)] * len(parts)
         if _NUMBER.fullmatch(self.text) and abs(int(self.text)) <= INT_MAX:
@@ -344,6 +346,12 @@ class _Parser:
             raise self.error(f"A value is missing after '{op}'.", op_at, len(op))
         value = self.quoted() if self.text[start] == '"' else self.take(_PLAIN)
         known = FIELDS[name]
+        if known.is_real:
+            # SQLite and Python write the same fraction differently, so it is never searched as a text.
+            if op in (Op.CONTAINS, Op.LACKS) or not _DECIMAL.fullmatch(value):
+                message = f"'{name}' is compared with a number, as in {name}>0.05."
+                raise self.error(message, start, self.at - start)
+            return Comparison(name, op, float(value))
         if op in (Op.CONTAINS, Op.LACKS):
             return Comparison(name, op, value)
         if name == "ip" and "/" in value and op in (Op.EQ, Op.NE):

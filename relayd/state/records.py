@@ -37,6 +37,13 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
 
 
+class UsageSource(StrEnum):
+    """Where a request's token counts come from."""
+
+    PROVIDER = "provider"
+    ESTIMATE = "estimate"
+
+
 class RecordedError(msgspec.Struct, frozen=True):
     """A failure as its client saw it: the code, and the sentence for people."""
 
@@ -81,9 +88,17 @@ class RequestRecord(RequestStart, kw_only=True):
     deltas: int = 0
     bytes_out: int = 0
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Those of the prompt's tokens that the provider had in its cache; they are cheaper."""
     completion_tokens: int | None = None
+    cost_usd: float | None = None
+    """None if the model has no price."""
+    usage_source: UsageSource | None = None
+    """None if nothing was used: the provider was not asked, or refused."""
     finish_reason: str | None = None
     upstream_request_id: str | None = None
+    route: str | None = None
+    """The name of the provider's key or address that answered; None if there is only one."""
 
     def as_started(self) -> RequestRecord:
         """Return the record with everything removed that only the end could know."""

@@ -334,11 +334,20 @@ async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path
 
 
 def test_every_row_of_the_table_is_provoked() -> None:
-    """`internal` needs a bug, `upstream_timeout` short times: tests/public/test_chat.py has them."""
+    """`internal` needs a bug, `upstream_timeout` short times: tests/public/test_chat.py has them.
+
+    tests/public/test_allowances.py has what only clients with bounds meet.
+    """
     provoked = {case.code for case in _BEFORE_THE_FIRST_BYTE.values()}
     provoked |= {case.code for case in _MID_STREAM.values()}
     provoked |= {"model_not_allowed", "upstream_unreachable", "busy", "cancelled", "key_revoked", "draining"}
-    assert provoked == {str(code) for code in ErrorCode} - {"internal", "upstream_timeout"}
+    assert provoked == {str(code) for code in ErrorCode} - {
+        "internal",
+        "upstream_timeout",
+        "over_budget",
+        "model_unpriced",
+        "state_unavailable",
+    }
 
 
 async def test_after_all_that_the_relay_still_relays(demo: Daemon) -> None:

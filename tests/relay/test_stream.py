@@ -57,6 +57,7 @@ async def test_a_whole_answer_completes_its_record(include_usage: bool) -> None:
     assert (record.connect_ms, record.first_token_ms, record.duration_ms) == (10, 80, 180)
     assert record.stalled_ms == 0
     assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (7, 2, "stop")
+    assert (record.cached_tokens, record.usage_source) == (0, "provider")
     assert record.upstream_request_id == "req_7"
 
 

@@ -68,6 +68,9 @@ def test_every_line_splitter_finds_the_same_line(text: str) -> None:
         ("upstream_truncated", 502, Outcome.UPSTREAM_ERROR),
         ("cancelled", 503, Outcome.CANCELLED),
         ("key_revoked", 401, Outcome.CANCELLED),
+        ("over_budget", 429, Outcome.REJECTED),
+        ("model_unpriced", 403, Outcome.REJECTED),
+        ("state_unavailable", 503, Outcome.REJECTED),
         ("internal", 500, Outcome.CRASHED),
     ],
 )

@@ -157,6 +157,7 @@ def as_ended(record: RequestRecord, status: int = 200) -> RequestRecord:
     record.outcome = Outcome.COMPLETED
     record.connect_ms, record.first_token_ms, record.duration_ms = 12, 120, 800
     record.deltas, record.bytes_out = 20, 2048
+    record.cost_usd = 0.0125
     record.finish_reason = "stop"
     if status >= 400:
         record.outcome = Outcome.UPSTREAM_ERROR

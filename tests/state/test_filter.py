@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relayd.state.columns import FIELDS, RECORD_JSON, storable_int, storable_text, to_row
 from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, is_address_in, parse_filter
-from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
+from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
 from tests.state.harness import a_record, as_ended, opened_database
 
@@ -65,6 +65,8 @@ def test_what_the_language_means(text: str, alternatives: object) -> None:
         ("deltas=\u0661", "\u0661", "whole number"),
         ("outcome=compleeted", "compleeted", "one of completed"),
         ("phase!=gone", "gone", "one of connecting"),
+        ("cost_usd>cheap", "cheap", "compared with a number"),
+        ("cost_usd~1", "1", "compared with a number"),
         ('client="night', '"night', "not closed"),
         ('client="a"b', "b", "space is missing"),
         ('a ""', '""', "empty"),
@@ -160,6 +162,9 @@ def test_any_text_parses_or_points_inside_itself(text: str) -> None:
         ("prompt_tokens<=0", False),
         ("prompt_tokens!=7", True),
         ("prompt_tokens!~7", True),
+        ("cost_usd>=0.0125", True),
+        ("cost_usd<0.0125", False),
+        ("0.0125", False),
         ("started_at>=2027-01-15", True),
         ("none", False),
     ],
@@ -182,6 +187,9 @@ ODD_ONES: dict[str, st.SearchStrategy[object]] = {
     "seq": st.integers(1, 5),
     "phase": st.sampled_from(Phase),
     "outcome": st.none() | st.sampled_from(Outcome),
+    # What a cost is: a whole number of nano-dollars.
+    "cost_usd": st.none() | st.integers(0, 10**13).map(lambda nano: nano / 1e9),
+    "usage_source": st.none() | st.sampled_from(UsageSource),
     "error": st.none() | st.builds(RecordedError, code=TEXTS, message=TEXTS),
 }
 
@@ -219,8 +227,11 @@ def terms(draw: st.DrawFn, record: RequestRecord, fields: list[str]) -> Term:
     kind = draw(st.sampled_from(["substring", "order", "word"]))
     if kind == "word":
         return Word(value or "none")
-    if kind == "substring":
+    if kind == "substring" and not FIELDS[field].is_real:
         return Comparison(field, draw(SUBSTRING), value)
+    if FIELDS[field].is_real:
+        near_usd = found if isinstance(found, float) else 0.5
+        return Comparison(field, draw(ORDER), draw(st.sampled_from([near_usd, near_usd / 2, 0.0])))
     if FIELDS[field].is_number:
         near = found if isinstance(found, int) else 0
         return Comparison(field, draw(ORDER), draw(st.integers(-3, 30) | st.just(storable_int(near))))
@@ -303,7 +314,8 @@ def test_a_record_comes_back_as_it_was(connection: sqlite3.Connection, record: R
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_can_be_filtered(connection: sqlite3.Connection, field: str) -> None:
     """Each field of a record is a field of the language, in memory and in SQL."""
-    where = parse_filter(f"{field}!~x or {field}~x")
+    text = f"{field}!=1 or {field}=1" if FIELDS[field].is_real else f"{field}!~x or {field}~x"
+    where = parse_filter(text)
     assert where.matches(FIRST)
     assert stored(connection, FIRST, where) == FIRST
 

@@ -23,6 +23,9 @@ _CAUSES = {
     "upstream_truncated": "The provider ended the stream before the answer was complete.",
     "cancelled": "An operator cancelled it.",
     "key_revoked": "Its key was revoked with the choice to cut open streams.",
+    "over_budget": "A bound of its client in tokens or money was used up.",
+    "model_unpriced": "Its client has a bound in money, and the model has no price.",
+    "state_unavailable": "The use of a client with bounds could not be stored.",
     "internal": "A fault in relayd; the daemon's log has it under this id.",
 }
 _OUTCOMES = {

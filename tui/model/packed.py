@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord
+from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 from tui.model.units import unix_s, utc_from_ms
 
 _MAX_SHARED = 50_000
@@ -23,7 +23,7 @@ _STARTED_AT = _FIELDS.index("started_at")
 _TEXT_FIELDS = {
     field.name
     for field in msgspec.structs.fields(RequestRecord)
-    if field.type in {str, str | None, Phase, Outcome | None}
+    if field.type in {str, str | None, Phase, Outcome | None, UsageSource | None}
 }
 _SHARED = [index for index, name in enumerate(_FIELDS) if name in _TEXT_FIELDS - _OWN]
 _SHARED += [len(_FIELDS), len(_FIELDS) + 1]
@@ -74,5 +74,6 @@ class Packer:
         record = RequestRecord(seq=seq, **dict(zip(_FIELDS, values, strict=True)))
         record.phase = Phase(record.phase)
         record.outcome = None if record.outcome is None else Outcome(record.outcome)
+        record.usage_source = None if record.usage_source is None else UsageSource(record.usage_source)
         record.error = None if code is None else RecordedError(code, message)
         return record

@@ -72,6 +72,15 @@ const FAILURES = {
     "This key was withdrawn during the answer. Ask the person who runs the relay for a new one.",
     "回答过程中密钥被撤销了。请向管理员索取新的密钥。",
   ],
+  over_budget: ["Your allowance is used up for now.", "您的额度暂时用完了。"],
+  model_unpriced: [
+    "This relay does not know the price of this model, so your key cannot use it. Enter another one.",
+    "中继没有该模型的价格，您的密钥不能使用它。请换一个模型。",
+  ],
+  state_unavailable: [
+    "The relay cannot count what you use at the moment. Try again later.",
+    "中继暂时无法记录您的用量。请稍后再试。",
+  ],
   internal: [
     "The relay met a fault of its own. Tell the person who runs it.",
     "中继内部出错了。请告知管理员。",

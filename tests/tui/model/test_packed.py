@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord, utc_text
+from relayd.admin.schema import Outcome, Phase, RecordedError, RequestRecord, UsageSource, utc_text
 from tests.tui.samples import a_record
 from tui.model.packed import Packer
 
@@ -17,8 +17,11 @@ COUNT = st.none() | st.integers(0, 2**40)
     at_ms=st.integers(0, 4_000_000_000_000),
     texts=st.lists(TEXT, min_size=4, max_size=4),
     maybe=st.none() | TEXT,
-    phase=st.sampled_from(Phase),
-    outcome=st.none() | st.sampled_from(Outcome),
+    kinds=st.tuples(
+        st.sampled_from(Phase),
+        st.none() | st.sampled_from(Outcome),
+        st.none() | st.sampled_from(UsageSource),
+    ),
     numbers=st.lists(COUNT, min_size=6, max_size=6),
     error=st.none() | st.builds(RecordedError, TEXT, TEXT),
 )
@@ -27,8 +30,7 @@ def test_a_record_comes_back_as_it_was(
     at_ms: int,
     texts: list[str],
     maybe: str | None,
-    phase: Phase,
-    outcome: Outcome | None,
+    kinds: tuple[Phase, Outcome | None, UsageSource | None],
     numbers: list[int | None],
     error: RecordedError | None,
 ) -> None:
@@ -43,8 +45,8 @@ def test_a_record_comes_back_as_it_was(
         origin=maybe,
         path=texts[3],
         model=maybe,
-        phase=phase,
-        outcome=outcome,
+        phase=kinds[0],
+        outcome=kinds[1],
         error=error,
         status=numbers[0],
         connect_ms=numbers[1],
@@ -52,6 +54,10 @@ def test_a_record_comes_back_as_it_was(
         duration_ms=numbers[3],
         prompt_tokens=numbers[4],
         completion_tokens=numbers[5],
+        cached_tokens=numbers[0],
+        cost_usd=None if numbers[0] is None else numbers[0] / 7,
+        usage_source=kinds[2],
+        route=maybe,
         upstream_request_id=maybe,
     )
     packer = Packer()
