@@ -14,7 +14,8 @@ from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.probe import Probe
 from relayd.relay.request_recorder import RequestRecorder
-from relayd.relay.stream import StreamLimits, Upstream
+from relayd.relay.stream import StreamLimits
+from relayd.relay.upstream import Upstream
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from relayd.relay.chunks import ChatCompletion
 from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
-from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
-from relayd.relay.redact import Redactor
 from relayd.relay.transport.connection import ConnectionBroken
+from relayd.relay.usage import TokenCounts
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 
 _log = logging.getLogger(__name__)
@@ -54,19 +52,45 @@ class UpstreamBody(Protocol):
         """Stop at once, or let the body end within `linger_s` and keep its connection."""
 
 
-class Upstream(Protocol):
-    """The provider, or what takes its place."""
+class Answer(Protocol):
+    """What one protocol makes of the provider's bytes: what the client is sent, and how far the answer is."""
+
+    deltas: int
+    """Pieces of the answer that the client was sent, or is sent with what `relay` returned last."""
+    events: int
+    """Events of the provider so far; comments are none."""
+    has_progressed: bool
+    """Whether the provider has begun to answer."""
+    done: bool
+    """Whether nothing more of the provider's bytes is needed."""
+    error: RelayError | None
+    """Why the answer failed."""
+    finish_reason: str | None
+    tokens: TokenCounts | None
+    """Tokens as the provider counted them."""
 
     @property
-    def redact(self) -> Redactor:
-        """Makes its texts fit to show."""
+    def finished(self) -> bool:
+        """Whether the answer is whole if nothing more comes."""
 
-    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
-        """Ask for one completion; return the provider's request id and the answer. Raises RelayError."""
+    async def open(self, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
+        """Ask the provider; return its request id and the body of its response. Raises RelayError."""
+
+    def relay(self, data: bytes) -> bytes:
+        """Take the provider's next bytes; return what the client is sent now."""
+
+    def heartbeat(self) -> bytes:
+        """Return what fills a silence; empty: nothing may be sent here."""
+
+    def end(self) -> RelayError | None:
+        """Return why the answer failed if the provider's bytes end here, or None if it is whole."""
+
+    def last_bytes(self, error: RelayError | None) -> bytes:
+        """Return what the client is sent at the end of a whole answer, or of one that failed."""
 
 
 class ResponseWriter(Protocol):
-    """The way to the client. All bytes are whole lines."""
+    """The way to the client."""
 
     status: int | None
     stalled_s: float
@@ -75,14 +99,14 @@ class ResponseWriter(Protocol):
     def blocked(self) -> bool:
         """Whether the client must read before it is sent more."""
 
-    def write_lines(self, lines: bytes) -> None:
-        """Send lines without waiting. Raises ClientGone."""
+    def send(self, data: bytes) -> None:
+        """Send a piece without waiting. Raises ClientGone."""
 
     async def drain(self) -> None:
         """Wait until the client may be sent more. Raises ClientGone or ClientStalled."""
 
-    async def end(self, lines: bytes, error: RelayError | None) -> None:
-        """Send the last lines and end the response. Raises ClientGone or ClientStalled."""
+    async def end(self, data: bytes, error: RelayError | None) -> None:
+        """Send the last piece and end the response. Raises ClientGone or ClientStalled."""
 
 
 class RelayStream:
@@ -90,34 +114,30 @@ class RelayStream:
 
     Args:
         record: written while the stream runs; its outcome is set at the end.
-        body: the provider's request, as JSON.
-        include_usage: whether the last line carries `finish_reason` and `usage`.
-        upstream: the provider.
+        answer: asks the provider, and makes of its bytes what the client is sent.
         writer: the way to the client.
         limits: shared, in seconds.
+        reserve: awaited before the provider is asked; raises RelayError if it may not be.
     """
 
     def __init__(
         self,
         record: RequestRecord,
-        body: bytes,
+        answer: Answer,
         *,
-        include_usage: bool,
-        upstream: Upstream,
         writer: ResponseWriter,
         limits: StreamLimits,
+        reserve: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.record = record
-        self._body = body
-        self._include_usage = include_usage
-        self._upstream = upstream
+        self._answer = answer
         self._writer = writer
         self._limits = limits
+        self._reserve = reserve
         self._loop = asyncio.get_running_loop()
-        self._started_at = self._last_line_at = self._last_event_at = self._loop.time()
+        self._started_at = self._last_sent_at = self._last_event_at = self._loop.time()
         self.last_delta_at: float | None = None
         """Loop time of the last delta."""
-        self._completion = ChatCompletion(upstream.redact)
         self._response: UpstreamBody | None = None
         self._answer_ended = False
         self._paused = False
@@ -125,7 +145,8 @@ class RelayStream:
         self._broken: Exception | None = None
         """What cut the provider's bytes, or a bug in `on_chunk`."""
         self._wake = asyncio.Event()
-        self._last_deltas = b""
+        self._last_piece = b""
+        """What came with the end of the answer, not sent yet."""
         self._stop_cause: RelayError | ClientGone | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -184,7 +205,9 @@ class RelayStream:
         await self._end(cause)
 
     async def _relay(self) -> None:
-        self.record.upstream_request_id, response = await self._upstream.open(self._body, self._on_connected)
+        if self._reserve is not None:
+            await self._reserve()
+        self.record.upstream_request_id, response = await self._answer.open(self._on_connected)
         linger_s = 0.0
         try:
             self._response = response
@@ -204,24 +227,26 @@ class RelayStream:
         """Relay what one read of the provider brought: all that a delta costs is here and below."""
         if self._answer_ended:
             return
-        completion = self._completion
-        events_before = completion.events
-        texts = completion.feed(data)
+        answer = self._answer
+        events_before = answer.events
+        piece = answer.relay(data)
         # A comment fills a silence, but does not prolong the grace for what follows a finish reason.
-        if completion.events != events_before or not completion.finished:
+        if answer.events != events_before or not answer.finished:
             self._last_event_at = self._loop.time()
-        if completion.done or completion.error is not None:
+        if answer.done or answer.error is not None:
             self._end_answer()
-            if completion.finished:
-                # Deltas that come with the end of the answer leave with its last line.
-                self._last_deltas = self._lines_of(texts)
+            if answer.finished:
+                # What comes with the end of the answer leaves with its last bytes.
+                self._count(piece)
+                self._last_piece = piece
                 return
-        elif completion.finished:
+        elif answer.finished:
             self._rearm_clock()
-        if not texts:
+        if not piece:
             return
-        self._last_line_at = self._last_event_at
-        self._writer.write_lines(self._lines_of(texts))
+        self._last_sent_at = self._last_event_at
+        self._count(piece)
+        self._writer.send(piece)
         if self._writer.blocked and self._response is not None:
             # Otherwise a receive buffer fills for each client that does not read.
             self._response.pause_reading()
@@ -243,7 +268,7 @@ class RelayStream:
             raise self._stop_cause
         if self._broken is not None and not isinstance(self._broken, ConnectionBroken):
             raise self._broken
-        error = self._completion.end()
+        error = self._answer.end()
         if error is not None and error.code is ErrorCode.UPSTREAM_TRUNCATED and self._broken is not None:
             raise RelayError(
                 ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
@@ -251,19 +276,17 @@ class RelayStream:
         if error is not None:
             raise error
 
-    def _lines_of(self, texts: list[str]) -> bytes:
-        """Return the lines of deltas that are about to be sent, and count them in the record."""
-        if not texts:
-            return b""
+    def _count(self, piece: bytes) -> None:
+        """Count in the record what is about to be sent."""
         record = self.record
-        self.last_delta_at = self._last_event_at
-        if record.first_token_ms is None:
-            record.first_token_ms = self._age_ms()
-            record.phase = Phase.STREAMING
-        lines = b"".join([delta_line(text) for text in texts])
-        record.deltas += len(texts)
-        record.bytes_out += len(lines)
-        return lines
+        record.bytes_out += len(piece)
+        deltas = self._answer.deltas
+        if deltas != record.deltas:
+            record.deltas = deltas
+            self.last_delta_at = self._last_event_at
+            if record.first_token_ms is None:
+                record.first_token_ms = self._age_ms()
+                record.phase = Phase.STREAMING
 
     def _on_connected(self) -> None:
         record = self.record
@@ -275,8 +298,8 @@ class RelayStream:
         await self._writer.drain()
         self._paused = False
         # The provider is not read while the client is waited for, so its silence counts from here.
-        self._last_line_at = self._last_event_at = self._loop.time()
-        if self._completion.finished:
+        self._last_sent_at = self._last_event_at = self._loop.time()
+        if self._answer.finished:
             self._rearm_clock()
 
     def _watch_clock(self) -> None:
@@ -295,28 +318,28 @@ class RelayStream:
             return
         # A silence that begins later ends no earlier than the second of these, so none is noticed late.
         due = [ends_at, now + limits.idle_timeout_s]
-        is_silent = now >= self._last_line_at + limits.heartbeat_s
+        is_silent = now >= self._last_sent_at + limits.heartbeat_s
         if is_silent:
-            self._last_line_at = now
-        due.append(self._last_line_at + limits.heartbeat_s)
+            self._last_sent_at = now
+        due.append(self._last_sent_at + limits.heartbeat_s)
         self._timer = self._loop.call_at(min(due), self._watch_clock)
         if is_silent and not self._writer.blocked:
             self._send_heartbeat()
 
     def _next_end(self) -> tuple[float, str]:
         """Return when the stream ends if nothing comes, and by which limit; empty: the answer is whole."""
-        limits, completion = self._limits, self._completion
+        limits, answer = self._limits, self._answer
         total = (
             self._started_at + limits.total_timeout_s,
             f"The whole answer took longer than {limits.total_timeout_s:g}",
         )
-        if not completion.finished and not completion.has_progressed:
+        if not answer.finished and not answer.has_progressed:
             first_word = f"The first word did not come within {limits.first_token_timeout_s:g}"
             return min(total, (self._started_at + limits.first_token_timeout_s, first_word))
         if self._paused:
             # The silence is not the provider's own.
             return total
-        if completion.finished:
+        if answer.finished:
             return min(total, (self._last_event_at + limits.finish_grace_s, ""))
         silence = f"The answer fell silent for {limits.idle_timeout_s:g}"
         return min(total, (self._last_event_at + limits.idle_timeout_s, silence))
@@ -327,22 +350,25 @@ class RelayStream:
         self._watch_clock()
 
     def _send_heartbeat(self) -> None:
+        piece = self._answer.heartbeat()
+        if not piece:
+            return
         try:
-            self._writer.write_lines(HEARTBEAT_LINE)
+            self._writer.send(piece)
         except ClientGone as gone:
             self.stop(gone)
         else:
-            self.record.bytes_out += len(HEARTBEAT_LINE)
+            self.record.bytes_out += len(piece)
 
     async def _end(self, cause: Exception | None) -> None:
-        """Send the last lines to a client that still reads, and write the outcome into the record."""
+        """Send the last bytes to a client that still reads, and write the outcome into the record."""
         record = self.record
         error = cause if isinstance(cause, RelayError) else None
         if cause is None or error is not None:
-            lines = self._last_lines(error)
+            last = self._answer.last_bytes(error)
             try:
-                await self._writer.end(self._last_deltas + lines, error)
-                record.bytes_out += len(lines)
+                await self._writer.end(self._last_piece + last, error)
+                record.bytes_out += len(last)
             except (ClientGone, ClientStalled) as gone:
                 cause = cause or gone
         record.status = self._writer.status
@@ -350,20 +376,14 @@ class RelayStream:
         record.stalled_ms = round(self._writer.stalled_s * 1000)
         record.duration_ms = self._age_ms()
         # Whatever the end was: a client that leaves early has used what it used.
-        record.finish_reason = self._completion.finish_reason
-        tokens = self._completion.tokens
+        record.finish_reason = self._answer.finish_reason
+        tokens = self._answer.tokens
         if tokens is not None:
             record.prompt_tokens, record.completion_tokens = tokens.prompt_tokens, tokens.completion_tokens
             record.cached_tokens = tokens.cached_tokens
             record.usage_source = UsageSource.PROVIDER
         if error is not None:
             record.error = RecordedError(error.code, error.recorded)
-
-    def _last_lines(self, error: RelayError | None) -> bytes:
-        done = DONE_LINE
-        if self._include_usage:
-            done = done_line(self._completion.finish_reason, self._completion.usage)
-        return done if error is None else error_line(error) + done
 
     def _age_ms(self) -> int:
         return round(self.age_s * 1000)

@@ -14,9 +14,10 @@ from enum import Enum, auto
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from relayd.relay.chat_answer import ChatAnswer, ChatUpstream
 from relayd.relay.errors import ClientGone, ClientStalled, RelayError
 from relayd.relay.redact import Redactor
-from relayd.relay.stream import RelayStream, StreamLimits, Upstream
+from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.relay.transport.connection import ConnectionBroken
 from relayd.relay.upstream import Upstream as Provider
 from relayd.relay.upstream import UpstreamOptions
@@ -302,11 +303,11 @@ class KeptResponse:
         """Read again."""
         self._reads.set()
 
-    def write_lines(self, lines: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Keep the lines."""
-        self._keep(lines, 200)
+        self._keep(data, 200)
         self.first_line.set()
-        self.on_write(lines)
+        self.on_write(data)
 
     async def drain(self) -> None:
         """Wait until the client reads."""
@@ -317,9 +318,9 @@ class KeptResponse:
         if self.trouble is not None:
             raise self.trouble
 
-    async def end(self, lines: bytes, error: RelayError | None) -> None:
+    async def end(self, data: bytes, error: RelayError | None) -> None:
         """Keep the last lines; this comes once."""
-        self._keep(lines, 200 if error is None else error.status)
+        self._keep(data, 200 if error is None else error.status)
         self.ends += 1
         assert self.ends == 1
 
@@ -371,7 +372,7 @@ class Running:
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: ChatUpstream,
         limits: StreamLimits | None = None,
         *,
         include_usage: bool = False,
@@ -388,9 +389,7 @@ class Running:
         )
         self.stream = RelayStream(
             self.record,
-            BODY,
-            include_usage=include_usage,
-            upstream=upstream,
+            ChatAnswer(upstream, BODY, include_usage=include_usage),
             writer=self.response,
             limits=limits or StreamLimits(),
         )

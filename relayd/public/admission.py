@@ -1,0 +1,184 @@
+"""What the routes that ask the provider share: who may ask, how large a body may be, how a request ends."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from tornado.httputil import HTTPServerRequest
+
+from relayd.public.auth import presented_key, unauthorized
+from relayd.public.client_address import network_of
+from relayd.public.framing import malformed_body
+from relayd.public.handlers import BaseHandler, PublicApp
+from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error
+from relayd.relay.stream import Answer, RelayStream
+from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
+
+_MAX_HEADER_CHARS = 200
+
+
+class AdmittingHandler(BaseHandler):
+    """One request to the provider, and the way to its client (`relayd.relay.stream.ResponseWriter`).
+
+    `prepare` admits or refuses from the headers alone. The subclass reads what was collected in `body`, and
+    gives `relay` the answer that it wants.
+    """
+
+    admitted_methods: ClassVar[frozenset[str]] = frozenset({"POST"})
+    """Methods that ask the provider; the others are Tornado's matter."""
+
+    def __init__(self, application: PublicApp, request: HTTPServerRequest, **kwargs: Any) -> None:
+        super().__init__(application, request, **kwargs)
+        self.status: int | None = None
+        self.body: bytearray | None = None
+        """What has come of the body of an admitted request; None: it is dropped."""
+        self.held = ExitStack()
+        """Gives back what the request holds: its slot, and the watch for the client's leaving."""
+        self._began_at = time.monotonic()
+        self._relayed: RelayStream | None = None
+        context = self.context
+        self.max_received_bytes += self.max_body_bytes
+        self.record = RequestRecord(
+            id=self.request_id,
+            boot_id=context.boot_id,
+            started_at=utc_text(time.time()),
+            ip=context.proxies.client_address(self.stream.peer, request.headers.get_list("X-Forwarded-For")),
+            origin=_cut(request.headers.get("Origin")),
+            user_agent=_cut(request.headers.get("User-Agent")),
+            path=request.path,
+        )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of an admitted request's body."""
+        return self.context.max_body_bytes
+
+    def prepare(self) -> None:
+        """Admit or refuse from the headers alone; no byte of the body is read before this is over."""
+        super().prepare()
+        if self.request.method not in self.admitted_methods:
+            return
+        if self.stream.closed():
+            self._on_client_left()
+            return
+        self.held.callback(self.context.disconnects.watch(self.stream.socket, self._on_client_left))
+        try:
+            self._authenticate()
+            self.admit()
+        except RelayError as error:
+            self.refuse(error)
+        else:
+            self.body = bytearray()
+
+    def _authenticate(self) -> None:
+        context, record = self.context, self.record
+        presented = presented_key(self.request.headers)
+        holder = context.keys.verify(presented)
+        # A dead key is recorded with its client, so that the operator can tell them.
+        known = holder or context.keys.former_owner(presented)
+        if known is not None:
+            record.key_id, record.client = known.key_id, known.client
+        if holder is None:
+            raise unauthorized()
+        context.keys.record_use(holder.key_id, record.ip)
+
+    def admit(self) -> None:
+        """Raise RelayError if the request of a known client may not be read further; else acquire a slot."""
+        context, record = self.context, self.record
+        if context.accepting.refusal is not None:
+            raise context.accepting.refusal
+        if int(self.request.headers.get("Content-Length", "0")) > self.max_body_bytes:
+            raise self._too_large()
+        context.slots.acquire(record.ip)
+        self.held.callback(context.slots.release, record.ip)
+
+    def take_piece(self, chunk: bytes) -> None:
+        """Collect the body of an admitted request; without a Content-Length its size shows only here."""
+        if self.body is None:
+            return
+        self.body += chunk
+        if len(self.body) > self.max_body_bytes:
+            self.refuse(self._too_large())
+        elif self.in_tiny_pieces:
+            self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
+
+    async def relay(self, answer: Answer) -> None:
+        """Relay one answer to its end, and record it."""
+        context, record = self.context, self.record
+        stream = self._relayed = RelayStream(record, answer, writer=self, limits=context.stream_limits)
+        context.recorder.open(record)
+        context.streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            context.streams.remove(stream)
+            if record.outcome is None:
+                record.phase, record.outcome, record.status = Phase.DONE, Outcome.CRASHED, None
+            context.recorder.close(record)
+            self.held.close()
+            if not self._finished:
+                # A client that only closed its sending side still reads: it must not see an orderly end.
+                self.stream.close()
+
+    def send(self, data: bytes) -> None:
+        """Send a piece of the answer, the first time with the head. Raises ClientGone."""
+        raise NotImplementedError
+
+    async def end(self, data: bytes, error: RelayError | None) -> None:
+        """Send the last piece and end the response; an error before the first byte sets the status."""
+        raise NotImplementedError
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Render what was raised; a bug before the stream began leaves nothing open."""
+        super().write_error(status_code, **kwargs)
+        if status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._close_early(Outcome.CRASHED, internal_error(self.request_id))
+
+    def refuse(self, error: RelayError) -> None:
+        """Answer with an error, and record a request that never became a stream."""
+        super().refuse(error)
+        self._close_early(error.outcome, error)
+
+    def on_connection_close(self) -> None:
+        """Take the end of a connection whose body was still arriving (tornado.web.RequestHandler)."""
+        super().on_connection_close()
+        if self.body is None:
+            return
+        if self.stream.met_bad_body and self._relayed is None:
+            error = malformed_body()
+            self._close_early(error.outcome, error)
+        self._on_client_left()
+
+    def _on_client_left(self) -> None:
+        if self._relayed is not None:
+            self._relayed.stop(ClientGone())
+        else:
+            self._close_early(Outcome.CLIENT_CLOSED)
+            self.stream.close()
+
+    def on_body_timeout(self) -> None:
+        """Tell the client that its body did not arrive, and end the connection."""
+        if self.body is not None:
+            limit_s = self.context.body_timeout_s
+            self.refuse(RelayError(ErrorCode.BAD_REQUEST, f"The body did not arrive within {limit_s:g} s."))
+        if not self._finished:
+            super().on_body_timeout()
+
+    def _close_early(self, outcome: Outcome, error: RelayError | None = None) -> None:
+        """Release what the request holds, and record its end if it never became a stream."""
+        self.held.close()
+        self.body = None
+        record = self.record
+        if record.outcome is None and self._relayed is None:
+            record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
+            self.context.recorder.refuse(record, outcome, error, network_of(record.ip))
+
+    def _too_large(self) -> RelayError:
+        return RelayError(ErrorCode.TOO_LARGE, f"The body may have at most {self.max_body_bytes} bytes.")
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_MAX_HEADER_CHARS]
