@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from relayd.admin.schema import Reloaded
 from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
@@ -103,6 +104,10 @@ def _write(report: Reloaded) -> None:
 
 
 def _change(old: Settings, new: Settings, name: str) -> str:
+    if KEYS[name].is_table:
+        before, after = _rows(old.value(name)), _rows(new.value(name))
+        rows = [row for row in {**before, **after} if before.get(row) != after.get(row)]
+        return f"{name} has changed: {_cut(', '.join(rows) or 'their order')}"
     if KEYS[name].secret:
         return f"{name} is now the one from {new.origins[name].place}"
     return f"{name} is now {_shown(new, name)}, was {_shown(old, name)}"
@@ -112,4 +117,13 @@ def _shown(settings: Settings, name: str) -> str:
     """Return a value that is no secret, cut to fit a line."""
     value = settings.value(name)
     text = ", ".join(map(str, value)) or "empty" if isinstance(value, tuple) else str(value)
+    return _cut(text)
+
+
+def _rows(table: Any) -> dict[str, Any]:
+    """Return what a table holds, by the names of its rows."""
+    return {row.name: row for row in table} if isinstance(table, tuple) else dict(table)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"

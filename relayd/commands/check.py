@@ -20,8 +20,9 @@ import uvloop
 
 from relayd.commands.installed_service import InstalledService, installed_service
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
+from relayd.config.schema import route_credential
 from relayd.config.sources import SECRETS, SYSTEM_CONFIG
-from relayd.config.toml import nested, toml_value
+from relayd.config.toml import nested, table_toml, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
 from relayd.hints import typeable
 from relayd.printable import printable
@@ -80,7 +81,7 @@ def _load(args: Namespace) -> _Checked:
     credentials = service.credentials
     missing = [_missing(service.unit, name, file) for name, file in credentials.items() if _is_missing(file)]
     # The daemon reads no others.
-    files = {name: credentials[name] for name in SECRETS if name in credentials}
+    files = {name: file for name, file in credentials.items() if name in SECRETS or _is_route_key(name)}
     hidden = {name: file for name, file in files.items() if _is_hidden(file)}
     try:
         settings = load(
@@ -163,10 +164,8 @@ def _warnings(checked: _Checked) -> list[str]:
     if checked.hidden_files:
         where = ", ".join(map(str, checked.hidden_files))
         warnings.append(f"only root can read {where}: `sudo relayd check` looks into it, too.")
-    elif checked.settings.openai_api_key is None:
-        warnings.append(
-            "no provider key: set OPENAI_API_KEY or openai_api_key_file, or start with `relayd serve --demo`."
-        )
+    elif (remedy := checked.settings.provider_key_remedy) is not None:
+        warnings.append(f"no provider key: {remedy}, or start with `relayd serve --demo`.")
     return warnings
 
 
@@ -182,10 +181,15 @@ def _lines(checked: _Checked) -> Iterator[str]:
     yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults apply."
     if checked.service is not None:
         yield f"# As {checked.service.unit} sees it: with its environment, credentials and socket."
-    values = {key: _value(checked, key) for key in KEYS.values()}
+    values = {key: _value(checked, key) for key in KEYS.values() if not key.is_table}
     columns = min(max(len(text) for key, text in values.items() if not key.secret), _MAX_VALUE_COLUMNS)
     section = None
-    for key, text in values.items():
+    for key in KEYS.values():
+        if key.is_table:
+            if settings.value(key.name):
+                yield from table_toml(key, settings.value(key.name), _route_keys(checked))
+            continue
+        text = values[key]
         if key.section != section:
             section = key.section
             yield from ("", f"[{section}]") if section else ("",)
@@ -199,6 +203,27 @@ def _lines(checked: _Checked) -> Iterator[str]:
     remarks = [f"# Warning: {typeable(sentence)}" for sentence in _warnings(checked)]
     remarks += [f"# Note: {sentence}" for sentence in _notes(settings)]
     yield from ("", *remarks) if remarks else ()
+
+
+def _is_route_key(credential: str) -> bool:
+    return credential.startswith(route_credential(""))
+
+
+def _route_keys(checked: _Checked) -> dict[str, str]:
+    """Return where the key of each route comes from, by the routes' names."""
+    said: dict[str, str] = {}
+    for route in checked.settings.upstream.route:
+        credential = route_credential(route.name)
+        if credential in checked.hidden:
+            where = f"in {checked.hidden[credential]}"
+        elif checked.settings.route_key(route) is None:
+            where = "not set"
+        elif route.openai_api_key is None:
+            where = "set (the one at the top)"
+        else:
+            where = f"set (from {route.openai_api_key_file or OriginKind.CREDENTIAL})"
+        said[route.name] = printable(f"openai_api_key: {where}")
+    return said
 
 
 def _value(checked: _Checked, key: Key) -> str:
@@ -234,6 +259,16 @@ def _json_value(settings: Settings, key: Key) -> Any:
     value = settings.value(key.name)
     if key.secret:
         return {"set": bool(value)}
+    if key.name == "upstream.route":
+        return [
+            {
+                **route.model_dump(mode="json", exclude={"openai_api_key"}),
+                "openai_api_key": {"set": settings.route_key(route) is not None},
+            }
+            for route in settings.upstream.route
+        ]
+    if key.row is not None:
+        return {name: row.model_dump() for name, row in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 

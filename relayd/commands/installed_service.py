@@ -17,7 +17,7 @@ _SHOWN = (
     *("ExecStart", "Environment", "EnvironmentFiles", "StateDirectory", "WorkingDirectory"),
     *("TriggeredBy", "Listen"),
 )
-_CREDENTIAL = re.compile(r"LoadCredential=(?:([\w.]+):(/[^%]*))?")
+_CREDENTIAL = re.compile(r"LoadCredential=(?:([\w.-]+):(/[^%]*))?")
 _LISTEN = re.compile(r"\[?([^]]*)\]?:(\d+) \(Stream\)")
 _TIMEOUT_S = 10.0
 

@@ -62,7 +62,7 @@ def run(args: Namespace) -> int:
             listening=[sock.getsockname()[:2] for sock in inherited],
         )
         settings = read(cli=options)
-        demo: bool = args.demo or (args.demo_without_key and settings.openai_api_key is None)
+        demo: bool = args.demo or (args.demo_without_key and settings.provider_key_remedy is not None)
         if demo and settings.origins["state_dir"].variable in {"HOME", "XDG_STATE_HOME"}:
             options["state_dir"] = demo_state_dir(settings.state_dir)
             settings = read(cli=options)
@@ -103,11 +103,9 @@ class _Plan:
 
 def _require_provider_key(settings: Settings) -> None:
     """Raise ConfigError if there is none."""
-    if settings.openai_api_key is None:
-        message = (
-            "it is missing; set OPENAI_API_KEY or openai_api_key_file, "
-            "or try relayd without one: relayd serve --demo"
-        )
+    remedy = settings.provider_key_remedy
+    if remedy is not None:
+        message = f"it is missing; {remedy}, or try relayd without one: relayd serve --demo"
         raise ConfigError([Finding(Severity.ERROR, "provider key", message, key="openai_api_key")])
 
 

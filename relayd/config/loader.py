@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from relayd.config.errors import ConfigError, shown
-from relayd.config.schema import KEYS, Key, Origin, OriginKind, Settings
+from relayd.config.schema import KEYS, Origin, OriginKind, Settings
 from relayd.config.sources import (
     SECRETS,
     SYSTEM_CONFIG,
@@ -64,12 +65,13 @@ def load(
         ConfigError: the configuration cannot be used; it lists every problem.
     """
     cwd = cwd.absolute()
-    reader = SourceReader(cwd, home_dir(env))
+    credential = _credentials(env, cwd) if credentials is None else credentials.get
+    reader = SourceReader(cwd, home_dir(env), credential)
     environ = {name: Variable(text, "environment") for name, text in env.items()}
     dotenv = reader.dotenv()
     path = reader.find_toml(config_path, dotenv | environ, system_config)
     weakest_first = [
-        reader.credentials(_credentials(env, cwd) if credentials is None else credentials),
+        reader.credentials(),
         reader.toml(path) if path else {},
         reader.variables(dotenv, OriginKind.DOTENV),
         reader.variables(environ, OriginKind.ENVIRONMENT),
@@ -83,7 +85,11 @@ def load(
     settings = _merge([_derived(checked, env), *checked], path)
     if conflicts := list(_conflicts(settings)):
         raise ConfigError(conflicts)
-    cautions = (*_cautions(settings, cwd, listening), *_ignored_proxies(settings, dotenv | environ))
+    cautions = (
+        *_cautions(settings, cwd, listening),
+        *_upstream_cautions(settings),
+        *_ignored_proxies(settings, dotenv | environ),
+    )
     settings._warnings = (*reader.warnings, *_unused_secrets(layers), *cautions)  # noqa: SLF001 - as in _merge
     return settings
 
@@ -95,10 +101,10 @@ def find_config(config_path: Path | None, env: Mapping[str, str], cwd: Path) -> 
     return reader.find_toml(config_path, reader.dotenv() | environ, SYSTEM_CONFIG)
 
 
-def _credentials(env: Mapping[str, str], cwd: Path) -> dict[str, Path]:
-    """Return the files that systemd passes (systemd.exec(5), LoadCredential=)."""
+def _credentials(env: Mapping[str, str], cwd: Path) -> Callable[[str], Path | None]:
+    """Return where systemd puts what it passes (systemd.exec(5), LoadCredential=), by name."""
     directory = env.get("CREDENTIALS_DIRECTORY")
-    return {name: cwd / directory / name for name in SECRETS} if directory else {}
+    return lambda name: cwd / directory / name if directory else None
 
 
 def _with_key_file(layers: Sequence[Layer], reader: SourceReader) -> list[Layer]:
@@ -115,26 +121,38 @@ def _derived(layers: Sequence[Layer], env: Mapping[str, str]) -> Layer:
     """Return the defaults that depend on the machine: the state directory, and the socket in it."""
     default, variable = default_state_dir(env)
     kind = OriginKind.DEFAULT if variable == "HOME" else OriginKind.ENVIRONMENT
-    layer = {"state_dir": Entry(default, Origin(kind, "environment", variable))}
+    layer = {"state_dir": Entry(KEYS["state_dir"], default, Origin(kind, "environment", variable))}
     state_dir = next(found["state_dir"].value for found in (*reversed(layers), layer) if "state_dir" in found)
-    layer["admin.socket"] = Entry(state_dir / "admin.sock", Origin(OriginKind.DEFAULT, "default"))
+    socket = KEYS["admin.socket"]
+    layer[socket.name] = Entry(socket, state_dir / "admin.sock", Origin(OriginKind.DEFAULT, "default"))
     return layer
 
 
 def _checked(layer: Layer, problems: list[Finding]) -> Layer:
     """Return the layer with its values as the settings hold them; add what is wrong to `problems`."""
-    good: Layer = {}
-    for name, entry in layer.items():
-        try:
-            good[name] = Entry(KEYS[name].check(entry.value, from_text=entry.from_text), entry.origin)
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
-            problems += [_problem(KEYS[name], entry, detail) for detail in details]
-    return good
+    return {name: replace(entry, value=_check(entry, problems)) for name, entry in layer.items()}
 
 
-def _problem(key: Key, entry: Entry, detail: Mapping[str, Any]) -> Finding:
+def _check(node: Any, problems: list[Finding]) -> Any:
+    """Return a value, or the rows of a table, checked; None for what is wrong."""
+    match node:
+        case dict():
+            return {name: _check(inner, problems) for name, inner in node.items()}
+        case tuple():
+            return tuple(_check(inner, problems) for inner in node)
+    if node.key.is_table:
+        return _check(node.value, problems)
+    try:
+        return node.key.check(node.value, from_text=node.from_text)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        problems += [_problem(node, detail) for detail in details]
+        return None
+
+
+def _problem(entry: Entry, detail: Mapping[str, Any]) -> Finding:
     """Say where a value was set, what it is and what it must be."""
+    key = entry.key
     # In a list, the last part of the place is the item's number.
     index = detail["loc"][-1] if detail["loc"] else None
     subject = key.name if index is None else f"{key.name}[{index}]"
@@ -193,7 +211,9 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
     if listening:
         yield from _unused_address(settings, listening)
     in_dotenv = any(settings.origins[name].kind is OriginKind.DOTENV for name in SECRETS)
-    for path in (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None):
+    route_files = [route.openai_api_key_file for route in upstream.route]
+    secret_files = (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None)
+    for path in (*secret_files, *route_files):
         if path is not None and is_world_readable(path):
             yield f"{printable(str(path))}: every user of this machine can read this key; chmod 600 it."
     path = settings.config_file
@@ -211,12 +231,6 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
                 " keys and texts can be read in transit; set tls.cert and tls.key, or listen on 127.0.0.1"
                 " behind a proxy."
             )
-    base_url = urlsplit(upstream.base_url)
-    if base_url.scheme == "http" and not _is_loopback(base_url.hostname or ""):
-        yield (
-            f"upstream.base_url {upstream.base_url} is plain HTTP:"
-            " the provider's key can be read in transit; use https://."
-        )
     if chat.heartbeat_s >= _PROXY_TIMEOUT_S:
         yield (
             f"chat.heartbeat_s {chat.heartbeat_s:g} is long:"
@@ -227,6 +241,19 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
             f'chat.default_model "{chat.default_model}" is not in chat.allowed_models;'
             " requests that name no model are refused."
         )
+
+
+def _upstream_cautions(settings: Settings) -> Iterator[str]:
+    """Yield sentences about the ways to the provider."""
+    upstream, chat = settings.upstream, settings.chat
+    urls = {f"the base_url of route {route.name},": settings.route_url(route) for route in upstream.route}
+    for name, url in (urls or {"upstream.base_url": upstream.base_url}).items():
+        base_url = urlsplit(url)
+        if base_url.scheme == "http" and not _is_loopback(base_url.hostname or ""):
+            yield (f"{name} {url} is plain HTTP: the provider's key can be read in transit; use https://.")
+    model = settings.aliases.get(chat.default_model, chat.default_model)
+    if upstream.route and not any(route.serves(model) for route in upstream.route):
+        yield f'no route serves chat.default_model "{model}"; requests that name no model are refused.'
 
 
 def _unused_address(settings: Settings, listening: Sequence[tuple[str, int]]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,19 +21,24 @@ from relayd.config.values import (
     Allowed,
     AuthorizationKey,
     BaseUrl,
+    EndpointPatterns,
     Group,
     Host,
     ModelName,
     ModelNames,
+    ModelPatterns,
     Networks,
     ProviderKey,
     ProxyUrl,
+    RouteName,
+    RouteUrl,
     WebOrigins,
 )
 
 _MIB = 1024 * 1024
 _WEEK_S = 7 * 86400
 _YEAR_S = 366 * 86400
+_MAX_USD = 1_000_000
 
 
 def _key(default: Any, doc: str, *, restart: bool = False, **bounds: Any) -> Any:
@@ -55,6 +61,13 @@ def _seconds(
     field.metadata.append(
         Allowed(f"a number of seconds {'from 0 to' if zero else 'above 0, at most'} {high}")
     )
+    return field
+
+
+def _usd(default: Any, doc: str) -> Any:
+    """Describe a key with a price in US dollars a million tokens."""
+    field = _key(default, doc, ge=0, le=_MAX_USD)
+    field.metadata.append(Allowed(f"US dollars a million tokens, from 0 to {_MAX_USD}"))
     return field
 
 
@@ -98,6 +111,21 @@ class ChatSettings(Section):
     max_tokens_limit: int = _whole(0, 0, 100_000_000, "highest max_tokens of a request; 0: no limit")
 
 
+class RouteSettings(Section):
+    """One of several ways to a provider: a key of its own, perhaps an address of its own."""
+
+    name: RouteName = _key(..., "how the log, status and metrics call it")
+    base_url: RouteUrl = _key(None, "as upstream.base_url, which is the default")
+    openai_api_key_file: Path | None = _key(None, "a file that contains only the key of this route")
+    openai_api_key: ProviderKey = _key(None, "the key of this route")
+    weight: int = _whole(1, 1, 1000, "its share of the requests, beside those of the other routes")
+    models: ModelPatterns = _key((), "the models that it serves, as names or globs; empty: all")
+
+    def serves(self, model: str) -> bool:
+        """Return whether the route is for a model."""
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
 class UpstreamSettings(Section):
     """The provider, and how long relayd waits for it."""
 
@@ -116,6 +144,23 @@ class UpstreamSettings(Section):
         SecretStr(""), "http://, https:// or socks5://, with user:password@ if need be", restart=True
     )
     include_usage: bool = _key(default=True, doc="ask for token counts, for the request log")
+    route: tuple[RouteSettings, ...] = _key((), "several provider keys; without any, base_url and its key")
+
+
+class V1Settings(Section):
+    """What `/v1` offers."""
+
+    enabled: bool = _key(default=True, doc="serve OpenAI's own protocol at /v1; false: 404")
+    allow: EndpointPatterns = _key((), 'what is open beside the usual, such as "GET /v1/files/*"')
+    max_body_bytes: int = _whole(32 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (32 MiB)")
+
+
+class Price(Section):
+    """What a model costs, in US dollars a million tokens."""
+
+    input: float = _usd(..., "of the prompt")
+    cached_input: float | None = _usd(None, "of what the provider had cached; default: input")
+    output: float = _usd(..., "of the answer")
 
 
 class KeysSettings(Section):
@@ -192,6 +237,9 @@ class Settings(Section):
     cors: CorsSettings = CorsSettings()
     chat: ChatSettings = ChatSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    v1: V1Settings = V1Settings()
+    aliases: Mapping[str, ModelName] = _key({}, "what the provider is asked for when clients ask for a model")
+    prices: Mapping[str, Price] = _key({}, "US dollars a million tokens, by model; they replace relayd's own")
     keys: KeysSettings = KeysSettings()
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
@@ -221,6 +269,36 @@ class Settings(Section):
         section, _, leaf = name.rpartition(".")
         return getattr(getattr(self, section) if section else self, leaf)
 
+    def route_url(self, route: RouteSettings) -> str:
+        """Return the address of a route."""
+        return route.base_url or self.upstream.base_url
+
+    def route_key(self, route: RouteSettings) -> SecretStr | None:
+        """Return the key of a route: its own, else `openai_api_key` if that is for the same address."""
+        if route.openai_api_key is None and self.route_url(route) == self.upstream.base_url:
+            return self.openai_api_key
+        return route.openai_api_key
+
+    @property
+    def provider_key_remedy(self) -> str | None:
+        """What to do if the key of a provider is missing, else None."""
+        if not self.upstream.route:
+            if self.openai_api_key is not None:
+                return None
+            return "set OPENAI_API_KEY or openai_api_key_file"
+        for route in self.upstream.route:
+            if self.route_key(route) is None:
+                return (
+                    f"set openai_api_key_file of the route {route.name}, "
+                    f"or pass it the systemd credential {route_credential(route.name)}"
+                )
+        return None
+
+
+def route_credential(name: str) -> str:
+    """Return the name of the systemd credential that is the key of a route."""
+    return f"openai_api_key.{name}"
+
 
 @dataclass(frozen=True)
 class Key:
@@ -243,6 +321,22 @@ class Key:
     def is_list(self) -> bool:
         """Whether the key takes a list."""
         return get_origin(self.field.annotation) is tuple
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the key is a table, or a list of tables, that the operator fills; only files have those."""
+        return self.row is not None or get_origin(self.field.annotation) is Mapping
+
+    @property
+    def row(self) -> type[Section] | None:
+        """The type of each table in a table, or in a list of tables; None: there are plain values."""
+        inner = [part for part in get_args(self.field.annotation) if isinstance(part, type)]
+        return inner[-1] if inner and issubclass(inner[-1], Section) else None
+
+    @cached_property
+    def row_keys(self) -> Mapping[str, Key]:
+        """The keys of each row, by their names in it."""
+        return {} if self.row is None else _keys_of(self.row)
 
     @property
     def is_path(self) -> bool:

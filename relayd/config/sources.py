@@ -8,19 +8,21 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import tomli
 from dotenv.parser import parse_stream
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from relayd.config.errors import did_you_mean, looks_secret
-from relayd.config.schema import KEYS, Key, Origin, OriginKind
-from relayd.config.toml import KeyPath, key_lines
+from relayd.config.schema import KEYS, Key, Origin, OriginKind, route_credential
+from relayd.config.toml import KeyPath, key_lines, toml_key
+from relayd.config.values import ModelName
 from relayd.findings import Finding, Severity
 from relayd.printable import printable
 
@@ -34,7 +36,9 @@ KEPT_NAMES = {
 }
 """Variables kept from the system that relayd replaces."""
 VARIABLES: Mapping[str, str] = KEPT_NAMES | {
-    PREFIX + name.upper().replace(".", "__"): name for name, key in KEYS.items() if key.in_file
+    PREFIX + name.upper().replace(".", "__"): name
+    for name, key in KEYS.items()
+    if key.in_file and not key.is_table
 }
 """Every environment variable that relayd reads, with its dotted key."""
 SECRETS = [name for name, key in KEYS.items() if key.secret]
@@ -43,13 +47,19 @@ _MAX_FILE_BYTES = 1024 * 1024
 _IN_FILE = [key for key in KEYS.values() if key.in_file]
 _BY_PATH = {tuple(key.name.split(".")): key for key in _IN_FILE}
 _SECTIONS = list(dict.fromkeys(key.section for key in _IN_FILE if key.section))
+_TABLES = [key.name for key in _IN_FILE if key.is_table and not key.section]
+_MODEL_NAME = FieldInfo.from_annotation(ModelName)
 _OURS = re.compile(rf"\b(?:{PREFIX}|{'|'.join(KEPT_NAMES)})")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One value of one source, where it was set, and whether numbers and booleans may be text there."""
+    """One value of one source, where it was set, and whether numbers and booleans may be text there.
 
+    The value of a table is a dict or a tuple of rows, down to the entries in them.
+    """
+
+    key: Key
     value: Any = field(repr=False)
     origin: Origin
     from_text: bool = False
@@ -66,19 +76,46 @@ class Variable:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a key of relayd.toml and what it holds stand; as text, `relayd.toml:12`."""
+
+    file: str
+    lines: Mapping[KeyPath, int]
+    path: KeyPath
+
+    def inner(self, *names: str | int) -> _Places:
+        return replace(self, path=(*self.path, *names))
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(OriginKind.FILE, str(self))
+
+    def __str__(self) -> str:
+        path = self.path
+        while path and path not in self.lines:
+            # In an inline list of tables, all stand where the list begins.
+            path = path[:-1]
+        return f"{self.file}:{self.lines.get(path, 1)}"
+
+
 class SourceReader:
     """Reads sources into layers, and collects problems and warnings.
 
     Args:
         cwd: where relative paths begin.
         home: what `~/` stands for.
+        credential: the file of a systemd credential, by its name; it need not exist.
     """
 
-    def __init__(self, cwd: Path, home: Path) -> None:
+    def __init__(
+        self, cwd: Path, home: Path, credential: Callable[[str], Path | None] = lambda _name: None
+    ) -> None:
         self.problems: list[Finding] = []
         self.warnings: list[str] = []
         self._cwd = cwd
         self._home = home
+        self._credential = credential
         # What a user may not enter (sudo -u from /root) holds no configuration of theirs.
         self._may_enter = os.access(cwd, os.X_OK, effective_ids=True)
 
@@ -160,7 +197,7 @@ class SourceReader:
             # Python's own limits, without a place: a number of thousands of digits, hundreds of brackets.
             self._problem(name, "a number in it is too long, or its brackets are nested too deep.")
             return {}
-        paths: list[tuple[KeyPath, Any]] = []
+        paths: list[tuple[tuple[str, ...], Any]] = []
         for top, value in document.items():
             if top in _SECTIONS and isinstance(value, dict):
                 paths += [((top, leaf), inner) for leaf, inner in value.items()]
@@ -168,33 +205,114 @@ class SourceReader:
                 paths.append(((top,), value))
         layer: Layer = {}
         for parts, value in paths:
-            place, dotted = f"{name}:{lines.get(parts, 1)}", ".".join(parts)
+            places = _Places(name, lines, parts)
             key = _BY_PATH.get(parts)
             if key is None:
-                self._problem(place, _unknown_key(parts, value), dotted)
+                self._problem(str(places), _unknown_key(parts, value), ".".join(parts))
+            elif key.is_table:
+                layer[key.name] = Entry(key, self._table(key, value, places), places.origin)
             else:
-                layer[key.name] = self._entry(key, value, Origin(OriginKind.FILE, place))
+                layer[key.name] = self._entry(key, value, places.origin)
         return layer
 
-    def credentials(self, files: Mapping[str, Path]) -> Layer:
-        """Read the secrets in these files, by their keys' names; absent ones are not passed."""
+    def _table(self, key: Key, value: Any, places: _Places) -> Any:
+        """Return the rows of a table, or of a list of tables, down to the entries in them."""
+        if key.is_list:
+            if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+                self._problem(
+                    str(places), f"{key.name} must be tables, each written [[{key.name}]].", key.name
+                )
+                return ()
+            self._require_unique(key, [row.get("name") for row in value], places)
+            return tuple(
+                self._row(key, f"{key.name}[{number}]", row, places.inner(number))
+                for number, row in enumerate(value)
+            )
+        if not isinstance(value, dict):
+            self._problem(str(places), f"{key.name} must be a table, written [{key.name}].", key.name)
+            return {}
+        rows: dict[str, Any] = {}
+        for model, row in value.items():
+            name, where = f"{key.name}.{toml_key(model)}", places.inner(model)
+            inner = Key(name, _MODEL_NAME)
+            try:
+                inner.check(model, from_text=False)
+            except ValidationError:
+                self._problem(
+                    str(where), f"{_hidden(name)} must name a model: {inner.allowed.text}.", key.name
+                )
+                continue
+            if key.row is None:
+                rows[model] = self._entry(inner, row, where.origin)
+            elif isinstance(row, dict):
+                rows[model] = self._row(key, name, row, where)
+            else:
+                self._problem(str(where), f"{_hidden(name)} must be a table, written [{name}].", key.name)
+        return rows
+
+    def _require_unique(self, key: Key, names: list[Any], places: _Places) -> None:
+        for number, name in enumerate(names):
+            first = names.index(name)
+            if name is not None and first != number:
+                message = f"{key.name}[{number}].name is that of {key.name}[{first}], but names must differ."
+                self._problem(str(places.inner(number, "name")), message, key.name)
+
+    def _row(self, key: Key, name: str, row: Mapping[str, Any], places: _Places) -> Layer:
+        """Return the entries of one table, with the key that its key file or a credential holds."""
+        entries: Layer = {}
+        for leaf, value in row.items():
+            where = places.inner(leaf)
+            inner = key.row_keys.get(leaf)
+            if inner is None or not inner.in_file:
+                self._problem(str(where), _unknown_row_key(key, name, leaf), key.name)
+            else:
+                entries[leaf] = self._entry(replace(inner, name=f"{name}.{leaf}"), value, where.origin)
+        for leaf, inner in key.row_keys.items():
+            if inner.field.is_required() and leaf not in row:
+                message = f"{name} lacks {leaf}, which must be {inner.allowed.text}."
+                self._problem(str(places), message, key.name)
+        secret = key.row_keys.get("openai_api_key")
+        if secret is not None:
+            entries |= self._route_key(replace(secret, name=f"{name}.openai_api_key"), entries)
+        return entries
+
+    def _route_key(self, secret: Key, route: Layer) -> Layer:
+        found = self._key_file(secret, route.get("openai_api_key_file"))
+        name = route.get("name")
+        if not found and name is not None and isinstance(name.value, str) and "/" not in name.value:
+            path = self._credential(route_credential(name.value))
+            if path is not None and _is_present(path):
+                found = self._secret_file(secret, path, self._name(path), OriginKind.CREDENTIAL)
+        return {} if found is None else {"openai_api_key": found}
+
+    def credentials(self) -> Layer:
+        """Read the secrets that systemd passed as credentials, by their keys' names."""
         layer: Layer = {}
-        for name, path in files.items():
-            if _is_present(path):
-                layer |= self._secret_file(name, path, self._name(path), OriginKind.CREDENTIAL)
+        for name in SECRETS:
+            path = self._credential(name)
+            if path is not None and _is_present(path):
+                found = self._secret_file(KEYS[name], path, self._name(path), OriginKind.CREDENTIAL)
+                layer |= {} if found is None else {name: found}
         return layer
 
     def key_file(self, named: Entry | None) -> Layer:
         """Read the file that `openai_api_key_file` names."""
-        if named is None or not isinstance(named.value, Path):
-            return {}
-        # The place to change is where the file was named.
-        return self._secret_file("openai_api_key", named.value, named.origin.place, OriginKind.KEY_FILE)
+        found = self._key_file(KEYS["openai_api_key"], named)
+        return {} if found is None else {"openai_api_key": found}
 
-    def _secret_file(self, key: str, path: Path, place: str, kind: OriginKind) -> Layer:
-        text = self._read(path, place, key)
-        origin = Origin(kind, self._name(path))
-        return {} if text is None else {key: Entry(SecretStr(text.rstrip("\r\n")), origin)}
+    def _key_file(self, key: Key, named: Entry | None) -> Entry | None:
+        if named is None or not isinstance(named.value, Path):
+            return None
+        # The place to change is where the file was named.
+        return self._secret_file(key, named.value, named.origin.place, OriginKind.KEY_FILE)
+
+    def _secret_file(self, key: Key, path: Path, place: str, kind: OriginKind) -> Entry | None:
+        text = self._read(path, place, key.name)
+        return (
+            None
+            if text is None
+            else Entry(key, SecretStr(text.rstrip("\r\n")), Origin(kind, self._name(path)))
+        )
 
     def _entry(self, key: Key, value: Any, origin: Origin, *, from_text: bool = False) -> Entry:
         """Convert the written value to the form that the key's check expects."""
@@ -207,7 +325,7 @@ class SourceReader:
                 value = _list_from_text(value.strip())
         if key.is_list and isinstance(value, list):
             value = tuple(value)
-        return Entry(value, origin, from_text and not key.is_path)
+        return Entry(key, value, origin, from_text and not key.is_path)
 
     def _path(self, text: str) -> Path | str:
         """Return the absolute path of a text, or the text itself if it is not a path."""
@@ -315,18 +433,35 @@ def _unknown_variable(name: str) -> str:
     return f"unknown variable {printable(name)}; {f'did you mean {meant}?' if meant else names}"
 
 
-def _unknown_key(path: KeyPath, value: object) -> str:
+def _hidden(name: str) -> str:
+    """Return a name as messages show it."""
+    return "(hidden)" if looks_secret(name) else printable(name[:100])
+
+
+def _unknown_row_key(key: Key, row: str, leaf: str) -> str:
+    """Return what is wrong with a key that a row of a table cannot have, and which one was meant."""
+    if leaf in key.row_keys or leaf.lower() in key.row_keys:
+        return (
+            f"{leaf.lower()} does not belong in this file; name a file that contains it: openai_api_key_file."
+        )
+    known = [name for name, inner in key.row_keys.items() if inner.in_file]
+    near = did_you_mean(leaf, known)
+    hint = f"did you mean {near}?" if near else f"it has {', '.join(known)}."
+    return f"unknown key {_hidden(f'{row}.{leaf}')}; {hint}"
+
+
+def _unknown_key(path: Sequence[str], value: object) -> str:
     """Return what is wrong with a key that relayd.toml cannot have, and which one was meant."""
     section, name = path[0] if len(path) > 1 else "", path[-1]
-    dotted = ".".join(path)
-    said = "(hidden)" if looks_secret(dotted) else printable(dotted[:100])
+    said = _hidden(".".join(path))
     if KEPT_NAMES.get(name.upper()) in SECRETS:
         return f"{name.lower()} does not belong in this file; put {name.upper()} in the environment or .env."
     if name in _SECTIONS and not section:
         return f"{name} must be a table, written [{name}]."
     if not section and isinstance(value, dict):
-        near = did_you_mean(name, _SECTIONS)
-        hint = f"did you mean [{near}]?" if near else f"there are [{'], ['.join(_SECTIONS)}]."
+        tables = [*_SECTIONS, *_TABLES]
+        near = did_you_mean(name, tables)
+        hint = f"did you mean [{near}]?" if near else f"there are [{'], ['.join(tables)}]."
         return f"unknown section {said}; {hint}"
     # The same name elsewhere, or one spelt nearly so in this section.
     own = {key.leaf: key.name for key in _IN_FILE if key.section == section}
@@ -335,5 +470,9 @@ def _unknown_key(path: KeyPath, value: object) -> str:
     meant = own[near] if near else elsewhere.get(name)
     if meant:
         return f"unknown key {said}; did you mean {meant}?"
-    known = f"[{section}] has {', '.join(own)}" if section else f"there are {', '.join([*own, *_SECTIONS])}"
+    known = f"[{section}] has {', '.join(own)}"
+    if not section:
+        known = (
+            f"there are {', '.join([*(leaf for leaf in own if leaf not in _TABLES), *_SECTIONS, *_TABLES])}"
+        )
     return f"unknown key {said}; {known}."

@@ -20,6 +20,7 @@ MAX_KEY_CHARS = 4096
 """Fits with room to spare into the 16 KiB of a request's headers."""
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_ENDPOINT = re.compile(r"(?:[A-Z]+|\*) /v1/[!-~]+")
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5"})
 _MAX_PROXY_CREDENTIAL_CHARS = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -111,6 +112,12 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _check_endpoint(endpoint: str) -> str:
+    if not _ENDPOINT.fullmatch(endpoint) or "?" in endpoint or "#" in endpoint:
+        raise ValueError
+    return endpoint
+
+
 def _check_group(name: str) -> str:
     try:
         if name:
@@ -167,11 +174,29 @@ _MODEL_NAME = Allowed("the name of a model, without spaces")
 # \p{C} is every character that is not shown.
 ModelName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\s\p{C}]+$"), _MODEL_NAME]
 ModelNames = Annotated[tuple[ModelName, ...], Allowed("a list of models' names", _MODEL_NAME.text)]
+ModelPatterns = Annotated[
+    tuple[ModelName, ...],
+    Allowed('a list of models\' names or patterns like "gpt-*"', "a model's name or pattern, without spaces"),
+]
+EndpointPatterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_endpoint)], ...],
+    Allowed(
+        'a list of methods and paths like "GET /v1/files/*"',
+        'a method (or "*"), a space, and a path that begins with /v1/ and may hold "*", without a query',
+    ),
+]
+RouteName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$"),
+    Allowed('a short name of a-z, 0-9, "-" and "_"'),
+]
+_BASE_URL = Allowed("an http:// or https:// URL with a host, no credentials and no query")
 BaseUrl = Annotated[
     str,
     AfterValidator(_check_base_url),
-    Allowed("an http:// or https:// URL with a host, no credentials and no query"),
+    _BASE_URL,
 ]
+RouteUrl = Annotated[str | None, AfterValidator(_check_base_url), _BASE_URL]
 ProxyUrl = Annotated[
     SecretStr,
     AfterValidator(_check_proxy_url),
@@ -181,7 +206,7 @@ ProxyUrl = Annotated[
     ),
 ]
 Group = Annotated[str, AfterValidator(_check_group), Allowed('a Unix group of this machine, or "" for none')]
-# None is only ever the default, which pydantic does not check.
+# None, here and in RouteUrl, is only ever the default, which pydantic does not check.
 AuthorizationKey = Annotated[
     SecretStr | None,
     AfterValidator(_check_authorization_key),

@@ -97,6 +97,36 @@ def test_the_output_is_a_configuration(checker: Checker) -> None:
     assert {name: again.value(name) for name in plain} == {name: first.value(name) for name in plain}
 
 
+def test_tables(checker: Checker) -> None:
+    """They are printed as a configuration that means the same; of a route's key only its source is told."""
+    checker.files.write("key", CANARY)
+    text = """
+        aliases = { "a.b" = "c" }
+        prices."gpt-4.1" = { input = 2, output = 8.5 }
+        [[upstream.route]]
+        name = "main"
+        weight = 2
+        [[upstream.route]]
+        name = "second"
+        openai_api_key_file = "key"
+        models = ["gpt-*"]
+        """
+    first = checker.files.load(text, env=ENV)
+    status, out, _ = checker.run(text, env=ENV)
+    again = checker.files.load(out, env=ENV)
+    assert status == 0
+    assert "# openai_api_key: set (the one at the top)\n" in out
+    assert f"# openai_api_key: set (from {checker.cwd}/key)\n" in out
+    for name in ("aliases", "prices", "upstream.route"):
+        assert again.value(name) == first.value(name)
+    document = json.loads(checker.run(text, env=ENV, as_json=True)[1])
+    assert [route["openai_api_key"] for route in document["settings"]["upstream"]["route"]] == [
+        {"set": True}
+    ] * 2
+    assert document["settings"]["prices"] == {"gpt-4.1": {"input": 2.0, "cached_input": None, "output": 8.5}}
+    assert CANARY not in out + json.dumps(document)
+
+
 def test_no_file(checker: Checker) -> None:
     """Without relayd.toml the first line says so."""
     assert checker.run()[1].startswith("# There is no relayd.toml; the defaults apply.\n")

@@ -27,6 +27,10 @@ NAMES = [
     '"x y"',
     "[server]",
     "[[chat]]",
+    'aliases."a.b"',
+    "prices.m",
+    "prices.m.input",
+    "upstream.route.name",
 ]
 TOML_VALUES = st.one_of(
     st.sampled_from(
@@ -39,6 +43,7 @@ TOML_VALUES = st.one_of(
 LINES = st.one_of(
     st.builds("{} = {}".format, st.sampled_from(NAMES), TOML_VALUES),
     st.sampled_from([f"[{section}]" for section in ("server", "cors", "tls", "nope", "server.port")]),
+    st.sampled_from(["[[upstream.route]]", "[aliases]", "[prices.'m.1']", "name = 'a'", "output = 1"]),
     st.text(max_size=15),
 )
 

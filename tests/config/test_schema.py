@@ -29,7 +29,21 @@ def test_the_shipped_file_with_every_line_in_force(harness: ConfigHarness) -> No
     bare, got = harness.load(""), harness.load(text)
     assert {name: got.value(name) for name in KEYS} == {name: bare.value(name) for name in KEYS}
     from_file = [name for name, origin in got.origins.items() if origin.kind is OriginKind.FILE]
-    assert from_file == [name for name, key in KEYS.items() if key.in_file]
+    assert from_file == [name for name, key in KEYS.items() if key.in_file and not key.is_table]
+
+
+def test_the_examples_of_the_shipped_file_can_be_used(harness: ConfigHarness) -> None:
+    """With the `#` before each of their lines taken away, they say what their comments say."""
+    harness.write("second", "sk-second")
+    text = SHIPPED.read_text().replace("/etc/relayd/second_api_key", "second")
+    got = harness.load(re.sub(r"^# +(?=[\[\"a-z])", "", text, flags=re.MULTILINE))
+    (route,) = got.upstream.route
+    assert (route.name, route.weight, route.models) == ("second", 1, ("gpt-*", "o3"))
+    key = got.route_key(route)
+    assert key is not None
+    assert key.get_secret_value() == "sk-second"
+    assert got.aliases == {"gpt-3.5-turbo": "gpt-4o-mini"}
+    assert got.prices["gpt-4o-mini"].model_dump() == {"input": 0.15, "cached_input": 0.075, "output": 0.6}
 
 
 VALUES = {
@@ -70,8 +84,8 @@ def test_a_key_that_does_not_exist_cannot_be_set() -> None:
 def test_documentation_lists_each_key(harness: ConfigHarness) -> None:
     """docs/configuration.md lists every key in order, with its default as TOML."""
     text = (SHIPPED.parent / "docs/configuration.md").read_text()
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \| .+ \|$", text, flags=re.MULTILINE))
-    plain = [name for name, key in KEYS.items() if key.in_file]
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (.+?) \| .+ \|$", text, flags=re.MULTILINE))
+    plain = [name for name, key in KEYS.items() if key.in_file and not key.is_table]
     assert list(rows) == plain
     got = harness.load(
         "\n".join(f"{name} = {rows[name].strip('`')}" for name in plain if name not in WORKED_OUT)
@@ -82,7 +96,11 @@ def test_documentation_lists_each_key(harness: ConfigHarness) -> None:
 
 def test_every_key_says_what_it_may_be() -> None:
     """No key lacks the words for its error message, and no list lacks the words for its items."""
+    rows = [inner for key in KEYS.values() for inner in key.row_keys.values() if inner.in_file]
+    assert all(key.allowed.text for key in rows)
     for key in KEYS.values():
+        if key.is_table:
+            continue
         assert key.allowed.text
         assert key.is_list == bool(key.allowed.item)
         assert key.secret == (key.name in {"openai_api_key", "authorization_key", "upstream.proxy"})
@@ -126,3 +144,15 @@ def test_other_tls_files_are_live_but_tls_itself_is_not(harness: ConfigHarness) 
     both = ("tls.cert", "tls.key")
     assert live_changes(first, second) == LiveDiff(both, ())
     assert live_changes(off, first) == live_changes(first, off) == LiveDiff((), both)
+
+
+def test_a_change_of_a_table_is_live(harness: ConfigHarness) -> None:
+    """A route's new key is one, though the file has not changed."""
+    text = "[aliases]\na = 'b'\n[[upstream.route]]\nname = 'x'\nopenai_api_key_file = 'key'"
+    harness.write("key", "sk-1")
+    first, same = harness.load(text), harness.load(text)
+    assert live_changes(first, same) == LiveDiff((), ())
+    harness.write("key", "sk-2")
+    assert live_changes(first, harness.load(text)) == LiveDiff(("upstream.route",), ())
+    assert live_changes(first, harness.load(text + "\nweight = 2")).live == ("upstream.route",)
+    assert live_changes(first, harness.load("")) == LiveDiff(("upstream.route", "aliases"), ())
