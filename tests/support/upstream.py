@@ -1,5 +1,7 @@
 """A scripted provider: it plays the bytes, pauses and broken connections that a test's model name asks for.
 
+`tests.support.upstream_script` has the words of such a name, `tests.support.upstream_api` the answers.
+
 In the test's own loop use `FaultUpstream`; in front of daemons that are processes of their own use
 `fault_upstream_url`; where the provider's work must not count as the test's, run
 `python -m tests.support.upstream KEY`, which prints its base URL.
@@ -24,7 +26,8 @@ from typing import Self, cast
 import uvloop
 
 from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
-from tests.support.upstream_script import End, Request, Step, reply, unauthorized
+from tests.support.upstream_api import Provider, body_of, reply
+from tests.support.upstream_script import End, Request, Step, unauthorized
 from tests.wire import HOST, until
 
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
@@ -35,12 +38,9 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Seen:
     """One request as the provider saw it. Times are `time.monotonic()` in seconds."""
 
-    n: int
-    method: str
-    path: str
+    request: Request = field(repr=False)
     headers: dict[str, str]
     """Lower-case names, without those that carry secrets."""
-    body: bytes = field(repr=False)
     authorized: bool
     head_at: float | None = None
     """When the reply's head was sent."""
@@ -51,6 +51,36 @@ class Seen:
     completed: bool = False
     """The script was played to its end."""
     ended: bool = False
+
+    @property
+    def n(self) -> int:
+        """Its number, from 0."""
+        return self.request.n
+
+    @property
+    def method(self) -> str:
+        """Its method."""
+        return self.request.method
+
+    @property
+    def path(self) -> str:
+        """Its path without the query."""
+        return self.request.path
+
+    @property
+    def query(self) -> str:
+        """What follows the question mark."""
+        return self.request.query
+
+    @property
+    def body(self) -> bytes:
+        """Its body, without the chunks' frame."""
+        return self.request.body
+
+    @property
+    def answer(self) -> bytes:
+        """The body that it is answered with when nothing breaks it off: made anew, so that none is kept."""
+        return body_of(self.request)
 
 
 class FaultUpstream:
@@ -65,7 +95,9 @@ class FaultUpstream:
         self.key = key
         self.requests: list[Seen] = []
         self.connections: set[_Connection] = set()
-        self.attempts: dict[str, int] = {}
+        self.provider = Provider()
+        self.held_at_bytes: int | None = None
+        """How much of a body is read before `release_uploads`; None: all."""
         self._port = port
 
     async def __aenter__(self) -> Self:
@@ -92,6 +124,17 @@ class FaultUpstream:
     def base_url(self) -> str:
         """What an SDK takes as its base URL."""
         return f"http://{HOST}:{self._port}/v1"
+
+    @property
+    def uploading(self) -> list[int]:
+        """How many bytes have come of each request that is not whole yet."""
+        return [connection.unanswered_bytes for connection in self.connections if connection.unanswered_bytes]
+
+    def release_uploads(self) -> None:
+        """Read the bodies that `held_at_bytes` holds, and all others."""
+        self.held_at_bytes = None
+        for connection in self.connections:
+            connection.transport.resume_reading()
 
     @property
     def total_requests(self) -> int:
@@ -122,6 +165,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, upstream: FaultUpstream) -> None:
         self._upstream = upstream
         self._received = bytearray()
+        self._head: tuple[str, str, dict[str, str]] | None = None
+        self._body = bytearray()
         self._writable = asyncio.Event()
         self._writable.set()
         self._playing: asyncio.Task[None] | None = None
@@ -133,10 +178,18 @@ class _Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=0)
         self._upstream.connections.add(self)
 
+    @property
+    def unanswered_bytes(self) -> int:
+        """How much has come of a request that is not whole yet."""
+        return 0 if self._playing is not None else len(self._received) + len(self._body)
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         if self._playing is None:
             self._begin()
+        held_at = self._upstream.held_at_bytes
+        if held_at is not None and self.unanswered_bytes > held_at:
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -161,31 +214,60 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         """Answer the next request, once all of it has come."""
-        end_of_head = self._received.find(b"\r\n\r\n")
-        if end_of_head < 0:
+        if self._head is None and not self._read_head():
             return
-        start, _, fields = bytes(self._received[: end_of_head + 4]).partition(b"\r\n")
-        headers = {name.lower(): value for name, value in BytesHeaderParser().parsebytes(fields).items()}
-        end = end_of_head + 4 + int(headers.get("content-length", "0"))
-        if len(self._received) < end:
+        if not self._read_body():
             return
-        body = bytes(self._received[end_of_head + 4 : end])
-        del self._received[:end]
-        method, target, _ = start.decode().split(" ")
+        assert self._head is not None
+        (method, target, headers), body = self._head, bytes(self._body)
+        self._head = None
+        self._body.clear()
+        path, _, query = target.partition("?")
         authorization = headers.get("authorization", "")
+        n = len(self._upstream.requests)
+        request = Request(n, method, path, query, headers, body, authorization)
         self._seen = seen = Seen(
-            n=len(self._upstream.requests),
-            method=method,
-            path=target.partition("?")[0],
+            request=request,
             headers={name: value for name, value in headers.items() if name not in _SECRET_HEADERS},
-            body=body,
             authorized=authorization == f"Bearer {self._upstream.key}",
         )
         self._upstream.requests.append(seen)
-        request = Request(seen.n, f"{method} {seen.path}", body, authorization)
-        steps = reply(request, self._upstream.attempts) if seen.authorized else iter([unauthorized(request)])
+        steps = reply(request, self._upstream.provider) if seen.authorized else iter([unauthorized(request)])
         self._playing = asyncio.create_task(self._play(seen, steps), name="fault upstream")
         self._playing.add_done_callback(lambda _task: self._on_played())
+
+    def _read_head(self) -> bool:
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        start, _, fields = bytes(head + end).partition(b"\r\n")
+        headers = {name.lower(): value for name, value in BytesHeaderParser().parsebytes(fields).items()}
+        method, target, _ = start.decode().split(" ")
+        self._head = method, target, headers
+        self._received = rest
+        if headers.get("expect") == "100-continue":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _read_body(self) -> bool:
+        """Move what has come of the body; return whether that is all."""
+        assert self._head is not None
+        headers = self._head[2]
+        if headers.get("transfer-encoding") != "chunked":
+            length = int(headers.get("content-length", "0"))
+            more = length - len(self._body)
+            self._body += self._received[:more]
+            del self._received[:more]
+            return len(self._body) == length
+        while (end := self._received.find(b"\r\n")) >= 0:
+            size = int(self._received[:end], 16)
+            if len(self._received) < end + size + 4:
+                break
+            self._body += self._received[end + 2 : end + 2 + size]
+            del self._received[: end + size + 4]
+            if size == 0:
+                return True
+        return False
 
     async def _play(self, seen: Seen, steps: Iterator[Step]) -> None:
         for step in steps:

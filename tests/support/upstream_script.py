@@ -1,7 +1,7 @@
-"""What a scripted provider sends: the words of a model's name, and the steps that they stand for.
+"""What a scripted provider sends: the words of a model's name, and how its bytes are framed as HTTP.
 
 A model is named `demo:key=value,key=value`; a value may be percent-encoded. Keys are the fields of `Script`.
-Faults are joined by `+`. The format is that of OpenAI's API reference, "Chat Completions", streaming.
+Faults are joined by `+`. `tests.support.upstream_api` says what each path of the API answers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import enum
 import json
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import cycle, islice
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -24,7 +23,7 @@ _CJK = "流れる言葉は一つずつ届きます。每个词都会立刻到达
 _EMOJI = ("👋🏽 ", "👩‍👩‍👧‍👦 ", "🇺🇳 ", "🏳️‍🌈 ", "e\u0301 ", "𝄞 ", "🧑🏿‍🚀 ", "✅\ufe0f ")
 _GARBAGE = bytes(range(256)) * 16
 _HTML = b"<!doctype html><title>Sign in</title><h1>Welcome to the hotel network</h1>\n"
-_SHAPES: Final = frozenset({"coalesced", "comments", "crlf", "gzip", "one_byte"})
+_SHAPES: Final = frozenset({"coalesced", "comments", "crlf", "gzip", "ids", "obfuscation", "one_byte"})
 """A whole stream in an unusual form."""
 _BREAKS: Final = frozenset(
     {
@@ -33,6 +32,20 @@ _BREAKS: Final = frozenset(
     }
 )
 """The stream goes wrong: before its text, after `after` deltas, or at its end."""
+_HEADERS: Final[dict[str, str]] = {
+    "openai-version": "2020-10-01",
+    "openai-processing-ms": "12",
+    "openai-organization": "org-of-the-owner",
+    "openai-project": "proj_of_the_owner",
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-requests": "9999",
+    "x-ratelimit-reset-requests": "6ms",
+    "x-ratelimit-limit-tokens": "2000000",
+    "x-ratelimit-remaining-tokens": "1999990",
+    "x-ratelimit-reset-tokens": "0s",
+    "set-cookie": "__cf_bm=of-the-provider; path=/; HttpOnly; Secure",
+}
+"""What OpenAI sends with every answer."""
 _MESSAGES: Final = {400: "The request was refused.", 429: "Rate limit reached for requests."}
 
 
@@ -51,6 +64,9 @@ Step: TypeAlias = bytes | float | End
 """Bytes to send in one write, seconds to wait, or an end."""
 
 
+_BREAKS_OFF: Final = {"stall_mid": End.SILENCE, "cut_mid": End.RESET, "cut_fin": End.CLOSE}
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """One reply. Times are in milliseconds, sizes in bytes."""
@@ -63,17 +79,28 @@ class Script:
     headers_ms: float = 0.0
     first_ms: float = 0.0
     finish: str = "stop"
-    """`none`: there is no finish_reason."""
+    """`none`: there is no finish_reason. A response is `incomplete` by `length`, and may be `failed`."""
     fault: frozenset[str] = frozenset()
     after: int = 3
     code: int = 0
+    error: str = ""
+    """The code in an error's body."""
     retry_after: str = ""
+    retry_after_ms: str = ""
+    should_retry: str = ""
     message: str = ""
     fail_times: int = 0
     """Only so many attempts with the same `id` meet the fault; 0: all."""
     id: str = ""
-    size: int = 4 << 20
+    size: int = 0
+    """Of a huge event or of spoken audio; 0: 4 MiB or 8 KiB."""
     batch: int = 10
+    usage: str = "asked"
+    """When the usage of a chat answer is sent: `asked` for, `always`, `never`."""
+    prompt_tokens: int = 2
+    cached_tokens: int = 0
+    completion_tokens: int | None = None
+    """None: one a delta."""
 
     def pieces(self, question: str) -> list[str]:
         """The text, delta by delta; never empty."""
@@ -89,8 +116,11 @@ class Request:
     """What a script may look at of a request."""
 
     n: int
-    target: str
-    """Method and path."""
+    method: str
+    path: str
+    """Without the query."""
+    query: str
+    headers: Mapping[str, str]
     body: bytes
     authorization: str
 
@@ -102,11 +132,15 @@ def _faults(raw: str) -> frozenset[str]:
     return names
 
 
+_TEXTS = (
+    *("text", "finish", "error", "retry_after", "retry_after_ms", "should_retry", "message"),
+    *("id", "usage"),
+)
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
-    **dict.fromkeys(("text", "finish", "retry_after", "message", "id"), unquote),
+    **dict.fromkeys(_TEXTS, unquote),
     **dict.fromkeys(("interval_ms", "headers_ms", "first_ms"), float),
-    **dict.fromkeys(("deltas", "after", "code"), int),
-    **dict.fromkeys(("fail_times", "size", "batch"), int),
+    **dict.fromkeys(("deltas", "after", "code", "fail_times", "size", "batch"), int),
+    **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens"), int),
     "fault": _faults,
 }
 
@@ -123,28 +157,42 @@ def parse(model: str) -> Script:
     return Script(**values)
 
 
-def reply(request: Request, attempts: dict[str, int]) -> Iterator[Step]:
-    """Return the steps of the reply to an authorized request.
+def steps_of(request: Request, script: Script, answer: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+    """Give the answer in the order in which it is sent, or the fault that the script puts in its place."""
+    yield script.headers_ms / 1000
+    if instead := script.fault & _INSTEAD.keys():
+        yield _INSTEAD[next(iter(instead))](request, script)
+    else:
+        yield from answer()
 
-    Args:
-        request: what was asked.
-        attempts: counts the attempts with each `id`.
-    """
-    if request.target == "GET /v1/models":
-        models = [{"id": name, "object": "model"} for name in ("demo", "gpt-4o-mini")]
-        return iter([_whole(request.n, 200, _json({"object": "list", "data": models}))])
-    if request.target != "POST /v1/chat/completions":
-        return iter([error(request.n, 404, f"Invalid URL ({request.target})")])
-    asked = json.loads(request.body)
-    try:
-        script = parse(asked["model"])
-    except (KeyError, ValueError) as wrong:
-        return iter([error(request.n, 400, f"The test's script is wrong: {wrong!r}")])
-    if script.fail_times:
-        attempts[script.id] = attempts.get(script.id, 0) + 1
-        if attempts[script.id] > script.fail_times:
-            script = replace(script, fault=frozenset())
-    return _steps(request, script, asked)
+
+def whole(
+    request: Request, script: Script, body: bytes, content_type: str = "application/json"
+) -> Iterator[Step]:
+    """Give an answer whose length is known; the script may break it off in the middle."""
+    answer = reply_of(request.n, 200, body, **{"Content-Type": content_type})
+    first = len(answer) - len(body) // 2
+    if "stall_first" in script.fault:
+        yield answer[: len(answer) - len(body)]
+        yield End.SILENCE
+    yield answer[:first]
+    if breaks := script.fault & _BREAKS_OFF.keys():
+        yield _BREAKS_OFF[next(iter(breaks))]
+    yield answer[first:]
+
+
+def streamed(
+    request: Request,
+    script: Script,
+    events: Iterator[Step],
+    content_type: str = "text/event-stream; charset=utf-8",
+) -> Iterator[Step]:
+    """Give an answer in chunks, one an event, cut or joined as the script says."""
+    head = {"Content-Type": content_type, "Transfer-Encoding": "chunked"}
+    if "gzip" in script.fault:
+        head["Content-Encoding"] = "gzip"
+    yield _head(request.n, 200, head)
+    yield from _chunked(events, script)
 
 
 def unauthorized(request: Request) -> bytes:
@@ -154,29 +202,26 @@ def unauthorized(request: Request) -> bytes:
     return error(request.n, 401, f"Incorrect API key provided: {masked}.", code="invalid_api_key")
 
 
-def error(n: int, status: int, message: str, *, code: str | None = None, retry_after: str = "") -> bytes:
+def error(
+    n: int, status: int, message: str, *, code: str | None = None, param: str | None = None, **headers: str
+) -> bytes:
     """Write an error as the provider does."""
-    said = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return _whole(n, status, _json({"error": said}), **{"Retry-After": retry_after} if retry_after else {})
-
-
-def _steps(request: Request, script: Script, asked: dict[str, Any]) -> Iterator[Step]:
-    """Give the reply in the order in which it is sent."""
-    yield script.headers_ms / 1000
-    if instead := script.fault & _INSTEAD.keys():
-        yield _INSTEAD[next(iter(instead))](request, script)
-        return
-    head = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
-    if "gzip" in script.fault:
-        head["Content-Encoding"] = "gzip"
-    yield _head(request.n, 200, head)
-    yield from _chunked(_Stream(request, script, asked).events(), script)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "insufficient_quota" if code == "insufficient_quota" else kind
+    said = {"message": message, "type": kind, "param": param, "code": code}
+    return reply_of(n, status, as_json({"error": said}), **headers)
 
 
 def _status(request: Request, script: Script) -> bytes:
     status = script.code or 500
     message = script.message or _MESSAGES.get(status, "The server had an error.")
-    return error(request.n, status, message, retry_after=script.retry_after)
+    headers = {
+        "Retry-After": script.retry_after,
+        "retry-after-ms": script.retry_after_ms,
+        "x-should-retry": script.should_retry,
+    }
+    sent = {name: value for name, value in headers.items() if value}
+    return error(request.n, status, message, code=script.error or None, **sent)
 
 
 def _echoed_key(request: Request, script: Script) -> bytes:
@@ -188,9 +233,9 @@ _INSTEAD: Final[Mapping[str, Callable[[Request, Script], Step]]] = {
     "cut_headers": lambda *_: End.RESET,
     "status": _status,
     "echo_key": _echoed_key,
-    "redirect": lambda request, _: _whole(request.n, 307, b"", Location="/redirected"),
-    "html": lambda request, _: _whole(request.n, 200, _HTML, **{"Content-Type": "text/html"}),
-    "garbage": lambda request, _: _whole(request.n, 200, _GARBAGE, **{"Content-Type": "text/event-stream"}),
+    "redirect": lambda request, _: reply_of(request.n, 307, b"", Location="/redirected"),
+    "html": lambda request, _: reply_of(request.n, 200, _HTML, **{"Content-Type": "text/html"}),
+    "garbage": lambda request, _: reply_of(request.n, 200, _GARBAGE, **{"Content-Type": "text/event-stream"}),
 }
 """What is sent in the place of a stream."""
 
@@ -201,7 +246,7 @@ def _chunked(events: Iterator[Step], script: Script) -> Iterator[Step]:
     batch = script.batch if "coalesced" in script.fault else 1
     held: list[bytes] = []
     for event in events:
-        if isinstance(event, bytes):
+        if isinstance(event, bytes) and event:
             data = event if gzip is None else gzip.compress(event) + gzip.flush(zlib.Z_SYNC_FLUSH)
             if "one_byte" in script.fault:
                 yield from (b"1\r\n%c\r\n" % value for value in data)
@@ -215,93 +260,18 @@ def _chunked(events: Iterator[Step], script: Script) -> Iterator[Step]:
     yield b"".join(held) + b"0\r\n\r\n"
 
 
-class _Stream:
-    """The events of one streamed answer."""
-
-    def __init__(self, request: Request, script: Script, asked: dict[str, Any]) -> None:
-        self._script = script
-        self._asked = asked
-        self._eol = b"\r\n" if "crlf" in script.fault else b"\n"
-        self._frame = {
-            "id": f"chatcmpl-test{request.n}",
-            "object": "chat.completion.chunk",
-            "created": 0,
-            "model": asked["model"],
-        }
-
-    def events(self) -> Iterator[Step]:
-        """Give events, pauses, and how the stream breaks off."""
-        script, fault = self._script, self._script.fault
-        if "stall_first" in fault:
-            while "comments" in fault:
-                yield script.interval_ms / 1000
-                yield self._comment
-            yield End.SILENCE
-        yield self._choice({"role": "assistant", "content": "", "refusal": None})
-        yield script.first_ms / 1000
-        questions = [message for message in self._asked["messages"] if message["role"] == "user"]
-        pieces = script.pieces(questions[-1]["content"] if script.text == "echo" else "")
-        texts = [self._choice({"content": piece}) for piece in pieces]
-        total = len(texts) if script.deltas is None else script.deltas
-        for k, text in enumerate(islice(cycle(texts), total)):
-            if k:
-                yield script.interval_ms / 1000
-            if k == script.after and (yield from self._break()):
-                return
-            yield text
-        if total <= script.after and (yield from self._break()):
-            return
-        end = [] if script.finish == "none" else [self._choice({}, script.finish)]
-        if self._asked.get("stream_options", {}).get("include_usage"):
-            used = {"prompt_tokens": 2, "completion_tokens": total, "total_tokens": 2 + total}
-            end.append(self._event(_json({**self._frame, "choices": [], "usage": used})))
-        yield b"".join(end) + self._event(b"[DONE]")
-
-    def _break(self) -> Generator[Step, None, bool]:
-        """Go wrong in the middle; returns whether the stream is over."""
-        script, fault = self._script, self._script.fault
-        if "stall_mid" in fault:
-            yield End.SILENCE
-        if "cut_mid" in fault:
-            yield End.RESET
-        if "cut_fin" in fault:
-            yield End.CLOSE
-        if "error_event" in fault:
-            said = {"message": script.message or "The server had an error.", "type": "server_error"}
-            yield self._event(_json({"error": {**said, "param": None, "code": None}}))
-        if "bad_json" in fault:
-            yield self._event(b'{"choices":[{"index":0,"delta":{"content":"cut in half')
-        if "bad_utf8" in fault:
-            yield self._choice({"content": "café"}).replace("é".encode(), b"\xe9 \xff")
-        if "huge_event" in fault:
-            yield self._choice({"content": "x" * script.size})
-        return bool(fault & {"error_event", "end_early"})
-
-    def _choice(self, delta: dict[str, str | None], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return self._event(_json({**self._frame, "choices": [choice]}))
-
-    def _event(self, data: bytes) -> bytes:
-        before = self._comment if "comments" in self._script.fault else b""
-        return before + b"data: " + data + self._eol * 2
-
-    @property
-    def _comment(self) -> bytes:
-        return b": PROCESSING" + self._eol * 2
-
-
-def _whole(n: int, status: int, body: bytes, **headers: str) -> bytes:
-    return (
-        _head(n, status, {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers})
-        + body
-    )
+def reply_of(n: int, status: int, body: bytes, **headers: str) -> bytes:
+    """Return a whole reply."""
+    fields = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+    return _head(n, status, fields) + body
 
 
 def _head(n: int, status: int, headers: Mapping[str, str]) -> bytes:
     reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
-    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    fields = "".join(f"{name}: {value}\r\n" for name, value in {**_HEADERS, **headers}.items())
     return f"HTTP/1.1 {status} {reason}\r\nx-request-id: req_demo{n:08}\r\n{fields}\r\n".encode()
 
 
-def _json(value: object) -> bytes:
+def as_json(value: object) -> bytes:
+    """Return the JSON as the provider writes it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
