@@ -24,6 +24,7 @@ from relayd.admin.schema import (
     VERSION_MISMATCH,
     AddKey,
     AuditPage,
+    Clients,
     ErrorReply,
     Event,
     ExtendKey,
@@ -38,6 +39,7 @@ from relayd.admin.schema import (
     Ring,
     RotateKey,
     Status,
+    Usage,
 )
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -136,6 +138,17 @@ class AdminClient:
     async def keys(self) -> Ring:
         """Return the key ring and its generation."""
         return await self._ask("GET", "/keys", Ring)
+
+    async def clients(self) -> Clients:
+        """Return all clients with their bounds and what they have used."""
+        return await self._ask("GET", "/clients", Clients)
+
+    async def usage(
+        self, by: str, *, since: str | None = None, until: str | None = None, client: str | None = None
+    ) -> Usage:
+        """Return usage by `client`, `model`, `day` or `key`, over whole days such as `2026-01-31`."""
+        query = {"by": by, "since": since, "until": until, "client": client}
+        return await self._ask("GET", _target("usage", query=query), Usage)
 
     async def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
@@ -11,6 +13,7 @@ from relayd.state.records import (
     Audited,
     AuditEntry,
     AuditPage,
+    Client,
     DiskUse,
     Ended,
     Gap,
@@ -125,6 +128,33 @@ class DaemonFacts(msgspec.Struct, kw_only=True, frozen=True):
     state_dir: str
 
 
+class RouteState(StrEnum):
+    """Whether requests go to a route."""
+
+    OK = "ok"
+    COOLING = "cooling"
+
+
+class CoolingModel(msgspec.Struct, frozen=True):
+    """A model that a route is not asked for until a UTC time."""
+
+    model: str
+    until: str
+
+
+class RouteStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """One provider key or address, and whether it works."""
+
+    name: str
+    base_url: str
+    state: RouteState
+    until: str | None = None
+    """When a cooling route is tried again."""
+    error: str | None = None
+    """What it failed with last, in words."""
+    models: list[CoolingModel] = []
+
+
 class Status(DaemonFacts, kw_only=True, frozen=True):
     """`GET /status`."""
 
@@ -140,6 +170,7 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     log: LogHealth
     disk: DiskUse
     ring: RingSummary
+    routes: list[RouteStatus] = []
     first_key: str | None = None
     """Where the first key waits in plain text, and until when; None if it does not."""
 
@@ -169,6 +200,62 @@ class KeyChange(KeyChangeResult, frozen=True):
 
     cut: int = 0
     """How many open streams a revoke ended."""
+
+
+class PeriodUse(msgspec.Struct, frozen=True):
+    """What a client has used, or reserved, in one minute, day or month of the server's time zone."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
+class ClientInfo(Client, kw_only=True, frozen=True):
+    """A client with its bounds, and what it has used of them."""
+
+    keys: tuple[str, ...] = ()
+    """The ids of its live keys."""
+    open_streams: int = 0
+    last_used_at: str | None = None
+    minute: PeriodUse = PeriodUse()
+    today: PeriodUse = PeriodUse()
+    month: PeriodUse = PeriodUse()
+
+
+class Clients(msgspec.Struct, frozen=True):
+    """`GET /clients`; `generation` is that of the ring, which a change names in If-Match."""
+
+    generation: int
+    clients: list[ClientInfo]
+
+
+class UsageSums(msgspec.Struct, kw_only=True, frozen=True):
+    """Requests, and the tokens and money that they used."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the prompts' tokens that came from the provider's cache."""
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    estimated: int = 0
+    """How many of the requests ended without the provider's own counts."""
+
+
+class UsageRow(UsageSums, kw_only=True, frozen=True):
+    """The sums of one client, model, day or key."""
+
+    name: str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """`GET /usage?by=client|model|day|key&since=&until=&client=`: days of the server's time zone."""
+
+    by: str
+    since: str
+    until: str
+    rows: list[UsageRow]
+    total: UsageSums
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
