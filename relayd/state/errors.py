@@ -43,8 +43,9 @@ class RingError(Exception):
     RingError
     ├── GenerationMismatch    the ring has moved on since the caller looked
     ├── NoSuchKey             no key has this id
+    ├── NoSuchClient          no client has this name
     ├── WrongState            the key's state, or its client's, does not allow it
-    ├── BadChange             a name, a duration or an idempotency key that can't be
+    ├── BadChange             a name, a bound, a duration or an idempotency key that can't be
     ├── IdempotencyMismatch   the same Idempotency-Key came with another change
     └── RingUnavailable       the disk refused; the old ring stays in force
     """
@@ -69,6 +70,12 @@ class NoSuchKey(RingError):
     code = "no_such_key"
 
 
+class NoSuchClient(RingError):
+    """No client has this name."""
+
+    code = "no_such_client"
+
+
 class WrongState(RingError):
     """The state of the key, or of its client's other keys, does not allow the change."""
 
@@ -76,7 +83,7 @@ class WrongState(RingError):
 
 
 class BadChange(RingError):
-    """A client name, a duration or an idempotency key is not acceptable."""
+    """A client's name, a bound, a duration or an idempotency key is not acceptable."""
 
     code = "bad_request"
 

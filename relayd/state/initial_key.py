@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from relayd.state.audit import append_audit
+from relayd.state.client_transitions import DEFAULT_CLIENT
 from relayd.state.database import Transaction
 from relayd.state.errors import BadChange
 from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
 from relayd.state.key_transitions import StoredRing, given_key, make_key
 from relayd.state.keys import digest
 from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, Peer, utc_text
-
-DEFAULT_CLIENT = "default"
 
 
 class InitialKeyOutcome(StrEnum):

@@ -1,4 +1,4 @@
-"""One change of the key ring, decided and stored in one transaction with its audit row."""
+"""One change of keys or clients, decided and stored in one transaction with its audit row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
@@ -24,7 +25,15 @@ from relayd.state.key_store import (
 )
 from relayd.state.key_transitions import Decision, NewKey, Rule, StoredRing
 from relayd.state.keys import digest
-from relayd.state.records import AuditEntry, KeyChangeResult, KeyInfo, Peer, utc_text
+from relayd.state.records import (
+    AuditEntry,
+    ChangeResult,
+    Client,
+    KeyInfo,
+    KeyState,
+    Peer,
+    utc_text,
+)
 
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 
@@ -46,27 +55,31 @@ class ChangeRequest:
 
     action: str
     subject: str
-    """The client of an `add` or `import`, the key id of all others; text from outside."""
+    """The name of a client, or the id of a key; text from outside."""
     parameters: str
     """All that makes this change differ from another, as text."""
     rule: Rule
     caller: Caller
 
 
-class _Reply(msgspec.Struct, frozen=True):
-    """What an idempotency key remembers: never a secret."""
+class Change(ChangeResult, frozen=True, kw_only=True):
+    """A change that is stored. An idempotency key remembers all of it but the secret."""
 
     generation: int
-    key: KeyInfo
+    key: KeyInfo | None
     old: KeyInfo | None
+    client: Client | None = None
+    revoked: tuple[str, ...] = ()
+    secret: str | None = None
+    already_done: bool = False
 
 
-_reply = msgspec.json.Decoder(_Reply)
+_change = msgspec.json.Decoder(Change)
 
 
 def apply_change(
     transaction: Transaction, request: ChangeRequest, now_s: float, expired: Collection[str]
-) -> KeyChangeResult:
+) -> Change:
     """Decide and store a change.
 
     Args:
@@ -84,12 +97,12 @@ def apply_change(
     if done is not None:
         return done
     mark_expired(connection, expired)
-    ring = load_ring(connection, named=subject)
+    ring = load_ring(connection, [subject])
     _check_generation(ring, request.caller.expected_generation)
     return _store(transaction, request, request.rule(ring, subject, now_s), ring.generation, utc_text(now_s))
 
 
-def _done_before(connection: sqlite3.Connection, request: ChangeRequest) -> KeyChangeResult | None:
+def _done_before(connection: sqlite3.Connection, request: ChangeRequest) -> Change | None:
     key = request.caller.idempotency_key
     if key is None:
         return None
@@ -102,8 +115,7 @@ def _done_before(connection: sqlite3.Connection, request: ChangeRequest) -> KeyC
         raise IdempotencyMismatch(
             f"This Idempotency-Key was used for another change ({row[0]}); each change needs a new one."
         )
-    reply = _reply.decode(row[1])
-    return KeyChangeResult(reply.generation, reply.key, reply.old, already_done=True)
+    return replace(_change.decode(row[1]), already_done=True)
 
 
 def _check_generation(ring: StoredRing, expected: int | None) -> None:
@@ -130,7 +142,7 @@ def _require_unknown(connection: sqlite3.Connection, made: NewKey, now: str) -> 
 
 def _store(
     transaction: Transaction, request: ChangeRequest, decision: Decision, generation: int, now: str
-) -> KeyChangeResult:
+) -> Change:
     connection, caller = transaction.connection, request.caller
     for key in decision.changed:
         update_key(connection, key)
@@ -139,23 +151,35 @@ def _store(
     if decision.made is not None:
         _require_unknown(connection, decision.made, now)
         insert_key(connection, decision.made)
-    generation = advance(connection, generation, now, caller.peer, request.action)
-    key, old = decision.key.as_of(now), None if decision.old is None else decision.old.as_of(now)
+    change = Change(
+        generation=advance(connection, generation, now, caller.peer, request.action),
+        key=_as_of(decision.key, now),
+        old=_as_of(decision.old, now),
+        client=decision.client,
+        revoked=tuple(key.id for key in decision.changed if key.state is KeyState.REVOKED),
+    )
     if caller.idempotency_key is not None:
-        reply = msgspec.json.encode(_Reply(generation, key, old)).decode()
         connection.execute(
             "INSERT INTO idempotency (key, change, reply, created_at) VALUES (?, ?, ?, ?)",
-            (caller.idempotency_key, storable_text(request.parameters), reply, now),
+            (
+                caller.idempotency_key,
+                storable_text(request.parameters),
+                msgspec.json.encode(change).decode(),
+                now,
+            ),
         )
     entry = AuditEntry(
         at=now,
         action=request.action,
         result="done",
-        generation=generation,
-        client=key.client,
-        key_ids=(key.id,) if old is None else (key.id, old.id),
+        generation=change.generation,
+        client=decision.client_name,
+        key_ids=tuple(key.id for key in (change.key, change.old) if key is not None) or change.revoked,
         detail=decision.detail,
     )
     append_audit(transaction, caller.peer, entry)
-    secret = None if decision.made is None else decision.made.secret
-    return KeyChangeResult(generation, key, old, secret)
+    return change if decision.made is None else replace(change, secret=decision.made.secret)
+
+
+def _as_of(key: KeyInfo | None, now: str) -> KeyInfo | None:
+    return None if key is None else key.as_of(now)

@@ -1,4 +1,4 @@
-"""The key ring in SQL: loaded as a whole, written key by key."""
+"""The key ring in SQL: loaded as a whole or for some clients, written key by key."""
 
 from __future__ import annotations
 
@@ -16,47 +16,68 @@ from relayd.state.records import Client, KeyInfo, Peer, epoch_s
 DEAD_KEYS_SHOWN = 100
 REMOVED_CLIENTS_SHOWN = 100
 
-_DEAD = "state IN ('expired', 'revoked')"
 _KEY_JSON = json_object(KeyInfo.__struct_fields__, fingerprint="lower(hex(substr(digest, 1, 4)))")
 _LISTS = ("models", "endpoints", "origins")
 _CLIENT_JSON = json_object(Client.__struct_fields__, **{name: f"json({name})" for name in _LISTS})
 _RING_JSON = json_object(
     StoredRing.__struct_fields__,
-    keys=f"(SELECT json_group_array({_KEY_JSON}) FROM chosen)",  # noqa: S608 - own columns
-    digests="(SELECT json_group_object(id, hex(digest)) FROM chosen)",
+    keys=f"(SELECT json_group_array({_KEY_JSON}) FROM chosen_keys)",  # noqa: S608 - own columns
+    digests="(SELECT json_group_object(id, hex(digest)) FROM chosen_keys)",
     clients=f"(SELECT json_group_array({_CLIENT_JSON}) FROM chosen_clients)",  # noqa: S608 - own columns
 )
-_LOAD = f"""WITH chosen AS (
-    SELECT * FROM keys WHERE NOT {_DEAD} OR id = :named
-    UNION SELECT * FROM (
-        SELECT * FROM keys WHERE {_DEAD}
-        ORDER BY max(coalesce(expires_at, ''), coalesce(revoked_at, '')) DESC LIMIT {DEAD_KEYS_SHOWN}
+
+
+def _load(keys: str, clients: str, others: str = "") -> str:
+    """Return the query for a ring of these keys and clients, which may name other subqueries."""
+    return (
+        f"WITH {others} chosen_keys AS ({keys}), chosen_clients AS ({clients}) SELECT {_RING_JSON} FROM ring"  # noqa: S608 - own SQL
     )
-), chosen_clients AS (
-    SELECT * FROM clients WHERE removed_at IS NULL
-    UNION ALL SELECT * FROM (
-        SELECT * FROM clients WHERE removed_at IS NOT NULL
-        ORDER BY removed_at DESC LIMIT {REMOVED_CLIENTS_SHOWN}
+
+
+def _live_and_last(table: str, dead: str, ended_at: str, shown: int) -> str:
+    return (
+        f"SELECT * FROM {table} WHERE NOT {dead} UNION ALL"  # noqa: S608 - own columns
+        f" SELECT * FROM (SELECT * FROM {table} WHERE {dead} ORDER BY {ended_at} DESC LIMIT {shown})"
     )
-) SELECT {_RING_JSON} FROM ring"""  # noqa: S608 - own columns
+
+
+_LOAD_ALL = _load(
+    _live_and_last(
+        "keys",
+        "state IN ('expired', 'revoked')",
+        "max(coalesce(expires_at, ''), coalesce(revoked_at, ''))",
+        DEAD_KEYS_SHOWN,
+    ),
+    _live_and_last("clients", "(removed_at IS NOT NULL)", "removed_at", REMOVED_CLIENTS_SHOWN),
+)
+_LOAD_SOME = _load(
+    "SELECT * FROM keys WHERE client IN names",
+    "SELECT * FROM clients WHERE name IN names",
+    "subjects AS (SELECT value FROM json_each(?)),"
+    " names AS (SELECT value FROM subjects UNION SELECT client FROM keys WHERE id IN subjects),",
+)
 _COLUMNS = Client.__struct_fields__
 _STORE_CLIENT = f"INSERT OR REPLACE INTO clients ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"  # noqa: S608 - own columns
 _ring = msgspec.json.Decoder(StoredRing)
 _key = msgspec.json.Decoder(KeyInfo)
 
 
-def load_ring(connection: sqlite3.Connection, named: str | None = None) -> StoredRing:
+def load_ring(connection: sqlite3.Connection, subjects: Collection[str] | None = None) -> StoredRing:
     """Return the ring as it is on disk, oldest key first, clients by name.
 
     Args:
         connection: any connection to the database.
-        named: the id of a key that is wanted too, however long dead.
+        subjects: names of clients and ids of keys: load only these clients and their keys, however long
+            dead. None: load all that is live, and what ended last.
 
     Raises:
         sqlite3.Error: it can't be read.
         StateDamaged: what was read is not a ring.
     """
-    row = connection.execute(_LOAD, {"named": named}).fetchone()
+    if subjects is None:
+        row = connection.execute(_LOAD_ALL).fetchone()
+    else:
+        row = connection.execute(_LOAD_SOME, (msgspec.json.encode(list(subjects)).decode(),)).fetchone()
     try:
         ring = _ring.decode("null" if row is None else row[0])
         for key in ring.keys:

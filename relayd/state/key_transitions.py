@@ -75,15 +75,22 @@ class NewKey:
 class Decision:
     """What a rule decided: which keys change (stored in this order), which is made after that."""
 
-    key: KeyInfo
-    """The key that the change is about."""
+    key: KeyInfo | None
+    """The key that the change is about; None if it is about a client alone."""
     changed: tuple[KeyInfo, ...] = ()
     made: NewKey | None = None
     client: Client | None = None
-    """The client that changes, or is made."""
+    """The client that changes, is made or is removed."""
     old: KeyInfo | None = None
     detail: str | None = None
     """For people who read the audit."""
+
+    @property
+    def client_name(self) -> str | None:
+        """The client whose keys or bounds change."""
+        if self.key is not None:
+            return self.key.client
+        return None if self.client is None else self.client.name
 
 
 Rule = Callable[[StoredRing, str, float], Decision]
@@ -92,12 +99,10 @@ Rule = Callable[[StoredRing, str, float], Decision]
 
 def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None) -> Decision:
     """Give a client without an active key a new one, or the operator's own key; make an unknown client."""
-    if not _CLIENT.fullmatch(client):
-        raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
     if (active := ring.active(client)) is not None:
         raise WrongState(f"Client '{client}' already has the active key {active.id}; rotate that one.")
+    new = new_client(client, now_s) if ring.client(client) is None else None
     made = make_key(client, now_s) if given is None else given_key(client, given, now_s)
-    new = Client(name=client, created_at=utc_text(now_s)) if ring.client(client) is None else None
     return Decision(made.info, made=made, client=new, detail=None if given is None else "a given key")
 
 
@@ -145,16 +150,27 @@ def undo(ring: StoredRing, key_id: str, now_s: float) -> Decision:
     detail = f"{back.id} is active again"
     if active is None:
         return Decision(back, changed=(back,), old=ring.find(old.replaced_by), detail=detail)
-    revoked = _as_revoked(active, now_s)
+    revoked = as_revoked(active, now_s)
     # The revoked one first: the client must not have two active keys at any point.
     return Decision(back, changed=(revoked, back), old=revoked, detail=detail)
 
 
 def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decision:
     """End a live key, now and for good."""
-    key = _as_revoked(_live_key(ring, key_id, now_s), now_s)
+    key = as_revoked(_live_key(ring, key_id, now_s), now_s)
     detail = "its open streams are cut" if cut else "its open streams continue"
     return Decision(key, changed=(key,), detail=detail)
+
+
+def new_client(name: str, now_s: float) -> Client:
+    """Return a client without bounds.
+
+    Raises:
+        BadChange: the name can't be one.
+    """
+    if not _CLIENT.fullmatch(name):
+        raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
+    return Client(name=name, created_at=utc_text(now_s))
 
 
 def make_key(client: str, now_s: float) -> NewKey:
@@ -232,7 +248,8 @@ def _key_to_restore(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
     return named
 
 
-def _as_revoked(key: KeyInfo, now_s: float) -> KeyInfo:
+def as_revoked(key: KeyInfo, now_s: float) -> KeyInfo:
+    """Return the key, revoked now."""
     return replace(key, state=KeyState.REVOKED, revoked_at=utc_text(now_s), expires_at=None)
 
 

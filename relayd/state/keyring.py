@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from msgspec.structs import replace
 
 from relayd.state.audit import append_audit
+from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_client, set_client
 from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction, explain
 from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingError, RingUnavailable, StateError
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
-from relayd.state.key_operations import Caller, ChangeRequest, apply_change
-from relayd.state.key_store import load_ring, mark_expired, store_uses
+from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
+from relayd.state.key_store import DEAD_KEYS_SHOWN, REMOVED_CLIENTS_SHOWN, load_ring, mark_expired, store_uses
 from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
 from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
     LIVE_STATES,
     AuditEntry,
     Client,
+    ClientChangeResult,
     KeyChangeResult,
     KeyInfo,
     KeyState,
@@ -39,6 +43,8 @@ __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
 
 _START_TIMEOUT_S = 30.0
 _SUBJECT_CHARS = 200
+_ABOUT_CLIENTS = frozenset({"add", "import", "add_client", "set_client", "remove_client"})
+"""The changes whose subject is the name of a client; that of all others is the id of a key."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,30 +68,60 @@ class _LiveKey:
 class _Snapshot:
     """The ring at one generation; replaced as a whole, by one assignment."""
 
-    ring: StoredRing
-    live: tuple[_LiveKey, ...]
+    generation: int
+    keys: dict[str, KeyInfo]
+    """By id."""
+    digests: dict[str, bytes]
+    """By the id of the key."""
+    live: dict[bytes, _LiveKey]
+    """By digest."""
     owners: dict[bytes, KeyOwner]
-    """The owner of every key of the ring by its digest, the dead ones too."""
+    """The owner of every key by its digest, the dead ones too."""
     clients: dict[str, Client]
-    """Those that exist, by name."""
+    """By name; also those that were removed."""
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        digests = {key.id: bytes.fromhex(ring.digests[key.id]) for key in ring.keys}
-        owners = {key.id: KeyOwner(key.id, key.client) for key in ring.keys}
-        live = (
-            _LiveKey(
-                digests[key.id], epoch_s(key.expires_at) if key.expires_at else float("inf"), owners[key.id]
-            )
-            for key in ring.keys
-            if key.state in LIVE_STATES
+        return cls(0, {}, {}, {}, {}, {}).updated(ring)
+
+    def updated(self, ring: StoredRing) -> _Snapshot:
+        """Return the ring with these clients and keys as they are now.
+
+        A change copies tables, which takes well under a millisecond; to decode and build all of a large
+        ring anew would hold up the event loop.
+        """
+        new = _Snapshot(
+            ring.generation,
+            self.keys | {key.id: key for key in ring.keys},
+            self.digests | {key_id: bytes.fromhex(digest_hex) for key_id, digest_hex in ring.digests.items()},
+            self.live.copy(),
+            self.owners.copy(),
+            self.clients | {client.name: client for client in ring.clients},
         )
-        return cls(
-            ring,
-            tuple(live),
-            {digests[key_id]: owner for key_id, owner in owners.items()},
-            {client.name: client for client in ring.clients if client.removed_at is None},
-        )
+        for key in ring.keys:
+            key_digest = new.digests[key.id]
+            owner = new.owners[key_digest] = KeyOwner(key.id, key.client)
+            if key.state in LIVE_STATES:
+                end_s = epoch_s(key.expires_at) if key.expires_at else math.inf
+                new.live[key_digest] = _LiveKey(key_digest, end_s, owner)
+            else:
+                new.live.pop(key_digest, None)
+        new._forget_oldest()
+        return new
+
+    def _forget_oldest(self) -> None:
+        """Keep as many dead keys and removed clients as are loaded at the start."""
+        if len(self.keys) - len(self.live) > DEAD_KEYS_SHOWN:
+            dead = [key for key in self.keys.values() if key.state not in LIVE_STATES]
+            for key in sorted(dead, key=_ended_at)[:-DEAD_KEYS_SHOWN]:
+                del self.keys[key.id], self.owners[self.digests.pop(key.id)]
+        removed = [client for client in self.clients.values() if client.removed_at is not None]
+        for client in sorted(removed, key=lambda client: client.removed_at or "")[:-REMOVED_CLIENTS_SHOWN]:
+            del self.clients[client.name]
+
+
+def _ended_at(key: KeyInfo) -> str:
+    return max(key.expires_at or "", key.revoked_at or "")
 
 
 class KeyRing:
@@ -127,7 +163,7 @@ class KeyRing:
         theirs = digest(presented)
         now_s = self._clock()
         found: _LiveKey | None = None
-        for live in self._snapshot.live:
+        for live in self._snapshot.live.values():
             # Every digest is compared, in constant time, whether or not one has matched already.
             if hmac.compare_digest(live.digest, theirs):
                 found = live
@@ -148,23 +184,25 @@ class KeyRing:
     def keys(self) -> list[KeyInfo]:
         """Return all live keys and the last 100 dead ones, oldest first, with their latest use."""
         expired = self._find_expired()
+        keys = sorted(self._snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
         return [
             replace(key, state=KeyState.EXPIRED) if key.id in expired else key
-            for key in map(self._uses.shown, self._snapshot.ring.keys)
+            for key in map(self._uses.shown, keys)
         ]
 
     def client(self, name: str) -> Client | None:
         """Return a client with its bounds, unless there is none with this name."""
-        return self._snapshot.clients.get(name)
+        client = self._snapshot.clients.get(name)
+        return None if client is None or client.removed_at is not None else client
 
     def clients(self) -> list[Client]:
         """Return all clients, and the last 100 removed ones, by name."""
-        return self._snapshot.ring.clients
+        return sorted(self._snapshot.clients.values(), key=lambda client: client.name)
 
     @property
     def generation(self) -> int:
         """Return how often the ring has changed."""
-        return self._snapshot.ring.generation
+        return self._snapshot.generation
 
     def ensure_initial_key(self, authorization_key: str | None) -> InitialKey:
         """Give an empty ring its first key: the given one, or a new one. Blocks; call it at start.
@@ -177,7 +215,7 @@ class KeyRing:
         def work(transaction: Transaction) -> InitialKey:
             had_keys = self._directory.generation > 0
             initial = ensure_initial_key(transaction, authorization_key, self._clock(), had_keys=had_keys)
-            self._adopt_after_commit(transaction)
+            self._adopt_after_commit(transaction, [DEFAULT_CLIENT])
             return initial
 
         try:
@@ -189,38 +227,67 @@ class KeyRing:
 
     async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
-        return await self._change("add", client, "", add, caller)
+        return await self._change_key("add", client, "", add, caller)
 
     async def import_key(self, client: str, given: str, *, caller: Caller) -> KeyChangeResult:
         """Let a client that has no active key use a key of the operator's own; the result has no secret."""
         parameters = f" {fingerprint(digest(given.encode()))}"
-        change = await self._change("import", client, parameters, partial(add, given=given), caller)
+        change = await self._change_key("import", client, parameters, partial(add, given=given), caller)
         return replace(change, secret=None)
 
     async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
         """Make a new active key for the client of this active one, which works on until its grace ends."""
         parameters = f" grace {seconds(grace_s)} s"
-        return await self._change("rotate", key_id, parameters, partial(rotate, grace_s=grace_s), caller)
+        return await self._change_key("rotate", key_id, parameters, partial(rotate, grace_s=grace_s), caller)
 
     async def extend(self, key_id: str, *, by_s: float, caller: Caller) -> KeyChangeResult:
         """Move the end of a retiring key later by this many seconds."""
-        return await self._change(
+        return await self._change_key(
             "extend", key_id, f" by {seconds(by_s)} s", partial(extend, by_s=by_s), caller
         )
 
     async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
         """Make a retiring key active again and revoke its replacement; `key_id` names either."""
-        return await self._change("undo", key_id, "", undo, caller)
+        return await self._change_key("undo", key_id, "", undo, caller)
 
     async def revoke(self, key_id: str, *, cut: bool, caller: Caller) -> KeyChangeResult:
         """End a live key now, for good. `cut` is only noted in the audit: the caller cuts the streams."""
-        return await self._change(
+        return await self._change_key(
             "revoke", key_id, " and cut" if cut else "", partial(revoke, cut=cut), caller
         )
 
-    async def _change(
+    async def add_client(
+        self, name: str, bounds: Mapping[str, object], *, caller: Caller
+    ) -> ClientChangeResult:
+        """Make a client with these bounds (fields of `Client` by name) and its first key."""
+        rule = partial(add_client, bounds=bounds)
+        return await self._change_client("add_client", name, _canonical(bounds), rule, caller)
+
+    async def set_client(
+        self, name: str, changes: Mapping[str, object], *, caller: Caller
+    ) -> ClientChangeResult:
+        """Change the note or bounds of a client; None removes a bound."""
+        rule = partial(set_client, changes=changes)
+        return await self._change_client("set_client", name, _canonical(changes), rule, caller)
+
+    async def remove_client(self, name: str, *, cut: bool, caller: Caller) -> ClientChangeResult:
+        """Remove a client and revoke its keys. `cut` is only noted in the audit, as for `revoke`."""
+        rule = partial(remove_client, cut=cut)
+        return await self._change_client("remove_client", name, " and cut" if cut else "", rule, caller)
+
+    async def _change_key(
         self, action: str, subject: str, parameters: str, rule: Rule, caller: Caller
     ) -> KeyChangeResult:
+        change = await self._change(action, subject, parameters, rule, caller)
+        return msgspec.convert(change, KeyChangeResult, from_attributes=True)
+
+    async def _change_client(
+        self, action: str, name: str, parameters: str, rule: Rule, caller: Caller
+    ) -> ClientChangeResult:
+        change = await self._change(action, name, parameters, rule, caller)
+        return msgspec.convert(change, ClientChangeResult, from_attributes=True)
+
+    async def _change(self, action: str, subject: str, parameters: str, rule: Rule, caller: Caller) -> Change:
         request = ChangeRequest(action, subject, f"{action} {subject}{parameters}", rule, caller)
         try:
             return await asyncio.wrap_future(self._writer.submit(partial(self._apply, request)))
@@ -230,7 +297,7 @@ class KeyRing:
         except (sqlite3.Error, StateError) as error:
             _log.error("A %s of %s could not be written to disk: %s", action, subject[:64], error)
             unavailable = RingUnavailable(
-                f"The change could not be written to disk; the keys are unchanged. {self._explain(error)}"
+                f"The change could not be written to disk; nothing is changed. {self._explain(error)}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error
@@ -238,18 +305,19 @@ class KeyRing:
     def _explain(self, error: Exception) -> str:
         return str(explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error)
 
-    def _apply(self, request: ChangeRequest, transaction: Transaction) -> KeyChangeResult:
-        result = apply_change(transaction, request, self._clock(), self._find_expired())
-        self._adopt_after_commit(transaction)
-        return result
+    def _apply(self, request: ChangeRequest, transaction: Transaction) -> Change:
+        change = apply_change(transaction, request, self._clock(), self._find_expired())
+        self._adopt_after_commit(transaction, [storable_text(request.subject)])
+        return change
 
-    def _adopt_after_commit(self, transaction: Transaction) -> None:
+    def _adopt_after_commit(self, transaction: Transaction, subjects: Collection[str]) -> None:
         # On the writer's thread, right after the commit: so memory and disk stay together also when the
         # caller was cancelled meanwhile.
-        transaction.after_commit.append(partial(self._adopt, load_ring(transaction.connection)))
+        ring = load_ring(transaction.connection, subjects)
+        transaction.after_commit.append(partial(self._adopt, ring))
 
     def _adopt(self, ring: StoredRing) -> None:
-        self._snapshot = _Snapshot.of(ring)
+        self._snapshot = self._snapshot.updated(ring)
         self._directory.note_generation(ring.generation)
 
     async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:
@@ -259,8 +327,8 @@ class KeyRing:
         bring back.
         """
         subject = storable_text(request.subject[:_SUBJECT_CHARS])
-        is_client = request.action in {"add", "import"}
-        known = self._snapshot.ring.find(subject)
+        is_client = request.action in _ABOUT_CLIENTS
+        known = self._snapshot.keys.get(subject)
         entry = AuditEntry(
             at=utc_text(self._clock()),
             action=request.action,
@@ -296,13 +364,13 @@ class KeyRing:
         if expired:
             with self._database.transaction(durable=True) as transaction:
                 mark_expired(transaction.connection, expired)
-                self._adopt_after_commit(transaction)
+                self._adopt_after_commit(transaction, expired)
             self._expired -= expired
 
     def _find_expired(self) -> set[str]:
         """Return the live keys that have expired by now, or had expired before the clock was set back."""
         now_s = self._clock()
-        for live in self._snapshot.live:
+        for live in self._snapshot.live.values():
             if live.expires_s <= now_s:
                 self._note_expired(live.owner.key_id)
         return set(self._expired)
@@ -311,6 +379,11 @@ class KeyRing:
         if key_id not in self._expired:
             self._expired.add(key_id)
             self._writer.wake(self.expiry_task)
+
+
+def _canonical(changes: Mapping[str, object]) -> str:
+    """Return the same text for the same changes."""
+    return f" {msgspec.json.encode(changes, order='sorted').decode()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,15 @@ class Client(msgspec.Struct, kw_only=True, frozen=True):
         return self.requests_per_minute is not None or self.has_token_bound or self.has_money_bound
 
 
-class KeyChangeResult(msgspec.Struct, frozen=True):
+class ChangeResult(msgspec.Struct, frozen=True):
+    """The result of a change, which may carry a secret that no repr shows."""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "secret")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class KeyChangeResult(ChangeResult, frozen=True):
     """What a change of the key ring did, after it is on disk and in force."""
 
     generation: int
@@ -208,9 +216,20 @@ class KeyChangeResult(msgspec.Struct, frozen=True):
     already_done: bool = False
     """True if this idempotency key had done its work before."""
 
-    def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "secret")
-        return f"{type(self).__name__}({', '.join(shown)})"
+
+class ClientChangeResult(ChangeResult, frozen=True):
+    """What a change of a client did, after it is on disk and in force."""
+
+    generation: int
+    client: Client
+    key: KeyInfo | None = None
+    """The first key of a new client."""
+    revoked: tuple[str, ...] = ()
+    """The ids of the keys that ended with a removed client."""
+    secret: str | None = None
+    """The first key, once; never stored. None in every repeated answer."""
+    already_done: bool = False
+    """True if this idempotency key had done its work before."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -231,7 +250,8 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
     boot_id: str = ""
     at: str
     action: str
-    """`fill`, `add`, `rotate`, `extend`, `undo`, `revoke`, `pause`, `resume`, `drain` or `cancel`."""
+    """A change of keys (`fill`, `add`, `import`, `rotate`, `extend`, `undo`, `revoke`) or clients
+    (`add_client`, `set_client`, `remove_client`), or `pause`, `resume`, `reload`, `drain` or `cancel`."""
     result: str
     """`done`, or the code of the refusal."""
     uid: int = -1
