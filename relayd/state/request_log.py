@@ -45,6 +45,7 @@ class RequestLog:
 
     Args:
         wake: makes the writer call `write` soon; called at most once for each `write`.
+        settle: charges requests for what they used, in the transaction of their end.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class RequestLog:
         database: Database,
         wake: Callable[[], None],
         clock: Callable[[], float],
+        settle: Callable[[Transaction, Sequence[RequestRecord]], None],
         capacity: int = CAPACITY,
     ) -> None:
         self._database = database
         self._wake = wake
         self._clock = clock
+        self._settle = settle
         self._capacity = capacity
         # Appended on the event loop, taken from the other end by the writer: deque makes both atomic.
         self._waiting: deque[Entry] = deque()
@@ -165,6 +168,7 @@ class RequestLog:
                     rows[seq] = to_row(record, seq, end_seq)
                     transaction.events.append(Ended(end_seq, record.boot_id, record))
             upsert(transaction.connection, list(rows.values()))
+            self._settle(transaction, [record for kind, record in entries if kind is EntryKind.END])
             if lost:
                 _record_loss(transaction, lost, utc_text(self._clock()), self._loss_reason)
         self._reported += lost

@@ -75,7 +75,28 @@ _CLIENTS = (
     "CREATE INDEX keys_by_client ON keys (client)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS,))
+_USAGE = (
+    # What a client used or reserved in a minute, a day, a month; money in nano-dollars.
+    """CREATE TABLE windows (
+        window TEXT NOT NULL, client TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+        nano_usd INTEGER NOT NULL, PRIMARY KEY (window, client)
+    ) WITHOUT ROWID""",
+    # Requests that reserved and have not ended; `id` is the request's.
+    """CREATE TABLE reservations (
+        id TEXT PRIMARY KEY, boot_id TEXT NOT NULL, client TEXT NOT NULL, key_id TEXT NOT NULL,
+        model TEXT NOT NULL, day TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    # Sums of a day; `estimated`: how many of the requests.
+    """CREATE TABLE usage (
+        day TEXT NOT NULL, client TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL,
+        requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL, estimated INTEGER NOT NULL,
+        PRIMARY KEY (day, client, key_id, model)
+    ) WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE))
 
 
 def check_version(connection: sqlite3.Connection) -> int:

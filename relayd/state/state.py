@@ -12,6 +12,7 @@ from functools import partial
 from typing import ClassVar, Self
 
 from relayd.state.audit import Audit
+from relayd.state.budget import Budget
 from relayd.state.crash_recovery import close_crashed
 from relayd.state.database import (
     Connect,
@@ -54,7 +55,8 @@ class State:
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
         self.ring = self.ring_class(self._writer, database, directory, clock)
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
-        self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock)
+        self.budget = Budget(self._writer, database, clock)
+        self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock, self.budget.settle)
         self.reader = LogReader(database.path, clock)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
@@ -62,6 +64,8 @@ class State:
             self.ring.expiry_task,
             Task("key uses", 5.0, self.ring.store_uses),
             Task("crash recovery", 1.0, partial(close_crashed, database)),
+            Task("charges of crashed requests", 1.0, self.budget.charge_orphans),
+            Task("windows that are over", 60.0, self.budget.prune),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
         ]
@@ -111,6 +115,7 @@ class State:
         try:
             self.ring.store_expired()
             close_crashed(self._database)
+            self.budget.charge_orphans()
         except sqlite3.Error as error:
             if not is_disk_refusing(error):
                 raise

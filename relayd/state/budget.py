@@ -1,0 +1,440 @@
+"""What each client used and reserved: checked before the provider is asked, corrected when all is known.
+
+A request of a client with bounds reserves the most that it may use, in every window at once; its end
+replaces the reservation by what it used. Money is whole nano-dollars: one token of the cheapest model counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import operator
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import partial
+from typing import NamedTuple
+
+from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, window_names
+from relayd.state.columns import storable_int, storable_text
+from relayd.state.database import Database, Transaction, explain
+from relayd.state.errors import StateBusy
+from relayd.state.records import Client, Outcome, RequestRecord, UsageSource, epoch_s
+from relayd.state.writer import Writer
+
+NANO = 1_000_000_000
+RESERVE_TIMEOUT_S = 5.0
+_GROUP = 256
+"""Reservations of one transaction: bounds how long the first of them waits for the last."""
+_CHUNK_ROWS = 500
+_KEPT_DAYS = 3
+"""A time zone that changes between two runs moves a day by one."""
+_KEPT_MONTHS_DAYS = 62
+USAGE_DAYS = 400
+
+_REFUSED = frozenset({Outcome.DENIED, Outcome.REJECTED})
+"""The outcomes of requests that relayd itself refused: they count nowhere."""
+_READ_WINDOW = "SELECT requests, tokens, nano_usd FROM windows WHERE window = ? AND client = ?"
+_ADD_TO_WINDOW = """INSERT INTO windows (window, client, requests, tokens, nano_usd)
+    VALUES (?1, ?2, max(0, ?3), max(0, ?4), max(0, ?5))
+    ON CONFLICT DO UPDATE SET requests = max(0, requests + ?3), tokens = max(0, tokens + ?4),
+        nano_usd = max(0, nano_usd + ?5)"""
+_INSERT_RESERVATION = """INSERT INTO reservations
+    (id, boot_id, client, key_id, model, day, prompt_tokens, completion_tokens, nano_usd)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_DELETE_RESERVATION = "DELETE FROM reservations WHERE id = ?"
+_ON_SAME_USAGE = """ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    nano_usd = nano_usd + excluded.nano_usd, estimated = estimated + excluded.estimated"""
+_USAGE_COLUMNS = """day, client, key_id, model,
+    requests, prompt_tokens, cached_tokens, completion_tokens, nano_usd, estimated"""
+_ADD_TO_USAGE = f"INSERT INTO usage ({_USAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_SAME_USAGE}"  # noqa: S608 - own columns
+_CHARGE_ORPHANS = f"""INSERT INTO usage ({_USAGE_COLUMNS})
+    SELECT day, client, key_id, model, count(*), sum(prompt_tokens), 0, sum(completion_tokens), sum(nano_usd),
+        count(*) FROM reservations WHERE boot_id != ? GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
+_PRUNE_WINDOWS = """DELETE FROM windows WHERE (window, client) IN (
+    SELECT window, client FROM windows WHERE window < :before AND length(window) = :length LIMIT :rows)"""
+_PRUNE_USAGE = """DELETE FROM usage WHERE (day, client, key_id, model) IN (
+    SELECT day, client, key_id, model FROM usage WHERE day < ? ORDER BY day LIMIT ?)"""
+
+
+class Use(NamedTuple):
+    """What is counted in a window."""
+
+    requests: int = 0
+    tokens: int = 0
+    """In and out."""
+    nano_usd: int = 0
+
+    def plus(self, other: Use) -> Use:
+        """Return the sum."""
+        return Use(*map(operator.add, self, other))
+
+    def minus(self, other: Use) -> Use:
+        """Return the difference, which may be negative."""
+        return Use(*map(operator.sub, self, other))
+
+
+class Bound(NamedTuple):
+    """A bound of a client: its field, how long it counts, and what."""
+
+    field: str
+    window: Window
+    unit: str
+    """`requests`, `tokens` or `nano_usd`."""
+
+
+BOUNDS = (
+    # The longest first: the refusal names the bound that lasts.
+    Bound("usd_per_month", Window.MONTH, "nano_usd"),
+    Bound("tokens_per_month", Window.MONTH, "tokens"),
+    Bound("usd_per_day", Window.DAY, "nano_usd"),
+    Bound("tokens_per_day", Window.DAY, "tokens"),
+    Bound("tokens_per_minute", Window.MINUTE, "tokens"),
+    Bound("requests_per_minute", Window.MINUTE, "requests"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request may use."""
+
+    request_id: str
+    client: Client
+    key_id: str
+    model: str
+    most: Use
+    least: Use
+    """Equal to `most`; but if the length of the answer is a guess, without the answer."""
+    prompt_tokens: int = 0
+
+
+class Standing(NamedTuple):
+    """Where a client stands with one bound."""
+
+    bound: Bound
+    limit: int
+    used: int
+    """With what is reserved."""
+    resets_at_s: float
+
+    @property
+    def remaining(self) -> int:
+        """What is left until the window ends."""
+        return max(0, self.limit - self.used)
+
+
+class OverBudget(Exception):
+    """A bound does not allow the request."""
+
+    def __init__(self, standing: Standing, wanted: int) -> None:
+        super().__init__(f"{standing.bound.field}: {standing.used} + {wanted} > {standing.limit}")
+        self.standing = standing
+        self.wanted = wanted
+
+
+class _Reservation(NamedTuple):
+    client: str
+    windows: WindowNames
+    use: Use
+
+
+class _Ask(NamedTuple):
+    demand: Demand
+    answer: asyncio.Future[list[Standing]]
+
+
+_Answer = list[Standing] | Exception
+
+
+class Budget:
+    """Reserves and settles. `settle` and what begins with `_` below it run on the writer's thread.
+
+    Args:
+        clock: returns the Unix time.
+    """
+
+    def __init__(self, writer: Writer, database: Database, clock: Callable[[], float]) -> None:
+        self._writer = writer
+        self._database = database
+        self._clock = clock
+        # Appended on the event loop, taken by the writer.
+        self._asks: deque[_Ask] = deque()
+        self._open: dict[str, _Reservation] = {}
+        """What this process reserved and did not settle, by request id; the writer's own."""
+
+    async def reserve(self, demand: Demand) -> list[Standing]:
+        """Put a reservation on disk; return where the client stands with each of its bounds then.
+
+        What comes while the last commit runs shares the next one. Cancelled, it takes back what was reserved.
+
+        Raises:
+            OverBudget: a bound does not allow it; nothing is reserved.
+            StateError: it can't be stored.
+        """
+        loop = asyncio.get_running_loop()
+        ask = _Ask(demand, loop.create_future())
+        self._asks.append(ask)
+        # In this order: with more than one, the writer has not yet looked for the last time.
+        if len(self._asks) == 1:
+            self._writer.call(partial(self._reserve_waiting, loop))
+        try:
+            async with asyncio.timeout(RESERVE_TIMEOUT_S):
+                return await ask.answer
+        except TimeoutError:
+            raise StateBusy(f"The disk did not answer within {RESERVE_TIMEOUT_S:g} s.") from None
+
+    async def standing(self, client: Client) -> tuple[list[Standing], tuple[Use, Use, Use]]:
+        """Return where a client stands with its bounds, and what it used this minute, today, this month.
+
+        Raises:
+            StateError: it can't be read.
+        """
+
+        def read() -> tuple[list[Standing], tuple[Use, Use, Use]]:
+            now_s = self._clock()
+            try:
+                used = _Ledger(self._database.connection).used(client.name, window_names(now_s))
+            except sqlite3.Error as error:
+                raise explain(error, self._database.path) from error
+            return _standings(client, used, now_s), used
+
+        return await asyncio.wrap_future(self._writer.call(read))
+
+    # All below runs on the writer's thread.
+
+    def _reserve_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._asks:
+            asks = [self._asks.popleft() for _ in range(min(len(self._asks), _GROUP))]
+            asks = [ask for ask in asks if not ask.answer.cancelled()]
+            answers: list[_Answer]
+            try:
+                answers = self._reserve(asks)
+            except sqlite3.Error as error:
+                answers = [explain(error, self._database.path)] * len(asks)
+            except Exception as error:  # noqa: BLE001 - a bug; it belongs to those who wait
+                answers = [error] * len(asks)
+            # A loop that is closed has nobody who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._deliver, asks, answers)
+
+    def _reserve(self, asks: Sequence[_Ask]) -> list[_Answer]:
+        made: dict[str, _Reservation] = {}
+        answers: list[_Answer] = []
+        now_s = self._clock()
+        windows = window_names(now_s)
+        with self._database.transaction(durable=False) as transaction:
+            ledger = _Ledger(transaction.connection)
+            rows = []
+            for demand, _ in asks:
+                client = demand.client
+                used = ledger.used(client.name, windows)
+                try:
+                    use = _check(demand, used, now_s)
+                except OverBudget as refusal:
+                    answers.append(refusal)
+                    continue
+                ledger.add(client.name, windows, use)
+                made[demand.request_id] = _Reservation(client.name, windows, use)
+                prompt = min(demand.prompt_tokens, use.tokens)
+                asked = (demand.request_id, transaction.boot_id, client.name, demand.key_id, demand.model)
+                rows.append((*asked, windows.day, prompt, use.tokens - prompt, use.nano_usd))
+                answers.append(_standings(client, ledger.used(client.name, windows), now_s))
+            ledger.store()
+            transaction.connection.executemany(_INSERT_RESERVATION, rows)
+        self._open |= made
+        return answers
+
+    def _deliver(self, asks: Sequence[_Ask], answers: Sequence[_Answer]) -> None:
+        """Answer those who wait; on the event loop."""
+        for ask, answer in zip(asks, answers, strict=True):
+            if not ask.answer.done():
+                if isinstance(answer, Exception):
+                    ask.answer.set_exception(answer)
+                else:
+                    ask.answer.set_result(answer)
+            elif isinstance(answer, list):
+                # Its request has ended meanwhile, perhaps before this reservation was made.
+                with suppress(StateBusy):
+                    self._writer.call(partial(self._take_back, ask.demand.request_id))
+
+    def _take_back(self, request_id: str) -> None:
+        """Remove the reservation of a request that ended while it was made, if its end did not."""
+        reservation = self._open.get(request_id)
+        if reservation is None:
+            return
+        with self._database.transaction(durable=False) as transaction:
+            ledger = _Ledger(transaction.connection)
+            ledger.add(reservation.client, reservation.windows, Use().minus(reservation.use))
+            ledger.store()
+            transaction.connection.execute(_DELETE_RESERVATION, (request_id,))
+        del self._open[request_id]
+
+    def settle(self, transaction: Transaction, records: Iterable[RequestRecord]) -> None:
+        """Replace the reservations of requests that ended by what they used, in the transaction of their end.
+
+        Raises:
+            sqlite3.Error: roll back; nothing is settled.
+        """
+        ledger = _Ledger(transaction.connection)
+        usage = _UsageSums()
+        settled: list[str] = []
+        for record in records:
+            reservation = self._open.get(record.id)
+            if reservation is not None:
+                settled.append(record.id)
+            elif record.client is None or record.outcome in _REFUSED:
+                continue
+            client = storable_text(record.client or "")
+            used = _use_of(record)
+            if reservation is None:
+                windows = window_names(epoch_s(record.started_at))
+                ledger.add(client, windows, used)
+            else:
+                windows = reservation.windows
+                # It counts as a request, whatever became of it.
+                ledger.add(client, windows, used.minus(reservation.use)._replace(requests=0))
+            usage.add(windows.day, record, used)
+        ledger.store()
+        usage.store(transaction.connection)
+        transaction.connection.executemany(_DELETE_RESERVATION, [(request_id,) for request_id in settled])
+        transaction.after_commit.append(partial(self._forget, settled))
+
+    def _forget(self, settled: Sequence[str]) -> None:
+        for request_id in settled:
+            del self._open[request_id]
+
+    def charge_orphans(self) -> float:
+        """Charge in full what earlier runs of the daemon reserved and, because of a crash, did not settle.
+
+        Return infinity: once is enough.
+
+        Raises:
+            sqlite3.Error: nothing is done; call again.
+        """
+        connection, boot_id = self._database.connection, self._database.boot_id
+        if connection.execute("SELECT 1 FROM reservations WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchone():
+            with self._database.transaction(durable=False):
+                connection.execute(_CHARGE_ORPHANS, (boot_id,))
+                connection.execute("DELETE FROM reservations WHERE boot_id != ?", (boot_id,))
+        return math.inf
+
+    def prune(self) -> float | None:
+        """Remove windows that are long over, and usage of more than 400 days ago; return 0 if more wait.
+
+        Raises:
+            sqlite3.Error: nothing is removed.
+        """
+        now_s = self._clock()
+        today = local_date(now_s)
+        minute = window_names(now_s - 300).minute
+        with self._database.transaction(durable=False) as transaction:
+            execute = transaction.connection.execute
+            removed = [
+                execute(
+                    _PRUNE_WINDOWS, {"before": before, "length": len(before), "rows": _CHUNK_ROWS}
+                ).rowcount
+                for before in (minute, _ago(today, _KEPT_DAYS), _ago(today, _KEPT_MONTHS_DAYS)[:7])
+            ]
+            removed.append(execute(_PRUNE_USAGE, (_ago(today, USAGE_DAYS), _CHUNK_ROWS)).rowcount)
+        return 0.0 if _CHUNK_ROWS in removed else None
+
+
+class _Ledger:
+    """The windows as one transaction sees them: what is on disk, and what it adds."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._stored: dict[tuple[str, str], Use] = {}
+        self._added: dict[tuple[str, str], Use] = {}
+
+    def used(self, client: str, windows: WindowNames) -> tuple[Use, Use, Use]:
+        """Return what a client used and reserved in each window."""
+        minute, day, month = (self._used(client, window) for window in windows)
+        return minute, day, month
+
+    def _used(self, client: str, window: str) -> Use:
+        at = (window, client)
+        if at not in self._stored:
+            row = self._connection.execute(_READ_WINDOW, at).fetchone()
+            self._stored[at] = Use() if row is None else Use(*row)
+        added = self._added.get(at)
+        return self._stored[at] if added is None else self._stored[at].plus(added)
+
+    def add(self, client: str, windows: WindowNames, use: Use) -> None:
+        """Add to each window; what is negative takes away."""
+        for window in windows:
+            at = (window, client)
+            added = self._added.get(at)
+            self._added[at] = use if added is None else added.plus(use)
+
+    def store(self) -> None:
+        """Write what was added."""
+        rows = [(*at, *map(storable_int, use)) for at, use in self._added.items()]
+        self._connection.executemany(_ADD_TO_WINDOW, rows)
+
+
+class _UsageSums:
+    """What one transaction adds to the usage of each day, client, key and model."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str, str, str], tuple[int, ...]] = {}
+
+    def add(self, day: str, record: RequestRecord, use: Use) -> None:
+        # A model that the provider did not answer for may be any text: only what it served is listed.
+        model = "" if record.usage_source is None else storable_text(record.model or "")
+        at = (day, storable_text(record.client or ""), storable_text(record.key_id or ""), model)
+        prompt = record.prompt_tokens or 0
+        is_estimated = record.usage_source is UsageSource.ESTIMATE
+        counts = (1, prompt, record.cached_tokens or 0, use.tokens - prompt, use.nano_usd, int(is_estimated))
+        self._sums[at] = tuple(map(operator.add, self._sums.get(at, (0,) * len(counts)), counts))
+
+    def store(self, connection: sqlite3.Connection) -> None:
+        rows = [(*at, *map(storable_int, sums)) for at, sums in self._sums.items()]
+        connection.executemany(_ADD_TO_USAGE, rows)
+
+
+def _use_of(record: RequestRecord) -> Use:
+    """Return what a request that has ended used."""
+    tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+    return Use(1, tokens, round((record.cost_usd or 0) * NANO))
+
+
+def _limit(client: Client, bound: Bound) -> int | None:
+    limit: float | None = getattr(client, bound.field)
+    return None if limit is None else round(limit * NANO) if bound.unit == "nano_usd" else int(limit)
+
+
+def _standings(client: Client, used: Sequence[Use], now_s: float) -> list[Standing]:
+    """Return where a client stands with each bound that it has."""
+    return [
+        Standing(bound, limit, getattr(used[bound.window], bound.unit), resets_at_s(bound.window, now_s))
+        for bound in BOUNDS
+        if (limit := _limit(client, bound)) is not None
+    ]
+
+
+def _check(demand: Demand, used: Sequence[Use], now_s: float) -> Use:
+    """Return what to reserve. A guess of the answer's length never asks for more than a bound has in all.
+
+    Raises:
+        OverBudget: a bound has not that much left.
+    """
+    standings = _standings(demand.client, used, now_s)
+    wanted = demand.most._asdict()
+    for standing in standings:
+        unit = standing.bound.unit
+        wanted[unit] = max(getattr(demand.least, unit), min(wanted[unit], standing.limit))
+    for standing in standings:
+        if standing.used + wanted[standing.bound.unit] > standing.limit:
+            raise OverBudget(standing, wanted[standing.bound.unit])
+    return Use(**wanted)
+
+
+def _ago(today: date, days: int) -> str:
+    return (today - timedelta(days=days)).isoformat()

@@ -1,0 +1,366 @@
+"""Reservations and settlement: what bounds let pass, and what is charged whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.state.budget import BOUNDS, NANO, Demand, OverBudget, Standing, Use
+from relayd.state.database import open_for_reading
+from relayd.state.errors import StateBusy
+from relayd.state.records import Client, Outcome, Phase, RequestRecord, UsageSource, utc_text
+from relayd.state.state import State
+from tests.state.harness import NOON_S, Clock, Disk, a_record, opened, wait_until
+
+DAY_S = 86_400
+
+
+def a_client(name: str = "web", **bounds: Any) -> Client:
+    """Return a client with these bounds."""
+    return Client(name=name, created_at=utc_text(0), **bounds)
+
+
+def a_demand(
+    number: int, client: Client, tokens: int = 100, *, least: int | None = None, usd: float = 0.0
+) -> Demand:
+    """Return what a request wants; with `least`, all above it is a guess."""
+    most = Use(1, tokens, round(usd * NANO))
+    sure = most if least is None else Use(1, least, 0)
+    return Demand(f"req-{number:06d}", client, "abcd1234", "gpt-4o-mini", most, sure, prompt_tokens=10)
+
+
+def an_end(
+    number: int,
+    tokens: tuple[int, int] | None,
+    *,
+    usd: float | None = None,
+    source: UsageSource | None = UsageSource.PROVIDER,
+    outcome: Outcome = Outcome.COMPLETED,
+    started_s: float = NOON_S,
+) -> RequestRecord:
+    """Return a request that ended after using so many tokens in and out."""
+    record = a_record(number, started_s=started_s)
+    record.phase, record.outcome = Phase.DONE, outcome
+    if tokens is not None:
+        record.prompt_tokens, record.completion_tokens = tokens
+        record.cost_usd, record.usage_source = usd, source
+    return record
+
+
+def end(state: State, *records: RequestRecord) -> None:
+    """Record requests that ended, and wait until they are settled."""
+    for record in records:
+        state.log.started(record)
+        state.log.ended(record)
+    wait_until(lambda: not state.log.queued)
+
+
+async def used(state: State, client: Client) -> tuple[Use, Use, Use]:
+    """Return what a client used this minute, today and this month, reservations included."""
+    return (await state.budget.standing(client))[1]
+
+
+async def reserved(state: State, *demands: Demand) -> list[BaseException | list[Standing]]:
+    """Reserve at once; return each answer or refusal."""
+    return await asyncio.gather(*map(state.budget.reserve, demands), return_exceptions=True)
+
+
+def rows(state: State, query: str) -> list[tuple[Any, ...]]:
+    """Return what is on disk, seen from another connection."""
+    with closing(open_for_reading(state.path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("requests", [50, 200])
+async def test_requests_at_once_get_no_more_than_the_bound(tmp_path: Path, requests: int) -> None:
+    """Of many requests at the same moment, as many pass as the bound has room for, not one more."""
+    client = a_client(tokens_per_day=1000)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        answers = await reserved(state, *(a_demand(n, client, 20) for n in range(requests)))
+        assert sum(isinstance(answer, list) for answer in answers) == 50
+        refusals = [answer for answer in answers if isinstance(answer, OverBudget)]
+        assert len(refusals) == requests - 50
+        assert {refusal.standing.used for refusal in refusals} <= {1000}
+        assert (await used(state, client))[1] == Use(50, 1000, 0)
+        assert rows(state, "SELECT count(*), sum(prompt_tokens + completion_tokens) FROM reservations") == [
+            (50, 1000)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "tokens", "usd", "field"),
+    [
+        ({"requests_per_minute": 2}, 5, 0.0, "requests_per_minute"),
+        ({"tokens_per_minute": 25}, 10, 0.0, "tokens_per_minute"),
+        ({"tokens_per_day": 29}, 10, 0.0, "tokens_per_day"),
+        ({"tokens_per_month": 20}, 10, 0.0, "tokens_per_month"),
+        ({"usd_per_day": 0.000_000_02}, 10, 0.000_000_01, "usd_per_day"),
+        ({"usd_per_month": 0.05, "usd_per_day": 0.05, "tokens_per_day": 20}, 10, 0.02, "usd_per_month"),
+    ],
+)
+async def test_each_bound_refuses_what_does_not_fit(
+    tmp_path: Path, bounds: dict[str, Any], tokens: int, usd: float, field: str
+) -> None:
+    """The third request is refused by name of the bound that lasts longest, and reserves nothing."""
+    client = a_client(**bounds)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        for number in range(2):
+            await state.budget.reserve(a_demand(number, client, tokens, usd=usd))
+        before = await used(state, client)
+        with pytest.raises(OverBudget) as caught:
+            await state.budget.reserve(a_demand(3, client, tokens, usd=usd))
+        assert caught.value.standing.bound.field == field
+        assert await used(state, client) == before
+        assert before[0] == Use(2, 2 * tokens, round(2 * usd * NANO))
+
+
+async def test_a_bound_begins_again_with_its_window(tmp_path: Path) -> None:
+    """A minute, a day and a month later the client may go on; the refusal says when that is."""
+    for field, wait_s in (
+        ("requests_per_minute", 60),
+        ("tokens_per_day", DAY_S),
+        ("tokens_per_month", 31 * DAY_S),
+    ):
+        clock = Clock()
+        bounds: dict[str, Any] = {field: 1}
+        client = a_client(**bounds)
+        with opened(tmp_path / field, clock=clock) as state:
+            await state.budget.reserve(a_demand(1, client, 1))
+            with pytest.raises(OverBudget) as caught:
+                await state.budget.reserve(a_demand(2, client, 1))
+            assert clock.now_s < caught.value.standing.resets_at_s <= clock.now_s + wait_s
+            clock.now_s = caught.value.standing.resets_at_s
+            assert await state.budget.reserve(a_demand(3, client, 1))
+
+
+async def test_clients_do_not_share_a_bound(tmp_path: Path) -> None:
+    """What one client uses is not taken from another."""
+    with opened(tmp_path / "state") as state:
+        for name in ("web", "phone"):
+            await state.budget.reserve(a_demand(len(name), a_client(name, tokens_per_day=100), 100))
+
+
+async def test_a_lowered_bound_holds_for_the_next_request(tmp_path: Path) -> None:
+    """What was reserved under the old bound counts under the new one."""
+    with opened(tmp_path / "state") as state:
+        await state.budget.reserve(a_demand(1, a_client(tokens_per_day=1000), 500))
+        with pytest.raises(OverBudget):
+            await state.budget.reserve(a_demand(2, a_client(tokens_per_day=400), 1))
+
+
+async def test_a_bound_set_later_knows_what_was_used_before(tmp_path: Path) -> None:
+    """Clients without bounds are counted too, though their requests never wait."""
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        end(state, an_end(1, (60, 30)))
+        assert await used(state, a_client()) == (Use(1, 90, 0),) * 3
+        with pytest.raises(OverBudget):
+            await state.budget.reserve(a_demand(2, a_client(tokens_per_month=100), 11))
+
+
+async def test_a_guess_alone_never_exceeds_a_bound(tmp_path: Path) -> None:
+    """A guess of the answer's length is cut to what a bound has in all, a prompt is not."""
+    client = a_client(tokens_per_day=1000, usd_per_day=1.0)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        with pytest.raises(OverBudget) as caught:
+            await state.budget.reserve(a_demand(1, client, 5000, least=1001))
+        assert caught.value.wanted == 1001
+        await state.budget.reserve(a_demand(2, client, 5000, least=10, usd=7.0))
+        assert (await used(state, client))[1] == Use(1, 1000, NANO)
+        # It reserved all there is, so nothing runs beside it.
+        with pytest.raises(OverBudget):
+            await state.budget.reserve(a_demand(3, client, 5000, least=10))
+        end(state, an_end(2, (10, 90), usd=0.25))
+        assert (await used(state, client))[1] == Use(1, 100, NANO // 4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "usd", "source", "charged"),
+    [
+        ((10, 30), 0.001, UsageSource.PROVIDER, Use(1, 40, 1_000_000)),
+        ((10, 200), None, UsageSource.PROVIDER, Use(1, 210, 0)),
+        ((0, 0), 0.0, UsageSource.PROVIDER, Use(1, 0, 0)),
+        ((10, 7), 0.000_000_001, UsageSource.ESTIMATE, Use(1, 17, 1)),
+        (None, None, None, Use(1, 0, 0)),
+    ],
+    ids=["less", "more", "zero", "estimate", "never asked"],
+)
+async def test_the_end_replaces_the_reservation_by_what_was_used(
+    tmp_path: Path,
+    tokens: tuple[int, int] | None,
+    usd: float | None,
+    source: UsageSource | None,
+    charged: Use,
+) -> None:
+    """Usage is charged once, whether it is less, more, nothing or an estimate; the request stays counted."""
+    client = a_client(tokens_per_day=1000, usd_per_day=1)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        await state.budget.reserve(a_demand(1, client, 100, usd=0.5))
+        end(state, an_end(1, tokens, usd=usd, source=source))
+        assert await used(state, client) == (charged,) * 3
+        assert rows(state, "SELECT * FROM reservations") == []
+        ((requests, nano_usd, estimated),) = rows(state, "SELECT requests, nano_usd, estimated FROM usage")
+        assert (requests, nano_usd, estimated) == (1, charged.nano_usd, source is UsageSource.ESTIMATE)
+
+
+async def test_an_end_counts_where_its_reservation_was_made(tmp_path: Path) -> None:
+    """A stream that ends after midnight is charged to the day on which it began, and leaves no rest there."""
+    clock = Clock()
+    client = a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=clock) as state:
+        await state.budget.reserve(a_demand(1, client, 100))
+        clock.now_s += DAY_S
+        await state.budget.reserve(a_demand(2, client, 100))
+        end(state, an_end(1, (10, 30)))
+        assert (await used(state, client))[1] == Use(1, 100, 0)
+        clock.now_s -= DAY_S
+        assert (await used(state, client))[1] == Use(1, 40, 0)
+
+
+async def test_refused_requests_count_nowhere(tmp_path: Path) -> None:
+    """What relayd itself refused is neither a request nor usage of the client."""
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        end(state, an_end(1, None, outcome=Outcome.DENIED), an_end(2, None, outcome=Outcome.REJECTED))
+        assert await used(state, a_client()) == (Use(),) * 3
+        assert rows(state, "SELECT * FROM usage") == []
+
+
+async def test_usage_adds_up_by_day_client_key_and_model(tmp_path: Path) -> None:
+    """A model that no provider answered for is not listed by its name, which may be any text."""
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        odd = an_end(3, None, outcome=Outcome.UPSTREAM_ERROR)
+        odd.model = "made up"
+        cached = an_end(2, (20, 5), usd=0.5, source=UsageSource.ESTIMATE)
+        cached.cached_tokens = 8
+        end(state, an_end(1, (10, 30), usd=0.25), cached, odd, an_end(4, (1, 1), started_s=NOON_S + DAY_S))
+        assert rows(state, "SELECT * FROM usage ORDER BY day, model") == [
+            ("2027-01-15", "web", "abcd1234", "", 1, 0, 0, 0, 0, 0),
+            ("2027-01-15", "web", "abcd1234", "gpt-4o-mini", 2, 30, 8, 35, 750_000_000, 1),
+            ("2027-01-16", "web", "abcd1234", "gpt-4o-mini", 1, 1, 0, 1, 0, 0),
+        ]
+
+
+async def test_cancelling_takes_the_reservation_back(tmp_path: Path) -> None:
+    """A client that leaves while its reservation is made has reserved nothing, whichever comes first."""
+    client = a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        # The writer is busy, so the reservation waits.
+        hold = threading.Event()
+        state.budget._writer.call(partial(hold.wait, 30))
+        waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        hold.set()
+        assert await state.budget.reserve(a_demand(2, client, 100))
+
+
+async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(tmp_path: Path) -> None:
+    """The request was cancelled after the commit and before the answer; its end may be settled before."""
+    client = a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
+        await asyncio.sleep(0)
+        # The event loop stands still until it is on disk.
+        wait_until(lambda: bool(rows(state, "SELECT * FROM reservations")))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        # The writer answers in order: after this the reservation is delivered, and about to be taken back.
+        await used(state, client)
+        assert await used(state, client) == (Use(),) * 3
+        assert rows(state, "SELECT * FROM reservations") == []
+
+
+async def test_a_bad_disk_refuses_and_reserves_nothing(tmp_path: Path) -> None:
+    """A reservation that can't be stored is an error of the state; once the disk works again it passes."""
+    disk, client = Disk(), a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
+        disk.full()
+        answers = await reserved(state, *(a_demand(n, client) for n in range(3)))
+        assert [type(answer) for answer in answers] == [StateBusy] * 3
+        disk.mended()
+        assert await state.budget.reserve(a_demand(4, client))
+
+
+async def test_a_settlement_is_part_of_the_end_s_transaction(tmp_path: Path) -> None:
+    """A batch of ends that fails and is tried again charges each request once."""
+    disk, client = Disk(), a_client(tokens_per_day=1000)
+    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
+        await state.budget.reserve(a_demand(1, client, 500))
+        disk.full(beginning=("COMMIT",))
+        record = an_end(1, (10, 30))
+        state.log.started(record)
+        state.log.ended(record)
+        wait_until(lambda: state.log.error is not None)
+        disk.mended()
+        wait_until(lambda: not state.log.queued)
+        assert (await used(state, client))[1] == Use(1, 40, 0)
+        assert rows(state, "SELECT requests, prompt_tokens, completion_tokens FROM usage") == [(1, 10, 30)]
+
+
+CHILD = """
+import asyncio, sys, time
+from pathlib import Path
+from tests.state.harness import opened, Clock
+from tests.state.test_budget import a_client, a_demand
+async def reserve(state):
+    for number in range(3):
+        await state.budget.reserve(a_demand(number, a_client(tokens_per_day=1000), 100, usd=0.5))
+with opened(Path(sys.argv[1]), boot_id="boot-child", clock=Clock()) as state:
+    asyncio.run(reserve(state))
+    print("reserved", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_a_crash_before_settling_leaves_the_reservation_charged(tmp_path: Path) -> None:
+    """After the process is killed, what it reserved is usage, marked as estimated, and charged once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "reserved\n"
+        child.kill()
+    for boot in ("boot-2", "boot-3"):
+        with opened(tmp_path / "state", boot_id=boot, clock=Clock()) as state:
+            assert asyncio.run(used(state, a_client()))[1] == Use(3, 300, 3 * NANO // 2)
+            assert rows(state, "SELECT * FROM reservations") == []
+            assert rows(state, "SELECT * FROM usage") == [
+                ("2027-01-15", "web", "abcd1234", "gpt-4o-mini", 3, 30, 0, 270, 3 * NANO // 2, 3)
+            ]
+
+
+async def test_windows_that_are_over_are_removed(tmp_path: Path) -> None:
+    """Old minutes, days and months go, however many there are; the present ones stay."""
+    clock = Clock()
+    with opened(tmp_path / "state", clock=clock) as state:
+        end(state, *(an_end(n, (1, 1), started_s=NOON_S + 60 * n) for n in range(1200)))
+        clock.now_s = NOON_S + 60 * 1199
+        while state.budget._writer.call(state.budget.prune).result(30) is not None:
+            pass
+        kept = rows(state, "SELECT length(window), count(*) FROM windows GROUP BY 1 ORDER BY 1")
+        assert kept[:2] == [(7, 1), (10, 2)]
+        assert kept[2][1] <= 7
+        clock.now_s += 100 * DAY_S
+        while state.budget._writer.call(state.budget.prune).result(30) is not None:
+            pass
+        assert rows(state, "SELECT * FROM windows") == []
+        assert rows(state, "SELECT sum(requests) FROM usage") == [(1200,)]
+        clock.now_s += 400 * DAY_S
+        state.budget._writer.call(state.budget.prune).result(30)
+        assert rows(state, "SELECT * FROM usage") == []
+
+
+def test_every_bound_of_a_client_is_checked() -> None:
+    """Each field that bounds requests, tokens or money over a time is one that `reserve` knows."""
+    fields = {name for name in Client.__struct_fields__ if "_per_" in name}
+    assert {bound.field for bound in BOUNDS} == fields
