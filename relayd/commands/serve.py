@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shlex
 import socket
 import sys
 from argparse import Namespace
@@ -206,6 +207,7 @@ def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: 
     if initial.note is not None:
         _log.warning("%s", typeable(initial.note))
     key = "$AUTHORIZATION_KEY" if os.environ.get("AUTHORIZATION_KEY") else "YOUR-KEY"
+    first_line = []
     if initial.outcome is InitialKeyOutcome.MADE and initial.secret is not None:
         if sys.stderr.isatty():
             key = initial.secret
@@ -218,7 +220,8 @@ def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: 
             ]
         else:
             path = settings.state_dir / FIRST_KEY_FILE
-            key = f"$(cat {path})"
+            # In a variable: the file goes with the first use of the key.
+            key, first_line = "$key", [f"    key=$(cat {shlex.quote(str(path))})"]
             messages.append(_save_first_key(path, initial.secret))
     elif initial.unused is not None:
         messages.append(_find_first_key(settings.state_dir / FIRST_KEY_FILE, initial.unused.client))
@@ -229,6 +232,7 @@ def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: 
     messages += [
         "Try it:",
         "",
+        *first_line,
         f"    curl -N {url}/chat -H \"Authorization: {key}\" -d '{_TRY_BODY}'",
         "",
     ]

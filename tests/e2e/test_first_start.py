@@ -22,17 +22,20 @@ from tests.support.programs import require
 from tests.wire import ask, body, until
 
 _SECRET = re.compile(r"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
-_CURL = re.compile(r"^\s*(curl -N .*)$", re.MULTILINE)
+_TRY = re.compile(r"^ +(?:key=|curl -N ).*\n", re.MULTILINE)
 _QUICK = body("demo:deltas=1")
+_GONE = "timeout 60 sh -c 'while test -e {}; do sleep 0.1; done'"
+_ANSWER_END = '{"done":true,"error":false,"content":"[DONE]"}'
 
 
 def _pasted(shown: str, home: Path, env: dict[str, str] | None = None) -> list[str]:
-    """What the shell prints when the line that the daemon shows is pasted into it."""
+    """What a shell prints when the lines that the daemon shows are pasted, and the last of them once more."""
     require("curl")
-    line = _CURL.search(shown)
-    assert line is not None, shown
+    lines = _TRY.findall(shown)
+    assert lines, shown
+    again = f"{_GONE.format(home / 'state/first-key')}\n{lines[-1]}"
     shell = subprocess.run(
-        ["bash", "-c", line[1]],
+        ["bash", "-euc", "".join(lines) + again],
         env=environment(home, env or {}),
         capture_output=True,
         text=True,
@@ -60,7 +63,7 @@ async def test_without_a_terminal_the_first_key_is_in_a_file(tmp_path: Path) -> 
         reminder = (await daemon.admin.status()).first_key
         assert reminder is not None
         assert reminder.startswith(f"in {path} until it is used, at most 23h ")
-        assert _pasted(daemon.stderr, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+        assert _pasted(daemon.stderr, tmp_path).count(_ANSWER_END) == 2
         await until(lambda: not path.exists())
         assert (await daemon.admin.status()).first_key is None
         assert daemon.stop() == 0
@@ -91,12 +94,12 @@ async def test_on_a_terminal_the_first_key_is_shown_once(tmp_path: Path) -> None
         key = _SECRET.search(shown)
         assert key is not None
         assert "shown only this once" in shown
-        assert _pasted(shown, tmp_path)[-1] == '{"done":true,"error":false,"content":"[DONE]"}'
+        assert _pasted(shown, tmp_path).count(_ANSWER_END) == 2
     state_dir = tmp_path / "state"
     assert not (state_dir / "first-key").exists()
     with _on_a_terminal(tmp_path) as shown:
         assert _SECRET.search(shown) is None
-        assert _pasted(shown, tmp_path, {"AUTHORIZATION_KEY": key[0]})[-1].startswith('{"done":true')
+        assert _pasted(shown, tmp_path, {"AUTHORIZATION_KEY": key[0]}).count(_ANSWER_END) == 2
     written = b"".join(path.read_bytes() for path in state_dir.iterdir() if not path.is_socket())
     assert key[0].encode() not in written
 
