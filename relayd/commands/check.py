@@ -101,8 +101,7 @@ def _load(args: Namespace) -> _Checked:
 
 def _missing(unit: str, name: str, file: Path) -> Finding:
     """Return the problem that the file of a credential is not there."""
-    # Without --force, init keeps the configuration and does not make the file of the key.
-    remedy = ", or run sudo relayd init --system --force" if name == "openai_api_key" else ""
+    remedy = ", or run sudo relayd init --system" if name == "openai_api_key" else ""
     message = f"{printable(str(file))} is missing; the service cannot start: make it{remedy}."
     return Finding(Severity.ERROR, unit, message, key=name)
 

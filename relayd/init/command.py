@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -41,7 +42,9 @@ def run(args: Namespace) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
     except OSError as error:
-        sys.stderr.write(f"relayd: {error.filename or 'a file'}: {error.strerror or error}\n")
+        # Of two names, the second is where a file was to go.
+        where = error.filename2 or error.filename or "a file"
+        sys.stderr.write(f"relayd: {where}: {error.strerror or error}\n")
     except EOFError:
         sys.stderr.write("\nrelayd: the answer to a question is missing; nothing was changed.\n")
     return 1
@@ -60,9 +63,9 @@ def init(args: Namespace, console: Console) -> int:
     _settings(flags, "", console)  # report a wrong flag before asking anything
     install = _install(args, console)
     if install.config.exists() and not args.force:
-        return install.keep(console)
+        return install.keep(console, partial(_new_key, args, install.config, console))
     values = _ask_settings(flags, console)
-    key = _read_key(args, console)
+    key = _checked_key(args, console)
     settings = _settings(values, key, console)
     if key and not args.no_check:
         _check_upstream(settings, console)
@@ -114,9 +117,10 @@ def _install(args: Namespace, console: Console) -> UserInstall | SystemInstall:
 def _read_key(args: Namespace, console: Console) -> str:
     """Return the provider's key from a file, stdin, the environment or the person; empty if there is none."""
     if args.key_file is not None:
-        text = (
-            console.read_stdin() if args.key_file == "-" else Path(args.key_file).read_text(encoding="utf-8")
-        )
+        try:
+            text = console.read_stdin() if args.key_file == "-" else Path(args.key_file).read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise InitError("--key-file is not text, so it is not the provider's key.") from error
         if not text.strip():
             raise InitError("--key-file contains no key.")
         return text.strip()
@@ -126,6 +130,26 @@ def _read_key(args: Namespace, console: Console) -> str:
     if console.ask is not None:
         return console.ask_secret("The provider's key (not shown; empty: later): ").strip()
     return ""
+
+
+def _checked_key(args: Namespace, console: Console) -> str:
+    """Return the provider's key; empty if there is none. Raises InitError if it cannot be one."""
+    key = _read_key(args, console)
+    try:
+        _settings({}, key, console)
+    except ConfigError as error:
+        raise InitError(f"that is not a key: {error.problems[0].message}") from error
+    return key
+
+
+def _new_key(args: Namespace, config: Path, console: Console) -> str:
+    """Return a key for a configuration that is kept and has none; empty if there is none yet."""
+    key = _checked_key(args, console)
+    if key:
+        settings = load(config_path=config, cli={}, env={"OPENAI_API_KEY": key}, cwd=config.parent)
+        if not args.no_check:
+            _check_upstream(settings, console)
+    return key
 
 
 def _settings(values: Mapping[str, object], key: str, console: Console) -> Settings:

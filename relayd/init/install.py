@@ -125,7 +125,7 @@ class UserInstall:
     key_file: Path
     key_is_in_environment: bool
 
-    def keep(self, _console: Console) -> int:
+    def keep(self, _console: Console, _new_key: Callable[[], str]) -> int:
         """Refuse to replace an existing configuration. Raises InitError."""
         raise InitError(
             f"{self.config} exists already; --force replaces it, and keeps a copy of the old one."
@@ -179,22 +179,41 @@ class SystemInstall:
         """Whether systemd runs here, and can start the service now."""
         return self.root == Path("/") and Path("/run/systemd/system").is_dir()
 
-    def keep(self, console: Console) -> int:
-        """Keep an existing configuration and renew the units, as after an upgrade; returns the status."""
-        console.say(f"Kept {self.config} and the key as they are; --force replaces both.")
-        server = load(config_path=self.config, cli={}, env={}, cwd=self.config.parent).server
-        has_key = bool(self.key_file.read_text(encoding="utf-8").strip())
-        return self._start(server, console, has_key=has_key)
+    def keep(self, console: Console, new_key: Callable[[], str]) -> int:
+        """Keep an existing configuration, and its key if there is one; renew the units, as after an upgrade.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            InitError: it cannot continue.
+            ConfigError: the configuration cannot be used.
+            OSError: a file cannot be read or written.
+        """
+        settings = load(config_path=self.config, cli={}, env={}, cwd=self.config.parent)
+        has_key = self._has_key()
+        if has_key:
+            console.say(f"Kept {self.config} and the key as they are; --force replaces both.")
+        else:
+            console.say(f"Kept {self.config} as it is; --force replaces it.")
+            key = "" if settings.openai_api_key else new_key()
+            self._write_key(key, console)
+            has_key = bool(key or settings.openai_api_key)
+        return self._start(settings.server, console, has_key=has_key)
+
+    def _has_key(self) -> bool:
+        try:
+            return bool(self.key_file.read_bytes().strip())
+        except FileNotFoundError:
+            return False
 
     def values(self, _key: str) -> Values:
         """Return nothing: the unit passes the key as a credential."""
         return {}
 
     def write(self, config: str, key: str, console: Console) -> None:
-        """Write the key and the configuration; the unit needs the key's file even while it is empty."""
-        self.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_file(self.key_file, key + "\n", mode=SECRET_MODE)
-        console.say(f"Wrote {self.key_file}, which only root can read.")
+        """Write the key and the configuration."""
+        self._write_key(key, console)
         _write_config(self.config, config, console)
 
     def finish(self, settings: Settings, console: Console) -> int:
@@ -228,6 +247,12 @@ class SystemInstall:
             ["systemctl", "enable", *names],
             ["systemctl", "restart", *names],
         ]
+
+    def _write_key(self, key: str, console: Console) -> None:
+        """Write the key's file; the unit needs it even while it is empty."""
+        self.key_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_file(self.key_file, key + "\n", mode=SECRET_MODE)
+        console.say(f"Wrote {self.key_file}, which only root can read.")
 
     def _start(self, server: ServerSettings, console: Console, *, has_key: bool) -> int:
         for path, text in self.unit_files(server.host, server.port).items():

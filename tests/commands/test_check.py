@@ -338,7 +338,7 @@ def test_a_credential_that_is_missing_is_an_error(service: Checker, upstream: bo
     of_proxy, of_key = err.splitlines()
     assert of_proxy == f"relayd.service: {proxy} is missing; the service cannot start: make it."
     assert of_key.startswith(f"relayd.service: {key} is missing; the service cannot start: make it, or run ")
-    assert of_key.endswith("relayd init --system --force.")
+    assert of_key.endswith("relayd init --system.")
     service.files.write("etc/relayd.toml", "[server]\nport = -1\n")
     document = json.loads(service.run(env=env, as_json=True, upstream=upstream)[1])
     assert [one["key"] for one in document["problems"]] == ["upstream.proxy", "openai_api_key", "server.port"]

@@ -7,10 +7,11 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,88 @@ def test_for_an_image_the_whole_service_is_laid_out(tmp_path: Path) -> None:
     assert _init(again, system=True, root=str(root)) == 0
     assert "Kept" in again.out.getvalue()
     assert "ListenStream=127.0.0.1:4000\n" in unit.read_text()
+
+
+def _image(tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    assert _init(Person(tmp_path), system=True, root=str(root), key_file="-", port=4000) == 0
+    return root
+
+
+@needs("systemctl")
+@pytest.mark.parametrize("text", ["", "\n", None])
+def test_a_service_whose_key_is_gone_is_asked_for_it_again(tmp_path: Path, text: str | None) -> None:
+    """Its file is missing or empty: the configuration stays, the key comes as at first, the service starts."""
+    root = _image(tmp_path)
+    key, config = root / "etc/relayd/openai_api_key", root / "etc/relayd/relayd.toml"
+    before = config.read_text()
+    key.unlink()
+    if text is not None:
+        key.write_text(text)
+    person = Person(tmp_path, ["a-new-key-of-the-provider"])
+    assert _init(person, system=True, root=str(root)) == 0
+    assert key.read_text() == "a-new-key-of-the-provider\n"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert config.read_text() == before
+    assert "The service starts" in person.out.getvalue()
+    # Without a person, the unit gets the file that it needs, and is not started to fail.
+    key.unlink()
+    alone = Person(tmp_path)
+    assert _init(alone, system=True, root=str(root)) == 0
+    assert key.read_text().strip() == ""
+    assert "There is no provider key yet" in alone.out.getvalue()
+
+
+_SPOILT: dict[str, Callable[[Path], None]] = {
+    "missing": lambda path: path.unlink(missing_ok=True),
+    "empty": lambda path: _spoil(path, b""),
+    "not text": lambda path: _spoil(path, b"\xff\xfe\x00"),
+    "a directory": lambda path: (path.unlink(missing_ok=True), path.mkdir(parents=True))[1],
+    "a dangling link": lambda path: (path.unlink(missing_ok=True), path.symlink_to("nowhere"))[1],
+    "behind a file": lambda path: _behind_a_file(path),
+}
+
+
+def _spoil(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _behind_a_file(path: Path) -> None:
+    if path.parent.exists():
+        shutil.rmtree(path.parent)
+    _spoil(path.parent, b"")
+
+
+@needs("systemctl")
+@pytest.mark.parametrize("spoil", _SPOILT.values(), ids=_SPOILT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image/etc/relayd/relayd.toml",
+        "image/etc/relayd/openai_api_key",
+        "image/etc/systemd/system/relayd.service",
+        "image/etc/sysusers.d/relayd.conf",
+        "keys/given",
+    ],
+)
+def test_whatever_it_finds_it_ends_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Path], None]
+) -> None:
+    """Each path that it reads or writes may be missing or spoilt: it works, or names the path in one line."""
+    monkeypatch.chdir(tmp_path)
+    root = _image(tmp_path)
+    given = tmp_path / "keys/given"
+    _spoil(given, _KEY.encode())
+    spoil(tmp_path / name)
+    words = ["--system", "--root", str(root), "--yes", "--no-check", "--key-file", str(given)]
+    for force in ([], ["--force"]):
+        ran = run("init", *words, *force)
+        assert ran.status in {0, 1}, ran
+        if ran.status:
+            first, *others = ran.err.splitlines()
+            assert others == [], ran.err
+            assert Path(name).name in first or Path(name).parent.name in first or "--key-file" in first
 
 
 def test_without_a_key_the_service_waits_for_one(tmp_path: Path) -> None:
