@@ -12,13 +12,15 @@ import ssl
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from pydantic import SecretStr
 
 from relayd.commands.installed_service import InstalledService, installed_service
+from relayd.commands.unit_credentials import DecryptionError
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
 from relayd.config.schema import route_credential
 from relayd.config.sources import SECRETS, SYSTEM_CONFIG
@@ -35,11 +37,19 @@ _MAX_VALUE_COLUMNS = 40
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """Settings, the service that they are of, and the credentials that this user may not read."""
+    """Settings, the service that they are of, and the credentials that are not in them.
+
+    Attributes:
+        settings: what the daemon would have.
+        service: whose they are, if one is installed.
+        hidden: the credentials that this user may not read, by name.
+        unknown: lines of the unit for credentials whose value cannot be told.
+    """
 
     settings: Settings
     service: InstalledService | None
     hidden: Mapping[str, Path]
+    unknown: Sequence[str] = ()
 
     @property
     def hidden_files(self) -> Sequence[Path]:
@@ -56,6 +66,10 @@ def run(args: Namespace) -> int:
         sys.stderr.write(typeable(f"{error}\n"))
         if args.json:
             _print_json({"ok": False, "problems": [problem.as_json() for problem in error.problems]})
+        return 1
+    if args.upstream and checked.unknown:
+        lines = ", ".join(checked.unknown)
+        sys.stderr.write(f"relayd: check cannot see what the service gets from {lines}.\n")
         return 1
     if args.upstream and checked.hidden_files:
         where = ", ".join(map(str, checked.hidden_files))
@@ -78,11 +92,7 @@ def _load(args: Namespace) -> _Checked:
     service = installed_service(path) if path is not None and path.parent == SYSTEM_CONFIG.parent else None
     if service is None:
         return _Checked(load(config_path=args.config, cli=overrides, env=os.environ, cwd=cwd), None, {})
-    credentials = service.credentials
-    missing = [_missing(service.unit, name, file) for name, file in credentials.items() if _is_missing(file)]
-    # The daemon reads no others.
-    files = {name: file for name, file in credentials.items() if name in SECRETS or _is_route_key(name)}
-    hidden = {name: file for name, file in files.items() if _is_hidden(file)}
+    found = _credentials(service)
     try:
         settings = load(
             config_path=path,
@@ -90,13 +100,51 @@ def _load(args: Namespace) -> _Checked:
             env=service.env,
             cwd=service.cwd,
             listening=service.listening,
-            credentials={name: file for name, file in files.items() if name not in hidden},
+            credentials=found.readable,
         )
     except ConfigError as error:
-        raise ConfigError([*missing, *error.problems]) from error
-    if missing:
-        raise ConfigError(missing)
-    return _Checked(settings, service, hidden)
+        raise ConfigError([*found.problems, *error.problems]) from error
+    if found.problems:
+        raise ConfigError(found.problems)
+    return _Checked(settings, service, found.hidden, found.unknown)
+
+
+@dataclass(slots=True)
+class _Credentials:
+    """The credentials of a service, as far as this user may see them."""
+
+    readable: dict[str, Path | SecretStr] = field(default_factory=dict)
+    hidden: dict[str, Path] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    """Lines of the unit whose value cannot be told."""
+    problems: list[Finding] = field(default_factory=list)
+
+
+def _credentials(service: InstalledService) -> _Credentials:
+    found = _Credentials()
+    for name, credential in service.credentials.items():
+        if credential.is_missing and credential.file is not None:
+            found.problems.append(_missing(service.unit, name, credential.file))
+        elif name not in SECRETS and not _is_route_key(name):  # the daemon reads no others
+            continue
+        elif credential.file is None:
+            found.unknown.append(credential.line)
+        elif credential.is_encrypted and os.geteuid() != 0:
+            found.hidden[name] = credential.file
+        elif credential.is_encrypted:
+            try:
+                found.readable[name] = credential.decrypt(name)
+            except DecryptionError as error:
+                where = printable(str(credential.file))
+                message = f"{name} in {where} cannot be decrypted: {printable(str(error))}"
+                found.problems.append(Finding(Severity.ERROR, service.unit, message, key=name))
+        elif credential.text is not None:
+            found.readable[name] = credential.text
+        elif _is_hidden(credential.file):
+            found.hidden[name] = credential.file
+        else:
+            found.readable[name] = credential.file
+    return found
 
 
 def _missing(unit: str, name: str, file: Path) -> Finding:
@@ -104,16 +152,6 @@ def _missing(unit: str, name: str, file: Path) -> Finding:
     remedy = ", or run sudo relayd init --system" if name == "openai_api_key" else ""
     message = f"{printable(str(file))} is missing; the service cannot start: make it{remedy}."
     return Finding(Severity.ERROR, unit, message, key=name)
-
-
-def _is_missing(file: Path) -> bool:
-    try:
-        file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def _is_hidden(file: Path) -> bool:
@@ -163,8 +201,15 @@ def _warnings(checked: _Checked) -> list[str]:
     if checked.hidden_files:
         where = ", ".join(map(str, checked.hidden_files))
         warnings.append(f"only root can read {where}: `sudo relayd check` looks into it, too.")
-    elif (remedy := checked.settings.provider_key_remedy) is not None:
+    elif (remedy := checked.settings.provider_key_remedy) is not None and not checked.unknown:
         warnings.append(f"no provider key: {remedy}, or start with `relayd serve --demo`.")
+    if checked.service is not None:
+        unit = checked.service.unit
+        warnings += [
+            f"`{line}` of {unit} is not looked into; whether the service can use it: "
+            f"systemctl restart {unit} && journalctl -u {unit} -n 20"
+            for line in checked.unknown
+        ]
     return warnings
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from relayd.commands.unit_credentials import Credential, unit_credentials
+from relayd.config.sources import SECRETS
+
 _SHOWN = (
     *("ExecStart", "Environment", "EnvironmentFiles", "StateDirectory", "WorkingDirectory"),
     *("TriggeredBy", "Listen"),
 )
-_CREDENTIAL = re.compile(r"LoadCredential=(?:([\w.-]+):(/[^%]*))?")
 _LISTEN = re.compile(r"\[?([^]]*)\]?:(\d+) \(Stream\)")
 _TIMEOUT_S = 10.0
 
@@ -30,7 +32,7 @@ class InstalledService:
         unit: `relayd.service`.
         env: its environment, as far as it concerns the configuration.
         cwd: its working directory.
-        credentials: the files that become its credentials, by their names.
+        credentials: where its credentials come from, by their names.
         listening: addresses of the sockets that systemd opens for it.
         hidden: its files of environment variables that this user may not read; `env` is without them.
     """
@@ -38,7 +40,7 @@ class InstalledService:
     unit: str
     env: Mapping[str, str]
     cwd: Path
-    credentials: Mapping[str, Path]
+    credentials: Mapping[str, Credential]
     listening: Sequence[tuple[str, int]]
     hidden: Sequence[Path]
 
@@ -70,7 +72,7 @@ def installed_service(config: Path) -> InstalledService | None:
         unit,
         env,
         Path("".join(shown["WorkingDirectory"]) or "/"),
-        _credentials(unit),
+        unit_credentials(_systemctl("cat", unit), unit.partition("@")[2].removesuffix(".service"), SECRETS),
         [
             (address[1], int(address[2]))
             for name in sockets
@@ -91,20 +93,6 @@ def _environment_file(path: Path) -> dict[str, str]:
         return {}
     found = dotenv_values(path, interpolate=False)
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _credentials(unit: str) -> dict[str, Path]:
-    """Return the files of `LoadCredential=`, which `systemctl show` cannot print (systemd 252)."""
-    instance = unit.partition("@")[2].removesuffix(".service")
-    files: dict[str, Path] = {}
-    for line in _systemctl("cat", unit):
-        # A path with another specifier than %i (systemd.unit(5)) is not matched: its file is not known.
-        if found := _CREDENTIAL.fullmatch(line.strip().replace("%i", instance)):
-            if found[1] is None:
-                files.clear()  # an empty assignment resets the list (systemd.exec(5))
-            else:
-                files[found[1]] = Path(found[2])
-    return files
 
 
 def _properties(unit: str) -> Mapping[str, list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from relayd.config.errors import ConfigError, shown
 from relayd.config.schema import KEYS, Origin, OriginKind, Settings
@@ -46,7 +46,7 @@ def load(
     cwd: Path,
     system_config: Path = SYSTEM_CONFIG,
     listening: Sequence[tuple[str, int]] = (),
-    credentials: Mapping[str, Path] | None = None,
+    credentials: Mapping[str, Path | SecretStr] | None = None,
 ) -> Settings:
     """Read, check and merge every source.
 
@@ -59,7 +59,7 @@ def load(
         cwd: where `.env`, relayd.toml and relative paths are looked for.
         system_config: read if there is no other relayd.toml.
         listening: addresses of the sockets that systemd opens for the daemon, instead of `server.port`.
-        credentials: files by their keys' names; None: those in $CREDENTIALS_DIRECTORY.
+        credentials: files, or what is in them, by their keys' names; None: those in $CREDENTIALS_DIRECTORY.
 
     Raises:
         ConfigError: the configuration cannot be used; it lists every problem.
@@ -101,7 +101,7 @@ def find_config(config_path: Path | None, env: Mapping[str, str], cwd: Path) -> 
     return reader.find_toml(config_path, reader.dotenv() | environ, SYSTEM_CONFIG)
 
 
-def _credentials(env: Mapping[str, str], cwd: Path) -> Callable[[str], Path | None]:
+def _credentials(env: Mapping[str, str], cwd: Path) -> Callable[[str], Path | SecretStr | None]:
     """Return where systemd puts what it passes (systemd.exec(5), LoadCredential=), by name."""
     directory = env.get("CREDENTIALS_DIRECTORY")
     return lambda name: cwd / directory / name if directory else None

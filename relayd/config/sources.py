@@ -109,7 +109,7 @@ class SourceReader:
     """
 
     def __init__(
-        self, cwd: Path, home: Path, credential: Callable[[str], Path | None] = lambda _name: None
+        self, cwd: Path, home: Path, credential: Callable[[str], Path | SecretStr | None] = lambda _name: None
     ) -> None:
         self.problems: list[Finding] = []
         self.warnings: list[str] = []
@@ -280,20 +280,25 @@ class SourceReader:
         found = self._key_file(secret, route.get("openai_api_key_file"))
         name = route.get("name")
         if not found and name is not None and isinstance(name.value, str) and "/" not in name.value:
-            path = self._credential(route_credential(name.value))
-            if path is not None and _is_present(path):
-                found = self._secret_file(secret, path, self._name(path), OriginKind.CREDENTIAL)
+            found = self._credential_entry(secret, route_credential(name.value))
         return {} if found is None else {"openai_api_key": found}
 
     def credentials(self) -> Layer:
         """Read the secrets that systemd passed as credentials, by their keys' names."""
         layer: Layer = {}
         for name in SECRETS:
-            path = self._credential(name)
-            if path is not None and _is_present(path):
-                found = self._secret_file(KEYS[name], path, self._name(path), OriginKind.CREDENTIAL)
-                layer |= {} if found is None else {name: found}
+            found = self._credential_entry(KEYS[name], name)
+            layer |= {} if found is None else {name: found}
         return layer
+
+    def _credential_entry(self, key: Key, name: str) -> Entry | None:
+        """Return the secret of a credential; None if it is not passed."""
+        found = self._credential(name)
+        if isinstance(found, SecretStr):
+            return Entry(key, found, Origin(OriginKind.CREDENTIAL, "systemd"))
+        if found is None or not _is_present(found):
+            return None
+        return self._secret_file(key, found, self._name(found), OriginKind.CREDENTIAL)
 
     def key_file(self, named: Entry | None) -> Layer:
         """Read the file that `openai_api_key_file` names."""

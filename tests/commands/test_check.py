@@ -237,8 +237,7 @@ StateDirectory=relayd
 TriggeredBy=relayd.socket
 END
 ;;
-"cat relayd.service") printf '# /etc/systemd/system/relayd.service\n[Service]\n'
-printf 'LoadCredential=\nLoadCredential=openai_api_key:{key}\n' ;;
+"cat relayd.service") cat {config}.unit ;;
 "show relayd.socket") echo "Listen=127.0.0.1:3666 (Stream)" ;;
 esac
 """
@@ -250,7 +249,10 @@ def service(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Checker:
     config = checker.files.write("etc/relayd.toml", "[server]\nport = 4000\n")
     key = checker.files.write("etc/openai_api_key", CANARY)
     checker.files.write("etc/relayd.toml.env", "RELAYD_LOG__LEVEL=debug\n")
-    checker.files.write("bin/systemctl", _SYSTEMCTL.format(config=config, key=key), mode=0o755)
+    checker.files.write("bin/systemctl", _SYSTEMCTL.format(config=config), mode=0o755)
+    lines = ["# /etc/systemd/system/relayd.service", "[Service]", "LoadCredential="]
+    lines.append(f"LoadCredential=openai_api_key:{key}\n")
+    checker.files.write("etc/relayd.toml.unit", "\n".join(lines))
     monkeypatch.setattr("relayd.commands.check.SYSTEM_CONFIG", config)
     monkeypatch.setattr("relayd.config.loader.SYSTEM_CONFIG", config)
     return checker
@@ -284,7 +286,7 @@ def test_what_only_root_can_read_is_named(service: Checker) -> None:
     env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
     service.cwd.chmod(0o755)
     (service.cwd / "bin/systemctl").chmod(0o755)
-    for name in ("relayd.toml", "relayd.toml.env"):
+    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit"):
         (service.cwd / "etc" / name).chmod(0o644)
     with _nobody():
         shown = service.run(env=env)
@@ -305,15 +307,15 @@ def _nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
+def _add_to_unit(service: Checker, *lines: str) -> None:
+    """Add lines to relayd.service."""
+    with (service.cwd / "etc/relayd.toml.unit").open("a") as unit:
+        unit.writelines(f"{line}\n" for line in lines)
+
+
 def _credential(service: Checker, name: str, file: Path) -> None:
     """Add a credential to relayd.service."""
-    systemctl = service.cwd / "bin/systemctl"
-    text = systemctl.read_text()
-    more = text.replace(
-        "LoadCredential=openai_api_key", f"LoadCredential={name}:{file}\\nLoadCredential=openai_api_key"
-    )
-    assert more != text
-    systemctl.write_text(more)
+    _add_to_unit(service, f"LoadCredential={name}:{file}")
 
 
 def test_a_credential_may_have_a_dot_in_its_name(service: Checker) -> None:
@@ -335,13 +337,86 @@ def test_a_credential_that_is_missing_is_an_error(service: Checker, upstream: bo
     env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
     status, out, err = service.run(env=env, upstream=upstream)
     assert (status, out) == (1, "")
-    of_proxy, of_key = err.splitlines()
+    of_key, of_proxy = err.splitlines()
     assert of_proxy == f"relayd.service: {proxy} is missing; the service cannot start: make it."
     assert of_key.startswith(f"relayd.service: {key} is missing; the service cannot start: make it, or run ")
     assert of_key.endswith("relayd init --system.")
     service.files.write("etc/relayd.toml", "[server]\nport = -1\n")
     document = json.loads(service.run(env=env, as_json=True, upstream=upstream)[1])
-    assert [one["key"] for one in document["problems"]] == ["upstream.proxy", "openai_api_key", "server.port"]
+    assert [one["key"] for one in document["problems"]] == ["openai_api_key", "upstream.proxy", "server.port"]
+
+
+_SYSTEMD_CREDS = """#!/bin/sh
+[ "$1 $2 $4" = "decrypt --name=openai_api_key -" ] || {{ echo "No such thing" >&2; exit 1; }}
+[ "$3" = - ] && text=$(cat) || text=$(cat "$3")
+[ "$text" = c2VjcmV0 ] && echo {secret} || {{ echo "Bad message" >&2; exit 1; }}
+"""
+
+
+@pytest.fixture
+def decrypting(service: Checker) -> Checker:
+    """The same machine; what its systemd-creds can decrypt is the text c2VjcmV0."""
+    service.files.write("bin/systemd-creds", _SYSTEMD_CREDS.format(secret=CANARY), mode=0o755)
+    (service.cwd / "etc/openai_api_key").unlink()
+    return service
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may decrypt")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"SetCredential=openai_api_key:{CANARY}"],
+        ["SetCredentialEncrypted=openai_api_key: \\", "# between", "  c2Vj \\", "  cmV0"],
+        ["LoadCredentialEncrypted=openai_api_key:{etc}/encrypted"],
+        [f"SetCredential=openai_api_key:{CANARY}", "LoadCredential=openai_api_key:{etc}/none"],
+    ],
+)
+def test_a_credential_in_the_unit_or_encrypted_is_looked_into(decrypting: Checker, lines: list[str]) -> None:
+    """As root; a text in the unit stands in for a file that is missing. The key is not shown."""
+    decrypting.files.write("etc/encrypted", "c2VjcmV0")
+    _add_to_unit(decrypting, *(line.format(etc=decrypting.cwd / "etc") for line in lines))
+    status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+    assert (status, err) == (0, "")
+    assert "# openai_api_key: set (from systemd credential)\n" in out
+    assert CANARY not in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may decrypt")
+def test_a_credential_that_cannot_be_decrypted_is_an_error(decrypting: Checker) -> None:
+    """With the reason that systemd-creds gives."""
+    encrypted = decrypting.files.write("etc/encrypted", "of another machine")
+    _add_to_unit(decrypting, f"LoadCredentialEncrypted=openai_api_key:{encrypted}")
+    status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+    assert (status, out) == (1, "")
+    assert err == f"relayd.service: openai_api_key in {encrypted} cannot be decrypted: Bad message\n"
+
+
+def test_a_credential_whose_source_cannot_be_told_is_named(decrypting: Checker) -> None:
+    """With what shows whether the service can use it; the provider is not asked without its key."""
+    _add_to_unit(decrypting, "LoadCredential=openai_api_key:%h/key")
+    env = {"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"}
+    status, out, err = decrypting.run(env=env)
+    assert (status, err) == (0, "")
+    assert "# Warning: `LoadCredential=openai_api_key` of relayd.service is not looked into;" in out
+    assert "no provider key" not in out
+    status, out, err = decrypting.run(env=env, upstream=True)
+    assert (status, out) == (1, "")
+    assert "LoadCredential=openai_api_key" in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_only_root_can_decrypt_is_named(decrypting: Checker) -> None:
+    """Also if the file may be read."""
+    encrypted = decrypting.files.write("etc/encrypted", "c2VjcmV0")
+    encrypted.chmod(0o644)
+    _add_to_unit(decrypting, f"LoadCredentialEncrypted=openai_api_key:{encrypted}")
+    decrypting.cwd.chmod(0o755)
+    for name in ("bin/systemctl", "etc/relayd.toml", "etc/relayd.toml.env", "etc/relayd.toml.unit"):
+        (decrypting.cwd / name).chmod(0o755)
+    with _nobody():
+        status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+    assert (status, err) == (0, "")
+    assert f"# openai_api_key: in {encrypted}\n" in out
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -358,7 +433,7 @@ def test_a_file_of_variables_that_only_root_can_read_is_named(service: Checker, 
     )
     systemctl.write_text(lines)
     service.cwd.chmod(0o755)
-    for name in ("relayd.toml", "relayd.toml.env", "openai_api_key"):
+    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit", "openai_api_key"):
         (service.cwd / "etc" / name).chmod(0o644)
     (service.cwd / "etc/relayd.toml.env").write_text("")
     assert re.search(r'(?m)^level += "warning"', service.run(env=env)[1])

@@ -199,7 +199,7 @@ def _image(tmp_path: Path) -> Path:
 @needs("systemctl")
 @pytest.mark.parametrize("text", ["", "\n", None])
 def test_a_service_whose_key_is_gone_is_asked_for_it_again(tmp_path: Path, text: str | None) -> None:
-    """Its file is missing or empty: the configuration stays, the key comes as at first, the service starts."""
+    """Its file is missing or empty: the configuration stays, the key is asked for, the service starts."""
     root = _image(tmp_path)
     key, config = root / "etc/relayd/openai_api_key", root / "etc/relayd/relayd.toml"
     before = config.read_text()
@@ -220,25 +220,33 @@ def test_a_service_whose_key_is_gone_is_asked_for_it_again(tmp_path: Path, text:
     assert "There is no provider key yet" in alone.out.getvalue()
 
 
-_SPOILT: dict[str, Callable[[Path], None]] = {
-    "missing": lambda path: path.unlink(missing_ok=True),
-    "empty": lambda path: _spoil(path, b""),
-    "not text": lambda path: _spoil(path, b"\xff\xfe\x00"),
-    "a directory": lambda path: (path.unlink(missing_ok=True), path.mkdir(parents=True))[1],
-    "a dangling link": lambda path: (path.unlink(missing_ok=True), path.symlink_to("nowhere"))[1],
-    "behind a file": lambda path: _behind_a_file(path),
-}
-
-
 def _spoil(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
-def _behind_a_file(path: Path) -> None:
-    if path.parent.exists():
-        shutil.rmtree(path.parent)
-    _spoil(path.parent, b"")
+def _make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _make_dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _put_behind_a_file(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.touch()
+
+
+_SPOILT: dict[str, Callable[[Path], None]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: _spoil(path, b""),
+    "not text": lambda path: _spoil(path, b"\xff\xfe\x00"),
+    "a directory": _make_directory,
+    "a dangling link": _make_dangling,
+    "behind a file": _put_behind_a_file,
+}
 
 
 @needs("systemctl")
@@ -260,7 +268,8 @@ def test_whatever_it_finds_it_ends_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     root = _image(tmp_path)
     given = tmp_path / "keys/given"
-    _spoil(given, _KEY.encode())
+    given.parent.mkdir()
+    given.write_text(_KEY)
     spoil(tmp_path / name)
     words = ["--system", "--root", str(root), "--yes", "--no-check", "--key-file", str(given)]
     for force in ([], ["--force"]):
