@@ -6,16 +6,20 @@ A release must start on the machine's configuration and a copy of its database b
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,8 +36,16 @@ _START_TIMEOUT_S = 60.0
 _ANYBODY = 65534
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_UNITS = "etc/systemd/system"
+
+
 class InstallError(Exception):
     """It cannot continue; unless the text says otherwise, the release in use is the same as before."""
+
+
+class InterruptedInstallError(InstallError):
+    """A signal ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +60,24 @@ class Instance:
         return _ROOT / "etc/relayd" / f"{self.name}.toml"
 
     @property
+    def unit(self) -> str:
+        """Its service."""
+        return "relayd.service" if self.name == "relayd" else f"relayd@{self.name}.service"
+
+    @property
     def database(self) -> Path:
-        """Its database, which may not exist yet."""
-        directory = "relayd" if self.name == "relayd" else f"relayd-{self.name}"
-        return _ROOT / "var/lib" / directory / "relayd.db"
+        """Its database, which may not exist yet: in `state_dir` if that is set, else in the unit's."""
+        default = "relayd" if self.name == "relayd" else f"relayd-{self.name}"
+        chosen = (
+            _unit_variables(self.unit).get("RELAYD_STATE_DIR") or self._state_dir() or f"/var/lib/{default}"
+        )
+        return _ROOT / chosen.lstrip("/") / "relayd.db"
+
+    def _state_dir(self) -> str:
+        try:
+            return str(tomllib.loads(self.config.read_text(encoding="utf-8")).get("state_dir", ""))
+        except (OSError, ValueError):  # a trial start says what is wrong with it
+            return ""
 
     def backup_in(self, release: Path) -> Path:
         """Return where its database is kept as that release left it."""
@@ -65,8 +91,7 @@ class Instance:
         if not self.database.exists():
             print(
                 f"{self.config}: nothing is backed up, because there is no database at {self.database}.\n"
-                "If this relayd keeps its state elsewhere (state_dir), back it up before an upgrade:\n"
-                "  relayd backup FILE"
+                "If this relayd keeps its state elsewhere, back it up before an upgrade: relayd backup FILE"
             )
         else:
             with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(copy)) as target:
@@ -148,13 +173,28 @@ def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], u
     timer.start()
     said = ""
     with process:
-        for line in process.stdout or ():
-            said += line
-            if "serving on" in line:
-                process.terminate()
-        process.wait()
-    timer.cancel()
+        try:
+            for line in process.stdout or ():
+                said += line
+                if "serving on" in line:
+                    process.terminate()
+            process.wait()
+        except InterruptedInstallError:
+            process.kill()  # before the context waits for it
+            raise
+        finally:
+            timer.cancel()
+            timer.join()  # a thread could take a signal that _uninterrupted holds back
     return "" if "serving on" in said else said.strip() or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
+
+
+@cache
+def _unit_variables(unit: str) -> Mapping[str, str]:
+    if not (_ROOT / "run/systemd/system").is_dir():
+        return {}
+    shown = _run("systemctl", "show", unit, "--property=Environment").strip()
+    pairs = (word.partition("=") for word in shlex.split(shown.removeprefix("Environment=")))
+    return {name: value for name, _, value in pairs}
 
 
 def _instances() -> Iterator[Instance]:
@@ -162,11 +202,29 @@ def _instances() -> Iterator[Instance]:
         yield Instance(config.stem)
 
 
-def _run(*words: str | Path) -> str:
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+def _run(*words: str | Path, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
+    )
     if done.returncode:
         raise InstallError(f"{' '.join(map(str, words))} failed:\n{done.stdout.strip()}")
     return done.stdout
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    for each in _SIGNALS:  # another one must not interrupt the cleaning up
+        signal.signal(each, signal.SIG_IGN)
+    raise InterruptedInstallError(f"interrupted by {signal.Signals(number).name}")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let signals wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _switch(release: Path, now: Path | None) -> None:
@@ -241,6 +299,44 @@ def _try(release: Path, now: Path) -> None:
             )
 
 
+def _link(release: Path) -> None:
+    """Link the commands, the man pages and the completions of a release from /usr/local."""
+    shared = (path.relative_to(release) for path in release.glob("share/**/*") if path.is_file())
+    for path in (*_COMMANDS, *shared):
+        link = _ROOT / "usr/local" / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(_CURRENT / path)
+
+
+def _compare_units() -> None:
+    """Say which units of this machine differ from those that the release in use writes."""
+    config, units = Instance("relayd").config, _ROOT / _UNITS
+    installed = sorted(path for path in units.glob("relayd*") if path.suffix in {".service", ".socket"})
+    if not installed or not config.exists():
+        return
+    with TemporaryDirectory(prefix="relayd-units-") as image:
+        copy = Path(image, "etc/relayd", config.name)
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(config, copy)
+        words = ("init", "--system", "--root", image, "--yes", "--no-check")
+        try:
+            _run(_ROOT / "usr/local" / _COMMANDS[0], *words, env={"PATH": os.environ["PATH"]})
+        except InterruptedInstallError:
+            raise
+        except InstallError as error:
+            print(f"The units are not compared with those of this release: {error}")
+            return
+        ours = ((path, Path(image, _UNITS, path.name)) for path in installed)
+        older = [path for path, our in ours if our.exists() and our.read_bytes() != path.read_bytes()]
+    if older:
+        print(
+            f"Unchanged, and not as this release has them: {', '.join(map(str, older))}.\n"
+            "To renew them (relayd.toml, the key and what `systemctl edit` added stay as they are):\n"
+            "  sudo relayd init --system"
+        )
+
+
 def install() -> None:
     """Build a release, try it, switch to it, and remove all but the one before.
 
@@ -258,16 +354,13 @@ def install() -> None:
     except BaseException:
         shutil.rmtree(release, ignore_errors=True)
         raise
-    shared = (path.relative_to(release) for path in release.glob("share/**/*") if path.is_file())
-    for path in (*_COMMANDS, *shared):
-        link = _ROOT / "usr/local" / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(_CURRENT / path)
-    units, kept = _units(), {release, now, _recorded()}
-    _switch(release, now)
-    if _restart(release, now, units):
-        kept = {release, now}
+    with _uninterrupted():
+        _link(release)
+        units, kept = _units(), {release, now, _recorded()}
+        _switch(release, now)
+        if _restart(release, now, units):
+            kept = {release, now}
+    _compare_units()
     for old in release.parent.iterdir():
         if old not in kept:
             shutil.rmtree(old)
@@ -292,18 +385,20 @@ def roll_back() -> None:
                 f"{before.name} starts with {instance.config} neither on the newest database nor on its own "
                 f"copy, so {now.name} stays:\n{problem}"
             )
-    if unreadable:
-        _switch_with_databases(before, now, unreadable, units)
-    else:
-        _switch(before, now)
-    for instance, older in unreadable.items():
-        at = datetime.fromtimestamp(older.stat().st_mtime, UTC)
-        print(
-            f"{before.name} cannot read {instance.database}: its copy of {at:%Y-%m-%dT%H:%M:%SZ} is back.\n"
-            "Lost since then: requests in the log, and changes of keys. Keys revoked since then work again; "
-            f"revoke them.\nThe newer database is kept: {instance.backup_in(now)}"
-        )
-    _restart(before, now, units)
+    with _uninterrupted():
+        if unreadable:
+            _switch_with_databases(before, now, unreadable, units)
+        else:
+            _switch(before, now)
+        for instance, older in unreadable.items():
+            at = datetime.fromtimestamp(older.stat().st_mtime, UTC)
+            print(
+                f"{before.name} cannot read {instance.database}: "
+                f"its copy of {at:%Y-%m-%dT%H:%M:%SZ} is back.\n"
+                "Lost since then: requests in the log, and changes of keys. Keys revoked since then work "
+                f"again; revoke them.\nThe newer database is kept: {instance.backup_in(now)}"
+            )
+        _restart(before, now, units)
 
 
 def _switch_with_databases(
@@ -325,8 +420,8 @@ def _switch_with_databases(
             instance.restore(older)
             restored.append(instance)
         _switch(before, now)
-    except BaseException as error:
-        said = [f"{now.name} stays: {str(error) or 'interrupted'}"]
+    except (InstallError, OSError, sqlite3.Error) as error:
+        said = [f"{now.name} stays: {error}"]
         for instance in restored:
             try:
                 instance.restore(kept[instance])
@@ -346,8 +441,14 @@ def main() -> int:
     parser = ArgumentParser(prog="scripts/install", description=__doc__)
     parser.add_argument("--rollback", action="store_true", help="return to the release before")
     args = parser.parse_args()
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         roll_back() if args.rollback else install()
+    except InterruptedInstallError as error:
+        used = f"{_CURRENT.resolve().name} is in use" if _CURRENT.exists() else "nothing is installed"
+        print(f"scripts/install: {error}; {used}.", file=sys.stderr)
+        return 1
     except (InstallError, OSError, sqlite3.Error) as error:
         print(f"scripts/install: {error}", file=sys.stderr)
         return 1

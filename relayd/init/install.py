@@ -142,7 +142,7 @@ class UserInstall:
             self.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_file(self.key_file, key + "\n", mode=SECRET_MODE)
             console.say(f"Wrote {self.key_file}, which only you can read.")
-        _write_config(self.config, config, console)
+        _write(self.config, config, console)
 
     def finish(self, settings: Settings, console: Console) -> int:
         """Say how to start the daemon; returns the exit status."""
@@ -214,7 +214,7 @@ class SystemInstall:
     def write(self, config: str, key: str, console: Console) -> None:
         """Write the key and the configuration."""
         self._write_key(key, console)
-        _write_config(self.config, config, console)
+        _write(self.config, config, console)
 
     def finish(self, settings: Settings, console: Console) -> int:
         """Install the units and start them; returns the exit status. Raises InitError."""
@@ -256,9 +256,7 @@ class SystemInstall:
 
     def _start(self, server: ServerSettings, console: Console, *, has_key: bool) -> int:
         for path, text in self.unit_files(server.host, server.port).items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, text, mode=PUBLIC_MODE)
-            console.say(f"Wrote {path}.")
+            _write(path, text, console)
         commands = self.start_commands()
         if not has_key:
             console.say(f"\nThere is no provider key yet: put it into {self.key_file}, then run")
@@ -275,9 +273,14 @@ class SystemInstall:
         return 0
 
 
-def _write_config(path: Path, text: str, console: Console) -> None:
+def _write(path: Path, text: str, console: Console) -> None:
+    """Write a file that everybody may read; keep what was there if that was different."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = keep_old(path)
+    try:
+        is_same = path.read_bytes() == text.encode()
+    except OSError:
+        is_same = False
+    old = None if is_same else keep_old(path)
     write_file(path, text, mode=PUBLIC_MODE)
     console.say(f"Wrote {path}." + (f" The previous one is {old.name}." if old else ""))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 
 from relayd.state.directory import FILE_NAME
 from tests.state.harness import opened
+from tests.wire import until
 
 _INSTALL = Path(__file__).parents[2] / "scripts" / "install"
 _TIMEOUT_S = 300.0
@@ -50,9 +53,9 @@ class Host:
         (root / "run/systemd/system").mkdir(parents=True)
         self.units("relayd.service loaded active running", "relayd.socket loaded active running")
         (root / "bin").mkdir()
-        self._program("bin/systemctl", _SYSTEMCTL)
-        self._program("bin/fake-python", _PYTHON.format(python=sys.executable))
-        self._program("bin/pip", "#!/bin/sh\n")
+        self.program("bin/systemctl", _SYSTEMCTL)
+        self.program("bin/fake-python", _PYTHON.format(python=sys.executable))
+        self.program("bin/pip", "#!/bin/sh\n")
         with opened(self.database.parent, boot_id="boot") as state:
             state.ring.ensure_initial_key(None)
 
@@ -62,11 +65,17 @@ class Host:
 
     def on(self, verb: str, script: str) -> None:
         """Run a shell script, whose status counts, whenever `systemctl VERB` is called."""
-        self._program(f"on-{verb}", f"#!/bin/sh\n{script}\n")
+        self.program(f"on-{verb}", f"#!/bin/sh\n{script}\n")
 
     def run(self, *words: str, release: str = _WORKS, umask: int = 0o022) -> tuple[int, str]:
         """Run `scripts/install`; return its status and what it said. The release is a shell script."""
-        self._program("release", f"#!/bin/sh\n{release}")
+        process = self.start(*words, release=release, umask=umask)
+        said, _ = process.communicate(timeout=_TIMEOUT_S)
+        return process.returncode, said
+
+    def start(self, *words: str, release: str = _WORKS, umask: int = 0o022) -> subprocess.Popen[str]:
+        """Start `scripts/install`."""
+        self.program("release", f"#!/bin/sh\n{release}")
         env = {
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
             "PYTHON": str(self.root / "bin/fake-python"),
@@ -74,19 +83,18 @@ class Host:
             "ROOT": str(self.root),
             "RELEASE": str(self.root / "release"),
             "PIP": str(self.root / "bin/pip"),
+            "TMPDIR": str(self.root / "tmp"),
         }
         (self.root / "systemctl.log").write_text("")
-        done = subprocess.run(
+        (self.root / "tmp").mkdir(exist_ok=True)
+        return subprocess.Popen(
             [_INSTALL, *words],
             env=env,
             umask=umask,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
         )
-        return done.returncode, done.stdout
 
     @property
     def current(self) -> str:
@@ -102,7 +110,7 @@ class Host:
     def asked(self) -> list[str]:
         """What the last run asked systemd to do."""
         lines = (self.root / "systemctl.log").read_text().splitlines()
-        return [line for line in lines if not line.startswith("list-units")]
+        return [line for line in lines if line.partition(" ")[0] not in {"list-units", "show"}]
 
     def schema(self, version: int | None = None) -> int:
         """Return the schema's number in the database; set it first, as a newer release would."""
@@ -111,7 +119,8 @@ class Host:
                 database.execute(f"PRAGMA user_version = {version}")
             return int(database.execute("PRAGMA user_version").fetchone()[0])
 
-    def _program(self, name: str, text: str) -> None:
+    def program(self, name: str, text: str) -> None:
+        """Write a program."""
         (self.root / name).write_text(text)
         (self.root / name).chmod(0o755)
 
@@ -341,13 +350,88 @@ def test_a_trial_changes_the_owner_of_no_file_elsewhere(
     assert victim not in given
 
 
-def test_an_instance_without_a_database_in_the_usual_place_is_named(host: Host) -> None:
+def test_an_instance_without_a_database_in_its_place_is_named(host: Host) -> None:
     """Its state may be elsewhere, and then nobody has a copy of it."""
     other = host.root / "etc/relayd/other.toml"
-    other.write_text(f'state_dir = "{host.root}/elsewhere"\n')
+    other.write_text("")
     status, said = host.run()
     assert status == 0, said
     missing = host.root / "var/lib/relayd-other/relayd.db"
     assert f"{other}: nothing is backed up, because there is no database at {missing}." in said
     assert "relayd backup FILE" in said
     assert str(host.database) not in said
+
+
+@pytest.mark.parametrize("place", ["file", "unit"])
+def test_a_state_directory_of_ones_own_is_backed_up_and_not_the_old_one(host: Host, place: str) -> None:
+    """Where relayd.toml or the unit names it; a database in the usual place is of an earlier time."""
+    own = host.root / "srv/state"
+    shutil.copytree(host.database.parent, own)
+    with closing(sqlite3.connect(host.database)) as old:
+        old.execute("CREATE TABLE of_an_earlier_time (number)")
+    if place == "file":
+        host.config.write_text('state_dir = "/srv/state"\n')
+    else:
+        host.on("show", "echo 'Environment=A=b \"RELAYD_STATE_DIR=/srv/state\"'")
+    before = host.current
+    status, said = host.run()
+    assert status == 0, said
+    with closing(sqlite3.connect(host.prefix / "releases" / before / "backup/relayd.db")) as copy:
+        tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_schema")}
+    assert "keys" in tables
+    assert "of_an_earlier_time" not in tables
+
+
+def test_an_upgrade_names_units_that_are_not_its_own(host: Host) -> None:
+    """They stay as they are; init renews them, and keeps what was there."""
+    relayd = host.root / "usr/local/bin/relayd"
+    init = [str(relayd), "init", "--system", "--root", str(host.root), "--yes"]
+    subprocess.run(init, check=True, capture_output=True, timeout=_TIMEOUT_S)
+    status, said = host.run()
+    assert status == 0, said
+    assert "Unchanged" not in said
+    unit = host.root / "etc/systemd/system/relayd.service"
+    unit.write_text(unit.read_text().replace("WatchdogSec=30\n", ""))
+    older = unit.read_text()
+    status, said = host.run()
+    assert status == 0, said
+    assert f"Unchanged, and not as this release has them: {unit}.\n" in said
+    assert "sudo relayd init --system" in said
+    assert unit.read_text() == older
+    subprocess.run(init, check=True, capture_output=True, timeout=_TIMEOUT_S)
+    assert "WatchdogSec=30\n" in unit.read_text()
+    assert unit.with_name("relayd.service.old").read_text() == older
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "build"), (signal.SIGTERM, "trial")])
+async def test_an_interrupted_upgrade_leaves_nothing(host: Host, number: signal.Signals, step: str) -> None:
+    """Neither half a release nor a copy of the database, and no process; the release in use stays."""
+    before, note = host.current, host.root / "pid"
+    # More than a pipe holds, so that the script is being read when it takes its note.
+    script = f"yes | head -n 100000; echo $$ > {note}.new; mv {note}.new {note}; exec sleep 600\n"
+    if step == "build":
+        host.program("bin/pip", f"#!/bin/sh\n{script}")
+    process = host.start(release=script if step == "trial" else _WORKS)
+    await until(note.exists)
+    process.send_signal(number)
+    said, _ = await asyncio.to_thread(process.communicate, timeout=_TIMEOUT_S)
+    assert process.returncode == 1
+    assert said == f"scripts/install: interrupted by {number.name}; {before} is in use.\n"
+    assert host.releases == {before}
+    assert list((host.root / "tmp").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_a_switch_that_has_begun_is_completed(host: Host) -> None:
+    """A signal during the restart is obeyed after it."""
+    before = host.current
+    host.on("restart", "kill -HUP $PPID")
+    status, said = host.run()
+    assert status == 1
+    assert host.current != before
+    assert f"interrupted by SIGHUP; {host.current} is in use.\n" in said
+    assert host.asked[-1] == "restart relayd.service"
+    (host.root / "on-restart").unlink()
+    status, said = host.run("--rollback")
+    assert (status, host.current) == (0, before), said
