@@ -37,6 +37,7 @@ from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.probe import Probe
 from relayd.relay.request_recorder import RequestRecorder
+from relayd.relay.routes import RouteOptions
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.reload import ConfigReloader
@@ -138,7 +139,9 @@ class Server:
             max_streams=settings.server.max_streams,
             max_streams_per_address=settings.server.max_streams_per_address,
         )
-        self._upstream = Upstream(self._provider_key(settings), self._upstream_options(settings))
+        self._upstream = Upstream(
+            self._provider_key(settings), self._upstream_options(settings), self._routes(settings)
+        )
         limits = _stream_limits(settings)
         self._context = AppContext(
             boot_id=self._boot_id,
@@ -190,7 +193,9 @@ class Server:
             max_streams=server.max_streams,
             max_streams_per_address=server.max_streams_per_address,
         )
-        self._upstream.configure(self._provider_key(settings), self._upstream_options(settings))
+        self._upstream.configure(
+            self._provider_key(settings), self._upstream_options(settings), self._routes(settings)
+        )
         self._state.set_retention(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
@@ -236,6 +241,20 @@ class Server:
             max_retry_wait_s=upstream.max_retry_wait_s,
             proxy_url=upstream.proxy.get_secret_value() if self._demo is None else "",
         )
+
+    def _routes(self, settings: Settings) -> list[RouteOptions]:
+        if self._demo is not None:
+            return []
+        return [
+            RouteOptions(
+                route.name,
+                settings.route_url(route),
+                "" if (key := settings.route_key(route)) is None else key.get_secret_value(),
+                route.weight,
+                route.models,
+            )
+            for route in settings.upstream.route
+        ]
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

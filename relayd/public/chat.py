@@ -35,7 +35,9 @@ class ChatHandler(AdmittingHandler):
             return
         self.body.clear()
         record.model = request.model
-        await self.relay(ChatAnswer(upstream, request.upstream_body, include_usage=request.include_usage))
+        await self.relay(
+            ChatAnswer(upstream, request.upstream_body, request.model, include_usage=request.include_usage)
+        )
 
     def send(self, data: bytes) -> None:
         """Send lines, the first time with the head. Raises ClientGone."""

@@ -19,7 +19,9 @@ class ChatUpstream(Protocol):
     def redact(self) -> Redactor:
         """Makes its texts fit to show."""
 
-    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
+    async def open(
+        self, body: bytes, on_connected: Callable[[str | None], None], model: str
+    ) -> tuple[str | None, UpstreamBody]:
         """Ask for one completion; return the provider's request id and the answer. Raises RelayError."""
 
 
@@ -29,19 +31,21 @@ class ChatAnswer(ChatCompletion):
     Args:
         upstream: the provider.
         body: the provider's request, as JSON.
+        model: that it asks for.
         include_usage: whether the last line carries `finish_reason` and `usage`.
     """
 
-    def __init__(self, upstream: ChatUpstream, body: bytes, *, include_usage: bool) -> None:
+    def __init__(self, upstream: ChatUpstream, body: bytes, model: str, *, include_usage: bool) -> None:
         super().__init__(upstream.redact)
         self._upstream = upstream
         self._body = body
+        self._model = model
         self._include_usage = include_usage
         self.deltas = 0
 
-    async def open(self, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
+    async def open(self, on_connected: Callable[[str | None], None]) -> tuple[str | None, UpstreamBody]:
         """Ask the provider."""
-        return await self._upstream.open(self._body, on_connected)
+        return await self._upstream.open(self._body, on_connected, self._model)
 
     def relay(self, data: bytes) -> bytes:
         """Return the lines of the deltas in the next bytes; those that came together leave together."""

@@ -140,10 +140,12 @@ class ProbeUpstream:
         self._may_push.set()
         self._task: asyncio.Task[None] | None = None
 
-    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[None, ProbeUpstream]:
-        """Begin at once; what was asked stands in the model's name."""
-        del body
-        on_connected()
+    async def open(
+        self, body: bytes, on_connected: Callable[[str | None], None], model: str
+    ) -> tuple[None, ProbeUpstream]:
+        """Begin at once; what was asked was read from the model's name."""
+        del body, model
+        on_connected(None)
         return None, self
 
     def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:

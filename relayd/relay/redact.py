@@ -6,7 +6,7 @@ import base64
 import re
 
 _MAX_CHARS = 500
-_MAX_KEYS = 8
+_MAX_KEYS = 256
 _TAIL_CHARS = 12
 """A provider that masks a key shows less of its end (OpenAI: four characters)."""
 # Anything shaped like a provider's key, also if the provider masked its middle.
@@ -46,6 +46,13 @@ class Redactor:
             text = self._secrets.sub("[key]", text)
         text = _CONTROLS.sub(" ", _KEY_SHAPE.sub("[key]", text)).strip()
         return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+    def scrub(self, data: bytes) -> bytes:
+        """Return a body as it is, but with each key replaced by `[key]`."""
+        text = data.decode("latin-1")
+        if self._secrets is not None:
+            text = self._secrets.sub("[key]", text)
+        return _KEY_SHAPE.sub("[key]", text).encode("latin-1")
 
 
 def _forms(key: str) -> list[str]:

@@ -73,8 +73,12 @@ class Answer(Protocol):
     def finished(self) -> bool:
         """Whether the answer is whole if nothing more comes."""
 
-    async def open(self, on_connected: Callable[[], None]) -> tuple[str | None, UpstreamBody]:
-        """Ask the provider; return its request id and the body of its response. Raises RelayError."""
+    async def open(self, on_connected: Callable[[str | None], None]) -> tuple[str | None, UpstreamBody]:
+        """Ask the provider; return its request id and the body of its response. Raises RelayError.
+
+        Args:
+            on_connected: told the name of the route, if any, when the request has its connection.
+        """
 
     def relay(self, data: bytes) -> bytes:
         """Take the provider's next bytes; return what the client is sent now."""
@@ -288,8 +292,9 @@ class RelayStream:
                 record.first_token_ms = self._age_ms()
                 record.phase = Phase.STREAMING
 
-    def _on_connected(self) -> None:
+    def _on_connected(self, route: str | None) -> None:
         record = self.record
+        record.route = route
         if record.phase is Phase.CONNECTING:
             record.phase = Phase.WAITING
             record.connect_ms = self._age_ms()

@@ -185,7 +185,7 @@ async def client_of(base_url: str, **options: Any) -> AsyncIterator[Provider]:
 async def read_answer(upstream: Provider) -> bytes:
     """Ask for one answer and return its bytes; raise what the client raises."""
     async with asyncio.timeout(PATIENCE_S):
-        _, body = await upstream.open(BODY, lambda: None)
+        _, body = await upstream.open(BODY, lambda _route: None)
         try:
             return await body.read(1 << 30)
         finally:
@@ -218,13 +218,15 @@ class ScriptedUpstream:
         self._is_wanted = asyncio.Event()
         self._is_wanted.set()
 
-    async def open(self, body: bytes, on_connected: Callable[[], None]) -> tuple[str, ScriptedUpstream]:
+    async def open(
+        self, body: bytes, on_connected: Callable[[str | None], None], model: str
+    ) -> tuple[str, ScriptedUpstream]:
         """Begin the answer, or fail."""
-        assert body == BODY
+        assert (body, model) == (BODY, "demo")
         self.is_asked = True
         try:
             await asyncio.sleep(self._connect_s)
-            on_connected()
+            on_connected(None)
             await (asyncio.Event().wait() if self._head_s is None else asyncio.sleep(self._head_s))
         except asyncio.CancelledError:
             self.is_let_go.set()
@@ -389,7 +391,7 @@ class Running:
         )
         self.stream = RelayStream(
             self.record,
-            ChatAnswer(upstream, BODY, include_usage=include_usage),
+            ChatAnswer(upstream, BODY, "demo", include_usage=include_usage),
             writer=self.response,
             limits=limits or StreamLimits(),
         )

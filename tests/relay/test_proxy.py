@@ -146,7 +146,7 @@ async def _ask_over_tls(scheme: str, home: Path) -> None:
         client = Upstream(_KEY, options)
         try:
             answer = await client.open(
-                b'{"model":"%s","messages":[],"stream":true}' % _SHORT.encode(), lambda: None
+                b'{"model":"%s","messages":[],"stream":true}' % _SHORT.encode(), lambda _route: None
             )
             return await answer.body.read(100_000)
         finally:

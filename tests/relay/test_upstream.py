@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.upstream import Upstream, UpstreamOptions, retry_after_s
+from relayd.relay.refusals import retry_after_s
+from relayd.relay.upstream import Upstream, UpstreamOptions
 from tests.relay.harness import (
     BODY,
     CHUNKED_HEAD,
@@ -59,7 +60,9 @@ async def test_a_request_carries_the_key_the_body_and_what_it_accepts() -> None:
     connected: list[int] = []
     async with running_provider(_WHOLE) as provider, client_of(provider.base_url) as upstream:
         for n in range(3):
-            answered = await upstream.open(BODY + b" " * n, lambda: connected.append(len(provider.requests)))
+            answered = await upstream.open(
+                BODY + b" " * n, lambda _route: connected.append(len(provider.requests))
+            )
             assert await answered.body.read(1 << 20) == delta("hi") + FINISH + STREAM_DONE
             answered.body.close()
     for n, request in enumerate(provider.requests):
@@ -80,8 +83,8 @@ async def test_the_providers_request_id_is_bounded_and_without_the_key() -> None
     long = f"x-request-id: {PROVIDER_KEY}{'x' * 15_000}\r\n\r\n".encode()
     replies: list[list[Step]] = [_WHOLE, [CHUNKED_HEAD.replace(b"\r\n\r\n", b"\r\n" + long), b"0\r\n\r\n"]]
     async with running_provider(*replies) as provider, client_of(provider.base_url) as upstream:
-        assert (await upstream.open(BODY, lambda: None)).request_id is None
-        request_id = (await upstream.open(BODY, lambda: None)).request_id
+        assert (await upstream.open(BODY, lambda _route: None)).request_id is None
+        request_id = (await upstream.open(BODY, lambda _route: None)).request_id
     assert request_id is not None
     assert request_id.startswith("[key]")
     assert len(request_id) == 200
@@ -500,7 +503,7 @@ async def test_a_provider_that_is_not_there_is_unreachable(
     connected: list[None] = []
     async with client_of(base_url, **options) as upstream:
         with pytest.raises(RelayError) as refused:
-            await asyncio.wait_for(upstream.open(BODY, lambda: connected.append(None)), PATIENCE_S)
+            await asyncio.wait_for(upstream.open(BODY, lambda _route: connected.append(None)), PATIENCE_S)
     assert refused.value.code is ErrorCode.UPSTREAM_UNREACHABLE
     assert refused.value.message.startswith(said)
     assert connected == []
@@ -514,7 +517,7 @@ async def test_cancelling_a_request_frees_the_provider(
     caplog.set_level(logging.INFO, "openai")
     async with running_provider(step) as provider:
         async with client_of(provider.base_url, max_retries=2) as upstream:
-            opening = asyncio.create_task(upstream.open(BODY, lambda: None))
+            opening = asyncio.create_task(upstream.open(BODY, lambda _route: None))
             if step == [Break.WAIT]:
                 await until(lambda: provider.requests)
             else:

@@ -15,7 +15,7 @@ from relayd.relay.transport.connection import ConnectionBroken, IncomingResponse
 from relayd.relay.transport.dialer import Dialer, Unreachable
 from relayd.relay.transport.pool import Pool
 
-__all__ = ["ConnectionBroken", "Dialer", "HttpTransport", "IncomingResponse", "incoming"]
+__all__ = ["ConnectionBroken", "Dialer", "HttpTransport", "IncomingResponse", "Unreachable", "incoming"]
 
 ON_CONNECTED = "relayd.on_connected"
 """Request extension, optional: called when the request has its connection."""
@@ -31,7 +31,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, dialer: Dialer) -> None:
-        self._pool = Pool(dialer)
+        self.pool = Pool(dialer)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; return when the head of its response is here.
@@ -43,7 +43,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         on_connected: Callable[[], None] = request.extensions.get(ON_CONNECTED, lambda: None)
         body = await request.aread()
         try:
-            response = await self._pool.send(_head(request, len(body)) + body, on_connected)
+            response = await self.pool.send(_head(request, len(body)) + body, on_connected)
         except Unreachable as error:
             raise httpx2.ConnectError(str(error)) from error
         except ConnectionBroken as error:
@@ -57,7 +57,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._pool.close()
+        await self.pool.close()
 
 
 class _PushedBody(httpx2.AsyncByteStream):

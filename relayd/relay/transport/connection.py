@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import cast
 
 import httptools
@@ -12,6 +13,7 @@ _MAX_OVERHEAD_BYTES = 64 << 10
 """Bound of a head, and of what may come between two pieces of a body (chunk extensions, trailers)."""
 _MAX_UNCLAIMED_BYTES = 16 << 10
 _FIRST_FINAL_STATUS = 200
+_FIRST_REFUSAL_STATUS = 300
 
 
 class ConnectionBroken(Exception):
@@ -131,7 +133,7 @@ class IncomingResponse:
             self._unclaimed.append(data)
             self._unclaimed_bytes += len(data)
 
-    def end(self, error: ConnectionBroken | None) -> None:
+    def end(self, error: Exception | None) -> None:
         """Take the end of the body from the connection; `deliver` follows."""
         if not self._ended and self._error is None:
             self._ended = error is None
@@ -177,7 +179,9 @@ class Connection(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._read_buffer = read_buffer
         self._transport: asyncio.Transport | None = None
-        self._error: ConnectionBroken | None = None
+        self._error: Exception | None = None
+        self._writable: asyncio.Future[None] | None = None
+        """Done when the kernel has taken enough of what was written; None: more may be written."""
         self._reset()
 
     def _reset(self) -> None:
@@ -190,6 +194,8 @@ class Connection(asyncio.BufferedProtocol):
         self._second_response = False
         self._overhead_bytes = 0
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._upload: asyncio.Task[None] | None = None
+        """Sends the rest of the request; None: all of it was written."""
 
     @property
     def usable(self) -> bool:
@@ -200,16 +206,25 @@ class Connection(asyncio.BufferedProtocol):
         """Return the socket's descriptor; -1 once it is closed."""
         return -1 if self._transport is None else int(self._transport.get_extra_info("socket").fileno())
 
-    async def send(self, request: bytes) -> IncomingResponse:
+    async def send(self, request: bytes, body: AsyncGenerator[bytes] | None = None) -> IncomingResponse:
         """Send a request and wait for the head of its response; the connection is cut if that is cancelled.
+
+        A refusal may come before the rest of the body is sent: then that is not sent.
+
+        Args:
+            request: its head, and its body as far as it is here.
+            body: what follows, in the pieces to write; it is asked for one when the kernel took those before.
 
         Raises:
             ConnectionBroken: the connection ended first, or what came is not HTTP.
+            Exception: what `body` raised; the connection is cut.
         """
         if self._transport is None or self._error is not None:
             raise self._error or ConnectionBroken("closed the connection")
         self._head = asyncio.get_running_loop().create_future()
         self._transport.write(request)
+        if body is not None:
+            self._upload = asyncio.create_task(self._send_body(body), name="upload")
         try:
             return await self._head
         except asyncio.CancelledError:
@@ -218,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def release(self, *, reuse: bool, linger_s: float = 0.0) -> None:
         """Take the connection back from its response: idle if it can be used again, else cut."""
-        if reuse and self._keep_alive and not self._second_response and self.usable:
+        if reuse and self._keep_alive and not self._second_response and self.usable and self._upload is None:
             self._reset()
             self.resume_reading()
             self._on_idle(self)
@@ -240,8 +255,37 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Cut the connection now."""
+        self._stop_upload()
         if self._transport is not None:
             self._transport.abort()
+
+    async def _send_body(self, body: AsyncGenerator[bytes]) -> None:
+        try:
+            async with aclosing(body):
+                async for piece in body:
+                    if self._transport is None:
+                        return
+                    self._transport.write(piece)
+                    if self._writable is not None:
+                        await self._writable
+        except Exception as error:  # noqa: BLE001 - its place is the sender's task, which the head's future tells
+            self._end_with(error)
+        else:
+            self._upload = None
+
+    def _stop_upload(self) -> None:
+        if self._upload is not None:
+            self._upload.cancel()
+
+    def pause_writing(self) -> None:
+        """Let the upload wait (asyncio.BaseProtocol)."""
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """Let the upload continue (asyncio.BaseProtocol)."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio.BaseProtocol)."""
@@ -312,6 +356,9 @@ class Connection(asyncio.BufferedProtocol):
             name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self._headers
         )
         self._overhead_bytes = 0
+        if status >= _FIRST_REFUSAL_STATUS:
+            # RFC 9112, 9.3: it does not want the rest; sent on, that could cost this response.
+            self._stop_upload()
         self._response = IncomingResponse(self, status, self._headers)
         if self._head is not None and not self._head.done():
             self._head.set_result(self._response)
@@ -330,8 +377,11 @@ class Connection(asyncio.BufferedProtocol):
             self._response.end(None)
 
     def _fail(self, reason: str) -> None:
+        self._end_with(ConnectionBroken(reason))
+
+    def _end_with(self, error: Exception) -> None:
         if self._error is None:
-            self._error = ConnectionBroken(reason)
+            self._error = error
         if self._response is not None:
             self._response.end(self._error)
             self._response.deliver()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from relayd.relay.transport.connection import Connection, IncomingResponse
 from relayd.relay.transport.dialer import Dialer
@@ -43,12 +43,18 @@ class Pool:
         """Number of connections that wait for a request."""
         return len(self._idle)
 
-    async def send(self, request: bytes, on_connected: Callable[[], None]) -> IncomingResponse:
+    async def send(
+        self,
+        request: bytes,
+        on_connected: Callable[[], None],
+        body: AsyncGenerator[bytes] | None = None,
+    ) -> IncomingResponse:
         """Send a request over an idle connection or a new one; return when the head of its response is here.
 
         Args:
             request: head and body.
             on_connected: called when the request has its connection.
+            body: what follows the request, in pieces; see `Connection.send`.
 
         Raises:
             Unreachable: there was no connection in time.
@@ -56,7 +62,18 @@ class Pool:
         """
         connection = self._take_idle() or await self._connect()
         on_connected()
-        return await connection.send(request)
+        return await connection.send(request, body)
+
+    def retire(self) -> None:
+        """Keep no connection from now on: each is closed when its response has ended."""
+        self._max_idle = 0
+        for connection in tuple(self._idle):
+            connection.abort()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no connection is open."""
+        return not self._open
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

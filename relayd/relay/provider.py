@@ -1,0 +1,305 @@
+"""One provider with one key: completions through the openai SDK, anything else as it comes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.provider_errors import parse_error_body
+from relayd.relay.redact import Redactor
+from relayd.relay.refusals import Refusals, UpstreamError, is_compressed, read_error_body
+from relayd.relay.sdk_client import NotSentAgain, OneSend, RequestBody, SdkClient
+from relayd.relay.transport import (
+    ConnectionBroken,
+    Dialer,
+    HttpTransport,
+    IncomingResponse,
+    Unreachable,
+    incoming,
+)
+
+_SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_FIRST_REFUSAL_STATUS = 300
+_MAX_REQUEST_ID_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamOptions:
+    """How the provider is reached.
+
+    Args:
+        base_url: of its API, such as `https://api.openai.com/v1`.
+        connect_timeout_s: for DNS, TCP, TLS and what a proxy takes, together.
+        proxy_url: of the proxy on the way, with its user and password; empty: none.
+        max_retries: attempts after the first.
+        max_retry_wait_s: bound of the waits between attempts in all.
+        ssl_context: for TLS to the provider and to the proxy; None: the system's authorities.
+    """
+
+    base_url: str
+    connect_timeout_s: float = 5.0
+    max_retries: int = 2
+    max_retry_wait_s: float = 5.0
+    proxy_url: str = field(default="", repr=False)
+    ssl_context: ssl.SSLContext | None = None
+
+
+class UpstreamAnswer(NamedTuple):
+    """An answer that has begun: the provider's id of the request, and the bytes."""
+
+    request_id: str | None
+    body: IncomingResponse
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """A request that is sent as it is.
+
+    Attributes:
+        method: `GET`, `POST` or `DELETE`.
+        target: path and query below the API's base, such as `/responses/resp_1?stream=true`.
+        headers: those of the client that are passed on; credentials, Host and framing are added.
+        body: whole, or in pieces. Each is asked for when the provider has taken those before.
+        content_length: of a body in pieces; None: it is sent chunked.
+        model: that is asked for, if any.
+        route: the only route that may be asked; None: any.
+    """
+
+    method: str
+    target: str
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes | AsyncIterator[bytes] = b""
+    content_length: int | None = None
+    model: str | None = None
+    route: str | None = None
+
+
+class UpstreamResponse(NamedTuple):
+    """The response to an `UpstreamRequest`. The caller closes its body.
+
+    Attributes:
+        route: name of the route that gave it; None: there are no routes.
+        request_id: the provider's, made fit to show.
+        body: pushed as it comes; of a refusal it has been read and closed.
+        refusal: the body of a refusal (status 300 and above), bounded and without the key; else None.
+        error: what the refusal is in our words; else None.
+    """
+
+    route: str | None
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    request_id: str | None
+    body: IncomingResponse
+    refusal: bytes | None = None
+    error: UpstreamError | None = None
+
+
+class Provider:
+    """Asks one provider with one key, over connections of its own.
+
+    Args:
+        provider_key: sent as the bearer token; never shown.
+        options: where and how.
+        redact: takes the key out of texts.
+    """
+
+    def __init__(self, provider_key: str, options: UpstreamOptions, redact: Redactor) -> None:
+        self._redact = redact
+        self._refusals = Refusals(redact)
+        url = urlsplit(options.base_url)
+        self._host = url.netloc.encode()
+        self._base_path = url.path.rstrip("/")
+        self._dialer = Dialer.to(
+            options.base_url,
+            timeout_s=options.connect_timeout_s,
+            proxy_url=options.proxy_url,
+            ssl_context=options.ssl_context,
+        )
+        transport = HttpTransport(self._dialer)
+        self._pool = transport.pool
+        self._client = SdkClient(
+            api_key=provider_key,
+            base_url=options.base_url,
+            # The stream's own clock watches every wait.
+            timeout=None,
+            default_headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
+            http_client=httpx2.AsyncClient(
+                transport=OneSend(transport), follow_redirects=False, timeout=None, trust_env=False
+            ),
+        )
+        self.configure(provider_key, options)
+
+    def configure(self, provider_key: str, options: UpstreamOptions) -> None:
+        """Use another key and other limits for requests from now on; the address stays."""
+        self._redact.add(provider_key)
+        self._authorization = f"Bearer {provider_key}".encode()
+        self._client.use_key(provider_key)
+        self._dialer.timeout_s = options.connect_timeout_s
+        self._client.max_retries = options.max_retries
+        self._max_retry_wait_s = options.max_retry_wait_s
+
+    def retire(self) -> None:
+        """Let the open streams end, and keep no connection."""
+        self._pool.retire()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no connection is open."""
+        return self._pool.is_closed
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    async def open(
+        self, body: bytes, on_connected: Callable[[], None], *, retry: bool = True
+    ) -> UpstreamAnswer:
+        """Ask for one completion; return when its stream begins. The caller closes the answer's body.
+
+        Args:
+            body: the request as JSON, with `stream: true` in it.
+            on_connected: called when the request has its connection, again for each attempt.
+            retry: whether a passing trouble may be waited for.
+
+        Raises:
+            UpstreamError: any of the `upstream_...` codes, with the provider's words made fit to show.
+        """
+        try:
+            response = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=RequestBody(body, on_connected, self._max_retry_wait_s if retry else -1.0),
+                options={"headers": {"Content-Type": "application/json"}},
+                stream=True,
+            )
+        except openai.APIStatusError as error:
+            refused = error.response
+            raise self._refusals.of_status(refused.status_code, refused.headers, refused.content) from None
+        except (NotSentAgain, openai.APIConnectionError) as error:
+            if isinstance(error.__cause__, httpx2.ConnectError):
+                raise self._refusals.unreachable(str(error.__cause__)) from None
+            raise self._refusals.no_answer() from None
+        stream = incoming(response)
+        try:
+            await self._require_event_stream(stream)
+        except BaseException:
+            stream.close()
+            raise
+        return UpstreamAnswer(self._request_id(stream), stream)
+
+    async def send(self, request: UpstreamRequest, on_connected: Callable[[], None]) -> UpstreamResponse:
+        """Send a request once; return when the head of its response is here, and the body of a refusal.
+
+        Args:
+            request: its body, if it comes in pieces, is asked for the first once there is a connection.
+            on_connected: called then.
+
+        Raises:
+            UpstreamError: there was no response.
+            Exception: what the body raised.
+        """
+        head, body = self._head(request), None
+        if isinstance(request.body, bytes):
+            head += request.body
+        else:
+            body = _framed(request.body, request.content_length)
+        try:
+            response = await self._pool.send(head, on_connected, body)
+        except Unreachable as error:
+            raise self._refusals.unreachable(str(error)) from None
+        except ConnectionBroken:
+            raise self._refusals.no_answer() from None
+        answer = UpstreamResponse(
+            None, response.status, response.headers, self._request_id(response), response
+        )
+        if response.status < _FIRST_REFUSAL_STATUS:
+            return answer
+        try:
+            said = b"" if is_compressed(response) else await read_error_body(response)
+        finally:
+            response.close()
+        headers = httpx2.Headers(list(response.headers))
+        refused = self._refusals.of_status(response.status, headers, said)
+        return answer._replace(refusal=self._redact.scrub(said), error=refused)
+
+    def _head(self, request: UpstreamRequest) -> bytes:
+        target = f"{self._base_path}{request.target}"
+        lines = [
+            f"{request.method} {target} HTTP/1.1".encode("latin-1"),
+            b"Host: " + self._host,
+            b"Authorization: " + self._authorization,
+            b"Accept-Encoding: identity",
+            *(b"%b: %b" % header for header in request.headers),
+        ]
+        if not isinstance(request.body, bytes):
+            length = request.content_length
+            lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
+        elif request.body or request.method == "POST":
+            lines.append(b"Content-Length: %d" % len(request.body))
+        return b"\r\n".join([*lines, b"\r\n"])
+
+    def _request_id(self, response: IncomingResponse) -> str | None:
+        return self._redact(response.header(b"x-request-id"), _MAX_REQUEST_ID_CHARS) or None
+
+    async def _require_event_stream(self, stream: IncomingResponse) -> None:
+        if is_compressed(stream):
+            raise RelayError(
+                ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
+            )
+        media_type = stream.header(b"content-type").partition(";")[0].strip().lower()
+        if media_type == "text/event-stream":
+            return
+        # Some servers forget the type (express, net/http), and the SDK does not look at it.
+        if media_type in {"", "text/plain"} and await _begins_with_event(stream):
+            return
+        said = parse_error_body(await read_error_body(stream))
+        if said.message is None:
+            raise RelayError(
+                ErrorCode.UPSTREAM_FAILED,
+                "The provider did not answer with an event stream; is upstream.base_url its API?",
+            )
+        start = "The provider refused the request, with status 200"
+        if not media_type.endswith("json"):
+            start = (
+                "The provider did not answer with an event stream (is upstream.base_url its API?) but with"
+            )
+        raise self._refusals.refusal(ErrorCode.UPSTREAM_FAILED, start, said, quotes=said.may_quote_request)
+
+
+async def _framed(pieces: AsyncIterator[bytes], length: int | None) -> AsyncGenerator[bytes]:
+    """Yield a body as it is sent: chunked (RFC 9112, 7.1) without a length, else as it is.
+
+    Raises:
+        ValueError: the pieces are shorter or longer than the length, which would spoil the connection.
+    """
+    left = length
+    async for piece in pieces:
+        if not piece:
+            continue
+        if left is None:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+            continue
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left is None:
+        yield b"0\r\n\r\n"
+    elif left:
+        raise ValueError(f"a body of {length} bytes is {-left} too long")
+
+
+async def _begins_with_event(stream: IncomingResponse) -> bool:
+    """Return whether a body begins as an event stream does, as far as its first bytes tell."""
+    try:
+        first = await stream.peek()
+    except ConnectionBroken:
+        return False
+    return bool(first) and any(first[: len(field)] == field[: len(first)] for field in _SSE_FIELDS)
