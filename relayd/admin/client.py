@@ -24,6 +24,7 @@ from relayd.admin.schema import (
     VERSION_MISMATCH,
     AddKey,
     AuditPage,
+    ClientChange,
     Clients,
     ErrorReply,
     Event,
@@ -169,27 +170,48 @@ class AdminClient:
         self, client: str, secret: str | None = None, *, generation: int, idempotency_key: str
     ) -> KeyChange:
         """Make a first key for a new client, or give it one of the operator's own."""
-        return await self._change(("keys",), AddKey(client, secret), generation, idempotency_key)
+        return await self._change_key((), AddKey(client, secret), generation, idempotency_key)
 
     async def rotate_key(
         self, key_id: str, *, grace_s: float | None, generation: int, idempotency_key: str
     ) -> KeyChange:
         """Make a new key for the client of this one, which retires after the grace."""
-        return await self._change(("keys", key_id, "rotate"), RotateKey(grace_s), generation, idempotency_key)
+        return await self._change_key((key_id, "rotate"), RotateKey(grace_s), generation, idempotency_key)
 
     async def extend_key(
         self, key_id: str, *, by_s: float, generation: int, idempotency_key: str
     ) -> KeyChange:
         """Move the end of a retiring key later."""
-        return await self._change(("keys", key_id, "extend"), ExtendKey(by_s), generation, idempotency_key)
+        return await self._change_key((key_id, "extend"), ExtendKey(by_s), generation, idempotency_key)
 
     async def undo_key(self, key_id: str, *, generation: int, idempotency_key: str) -> KeyChange:
         """Make a retiring key active again and revoke its replacement."""
-        return await self._change(("keys", key_id, "undo"), None, generation, idempotency_key)
+        return await self._change_key((key_id, "undo"), None, generation, idempotency_key)
 
     async def revoke_key(self, key_id: str, *, cut: bool, generation: int, idempotency_key: str) -> KeyChange:
         """End a key now; with `cut`, its open streams too."""
-        return await self._change(("keys", key_id, "revoke"), RevokeKey(cut), generation, idempotency_key)
+        return await self._change_key((key_id, "revoke"), RevokeKey(cut), generation, idempotency_key)
+
+    async def add_client(
+        self, name: str, bounds: Mapping[str, object], *, generation: int, idempotency_key: str
+    ) -> ClientChange:
+        """Make a client with these bounds (fields of `ClientInfo`) and its first key."""
+        body = {**bounds, "name": name}
+        return await self._change("POST", "/clients", body, generation, idempotency_key, ClientChange)
+
+    async def set_client(
+        self, name: str, changes: Mapping[str, object], *, generation: int, idempotency_key: str
+    ) -> ClientChange:
+        """Change bounds of a client; None removes one."""
+        target = _target("clients", name)
+        return await self._change("PATCH", target, changes, generation, idempotency_key, ClientChange)
+
+    async def remove_client(
+        self, name: str, *, cut: bool, generation: int, idempotency_key: str
+    ) -> ClientChange:
+        """Remove a client and revoke its keys; with `cut`, end its open streams, too."""
+        target = _target("clients", name, query={"cut": "true" if cut else None})
+        return await self._change("DELETE", target, None, generation, idempotency_key, ClientChange)
 
     async def cancel(self, request_id: str) -> None:
         """End one open stream."""
@@ -211,12 +233,19 @@ class AdminClient:
         """Let open streams finish within the drain timeout, then stop the daemon."""
         return await self._ask("POST", "/drain", Status)
 
-    async def _change(
+    async def _change_key(
         self, path: tuple[str, ...], body: msgspec.Struct | None, generation: int, idempotency_key: str
     ) -> KeyChange:
+        return await self._change(
+            "POST", _target("keys", *path), body, generation, idempotency_key, KeyChange
+        )
+
+    async def _change(
+        self, method: str, target: str, body: object, generation: int, idempotency_key: str, kind: type[T]
+    ) -> T:
         headers = {"If-Match": f'"{generation}"', "Idempotency-Key": idempotency_key}
         sent = b"" if body is None else msgspec.json.encode(body)
-        return self._decoded(await self._ask_bytes("POST", _target(*path), headers, sent), KeyChange)
+        return self._decoded(await self._ask_bytes(method, target, headers, sent), kind)
 
     async def _ask(self, method: str, target: str, kind: type[T]) -> T:
         return self._decoded(await self._ask_bytes(method, target), kind)

@@ -11,6 +11,7 @@ from relayd.state.errors import (
     BadChange,
     GenerationMismatch,
     IdempotencyMismatch,
+    NoSuchClient,
     NoSuchKey,
     RingError,
     RingUnavailable,
@@ -22,6 +23,7 @@ from relayd.state.filter import FilterError
 _RING_STATUS: dict[type[RingError], HTTPStatus] = {
     GenerationMismatch: HTTPStatus.PRECONDITION_FAILED,
     NoSuchKey: HTTPStatus.NOT_FOUND,
+    NoSuchClient: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
     BadChange: HTTPStatus.BAD_REQUEST,
     IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -105,6 +105,13 @@ class AdminHandler(JsonHandler):
             raise AdminError.bad_request(f"{name} must be a whole number, not {text[:40]!r}.")
         return int(text)
 
+    def flag(self, name: str) -> bool:
+        """Return a parameter of the query that is `true` or `false`; False if it is not given."""
+        text = self.get_query_argument(name, "false")
+        if text not in {"true", "false"}:
+            raise AdminError.bad_request(f"{name} must be true or false, not {text[:40]!r}.")
+        return text == "true"
+
     def write_error(self, status_code: int, **details: Any) -> None:
         """Send the error that ended this request; the details of a bug stay in the daemon's log."""
         kind, error, _ = details.get("exc_info", (None, None, None))

@@ -1,4 +1,4 @@
-"""The routes of the key ring: the ring itself, and its changes, each answered after it is on disk."""
+"""The routes of the keys: all of them, and their changes, each answered after it is on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from relayd.state.records import KeyChangeResult
 _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
 
-class _RingHandler(AdminHandler):
+class RingHandler(AdminHandler):
+    """A route of the ring: keys and clients have one generation."""
+
     async def caller(self) -> Caller:
         """Return the caller of a change, the generation that the caller saw, and its idempotency key.
 
@@ -32,11 +34,12 @@ class _RingHandler(AdminHandler):
             raise AdminError(
                 HTTPStatus.PRECONDITION_REQUIRED,
                 "if_match_required",
-                "Send If-Match with the ETag of GET /keys, so that the change applies to the keys you saw.",
+                "Send If-Match with the ETag of GET /keys or GET /clients, so that the change applies to "
+                "what you saw.",
             )
         match = _GENERATION.fullmatch(given.strip())
         if match is None:
-            raise AdminError.bad_request('If-Match must be the ETag of GET /keys, like "7".')
+            raise AdminError.bad_request('If-Match must be the ETag of GET /keys or GET /clients, like "7".')
         return int(match[1] or match[2])
 
     def _idempotency_key(self) -> str:
@@ -49,13 +52,17 @@ class _RingHandler(AdminHandler):
             )
         return given
 
+    def send_ring(self, generation: int, document: object) -> None:
+        """Finish with the ring or a change of it; the generation is the ETag."""
+        self.set_header("Etag", f'"{generation}"')
+        self.send_json(document)
+
     def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        self.set_header("Etag", f'"{change.generation}"')
-        self.send_json(KeyChange(**msgspec.structs.asdict(change), cut=cut))
+        self.send_ring(change.generation, KeyChange(**msgspec.structs.asdict(change), cut=cut))
 
 
-class KeysHandler(_RingHandler):
+class KeysHandler(RingHandler):
     """`GET /keys` and `POST /keys`."""
 
     def get(self) -> None:
@@ -64,8 +71,7 @@ class KeysHandler(_RingHandler):
         # The generation first: if the ring changes in between, a change based on this answer is refused,
         # and never based on keys that the operator has not seen.
         generation = ring.generation
-        self.set_header("Etag", f'"{generation}"')
-        self.send_json(Ring(generation, ring.keys()))
+        self.send_ring(generation, Ring(generation, ring.keys()))
 
     async def post(self) -> None:
         """Make a first key for a new client, or import a key of the operator's own."""
@@ -76,7 +82,7 @@ class KeysHandler(_RingHandler):
             self.send_change(await ring.import_key(wanted.client, wanted.secret, caller=caller))
 
 
-class KeyChangeHandler(_RingHandler):
+class KeyChangeHandler(RingHandler):
     """`POST /keys/{id}/rotate|extend|undo|revoke`."""
 
     async def post(self, key_id: str, action: str) -> None:

@@ -25,7 +25,10 @@ from relayd.state.records import Audited, LogEvent, Outcome, RequestRecord
 
 _FIRST_TOKEN_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-_KEY_CHANGES = ("fill", "add", "rotate", "extend", "undo", "revoke")
+_KEY_CHANGES = (
+    *("fill", "add", "import", "rotate", "extend", "undo", "revoke"),
+    *("add_client", "set_client", "remove_client"),
+)
 
 _WINDOW_S = 300
 _MINUTE_S = 60
@@ -47,7 +50,7 @@ class Metrics:
             "relayd_request_errors", "Requests that ended with an error.", "code", ErrorCode, registry
         )
         self._key_changes = _counters(
-            "relayd_key_changes", "Changes of keys.", "action", _KEY_CHANGES, registry
+            "relayd_key_changes", "Changes of keys and clients.", "action", _KEY_CHANGES, registry
         )
         self._reply_bytes = Counter("relayd_reply_bytes", "Bytes of replies that ended.", registry=registry)
         self._first_token = Histogram(
@@ -84,7 +87,7 @@ class Metrics:
         self.recent.request_ended(record)
 
     def event_logged(self, event: LogEvent) -> None:
-        """Count an event of the log if it is a change of a key."""
+        """Count an event of the log if it is a change of a key or a client."""
         if isinstance(event, Audited) and event.entry.result == "done":
             counter = self._key_changes.get(event.entry.action)
             if counter is not None:

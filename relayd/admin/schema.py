@@ -14,6 +14,7 @@ from relayd.state.records import (
     AuditEntry,
     AuditPage,
     Client,
+    ClientChangeResult,
     DiskUse,
     Ended,
     Gap,
@@ -256,6 +257,13 @@ class Usage(msgspec.Struct, frozen=True):
     until: str
     rows: list[UsageRow]
     total: UsageSums
+
+
+class ClientChange(ClientChangeResult, frozen=True):
+    """The answer to every change of a client, sent only after it is on disk."""
+
+    cut: int = 0
+    """How many open streams a removal ended."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from tornado.netutil import add_accept_handler
 from tornado.web import Application
 from typing_extensions import override
 
+from relayd.admin.client_handlers import ClientHandler, ClientsHandler
 from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
     CancelHandler,
@@ -111,6 +112,8 @@ def _application(context: AdminContext) -> Application:
             (rf"/inflight/{_ID}", CancelHandler, arguments),
             (r"/keys", KeysHandler, arguments),
             (rf"/keys/{_ID}/(rotate|extend|undo|revoke)", KeyChangeHandler, arguments),
+            (r"/clients", ClientsHandler, arguments),
+            (rf"/clients/{_ID}", ClientHandler, arguments),
             (r"/requests", RequestsHandler, arguments),
             (rf"/requests/{_ID}", RequestRecordHandler, arguments),
             (r"/audit", AuditHandler, arguments),

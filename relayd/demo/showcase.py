@@ -15,7 +15,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -34,6 +34,7 @@ from relayd.state.directory import StateDirectory
 from relayd.state.key_operations import Caller
 from relayd.state.keyring import KeyRing
 from relayd.state.records import (
+    ClientChangeResult,
     KeyChangeResult,
     KeyState,
     Outcome,
@@ -155,6 +156,14 @@ class _ObservedRing(KeyRing):
 
     async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         return self._told(await super().add(client, caller=caller))
+
+    async def add_client(
+        self, name: str, bounds: Mapping[str, object], *, caller: Caller
+    ) -> ClientChangeResult:
+        change = await super().add_client(name, bounds, caller=caller)
+        if change.key is not None:
+            self.observer(KeyChangeResult(change.generation, change.key, secret=change.secret))
+        return change
 
     async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
         return self._told(await super().rotate(key_id, grace_s=grace_s, caller=caller))

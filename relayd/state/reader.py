@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from relayd.state.budget import Use
+from relayd.state.calendar import Window, window_names
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
 from relayd.state.errors import StateBusy, StateDamaged
@@ -45,6 +47,7 @@ _record = msgspec.json.Decoder(RequestRecord)
 _records = msgspec.json.Decoder(list[RequestRecord])
 _entries = msgspec.json.Decoder(list[AuditEntry])
 _events = msgspec.json.Decoder(list[LogEvent])
+_window_rows = msgspec.json.Decoder(list[tuple[str, str, int, int, int]])
 
 
 def _list(items: str) -> str:
@@ -71,6 +74,9 @@ _EVENTS = " UNION ALL ".join(
 )
 _REPLAY = f"SELECT {_FLOOR}, ({_list(f'{_EVENTS} ORDER BY place LIMIT :limit')})"
 """The floor, and what follows `:after` or the floor; one statement, so that both are of one moment."""
+
+_USE_IN_WINDOWS = """SELECT json_group_array(json_array(window, client, requests, tokens, nano_usd))
+    FROM windows WHERE window IN (SELECT value FROM json_each(?))"""
 
 
 class LogReader:
@@ -143,6 +149,15 @@ class LogReader:
             ring = load_ring(connection)
         now = utc_text(self._clock())
         return ring.generation, [key.as_of(now) for key in ring.keys]
+
+    def use_by_client(self) -> dict[str, list[Use]]:
+        """Return what each client used or reserved this minute, today and this month (by `Window`)."""
+        windows = window_names(self._clock())
+        (text,) = self._row(_USE_IN_WINDOWS, [msgspec.json.encode(windows).decode()])
+        found: dict[str, list[Use]] = {}
+        for window, client, *counts in _window_rows.decode(text):
+            found.setdefault(client, [Use()] * len(Window))[windows.index(window)] = Use(*counts)
+        return found
 
     def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:
         with self._connection() as connection:

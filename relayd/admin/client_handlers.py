@@ -1,0 +1,98 @@
+"""The routes of the clients: all of them, and their changes, each answered after it is on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
+
+from relayd.admin.errors import AdminError
+from relayd.admin.key_handlers import RingHandler
+from relayd.admin.schema import ClientChange, ClientInfo, PeriodUse
+from relayd.state.budget import NANO, Use
+from relayd.state.calendar import Window
+from relayd.state.records import LIVE_STATES, Client, ClientChangeResult, KeyInfo
+from relayd.state.state import State
+
+
+class _ClientsRoute(RingHandler):
+    def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
+        """Finish with the result of a change; `cut` is how many open streams it ended."""
+        self.send_ring(change.generation, ClientChange(**asdict(change), cut=cut))
+
+
+class ClientsHandler(_ClientsRoute):
+    """`GET /clients` and `POST /clients`."""
+
+    async def get(self) -> None:
+        """Send every client and the last removed ones, with the generation as ETag."""
+        context = self.context
+        # The generation first, as for the keys.
+        generation = context.state.ring.generation
+        open_streams = Counter(stream.record.client for stream in context.streams)
+        clients = await context.read_log(lambda: _encoded_clients(context.state, open_streams))
+        self.send_ring(generation, {"generation": generation, "clients": clients})
+
+    async def post(self) -> None:
+        """Make a client with its bounds and its first key."""
+        bounds = self.body(dict[str, Any])
+        name = bounds.pop("name", None)
+        if not isinstance(name, str):
+            raise AdminError.bad_request('Name the client: {"name": "web"}, and its bounds beside it.')
+        ring, caller = self.context.state.ring, await self.caller()
+        self.send_client(await ring.add_client(name, bounds, caller=caller))
+
+
+class ClientHandler(_ClientsRoute):
+    """`PATCH /clients/{name}` and `DELETE /clients/{name}`."""
+
+    query_names = frozenset({"cut"})
+
+    async def patch(self, name: str) -> None:
+        """Change the bounds that the body names; null removes one."""
+        changes, ring = self.body(dict[str, Any]), self.context.state.ring
+        self.send_client(await ring.set_client(name, changes, caller=await self.caller()))
+
+    async def delete(self, name: str) -> None:
+        """Remove a client and revoke its keys; with `?cut=true` end its open streams, too."""
+        streams, cut = self.context.streams, self.flag("cut")
+        change = await self.context.state.ring.remove_client(name, cut=cut, caller=await self.caller())
+        keys = set(change.revoked)
+        if not change.already_done:
+            # Also the streams of keys that had ended before; a repeated answer may meet a new client.
+            keys.update(stream.record.key_id or "" for stream in streams if stream.record.client == name)
+        self.send_client(change, sum(map(streams.cut_key, keys)) if cut else 0)
+
+
+def _encoded_clients(state: State, open_streams: Mapping[str | None, int]) -> msgspec.Raw:
+    """Return the clients as a JSON list, encoded one by one: a thread can be interrupted only in between.
+
+    Raises:
+        StateError: what they used can't be read.
+    """
+    ring, use = state.ring, state.reader.use_by_client()
+    keys_of: dict[str, list[KeyInfo]] = {}
+    for key in ring.keys():  # noqa: SIM118 - a list, not a dict
+        if key.state in LIVE_STATES:
+            keys_of.setdefault(key.client, []).append(key)
+
+    def encoded(client: Client) -> bytes:
+        keys = keys_of.get(client.name, [])
+        used = use.get(client.name, [Use()] * len(Window))
+        minute, today, month = (PeriodUse(one.requests, one.tokens, one.nano_usd / NANO) for one in used)
+        return msgspec.json.encode(
+            ClientInfo(
+                **asdict(client),
+                keys=tuple(key.id for key in keys),
+                open_streams=open_streams.get(client.name, 0),
+                last_used_at=max((key.last_used_at for key in keys if key.last_used_at), default=None),
+                minute=minute,
+                today=today,
+                month=month,
+            )
+        )
+
+    return msgspec.Raw(b"[" + b",".join(map(encoded, ring.clients())) + b"]")
