@@ -19,7 +19,10 @@ _LABELS = {
     "code": {code.value for code in ErrorCode},
     "phase": {"connecting", "waiting", "streaming"},
     "state": {"live", "paused", "draining", "active", "retiring"},
-    "action": {"fill", "add", "rotate", "extend", "undo", "revoke"},
+    "action": {
+        *("fill", "add", "import", "rotate", "extend", "undo", "revoke"),
+        *("add_client", "set_client", "remove_client"),
+    },
 }
 
 
