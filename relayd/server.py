@@ -22,6 +22,7 @@ from relayd.config import Settings
 from relayd.demo.upstream import DemoUpstream
 from relayd.first_key import FirstKeyFile
 from relayd.processes import has_terminal
+from relayd.public.allowances import Allowances
 from relayd.public.app import make_app
 from relayd.public.chat_request import ChatRules
 from relayd.public.client_address import TrustedProxies
@@ -35,6 +36,7 @@ from relayd.public.tls import TlsFiles
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.prices import Price, Pricing
 from relayd.relay.probe import Probe
 from relayd.relay.request_recorder import RequestRecorder
 from relayd.relay.routes import RouteOptions
@@ -146,6 +148,7 @@ class Server:
         self._context = AppContext(
             boot_id=self._boot_id,
             keys=self._state.ring,
+            allowances=Allowances(self._state.ring.client, self._state.budget, _pricing(settings)),
             accepting=self.accepting,
             slots=self._slots,
             streams=self.streams,
@@ -180,6 +183,7 @@ class Server:
             self._tls.use(settings.tls.cert, settings.tls.key)
         server, context = settings.server, self._context
         context.chat_rules = _chat_rules(settings)
+        context.allowances.pricing = _pricing(settings)
         context.stream_limits.update(_stream_limits(settings))
         context.max_body_bytes = server.max_body_bytes
         context.body_timeout_s = server.body_timeout_s
@@ -323,6 +327,17 @@ def _chat_rules(settings: Settings) -> ChatRules:
         allowed_models=frozenset(settings.chat.allowed_models),
         max_tokens_limit=settings.chat.max_tokens_limit,
         ask_usage=settings.upstream.include_usage,
+    )
+
+
+def _pricing(settings: Settings) -> Pricing:
+    return Pricing(
+        {
+            model: Price(
+                price.input, price.input if price.cached_input is None else price.cached_input, price.output
+            )
+            for model, price in settings.prices.items()
+        }
     )
 
 

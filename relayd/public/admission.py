@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from tornado.httputil import HTTPServerRequest
 
+from relayd.public.allowances import Meter, Wanted
 from relayd.public.auth import presented_key, unauthorized
 from relayd.public.client_address import network_of
 from relayd.public.framing import malformed_body
 from relayd.public.handlers import BaseHandler, PublicApp
 from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error
 from relayd.relay.stream import Answer, RelayStream
-from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
+from relayd.state.records import Client, Outcome, Phase, RequestRecord, utc_text
 
 _MAX_HEADER_CHARS = 200
 
@@ -35,10 +36,14 @@ class AdmittingHandler(BaseHandler):
         self.status: int | None = None
         self.body: bytearray | None = None
         """What has come of the body of an admitted request; None: it is dropped."""
+        self.client: Client
+        """Whose key it is; set once the request is authenticated."""
         self.held = ExitStack()
-        """Gives back what the request holds: its slot, and the watch for the client's leaving."""
+        """Gives back what the request holds: its slots, and the watch for the client's leaving."""
         self._began_at = time.monotonic()
         self._relayed: RelayStream | None = None
+        self.meter: Meter | None = None
+        """Counts what the request uses, once it is relayed."""
         context = self.context
         self.max_received_bytes += self.max_body_bytes
         self.record = RequestRecord(
@@ -83,6 +88,7 @@ class AdmittingHandler(BaseHandler):
             record.key_id, record.client = known.key_id, known.client
         if holder is None:
             raise unauthorized()
+        self.client = context.allowances.admit(holder.client, path=record.path, origin=record.origin)
         context.keys.record_use(holder.key_id, record.ip)
 
     def admit(self) -> None:
@@ -94,6 +100,8 @@ class AdmittingHandler(BaseHandler):
             raise self._too_large()
         context.slots.acquire(record.ip)
         self.held.callback(context.slots.release, record.ip)
+        context.allowances.acquire(self.client)
+        self.held.callback(context.allowances.release, self.client)
 
     def take_piece(self, chunk: bytes) -> None:
         """Collect the body of an admitted request; without a Content-Length its size shows only here."""
@@ -105,10 +113,18 @@ class AdmittingHandler(BaseHandler):
         elif self.in_tiny_pieces:
             self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
 
-    async def relay(self, answer: Answer) -> None:
-        """Relay one answer to its end, and record it."""
+    async def relay(self, answer: Answer, wanted: Wanted | None = None) -> None:
+        """Relay one answer to its end, charge its client and record it.
+
+        Args:
+            answer: what the provider is asked, and what is made of its bytes.
+            wanted: what it may use; None: no tokens. `Allowances.check` has passed it.
+        """
         context, record = self.context, self.record
-        stream = self._relayed = RelayStream(record, answer, writer=self, limits=context.stream_limits)
+        meter = self.meter = context.allowances.meter(self.client, record, wanted)
+        stream = self._relayed = RelayStream(
+            record, answer, writer=self, limits=context.stream_limits, reserve=meter.reserve
+        )
         context.recorder.open(record)
         context.streams.add(stream)
         try:
@@ -117,6 +133,7 @@ class AdmittingHandler(BaseHandler):
             context.streams.remove(stream)
             if record.outcome is None:
                 record.phase, record.outcome, record.status = Phase.DONE, Outcome.CRASHED, None
+            meter.charge()
             context.recorder.close(record)
             self.held.close()
             if not self._finished:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from relayd.public.admission import AdmittingHandler
+from relayd.public.allowances import Wanted
 from relayd.public.chat_request import parse_chat_request
 from relayd.relay.chat_answer import ChatAnswer, ChatUpstream
 from relayd.relay.errors import RelayError
+from relayd.relay.estimates import guess_prompt_tokens
 from relayd.relay.ndjson import DONE_LINE, error_line
 from relayd.relay.probe import is_probe
 
@@ -28,16 +30,25 @@ class ChatHandler(AdmittingHandler):
         try:
             request = parse_chat_request(bytes(self.body), context.chat_rules)
             upstream: ChatUpstream = context.upstream
+            wanted = None
             if is_probe(request.model):
                 upstream = context.probe.answer(request.model, record.ip)
+            else:
+                wanted = Wanted(
+                    prompt_guess=guess_prompt_tokens(request.upstream_body),
+                    output_limit=request.max_tokens,
+                    output_limit_name=request.max_tokens_name,
+                )
+                context.allowances.check(self.client, request.model, wanted)
         except RelayError as error:
             self.refuse(error)
             return
         self.body.clear()
         record.model = request.model
-        await self.relay(
-            ChatAnswer(upstream, request.upstream_body, request.model, include_usage=request.include_usage)
+        answer = ChatAnswer(
+            upstream, request.upstream_body, request.model, include_usage=request.include_usage
         )
+        await self.relay(answer, wanted)
 
     def send(self, data: bytes) -> None:
         """Send lines, the first time with the head. Raises ClientGone."""

@@ -65,6 +65,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     model: str
     upstream_body: bytes
     include_usage: bool
+    max_tokens: int | None = None
+    """The most tokens that the answer may have; None: the client names no limit."""
+    max_tokens_name: str = "max_tokens"
+    """The field that names it."""
 
 
 class ChatRules(msgspec.Struct, frozen=True):
@@ -113,7 +117,9 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
     raw.pop("stream_options", None)
     if include_usage or rules.ask_usage:
         raw["stream_options"] = _WITH_USAGE
-    return ChatRequest(model, _encode(raw), include_usage)
+    limits = {"max_completion_tokens": fields.max_completion_tokens, "max_tokens": fields.max_tokens}
+    name, limit = max(limits.items(), key=lambda item: -1 if item[1] is None else item[1])
+    return ChatRequest(model, _encode(raw), include_usage, limit, name)
 
 
 def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:

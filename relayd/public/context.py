@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relayd.public.allowances import Allowances
 from relayd.public.auth import KeyRing
 from relayd.public.chat_request import ChatRules
 from relayd.public.client_address import TrustedProxies
@@ -24,6 +25,7 @@ class AppContext:
 
     boot_id: str
     keys: KeyRing
+    allowances: Allowances
     accepting: Accepting
     slots: Slots
     streams: ActiveStreams
