@@ -20,6 +20,7 @@ from relayd.admin.schema import (
     RecordedError,
     RequestRecord,
     StreamProgress,
+    UsageSource,
     utc_text,
 )
 from relayd.state.keyring import Caller
@@ -34,6 +35,7 @@ _OPEN = 3
 _DAY_S = 86_400
 _ROTATED_AGO_S = 2700
 _ADA = Caller(Peer(1000, 4242, "ada"))
+_PATHS = ("/chat", "/v1/chat/completions", "/chat", "/chat", "/v1/responses")
 _MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-5-mini")
 # Client and address; the last two of `web` still have its old key.
 _CALLERS = (
@@ -77,6 +79,7 @@ class Past:
             "client": client,
             "key_id": key_id,
             "ip": ip,
+            "path": _PATHS[number % 5],
             "model": _MODELS[number % 3],
         }
         record = an_open(0, **{**given, **fields})
@@ -94,6 +97,7 @@ class Past:
         for name in ("phase", "status", "outcome", "duration_ms", "deltas", "first_token_ms", "bytes_out"):
             setattr(record, name, getattr(ended, name))
         record.completion_tokens, record.finish_reason = ended.deltas, "stop"
+        record.cost_usd, record.usage_source = ended.deltas * 1e-5, UsageSource.PROVIDER
         for name, value in {**_ENDINGS.get(number % 20, {}), **fields}.items():
             setattr(record, name, value)
         self.api.state.log.ended(record)

@@ -117,7 +117,7 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
 async def _confirm(harness: AppHarness, key: str, question: str) -> None:
     await harness.press(key)
     await until(lambda: isinstance(harness.screen, Confirm) and question in harness.text())
-    await harness.press("tab", "enter")
+    await harness.press("y")
 
 
 async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path) -> None:

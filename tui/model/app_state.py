@@ -80,7 +80,7 @@ class AppState:
 
     def set_status(self, status: Status) -> None:
         """Take over the daemon's status."""
-        self.status = status
+        self.status = printable_struct(status)
 
     def set_ring(self, ring: Ring) -> None:
         """Take over the keys; an older ring than the known one is ignored."""

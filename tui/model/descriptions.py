@@ -48,6 +48,16 @@ _SHORT = {
 }
 _RUNNING = {Phase.CONNECTING: "conn", Phase.WAITING: "wait", Phase.STREAMING: "run"}
 _FIRST_ERROR = 400
+_KINDS = {
+    "chat/completions": "v1 chat",
+    "completions": "v1 text",
+    "responses": "responses",
+    "embeddings": "embedding",
+    "moderations": "moderate",
+    "images": "images",
+    "audio": "audio",
+    "models": "models",
+}
 
 
 def state_word(record: RequestRecord) -> str:
@@ -60,6 +70,14 @@ def state_word(record: RequestRecord) -> str:
     if record.outcome is not Outcome.COMPLETED and (record.status or 0) < _FIRST_ERROR:
         return "fail"
     return "—" if record.status is None else str(record.status)
+
+
+def path_kind(path: str) -> str:
+    """Return what a path is for in a word: `chat`, `v1 chat`, `audio`; unknown ones as they are."""
+    end = path.removeprefix("/v1/")
+    if end == path:
+        return path.removeprefix("/")
+    return _KINDS.get(end) or _KINDS.get(end.split("/")[0]) or end
 
 
 def cause(record: RequestRecord) -> str:

@@ -38,6 +38,6 @@ def _printable_value(value: object, limit: int) -> object:
         return value if len(value) <= limit and value.isprintable() else printable_text(value, limit)
     if isinstance(value, msgspec.Struct):
         return printable_struct(value)
-    if isinstance(value, tuple):
-        return tuple(_printable_value(item, limit) for item in value)
+    if isinstance(value, tuple | list):
+        return type(value)(_printable_value(item, limit) for item in value) if value else value
     return value

@@ -15,6 +15,7 @@ _HOUR_MS = 3_600_000
 _DAY_MS = 86_400_000
 _THOUSAND = 1000
 _TEN = 10
+_LEAST_USD = 0.0001
 
 
 def duration(ms: float | None) -> str:
@@ -86,6 +87,23 @@ def count(number: float) -> str:
 def rate(number: float) -> str:
     """Return a number a second: one decimal under ten."""
     return f"{number:.1f}" if 0 < number < _TEN else count(number)
+
+
+def money(usd: float | None) -> str:
+    """Return US dollars without their sign: `0`, `0.0004`, `0.042`, `1.23`, `12.3`, `1.2k`.
+
+    At most six characters; an em dash for None. Anything above nothing is never shown as nothing.
+    """
+    if usd is None:
+        return "—"
+    if usd >= _THOUSAND - 0.5:
+        return count(usd)
+    if usd < _LEAST_USD:
+        return "0" if usd <= 0 else "<.0001"
+    for least, decimals in ((99.95, 0), (9.995, 1), (0.995, 2), (0.00995, 3)):
+        if usd >= least:
+            return f"{usd:.{decimals}f}"
+    return f"{usd:.4f}"
 
 
 def bytes_text(number: float) -> str:

@@ -29,6 +29,8 @@ _DAY_S = 86_400
 class Dialog(ModalScreen[T | None], Generic[T]):
     """A window over the screen; the harmless button has the focus, and Escape does the same.
 
+    The buttons name their keys. No dialog is opened by `y`, so the key that opens one never confirms it.
+
     Args:
         title: the first line.
         yes: the button that acts; none if empty.
@@ -39,10 +41,13 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     AUTO_FOCUS = "#no"
     SHOWS_SECRET: ClassVar[bool] = False
     """Whether no picture of the screen may be taken while the dialog is open."""
+    YES_KEY: ClassVar[str] = "y"
+    """The key of the button that acts: `Enter` in a dialog that begins in a field."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back", show=False),
-        Binding("left", "app.focus_previous", "Before", show=False),
-        Binding("right", "app.focus_next", "Next", show=False),
+        Binding("y", "yes", "Yes", show=False),
+        Binding("left,up", "app.focus_previous", "Before", show=False),
+        Binding("right,down", "app.focus_next", "Next", show=False),
     ]
 
     def __init__(self, title: str, *, yes: str = "", no: str = "Cancel", danger: bool = False) -> None:
@@ -66,9 +71,9 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     def buttons(self) -> Iterable[Button]:
         """Return the buttons, the harmless one first."""
-        yield Button(self._no, id="no", compact=True)
+        yield Button(f"{self._no} (Esc)", id="no", compact=True)
         if self._yes:
-            yield Button(self._yes, id="yes", compact=True)
+            yield Button(f"{self._yes} ({self.YES_KEY})", id="yes", compact=True)
 
     def accept(self) -> None:
         """Act on Enter in a field, or on the button that acts."""
@@ -86,9 +91,15 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         self.action_leave()
 
     @on(Input.Submitted)
+    @on(Choices.Submitted)
     @on(Button.Pressed, "#yes")
-    def _on_yes(self) -> None:
+    def action_yes(self) -> None:
+        """Act."""
         self.accept()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's signature
+        """Return whether an action can be done: a dialog without the button that acts has no key for it."""
+        return action != "yes" or bool(self._yes)
 
 
 def paragraph(text: str, *, id: str | None = None, note: bool = False) -> Static:  # noqa: A002 - Textual's name for it
@@ -142,6 +153,7 @@ class AskTime(Dialog[float]):
     """Where to go in time, as Unix seconds."""
 
     AUTO_FOCUS = "#moment"
+    YES_KEY = "Enter"
 
     def __init__(self, now_s: float) -> None:
         super().__init__("Go to a time", yes="Go")
@@ -165,6 +177,7 @@ class AskColumns(Dialog[frozenset[str]]):
     """Which columns to show where there is room. The answer names those to hide."""
 
     AUTO_FOCUS = "#columns"
+    YES_KEY = "Enter"
 
     def __init__(self, hidden: frozenset[str]) -> None:
         super().__init__("Columns", yes="Show these")

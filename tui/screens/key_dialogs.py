@@ -80,6 +80,7 @@ class AskRevoke(Dialog[Revocation]):
     """
 
     AUTO_FOCUS = "#last"
+    YES_KEY = "Enter"
 
     def __init__(self, chosen: KeyInfo | None, keys: Iterable[KeyInfo], open_streams: dict[str, int]) -> None:
         super().__init__("Revoke a key now?", yes="Revoke now", danger=True)
@@ -95,7 +96,9 @@ class AskRevoke(Dialog[Revocation]):
         yield Input(placeholder=hint, id="last", compact=True)
         yield paragraph("", id="named")
         yield Choices(["cut its open streams too"], [], id="cut", many=True)
-        yield paragraph("Enter revokes once a key is named · Tab, Space: the choice · Esc leaves", note=True)
+        yield paragraph(
+            "Tab goes to the choice, Space makes it, Enter revokes once a key is named.", note=True
+        )
 
     def on_mount(self) -> None:
         """Nothing is named yet."""
@@ -137,6 +140,7 @@ class AskClient(Dialog[str]):
     """The name of a new client."""
 
     AUTO_FOCUS = "#name"
+    YES_KEY = "Enter"
 
     def __init__(self, known: frozenset[str]) -> None:
         super().__init__("Add a client", yes="Make a key")

@@ -67,8 +67,8 @@ class RequestsPane(Pane):
 
     DEFAULT_CSS = """
     RequestsPane #middle { height: 1fr; }
-    RequestsPane #left { width: 3fr; }
-    RequestsPane Detail { width: 2fr; display: none; }
+    RequestsPane #left { width: 8fr; }
+    RequestsPane Detail { width: 5fr; display: none; }
     RequestsPane.-detail Detail { display: block; }
     RequestsPane.-narrow.-detail #left { display: none; }
     RequestsPane.-zoom #left, RequestsPane.-zoom #overview { display: none; }

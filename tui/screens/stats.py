@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -11,17 +11,20 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
 from relayd.admin.client import AdminClientError
+from relayd.admin.schema import RouteState, RouteStatus
 from tui.context import Context
+from tui.model.routes import in_words
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
 from tui.model.units import clock_short, count, duration, plural, rate
 from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
 from tui.theme import Role, style
-from tui.widgets.bars import ClickBar, Hint
-from tui.widgets.cells import Piece, width_of
+from tui.widgets.bars import Bar, ClickBar, Hint
+from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.line_list import Field, ItemList, LineList
 from tui.widgets.plot import Line, Plot
 
 _DAY_S = 86_400
+_MAX_ROUTES = 4
 SIDE_BY_SIDE = 100
 
 
@@ -67,6 +70,41 @@ class WindowLine(ClickBar):
         numbers.append((f"  {count(whole.deltas)} tokens", text))
         numbers.append((f"  first p95 {duration(whole.first.percentile(0.95))}", text))
         return numbers
+
+
+class RouteLines(Bar):
+    """A line for each of the provider's keys and addresses: state, and where it leads or why it is not asked.
+
+    Hidden if there is but one and all is well.
+    """
+
+    DEFAULT_CSS = "RouteLines { background: transparent; display: none; }"
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        super().__init__(id="routes")
+        self._now_s = now_s
+        self._routes: Sequence[RouteStatus] = []
+
+    def show(self, routes: Sequence[RouteStatus]) -> None:
+        """Show these, those that cool down first."""
+        ok = all(route.state is RouteState.OK and not route.models for route in routes)
+        self._routes = sorted(routes, key=lambda route: route.state is RouteState.OK and not route.models)
+        self.display = not ok or len(routes) > 1
+        self.styles.height = min(_MAX_ROUTES, len(routes))
+        self.redraw()
+
+    def pieces(self, y: int, width: int) -> Iterable[Piece]:
+        """Return one route."""
+        if y >= len(self._routes):
+            return []
+        route = self._routes[y]
+        role = Role.GOOD if route.state is RouteState.OK else Role.WARN
+        return [
+            (" route ", style(self.app, Role.DIM)),
+            (fit(route.name, 14), style(self.app, Role.STRONG)),
+            (f" {route.state.value:<8}", style(self.app, role)),
+            (fit(in_words(route, self._now_s()), max(0, width - 30)), style(self.app, Role.TEXT)),
+        ]
 
 
 class TallyList(ItemList[tuple[str, Tally]]):
@@ -126,6 +164,7 @@ class StatsPane(Pane):
     def compose(self) -> ComposeResult:
         """Show window, plots and tables."""
         yield WindowLine()
+        yield RouteLines(self.context.now_s)
         with Horizontal(id="plots"):
             yield Plot(id="rates")
             yield Plot(id="waits")
@@ -153,6 +192,8 @@ class StatsPane(Pane):
         reaches_back = stats.oldest_s is not None and stats.oldest_s <= now_s - self.window.span_s
         complete = reaches_back or self.context.feed.history.counted_all
         self.query_one(WindowLine).show(summary, complete=complete)
+        if self.state.status is not None:
+            self.query_one(RouteLines).show(self.state.status.routes)
         self._plot(summary, now_s)
         self.query_one("#models", TallyList).show(summary.models)
         self.query_one("#clients", TallyList).show(summary.clients)

@@ -36,11 +36,18 @@ class Choices(Widget, can_focus=True):
         Binding("left,up", "step(-1)", "Before", show=False),
         Binding("right,down", "step(1)", "Next", show=False),
         Binding("space", "pick", "Pick", show=False),
+        Binding("enter", "submit", "Enter", show=False),
     ]
 
     @dataclass
     class Changed(Message):
         """Another choice was made."""
+
+        choices: Choices
+
+    @dataclass
+    class Submitted(Message):
+        """Enter was pressed: the choice is made."""
 
         choices: Choices
 
@@ -116,6 +123,10 @@ class Choices(Widget, can_focus=True):
     def action_pick(self) -> None:
         """Choose the one under the cursor."""
         self.choose(self._at)
+
+    def action_submit(self) -> None:
+        """Tell that the choice is made."""
+        self.post_message(self.Submitted(self))
 
     def on_click(self, event: events.Click) -> None:
         """Choose the value that was clicked."""

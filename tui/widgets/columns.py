@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.style import Style
 
 from relayd.admin.schema import Outcome, RequestRecord, epoch_s
-from tui.model.descriptions import state_word
+from tui.model.descriptions import path_kind, state_word
 from tui.model.stats import is_error
-from tui.model.units import clock, count, duration
+from tui.model.units import clock, count, duration, money
 from tui.theme import Role
 from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.time_bar import time_bar
@@ -37,17 +37,19 @@ class Column:
 COLUMNS = (
     Column("time", "time", 8, 0),
     Column("status", "st", 4, 0),
+    Column("kind", "kind", 9, 1),
     Column("model", "model", 11, 0, grows=1, most=24),
     Column("first", "first", 5, 1, right=True),
     Column("duration", "dur", 5, 0, right=True),
     Column("tokens", "tok", 5, 1, right=True),
-    Column("bar", "·░▓▒ time", 12, 1, grows=1, most=24),
-    Column("client", "client", 10, 0, grows=2, most=24),
-    Column("ip", "address", 15, 2, grows=1, most=24),
-    Column("cause", "cause", 17, 3, grows=1, most=22),
-    Column("key", "key", 8, 4),
-    Column("finish", "finish", 7, 5),
-    Column("agent", "user agent", 18, 6, grows=3, most=60),
+    Column("cost", "US$", 6, 2, right=True),
+    Column("bar", "·░▓▒ time", 9, 1, grows=1, most=24),
+    Column("client", "client", 11, 0, grows=2, most=24),
+    Column("ip", "address", 15, 3, grows=1, most=24),
+    Column("cause", "cause", 17, 4, grows=1, most=22),
+    Column("key", "key", 8, 5),
+    Column("finish", "finish", 7, 6),
+    Column("agent", "user agent", 18, 7, grows=3, most=60),
 )
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 
@@ -116,10 +118,11 @@ def _cell(name: str, record: RequestRecord, age_ms: float | None) -> tuple[str, 
         return state_word(record), state_role(record)
     if name == "cause":
         return (record.error.code if record.error else record.outcome or ""), state_role(record)
-    if name in {"first", "duration", "tokens"}:
+    if name in {"first", "duration", "tokens", "cost"}:
         return _number(name, record, age_ms)
     text = {
         "time": clock(epoch_s(record.started_at)),
+        "kind": path_kind(record.path),
         "model": record.model,
         "client": record.client,
         "ip": record.ip,
@@ -138,5 +141,8 @@ def _number(name: str, record: RequestRecord, age_ms: float | None) -> tuple[str
     if name == "duration":
         running = record.duration_ms is None
         return duration(age_ms if running else record.duration_ms), Role.RUN if running else Role.TEXT
-    tokens = record.completion_tokens or record.deltas
+    if name == "cost":
+        return money(record.cost_usd), Role.DIM if record.cost_usd is None else Role.TEXT
+    # An embedding has tokens in its prompt alone.
+    tokens = record.completion_tokens or record.deltas or record.prompt_tokens
     return (count(tokens), Role.TEXT) if tokens else ("—", Role.DIM)

@@ -14,10 +14,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from relayd.admin.schema import RequestRecord, epoch_s
-from tui.model.descriptions import cause, state_word, time_parts, where_the_time_went
+from relayd.admin.schema import RequestRecord, UsageSource, epoch_s
+from tui.model.descriptions import cause, path_kind, state_word, time_parts, where_the_time_went
 from tui.model.stats import is_error
-from tui.model.units import bytes_text, clock, day_clock, duration, plural, rate
+from tui.model.units import bytes_text, clock, day_clock, duration, money, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import ClickBar
 from tui.widgets.cells import Piece
@@ -142,6 +142,7 @@ class Detail(VerticalScroll, can_focus=True):
         text.append(f"{state_word(record)}  ", self._look(state_role(record)) + Style(bold=True))
         text.append(f"{record.model or '—'}", self._look(Role.STRONG))
         text.append(f"  {record.client or 'no client'}  {record.ip}\n", self._look(Role.TEXT))
+        text.append(f"{_use(record)}\n", self._look(Role.DIM))
         text.append(f"{cause(record)}\n", self._look(Role.TEXT))
         if record.error is not None:
             text.append(f"{record.error.code}: ", self._look(Role.BAD))
@@ -206,6 +207,23 @@ class Detail(VerticalScroll, can_focus=True):
         text.append(f"{'':<15} {'0':<{max(1, width - 6)}}{total:>6}\n", self._look(Role.DIM))
 
 
+def _use(record: RequestRecord) -> str:
+    """Return what it asked for, and the tokens and money that this took."""
+    words = [path_kind(record.path)]
+    if record.prompt_tokens is not None or record.completion_tokens is not None:
+        cached = f" ({record.cached_tokens:,} cached)" if record.cached_tokens else ""
+        words.append(
+            f"{record.prompt_tokens or 0:,} tokens in{cached}, {record.completion_tokens or 0:,} out"
+        )
+    if record.cost_usd is not None:
+        words.append(f"US$ {money(record.cost_usd)}")
+    if record.usage_source is UsageSource.ESTIMATE:
+        words.append("estimated")
+    if record.route is not None:
+        words.append(f"by route {record.route}")
+    return " · ".join(words)
+
+
 def _value(name: str, value: object) -> str:
     """Return the value of a field as an operator reads it."""
     if value is None or value == "":
@@ -214,6 +232,8 @@ def _value(name: str, value: object) -> str:
         if name.endswith("_ms"):
             return duration(value)
         return bytes_text(value) if name == "bytes_out" else f"{value:,}" if name != "seq" else str(value)
+    if isinstance(value, float):
+        return f"{value:.6f}"
     if name == "started_at":
         return f"{day_clock(epoch_s(str(value)))}  ({value})"
     return str(value)

@@ -10,6 +10,7 @@ from textual.widgets import Static
 
 from relayd.admin.schema import AcceptState, Status, epoch_s
 from tui.model.app_state import AppState, Connection
+from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
 from tui.model.units import countdown, duration, plural, rate
 from tui.theme import Role, style
@@ -55,8 +56,8 @@ class StatusBar(Bar):
         groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role] + _BOLD)]]
         if state.connection is Connection.LIVE and state.status is not None:
             groups += self._rates(state.status, look)
-        right = self._rotation()
-        # The rotation matters more than the rates.
+        right = [*self._routes(), *self._rotation()]
+        # A rotation, and a route that fails, matter more than the rates.
         while len(groups) > 1 and sum(map(width_of, groups)) + width_of(right) > width:
             groups.pop()
         pieces = [piece for group in groups for piece in group]
@@ -82,6 +83,19 @@ class StatusBar(Bar):
             short = p50.removesuffix("s") if p50.endswith("s") and not p50.endswith("ms") else p50
             groups.append([("  first ", dim), (f"{short}/{p95}", text)])
         return [*groups, error_group]
+
+    def _routes(self) -> list[Piece]:
+        status = self._state.status
+        if status is None or self._state.connection is not Connection.LIVE:
+            return []
+        found = cooling(status.routes, self._now_s())
+        if not found:
+            return []
+        if len(found) > 1:
+            return [(f" {len(found)} ROUTES COOL DOWN ", style(self.app, Role.WARN) + _BOLD)]
+        [one] = found
+        words = f" ROUTE {one.route}{f' for {one.model}' if one.model else ''} COOLS {countdown(one.left_s)} "
+        return [(words, style(self.app, Role.WARN) + _BOLD)]
 
     def _rotation(self) -> list[Piece]:
         state, now_s = self._state, self._now_s()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from relayd.admin.schema import Outcome, Phase
 from tests.tui.samples import a_failure, a_record, an_open
-from tui.model.descriptions import cause, state_word, time_parts, where_the_time_went
-from tui.model.units import age, bytes_text, count, countdown, duration, plural
+from tui.model.descriptions import cause, path_kind, state_word, time_parts, where_the_time_went
+from tui.model.units import age, bytes_text, count, countdown, duration, money, plural
 
 
 @given(
@@ -69,6 +69,54 @@ def test_a_success_status_never_hides_a_failure() -> None:
 def test_durations_are_short(ms: int | None, text: str) -> None:
     """At most five characters, the unit always named."""
     assert duration(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        (None, "—"),
+        (0, "0"),
+        (0.00003, "<.0001"),
+        (0.00042, "0.0004"),
+        (0.00996, "0.010"),
+        (0.042, "0.042"),
+        (0.996, "1.00"),
+        (12.34, "12.3"),
+        (99.96, "100"),
+        (1234, "1.2k"),
+    ],
+)
+def test_money_is_short_and_never_rounded_to_nothing(usd: float | None, text: str) -> None:
+    """At most six characters, whatever a request or a month costs."""
+    assert money(usd) == text
+
+
+@given(st.floats(0, 1e9))
+@settings(max_examples=200, derandomize=True)
+def test_money_fits_its_column(usd: float) -> None:
+    """Nothing is shown as `0` but nothing."""
+    assert len(money(usd)) <= 6
+    assert (money(usd) == "0") == (usd == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/chat", "chat"),
+        ("/v1/chat/completions", "v1 chat"),
+        ("/v1/completions", "v1 text"),
+        ("/v1/responses/resp_1/cancel", "responses"),
+        ("/v1/embeddings", "embedding"),
+        ("/v1/audio/speech", "audio"),
+        ("/v1/images/edits", "images"),
+        ("/v1/models/gpt-4o", "models"),
+        ("/v1/files", "files"),
+        ("", ""),
+    ],
+)
+def test_a_path_has_a_word(path: str, kind: str) -> None:
+    """What a request asked for, in a word that fits the list."""
+    assert path_kind(path) == kind
 
 
 def test_numbers_are_short() -> None:

@@ -69,7 +69,7 @@ async def rotate(harness: AppHarness) -> None:
     """Rotate the chosen key by keys alone, as far as the dialog with the new key."""
     await harness.press("r")
     await harness.dialog(AskGrace)
-    await harness.press("tab", "enter")
+    await harness.press("y")
     await harness.dialog(SecretDialog)
 
 
@@ -188,7 +188,7 @@ async def test_revoking_can_cut_open_streams(daemon: Daemon, tmp_path: Path) -> 
             wire.send(post(made.secret or "", body("demo:deltas=40000,interval_ms=25")))
             await wire.head()
             await until(lambda: harness.state.open_streams.streams)
-            await harness.press("exclamation_mark", *made.key.id[-4:], "tab", "space", "shift+tab", "enter")
+            await harness.press("exclamation_mark", *made.key.id[-4:], "tab", "space", "enter")
             await harness.shows("is revoked; 1 stream cut.")
         await until(lambda: not harness.state.open_streams.streams)
 
@@ -202,12 +202,12 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
         ends = (await keys_of(daemon, "undone"))[0].expires_at or ""
         await harness.press("plus")
         await harness.dialog(AskGrace)
-        await harness.press("tab", "enter")
+        await harness.press("y")
         await harness.shows("works 15 minutes longer")
         assert ((await keys_of(daemon, "undone"))[0].expires_at or "") > ends
         await harness.press("u")
         await harness.dialog(Confirm)
-        await harness.press("tab", "enter")
+        await harness.press("y")
         await harness.shows("is active again.")
         old, new = await keys_of(daemon, "undone")
         assert (old.state, new.state) == (KeyState.ACTIVE, KeyState.REVOKED)
@@ -253,7 +253,7 @@ async def test_an_answer_that_never_came_is_asked_for_again_with_the_same_key(
     async with keys_screen(daemon, tmp_path, "lost", admin) as (harness, _):
         await harness.press("r")
         await harness.dialog(AskGrace)
-        await harness.press("tab", "enter")
+        await harness.press("y")
         await harness.shows("UNKNOWN", "It was done, but the answer")
         assert len(admin.asked_with) == 2
         assert len(set(admin.asked_with)) == 1

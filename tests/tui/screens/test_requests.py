@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.client import AdminClient
-from relayd.admin.schema import RequestRecord, utc_text
+from relayd.admin.schema import RequestRecord, UsageSource, utc_text
 from relayd.state.directory import StateDirectory
 from relayd.state.state import State
 from tests.admin.harness import admin_api, log_requests
@@ -37,9 +37,9 @@ async def test_a_new_request_appears_while_it_runs_and_changes_when_it_ends(tmp_
     """The newest row follows the daemon: running first, then with its status."""
     async with app_with_past(tmp_path) as (harness, past):
         request = past.begin(model="the-new-one")
-        await harness.shows("conn the-new-one")
+        await harness.shows("conn chat the-new-one")
         past.end(request, status=504)
-        await until(lambda: re.search(r"504 +the-new-one", harness.text()))
+        await until(lambda: re.search(r"504 +chat +the-new-one", harness.text()))
         assert "FOLLOW" in harness.text()
 
 
@@ -164,6 +164,17 @@ async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> N
         await harness.press("tab", "enter")
         await harness.shows(f"Not cancelled: No open stream has the id '{past.records[-1].id}'")
         await until(lambda: harness.state.audit[0].action == "cancel")
+
+
+async def test_a_request_tells_what_it_asked_for_and_what_it_cost(tmp_path: Path) -> None:
+    """The list has the kind of path, and the cost where there is room; the open request has all of it."""
+    async with app_with_past(tmp_path, size=(140, 40)) as (harness, past):
+        tokens = {"prompt_tokens": 1200, "cached_tokens": 1024, "completion_tokens": 345}
+        request = past.begin(path="/v1/responses", model="the-new-one", route="spare")
+        past.end(request, **tokens, cost_usd=0.01234, usage_source=UsageSource.ESTIMATE)
+        await until(lambda: re.search(r"200 +responses +the-new-one .* 0.012 ", harness.text()))
+        use = "responses · 1,200 tokens in (1,024 cached), 345 out · US$ 0.012 · estimated · by route spare"
+        assert use in harness.detail_text()
 
 
 async def test_sorting_shows_the_slowest_first_and_escape_goes_back(tmp_path: Path) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from tests.tui.app_harness import app_with_past
+from msgspec.structs import replace
+
+from relayd.admin.client import AdminClient
+from relayd.admin.schema import CoolingModel, RouteState, RouteStatus, Status, utc_text
+from tests.admin.harness import admin_api
+from tests.tui.app_harness import app_with_past, running_app
+from tests.wire import until
 
 
 async def test_each_window_says_when_it_begins_and_what_it_counts(tmp_path: Path) -> None:
@@ -18,3 +25,39 @@ async def test_each_window_says_when_it_begins_and_what_it_counts(tmp_path: Path
                 await harness.shows(f"{ended} requests")
         await harness.press("left", "left")
         await harness.shows("[1 h]")
+
+
+class _Routed(AdminClient):
+    """A daemon with two provider keys."""
+
+    routes: tuple[RouteStatus, ...]
+
+    async def status(self) -> Status:
+        """Return the status with these routes."""
+        return replace(await super().status(), routes=list(self.routes))
+
+
+async def test_a_route_that_cools_down_is_in_the_header_and_explained_on_stats(tmp_path: Path) -> None:
+    """Which one, for how long and why; a route that works says where it leads."""
+    end = utc_text(time.time() + 3600)
+    async with admin_api(tmp_path) as api:
+        daemon = _Routed(api.client.socket)
+        daemon.routes = (
+            RouteStatus(name="main", base_url="https://a.example/v1", state=RouteState.OK),
+            RouteStatus(
+                name="spare",
+                base_url="https://b.example/v1",
+                state=RouteState.COOLING,
+                until=end,
+                error="It answered 401.",
+            ),
+        )
+        async with running_app(tmp_path, daemon) as harness:
+            await harness.shows("ROUTE spare COOLS 59:")
+            await harness.press("3")
+            await harness.shows("route spare cooling tried again in 59:", "It answered 401.")
+            await harness.shows("route main ok https://a.example/v1")
+            daemon.routes = (replace(daemon.routes[0], models=[CoolingModel("gpt-4o", end)]),)
+            await harness.shows("ROUTE main for gpt-4o COOLS 59:", "route main ok not for gpt-4o for 59:")
+            daemon.routes = (replace(daemon.routes[0], models=[]),)
+            await until(lambda: "route main" not in harness.text())

@@ -43,7 +43,7 @@ def test_a_row_fits_its_width(width: int) -> None:
     chosen = fitted(width)
     for record, age_ms in ((a_record(1), None), (an_open(1), 900.0)):
         pieces = row(record, age_ms, chosen, lambda _: Style())
-        assert sum(cell_len(text) for text, _ in pieces) <= max(width, 42) + 1
+        assert sum(cell_len(text) for text, _ in pieces) <= max(width, 43) + 1
     assert {"time", "status", "model", "duration", "client"} <= {f.column.name for f in chosen}
 
 
