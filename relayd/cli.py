@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from relayd import __version__
+from relayd.commands.client_options import add_bound_options
 from relayd.durations import parse_duration
 
 EXIT_BROKEN_PIPE = 141
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status_and_log(commands)
     _add_control(commands)
     _add_keys(commands)
+    _add_clients(commands)
     return relayd
 
 
@@ -214,6 +216,29 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
             "id", metavar="ID", help="the key's id, as `relayd keys list` shows it, or its client's name"
         )
     extend.add_argument("by", metavar="1h", type=_duration, help="how much longer")
+
+
+def _add_clients(commands: _Commands[argparse.ArgumentParser]) -> None:
+    clients = commands.add_parser(
+        "clients", help="list, add, change and remove clients and their bounds", allow_abbrev=False
+    )
+    clients.set_defaults(print_help=clients.print_help)
+    actions = clients.add_subparsers(dest="action", metavar="ACTION")
+    _daemon_command(
+        actions, "list", "clients:list_clients", "show the clients: keys, use, last use and bounds"
+    )
+    add = _daemon_command(actions, "add", "clients:add", "make a client with its bounds and its first key")
+    change = _daemon_command(
+        actions, "set", "clients:set_bounds", "change bounds of a client; 'none' removes one"
+    )
+    remove = _daemon_command(
+        actions, "remove", "clients:remove", "remove a client, and end its keys for good"
+    )
+    remove.add_argument("--cut", action="store_true", help="end its open streams, too")
+    for parser in (add, change, remove):
+        parser.add_argument("name", metavar="NAME", help="the client's name, such as anna")
+    for parser in (add, change):
+        add_bound_options(parser)
 
 
 def _command(

@@ -55,6 +55,7 @@ def test_wrong_usage_is_2_and_says_what_is_meant(words: tuple[str, ...], says: s
     "words",
     [
         *("status", "keys list", "keys add web", "keys rotate web", "keys extend id 1h", "keys undo web"),
+        *("clients list", "clients add web", "clients set web --note x", "clients remove web"),
         *("keys revoke id", "log", "log -f", "cancel id", "pause", "resume", "reload", "drain"),
     ],
 )

@@ -196,27 +196,42 @@ def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: 
     if args.json:
         console.json(change)
         return 0
-    if change.secret is None:
+    return show_secret(console, change.secret, sentences[0], _way_back(change), sentences[1:])
+
+
+def show_secret(
+    console: Console, secret: str | None, sentence: str, way_back: str, more: Sequence[str]
+) -> int:
+    """Write a new key alone to stdout, and the rest beside it; return the exit status.
+
+    Args:
+        console: where to write.
+        secret: the key; None if the answer that had it was lost.
+        sentence: what has happened; it ends with the key.
+        way_back: what to do if the key can't be shown.
+        more: lines that follow the key.
+    """
+    if secret is None:
         console.note(
-            f"relayd: {sentences[0]} But the answer with the key itself was lost on the way, and it can't be "
-            f"shown again. {_way_back(change)}"
+            f"relayd: {sentence} But the answer with the key itself was lost on the way, and it can't be "
+            f"shown again. {way_back}"
         )
         return EXIT_FAILED
-    console.note(f"{sentences[0]} It is shown only this once:")
+    console.note(f"{sentence} It is shown only this once:")
     console.err.flush()
     try:
-        console.say(change.secret)
+        console.say(secret)
         console.out.flush()
     except OSError as error:
         # The key is lost, so the change must not look complete.
         console.discard_output()
         console.note(
             f"relayd: the new key could not be written ({error.strerror}), and it can't be shown again. "
-            f"{_way_back(change)}"
+            f"{way_back}"
         )
         return EXIT_FAILED
-    for sentence in sentences[1:]:
-        console.note(sentence)
+    for line in more:
+        console.note(line)
     return 0
 
 

@@ -1,0 +1,106 @@
+"""The bounds of a client as options of the command line; the daemon judges whether they make sense."""
+
+from __future__ import annotations
+
+import re
+import time
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from typing import TypeVar
+
+from relayd.durations import parse_duration
+
+NOTHING = "none"
+"""Removes a bound."""
+
+_COUNT = re.compile(r"([0-9]{1,16})([kM]?)")
+_TIMES = {"": 1, "k": 1000, "M": 1_000_000}
+_USD = re.compile(r"\$?([0-9]{1,10}(?:\.[0-9]{1,9})?)")
+
+T = TypeVar("T")
+
+
+def add_bound_options(parser: ArgumentParser) -> None:
+    """Add an option for each bound. One that is not given has no attribute in the namespace."""
+    for name, metavar, kind, text in (
+        ("models", "GLOBS", _names, "models it may use, such as 'gpt-4o*,o3'"),
+        ("endpoints", "PATHS", _names, "paths it may use, such as '/chat,/v1/*'"),
+        ("origins", "ORIGINS", _names, "web pages that may use it, such as https://a.example"),
+        ("max-streams", "N", _count, "requests at once"),
+        ("requests-per-minute", "N", _count, "requests a minute"),
+        ("tokens-per-minute", "N", _count, "tokens a minute, in and out; 20k and 2M are numbers, too"),
+        ("tokens-per-day", "N", _count, "tokens a day"),
+        ("tokens-per-month", "N", _count, "tokens a month"),
+        ("usd-per-day", "USD", _usd, "money a day, such as 1.50"),
+        ("usd-per-month", "USD", _usd, "money a month"),
+        ("max-output-tokens", "N", _count, "length of one answer, in tokens"),
+        ("expires", "WHEN", _expiry, "its end: in 12h or 30d, or the last day, such as 2027-01-31"),
+        ("note", "TEXT", _text, "whatever helps you to know it"),
+    ):
+        dest = "expires_at" if name == "expires" else name.replace("-", "_")
+        parser.add_argument(
+            f"--{name}", dest=dest, metavar=metavar, type=_or_nothing(kind), default=SUPPRESS, help=text
+        )
+
+
+def bounds_in(args: Namespace, names: tuple[str, ...]) -> dict[str, object]:
+    """Return the given ones of these bounds, as the admin API takes them; None removes one."""
+    given = vars(args)
+    return {name: given[name] for name in names if name in given}
+
+
+def parse_expiry(text: str, now_s: float) -> str:
+    """Return when a client ends, as RFC 3339, from a span (`30d`), a day or a time.
+
+    A day counts whole, in the time zone of this machine, as does a time without a zone.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.fromtimestamp(now_s + parse_duration(text)).astimezone().isoformat()
+    if len(text) == len("2027-01-31"):
+        when = datetime.combine(date.fromisoformat(text) + timedelta(days=1), clock_time())
+    return (when if when.tzinfo is not None else when.astimezone()).isoformat()
+
+
+def _or_nothing(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    def parsed(text: str) -> T | None:
+        return None if text == NOTHING else parse(text)
+
+    return parsed
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _count(text: str) -> int:
+    found = _COUNT.fullmatch(text)
+    if found is None:
+        raise ArgumentTypeError(f"{text[:40]!r} is not a number; write 500, 20k, 2M, or none for no bound")
+    return int(found[1]) * _TIMES[found[2]]
+
+
+def _usd(text: str) -> float:
+    found = _USD.fullmatch(text)
+    if found is None:
+        raise ArgumentTypeError(f"{text[:40]!r} is not an amount; write 20 or 1.50, or none for no bound")
+    return float(found[1])
+
+
+def _expiry(text: str) -> str:
+    try:
+        return parse_expiry(text, time.time())
+    except (ValueError, OverflowError):
+        raise ArgumentTypeError(
+            f"{text[:40]!r} is not an end; write 12h or 30d, a day such as 2027-01-31, or none for no end"
+        ) from None
+
+
+def _text(text: str) -> str:
+    return text
