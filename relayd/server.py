@@ -33,6 +33,7 @@ from relayd.public.limits import Slots
 from relayd.public.listener import Listener
 from relayd.public.page import load_page, notice
 from relayd.public.tls import TlsFiles
+from relayd.public.v1_endpoints import V1Rules
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
@@ -160,6 +161,9 @@ class Server:
             cors=Cors(settings.cors.allow_origins),
             page=load_page() if settings.server.page else notice(),
             chat_rules=_chat_rules(settings),
+            v1_rules=_v1_rules(settings),
+            stored_objects=self._state.stored_objects,
+            find_owner=self._state.reader.object_owner,
             stream_limits=limits,
             max_body_bytes=settings.server.max_body_bytes,
             body_timeout_s=settings.server.body_timeout_s,
@@ -183,6 +187,7 @@ class Server:
             self._tls.use(settings.tls.cert, settings.tls.key)
         server, context = settings.server, self._context
         context.chat_rules = _chat_rules(settings)
+        context.v1_rules = _v1_rules(settings)
         context.allowances.pricing = _pricing(settings)
         context.stream_limits.update(_stream_limits(settings))
         context.max_body_bytes = server.max_body_bytes
@@ -338,6 +343,15 @@ def _pricing(settings: Settings) -> Pricing:
             )
             for model, price in settings.prices.items()
         }
+    )
+
+
+def _v1_rules(settings: Settings) -> V1Rules:
+    return V1Rules(
+        enabled=settings.v1.enabled,
+        allow=settings.v1.allow,
+        max_body_bytes=settings.v1.max_body_bytes,
+        aliases=settings.aliases,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -97,21 +98,22 @@ class AdmittingHandler(BaseHandler):
         if context.accepting.refusal is not None:
             raise context.accepting.refusal
         if int(self.request.headers.get("Content-Length", "0")) > self.max_body_bytes:
-            raise self._too_large()
+            raise self.too_large()
         context.slots.acquire(record.ip)
         self.held.callback(context.slots.release, record.ip)
         context.allowances.acquire(self.client)
         self.held.callback(context.allowances.release, self.client)
 
-    def take_piece(self, chunk: bytes) -> None:
+    def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
         """Collect the body of an admitted request; without a Content-Length its size shows only here."""
         if self.body is None:
-            return
+            return None
         self.body += chunk
         if len(self.body) > self.max_body_bytes:
-            self.refuse(self._too_large())
+            self.refuse(self.too_large())
         elif self.in_tiny_pieces:
             self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
+        return None
 
     async def relay(self, answer: Answer, wanted: Wanted | None = None) -> None:
         """Relay one answer to its end, charge its client and record it.
@@ -136,7 +138,7 @@ class AdmittingHandler(BaseHandler):
             meter.charge()
             context.recorder.close(record)
             self.held.close()
-            if not self._finished:
+            if not self.is_answered:
                 # A client that only closed its sending side still reads: it must not see an orderly end.
                 self.stream.close()
 
@@ -162,7 +164,7 @@ class AdmittingHandler(BaseHandler):
     def on_connection_close(self) -> None:
         """Take the end of a connection whose body was still arriving (tornado.web.RequestHandler)."""
         super().on_connection_close()
-        if self.body is None:
+        if self.body is None and self._relayed is None:
             return
         if self.stream.met_bad_body and self._relayed is None:
             error = malformed_body()
@@ -193,7 +195,8 @@ class AdmittingHandler(BaseHandler):
             record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
             self.context.recorder.refuse(record, outcome, error, network_of(record.ip))
 
-    def _too_large(self) -> RelayError:
+    def too_large(self) -> RelayError:
+        """Return the error of a body over the limit."""
         return RelayError(ErrorCode.TOO_LARGE, f"The body may have at most {self.max_body_bytes} bytes.")
 
 

@@ -15,7 +15,7 @@ from relayd.relay.probe import is_probe
 _MAX_SHOWN_CHARS = 80
 _BOM = b"\xef\xbb\xbf"
 # Halves and whole pairs; an even number of backslashes before it would make it no escape.
-_SURROGATE_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+SURROGATE_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class _Message(msgspec.Struct):
@@ -127,7 +127,7 @@ def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:
     try:
         body.decode()
         # Half a surrogate pair is forwarded as it is, but msgspec reads none: so it checks a copy without.
-        fields = _decode_fields(_SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body) if b"\\u" in body else body)
+        fields = _decode_fields(SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body) if b"\\u" in body else body)
         raw = _split(body)
     except UnicodeDecodeError as error:
         raise RelayError(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from error

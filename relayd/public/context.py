@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from relayd.public.allowances import Allowances
@@ -11,12 +12,14 @@ from relayd.public.client_address import TrustedProxies
 from relayd.public.cors import Cors
 from relayd.public.disconnect import DisconnectWatcher
 from relayd.public.limits import Slots
+from relayd.public.v1_endpoints import V1Rules
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.probe import Probe
 from relayd.relay.request_recorder import RequestRecorder
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream
+from relayd.state.stored_objects import Owner, StoredObjects
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +41,10 @@ class AppContext:
     page: dict[str, bytes]
     """The files at `/` by name."""
     chat_rules: ChatRules
+    v1_rules: V1Rules
+    stored_objects: StoredObjects
+    find_owner: Callable[[str], Owner | None]
+    """Looks on disk for who made a stored object; blocks."""
     stream_limits: StreamLimits
     max_body_bytes: int
     body_timeout_s: float

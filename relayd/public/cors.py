@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 _ALWAYS = {"Vary": "Origin"}
 _EXPOSED_HEADERS = "X-Request-Id, X-Relayd-Error, Retry-After"
+_V1_EXPOSED_HEADERS = ", ".join(
+    (
+        *("X-Request-Id", "X-Relayd-Error", "Retry-After", "retry-after-ms", "x-should-retry"),
+        *(
+            f"x-ratelimit-{what}-{unit}"
+            for what in ("limit", "remaining", "reset")
+            for unit in ("requests", "tokens")
+        ),
+        *("openai-processing-ms", "openai-version", "openai-model"),
+    )
+)
+# RFC 9110, 5.6.2: names of headers.
+_NAMES = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z, \t]{1,2000}")
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
     "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Requested-With",
@@ -46,6 +60,24 @@ class Cors:
         headers = {**self.headers(origin), **_PREFLIGHT}
         if private_network:
             headers["Access-Control-Allow-Private-Network"] = "true"
+        return headers
+
+    def v1_headers(self, origin: str | None) -> dict[str, str]:
+        """Return what every response of `/v1` has beside `headers`."""
+        return {"Access-Control-Expose-Headers": _V1_EXPOSED_HEADERS} if self._allowed(origin) else {}
+
+    def v1_preflight_headers(self, origin: str | None, requested: str | None) -> dict[str, str]:
+        """Return what a preflight of `/v1` gets beside `preflight_headers`.
+
+        Args:
+            origin: of the page.
+            requested: names of the headers that it wants to send; all are allowed.
+        """
+        if not self._allowed(origin):
+            return {}
+        headers = {"Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS"}
+        if requested is not None and _NAMES.fullmatch(requested):
+            headers["Access-Control-Allow-Headers"] = requested
         return headers
 
     def _allowed(self, origin: str | None) -> bool:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -63,10 +64,12 @@ class BaseHandler(JsonHandler):
         self._received_bytes = 0
         self._received_pieces = 0
         # Tornado has no limit by itself. Cancelled when the body has arrived, or the response has ended.
-        self._body_timer = asyncio.get_running_loop().call_later(
-            self.context.body_timeout_s, self.on_body_timeout
-        )
+        self.restart_body_timer()
+        self.is_answered = False
+        """Whether the response is whole, or will be when the body has arrived."""
         self._unsent: asyncio.Future[None] | None = None
+        self._has_length = False
+        """Whether the response that was begun has a Content-Length."""
         super().__init__(application, request, **kwargs)
 
     def set_default_headers(self) -> None:
@@ -97,17 +100,26 @@ class BaseHandler(JsonHandler):
         ).items():
             self.set_header(name, value)
 
-    def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body, and cut off a body that goes over the limits."""
         self._received_bytes += len(chunk)
         self._received_pieces += 1
-        self.take_piece(chunk)
+        taken = self.take_piece(chunk)
         is_too_much = self._received_bytes > self.max_received_bytes or self.in_tiny_pieces
         if is_too_much and not self._finished:
             self.finish()
+        return taken
 
-    def take_piece(self, chunk: bytes) -> None:
-        """Take a piece of the body; here it is dropped."""
+    def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
+        """Take a piece of the body; here it is dropped. What is returned is awaited before the next piece."""
+        del chunk
+        return None
+
+    def restart_body_timer(self) -> None:
+        """Give the body its time."""
+        self._body_timer = asyncio.get_running_loop().call_later(
+            self.context.body_timeout_s, self.on_body_timeout
+        )
 
     def body_arrived(self) -> None:
         """Note that the body is here: its time is over, and a refusal may end the response."""
@@ -136,6 +148,11 @@ class BaseHandler(JsonHandler):
         expects `100 Continue` has not begun to send.
         """
         self.render_error(error)
+        self.end_response()
+
+    def end_response(self) -> None:
+        """End the response that was written, now or when the body has arrived."""
+        self.is_answered = True
         awaits_continue = "Expect" in self.request.headers and not self._received_bytes
         if self._body_timer.cancelled() or awaits_continue:
             self.finish()
@@ -188,6 +205,7 @@ class BaseHandler(JsonHandler):
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
         """End the response; a client that does not read it within the write timeout is dropped."""
+        self.is_answered = True
         finished = super().finish(chunk)
         if self.request.version == "HTTP/1.0":
             # Its body may have no length, and Tornado would keep the connection if the client asks for it.
@@ -229,6 +247,9 @@ class BaseHandler(JsonHandler):
         if stream.closed():
             raise ClientGone
         if not self._headers_written:
+            self._has_length = "Content-Length" in self._headers
+        if not self._headers_written or self._has_length:
+            # Tornado counts a body that has a length.
             self.write(data)
             self._unsent = self.flush()
             return

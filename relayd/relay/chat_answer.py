@@ -42,10 +42,14 @@ class ChatAnswer(ChatCompletion):
         self._model = model
         self._include_usage = include_usage
         self.deltas = 0
+        self.delivered = False
 
-    async def open(self, on_connected: Callable[[str | None], None]) -> tuple[str | None, UpstreamBody]:
+    async def open(
+        self, on_connected: Callable[[str | None], None]
+    ) -> tuple[str | None, UpstreamBody, ChatAnswer]:
         """Ask the provider."""
-        return await self._upstream.open(self._body, on_connected, self._model)
+        request_id, body = await self._upstream.open(self._body, on_connected, self._model)
+        return request_id, body, self
 
     def relay(self, data: bytes) -> bytes:
         """Return the lines of the deltas in the next bytes; those that came together leave together."""

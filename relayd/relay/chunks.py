@@ -19,7 +19,7 @@ from relayd.relay.usage import TokenCounts, read_count, read_usage
 
 MAX_EVENT_BYTES = 1 << 20
 _MAX_FINISH_REASON_CHARS = 100
-_DONE = b"[DONE]"
+DONE = b"[DONE]"
 
 
 class _Delta(msgspec.Struct):
@@ -27,23 +27,28 @@ class _Delta(msgspec.Struct):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
+    text: str | None = None
+    """Of the older completions."""
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct):
+    """The fields of a chunk that are needed here."""
+
     choices: list[_Choice] | None = None
     usage: dict[str, Any] | None = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(Chunk).decode
 
 
-class ChatCompletion:
-    """Follows one answer through its bytes: `feed` returns its text, the attributes say the rest.
+class ChunkReader:
+    """Follows one answer event by event: `read_event` gives its text, the attributes say the rest.
 
     Args:
         redact: applied to every text of the provider that is kept.
@@ -51,7 +56,6 @@ class ChatCompletion:
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
-        self._decoder = SseDecoder(MAX_EVENT_BYTES)
         self._plain_text = ""
         """The latest event that is no chunk: a keep-alive, or the last words of a broken provider."""
         self.finish_reason: str | None = None
@@ -68,33 +72,22 @@ class ChatCompletion:
         """Whether the model has begun to write, be it reasoning that the client does not see."""
         self.error: RelayError | None = None
         """Why the answer failed. Text that came before it counts."""
+        self.tells_error = False
+        """Whether an event of the provider has the error where every client looks for it."""
 
     @property
     def finished(self) -> bool:
         """Whether the answer is whole: a finish reason came, and no text after it."""
         return self.finish_reason is not None and self.error is None
 
-    def feed(self, data: bytes) -> list[str]:
-        """Take the next bytes; return the pieces of text in them, in order, none empty."""
-        texts: list[str] = []
-        for event in self._decoder.feed(data):
-            if self.done or self.error is not None:
-                return texts
-            self.events += 1
-            if event.data == _DONE:
-                self.done = True
-            else:
-                self._read_event(event, texts)
-        if self._decoder.overflowed and not self.done:
-            # No more can be read, so that an answer without its finish is not whole.
-            self.done = True
-            self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
-        return texts
-
-    def end(self) -> RelayError | None:
-        """Return why the answer failed if its bytes end here, or None if it is whole."""
+    def end(self, *, is_broken: bool = False) -> RelayError | None:
+        """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
         if self.error is not None or self.finished:
             return self.error
+        if is_broken:
+            return RelayError(
+                ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
+            )
         if self._plain_text:
             return RelayError(
                 ErrorCode.UPSTREAM_TRUNCATED,
@@ -102,7 +95,8 @@ class ChatCompletion:
             )
         return RelayError(ErrorCode.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
 
-    def _read_event(self, event: SseEvent, texts: list[str]) -> None:
+    def read_event(self, event: SseEvent, texts: list[str]) -> None:
+        """Take an event other than `[DONE]`; append its pieces of text, none empty."""
         # `find_in_band_error` needs the whole chunk decoded, which nearly no chunk is worth.
         if b'"error"' not in event.data and event.type != b"error":
             try:
@@ -111,13 +105,14 @@ class ChatCompletion:
                 pass  # an unusual chunk: decoded leniently below
             else:
                 if chunk.choices is not None:
-                    self._read_chunk(chunk, texts)
+                    self.take_chunk(chunk, texts)
                     return
         self._read_unusual(event, texts)
 
-    def _read_chunk(self, chunk: _Chunk, texts: list[str]) -> None:
+    def take_chunk(self, chunk: Chunk, texts: list[str]) -> None:
+        """Take a chunk; append its pieces of text."""
         if chunk.usage is not None:
-            self._read_usage(chunk.usage)
+            self.take_usage(chunk.usage)
         for choice in chunk.choices or ():
             delta = choice.delta
             if delta is not None:
@@ -128,11 +123,11 @@ class ChatCompletion:
                 if delta.reasoning_content or delta.reasoning:
                     self.has_progressed = True
             if choice.finish_reason is not None:
-                self._finish(choice.finish_reason)
+                self.take_finish(choice.finish_reason)
 
     def _read_unusual(self, event: SseEvent, texts: list[str]) -> None:
         data = event.data.strip()
-        if data == _DONE:
+        if data == DONE:
             self.done = True
             return
         try:
@@ -148,9 +143,10 @@ class ChatCompletion:
             return
         error = chunk if event.type == b"error" else find_in_band_error(chunk)
         if error is not None:
+            self.tells_error = isinstance(chunk, dict) and bool(chunk.get("error"))
             self._fail_in_band(error)
         elif isinstance(chunk, dict):
-            self._read_chunk(_lenient_chunk(chunk), texts)
+            self.take_chunk(_lenient_chunk(chunk), texts)
             if "choices" not in chunk:
                 # It may say why the answer ends early: `{"detail": "The model is overloaded"}`.
                 self._plain_text = self._redact(parse_error(chunk).message or "")
@@ -160,7 +156,8 @@ class ChatCompletion:
         self.has_progressed = True
         self.finish_reason = None
 
-    def _finish(self, reason: str) -> None:
+    def take_finish(self, reason: str) -> None:
+        """Take the finish reason of a choice."""
         # Some providers write the text "null", or an empty one, until the last chunk.
         if not reason or reason == "null":
             return
@@ -169,7 +166,8 @@ class ChatCompletion:
             return
         self.finish_reason = self._redact(reason, _MAX_FINISH_REASON_CHARS)
 
-    def _read_usage(self, usage: dict[str, Any]) -> None:
+    def take_usage(self, usage: dict[str, Any]) -> None:
+        """Take the usage of a chunk."""
         counts = [read_count(usage.get(field)) for field in Usage.__struct_fields__]
         if any(count is not None for count in counts):
             self.usage = Usage(*(count or 0 for count in counts))
@@ -190,11 +188,40 @@ class ChatCompletion:
             self.error = RelayError(ErrorCode.UPSTREAM_FAILED, message, recorded=recorded)
 
 
-def _lenient_chunk(chunk: dict[str, Any]) -> _Chunk:
+class ChatCompletion(ChunkReader):
+    """Follows one answer through its bytes: `feed` returns its text.
+
+    Args:
+        redact: applied to every text of the provider that is kept.
+    """
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__(redact)
+        self._decoder = SseDecoder(MAX_EVENT_BYTES)
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take the next bytes; return the pieces of text in them, in order, none empty."""
+        texts: list[str] = []
+        for event in self._decoder.feed(data):
+            if self.done or self.error is not None:
+                return texts
+            self.events += 1
+            if event.data == DONE:
+                self.done = True
+            else:
+                self.read_event(event, texts)
+        if self._decoder.overflowed and not self.done:
+            # No more can be read, so that an answer without its finish is not whole.
+            self.done = True
+            self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        return texts
+
+
+def _lenient_chunk(chunk: dict[str, Any]) -> Chunk:
     """Take from a chunk what can be used, and leave out what has an odd type."""
     choices = chunk.get("choices")
     usage = chunk.get("usage")
-    return _Chunk(
+    return Chunk(
         choices=[_lenient_choice(choice) for choice in choices if isinstance(choice, dict)]
         if isinstance(choices, list)
         else None,
@@ -206,11 +233,17 @@ def _lenient_choice(choice: dict[str, Any]) -> _Choice:
     delta = choice.get("delta")
     reason = choice.get("finish_reason")
     return _Choice(
-        delta=_Delta(**{name: _text_of(delta.get(name)) for name in _Delta.__struct_fields__})
-        if isinstance(delta, dict)
-        else None,
+        delta=_lenient_delta(delta) if isinstance(delta, dict) else None,
+        text=_text_of(choice.get("text")),
         finish_reason=reason if isinstance(reason, str) else None,
     )
+
+
+def _lenient_delta(delta: dict[str, Any]) -> _Delta:
+    texts = {
+        name: _text_of(delta.get(name)) for name in ("content", "refusal", "reasoning_content", "reasoning")
+    }
+    return _Delta(**texts, tool_calls=[msgspec.Raw(b"{}")] if delta.get("tool_calls") else None)
 
 
 def _text_of(content: object) -> str | None:

@@ -45,7 +45,7 @@ class SseDecoder:
             if len(block) > self._max_event_bytes:
                 self._overflow()
                 return events
-            event = _parse(block)
+            event = parse_event(block)
             if event is not None:
                 events.append(event)
         # One more byte: the rest may end in the first half of the blank line that closes the event.
@@ -75,7 +75,7 @@ class SseDecoder:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _parse(block: bytes) -> SseEvent | None:
+def parse_event(block: bytes) -> SseEvent | None:
     """Parse one event without its closing blank line; None if it has no data."""
     if block.startswith(b"data: ") and b"\n" not in block:
         return SseEvent(block[6:]) if len(block) > 6 else None  # noqa: PLR2004 - the length of "data: "

@@ -68,16 +68,23 @@ class Answer(Protocol):
     finish_reason: str | None
     tokens: TokenCounts | None
     """Tokens as the provider counted them."""
+    delivered: bool
+    """Whether the client has all that it waits for, so that it may leave."""
 
     @property
     def finished(self) -> bool:
         """Whether the answer is whole if nothing more comes."""
 
-    async def open(self, on_connected: Callable[[str | None], None]) -> tuple[str | None, UpstreamBody]:
-        """Ask the provider; return its request id and the body of its response. Raises RelayError.
+    async def open(
+        self, on_connected: Callable[[str | None], None]
+    ) -> tuple[str | None, UpstreamBody, Answer]:
+        """Ask the provider; return its request id, the body of its response, and the answer from now on.
 
         Args:
             on_connected: told the name of the route, if any, when the request has its connection.
+
+        Raises:
+            RelayError: there is no answer.
         """
 
     def relay(self, data: bytes) -> bytes:
@@ -86,8 +93,8 @@ class Answer(Protocol):
     def heartbeat(self) -> bytes:
         """Return what fills a silence; empty: nothing may be sent here."""
 
-    def end(self) -> RelayError | None:
-        """Return why the answer failed if the provider's bytes end here, or None if it is whole."""
+    def end(self, *, is_broken: bool) -> RelayError | None:
+        """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return what the client is sent at the end of a whole answer, or of one that failed."""
@@ -211,7 +218,8 @@ class RelayStream:
     async def _relay(self) -> None:
         if self._reserve is not None:
             await self._reserve()
-        self.record.upstream_request_id, response = await self._answer.open(self._on_connected)
+        request_id, response, self._answer = await self._answer.open(self._on_connected)
+        self.record.upstream_request_id = request_id
         linger_s = 0.0
         try:
             self._response = response
@@ -272,11 +280,7 @@ class RelayStream:
             raise self._stop_cause
         if self._broken is not None and not isinstance(self._broken, ConnectionBroken):
             raise self._broken
-        error = self._answer.end()
-        if error is not None and error.code is ErrorCode.UPSTREAM_TRUNCATED and self._broken is not None:
-            raise RelayError(
-                ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
-            )
+        error = self._answer.end(is_broken=self._broken is not None)
         if error is not None:
             raise error
 
@@ -377,6 +381,8 @@ class RelayStream:
             except (ClientGone, ClientStalled) as gone:
                 cause = cause or gone
         record.status = self._writer.status
+        if isinstance(cause, ClientGone) and self._answer.delivered:
+            cause = None
         record.outcome = _outcome(cause)
         record.stalled_ms = round(self._writer.stalled_s * 1000)
         record.duration_ms = self._age_ms()

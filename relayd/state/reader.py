@@ -35,6 +35,7 @@ from relayd.state.records import (
     RequestRecord,
     utc_text,
 )
+from relayd.state.stored_objects import Owner
 
 MAX_ROWS = 10_000
 """The most that one call returns, whatever the caller asks for."""
@@ -158,6 +159,12 @@ class LogReader:
         for window, client, *counts in _window_rows.decode(text):
             found.setdefault(client, [Use()] * len(Window))[windows.index(window)] = Use(*counts)
         return found
+
+    def object_owner(self, object_id: str) -> Owner | None:
+        """Return who made a stored object of the provider; None if no client of this relay did."""
+        query = "SELECT client, route, kind FROM (SELECT 1) LEFT JOIN stored_objects ON id = ?"
+        client, route, kind = self._row(query, [storable_text(object_id)])
+        return None if client is None else Owner(client, route, kind)
 
     def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:
         with self._connection() as connection:

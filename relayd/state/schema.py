@@ -96,7 +96,14 @@ _USAGE = (
     ) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE))
+_STORED = (
+    # Whose a stored response, conversation or file of the provider is, and which route has it.
+    """CREATE TABLE stored_objects (
+        id TEXT PRIMARY KEY, client TEXT NOT NULL, route TEXT, kind TEXT NOT NULL, created_at TEXT NOT NULL
+    ) WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED))
 
 
 def check_version(connection: sqlite3.Connection) -> int:

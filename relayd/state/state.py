@@ -29,6 +29,7 @@ from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
 from relayd.state.request_log import RequestLog
 from relayd.state.retention import Retention
+from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
 _log = logging.getLogger(__name__)
@@ -58,9 +59,12 @@ class State:
         self.budget = Budget(self._writer, database, clock)
         self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock, self.budget.settle)
         self.reader = LogReader(database.path, clock)
+        self.stored_objects = StoredObjects(database, lambda: self._writer.wake(stored_task), clock)
+        stored_task = Task("stored objects", 3600.0, self.stored_objects.write)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
             log_task,
+            stored_task,
             self.ring.expiry_task,
             Task("key uses", 5.0, self.ring.store_uses),
             Task("crash recovery", 1.0, partial(close_crashed, database)),

@@ -1,0 +1,174 @@
+"""An upload that passes through: its small fields are read, its files are not kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from relayd.relay.errors import ErrorCode, RelayError
+
+FIELDS = frozenset({"model", "n", "stream"})
+"""The fields whose values decide what a request may do."""
+_MAX_FIELD_BYTES = 1024
+
+
+class FieldValue(NamedTuple):
+    """A field, and where its value stands in the body."""
+
+    text: str
+    start: int
+    end: int
+
+
+class MultipartReader:
+    """Follows a body of `multipart/form-data` (RFC 7578) as it comes.
+
+    Args:
+        content_type: of the request.
+
+    Raises:
+        RelayError: `bad_request`, from here and from `feed`: the body cannot be read, or has a checked field
+            twice.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary", b"")
+        if kind != b"multipart/form-data" or not boundary:
+            raise RelayError(ErrorCode.BAD_REQUEST, "An upload must be multipart/form-data with a boundary.")
+        self.fields: dict[str, FieldValue] = {}
+        """The checked fields so far."""
+        self.has_file = False
+        """Whether a file has begun."""
+        self._fed_bytes = 0
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._name: str | None = None
+        """The checked field that is being read."""
+        self._value = b""
+        self._value_end = 0
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_part_data": self._take_data,
+                "on_part_end": self._end_part,
+                "on_header_field": self._take_header_name,
+                "on_header_value": self._take_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise RelayError(ErrorCode.BAD_REQUEST, "The body is not valid multipart/form-data.") from error
+        self._fed_bytes += len(data)
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _take_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _take_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        is_file = b"filename" in options
+        self._name, self._value, self._value_end = None, b"", 0
+        self.has_file |= is_file
+        if name.casefold() not in FIELDS:
+            return
+        if name in self.fields or name != name.casefold() or is_file:
+            raise RelayError(
+                ErrorCode.BAD_REQUEST, f"The field {name.casefold()} must be there once, as text."
+            )
+        self._name = name
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name is None:
+            return
+        self._value += data[start:end]
+        self._value_end = self._fed_bytes + end
+        if len(self._value) > _MAX_FIELD_BYTES:
+            raise RelayError(ErrorCode.BAD_REQUEST, f"The field {self._name} is too long.")
+
+    def _end_part(self) -> None:
+        if self._name is None:
+            return
+        try:
+            text = self._value.decode()
+        except UnicodeDecodeError as error:
+            raise RelayError(ErrorCode.BAD_REQUEST, f"The field {self._name} is not UTF-8.") from error
+        end = self._value_end
+        self.fields[self._name] = FieldValue(text, end - len(self._value), end)
+        self._name = None
+
+
+class BodyPipe:
+    """Hands a request's body on piece by piece: one waits, and the next is not taken before it is gone.
+
+    Iterate over it once; it raises what `fail` was given.
+    """
+
+    def __init__(self) -> None:
+        self._piece = b""
+        self._has_ended = False
+        self._is_closed = False
+        self._error: RelayError | None = None
+        self._changed = asyncio.Event()
+
+    async def put(self, piece: bytes) -> None:
+        """Wait until there is room, and leave a piece; it is dropped if nothing will read it."""
+        while self._piece and not self._is_closed:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._is_closed:
+            self._piece = piece
+            self._changed.set()
+
+    def end(self) -> None:
+        """Note that the body is whole."""
+        self._has_ended = True
+        self._changed.set()
+
+    def fail(self, error: RelayError) -> None:
+        """Break the body off."""
+        self._error = error
+        self._changed.set()
+
+    def close(self) -> None:
+        """Drop what comes from now on."""
+        self._is_closed = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the pieces."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._piece:
+                piece, self._piece = self._piece, b""
+                self._changed.set()
+                yield piece
+            elif self._has_ended:
+                return
+            else:
+                self._changed.clear()
+                await self._changed.wait()

@@ -1,0 +1,539 @@
+"""`/v1/*`: OpenAI's own protocol, relayed as it is; who may ask for what, and the record, are relayd's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+from tornado.httputil import HTTPServerRequest
+
+from relayd.json_handler import JSON_TYPE
+from relayd.public.admission import AdmittingHandler
+from relayd.public.allowances import Wanted, may_use
+from relayd.public.handlers import PublicApp
+from relayd.public.json_request import JsonFields
+from relayd.public.multipart import BodyPipe, MultipartReader
+from relayd.public.v1_endpoints import Endpoint
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.estimates import guess_prompt_tokens
+from relayd.relay.openai_errors import NotFound, ProviderRefusal, UpgradeRefused, error_object
+from relayd.relay.passthrough import Observation, PassthroughAnswer, Protocols, ResponseHead
+from relayd.relay.provider_errors import load_json
+from relayd.relay.upstream import UpstreamRequest
+from relayd.state.errors import StateError
+from relayd.state.stored_objects import Owner
+
+_PASSED_IN = ("Content-Type", "Accept", "OpenAI-Beta", "Idempotency-Key")
+_PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-model", b"content-encoding"})
+_RETRY_HEADERS = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_MAX_PREFIX_BYTES = 256 << 10
+"""Bound of what comes before the first file of an upload."""
+_MAX_NAME_CHARS = 200
+_TOKENS_PER_FILE = 1000
+"""A first guess, which the usage of earlier uploads corrects."""
+_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_OBJECT_NAMES = {"responses": "Response", "conversations": "Conversation", "files": "File"}
+
+
+class _Reference(NamedTuple):
+    """A stored object that a request uses."""
+
+    kind: str
+    object_id: str
+    param: str | None
+
+
+class V1Handler(AdmittingHandler):
+    """One request to any endpoint that is open; the body is JSON, an upload, or empty."""
+
+    admitted_methods: ClassVar[frozenset[str]] = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+
+    def __init__(self, application: PublicApp, request: HTTPServerRequest, **kwargs: Any) -> None:
+        super().__init__(application, request, **kwargs)
+        self._endpoint: Endpoint
+        """Set when the request is admitted."""
+        self._head: ResponseHead | None = None
+        """Of the provider's response."""
+        self._is_stream = False
+        """Whether the response that was begun is an event stream."""
+        self._reader: MultipartReader | None = None
+        """Reads an upload."""
+        self._pipe: BodyPipe | None = None
+        """What an upload goes through, once it is relayed."""
+        self._relaying: asyncio.Task[None] | None = None
+        self._early_fields: frozenset[str] = frozenset()
+        """The fields that came before the first file."""
+        self._arrived_bytes = 0
+        self._arrived_before = 0
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of an admitted request's body."""
+        return self.context.v1_rules.max_body_bytes
+
+    def set_default_headers(self) -> None:
+        """Set the headers of every response."""
+        super().set_default_headers()
+        for name, value in self.context.cors.v1_headers(self.request.headers.get("Origin")).items():
+            self.set_header(name, value)
+
+    def options(self, *_path: str) -> None:
+        """Answer a preflight: what it asks for is allowed, since SDKs in pages send headers of their own."""
+        super().options()
+        headers = self.request.headers
+        requested = headers.get("Access-Control-Request-Headers")
+        for name, value in self.context.cors.v1_preflight_headers(headers.get("Origin"), requested).items():
+            self.set_header(name, value)
+
+    def admit(self) -> None:
+        """Raise RelayError if the endpoint is not open, or as the base class does."""
+        request = self.request
+        if "websocket" in request.headers.get("Upgrade", "").lower():
+            raise UpgradeRefused
+        endpoint = self.context.v1_rules.find(request.method or "", request.path)
+        if endpoint is None:
+            raise NotFound(
+                f"Invalid URL ({request.method} {request.path[:_MAX_NAME_CHARS]}): this relay does not open "
+                "it; its operator can, with v1.allow."
+            )
+        self._endpoint = endpoint
+        content_type = request.headers.get("Content-Type", "")
+        if content_type.lower().startswith("multipart/"):
+            self._reader = MultipartReader(content_type)
+        super().admit()
+
+    # The request.
+
+    async def _serve(self, *_path: str) -> None:
+        """Relay, now that the body is here; an upload is under way already."""
+        self.body_arrived()
+        if self._reader is not None:
+            await self._end_upload()
+        elif self.body is None:
+            # Refused before its body was here.
+            self.finish()
+        else:
+            try:
+                answer, wanted = self._ask(bytes(self.body))
+            except RelayError as error:
+                self.refuse(error)
+                return
+            self.body.clear()
+            await self.relay(answer, wanted)
+
+    get = post = put = patch = delete = _serve
+
+    def _ask(self, body: bytes) -> tuple[PassthroughAnswer, Wanted | None]:
+        """Return the answer to a request that is whole, and what it may use. Raises RelayError."""
+        endpoint = self._endpoint
+        if endpoint.is_models and endpoint.method == "GET":
+            return self._ask_models(), None
+        fields = JsonFields(body or b"{}")
+        model = self._resolve(fields.get("model", str, "text"))
+        if model is not None and model != fields.get("model", str, "text"):
+            fields.replace("model", model)
+        wanted = self._read_wanted(fields)
+        is_stream = bool(fields.get("stream", bool, "true or false")) or (
+            "true" in self.get_query_arguments("stream")
+        )
+        wants = self._wants(expects_stream=is_stream, stores=fields.get("store", bool, "a bool") is not False)
+        if is_stream and endpoint.protocol is Protocols.CHAT and self.context.chat_rules.ask_usage:
+            wants.strips_usage = _ask_usage(fields)
+        references = [*self._reference_in_path(), *_references(fields)]
+        sent = fields.edited() if body else b""
+        return self._answer(self._target(), sent, wants, references), wanted
+
+    def _wants(self, *, expects_stream: bool, stores: bool) -> Observation:
+        endpoint = self._endpoint
+        return Observation(
+            protocol=endpoint.protocol,
+            expects_stream=expects_stream,
+            counts_usage=endpoint.costs,
+            on_head=self._take_head,
+            on_created=self._own if endpoint.creates and stores else None,
+        )
+
+    def _answer(
+        self,
+        target: str,
+        body: bytes | AsyncIterator[bytes],
+        wants: Observation,
+        references: list[_Reference],
+        content_length: int | None = None,
+    ) -> PassthroughAnswer:
+        headers = [
+            (name.encode(), value.encode("latin-1"))
+            for name in _PASSED_IN
+            for value in self.request.headers.get_list(name)
+        ]
+        request = UpstreamRequest(
+            self._endpoint.method, target, headers, body, content_length, self.record.model
+        )
+        make_request = partial(self._routed, request, references)
+        return PassthroughAnswer(self.context.upstream, make_request, wants)
+
+    def _target(self, path: str | None = None) -> str:
+        query = self.request.query
+        return (self._endpoint.path if path is None else path) + (f"?{query}" if query else "")
+
+    def _resolve(self, name: str | None) -> str | None:
+        """Return the model that the provider is asked for. Raises RelayError if it may not be asked for."""
+        rules = self.context.chat_rules
+        endpoint = self._endpoint
+        if name is None:
+            if endpoint.costs and endpoint.method == "POST" and self._has_model_bounds:
+                raise RelayError(ErrorCode.BAD_REQUEST, "The request must name its model here.")
+            return None
+        model = self.context.v1_rules.aliases.get(name, name)
+        self.record.model = model[:_MAX_NAME_CHARS]
+        if not self._may_use(model):
+            allowed = ", ".join(sorted(rules.allowed_models or self.client.models))
+            raise RelayError(
+                ErrorCode.MODEL_NOT_ALLOWED,
+                f"The model {model[:_MAX_NAME_CHARS]!r} is not allowed here; allowed are: {allowed}.",
+            )
+        return model
+
+    @property
+    def _has_model_bounds(self) -> bool:
+        client = self.client
+        is_bounded = bool(client.models) or client.has_money_bound or client.has_token_bound
+        return is_bounded or bool(self.context.chat_rules.allowed_models)
+
+    def _may_use(self, model: str) -> bool:
+        allowed = self.context.chat_rules.allowed_models
+        return (not allowed or model in allowed) and may_use(self.client, model)
+
+    def _read_wanted(self, fields: JsonFields) -> Wanted | None:
+        """Return what a request may use, within the limits; None if it asks no model."""
+        limit = self.context.chat_rules.max_tokens_limit
+        limits = {name: fields.get(name, int, "a whole number") for name in _OUTPUT_LIMITS}
+        for name, wanted in limits.items():
+            if limit and wanted is not None and wanted > limit:
+                raise RelayError(
+                    ErrorCode.BAD_REQUEST, f"{name} may be at most {limit} on this relay, not {wanted}."
+                )
+        answers = [fields.get(name, int, "a whole number") or 1 for name in ("n", "best_of")]
+        background = fields.get("background", bool, "true or false") or False
+        if not self._endpoint.costs:
+            return None
+        name, most = max(limits.items(), key=lambda item: -1 if item[1] is None else item[1])
+        return self._checked(
+            Wanted(
+                prompt_guess=guess_prompt_tokens(fields.body),
+                output_limit=most,
+                output_limit_name=name,
+                answers=max(answers),
+                has_output=self._endpoint.has_output,
+                background=background,
+            )
+        )
+
+    def _checked(self, wanted: Wanted) -> Wanted:
+        """Return what a request wants of its model. Raises RelayError if its client may not have it."""
+        self.context.allowances.check(self.client, self.record.model or "", wanted)
+        return wanted
+
+    # Stored objects.
+
+    def _reference_in_path(self) -> list[_Reference]:
+        endpoint = self._endpoint
+        if endpoint.kind is None or endpoint.object_id is None:
+            return []
+        return [_Reference(endpoint.kind, endpoint.object_id, None)]
+
+    def _own(self, object_id: str, route: str | None) -> None:
+        """Note an object that the client has made."""
+        owner = Owner(self.record.client or "", route, self._endpoint.kind or "")
+        self.context.stored_objects.add(object_id, owner)
+
+    async def _routed(self, request: UpstreamRequest, references: list[_Reference]) -> UpstreamRequest:
+        """Return the request for the route that has its stored objects.
+
+        Raises:
+            NotFound: they are not the client's own.
+            RelayError: `state_unavailable`.
+        """
+        route = None
+        for reference in references:
+            object_id = reference.object_id
+            owner = self.context.stored_objects.recent(object_id)
+            if owner is None:
+                try:
+                    owner = await asyncio.to_thread(self.context.find_owner, object_id)
+                except StateError as error:
+                    raise RelayError(
+                        ErrorCode.STATE_UNAVAILABLE,
+                        "This relay cannot look up whose this is at the moment; try again shortly.",
+                        recorded=f"The owner of a stored object cannot be read: {error}",
+                    ) from error
+            if owner is None or owner.client != self.record.client:
+                shown = object_id[:_MAX_NAME_CHARS]
+                name = _OBJECT_NAMES[reference.kind]
+                raise NotFound(f"{name} with id '{shown}' not found.", param=reference.param)
+            self.context.stored_objects.keep(object_id, owner)
+            route = owner.route
+        return replace(request, route=route) if references else request
+
+    # Models.
+
+    def _ask_models(self) -> PassthroughAnswer:
+        wants = self._wants(expects_stream=False, stores=False)
+        name = unquote(self._endpoint.path.removeprefix("/models").removeprefix("/"))
+        if not name:
+            wants.rewrite = self._list_models
+            return self._answer(self._target(), b"", wants, [])
+        model = self.context.v1_rules.aliases.get(name, name)
+        if not self._may_use(model):
+            shown = name[:_MAX_NAME_CHARS]
+            raise NotFound(
+                f"The model '{shown}' does not exist or you do not have access to it.",
+                "model_not_found",
+                "model",
+            )
+        if model == name:
+            return self._answer(self._target(), b"", wants, [])
+        wants.rewrite = partial(_rename, name)
+        return self._answer(self._target(f"/models/{quote(model)}"), b"", wants, [])
+
+    def _list_models(self, body: bytes) -> bytes:
+        """Leave what the client may use in a list of models, and add the aliases of that."""
+        try:
+            listed = load_json(body)
+        except ValueError:
+            listed = None
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        models = {
+            entry["id"]: entry
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str) and self._may_use(entry["id"])
+        }
+        for alias, model in self.context.v1_rules.aliases.items():
+            if model in models:
+                models.setdefault(alias, {**models[model], "id": alias})
+        return msgspec.json.encode({"object": "list", "data": list(models.values())})
+
+    # Uploads.
+
+    def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
+        """Collect a body, or hand on a piece of an upload; no more is read before that is done."""
+        return super().take_piece(chunk) if self._reader is None else self._take_upload(self._reader, chunk)
+
+    async def _take_upload(self, reader: MultipartReader, chunk: bytes) -> None:
+        self._arrived_bytes += len(chunk)
+        if self.body is None and self._pipe is None:
+            # Refused.
+            return
+        try:
+            reader.feed(chunk)
+            if self._arrived_bytes > self.max_body_bytes:
+                raise self.too_large()
+            if self._pipe is not None:
+                self._check_late_fields(reader)
+                await self._pipe.put(chunk)
+            elif self.body is not None:
+                self.body += chunk
+                if reader.has_file or len(self.body) > _MAX_PREFIX_BYTES:
+                    await self._begin_upload(reader)
+        except RelayError as error:
+            if self._pipe is None:
+                self.refuse(error)
+            else:
+                self._pipe.fail(error)
+
+    async def _begin_upload(self, reader: MultipartReader) -> None:
+        """Ask the provider with what has come of an upload; the rest follows as it comes."""
+        prefix = bytes(self.body or b"")
+        self._early_fields = frozenset(reader.fields)
+        field = reader.fields.get("model")
+        model = self._resolve(None if field is None else field.text)
+        if field is not None and model is not None and model != field.text:
+            prefix = prefix[: field.start] + model.encode() + prefix[field.end :]
+        length = self.request.headers.get("Content-Length")
+        content_length = None
+        if length is not None:
+            content_length = int(length) + len(prefix) - len(self.body or b"")
+        stream = reader.fields.get("stream")
+        is_stream = stream is not None and stream.text.lower() == "true"
+        wanted = None
+        if self._endpoint.costs:
+            count = reader.fields.get("n")
+            answers = int(count.text) if count is not None and count.text.strip().isdecimal() else 1
+            wanted = self._checked(
+                Wanted(prompt_guess=_TOKENS_PER_FILE, answers=answers, has_output=self._endpoint.has_output)
+            )
+        self.body = None
+        self._pipe = BodyPipe()
+        wants = self._wants(expects_stream=is_stream, stores=True)
+        answer = self._answer(
+            self._target(), aiter(self._pipe), wants, self._reference_in_path(), content_length
+        )
+        self._relaying = asyncio.create_task(
+            self._relay_upload(answer, wanted, self._pipe), name="relay an upload"
+        )
+        await self._pipe.put(prefix)
+
+    async def _relay_upload(self, answer: PassthroughAnswer, wanted: Wanted | None, pipe: BodyPipe) -> None:
+        try:
+            await self.relay(answer, wanted)
+        finally:
+            pipe.close()
+
+    def _check_late_fields(self, reader: MultipartReader) -> None:
+        """Refuse a field that decides what the request may do, where it comes behind a file."""
+        model = reader.fields.get("model")
+        if model is not None and self.record.model is None:
+            if self._has_model_bounds:
+                raise RelayError(ErrorCode.BAD_REQUEST, "The field model must come before the file.")
+            self.record.model = model.text[:_MAX_NAME_CHARS]
+        if "n" in reader.fields and self.client.bounded and "n" not in self._early_fields:
+            raise RelayError(ErrorCode.BAD_REQUEST, "The field n must come before the file.")
+
+    async def _end_upload(self) -> None:
+        reader = self._reader
+        if reader is not None and self._pipe is None and self.body is not None:
+            try:
+                await self._begin_upload(reader)
+            except RelayError as error:
+                self.refuse(error)
+        if self._pipe is not None and self._relaying is not None:
+            self._pipe.end()
+            await self._relaying
+        if not self._finished:
+            self.finish()
+
+    def on_body_timeout(self) -> None:
+        """Give an upload that makes progress more time."""
+        if self._pipe is None or self.is_answered:
+            super().on_body_timeout()
+        elif self._arrived_bytes > self._arrived_before:
+            self._arrived_before = self._arrived_bytes
+            self.restart_body_timer()
+        else:
+            limit_s = self.context.body_timeout_s
+            self._pipe.fail(
+                RelayError(ErrorCode.BAD_REQUEST, f"Nothing of the body arrived for {limit_s:g} s.")
+            )
+
+    # The response.
+
+    def _take_head(self, head: ResponseHead) -> None:
+        self._head = head
+
+    def _begin(self, length: int | None = None) -> None:
+        """Set status and headers of a response that has a body; `length` if all of it is here."""
+        head = self._head or ResponseHead(HTTPStatus.OK, (), is_stream=True)
+        self.status = head.status
+        self._is_stream = head.is_stream
+        self.set_status(head.status)
+        self.clear_header("Content-Type")
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8" if head.is_stream else JSON_TYPE)
+        for name, value in head.headers:
+            lower = name.lower()
+            if lower == b"content-type" or lower in _PASSED_OUT:
+                self.set_header(name.decode("latin-1"), value.decode("latin-1"))
+            elif lower == b"content-length" and length is None and not head.is_stream:
+                length = int(value)
+        if length is not None:
+            self.set_header("Content-Length", str(length))
+
+    def send(self, data: bytes) -> None:
+        """Send a piece, the first time with the head. Raises ClientGone."""
+        if self.status is None:
+            self._begin()
+        self.send_now(data)
+
+    async def end(self, data: bytes, error: RelayError | None) -> None:
+        """Send the last piece and end the response; a body that is not whole must not seem so."""
+        if self.status is None and error is not None:
+            self.status = error.status
+            self.render_error(error)
+        elif self.status is None:
+            self._begin(len(data))
+            self.write(data)
+        elif error is not None and not self._is_stream:
+            if self.request.version == "HTTP/1.0":
+                # Without a length only a reset shows it.
+                self.reset()
+            self.stream.close()
+            return
+        elif data:
+            self.send_now(data)
+            await self.drain()
+        self.end_response()
+
+    def render_error(self, error: RelayError, body: bytes | None = None) -> None:
+        """Render an error in OpenAI's shape; a refusal of the provider is passed on as it is."""
+        if not isinstance(error, ProviderRefusal):
+            super().render_error(error, body)
+            if error.retry_after_s is not None:
+                self.set_header("retry-after-ms", str(error.retry_after_s * 1000))
+            if error.code is ErrorCode.UPSTREAM_AUTH:
+                # Only the operator can help.
+                self.set_header("x-should-retry", "false")
+            if isinstance(error, UpgradeRefused):
+                # RFC 9110, 15.5.22.
+                self.set_header("Upgrade", "HTTP/1.1")
+            return
+        self.set_status(error.status)
+        self.set_header("Content-Length", str(len(error.body)))
+        self.set_header("X-Relayd-Error", error.code)
+        for name, value in error.headers:
+            lower = name.lower()
+            if lower == b"content-type" or lower in _RETRY_HEADERS or lower in _PASSED_OUT:
+                self.set_header(name.decode("latin-1"), value.decode("latin-1"))
+        self.write(error.body)
+
+    def error_body(self, error: RelayError) -> tuple[str, bytes]:
+        """Return an error as OpenAI's SDKs read it."""
+        return JSON_TYPE, msgspec.json.encode({"error": error_object(error)}) + b"\n"
+
+
+def _ask_usage(fields: JsonFields) -> bool:
+    """Ask for the usage of a stream if the client leaves it open; return whether it was added."""
+    if "stream_options" not in fields:
+        if "stream_options" in set(fields):
+            fields.replace("stream_options", {"include_usage": True})
+        else:
+            fields.insert("stream_options", {"include_usage": True})
+        return True
+    options = fields.nested("stream_options")
+    if "include_usage" in options:
+        return False
+    if "include_usage" in set(options):
+        options.replace("include_usage", value=True)
+    else:
+        options.insert("include_usage", value=True)
+    fields.edit("stream_options", options)
+    return True
+
+
+def _references(fields: JsonFields) -> list[_Reference]:
+    """Return the stored objects that a body names."""
+    found: list[_Reference] = []
+    previous = fields.get("previous_response_id", str, "text")
+    if previous is not None:
+        found.append(_Reference("responses", previous, "previous_response_id"))
+    conversation = fields.get("conversation", object, "an id, or an object with one")
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    if isinstance(conversation, str):
+        found.append(_Reference("conversations", conversation, "conversation"))
+    elif conversation is not None or "conversation" in fields:
+        raise RelayError(ErrorCode.BAD_REQUEST, "conversation must be an id, or an object with one.")
+    return found
+
+
+def _rename(name: str, body: bytes) -> bytes:
+    """Give a model the name by which the client knows it."""
+    try:
+        model = load_json(body)
+    except ValueError:
+        return body
+    return msgspec.json.encode({**model, "id": name}) if isinstance(model, dict) else body

@@ -1,0 +1,100 @@
+"""Errors as a client of OpenAI's API reads them: `{"error": {"message", "type", "param", "code"}}`.
+
+Both SDKs decide by status and headers, people and agents by `code`; the `ai` SDK needs `message` to be text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import msgspec
+
+from relayd.relay.errors import ErrorCode, RelayError
+
+_CODES = {
+    ErrorCode.UNAUTHORIZED: "invalid_api_key",
+    ErrorCode.BUSY: "rate_limit_exceeded",
+    ErrorCode.OVER_BUDGET: "insufficient_quota",
+}
+_TYPES = {
+    ErrorCode.BUSY: "rate_limit_error",
+    ErrorCode.UPSTREAM_LIMITED: "rate_limit_error",
+    ErrorCode.OVER_BUDGET: "insufficient_quota",
+}
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """The object in `error`."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class NotFound(RelayError):
+    """There is nothing here for this client: 404.
+
+    Args:
+        message: as OpenAI says it.
+        shown_code: what `code` is; OpenAI has none for a path that does not exist.
+        param: name of the field that is at fault.
+    """
+
+    def __init__(self, message: str, shown_code: str | None = None, param: str | None = None) -> None:
+        super().__init__(ErrorCode.BAD_REQUEST, message)
+        self.shown_code = shown_code
+        self.param = param
+
+    @property
+    def status(self) -> int:
+        """Not Found."""
+        return HTTPStatus.NOT_FOUND
+
+
+class UpgradeRefused(RelayError):
+    """The client tries a WebSocket: 426 makes it fall back to HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.BAD_REQUEST, "This relay speaks HTTP only, not WebSocket.")
+
+    @property
+    def status(self) -> int:
+        """Upgrade Required."""
+        return HTTPStatus.UPGRADE_REQUIRED
+
+
+class ProviderRefusal(RelayError):
+    """A refusal of the provider that its client reads as it is.
+
+    Args:
+        error: the refusal in our words, for the record.
+        status: the provider's.
+        headers: the provider's.
+        body: the provider's, without its key.
+    """
+
+    def __init__(
+        self, error: RelayError, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        super().__init__(
+            error.code, error.message, retry_after_s=error.retry_after_s, recorded=error.recorded
+        )
+        self._status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def status(self) -> int:
+        """The provider's status."""
+        return self._status
+
+
+def error_object(error: RelayError) -> ErrorObject:
+    """Return the object in `error` of a failed request."""
+    if isinstance(error, NotFound):
+        return ErrorObject(error.message, "invalid_request_error", error.param, error.shown_code)
+    is_clients = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = _TYPES.get(error.code, "invalid_request_error" if is_clients else "server_error")
+    return ErrorObject(error.message, kind, code=_CODES.get(error.code, error.code.value))

@@ -1,0 +1,99 @@
+"""Which client made which stored object of the provider: a response, a conversation, a file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from relayd.state.database import Database
+from relayd.state.records import utc_text
+
+_KEPT = 2000
+"""Owners in memory; most objects are used again within minutes."""
+_CAPACITY = 10_000
+_BATCH = 512
+_RESPONSES_KEPT_S = 60 * 24 * 3600.0
+"""OpenAI keeps responses for 30 days; conversations and files until they are deleted."""
+_PRUNE_EVERY_S = 3600.0
+
+
+class Owner(NamedTuple):
+    """Who may use an object, and where it is."""
+
+    client: str
+    route: str | None
+    """The provider's route that made it; None: there were no routes."""
+    kind: str = "responses"
+    """The collection that it is in."""
+
+
+class StoredObjects:
+    """Takes owners on the event loop and never waits; `write` puts them on disk on the writer's thread.
+
+    An owner is known at once. If the disk refuses for so long that 10,000 wait, later ones are forgotten
+    when newer ones come: their clients get 404.
+
+    Args:
+        wake: makes the writer call `write` soon.
+        clock: returns the Unix time.
+    """
+
+    def __init__(self, database: Database, wake: Callable[[], None], clock: Callable[[], float]) -> None:
+        self._database = database
+        self._wake = wake
+        self._clock = clock
+        self._recent: OrderedDict[str, Owner] = OrderedDict()
+        self._waiting: dict[str, tuple[Owner, str]] = {}
+        """Added on the event loop, removed by the writer: each step of a dict is atomic."""
+        self._prune_at = 0.0
+
+    def add(self, object_id: str, owner: Owner) -> None:
+        """Note who made an object."""
+        self.keep(object_id, owner)
+        if len(self._waiting) < _CAPACITY:
+            self._waiting[object_id] = owner, utc_text(self._clock())
+            self._wake()
+
+    def keep(self, object_id: str, owner: Owner) -> None:
+        """Keep an owner that was looked up on disk, for the next time."""
+        self._recent[object_id] = owner
+        self._recent.move_to_end(object_id)
+        if len(self._recent) > _KEPT:
+            self._recent.popitem(last=False)
+
+    def recent(self, object_id: str) -> Owner | None:
+        """Return the owner if it is in memory; else `LogReader.object_owner` may know it."""
+        waiting = self._waiting.get(object_id)
+        return waiting[0] if waiting is not None else self._recent.get(object_id)
+
+    def write(self) -> float | None:
+        """Commit what waits, and remove what the provider no longer has; return when to come again.
+
+        Raises:
+            sqlite3.Error: it waits on.
+        """
+        waiting = list(self._waiting.items())[:_BATCH]
+        must_prune = time.monotonic() >= self._prune_at
+        if waiting or must_prune:
+            with self._database.transaction(durable=False) as transaction:
+                _insert(transaction.connection, waiting)
+                if must_prune:
+                    oldest = utc_text(self._clock() - _RESPONSES_KEPT_S)
+                    transaction.connection.execute(
+                        "DELETE FROM stored_objects WHERE kind = 'responses' AND created_at < ?", (oldest,)
+                    )
+            if must_prune:
+                self._prune_at = time.monotonic() + _PRUNE_EVERY_S
+        for object_id, _ in waiting:
+            self._waiting.pop(object_id, None)
+        return 0.0 if self._waiting else None
+
+
+def _insert(connection: sqlite3.Connection, waiting: list[tuple[str, tuple[Owner, str]]]) -> None:
+    connection.executemany(
+        "INSERT INTO stored_objects VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        [(object_id, owner.client, owner.route, owner.kind, at) for object_id, (owner, at) in waiting],
+    )
