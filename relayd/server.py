@@ -149,7 +149,9 @@ class Server:
         self._context = AppContext(
             boot_id=self._boot_id,
             keys=self._state.ring,
-            allowances=Allowances(self._state.ring.client, self._state.budget, _pricing(settings)),
+            allowances=Allowances(
+                self._state.ring.client, self._state.budget, _pricing(settings), self._state.clock
+            ),
             accepting=self.accepting,
             slots=self._slots,
             streams=self.streams,

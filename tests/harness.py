@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ async def running_relay(
     tls: TlsFiles | None = None,
     state_class: type[State] = State,
     send_buffer_bytes: int = 0,
+    toml: str = "",
+    clock: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[Relay]:
     """Run a daemon until the block ends.
@@ -71,12 +74,14 @@ async def running_relay(
         tls: its certificate.
         state_class: what keeps its state.
         send_buffer_bytes: what the kernel takes for a client that does not read; 0: as in the product.
+        toml: its relayd.toml, for what has no name of its own: tables such as `prices`.
+        clock: of the state.
         settings: by their names with two underscores for the dot, as `server__max_streams=3`.
     """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         async with FaultUpstream(PROVIDER_KEY) as upstream:
-            chosen = _settings(home, {"upstream__base_url": upstream_url(upstream), **settings})
+            chosen = _settings(home, toml, {"upstream__base_url": upstream_url(upstream), **settings})
             records: list[RequestRecord] = []
             event_bus = EventBus()
 
@@ -90,6 +95,7 @@ async def running_relay(
                 keep_days=1,
                 max_mib=10,
                 on_commit=on_commit,
+                clock=clock,
             )
             state.ring.ensure_initial_key(KEY)
             announced: list[str] = []
@@ -125,9 +131,11 @@ async def running_relay(
                     await asyncio.wait_for(life, PATIENCE_S)
 
 
-def _settings(home: Path, settings: dict[str, Any]) -> Settings:
+def _settings(home: Path, toml: str, settings: dict[str, Any]) -> Settings:
+    config = home / "relayd.toml"
+    config.write_text(toml)
     return load(
-        config_path=None,
+        config_path=config,
         cli={
             "state_dir": str(home / "state"),
             "chat.default_model": "demo",

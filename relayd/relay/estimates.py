@@ -19,6 +19,7 @@ _TOKENS_PER_IMAGE = 1000
 _MIN_BASE64_BYTES = 256
 _BASE64_MARKS = (b";base64,", b'"data":', b'"file_data":', b'"b64_json":')
 _MAX_ENTRIES = 2000
+_ANY = ""
 _REMEMBERED_OUTPUTS = 32
 _HIGH_PERCENT = 95
 _FADE = 0.9
@@ -60,21 +61,38 @@ class _Known:
         self.guessed = self.prompt = self.deltas = self.completion = 0.0
         self.outputs = array("L")
 
+    def add(self, guess: int, deltas: int, counts: TokenCounts) -> None:
+        if guess and counts.prompt_tokens:
+            self.guessed = self.guessed * _FADE + guess
+            self.prompt = self.prompt * _FADE + counts.prompt_tokens
+        if deltas and counts.completion_tokens:
+            self.deltas = self.deltas * _FADE + deltas
+            self.completion = self.completion * _FADE + counts.completion_tokens
+        self.outputs.append(min(counts.completion_tokens, 2**32 - 1))
+        del self.outputs[:-_REMEMBERED_OUTPUTS]
+
 
 class Estimates:
-    """Learns from usage that providers reported; of the 2,000 pairs of client and model used last."""
+    """Learns from usage that providers reported; of the 2,000 pairs of client and model used last.
+
+    A model that a client has not used yet is estimated by its other models.
+    """
 
     def __init__(self) -> None:
+        # The model `_ANY` stands for all of a client.
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+
+    def _find(self, client: str, model: str) -> _Known | None:
+        return self._known.get((client, model)) or self._known.get((client, _ANY))
 
     def prompt_tokens(self, client: str, model: str, guess: int) -> int:
         """Return how many tokens a prompt has for which `guess_prompt_tokens` said so many."""
-        known = self._known.get((client, model))
+        known = self._find(client, model)
         return guess if known is None else _scaled(guess, known.prompt, known.guessed)
 
     def completion_tokens(self, client: str, model: str, deltas: int) -> int:
         """Return how many tokens an answer has of which so many pieces came."""
-        known = self._known.get((client, model))
+        known = self._find(client, model)
         return deltas if known is None else _scaled(deltas, known.completion, known.deltas)
 
     def usual_output(self, client: str, model: str) -> int:
@@ -87,6 +105,10 @@ class Estimates:
 
     def learn(self, client: str, model: str, *, guess: int, deltas: int, counts: TokenCounts) -> None:
         """Take what a request really used beside what was guessed and relayed."""
+        for name in (_ANY, model):
+            self._entry(client, name).add(guess, deltas, counts)
+
+    def _entry(self, client: str, model: str) -> _Known:
         at = (client, model)
         known = self._known.get(at)
         if known is None:
@@ -95,14 +117,7 @@ class Estimates:
                 self._known.popitem(last=False)
         else:
             self._known.move_to_end(at)
-        if guess and counts.prompt_tokens:
-            known.guessed = known.guessed * _FADE + guess
-            known.prompt = known.prompt * _FADE + counts.prompt_tokens
-        if deltas and counts.completion_tokens:
-            known.deltas = known.deltas * _FADE + deltas
-            known.completion = known.completion * _FADE + counts.completion_tokens
-        known.outputs.append(min(counts.completion_tokens, 2**32 - 1))
-        del known.outputs[:-_REMEMBERED_OUTPUTS]
+        return known
 
 
 def _scaled(count: int, real: float, guessed: float) -> int:

@@ -50,6 +50,7 @@ class State:
         clock: Callable[[], float],
     ) -> None:
         self.path = database.path
+        self.clock = clock
         self._directory = directory
         self._database = database
         self._writer = Writer(database)
