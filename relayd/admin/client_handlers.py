@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from msgspec.structs import asdict
 
 from relayd.admin.errors import AdminError
+from relayd.admin.handlers import json_list
 from relayd.admin.key_handlers import RingHandler
 from relayd.admin.schema import ClientChange, ClientInfo, PeriodUse
 from relayd.state.budget import NANO, Use
-from relayd.state.calendar import Window
-from relayd.state.records import LIVE_STATES, Client, ClientChangeResult, KeyInfo
+from relayd.state.records import LIVE_STATES, ClientChangeResult
 from relayd.state.state import State
 
 
@@ -33,7 +32,7 @@ class ClientsHandler(_ClientsRoute):
         # The generation first, as for the keys.
         generation = context.state.ring.generation
         open_streams = Counter(stream.record.client for stream in context.streams)
-        clients = await context.read_log(lambda: _encoded_clients(context.state, open_streams))
+        clients = await context.read_log(lambda: json_list(_infos(context.state, open_streams)))
         self.send_ring(generation, {"generation": generation, "clients": clients})
 
     async def post(self) -> None:
@@ -67,32 +66,34 @@ class ClientHandler(_ClientsRoute):
         self.send_client(change, sum(map(streams.cut_key, keys)) if cut else 0)
 
 
-def _encoded_clients(state: State, open_streams: Mapping[str | None, int]) -> msgspec.Raw:
-    """Return the clients as a JSON list, encoded one by one: a thread can be interrupted only in between.
+def _infos(state: State, open_streams: Mapping[str | None, int]) -> Iterator[ClientInfo]:
+    """Yield what is known of each client. Blocks.
 
     Raises:
         StateError: what they used can't be read.
     """
-    ring, use = state.ring, state.reader.use_by_client()
-    keys_of: dict[str, list[KeyInfo]] = {}
+    ring, uses = state.ring, state.reader.use_by_client()
+    key_ids: dict[str, list[str]] = {}
+    last_uses: dict[str, str] = {}
     for key in ring.keys():  # noqa: SIM118 - a list, not a dict
         if key.state in LIVE_STATES:
-            keys_of.setdefault(key.client, []).append(key)
+            key_ids.setdefault(key.client, []).append(key.id)
+            if key.last_used_at is not None:
+                last_uses[key.client] = max(key.last_used_at, last_uses.get(key.client, ""))
 
-    def encoded(client: Client) -> bytes:
-        keys = keys_of.get(client.name, [])
-        used = use.get(client.name, [Use()] * len(Window))
-        minute, today, month = (PeriodUse(one.requests, one.tokens, one.nano_usd / NANO) for one in used)
-        return msgspec.json.encode(
-            ClientInfo(
-                **asdict(client),
-                keys=tuple(key.id for key in keys),
-                open_streams=open_streams.get(client.name, 0),
-                last_used_at=max((key.last_used_at for key in keys if key.last_used_at), default=None),
-                minute=minute,
-                today=today,
-                month=month,
-            )
+    for client in ring.clients():
+        name = client.name
+        minute, today, month = [_period_use(use.get(name)) for use in uses]
+        yield ClientInfo(
+            **asdict(client),
+            keys=tuple(key_ids.get(name, ())),
+            open_streams=open_streams.get(name, 0),
+            last_used_at=last_uses.get(name),
+            minute=minute,
+            today=today,
+            month=month,
         )
 
-    return msgspec.Raw(b"[" + b",".join(map(encoded, ring.clients())) + b"]")
+
+def _period_use(use: Use | None) -> PeriodUse:
+    return PeriodUse() if use is None else PeriodUse(use.requests, use.tokens, use.nano_usd / NANO)

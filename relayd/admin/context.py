@@ -33,7 +33,7 @@ from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.stream import RelayStream
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
-from relayd.state.records import KeyState, Phase, RequestRecord, epoch_s, utc_text
+from relayd.state.records import Phase, RequestRecord, epoch_s, utc_text
 from relayd.state.state import State
 
 _LOG_THREADS = 4
@@ -139,13 +139,12 @@ def _stream_counts(streams: ActiveStreams) -> StreamCounts:
 
 
 def _ring_summary(ring: KeyRing) -> RingSummary:
-    generation, keys = ring.generation, ring.keys()
-    retiring = [key for key in keys if key.state is KeyState.RETIRING]
+    generation, counts = ring.generation, ring.counts()
     return RingSummary(
         generation=generation,
-        active=sum(key.state is KeyState.ACTIVE for key in keys),
-        retiring=len(retiring),
-        next_expiry_at=min((key.expires_at for key in retiring if key.expires_at is not None), default=None),
+        active=counts.active,
+        retiring=counts.retiring,
+        next_expiry_at=None if counts.next_end_s is None else utc_text(counts.next_end_s),
     )
 
 

@@ -8,8 +8,8 @@ from http import HTTPStatus
 import msgspec
 
 from relayd.admin.errors import AdminError
-from relayd.admin.handlers import AdminHandler
-from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, Ring, RotateKey
+from relayd.admin.handlers import AdminHandler, json_list
+from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, RotateKey
 from relayd.state.keyring import Caller
 from relayd.state.records import KeyChangeResult
 
@@ -65,13 +65,14 @@ class RingHandler(AdminHandler):
 class KeysHandler(RingHandler):
     """`GET /keys` and `POST /keys`."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Send every live key and the last dead ones, with the generation as ETag."""
         ring = self.context.state.ring
         # The generation first: if the ring changes in between, a change based on this answer is refused,
         # and never based on keys that the operator has not seen.
         generation = ring.generation
-        self.send_ring(generation, Ring(generation, ring.keys()))
+        keys = await self.context.read_log(lambda: json_list(ring.keys()))
+        self.send_ring(generation, {"generation": generation, "keys": keys})
 
     async def post(self) -> None:
         """Make a first key for a new client, or import a key of the operator's own."""

@@ -88,7 +88,7 @@ async def remove(args: Namespace, console: Console) -> int:
         else "Its open streams continue to their end."
     )
     keys = counted(len(change.revoked), "key")
-    console.tell(f"Client {args.name} is removed, and {keys} of it revoked. {streams}")
+    console.tell(f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}")
     return 0
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import math
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -57,11 +58,13 @@ class KeyOwner:
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class _LiveKey:
-    digest: bytes
-    expires_s: float
-    owner: KeyOwner
+class KeyCounts(NamedTuple):
+    """How many keys live."""
+
+    active: int
+    retiring: int
+    next_end_s: float | None
+    """The Unix time at which the first of the retiring ones ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,10 @@ class _Snapshot:
     """By id."""
     digests: dict[str, bytes]
     """By the id of the key."""
-    live: dict[bytes, _LiveKey]
-    """By digest."""
+    live: dict[bytes, KeyOwner]
+    """The owner of every live key by its digest."""
+    ends_s: dict[str, float]
+    """When each retiring key ends, by its id."""
     owners: dict[bytes, KeyOwner]
     """The owner of every key by its digest, the dead ones too."""
     clients: dict[str, Client]
@@ -82,7 +87,7 @@ class _Snapshot:
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        return cls(0, {}, {}, {}, {}, {}).updated(ring)
+        return cls(0, {}, {}, {}, {}, {}, {}).updated(ring)
 
     def updated(self, ring: StoredRing) -> _Snapshot:
         """Return the ring with these clients and keys as they are now.
@@ -95,17 +100,19 @@ class _Snapshot:
             self.keys | {key.id: key for key in ring.keys},
             self.digests | {key_id: bytes.fromhex(digest_hex) for key_id, digest_hex in ring.digests.items()},
             self.live.copy(),
+            self.ends_s.copy(),
             self.owners.copy(),
             self.clients | {client.name: client for client in ring.clients},
         )
         for key in ring.keys:
             key_digest = new.digests[key.id]
             owner = new.owners[key_digest] = KeyOwner(key.id, key.client)
+            new.live.pop(key_digest, None)
+            new.ends_s.pop(key.id, None)
             if key.state in LIVE_STATES:
-                end_s = epoch_s(key.expires_at) if key.expires_at else math.inf
-                new.live[key_digest] = _LiveKey(key_digest, end_s, owner)
-            else:
-                new.live.pop(key_digest, None)
+                new.live[key_digest] = owner
+                if key.expires_at is not None:
+                    new.ends_s[key.id] = epoch_s(key.expires_at)
         new._forget_oldest()
         return new
 
@@ -160,18 +167,14 @@ class KeyRing:
 
     def verify(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a valid key, else None. Takes equally long for every wrong key."""
-        theirs = digest(presented)
-        now_s = self._clock()
-        found: _LiveKey | None = None
-        for live in self._snapshot.live.values():
-            # Every digest is compared, in constant time, whether or not one has matched already.
-            if hmac.compare_digest(live.digest, theirs):
-                found = live
-            if live.expires_s <= now_s:
-                self._note_expired(live.owner.key_id)
-        if found is None or found.owner.key_id in self._expired:
+        theirs, snapshot = digest(presented), self._snapshot
+        # Every live digest is compared, in constant time, whether or not one has matched already.
+        is_known = sum(map(hmac.compare_digest, snapshot.live, repeat(theirs))) > 0
+        self._note_expired()
+        if not is_known:
             return None
-        return found.owner
+        owner = snapshot.live[theirs]
+        return None if owner.key_id in self._expired else owner
 
     def former_owner(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a key that `verify` refused: for the record, never for the answer."""
@@ -187,8 +190,14 @@ class KeyRing:
         keys = sorted(self._snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
         return [
             replace(key, state=KeyState.EXPIRED) if key.id in expired else key
-            for key in map(self._uses.shown, keys)
+            for key in self._uses.shown(keys)
         ]
+
+    def counts(self) -> KeyCounts:
+        """Count the live keys, without a look at each."""
+        expired, snapshot = self._find_expired(), self._snapshot
+        ends_s = [end_s for key_id, end_s in snapshot.ends_s.items() if key_id not in expired]
+        return KeyCounts(len(snapshot.live) - len(snapshot.ends_s), len(ends_s), min(ends_s, default=None))
 
     def client(self, name: str) -> Client | None:
         """Return a client with its bounds, unless there is none with this name."""
@@ -369,16 +378,15 @@ class KeyRing:
 
     def _find_expired(self) -> set[str]:
         """Return the live keys that have expired by now, or had expired before the clock was set back."""
-        now_s = self._clock()
-        for live in self._snapshot.live.values():
-            if live.expires_s <= now_s:
-                self._note_expired(live.owner.key_id)
+        self._note_expired()
         return set(self._expired)
 
-    def _note_expired(self, key_id: str) -> None:
-        if key_id not in self._expired:
-            self._expired.add(key_id)
-            self._writer.wake(self.expiry_task)
+    def _note_expired(self) -> None:
+        now_s = self._clock()
+        for key_id, end_s in self._snapshot.ends_s.items():
+            if end_s <= now_s and key_id not in self._expired:
+                self._expired.add(key_id)
+                self._writer.wake(self.expiry_task)
 
 
 def _canonical(changes: Mapping[str, object]) -> str:
@@ -407,16 +415,22 @@ class _KeyUses:
             self._uses[key_id] = (first, use)
             self._unwritten.add(key_id)
 
-    def shown(self, key: KeyInfo) -> KeyInfo:
-        """Return the key with its latest use, also if the disk does not have it yet."""
+    def shown(self, keys: Iterable[KeyInfo]) -> Iterator[KeyInfo]:
+        """Yield the keys with their latest use, also if the disk does not have it yet."""
         with self._lock:
-            uses = self._uses.get(key.id)
-        if uses is None:
-            return key
-        first, last = uses
-        if key.first_used_at is None:
-            key = replace(key, first_used_at=first.at, first_used_ip=first.ip)
-        return replace(key, last_used_at=last.at, last_used_ip=last.ip)
+            uses = self._uses.copy()
+        for key in keys:
+            if key.id not in uses:
+                yield key
+                continue
+            first, last = uses[key.id]
+            yield replace(
+                key,
+                first_used_at=key.first_used_at or first.at,
+                first_used_ip=key.first_used_ip or first.ip,
+                last_used_at=last.at,
+                last_used_ip=last.ip,
+            )
 
     def store(self, database: Database) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from relayd.state.budget import Use
-from relayd.state.calendar import Window, window_names
+from relayd.state.calendar import window_names
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
 from relayd.state.errors import StateBusy, StateDamaged
@@ -48,7 +48,7 @@ _record = msgspec.json.Decoder(RequestRecord)
 _records = msgspec.json.Decoder(list[RequestRecord])
 _entries = msgspec.json.Decoder(list[AuditEntry])
 _events = msgspec.json.Decoder(list[LogEvent])
-_window_rows = msgspec.json.Decoder(list[tuple[str, str, int, int, int]])
+_use_by_client = msgspec.json.Decoder(list[dict[str, Use]])
 
 
 def _list(items: str) -> str:
@@ -76,8 +76,10 @@ _EVENTS = " UNION ALL ".join(
 _REPLAY = f"SELECT {_FLOOR}, ({_list(f'{_EVENTS} ORDER BY place LIMIT :limit')})"
 """The floor, and what follows `:after` or the floor; one statement, so that both are of one moment."""
 
-_USE_IN_WINDOWS = """SELECT json_group_array(json_array(window, client, requests, tokens, nano_usd))
-    FROM windows WHERE window IN (SELECT value FROM json_each(?))"""
+_USE_BY_CLIENT = """SELECT json_group_array(json(
+    (SELECT json_group_object(client, json_array(requests, tokens, nano_usd))
+     FROM windows WHERE window = value)
+)) FROM (SELECT value FROM json_each(?) ORDER BY key)"""
 
 
 class LogReader:
@@ -151,14 +153,11 @@ class LogReader:
         now = utc_text(self._clock())
         return ring.generation, [key.as_of(now) for key in ring.keys]
 
-    def use_by_client(self) -> dict[str, list[Use]]:
+    def use_by_client(self) -> list[dict[str, Use]]:
         """Return what each client used or reserved this minute, today and this month (by `Window`)."""
-        windows = window_names(self._clock())
-        (text,) = self._row(_USE_IN_WINDOWS, [msgspec.json.encode(windows).decode()])
-        found: dict[str, list[Use]] = {}
-        for window, client, *counts in _window_rows.decode(text):
-            found.setdefault(client, [Use()] * len(Window))[windows.index(window)] = Use(*counts)
-        return found
+        windows = msgspec.json.encode(window_names(self._clock())).decode()
+        (text,) = self._row(_USE_BY_CLIENT, [windows])
+        return _use_by_client.decode(text)
 
     def object_owner(self, object_id: str) -> Owner | None:
         """Return who made a stored object of the provider; None if no client of this relay did."""

@@ -115,7 +115,7 @@ async def test_remove_says_what_became_of_keys_and_streams(tmp_path: Path) -> No
         key = (await relayd(api.socket, "clients", "add", "anna")).out.strip()
         ran = await relayd(api.socket, "clients", "remove", "anna")
         assert ran.out == (
-            "Client anna is removed, and 1 key of it revoked. Its open streams continue to their end.\n"
+            "Client anna is removed. Its keys are revoked (1 key). Its open streams continue to their end.\n"
         )
         assert api.state.ring.verify(key.encode()) is None
         await relayd(api.socket, "clients", "add", "anna")
