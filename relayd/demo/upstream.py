@@ -1,4 +1,6 @@
-"""An offline upstream for `relayd serve --demo`: the provider's protocol, and an answer word by word.
+"""An offline upstream for `relayd serve --demo`: the provider's protocols, and an answer word by word.
+
+It answers chat completions and responses, streamed or whole, and lists its models.
 
 One of these words in the model's name or in the last message asks for something else than a short answer:
 
@@ -17,7 +19,7 @@ import asyncio
 import re
 import time
 from itertools import count
-from typing import Any, Final, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
@@ -49,7 +51,12 @@ class DemoUpstream:
     def __init__(self, key: str) -> None:
         arguments = {"key": key}
         application = Application(
-            [("/v1/chat/completions", _ChatCompletions, arguments), ("/v1/models", _Models, arguments)],
+            [
+                ("/v1/chat/completions", _ChatCompletions, arguments),
+                ("/v1/responses", _Responses, arguments),
+                ("/v1/models", _Models, arguments),
+                ("/v1/models/(.+)", _Model, arguments),
+            ],
             log_function=lambda _handler: None,
         )
         self._server = HTTPServer(application, max_body_size=_MAX_BODY_BYTES)
@@ -73,7 +80,7 @@ class DemoUpstream:
 
 
 class _Message(msgspec.Struct):
-    role: str
+    role: str = "user"
     content: str | list[dict[str, Any]] | None = None
 
     @property
@@ -87,11 +94,16 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class _ChatRequest(msgspec.Struct):
+class _Request(msgspec.Struct):
+    """What both protocols ask."""
+
     model: str
-    messages: list[_Message]
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the text of each message."""
+        raise NotImplementedError
 
     @property
     def wish(self) -> str | None:
@@ -101,7 +113,12 @@ class _ChatRequest(msgspec.Struct):
 
     @property
     def _question(self) -> str:
-        return self.messages[-1].text if self.messages else ""
+        return self.texts[-1] if self.texts else ""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Return how many tokens were asked; a word counts as one."""
+        return sum(len(text.split()) for text in self.texts)
 
     def words(self) -> list[str]:
         """Return the answer, cut into words that keep the space behind them."""
@@ -115,14 +132,25 @@ class _ChatRequest(msgspec.Struct):
         times = _LONG_WORDS // len(text.split()) if self.wish == "long" else 1
         return re.findall(r"\S+\s*", " ".join([text] * times))
 
-    def usage(self, completion_tokens: int) -> dict[str, int]:
-        """Return the usage; a word counts as a token."""
-        prompt_tokens = sum(len(message.text.split()) for message in self.messages)
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        }
+
+class _ChatRequest(_Request, kw_only=True):
+    messages: list[_Message]
+    stream_options: _StreamOptions | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.text for message in self.messages]
+
+
+class _ResponsesRequest(_Request, kw_only=True):
+    input: str | list[_Message]
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else [message.text for message in self.input]
+
+
+_R = TypeVar("_R", bound=_Request)
 
 
 class _Handler(RequestHandler):
@@ -145,17 +173,52 @@ class _Handler(RequestHandler):
 
 class _Models(_Handler):
     def get(self) -> None:
-        self.finish({"object": "list", "data": [{"id": name, "object": "model"} for name in _MODELS]})
+        self.finish({"object": "list", "data": [_model(name) for name in _MODELS]})
 
 
-class _ChatCompletions(_Handler):
+class _Model(_Handler):
+    def get(self, name: str) -> None:
+        if name not in _MODELS:
+            return self.refuse(404, f"The model '{name}' does not exist.", "model_not_found")
+        self.finish(_model(name))
+        return None
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "relayd"}
+
+
+class _Answers(_Handler, Generic[_R]):
+    """Answers a question; a subclass says how its protocol puts it."""
+
+    request_type: type[_R]
+    tail = b""
+    """What follows the last event."""
+
+    def answer(self, request: _R, words: list[str]) -> dict[str, Any]:
+        """Return the whole answer."""
+        raise NotImplementedError
+
+    def start(self, request: _R) -> list[dict[str, Any]]:
+        """Return the events before the first word."""
+        raise NotImplementedError
+
+    def delta(self, request: _R, word: str) -> dict[str, Any]:
+        """Return the event of a word."""
+        raise NotImplementedError
+
+    def end(self, request: _R, words: list[str]) -> list[dict[str, Any]]:
+        """Return the events after the last word."""
+        raise NotImplementedError
+
     def prepare(self) -> None:
         self._closed = asyncio.Event()
+        self.created = int(time.time())
         super().prepare()
 
     async def post(self) -> None:
         try:
-            request = msgspec.json.decode(self.request.body, type=_ChatRequest)
+            request = msgspec.json.decode(self.request.body, type=self.request_type)
         except msgspec.DecodeError as error:
             return self.refuse(400, f"We could not parse the JSON body of your request: {error}")
         if request.wish == "limited":
@@ -164,7 +227,8 @@ class _ChatCompletions(_Handler):
         if request.wish == "failing":
             return self.refuse(500, "The server had an error while processing your request.")
         if not request.stream:
-            return self._answer(request)
+            self.finish(self.answer(request, request.words()))
+            return None
         try:
             await self._stream(request)
         except StreamClosedError:
@@ -173,19 +237,9 @@ class _ChatCompletions(_Handler):
     def on_connection_close(self) -> None:
         self._closed.set()
 
-    def _answer(self, request: _ChatRequest) -> None:
-        words = request.words()
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": "".join(words), "refusal": None},
-            "finish_reason": "stop",
-        }
-        usage = request.usage(len(words))
-        self.finish(self._object("chat.completion", request) | {"choices": [choice], "usage": usage})
-
-    async def _stream(self, request: _ChatRequest) -> None:
+    async def _stream(self, request: _R) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-        self._write_delta(request, {"role": "assistant", "content": ""})
+        self._write_events(self.start(request))
         await self.flush()
         await self._pause(_SLOW_S if request.wish == "slow" else _WORD_S)
         words = request.words()
@@ -193,32 +247,17 @@ class _ChatCompletions(_Handler):
             if request.wish == "broken" and number == _BREAK_AFTER_WORDS:
                 cast("HTTP1Connection", self.request.connection).stream.close()
                 return
-            self._write_delta(request, {"content": word})
+            self._write_events([self.delta(request, word)])
             await self.flush()
             await self._pause(_WORD_S)
-        self._write_delta(request, {}, "stop")
-        if request.stream_options is not None and request.stream_options.include_usage:
-            usage = request.usage(len(words))
-            self._write_event(
-                self._object("chat.completion.chunk", request) | {"choices": [], "usage": usage}
-            )
-        self.write(b"data: [DONE]\n\n")
+        self._write_events(self.end(request, words))
+        self.write(self.tail)
 
-    def _write_delta(self, request: _ChatRequest, delta: dict[str, str], finish: str | None = None) -> None:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        self._write_event(self._object("chat.completion.chunk", request) | {"choices": [choice]})
-
-    def _write_event(self, event: dict[str, Any]) -> None:
-        self.write(b"data: %b\n\n" % msgspec.json.encode(event))
-
-    def _object(self, kind: str, request: _ChatRequest) -> dict[str, Any]:
-        created = int(time.time())
-        return {
-            "id": f"chatcmpl-demo{self._number}",
-            "object": kind,
-            "created": created,
-            "model": request.model,
-        }
+    def _write_events(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if "type" in event:
+                self.write(f"event: {event['type']}\n")
+            self.write(b"data: %b\n\n" % msgspec.json.encode(event))
 
     async def _pause(self, seconds: float) -> None:
         """Wait; raises StreamClosedError as soon as the client leaves."""
@@ -227,3 +266,123 @@ class _ChatCompletions(_Handler):
         except TimeoutError:
             return
         raise StreamClosedError
+
+
+class _ChatCompletions(_Answers[_ChatRequest]):
+    request_type = _ChatRequest
+    tail = b"data: [DONE]\n\n"
+
+    def answer(self, request: _ChatRequest, words: list[str]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(words), "refusal": None}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        usage = _chat_usage(request, words)
+        return {**self._frame(request), "object": "chat.completion", "choices": choices, "usage": usage}
+
+    def start(self, request: _ChatRequest) -> list[dict[str, Any]]:
+        return [self._chunk(request, {"role": "assistant", "content": ""})]
+
+    def delta(self, request: _ChatRequest, word: str) -> dict[str, Any]:
+        return self._chunk(request, {"content": word})
+
+    def end(self, request: _ChatRequest, words: list[str]) -> list[dict[str, Any]]:
+        events = [self._chunk(request, {}, "stop")]
+        if request.stream_options is not None and request.stream_options.include_usage:
+            events.append({**self._frame(request), "choices": [], "usage": _chat_usage(request, words)})
+        return events
+
+    def _chunk(
+        self, request: _ChatRequest, delta: dict[str, str], finish: str | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {**self._frame(request), "choices": [choice]}
+
+    def _frame(self, request: _ChatRequest) -> dict[str, Any]:
+        kind = {"object": "chat.completion.chunk", "created": self.created, "model": request.model}
+        return {"id": f"chatcmpl-demo{self._number}", **kind}
+
+
+class _Responses(_Answers[_ResponsesRequest]):
+    request_type = _ResponsesRequest
+
+    def prepare(self) -> None:
+        self._sequence_numbers = count()
+        super().prepare()
+
+    def answer(self, request: _ResponsesRequest, words: list[str]) -> dict[str, Any]:
+        return self._response(request, words)
+
+    def start(self, request: _ResponsesRequest) -> list[dict[str, Any]]:
+        begun = self._response(request, None)
+        return [
+            self._event("created", response=begun),
+            self._event("in_progress", response=begun),
+            self._event("output_item.added", output_index=0, item=self._item(None)),
+            self._event("content_part.added", **self._at, part=_part("")),
+        ]
+
+    def delta(self, request: _ResponsesRequest, word: str) -> dict[str, Any]:  # noqa: ARG002 - of chat's form
+        return self._event("output_text.delta", **self._at, delta=word, logprobs=[])
+
+    def end(self, request: _ResponsesRequest, words: list[str]) -> list[dict[str, Any]]:
+        text = "".join(words)
+        return [
+            self._event("output_text.done", **self._at, text=text, logprobs=[]),
+            self._event("content_part.done", **self._at, part=_part(text)),
+            self._event("output_item.done", output_index=0, item=self._item(words)),
+            self._event("completed", response=self._response(request, words)),
+        ]
+
+    @property
+    def _at(self) -> dict[str, Any]:
+        return {"item_id": f"msg_demo{self._number}", "output_index": 0, "content_index": 0}
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        return {"type": f"response.{kind}", "sequence_number": next(self._sequence_numbers), **fields}
+
+    def _item(self, words: list[str] | None) -> dict[str, Any]:
+        content = [] if words is None else [_part("".join(words))]
+        status = "in_progress" if words is None else "completed"
+        said = {"role": "assistant", "status": status, "content": content}
+        return {"id": f"msg_demo{self._number}", "type": "message", **said}
+
+    def _response(self, request: _ResponsesRequest, words: list[str] | None) -> dict[str, Any]:
+        """Return the response, over or, without words, begun."""
+        usage = None
+        if words is not None:
+            usage = {
+                "input_tokens": request.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": len(words),
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": request.prompt_tokens + len(words),
+            }
+        return {
+            "id": f"resp_demo{self._number}",
+            "object": "response",
+            "created_at": self.created,
+            "status": "in_progress" if words is None else "completed",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "model": request.model,
+            "output": [] if words is None else [self._item(words)],
+            "parallel_tool_calls": True,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "usage": usage,
+        }
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _chat_usage(request: _ChatRequest, words: list[str]) -> dict[str, int]:
+    return {
+        "prompt_tokens": request.prompt_tokens,
+        "completion_tokens": len(words),
+        "total_tokens": request.prompt_tokens + len(words),
+    }

@@ -72,6 +72,28 @@ async def test_an_answer_may_come_whole() -> None:
     assert "demo" in models
 
 
+async def test_a_response_comes_whole_and_word_by_word() -> None:
+    """The other protocol says the same."""
+    async with _sdk() as client:
+        whole = await client.responses.create(model="demo", input="Hello")
+        question = [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}]
+        async with client.responses.stream(model="demo", input=question) as stream:  # type: ignore[arg-type]  # a dict
+            words = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+            final = await stream.get_final_response()
+    assert whole.output_text.startswith("You said: “Hello” ")
+    assert "".join(words) == final.output_text == whole.output_text
+    assert final.usage is not None
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (1, len(words))
+
+
+async def test_a_model_may_be_looked_up() -> None:
+    """One that is not listed does not exist."""
+    async with _sdk() as client:
+        assert (await client.models.retrieve("demo")).id == "demo"
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("gpt-2")
+
+
 async def test_a_wrong_key_is_refused() -> None:
     """The refusal has the provider's form and no part of the key."""
     async with _sdk("a-key-that-is-wrong") as client:

@@ -2,8 +2,8 @@
 
 `tests.support.upstream_script` has the words of such a name, `tests.support.upstream_api` the answers.
 
-In the test's own loop use `FaultUpstream`; in front of daemons that are processes of their own use
-`fault_upstream_url`; where the provider's work must not count as the test's, run
+In the test's own loop use `FaultUpstream`; behind daemons that are processes of their own use
+`fault_upstream` or `fault_upstream_url`; where the provider's work must not count as the test's, run
 `python -m tests.support.upstream KEY`, which prints its base URL.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from email.parser import BytesHeaderParser
-from functools import cache, partial
+from functools import cache
 from types import TracebackType
 from typing import Self, cast
 
@@ -304,18 +304,23 @@ class _Connection(asyncio.Protocol):
 
 
 @cache
-def fault_upstream_url(key: str) -> str:
-    """Return the base URL of an upstream for the rest of the test run, in a thread of its own."""
-    started: Future[str] = Future()
+def fault_upstream(key: str) -> FaultUpstream:
+    """Return an upstream for the rest of the test run, in a thread of its own."""
+    started: Future[FaultUpstream] = Future()
     serving = threading.Thread(target=_serve, args=(key, started.set_result), daemon=True)
     serving.start()
     return started.result(30)
 
 
-def _serve(key: str, on_start: Callable[[str], object]) -> None:
+def fault_upstream_url(key: str) -> str:
+    """Return the base URL of `fault_upstream`."""
+    return fault_upstream(key).base_url
+
+
+def _serve(key: str, on_start: Callable[[FaultUpstream], object]) -> None:
     async def serve() -> None:
         async with FaultUpstream(key) as upstream:
-            on_start(upstream.base_url)
+            on_start(upstream)
             await asyncio.get_running_loop().create_future()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -324,4 +329,4 @@ def _serve(key: str, on_start: Callable[[str], object]) -> None:
 
 if __name__ == "__main__":
     reserve_descriptors(MANY_DESCRIPTORS)
-    _serve(sys.argv[1], partial(print, flush=True))
+    _serve(sys.argv[1], lambda upstream: print(upstream.base_url, flush=True))  # noqa: T201 - what is waited for
