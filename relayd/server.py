@@ -234,6 +234,7 @@ class Server:
             stop=self.request_stop,
             reload=lambda: self._config.reload(self._apply),
             first_key=self._first_key.reminder,
+            routes=lambda: self._upstream.routes,
         )
         self._admin = AdminServer(admin_socket.socket, context)
         await self._admin.start()
@@ -334,6 +335,7 @@ def _chat_rules(settings: Settings) -> ChatRules:
         allowed_models=frozenset(settings.chat.allowed_models),
         max_tokens_limit=settings.chat.max_tokens_limit,
         ask_usage=settings.upstream.include_usage,
+        aliases=settings.aliases,
     )
 
 

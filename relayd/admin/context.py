@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,18 +18,22 @@ from relayd import __version__
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import (
+    CoolingModel,
     DaemonFacts,
     DiskUse,
     LogHealth,
     Progress,
     Reloaded,
     RingSummary,
+    RouteState,
+    RouteStatus,
     Status,
     StreamCounts,
     StreamProgress,
 )
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
+from relayd.relay.routes import Route
 from relayd.relay.stream import RelayStream
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
@@ -67,6 +71,8 @@ class AdminContext:
     """Read the configuration again, as a signal would."""
     first_key: Callable[[], str | None]
     """Return where the first key waits in plain text; None if it does not."""
+    routes: Callable[[], Sequence[Route]] = tuple
+    """Return the ways to the provider, if there are several."""
     event_write_timeout_s: float = 10.0
     """How long a reader of events may stand still before it is dropped."""
     _log_threads: ThreadPoolExecutor = field(
@@ -104,6 +110,7 @@ class AdminContext:
             log=LogHealth(queued=log.queued, lost=log.lost, error=log.error or disk_error),
             disk=disk,
             ring=_ring_summary(self.state.ring),
+            routes=[_route_status(route) for route in self.routes()],
             first_key=self.first_key(),
         )
 
@@ -145,6 +152,25 @@ def _ring_summary(ring: KeyRing) -> RingSummary:
         active=counts.active,
         retiring=counts.retiring,
         next_expiry_at=None if counts.next_end_s is None else utc_text(counts.next_end_s),
+    )
+
+
+def _route_status(route: Route) -> RouteStatus:
+    # A cool-down ends at a time of the loop's clock.
+    offset_s = time.time() - asyncio.get_running_loop().time()
+    cooldown = route.cooldown
+    return RouteStatus(
+        name=route.name,
+        base_url=route.options.base_url,
+        state=RouteState.OK if cooldown is None else RouteState.COOLING,
+        until=None if cooldown is None else utc_text(cooldown.until + offset_s),
+        error=None if cooldown is None else cooldown.error.recorded,
+        models=[
+            CoolingModel(model, utc_text(cooldown.until + offset_s))
+            for model, cooldown in route.model_cooldowns.items()
+        ],
+        requests=route.requests,
+        failures=route.failures,
     )
 
 

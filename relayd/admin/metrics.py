@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relayd.admin.schema import AcceptState, Rates, Status
+from relayd.admin.schema import AcceptState, Rates, RouteState, Status
 from relayd.relay.errors import ErrorCode
 from relayd.state.records import Audited, LogEvent, Outcome, RequestRecord
 
@@ -141,6 +141,16 @@ class _StatusCollector(Collector):
             ("relayd_ring_generation", "Changes of the key ring.", ring.generation),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        requests = CounterMetricFamily("relayd_route_requests", "Requests to each route.", labels=["route"])
+        failures = CounterMetricFamily("relayd_route_failures", "Those that failed.", labels=["route"])
+        cooling = GaugeMetricFamily("relayd_route_cooling", "1 while it cools down.", labels=["route"])
+        models = GaugeMetricFamily("relayd_route_cooling_models", "Models that do.", labels=["route"])
+        for route in status.routes:
+            requests.add_metric([route.name], route.requests)
+            failures.add_metric([route.name], route.failures)
+            cooling.add_metric([route.name], route.state is RouteState.COOLING)
+            models.add_metric([route.name], len(route.models))
+        yield from (requests, failures, cooling, models)
 
 
 def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

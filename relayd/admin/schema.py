@@ -154,6 +154,10 @@ class RouteStatus(msgspec.Struct, kw_only=True, frozen=True):
     error: str | None = None
     """What it failed with last, in words."""
     models: list[CoolingModel] = []
+    requests: int = 0
+    """Since the daemon started, or the route was configured."""
+    failures: int = 0
+    """Those of them that made it cool down, or would have."""
 
 
 class Status(DaemonFacts, kw_only=True, frozen=True):

@@ -166,9 +166,9 @@ def _is_hidden(file: Path) -> bool:
 
 
 async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
-    from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
+    from relayd.commands.check_upstream import Provider, check_all  # noqa: PLC0415 - needs the SDK
 
-    findings = await collect(check(Provider.of(settings)), None if as_json else sys.stdout)
+    findings = await collect(check_all(Provider.all_of(settings)), None if as_json else sys.stdout)
     usable = not has_errors(findings)
     if as_json:
         _print_json({"ok": usable, "findings": [finding.as_json() for finding in findings]})

@@ -9,11 +9,12 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx2
+from pydantic import SecretStr
 
 from relayd.config import Settings
 from relayd.config.errors import did_you_mean
@@ -41,18 +42,44 @@ class Provider:
     proxy_url: str = field(default="", repr=False)
     ssl_context: ssl.SSLContext | None = None
     """None: the system's authorities are trusted."""
+    route: str = ""
+    """The name of the route; empty: there are none."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Provider:
-        """Return the provider that is configured."""
-        key = settings.openai_api_key
-        return cls(
-            settings.upstream.base_url,
-            key.get_secret_value() if key is not None else "",
-            tuple(dict.fromkeys((settings.chat.default_model, *settings.chat.allowed_models))),
-            settings.upstream.connect_timeout_s,
-            settings.upstream.proxy.get_secret_value(),
+    def all_of(cls, settings: Settings) -> list[Provider]:
+        """Return the providers that are configured: that of each route, or the only one."""
+        upstream = settings.upstream
+        asked_for = (settings.chat.default_model, *settings.chat.allowed_models)
+        models = tuple(dict.fromkeys(settings.aliases.get(model, model) for model in asked_for))
+        only = cls(
+            upstream.base_url,
+            _text(settings.openai_api_key),
+            models,
+            upstream.connect_timeout_s,
+            upstream.proxy.get_secret_value(),
         )
+        return [
+            replace(
+                only,
+                base_url=settings.route_url(route),
+                key=_text(settings.route_key(route)),
+                models=tuple(filter(route.serves, models)),
+                route=route.name,
+            )
+            for route in upstream.route
+        ] or [only]
+
+
+async def check_all(providers: Sequence[Provider]) -> AsyncIterator[Finding]:
+    """Check one provider after the other; a finding says which route it is of."""
+    for provider in providers:
+        async for finding in check(provider):
+            where = f"{provider.route} {finding.where}".strip()
+            yield replace(finding, where=where)
+
+
+def _text(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()
 
 
 async def check(provider: Provider) -> AsyncIterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from relayd.admin.schema import AcceptState, Status
+from relayd.admin.schema import AcceptState, RouteStatus, Status, epoch_s
 from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
 from relayd.hints import typeable
@@ -100,6 +100,18 @@ def _open_streams(status: Status) -> int:
     return streams.connecting + streams.waiting + streams.streaming
 
 
+def _route(route: RouteStatus, now_s: float) -> str:
+    said = "ok" if route.until is None else f"cooling down, {_again(route.until, now_s)}: {route.error}"
+    resting = [f"{model.model} {_again(model.until, now_s)}" for model in route.models]
+    models = f"; cooling down: {', '.join(resting)}" if resting else ""
+    return f"{said}{models} ({counted(route.requests, 'request')}, {counted(route.failures, 'failure')})"
+
+
+def _again(until: str, now_s: float) -> str:
+    left_s = epoch_s(until) - now_s
+    return f"tried again in {short(left_s)}" if left_s > 0 else "tried by the next request"
+
+
 def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     streams, rates, ring, log, disk = status.streams, status.rates, status.ring, status.log, status.disk
     median, p95 = rates.first_token_p50_ms, rates.first_token_p95_ms
@@ -112,6 +124,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
         ("serving", status.address),
         ("upstream", f"{status.upstream}{' (the offline demo)' if status.demo else ''}"),
+        *((f"route {route.name}", typeable(_route(route, now_s))) for route in status.routes),
         ("streams", f"{_open_streams(status)} of {status.max_streams} open: {phases}"),
         ("lately", f"{counts}, {rates.deltas_per_s:.1f} deltas/s"),
         (

@@ -163,10 +163,10 @@ def _settings(values: Mapping[str, object], key: str, console: Console) -> Setti
 
 def _check_upstream(settings: Settings, console: Console) -> None:
     """Ask the provider. Raises InitError if it cannot be used and the person does not insist."""
-    from relayd.commands.check_upstream import Provider, check  # noqa: PLC0415 - needs the SDK
+    from relayd.commands.check_upstream import Provider, check_all  # noqa: PLC0415 - needs the SDK
 
     console.say("Asking the provider:")
-    if not has_errors(uvloop.run(collect(check(Provider.of(settings)), console.out))):
+    if not has_errors(uvloop.run(collect(check_all(Provider.all_of(settings)), console.out))):
         return
     if console.ask is None:
         raise InitError("the provider cannot be used; nothing was changed. --no-check skips this check.")

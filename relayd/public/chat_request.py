@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -79,12 +79,29 @@ class ChatRules(msgspec.Struct, frozen=True):
         allowed_models: empty: all.
         max_tokens_limit: the most that a request may ask for; 0: no limit.
         ask_usage: whether the provider is asked for usage even if the client does not want it.
+        aliases: what the provider is asked for when clients ask for a model.
     """
 
     default_model: str
     allowed_models: Collection[str] = ()
     max_tokens_limit: int = 0
     ask_usage: bool = True
+    aliases: Mapping[str, str] = {}
+
+    def resolve(self, model: str) -> str:
+        """Return the model that the provider is asked for.
+
+        Raises:
+            RelayError: `model_not_allowed`.
+        """
+        model = self.aliases.get(model, model)
+        if self.allowed_models and model not in self.allowed_models and not is_probe(model):
+            allowed = ", ".join(sorted(self.allowed_models))
+            raise RelayError(
+                ErrorCode.MODEL_NOT_ALLOWED,
+                f"The model {_shown(model)!r} is not allowed here; allowed are: {allowed}.",
+            )
+        return model
 
 
 def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
@@ -94,13 +111,7 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
         RelayError: `bad_request` naming the field, or `model_not_allowed`.
     """
     fields, raw = _decode(body.removeprefix(_BOM))
-    model = fields.model or rules.default_model
-    if rules.allowed_models and model not in rules.allowed_models and not is_probe(model):
-        allowed = ", ".join(sorted(rules.allowed_models))
-        raise RelayError(
-            ErrorCode.MODEL_NOT_ALLOWED,
-            f"The model {_shown(model)!r} is not allowed here; allowed are: {allowed}.",
-        )
+    model = rules.resolve(fields.model or rules.default_model)
     for name, wanted in (
         ("max_tokens", fields.max_tokens),
         ("max_completion_tokens", fields.max_completion_tokens),
@@ -111,7 +122,7 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
                 f"{name} may be at most {rules.max_tokens_limit} on this relay, not {wanted}.",
             )
     include_usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
-    if fields.model is None:
+    if model != fields.model:
         raw["model"] = msgspec.Raw(_encode(model))
     raw["stream"] = _TRUE
     raw.pop("stream_options", None)

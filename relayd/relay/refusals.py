@@ -36,7 +36,7 @@ _REGION = re.compile(
 
 
 class Cools(Enum):
-    """What a failure keeps from being asked for a while."""
+    """What a failure makes cool down: it is not asked for a while."""
 
     NOTHING = auto()
     MODEL = auto()
@@ -52,7 +52,7 @@ class UpstreamError(RelayError):
 
     Args:
         code: as for RelayError, like `message`, `retry_after_s` and `recorded`.
-        cools: what should rest.
+        cools: what it makes cool down.
         wait_s: how long the provider asks to wait, if it does.
         may_be_served: whether the provider may have read the request: sent again, it could cost twice.
     """

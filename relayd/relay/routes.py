@@ -1,4 +1,4 @@
-"""Several ways to providers: whose turn it is, and how long one that failed rests."""
+"""Several ways to providers: whose turn it is, and how long one that failed is not asked."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from relayd.relay.refusals import Cools, UpstreamError
 
 _log = logging.getLogger(__name__)
 
-_FIRST_REST_S = 5.0
-_LONGEST_REST_S = 300.0
-_FIRST_QUOTA_REST_S = 60.0
-_LONGEST_QUOTA_REST_S = 3600.0
-_LONGEST_ASKED_REST_S = 600.0
+_FIRST_COOLDOWN_S = 5.0
+_LONGEST_COOLDOWN_S = 300.0
+_FIRST_QUOTA_COOLDOWN_S = 60.0
+_LONGEST_QUOTA_COOLDOWN_S = 3600.0
+_LONGEST_ASKED_COOLDOWN_S = 600.0
 _JITTER = 0.1
 _MAX_MODELS = 256
-"""Models of one route that rest at a time; clients choose their names."""
+"""Models of one route that cool down at a time; clients choose their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class RouteOptions:
     models: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Rest:
+@dataclass(slots=True, eq=False)
+class Cooldown:
     """Why and until when a route, or one of its models, is not asked.
 
     When the time is over, one request tries it; the others wait for what that one brings.
@@ -59,7 +59,7 @@ class Rest:
     until: float
     """Loop time."""
     strikes: int = 1
-    """Failures in a row, those during a rest not counted."""
+    """Failures in a row, those while it cools down not counted."""
     on_trial: bool = False
 
 
@@ -68,8 +68,8 @@ class Standing(Enum):
 
     READY = auto()
     DUE = auto()
-    """It has rested: the next request tries it."""
-    RESTING = auto()
+    """The time is over: the next request tries it."""
+    COOLING = auto()
 
 
 class Route:
@@ -85,8 +85,8 @@ class Route:
         self.provider = provider
         self.requests = 0
         self.failures = 0
-        self.rest: Rest | None = None
-        self.model_rests: dict[str, Rest] = {}
+        self.cooldown: Cooldown | None = None
+        self.model_cooldowns: dict[str, Cooldown] = {}
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -101,70 +101,78 @@ class Route:
 
     def standing(self, model: str | None) -> Standing:
         """Return whether the route may be asked for a model now."""
-        rests = self.rests(model)
-        if not rests:
+        cooldowns = self.cooldowns(model)
+        if not cooldowns:
             return Standing.READY
         now = self._loop.time()
-        is_over = all(rest.until <= now and not rest.on_trial for rest in rests)
-        return Standing.DUE if is_over else Standing.RESTING
+        is_over = all(cooldown.until <= now and not cooldown.on_trial for cooldown in cooldowns)
+        return Standing.DUE if is_over else Standing.COOLING
 
-    def rests(self, model: str | None) -> list[Rest]:
+    def cooldowns(self, model: str | None) -> list[Cooldown]:
         """Return what keeps the route from being asked for a model."""
-        of_model = None if model is None else self.model_rests.get(model)
-        return [rest for rest in (self.rest, of_model) if rest is not None]
+        of_model = None if model is None else self.model_cooldowns.get(model)
+        return [cooldown for cooldown in (self.cooldown, of_model) if cooldown is not None]
 
-    def rests_until(self, model: str | None) -> float:
+    def cools_until(self, model: str | None) -> float:
         """Return the loop time at which the last of these ends."""
-        return max(rest.until for rest in self.rests(model))
+        return max(cooldown.until for cooldown in self.cooldowns(model))
 
     def forgive(self) -> None:
-        """Let nothing rest: the route has another key."""
-        self.rest = None
-        self.model_rests.clear()
+        """End every cool-down: the route has another key."""
+        self.cooldown = None
+        self.model_cooldowns.clear()
 
-    def answered(self, model: str | None, error: UpstreamError | None) -> None:
-        """Take what a request brought: a success, a failure, or a refusal that says nothing of the route."""
+    def answered(self, model: str | None, error: UpstreamError | None, met: Sequence[Cooldown]) -> None:
+        """Take what a request brought: an answer, or a failure.
+
+        Args:
+            model: that was asked for, if any.
+            error: the failure; None, or one that cools nothing, is an answer.
+            met: the cool-downs in spite of which it was sent. An answer ends no others: it may have been
+                on its way before they began.
+        """
         cools = Cools.NOTHING if error is None else error.cools
         if error is not None and cools is Cools.ROUTE:
-            self.rest = self._strike(self.rest, error, self.name)
+            self.cooldown = self._strike(self.cooldown, error, self.name)
             return
-        if self.rest is not None:
-            self.rest = None
+        if self.cooldown is not None and self.cooldown in met:
+            self.cooldown = None
             _log.warning("route %s: answers again", self.name)
         if model is None:
             return
+        of_model = self.model_cooldowns.get(model)
         said = f"{self.name}, model {printable(model)}"
         if error is not None and cools is not Cools.NOTHING:
-            rest = self._strike(self.model_rests.pop(model, None), error, said)
-            if len(self.model_rests) >= _MAX_MODELS:
-                del self.model_rests[min(self.model_rests, key=lambda name: self.model_rests[name].until)]
-            self.model_rests[model] = rest
-        elif self.model_rests.pop(model, None) is not None:
+            if of_model is None and len(self.model_cooldowns) >= _MAX_MODELS:
+                del self.model_cooldowns[next(iter(self.model_cooldowns))]
+            self.model_cooldowns[model] = self._strike(of_model, error, said)
+        elif of_model is not None and of_model in met:
+            del self.model_cooldowns[model]
             _log.warning("route %s: answers again", said)
 
-    def _strike(self, rest: Rest | None, error: UpstreamError, said: str) -> Rest:
+    def _strike(self, cooldown: Cooldown | None, error: UpstreamError, said: str) -> Cooldown:
         now = self._loop.time()
-        if rest is not None and rest.until > now:
-            # It was sent before the rest began, or for want of a better route: one trouble, counted once.
+        if cooldown is not None and cooldown.until > now:
+            # It was sent before that began, or for want of a better route: one trouble, counted once.
             if error.wait_s is not None:
-                rest.until = max(rest.until, now + min(error.wait_s, _LONGEST_ASKED_REST_S))
-            return rest
-        strikes = 1 if rest is None else rest.strikes + 1
-        rest_s = _rest_s(error, strikes)
-        _log.warning("route %s: rests for %.1f s: %s", said, rest_s, error.recorded)
-        return Rest(error, now + rest_s, strikes)
+                cooldown.until = max(cooldown.until, now + min(error.wait_s, _LONGEST_ASKED_COOLDOWN_S))
+            return cooldown
+        strikes = 1 if cooldown is None else cooldown.strikes + 1
+        cooldown_s = _cooldown_s(error, strikes)
+        _log.warning("route %s: cools down for %.1f s: %s", said, cooldown_s, error.recorded)
+        return Cooldown(error, now + cooldown_s, strikes)
 
 
-def _rest_s(error: UpstreamError, strikes: int) -> float:
-    """Return how long to rest: as the provider asks, else longer each time; never in step with others."""
+def _cooldown_s(error: UpstreamError, strikes: int) -> float:
+    """Return how long: as the provider asks, else longer each time; never in step with other relays."""
     if error.wait_s is not None and error.cools is not Cools.QUOTA:
-        rest_s = min(max(error.wait_s, 1.0), _LONGEST_ASKED_REST_S)
+        cooldown_s = min(max(error.wait_s, 1.0), _LONGEST_ASKED_COOLDOWN_S)
     else:
         is_quota = error.cools is Cools.QUOTA
-        first_s = _FIRST_QUOTA_REST_S if is_quota else _FIRST_REST_S
-        longest_s = _LONGEST_QUOTA_REST_S if is_quota else _LONGEST_REST_S
-        rest_s = min(first_s * 2.0 ** min(strikes - 1, 16), longest_s)
-    return rest_s * random.uniform(1.0, 1.0 + _JITTER)  # noqa: S311 - no secret
+        first_s = _FIRST_QUOTA_COOLDOWN_S if is_quota else _FIRST_COOLDOWN_S
+        longest_s = _LONGEST_QUOTA_COOLDOWN_S if is_quota else _LONGEST_COOLDOWN_S
+        cooldown_s = min(first_s * 2.0 ** min(strikes - 1, 16), longest_s)
+    return cooldown_s * random.uniform(1.0, 1.0 + _JITTER)  # noqa: S311 - no secret
 
 
 class Attempt:
@@ -182,43 +190,56 @@ class Attempt:
         self.tried = (*tried, route)
         self.error: UpstreamError | None = None
         """How the provider refused, where that is not raised."""
-        self._trial: list[Rest] = []
+        self._met: list[Cooldown] = []
+        self._is_trial = False
 
     def __enter__(self) -> Self:
-        self.route.requests += 1
-        if self.route.standing(self.model) is Standing.DUE:
-            self._trial = self.route.rests(self.model)
-            for rest in self._trial:
-                rest.on_trial = True
+        route = self.route
+        route.requests += 1
+        self._met = route.cooldowns(self.model)
+        self._is_trial = route.standing(self.model) is Standing.DUE
+        if self._is_trial:
+            for cooldown in self._met:
+                cooldown.on_trial = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for rest in self._trial:
-            rest.on_trial = False
+        if self._is_trial:
+            for cooldown in self._met:
+                cooldown.on_trial = False
         if isinstance(error, UpstreamError):
             self.error = error
         if error is None or isinstance(error, RelayError):
             self.route.failures += self.error is not None and self.error.cools is not Cools.NOTHING
-            self.route.answered(self.model, self.error)
+            self.route.answered(self.model, self.error, self._met)
 
 
-def choose(routes: Iterable[Route], model: str | None, tried: Sequence[Route] = ()) -> Route | None:
+def choose(
+    routes: Iterable[Route], model: str | None, tried: Sequence[Route] = (), *, cautious: bool = False
+) -> Route | None:
     """Return the route whose turn it is; None: none may be asked that was not.
 
-    One that has rested comes first, so that it is known whether it works again. The others take turns at
-    random, by their weights.
+    One whose cool-down is over comes first, so that it is known whether it works again. The others take
+    turns at random, by their weights.
+
+    Args:
+        routes: all there are.
+        model: that is asked for, if any.
+        tried: those that failed the request already.
+        cautious: no other route could take over, so that one that may not work is the last choice.
     """
     ready: list[Route] = []
+    due: list[Route] = []
     for route in routes:
         if route in tried or not route.serves(model):
             continue
         standing = route.standing(model)
-        if standing is Standing.DUE:
-            return route
-        if standing is Standing.READY:
-            ready.append(route)
+        if standing is not Standing.COOLING:
+            (due if standing is Standing.DUE else ready).append(route)
+    if due and not (cautious and ready):
+        return due[0]
     if len(ready) <= 1:
         return ready[0] if ready else None
     return random.choices(ready, [route.options.weight for route in ready])[0]  # noqa: S311 - no secret

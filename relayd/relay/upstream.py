@@ -25,7 +25,7 @@ class Upstream:
     Args:
         provider_key: sent as the bearer token if there are no routes; never shown.
         options: how it is reached; routes have addresses of their own.
-        routes: empty: there is the one provider of `options`, which never rests.
+        routes: empty: there is the one provider of `options`, which never cools down.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Upstream:
         pieces = None if isinstance(body, bytes) else _Pieces(body)
         if pieces is not None:
             request = replace(request, body=pieces)
-        attempt = self._first(request.model, request.route)
+        attempt = self._first(request.model, request.route, cautious=pieces is not None)
         while True:
             route, response = attempt.route, None
             try:
@@ -146,8 +146,8 @@ class Upstream:
             elif attempt.error is not None:
                 raise attempt.error
 
-    def _first(self, model: str | None, name: str | None = None) -> Attempt:
-        """Begin a request; if all routes rest, with the one that has rested next.
+    def _first(self, model: str | None, name: str | None = None, *, cautious: bool = False) -> Attempt:
+        """Begin a request; if all routes cool down, with the one that has done so first.
 
         So a lone route refuses nothing by itself, and a dead network is not asked through every route.
         """
@@ -159,14 +159,14 @@ class Upstream:
                     f"This belongs to the route {name} of this relay, which is no longer configured.",
                 )
             return Attempt(named[0], model)
-        route = choose(self.routes, model)
+        route = choose(self.routes, model, cautious=cautious)
         if route is None:
             serving = [route for route in self.routes if route.serves(model)]
             if not serving:
                 raise RelayError(
                     ErrorCode.MODEL_NOT_ALLOWED, f"No route of this relay serves the model {model!r}."
                 )
-            route = min(serving, key=lambda resting: resting.rests_until(model))
+            route = min(serving, key=lambda cooling: cooling.cools_until(model))
         return Attempt(route, model)
 
     def _following(self, attempt: Attempt, error: UpstreamError) -> Attempt | None:

@@ -287,6 +287,33 @@ async def test_the_command_checks_what_is_configured(tmp_path: Path) -> None:
     )
 
 
+async def test_every_route_is_checked(tmp_path: Path) -> None:
+    """Each with its own key, for the models that it serves; a finding says which route it is of."""
+    (tmp_path / "spare").write_text("another-key")
+    (tmp_path / "spare").chmod(0o600)
+    async with FaultUpstream(KEY) as demo, FaultUpstream("not-that-key") as other:
+        (tmp_path / "relayd.toml").write_text(
+            f"""
+            [chat]
+            default_model = "old-name"
+            [aliases]
+            old-name = "gpt-4o-mini"
+            [[upstream.route]]
+            name = "main"
+            [[upstream.route]]
+            name = "spare"
+            base_url = "{other.base_url}"
+            openai_api_key_file = "spare"
+            """
+        )
+        status, out = await _run(tmp_path, demo, KEY)
+    assert status == 1
+    assert "ok       main key      The provider accepts it.\n" in out
+    assert "ok       main models   The provider offers 2, including all that are configured.\n" in out
+    assert "ERROR    spare key     The provider answers 401: " in out
+    assert "another-key" not in out
+
+
 async def test_an_error_is_shown_with_its_remedy_and_status_1(tmp_path: Path) -> None:
     """For people the remedy stands below the error; programs get one document."""
     async with FaultUpstream(KEY) as demo:

@@ -169,12 +169,25 @@ def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
 
 
 def _toml(settings: Mapping[str, Any]) -> str:
-    """Settings by dotted key as relayd.toml; JSON's numbers, strings and lists are TOML's as well."""
+    """Settings by dotted key as relayd.toml; JSON's numbers, strings and lists are TOML's as well.
+
+    A dict is a table, and a list of dicts is a list of tables.
+    """
     tables: dict[str, list[str]] = {"": []}
     for name, value in settings.items():
         table, _, key = name.rpartition(".")
-        tables.setdefault(table, []).append(f"{key} = {json.dumps(value)}")
+        tables.setdefault(table, []).append(f"{key} = {_toml_value(value)}")
     return "".join("\n".join([f"[{table}]"] * bool(table) + lines) + "\n" for table, lines in tables.items())
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return (
+            f"{{ {', '.join(f'{json.dumps(name)} = {_toml_value(item)}' for name, item in value.items())} }}"
+        )
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value)
 
 
 def closed_port() -> int:

@@ -169,6 +169,20 @@ def test_the_list_of_models_is_exact_and_admits_probes(
     assert error.message == f"The model {model!r} is not allowed here; allowed are: a, b."
 
 
+def test_an_alias_is_what_clients_ask_for_and_the_provider_is_not() -> None:
+    """What it stands for goes to the provider and into the record, and must be allowed. It is used once."""
+    rules = ChatRules(
+        default_model="old", allowed_models=frozenset({"new"}), aliases={"old": "new", "new": "newest"}
+    )
+    for asked in ({"model": "old"}, {}):
+        request = parse_chat_request(json.dumps({"messages": _MESSAGES, **asked}).encode(), rules)
+        assert request.model == "new"
+        assert json.loads(request.upstream_body)["model"] == "new"
+    body = json.dumps({"messages": _MESSAGES, "model": "new"}).encode()
+    with pytest.raises(RelayError, match="The model 'newest' is not allowed here; allowed are: new"):
+        parse_chat_request(body, rules)
+
+
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_more_tokens_than_the_limit_are_refused(field: str) -> None:
     """The operator's limit holds for both names of the field; without one any number passes."""

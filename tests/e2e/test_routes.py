@@ -1,0 +1,64 @@
+"""Several provider keys and an alias, as the operator of a real daemon meets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relayd.admin.schema import RouteState
+from tests.commands.harness import relayd
+from tests.e2e.daemon import KEY, Daemon
+from tests.support.upstream import FaultUpstream
+from tests.wire import ask, body
+
+_QUICK = "demo:text=words,deltas=1,interval_ms=0,first_ms=0"
+
+
+async def test_a_dead_key_is_seen_everywhere_but_by_the_clients(tmp_path: Path) -> None:
+    """In status, metrics, records and the log; a new key in its file and a reload mend it."""
+    files = {"main": tmp_path / "main-key", "spare": tmp_path / "spare-key"}
+    for name, file in files.items():
+        file.write_text(f"sk-{name}-key-of-this-test")
+        file.chmod(0o600)
+    async with (
+        FaultUpstream("sk-main-key-after-the-change") as main,
+        FaultUpstream("sk-spare-key-of-this-test") as spare,
+    ):
+        routes = [
+            {
+                "name": name,
+                "base_url": upstream.base_url,
+                "openai_api_key_file": str(files[name]),
+                "weight": weight,
+                "models": ["demo*"],
+            }
+            for name, upstream, weight in (("main", main, 1000), ("spare", spare, 1))
+        ]
+        settings = {"upstream.route": routes, "aliases": {"old-name": _QUICK}}
+        with Daemon(tmp_path, settings=settings, env={"OPENAI_API_KEY": ""}) as daemon:
+            while main.total_requests == 0:
+                reply = await ask(daemon.port, KEY, body("old-name"))
+                assert reply.error is None
+            assert "WARNING route main: cools down for 5" in daemon.stderr
+            dead, working = (await daemon.admin.status()).routes
+            assert (dead.state, dead.requests, dead.failures, dead.models) == (RouteState.COOLING, 1, 1, [])
+            assert dead.error is not None
+            assert dead.error.startswith("The provider refused this relay's own key (401)")
+            assert (working.name, working.state, working.until) == ("spare", RouteState.OK, None)
+            metrics = await daemon.admin.metrics()
+            assert 'relayd_route_failures_total{route="main"} 1.0' in metrics
+            assert 'relayd_route_cooling{route="spare"} 0.0' in metrics
+            shown = (await relayd(daemon.state_dir / "admin.sock", "status")).out
+            assert "cooling down, tried " in shown
+            record = await daemon.record(reply)
+            assert (record.route, record.model) == ("spare", _QUICK)
+            refused = await ask(daemon.port, KEY, body("gpt-4o"))
+            assert refused.error == "model_not_allowed: No route of this relay serves the model 'gpt-4o'."
+
+            files["main"].write_text(main.key)
+            report = await daemon.admin.reload()
+            assert report.changed == ["upstream.route has changed: main"]
+            assert (await daemon.admin.status()).routes[0].state is RouteState.OK
+            while (await daemon.admin.status()).routes[0].requests == 1:
+                assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
+            told = daemon.stderr + shown + metrics
+    assert "sk-" not in told
