@@ -6,6 +6,7 @@ raise, in place of the end that it expects.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum, auto
 from http import HTTPStatus
@@ -29,6 +30,7 @@ _HEARTBEAT = b":\n"
 """A comment without an empty line: behind an `id:` line openai-python takes an empty line for an event."""
 _MAX_HELD_BYTES = 256 << 10
 _MAX_DONE_BYTES = 16
+_PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
 _EVENT_STREAM = "text/event-stream"
 _MAX_FINISH_REASON_CHARS = 100
 _encode = msgspec.json.encode
@@ -626,7 +628,7 @@ def _end_of_event(cut: bytes) -> bytes:
     """Return what ends an event that was sent in part, so that another can follow."""
     if not cut:
         return b""
-    if b"data" in cut:
+    if _PAYLOAD.search(cut):
         return b"\n\n"
     # No event without data: it would crash openai-python.
     return b"" if cut.endswith((b"\r", b"\n")) else b"\n"

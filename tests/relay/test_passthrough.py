@@ -1,0 +1,347 @@
+# ruff: noqa: FBT001 - hypothesis and pytest give booleans
+"""The answers of `/v1`: the provider's bytes unchanged, and ends that the SDKs take for what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
+
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.passthrough import (
+    ChatStream,
+    EventStreamAnswer,
+    Observation,
+    OtherStream,
+    ResponsesStream,
+)
+from relayd.relay.redact import Redactor
+from relayd.relay.usage import TokenCounts
+from tests.relay.test_event_stream import pieces_of
+
+_DONE = b"data: [DONE]\n\n"
+_USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+_COUNTS = TokenCounts(7, 2)
+
+
+def _event(value: object, *, end: str = "\n", before: str = "") -> bytes:
+    return f"{before}data: {json.dumps(value)}{end}{end}".encode()
+
+
+def _chunk(text: str | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    delta = {} if text is None else {"content": text}
+    return {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        **more,
+    }
+
+
+_USAGE_CHUNK = _event({"object": "chat.completion.chunk", "choices": [], "usage": _USAGE})
+_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+_BEFORE = st.sampled_from(["", ": comment\n", "id: 5\n", "event: message\n", "retry: 3\n", ":\n\n"])
+_TEXT_EVENTS = st.lists(
+    st.builds(
+        lambda text, end, before: _event(_chunk(text), end=end, before=before),
+        st.text(min_size=1, max_size=5),
+        _ENDS,
+        _BEFORE,
+    ),
+    max_size=5,
+).map(b"".join)
+_CUTS = st.lists(st.integers(0, 3000), max_size=10)
+
+
+def _answer(kind: type[EventStreamAnswer] = ChatStream, *, strips_usage: bool = False) -> EventStreamAnswer:
+    wants = Observation(strips_usage=strips_usage, on_head=lambda _head: None)
+    return kind(Redactor("sk-the-providers-key"), wants, None)
+
+
+def _relayed(
+    answer: EventStreamAnswer, pieces: Iterable[bytes], *, is_broken: bool = False
+) -> tuple[bytes, RelayError | None]:
+    """Return what the client is sent, and the error if there is one."""
+    sent = b""
+    for piece in pieces:
+        sent += answer.relay(piece)
+        if answer.done or answer.error is not None:
+            break
+    error = answer.end(is_broken=is_broken)
+    return sent + answer.last_bytes(error), error
+
+
+def _decoded(data: bytes) -> list[str]:
+    """Return the data of every event, as openai-python decodes it."""
+    return [event.data for event in SSEDecoder().iter_bytes(iter([data]))]
+
+
+def _responses(*events: tuple[str, dict[str, Any]]) -> bytes:
+    return b"".join(
+        f"event: {kind}\n".encode() + _event({"type": kind, "sequence_number": number, **fields})
+        for number, (kind, fields) in enumerate(events)
+    )
+
+
+_CREATED = (
+    "response.created",
+    {"response": {"id": "resp_1", "created_at": 5, "model": "m", "status": "in_progress"}},
+)
+_DELTA = ("response.output_text.delta", {"delta": "hi"})
+_COMPLETED = (
+    "response.completed",
+    {"response": {"id": "resp_1", "status": "completed", "usage": {"input_tokens": 7, "output_tokens": 2}}},
+)
+
+
+@given(_TEXT_EVENTS, st.booleans(), st.booleans(), _CUTS)
+def test_a_whole_chat_stream_passes_byte_by_byte(
+    texts: bytes,
+    has_usage: bool,
+    has_done: bool,
+    cuts: list[int],
+) -> None:
+    """Whatever the events look like, and however they are split."""
+    stream = texts + _event(_chunk(finish="stop")) + has_usage * _USAGE_CHUNK + has_done * _DONE
+    answer = _answer()
+    assert _relayed(answer, pieces_of(stream, cuts)) == (stream, None)
+    assert answer.finish_reason == "stop"
+    assert answer.tokens == (_COUNTS if has_usage else None)
+    assert answer.deltas == texts.count(b'"content"')
+
+
+@given(_TEXT_EVENTS, st.booleans(), _CUTS)
+def test_only_the_chunk_that_was_asked_for_is_taken_out(
+    texts: bytes,
+    has_done: bool,
+    cuts: list[int],
+) -> None:
+    """Its usage is known all the same, and no part of it leaves at any split."""
+    finish, done = _event(_chunk(finish="stop")), has_done * _DONE
+    answer = _answer(strips_usage=True)
+    sent, error = _relayed(answer, pieces_of(texts + finish + _USAGE_CHUNK + done, cuts))
+    assert (sent, error, answer.tokens) == (texts + finish + done, None, _COUNTS)
+
+
+@pytest.mark.parametrize("strips_usage", [True, False])
+def test_a_complete_event_leaves_at_once(strips_usage: bool) -> None:
+    """An incomplete one too, unless a chunk is to be taken out."""
+    answer = _answer(strips_usage=strips_usage)
+    whole, start = _event(_chunk("a")), b'data: {"choices":[{"index'
+    assert answer.relay(whole + start) == whole + (b"" if strips_usage else start)
+    assert answer.relay(b'":0}]}\n\n') == (start if strips_usage else b"") + b'":0}]}\n\n'
+
+
+def test_an_empty_choices_list_with_a_null_usage_is_not_the_usage_chunk() -> None:
+    """Azure begins with its judgement of the prompt in such a chunk."""
+    first = _event({"choices": [], "usage": None, "prompt_filter_results": []})
+    assert _answer(strips_usage=True).relay(first) == first
+
+
+@given(_TEXT_EVENTS, st.integers(0, 10_000), _CUTS, st.booleans(), st.booleans())
+def test_a_chat_stream_that_is_cut_ends_with_an_error_and_no_done(
+    texts: bytes,
+    cut: int,
+    cuts: list[int],
+    is_broken: bool,
+    strips_usage: bool,
+) -> None:
+    """Wherever it is cut. What it ends with is what the SDKs raise on, and no empty event comes before it."""
+    stream = _event(_chunk("word")) + texts
+    assume(all(_decoded(stream)))
+    stream = stream[: cut % (len(stream) + 1)]
+    sent, error = _relayed(_answer(strips_usage=strips_usage), pieces_of(stream, cuts), is_broken=is_broken)
+    assert error is not None
+    assert error.code is (ErrorCode.UPSTREAM_FAILED if is_broken else ErrorCode.UPSTREAM_TRUNCATED)
+    data = _decoded(sent)
+    told = json.loads(data[-1])["error"]
+    assert (told["message"], told["code"]) == (error.message, error.code)
+    assert isinstance(told["message"], str)
+    assert all(data)
+    if strips_usage:
+        assert all("choices" in json.loads(one) for one in data[:-1]), "no half event is sent"
+
+
+@given(st.sampled_from([b"", _event(_chunk("a"))]), _CUTS, st.booleans())
+def test_a_done_without_a_finish_does_not_leave(start: bytes, cuts: list[int], has_space: bool) -> None:
+    """Its client would take the answer for whole."""
+    done = _DONE if has_space else _DONE.replace(b" ", b"")
+    sent, error = _relayed(_answer(), pieces_of(start + done, cuts))
+    assert error is not None
+    assert error.code is ErrorCode.UPSTREAM_TRUNCATED
+    assert b"DONE" not in sent
+    assert "error" in json.loads(_decoded(sent)[-1])
+
+
+@given(_CUTS)
+def test_an_error_of_the_provider_passes_as_it_is(cuts: list[int]) -> None:
+    """Nothing follows it: neither another error nor `[DONE]`."""
+    told = _event({"error": {"message": "Overloaded", "type": "server_error", "code": None}})
+    start = _event(_chunk("a"))
+    sent, error = _relayed(_answer(), pieces_of(start + told + _DONE, cuts))
+    assert error is not None
+    assert sent == start + told
+    assert error.message.endswith("Overloaded")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        _event(_chunk("a", error={"message": "x"})).replace(
+            b'"error": {"message": "x"}', b'"x": {"error": {"message": "Overloaded"}}'
+        ),
+        b'event: error\ndata: {"message":"Overloaded"}\n\n',
+        b'data: {"choices": [{"delta\n\n',
+        _event(_chunk(finish="error")),
+    ],
+)
+def test_an_error_that_no_sdk_would_see_is_told_as_one(event: bytes) -> None:
+    """The event stays here, and one takes its place on which they raise."""
+    sent, error = _relayed(_answer(), [_event(_chunk("a")), event, _DONE])
+    assert error is not None
+    assert json.loads(_decoded(sent)[-1])["error"]["code"] == "upstream_failed"
+    assert len(_decoded(sent)) == 2
+
+
+def test_what_follows_a_finish_spoils_nothing() -> None:
+    """As on /chat: the answer is whole."""
+    stream = _event(_chunk("a", "stop")) + _event({"error": {"message": "late"}}) + _DONE
+    assert _relayed(_answer(), [stream]) == (stream, None)
+
+
+def test_tool_calls_reasoning_and_old_completions_count_as_pieces() -> None:
+    """A chunk that only opens or ends the answer does not."""
+    answer = _answer()
+    for choice in (
+        {"delta": {"role": "assistant", "content": ""}},
+        {"delta": {"tool_calls": [{"index": 0}]}},
+        {"delta": {"reasoning_content": "hm"}},
+        {"text": "old"},
+        {"delta": {"content": [{"type": "text", "text": "parts"}]}},
+        {"delta": {}, "finish_reason": "tool_calls"},
+    ):
+        answer.relay(_event({"choices": [choice]}))
+    assert (answer.deltas, answer.finished, answer.finish_reason) == (4, True, "tool_calls")
+
+
+@given(_CUTS)
+def test_a_whole_responses_stream_passes_byte_by_byte(cuts: list[int]) -> None:
+    """It has all that its client waits for when the response is complete, whatever follows."""
+    stream = _responses(_CREATED, _DELTA, _DELTA, _COMPLETED)
+    created: list[tuple[str, str | None]] = []
+    wants = Observation(on_head=lambda _head: None, on_created=lambda *made: created.append(made))
+    answer = ResponsesStream(Redactor(""), wants, "route")
+    assert _relayed(answer, pieces_of(stream, cuts)) == (stream, None)
+    assert (answer.deltas, answer.tokens, answer.finish_reason) == (2, _COUNTS, "completed")
+    assert answer.delivered
+    assert created == [("resp_1", "route")]
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [({"incomplete_details": {"reason": "max_output_tokens"}}, "max_output_tokens"), ({}, "incomplete")],
+)
+def test_an_incomplete_response_is_an_end(response: dict[str, Any], reason: str) -> None:
+    """Its reason is recorded."""
+    answer = _answer(ResponsesStream)
+    stream = _responses(_CREATED, ("response.incomplete", {"response": response}))
+    assert _relayed(answer, [stream]) == (stream, None)
+    assert answer.finish_reason == reason
+
+
+@given(st.integers(0, 10_000), _CUTS, st.booleans())
+def test_a_responses_stream_that_is_cut_fails_for_every_client(
+    cut: int, cuts: list[int], is_broken: bool
+) -> None:
+    """Python looks for `error` at the top, Codex at the response of `response.failed`."""
+    stream = _responses(_CREATED, _DELTA, _DELTA)
+    stream = stream[: cut % (len(stream) + 1)]
+    sent, error = _relayed(_answer(ResponsesStream), pieces_of(stream, cuts), is_broken=is_broken)
+    assert error is not None
+    last = list(SSEDecoder().iter_bytes(iter([sent])))[-1]
+    failed = json.loads(last.data)
+    assert (last.event, failed["type"], failed["response"]["status"]) == (
+        "response.failed",
+        "response.failed",
+        "failed",
+    )
+    assert failed["error"]["message"] == failed["response"]["error"]["message"] == error.message
+    assert failed["error"]["code"] == failed["response"]["error"]["code"] == error.code
+    if "response.output_text" in sent.decode():
+        assert failed["response"]["id"] == "resp_1"
+        assert failed["sequence_number"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("event", "is_told"),
+    [
+        (
+            (
+                "response.failed",
+                {"response": {"status": "failed", "error": {"code": "x", "message": "Overloaded"}}},
+            ),
+            True,
+        ),
+        (("error", {"error": {"message": "Overloaded"}}), True),
+        (("error", {"message": "Overloaded", "code": "x"}), False),
+    ],
+)
+def test_a_failure_in_a_responses_stream_passes_as_it_is(
+    event: tuple[str, dict[str, Any]], is_told: bool
+) -> None:
+    """Only where openai-python would not raise, a failed response follows."""
+    stream = _responses(_CREATED, event)
+    sent, error = _relayed(_answer(ResponsesStream), [stream, _DONE])
+    assert error is not None
+    assert error.message.endswith("Overloaded")
+    assert sent.startswith(stream)
+    assert (sent == stream) is is_told
+
+
+def test_the_usage_of_a_response_with_an_image_is_read_without_keeping_it() -> None:
+    """Its last event is as long as the image; it passes in pieces, and little of it is held."""
+    image = {"type": "image_generation_call", "result": "A" * 3_000_000, "usage": {"input_tokens": 1}}
+    response = {
+        "id": "resp_1",
+        "output": [image],
+        "status": "completed",
+        "usage": {"input_tokens": 7, "output_tokens": 2},
+    }
+    stream = _responses(_CREATED, ("response.completed", {"response": response}))
+    answer = _answer(ResponsesStream)
+    pieces = [stream[at : at + 16384] for at in range(0, len(stream), 16384)]
+    assert _relayed(answer, pieces) == (stream, None)
+    assert (answer.tokens, answer.finish_reason) == (_COUNTS, "completed")
+
+
+def test_other_streams_end_with_their_body() -> None:
+    """Their usage is read; a body that is cut is an error."""
+    stream = _event({"type": "transcript.text.delta", "delta": "hi"}) + _event(
+        {"type": "transcript.text.done", "usage": {"input_tokens": 7, "output_tokens": 2}}
+    )
+    answer = _answer(OtherStream)
+    assert _relayed(answer, [stream]) == (stream, None)
+    assert answer.tokens == _COUNTS
+    sent, error = _relayed(_answer(OtherStream), [stream[:-10]], is_broken=True)
+    assert error is not None
+    assert sent.startswith(stream[:-10] + b"\n\n" + b'data: {"error":')
+
+
+def _with_heartbeats(answer: EventStreamAnswer, pieces: list[bytes]) -> Iterator[bytes]:
+    yield answer.heartbeat()
+    for piece in pieces:
+        yield answer.relay(piece)
+        yield answer.heartbeat()
+
+
+@given(_TEXT_EVENTS, _CUTS, st.booleans())
+def test_heartbeats_change_no_event(texts: bytes, cuts: list[int], strips_usage: bool) -> None:
+    """Between any two reads, behind an `id:` and inside an event, where there is none."""
+    stream = texts + _event(_chunk(finish="stop"), before="id: 9\n")
+    sent = b"".join(_with_heartbeats(_answer(strips_usage=strips_usage), pieces_of(stream, cuts)))
+    assert sent.startswith(b":")
+    assert _decoded(sent) == _decoded(stream)
