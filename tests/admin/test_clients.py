@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from relayd.admin.client import Refused
 from relayd.admin.schema import ClientInfo, PeriodUse
 from relayd.state.budget import NANO, Demand, Use
+from relayd.state.directory import StateDirectory
+from relayd.state.keys import digest
 from relayd.state.records import Client
+from relayd.state.state import State
 from tests.admin.harness import AdminHarness, admin_api, open_chat, raw, read_to_end, whole_daemon
-from tests.harness import KEY
+from tests.commands.harness import relayd
+from tests.harness import KEY, running_relay
+from tests.state.harness import FIRST_RELEASE
 from tests.wire import DONE, Wire, body, post, until
 
 
@@ -145,3 +153,33 @@ async def test_a_removal_leaves_open_streams_alone() -> None:
         await read_to_end(wire, reply)
         assert (reply.error, reply.lines[-1]) == (None, DONE)
         wire.finish()
+
+
+class _OldState(State):
+    """Finds a database that the first release wrote, with `KEY` in its ring."""
+
+    @classmethod
+    def open(cls, directory: StateDirectory, **options: Any) -> Self:
+        with closing(sqlite3.connect(directory.database)) as connection:
+            connection.executescript(FIRST_RELEASE.read_text(encoding="utf-8"))
+            connection.execute("UPDATE keys SET digest = ? WHERE state = 'active'", (digest(KEY.encode()),))
+            connection.commit()
+        return super().open(directory, **options)
+
+
+async def test_an_old_key_opens_chat_alone_until_that_is_changed() -> None:
+    """An upgrade gives nobody more than they had: `/v1` is opened by the operator."""
+    async with running_relay(state_class=_OldState) as relay:
+
+        async def models() -> int:
+            async with await Wire.open(relay.port) as wire:
+                wire.send(f"GET /v1/models HTTP/1.1\r\nHost: r\r\nAuthorization: {KEY}\r\n\r\n".encode())
+                return (await wire.reply()).status
+
+        assert (await relay.ask("demo:deltas=1")).error is None
+        assert await models() == 401
+        socket = relay.state.path.parent / "admin.sock"
+        changed = await relayd(socket, "clients", "set", "default", "--endpoints", "none")
+        assert changed.status == 0
+        assert await models() == 200
+        assert (await relay.ask("demo:deltas=1")).error is None

@@ -16,6 +16,8 @@ from relayd.state.keyring import Caller
 from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
 from relayd.state.state import State
 
+FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
+"""What the first release wrote."""
 NOON_S = 1_800_000_000.0
 ALICE = Caller(Peer(uid=1000, pid=4242, login="alice"))
 

@@ -33,9 +33,17 @@ from relayd.state.errors import (
 )
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import AuditEntry, Client, Ended, KeyState, Lost, Outcome, utc_text
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, make_database, opened, opened_database
-
-FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
+from tests.state.harness import (
+    ALICE,
+    FIRST_RELEASE,
+    NOON_S,
+    Clock,
+    Disk,
+    Published,
+    make_database,
+    opened,
+    opened_database,
+)
 
 
 def first_release(state_dir: Path) -> Path:
