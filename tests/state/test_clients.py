@@ -190,19 +190,24 @@ async def test_a_repeated_change_acts_once(tmp_path: Path) -> None:
         assert (again_removed.revoked, again_removed.already_done) == (removed.revoked, True)
 
 
-async def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
-    """Neither in memory nor on disk; the answer says so."""
+@pytest.mark.parametrize(
+    "fails_at", ["UPDATE keys", "INSERT OR REPLACE", "UPDATE ring", "INSERT INTO audit", "COMMIT"]
+)
+async def test_a_disk_that_fails_changes_nothing(tmp_path: Path, fails_at: str) -> None:
+    """Whichever step of a removal it refuses: memory and disk stay as they were, and the answer says so."""
     disk = Disk()
     with opened(tmp_path / "state", connect=disk.connect) as state:
         made = await state.ring.add_client("web", {"max_streams": 5}, caller=ALICE)
-        disk.full()
+        disk.full(beginning=(fails_at,))
         with pytest.raises(RingUnavailable, match="nothing is changed"):
             await state.ring.remove_client("web", cut=False, caller=ALICE)
+        disk.mended()
         assert state.ring.client("web") == made.client
         assert made.secret is not None
         assert state.ring.verify(made.secret.encode()) is not None
-        disk.mended()
-        assert on_disk(state)[0] == state.ring.clients()
+        clients, states = on_disk(state)
+        assert clients == state.ring.clients()
+        assert set(states.values()) == {KeyState.ACTIVE}
 
 
 async def test_memory_keeps_what_a_restart_would_load(tmp_path: Path) -> None:
