@@ -76,7 +76,11 @@ def _or_nothing(parse: Callable[[str], T]) -> Callable[[str], T | None]:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        # An empty list bounds nothing: a variable that a script did not set must not open everything.
+        raise ArgumentTypeError(f"{text[:40]!r} names nothing; write none for no bound")
+    return names
 
 
 def _count(text: str) -> int:

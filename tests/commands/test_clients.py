@@ -163,6 +163,7 @@ async def test_what_is_refused_is_1_and_says_what_to_do(tmp_path: Path, words: s
     ("words", "says"),
     [
         ("add", "NAME"),
+        ("set a --models ,", "names nothing; write none for no bound"),
         ("add a --max-streams five", "500, 20k, 2M, or none"),
         ("add a --usd-per-day 1,50", "20 or 1.50, or none"),
         ("set a --expires soon", "12h or 30d, a day such as 2027-01-31, or none"),
