@@ -9,6 +9,7 @@ from typing import Any
 
 from relayd.admin.schema import Reloaded
 from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
+from relayd.config.schema import route_credential
 from relayd.logs import set_level
 from relayd.public.tls import TlsError
 from relayd.systemd import ServiceManager
@@ -81,15 +82,28 @@ class ConfigReloader:
             waiting=list(live_changes(self._at_start, new).restart),
             notes=[warning for warning in new.warnings if warning not in old.warnings],
         )
-        if new.origins["openai_api_key"].kind is OriginKind.CREDENTIAL:
+        if credentials := _credentials(new):
             report.notes.append(
-                "openai_api_key is a credential, which systemd reads only at a start of the service: "
+                f"{', '.join(credentials)}: a credential is read by systemd only at a start of the service: "
                 "sudo systemctl restart relayd"
             )
         _write(report)
         # Last: at the new level the report might not be shown.
         set_level(new.log.level)
         return report
+
+
+def _credentials(settings: Settings) -> list[str]:
+    """Return the provider's keys that systemd passed, by the names of their credentials."""
+    origin = settings.origins["openai_api_key"]
+    return [
+        *(["openai_api_key"] if origin.kind is OriginKind.CREDENTIAL else []),
+        *(
+            route_credential(route.name)
+            for route in settings.upstream.route
+            if route.openai_api_key is not None and route.openai_api_key_file is None
+        ),
+    ]
 
 
 def _write(report: Reloaded) -> None:

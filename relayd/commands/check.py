@@ -256,12 +256,13 @@ def _is_route_key(credential: str) -> bool:
 def _route_keys(checked: _Checked) -> dict[str, str]:
     """Return where the key of each route comes from, by the routes' names."""
     said: dict[str, str] = {}
-    for route in checked.settings.upstream.route:
-        credential = route_credential(route.name)
-        if credential in checked.hidden:
-            where = f"in {checked.hidden[credential]}"
-        elif checked.settings.route_key(route) is None:
-            where = "not set"
+    settings, hidden = checked.settings, checked.hidden
+    for route in settings.upstream.route:
+        hidden_file = hidden.get(route_credential(route.name))
+        if hidden_file is None and settings.route_url(route) == settings.upstream.base_url:
+            hidden_file = hidden.get("openai_api_key")
+        if settings.route_key(route) is None:
+            where = "not set" if hidden_file is None else f"in {hidden_file}"
         elif route.openai_api_key is None:
             where = "set (the one at the top)"
         else:

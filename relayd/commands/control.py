@@ -9,12 +9,17 @@ from relayd.admin.schema import AcceptState, RouteStatus, Status, epoch_s
 from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
 from relayd.hints import typeable
+from relayd.printable import printable
 
 _INTAKE = {
     AcceptState.OPEN: "live",
     AcceptState.PAUSED: "paused: new requests are refused until `relayd resume`",
     AcceptState.DRAINING: "draining: it stops when its open streams have ended",
 }
+
+_DEMO = " (the offline demo)"
+_MAX_MODELS = 5
+"""Models of a route that are shown; clients choose their names."""
 
 
 async def status(args: Namespace, console: Console) -> int:
@@ -100,11 +105,19 @@ def _open_streams(status: Status) -> int:
     return streams.connecting + streams.waiting + streams.streaming
 
 
+def _routes(status: Status, now_s: float) -> list[tuple[str, str]]:
+    return [(f"route {route.name}", typeable(_route(route, now_s))) for route in status.routes]
+
+
 def _route(route: RouteStatus, now_s: float) -> str:
-    said = "ok" if route.until is None else f"cooling down, {_again(route.until, now_s)}: {route.error}"
-    resting = [f"{model.model} {_again(model.until, now_s)}" for model in route.models]
-    models = f"; cooling down: {', '.join(resting)}" if resting else ""
-    return f"{said}{models} ({counted(route.requests, 'request')}, {counted(route.failures, 'failure')})"
+    counts = f"{counted(route.requests, 'request')}, {counted(route.failures, 'failure')}"
+    said = f"{route.base_url}, {counts}: "
+    said += "ok" if route.until is None else f"cools down, {_again(route.until, now_s)}: {route.error}"
+    shown, hidden = route.models[:_MAX_MODELS], len(route.models) - _MAX_MODELS
+    models = [f"{printable(model.model)} ({_again(model.until, now_s)})" for model in shown]
+    if hidden > 0:
+        models.append(f"{hidden} more")
+    return f"{said}; cools down for {', '.join(models)}" if models else said
 
 
 def _again(until: str, now_s: float) -> str:
@@ -123,8 +136,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ("relayd", typeable(f"{status.version}, {_INTAKE[status.intake]}")),
         ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
         ("serving", status.address),
-        ("upstream", f"{status.upstream}{' (the offline demo)' if status.demo else ''}"),
-        *((f"route {route.name}", typeable(_route(route, now_s))) for route in status.routes),
+        *(_routes(status, now_s) or [("upstream", f"{status.upstream}{_DEMO if status.demo else ''}")]),
         ("streams", f"{_open_streams(status)} of {status.max_streams} open: {phases}"),
         ("lately", f"{counts}, {rates.deltas_per_s:.1f} deltas/s"),
         (

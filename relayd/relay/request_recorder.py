@@ -147,6 +147,7 @@ def _line(record: RequestRecord) -> str:
         client=record.client,
         ip=record.ip,
         model=record.model,
+        route=record.route,
         outcome=record.outcome,
         status=record.status,
         error=None if error is None else error.code,

@@ -246,12 +246,16 @@ esac
 @pytest.fixture
 def service(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Checker:
     """A machine with relayd.service, whose port differs from its socket's, looked at from a shell."""
-    config = checker.files.write("etc/relayd.toml", "[server]\nport = 4000\n")
+    config = checker.files.write(
+        "etc/relayd.toml",
+        "[server]\nport = 4000\n[[upstream.route]]\nname = 'main'\n[[upstream.route]]\nname = 'b-2'\n",
+    )
     key = checker.files.write("etc/openai_api_key", CANARY)
+    route_key = checker.files.write("etc/b_key", CANARY)
     checker.files.write("etc/relayd.toml.env", "RELAYD_LOG__LEVEL=debug\n")
     checker.files.write("bin/systemctl", _SYSTEMCTL.format(config=config), mode=0o755)
     lines = ["# /etc/systemd/system/relayd.service", "[Service]", "LoadCredential="]
-    lines.append(f"LoadCredential=openai_api_key:{key}\n")
+    lines += [f"LoadCredential=openai_api_key:{key}", f"LoadCredential=openai_api_key.b-2:{route_key}\n"]
     checker.files.write("etc/relayd.toml.unit", "\n".join(lines))
     monkeypatch.setattr("relayd.commands.check.SYSTEM_CONFIG", config)
     monkeypatch.setattr("relayd.config.loader.SYSTEM_CONFIG", config)
@@ -273,7 +277,10 @@ def test_beside_an_installed_service_its_settings_are_shown(service: Checker) ->
     assert re.search(r'(?m)^default_model += "of-the-unit"', out)
     assert re.search(r'(?m)^level += "debug"', out)
     assert re.search(r"(?m)^grace_s += 3600$", out)
-    assert "# openai_api_key: set (from systemd credential)\n" in out
+    assert "\n# openai_api_key: set (from systemd credential)\n" in out.partition("[server]")[0]
+    main, second = out.split("[[upstream.route]]")[1:]
+    assert "\n# openai_api_key: set (the one at the top)\n" in main
+    assert "\n# openai_api_key: set (from systemd credential)\n" in second
     assert "server.port 4000 " in out
     assert "is not in force: systemd listens for relayd, at 127.0.0.1 port 3666." in out
     document = json.loads(service.run(env=env, as_json=True)[1])
@@ -291,11 +298,12 @@ def test_what_only_root_can_read_is_named(service: Checker) -> None:
     with _nobody():
         shown = service.run(env=env)
         refused = service.run(env=env, upstream=True)
-    key = service.cwd / "etc/openai_api_key"
-    assert f"# openai_api_key: in {key}\n" in shown[1]
-    assert f"only root can read {key}: `sudo " in shown[1]
+    key, route_key = service.cwd / "etc/openai_api_key", service.cwd / "etc/b_key"
+    for path in (key, route_key):
+        assert f"# openai_api_key: in {path}\n" in shown[1].partition("[[upstream.route]]")[2]
+    assert f"only root can read {key}, {route_key}: `sudo " in shown[1]
     assert (refused[0], refused[1]) == (1, "")
-    assert f"only root can read {key}: sudo " in refused[2]
+    assert f"only root can read {key}, {route_key}: sudo " in refused[2]
 
 
 @contextmanager
@@ -433,7 +441,7 @@ def test_a_file_of_variables_that_only_root_can_read_is_named(service: Checker, 
     )
     systemctl.write_text(lines)
     service.cwd.chmod(0o755)
-    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit", "openai_api_key"):
+    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit", "openai_api_key", "b_key"):
         (service.cwd / "etc" / name).chmod(0o644)
     (service.cwd / "etc/relayd.toml.env").write_text("")
     assert re.search(r'(?m)^level += "warning"', service.run(env=env)[1])

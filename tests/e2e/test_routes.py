@@ -15,26 +15,30 @@ _QUICK = "demo:text=words,deltas=1,interval_ms=0,first_ms=0"
 
 async def test_a_dead_key_is_seen_everywhere_but_by_the_clients(tmp_path: Path) -> None:
     """In status, metrics, records and the log; a new key in its file and a reload mend it."""
-    files = {"main": tmp_path / "main-key", "spare": tmp_path / "spare-key"}
-    for name, file in files.items():
-        file.write_text(f"sk-{name}-key-of-this-test")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    main_key = tmp_path / "main-key"
+    for file in (main_key, credentials / "openai_api_key.spare"):
+        file.write_text(f"sk-{file.name}-of-this-test")
         file.chmod(0o600)
     async with (
         FaultUpstream("sk-main-key-after-the-change") as main,
-        FaultUpstream("sk-spare-key-of-this-test") as spare,
+        FaultUpstream("sk-openai_api_key.spare-of-this-test") as spare,
     ):
+        common = {"models": ["demo*"]}
         routes = [
             {
-                "name": name,
-                "base_url": upstream.base_url,
-                "openai_api_key_file": str(files[name]),
-                "weight": weight,
-                "models": ["demo*"],
-            }
-            for name, upstream, weight in (("main", main, 1000), ("spare", spare, 1))
+                "name": "main",
+                "base_url": main.base_url,
+                "openai_api_key_file": str(main_key),
+                "weight": 1000,
+                **common,
+            },
+            {"name": "spare", "base_url": spare.base_url, **common},
         ]
         settings = {"upstream.route": routes, "aliases": {"old-name": _QUICK}}
-        with Daemon(tmp_path, settings=settings, env={"OPENAI_API_KEY": ""}) as daemon:
+        env = {"OPENAI_API_KEY": "", "CREDENTIALS_DIRECTORY": str(credentials)}
+        with Daemon(tmp_path, settings=settings, env=env) as daemon:
             while main.total_requests == 0:
                 reply = await ask(daemon.port, KEY, body("old-name"))
                 assert reply.error is None
@@ -48,15 +52,16 @@ async def test_a_dead_key_is_seen_everywhere_but_by_the_clients(tmp_path: Path) 
             assert 'relayd_route_failures_total{route="main"} 1.0' in metrics
             assert 'relayd_route_cooling{route="spare"} 0.0' in metrics
             shown = (await relayd(daemon.state_dir / "admin.sock", "status")).out
-            assert "cooling down, tried " in shown
+            assert ", 1 request, 1 failure: cools down, tried " in shown
             record = await daemon.record(reply)
             assert (record.route, record.model) == ("spare", _QUICK)
             refused = await ask(daemon.port, KEY, body("gpt-4o"))
             assert refused.error == "model_not_allowed: No route of this relay serves the model 'gpt-4o'."
 
-            files["main"].write_text(main.key)
+            main_key.write_text(main.key)
             report = await daemon.admin.reload()
             assert report.changed == ["upstream.route has changed: main"]
+            assert report.notes[-1].startswith("openai_api_key.spare: a credential is read by systemd only")
             assert (await daemon.admin.status()).routes[0].state is RouteState.OK
             while (await daemon.admin.status()).routes[0].requests == 1:
                 assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
