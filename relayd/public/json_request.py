@@ -54,11 +54,17 @@ class JsonFields:
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        # Half a surrogate pair is forwarded as it is, but msgspec reads none: so it reads a copy without, of
-        # the same length.
-        text = SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body) if b"\\u" in body else body
         start = len(_BOM) if body.startswith(_BOM) else 0
-        self._spans = _spans(text, _decode(text, start), start)
+        try:
+            text, values = body, _decode(body, start)
+        except RelayError:
+            if b"\\u" not in body:
+                raise
+            # Half a surrogate pair is forwarded as it is, but msgspec reads none: so it reads a copy without,
+            # of the same length.
+            text = SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body)
+            values = _decode(text, start)
+        self._spans = _spans(text, values, start)
         self._edits: list[tuple[int, int, bytes]] = []
 
     def __contains__(self, name: str) -> bool:

@@ -78,10 +78,10 @@ class ProviderRefusal(RelayError):
     def __init__(
         self, error: RelayError, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
     ) -> None:
+        self._status = status
         super().__init__(
             error.code, error.message, retry_after_s=error.retry_after_s, recorded=error.recorded
         )
-        self._status = status
         self.headers = headers
         self.body = body
 
