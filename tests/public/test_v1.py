@@ -588,7 +588,7 @@ async def test_what_a_client_stored_is_its_own() -> None:
             if key == other:
                 assert len(relay.upstream.requests) == asked
                 assert error_of(replies[0])["message"] == f"Response with id '{made}' not found."
-                assert error_of(replies[4])["param"] == "previous_response_id"
+                assert error_of(replies[3])["param"] == "previous_response_id"
         unknown = await get_v1(relay, "/v1/responses/resp_of_nobody")
         assert (unknown.status, error_of(unknown)["code"]) == (404, None)
 
