@@ -1,7 +1,8 @@
-"""Follow the README's installation in a fresh Debian that systemd-nspawn boots.
+"""Follow the documentation's steps, word by word, in fresh Debians that systemd-nspawn boots.
 
-From apt to an answer over TLS, then what docs/deploy.md promises: an operator without root, a second
-instance, a reload, a reboot, an upgrade and the way back.
+README.md: from apt to an answer over TLS. docs/operations.md and docs/deploy.md: an operator without root, a
+second instance, a reload, a daily backup, a restore, a reboot, an upgrade that fails, one that works, and the
+way back. docs/migrate.md: from the Node relay's `.env` to a service that takes its key.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from debian import (
 _TOP = Path(__file__).resolve().parents[1]
 # What a freshly rented machine has beside the essential packages.
 _PACKAGES = ("systemd-sysv", "dbus", "sudo", "ca-certificates", "curl", "iproute2")
-_STEPS = re.compile(r"<!-- scripts/prove: (\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
+_STEPS = re.compile(r"<!-- (?:scripts/prove: )?(\w+) -->\s*```sh\n(.*?)```", re.DOTALL)
+_UNIT_FILES = re.compile(r"write `(/etc/systemd/system/\S+)`.*?```ini\n(.*?)```", re.DOTALL)
 _NAME = "relay.example.com"
 _USER = "alice"
 _PROVIDER_KEY = "provider-key-of-the-proof"
-_BACKUP = "/root/relayd-backup.db"
+_OLD_KEY = "the-key-of-the-old-relay"
+_OLD_PORT, _TRIAL_PORT = 3000, 3667
 _FIRST_KEY = "/var/lib/relayd/first-key"
 _BOOT_TIMEOUT_S = 120.0
 _STEP_TIMEOUT_S = 900.0
@@ -56,39 +59,100 @@ sudo sed -i 's/^#* *max_streams_per_address = 50/max_streams_per_address = 7/' /
 sudo systemctl reload relayd
 timeout 30 bash -c 'until sudo journalctl --unit relayd | grep "reload: server"; do sleep 0.2; done'
 """
-_BROKEN_UPGRADE = """
-cd relayd && echo 'raise SystemExit("broken on purpose")' >> relayd/server.py
-! sudo scripts/install
-git checkout relayd/server.py
-"""
+# The newest release does not start, and has left a database that the one before cannot read.
 _BROKEN_RELEASE = """
-sudo rm /opt/relayd/current/bin/relayd
-sudo systemctl restart relayd || true
+sudo systemctl stop relayd.socket relayd
+sudo python3 -c '
+import sqlite3
+sqlite3.connect("/var/lib/private/relayd/relayd.db").execute("PRAGMA user_version = 1000")'
+sudo systemctl start relayd || true
 timeout 60 bash -c 'until systemctl is-failed relayd; do sleep 0.2; done'
-cd relayd && sudo scripts/install --rollback && readlink /opt/relayd/current
 """
+_BREAK = '\nraise SystemExit("broken on purpose")\n'
 
 
 class ProofError(CommandError):
     """Something that the documentation promises did not happen."""
 
 
-def _prepare(root: Path, home: Path, pip: dict[str, str]) -> None:
-    """Give the tree this machine's way to the registries, a user with sudo, a name, and a repository."""
+class Repository:
+    """The bare repository that the machine clones, and a clone that commits to it."""
+
+    def __init__(self, root: Path, home: Path) -> None:
+        self._root, self._work = root, home / "work"
+        run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(self._work))
+        run("git", "clone", "--quiet", "--bare", str(self._work), str(root / "srv/repository.git"))
+        site = self._work / "docs/deploy/Caddyfile"
+        # No public authority signs for an example's name: Caddy does it itself.
+        self.commit(site, "{\n\tlocal_certs\n}\n" + site.read_text(), "Sign for the name ourselves")
+
+    def path(self, name: str) -> Path:
+        """Return a file of the clone."""
+        return self._work / name
+
+    def commit(self, path: Path, text: str, message: str) -> None:
+        """Write a file and push it."""
+        path.write_text(text)
+        git = ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid", "-c", "safe.directory=*"]
+        run(*git, "-C", str(self._work), "commit", "--quiet", "--all", "--message", message)
+        run(*git, "-C", str(self._work), "push", "--quiet", str(self._root / "srv/repository.git"), "HEAD")
+        run("chroot", str(self._root), "chown", "-R", _USER, "/srv/repository.git")
+
+
+def _prepare(root: Path, pip: dict[str, str]) -> None:
+    """Give the tree this machine's way to the registries, a user with sudo, and a name."""
     write_pip_conf(root / "etc/pip.conf", pip)
     run("chroot", str(root), "update-ca-certificates")
     run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", _USER)
     (root / "etc/sudoers.d" / _USER).write_text(f"{_USER} ALL=(ALL) NOPASSWD: ALL\n")
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost machine {_NAME}\n")
     (root / "etc/hostname").write_text("machine\n")
-    work, git = home / "work", ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid"]
-    run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-local", str(_TOP), str(work))
-    site = work / "docs/deploy/Caddyfile"
-    # No public authority signs for an example's name: Caddy does it itself.
-    site.write_text("{\n\tlocal_certs\n}\n" + site.read_text())
-    run(*git, "-C", str(work), "commit", "--quiet", "--all", "--message", "Sign for the name ourselves")
-    run("git", "clone", "--quiet", "--bare", str(work), str(root / "srv/repository.git"))
-    run("chroot", str(root), "chown", "-R", _USER, "/srv/repository.git")
+
+
+class Terminal:
+    """A script that runs at a terminal of the machine's user; what it shows is copied to stdout."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._pid, self._terminal = pty.fork()
+        if self._pid == 0:
+            os.execvp(words[0], words)  # noqa: S606 - fixed words
+        self.seen = ""
+        self._searched = 0
+        self._deadline_s = time.monotonic() + _STEP_TIMEOUT_S
+
+    def wait_for(self, text: str) -> None:
+        """Read until a text is shown. Raises ProofError if the script ends before, or takes too long."""
+        while (at := self.seen.find(text, self._searched)) < 0:
+            if not self._read():
+                raise ProofError(f"It ended, and {text!r} was not shown.")
+        self._searched = at + len(text)
+
+    def press(self, keys: str) -> None:
+        """Type something."""
+        os.write(self._terminal, keys.encode())
+
+    def end(self) -> tuple[int, str]:
+        """Read until the script ends; return its status and all that it showed."""
+        while self._read():
+            pass
+        os.close(self._terminal)
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return status, self.seen.replace("\r\n", "\n")
+
+    def _read(self) -> bool:
+        """Read what is there, or wait a second for it; return False at the end. Raises ProofError."""
+        if time.monotonic() > self._deadline_s:
+            raise ProofError(f"It takes longer than {_STEP_TIMEOUT_S:.0f} s.")
+        if not select.select([self._terminal], [], [], 1)[0]:
+            return True
+        try:
+            piece = os.read(self._terminal, 4096).decode(errors="replace")
+        except OSError:  # the program has ended
+            return False
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        self.seen += piece
+        return True
 
 
 class Machine:
@@ -152,33 +216,26 @@ class Machine:
             answers: a part of each question, and what is typed then.
 
         Raises:
-            ProofError: it failed, asked something else, or took too long.
+            ProofError: it failed, did not ask one of the questions, or took too long.
         """
-        shell = ["su", "--login", _USER, "--command", f"set -euxo pipefail; {script}"]
-        words = [*self._inside(), *shell]
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execvp(words[0], words)  # noqa: S606 - fixed words
-        seen, searched, due = "", 0, list(answers)
-        deadline_s = time.monotonic() + _STEP_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            if not select.select([terminal], [], [], 1)[0]:
-                continue
-            try:
-                piece = os.read(terminal, 4096).decode(errors="replace")
-            except OSError:  # the program has ended
-                break
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            seen += piece
-            if due and (at := seen.find(due[0][0], searched)) >= 0:
-                searched = at + len(due[0][0])
-                os.write(terminal, due.pop(0)[1].encode() + b"\n")
-        os.close(terminal)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status or due:
-            raise ProofError(f"Status {status}; not asked: {[question for question, _ in due]}")
-        return seen.replace("\r\n", "\n")
+        terminal = self.terminal(script)
+        for question, answer in answers:
+            terminal.wait_for(question)
+            terminal.press(f"{answer}\n")
+        status, seen = terminal.end()
+        if status:
+            raise ProofError(f"Status {status}")
+        return seen
+
+    def terminal(self, script: str) -> Terminal:
+        """Start a script at the user's terminal; it ends at the first command that fails."""
+        return Terminal(
+            [*self._inside(), "su", "--login", _USER, "--session-command", f"set -euxo pipefail; {script}"]
+        )
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, as root."""
+        run(*self._inside(), "sh", "-c", 'mkdir -p "${0%/*}"; printf %s "$1" > "$0"', path, text)
 
 
 @contextmanager
@@ -217,17 +274,21 @@ def _trust_caddy(machine: Machine) -> None:
             return
 
 
-def _follow(machine: Machine, url: str) -> None:
-    steps = dict(_STEPS.findall((_TOP / "README.md").read_text()))
-    install, try_it = _fitted(steps["install"]), _fitted(steps["try"])
+def _steps(page: str) -> dict[str, str]:
+    return {name: _fitted(step) for name, step in _STEPS.findall((_TOP / page).read_text())}
+
+
+def _follow(machine: Machine, repository: Repository, url: str) -> None:
+    """Install, use, back up, restore, upgrade and go back, as the pages say."""
+    steps = _steps("README.md")
     began_s = time.monotonic()
     questions = [("provider's address", url), ("listen on", ""), ("provider's key", _PROVIDER_KEY)]
-    machine.type(install, *questions)
+    machine.type(steps["install"], *questions)
     print(f"\n--- installed in {time.monotonic() - began_s:.0f} s", flush=True)
     _trust_caddy(machine)
     # The file goes with the key's first use; who follows the README has read it by then.
-    again = try_it.replace(f"$(sudo cat {_FIRST_KEY})", machine.run("cat", _FIRST_KEY).strip())
-    seen = machine.type(try_it)
+    again = steps["try"].replace(f"$(sudo cat {_FIRST_KEY})", machine.run("cat", _FIRST_KEY).strip())
+    seen = machine.type(steps["try"])
     _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
     _must(seen, "completed      default", "relayd log lists it")
     _must(seen, "No errors found", "relayd doctor finds nothing")
@@ -241,26 +302,111 @@ def _follow(machine: Machine, url: str) -> None:
     _must(machine.type(again), "[DONE]", "a restored backup has the keys of its time, and no later one")
     machine.reboot()
     _must(machine.type(again), "[DONE]", "after a reboot it serves by itself")
-    _must(machine.type(_BROKEN_UPGRADE), "broken on purpose", "a release that does not start is not used")
-    _must(machine.type(again), "[DONE]", "and the one in use serves on")
-    newer = machine.type("cd relayd && sudo scripts/install && readlink /opt/relayd/current").split()[-1]
-    _must(machine.type(again), "[DONE]", "after an upgrade it serves with the same key")
-    if machine.type(_BROKEN_RELEASE).split()[-1] == newer:
-        raise ProofError("The rollback changed nothing.")
-    _must(machine.type(again), "[DONE]", "after a release that failed, a rollback serves again")
+    _upgrade(machine, repository, again)
 
 
 def _restore(machine: Machine) -> None:
-    """Back up, make a key that the backup does not have, and restore as docs/operations.md says."""
-    steps = dict(_STEPS.findall((_TOP / "docs/operations.md").read_text()))
-    units = ("relayd.socket", "relayd")
-    machine.run("relayd", "backup", _BACKUP)
+    """Back up each day, make a key that the backup does not have, and restore, as docs/operations.md says."""
+    page = (_TOP / "docs/operations.md").read_text()
+    for path, unit in _UNIT_FILES.findall(page):
+        machine.write(path, unit)
+    machine.type("sudo systemctl enable --now relayd-backup.timer")
+    _must(machine.type("systemctl list-timers --all"), "relayd-backup.timer", "a timer backs up each day")
+    machine.run("systemctl", "start", "relayd-backup.service")
+    backup = machine.run("sh", "-c", "ls /var/backups/relayd/*.db").strip()
+    machine.type("sudo relayd backup /var/backups/relayd/by-hand.db")
     machine.run("relayd", "keys", "add", "too-late")
-    machine.run("systemctl", "stop", *units)
-    machine.run("bash", "-euc", re.sub(r"(?m)^backup=.*", f"backup={_BACKUP}", steps["restore"]))
-    machine.run("systemctl", "start", *units)
+    restore = re.sub(r"(?m)^backup=.*", f"backup={backup}", _steps("docs/operations.md")["restore"])
+    machine.run("bash", "-euc", restore)
     if "too-late" in machine.run("relayd", "keys", "list"):
         raise ProofError("The restored database has a key that was made after the backup.")
+
+
+def _upgrade(machine: Machine, repository: Repository, again: str) -> None:
+    """Upgrade to a release that does not start, to one that does, and go back, as docs/deploy.md says."""
+    steps = _steps("docs/deploy.md")
+    upgrade = f"cd relayd\n{steps['upgrade']}"
+    server = repository.path("relayd/server.py")
+    working = server.read_text()
+    repository.commit(server, working + _BREAK, "Break the server")
+    status, seen = machine.terminal(upgrade).end()
+    if not status:
+        raise ProofError("A release that does not start was installed.")
+    _must(seen, "broken on purpose", "a release that does not start is not used")
+    _must(machine.type(again), "[DONE]", "and the one in use serves on")
+    unit = repository.path("relayd/deploy/relayd.service")
+    repository.commit(server, working, "Mend the server")
+    repository.commit(unit, unit.read_text().replace("TasksMax=128", "TasksMax=129"), "Allow a task more")
+    seen = machine.type(upgrade)
+    _must(seen, "relayd.service, /etc/systemd/system/relayd@.service.", "an upgrade names old units")
+    _must(machine.type(again), "[DONE]", "after it, relayd serves with the same key")
+    machine.type("sudo relayd init --system")
+    _must(machine.type("systemctl show relayd -p TasksMax"), "TasksMax=129", "init renews the units")
+    newer = machine.run("readlink", "/opt/relayd/current")
+    machine.type(_BROKEN_RELEASE)
+    seen = machine.type(f"cd relayd\n{steps['rollback']}")
+    if machine.run("readlink", "/opt/relayd/current") == newer:
+        raise ProofError("The rollback changed nothing.")
+    _must(seen, "Lost since then: requests in the log", "a rollback says what is lost")
+    _must(machine.type(again), "[DONE]", "and relayd serves again")
+
+
+def _move(machine: Machine, url: str) -> None:
+    """Move from the Node relay, as docs/migrate.md says."""
+    steps = _steps("docs/migrate.md")
+    settings = {"OPENAI_API_KEY": _PROVIDER_KEY, "AUTHORIZATION_KEY": _OLD_KEY, "SERVER_PORT": _OLD_PORT}
+    settings["RELAYD_UPSTREAM__BASE_URL"] = url
+    env = "".join(f"{name}={value}\n" for name, value in settings.items())
+    machine.type(steps["packages"])
+    machine.type(f"mkdir old-relay; printf '{env}' > old-relay/.env".replace("\n", "\\n"))
+    ask = f"cd old-relay\n{steps['ask']}"
+    began_s = time.monotonic()
+    with _served(machine, steps["try"], _TRIAL_PORT):
+        _must(machine.type(ask), "[DONE]", "beside the old relay, its .env and its key work")
+    asked = ask.replace(str(_TRIAL_PORT), str(_OLD_PORT))
+    with _served(machine, f"cd old-relay\n{steps['switch']}", _OLD_PORT):
+        _must(machine.type(asked), "[DONE]", "on the old port, too")
+    for block, shown in (
+        ("host", 'host                    = "0.0.0.0"'),
+        ("proxy", "# proxy: set (from .env:6)"),
+    ):
+        added = f"cp .env env; echo '{steps[block]}' >> .env; ../relayd/.venv/bin/relayd check; mv env .env"
+        _must(machine.type(f"cd old-relay\n{added}"), shown, f"the {block} of .env is read")
+    questions = [
+        ("provider's address", url),
+        ("listen on", str(_OLD_PORT)),
+        ("provider's key", _PROVIDER_KEY),
+    ]
+    machine.type(f"cd old-relay\n{steps['keep']}", *questions)
+    if "unauthorized" not in machine.type(asked):
+        raise ProofError("The service knows the old key before it was imported.")
+    machine.type(steps["import"], ("which is not shown", _OLD_KEY))
+    _must(machine.type(asked), "[DONE]", "the service takes the old key once it is imported")
+    print(f"\n--- moved in {time.monotonic() - began_s:.0f} s", flush=True)
+    machine.type("sudo relayd keys rotate old --grace 7d")
+    _must(machine.type(asked), "[DONE]", "and for seven days after a new one was made")
+
+
+@contextmanager
+def _served(machine: Machine, script: str, port: int) -> Iterator[None]:
+    """Type what serves at a terminal, and end it with Ctrl-C."""
+    terminal = machine.terminal(script)
+    terminal.wait_for(f"serving on http://127.0.0.1:{port}")
+    yield
+    terminal.press("\x03")
+    terminal.end()
+
+
+@contextmanager
+def _fresh(bare: Path, pip: dict[str, str]) -> Iterator[tuple[Machine, Repository]]:
+    """Boot a copy of a bare Debian."""
+    with tempfile.TemporaryDirectory(prefix="relayd-proof-", ignore_cleanup_errors=True) as name:
+        root = Path(name) / "root"
+        run("cp", "-a", "--reflink=auto", bare, root)
+        _prepare(root, pip)
+        repository = Repository(root, Path(name))
+        with Machine(root, local_directories(pip)) as machine:
+            yield machine, repository
 
 
 def main() -> int:
@@ -271,23 +417,25 @@ def main() -> int:
     parser.add_argument(
         "--mirror", nargs=1, default=[], metavar="URL", help="of Debian; default: debootstrap's own"
     )
+    parser.add_argument("--only", choices=("install", "move"), help="the README's way, or docs/migrate.md's")
     args = parser.parse_args()
     if os.geteuid() or not (shutil.which("debootstrap") and shutil.which("systemd-nspawn")):
         parser.error("This needs root and, on Debian: apt install debootstrap systemd-container")
     pip, bare = pip_settings(), args.cache / f"{RELEASE}-machine"
-    with tempfile.TemporaryDirectory(prefix="relayd-proof-", ignore_cleanup_errors=True) as name:
-        root = Path(name) / "root"
-        try:
-            if not bare.exists():
-                print(f"Making {bare} ...", flush=True)
-                make_tree(bare, include=_PACKAGES, mirror=args.mirror)
-            run("cp", "-a", "--reflink=auto", bare, root)
-            _prepare(root, Path(name), pip)
-            with _provider() as url, Machine(root, local_directories(pip)) as machine:
-                _follow(machine, url)
-        except CommandError as failure:
-            print(f"\nNOT PROVED: {failure}", file=sys.stderr)
-            return 1
+    try:
+        if not bare.exists():
+            print(f"Making {bare} ...", flush=True)
+            make_tree(bare, include=_PACKAGES, mirror=args.mirror)
+        with _provider() as url:
+            if args.only != "move":
+                with _fresh(bare, pip) as (machine, repository):
+                    _follow(machine, repository, url)
+            if args.only != "install":
+                with _fresh(bare, pip) as (machine, _):
+                    _move(machine, url)
+    except CommandError as failure:
+        print(f"\nNOT PROVED: {failure}", file=sys.stderr)
+        return 1
     print("\nPROVED")
     return 0
 

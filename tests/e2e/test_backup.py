@@ -32,8 +32,10 @@ def _relayd(daemon: Daemon, *words: str) -> str:
 
 
 def _steps(state: Path, backup: Path) -> str:
-    """Return the documented steps for these two paths."""
-    block = re.search(r"```sh\nstate=\S+\nbackup=\S+\n(.*?)```", _DOCS.read_text(), re.DOTALL)
+    """Return the documented steps between stop and start, for these two paths."""
+    block = re.search(
+        r"```sh\n.*stop.*\nstate=\S+\nbackup=\S+\n(.*?)systemctl start.*\n```", _DOCS.read_text(), re.DOTALL
+    )
     assert block is not None
     return f"set -e\nstate={state}\nbackup={backup}\n{block[1]}"
 
