@@ -368,7 +368,7 @@ def _move(machine: Machine, url: str) -> None:
         _must(machine.type(asked), "[DONE]", "on the old port, too")
     for block, shown in (
         ("host", 'host                    = "0.0.0.0"'),
-        ("proxy", "# proxy: set (from .env:6)"),
+        ("proxy", "# proxy: set (from .env:"),
     ):
         added = f"cp .env env; echo '{steps[block]}' >> .env; ../relayd/.venv/bin/relayd check; mv env .env"
         _must(machine.type(f"cd old-relay\n{added}"), shown, f"the {block} of .env is read")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -96,19 +99,60 @@ def test_the_man_page_says_what_the_help_says(programs: Path) -> None:
         assert help_ in shown
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("ke", "keys"), ("keys ro", "rotate"), ("serve --de", "--demo")]
+_TYPED = pytest.mark.parametrize(
+    ("typed", "meant"), [("ke", "keys"), ("keys ro", "keys rotate"), ("serve --de", "serve --demo")]
 )
-def test_the_shell_completes_what_is_typed(typed: str, meant: str, programs: Path) -> None:
-    """In bash, zsh and fish, with the files of the wheel."""
-    share = programs.parent / "share"
-    words = f"COMP_WORDS=(relayd {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_relayd"
-    script = f"source {share}/bash-completion/completions/relayd; {words}; echo ${{COMPREPLY[@]}}"
-    assert meant in _run("bash", "-c", script).split()
-    require("fish", "zsh")
-    _run("zsh", "-n", str(share / "zsh/site-functions/_relayd"))
-    fish = f"source {share}/fish/vendor_completions.d/relayd.fish; complete -C 'relayd {typed}'"
-    assert meant in _run("fish", "-c", fish).split()
+# A command of the same name shows what the shell made of the line. Words are in two parts, so that the echo
+# of what is typed is not taken for what is shown.
+_SHOW = "relayd() { echo ty''ped: $* :; }"
+_BASH = "PS1=; source {share}/bash-completion/completions/relayd"
+_ZSH = "PS1=; fpath=({share}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -D"
+
+
+@_TYPED
+@pytest.mark.parametrize(
+    ("shell", "setup"), [("bash --norc --noprofile -i", _BASH), ("zsh -f -i", _ZSH)], ids=["bash", "zsh"]
+)
+def test_the_tab_key_completes_what_is_typed(
+    shell: str, setup: str, typed: str, meant: str, programs: Path
+) -> None:
+    """At a terminal, in bash and zsh, with the files of the wheel."""
+    words = shell.split()
+    require(words[0])
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        words, stdin=its, stdout=its, stderr=its, start_new_session=True, env=_environment(programs.parent)
+    )
+    os.close(its)
+    try:
+        os.write(ours, f"{setup.format(share=programs.parent / 'share')}; {_SHOW}; echo re''ady\n".encode())
+        _read_until(ours, "ready")
+        os.write(ours, f"relayd {typed}\t\n".encode())
+        assert f"typed: {meant} :" in _read_until(ours, "typed:", " :")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _read_until(terminal: int, *texts: str) -> str:
+    """Read until these texts have been shown, one after the other."""
+    shown, deadline = "", time.monotonic() + _PATIENCE_S
+    pattern = re.compile(".*".join(map(re.escape, texts)))
+    while not pattern.search(shown):
+        assert time.monotonic() < deadline, shown
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 1 << 16).decode(errors="replace")
+    return shown
+
+
+@_TYPED
+def test_fish_offers_what_is_meant(typed: str, meant: str, programs: Path) -> None:
+    """With the file of the wheel."""
+    require("fish")
+    source = f"source {programs.parent}/share/fish/vendor_completions.d/relayd.fish"
+    offered = _run("fish", "--no-config", "-c", f"{source}; complete -C 'relayd {typed}'")
+    assert meant.rsplit(maxsplit=1)[-1] in offered.split()
 
 
 def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> None:
