@@ -256,6 +256,13 @@ def _must(seen: str, text: str, claim: str) -> None:
     print(f"--- {claim}", flush=True)
 
 
+def _answers(seen: str, claim: str) -> None:
+    """Raise ProofError if this is not a whole answer; a failure ends with the same line."""
+    if '"error":true' in seen:
+        raise ProofError(f"{claim}: there was an error instead of an answer.")
+    _must(seen, '{"done":true,"error":false,"content":"[DONE]"}', claim)
+
+
 def _fitted(steps: str) -> str:
     return steps.replace("REPOSITORY", "/srv/repository.git").replace("YOUR.NAME", _NAME).strip()
 
@@ -289,19 +296,19 @@ def _follow(machine: Machine, repository: Repository, url: str) -> None:
     # The file goes with the key's first use; who follows the README has read it by then.
     again = steps["try"].replace(f"$(sudo cat {_FIRST_KEY})", machine.run("cat", _FIRST_KEY).strip())
     seen = machine.type(steps["try"])
-    _must(seen, '"done":true,"error":false,"content":"[DONE]"', "the stream ends as it should")
+    _answers(seen, "the stream ends as it should")
     _must(seen, "completed      default", "relayd log lists it")
     _must(seen, "No errors found", "relayd doctor finds nothing")
     machine.run("usermod", "-aG", "relayd-admin", _USER)
     _must(machine.type("relayd status"), "serving      http://", "the group needs no sudo")
     seen = machine.type(_SECOND_INSTANCE.format(url=url))
     _must(seen, "serving      http://127.0.0.1:3777", "a second instance runs beside it")
-    _must(seen, "[DONE]", "with an address and keys of its own")
+    _answers(seen, "with an address and keys of its own")
     _must(machine.type(_RELOAD), "server.max_streams_per_address is now 7", "it reloads its configuration")
     _restore(machine)
-    _must(machine.type(again), "[DONE]", "a restored backup has the keys of its time, and no later one")
+    _answers(machine.type(again), "a restored backup has the keys of its time, and no later one")
     machine.reboot()
-    _must(machine.type(again), "[DONE]", "after a reboot it serves by itself")
+    _answers(machine.type(again), "after a reboot it serves by itself")
     _upgrade(machine, repository, again)
 
 
@@ -333,13 +340,13 @@ def _upgrade(machine: Machine, repository: Repository, again: str) -> None:
     if not status:
         raise ProofError("A release that does not start was installed.")
     _must(seen, "broken on purpose", "a release that does not start is not used")
-    _must(machine.type(again), "[DONE]", "and the one in use serves on")
+    _answers(machine.type(again), "and the one in use serves on")
     unit = repository.path("relayd/deploy/relayd.service")
     repository.commit(server, working, "Mend the server")
     repository.commit(unit, unit.read_text().replace("TasksMax=128", "TasksMax=129"), "Allow a task more")
     seen = machine.type(upgrade)
     _must(seen, "relayd.service, /etc/systemd/system/relayd@.service.", "an upgrade names old units")
-    _must(machine.type(again), "[DONE]", "after it, relayd serves with the same key")
+    _answers(machine.type(again), "after it, relayd serves with the same key")
     machine.type("sudo relayd init --system")
     _must(machine.type("systemctl show relayd -p TasksMax"), "TasksMax=129", "init renews the units")
     newer = machine.run("readlink", "/opt/relayd/current")
@@ -348,7 +355,7 @@ def _upgrade(machine: Machine, repository: Repository, again: str) -> None:
     if machine.run("readlink", "/opt/relayd/current") == newer:
         raise ProofError("The rollback changed nothing.")
     _must(seen, "Lost since then: requests in the log", "a rollback says what is lost")
-    _must(machine.type(again), "[DONE]", "and relayd serves again")
+    _answers(machine.type(again), "and relayd serves again")
 
 
 def _move(machine: Machine, url: str) -> None:
@@ -362,10 +369,10 @@ def _move(machine: Machine, url: str) -> None:
     ask = f"cd old-relay\n{steps['ask']}"
     began_s = time.monotonic()
     with _served(machine, steps["try"], _TRIAL_PORT):
-        _must(machine.type(ask), "[DONE]", "beside the old relay, its .env and its key work")
+        _answers(machine.type(ask), "beside the old relay, its .env and its key work")
     asked = ask.replace(str(_TRIAL_PORT), str(_OLD_PORT))
     with _served(machine, f"cd old-relay\n{steps['switch']}", _OLD_PORT):
-        _must(machine.type(asked), "[DONE]", "on the old port, too")
+        _answers(machine.type(asked), "on the old port, too")
     for block, shown in (
         ("host", 'host                    = "0.0.0.0"'),
         ("proxy", "# proxy: set (from .env:"),
@@ -381,10 +388,10 @@ def _move(machine: Machine, url: str) -> None:
     if "unauthorized" not in machine.type(asked):
         raise ProofError("The service knows the old key before it was imported.")
     machine.type(steps["import"], ("which is not shown", _OLD_KEY))
-    _must(machine.type(asked), "[DONE]", "the service takes the old key once it is imported")
+    _answers(machine.type(asked), "the service takes the old key once it is imported")
     print(f"\n--- moved in {time.monotonic() - began_s:.0f} s", flush=True)
     machine.type("sudo relayd keys rotate old --grace 7d")
-    _must(machine.type(asked), "[DONE]", "and for seven days after a new one was made")
+    _answers(machine.type(asked), "and for seven days after a new one was made")
 
 
 @contextmanager
