@@ -318,7 +318,7 @@ def _restore(machine: Machine) -> None:
     for path, unit in _UNIT_FILES.findall(page):
         machine.write(path, unit)
     machine.type("sudo systemctl enable --now relayd-backup.timer")
-    _must(machine.type("systemctl list-timers --all"), "relayd-backup.timer", "a timer backs up each day")
+    _must(machine.run("systemctl", "list-timers"), "relayd-backup.timer", "a timer backs up each day")
     machine.run("systemctl", "start", "relayd-backup.service")
     backup = machine.run("sh", "-c", "ls /var/backups/relayd/*.db").strip()
     machine.type("sudo relayd backup /var/backups/relayd/by-hand.db")
@@ -348,7 +348,7 @@ def _upgrade(machine: Machine, repository: Repository, again: str) -> None:
     _must(seen, "relayd.service, /etc/systemd/system/relayd@.service.", "an upgrade names old units")
     _answers(machine.type(again), "after it, relayd serves with the same key")
     machine.type("sudo relayd init --system")
-    _must(machine.type("systemctl show relayd -p TasksMax"), "TasksMax=129", "init renews the units")
+    _must(machine.run("systemctl", "show", "relayd", "--property=TasksMax"), "=129", "init renews the units")
     newer = machine.run("readlink", "/opt/relayd/current")
     machine.type(_BROKEN_RELEASE)
     seen = machine.type(f"cd relayd\n{steps['rollback']}")

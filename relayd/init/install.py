@@ -196,9 +196,9 @@ class SystemInstall:
             console.say(f"Kept {self.config} and the key as they are; --force replaces both.")
         else:
             console.say(f"Kept {self.config} as it is; --force replaces it.")
-            key = "" if settings.openai_api_key else new_key()
+            key = new_key() if settings.provider_key_remedy else ""
             self._write_key(key, console)
-            has_key = bool(key or settings.openai_api_key)
+            has_key = bool(key) or not settings.provider_key_remedy
         return self._start(settings.server, console, has_key=has_key)
 
     def _has_key(self) -> bool:
