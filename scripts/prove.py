@@ -95,7 +95,10 @@ class Repository:
         path.write_text(text)
         git = ["git", "-c", "user.name=proof", "-c", "user.email=proof@invalid", "-c", "safe.directory=*"]
         run(*git, "-C", str(self._work), "commit", "--quiet", "--all", "--message", message)
-        run(*git, "-C", str(self._work), "push", "--quiet", str(self._root / "srv/repository.git"), "HEAD")
+        # Git trusts a repository only of the user who runs it: ours for the push, then the machine's.
+        bare = self._root / "srv/repository.git"
+        run("chown", "-R", "root", bare)
+        run(*git, "-C", str(self._work), "push", "--quiet", str(bare), "HEAD")
         run("chroot", str(self._root), "chown", "-R", _USER, "/srv/repository.git")
 
 
