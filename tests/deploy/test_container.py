@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +18,16 @@ import pytest
 from debian import CommandError, local_directories, make_tree, pip_settings, run, write_pip_conf
 
 from tests.support.programs import needs, require
-from tests.wire import DONE, ask, body, until
+from tests.wire import DONE, PATIENCE_S, ask, body, until
 
 _TOP = Path(__file__).parents[2]
 _BASE = "docker.io/library/debian:bookworm-slim"
 _KEY = "the-key-of-the-container-tests"
 _MAX_BYTES = 220_000_000
 _STEP_TIMEOUT_S = 600.0
+_COMPOSE = ["docker-compose", "-f", f"{_TOP}/docs/deploy/compose.yaml"]
+# Caddy signs for this name itself.
+_DOMAIN = "localhost"
 # crun refuses a hybrid cgroup tree, and these containers use none: hide it.
 _WITHOUT_CGROUPS = 'umount --recursive /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup; exec "$@"'
 
@@ -32,11 +38,16 @@ class Podman:
 
     home: Path
 
+    @property
+    def own(self) -> list[str]:
+        """Its options."""
+        store = ["--root", f"{self.home}/store", "--runroot", f"{self.home}/run", "--storage-driver", "vfs"]
+        tmp = ["--tmpdir", f"{self.home}/libpod", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        return store + tmp
+
     def words(self, *words: str) -> list[str]:
         """Return a command of Podman."""
-        own = ["--root", f"{self.home}/store", "--runroot", f"{self.home}/run", "--storage-driver", "vfs"]
-        own += ["--tmpdir", f"{self.home}/libpod", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
-        return ["unshare", "--mount", "sh", "-c", _WITHOUT_CGROUPS, "sh", "podman", *own, *words]
+        return ["unshare", "--mount", "sh", "-c", _WITHOUT_CGROUPS, "sh", "podman", *self.own, *words]
 
     def run(self, *words: str) -> str:
         """Run a command of Podman and return its output."""
@@ -136,10 +147,133 @@ def test_the_image_is_small_and_holds_no_tool_that_installs(podman: Podman) -> N
     assert not list(mounted.glob("opt/relayd/lib/python3*/site-packages/pip"))
 
 
+# A machine of its own for the containers: no port, network or process of theirs is seen outside.
+_APART = """
+mount --make-rprivate /
+umount --recursive /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup
+mkdir -p /run/containers; mount -t tmpfs none /run/containers
+ip link set lo up
+exec "$@"
+"""
+# No cgroups, as above; and no systemd, which Podman asks to run health checks.
+_ENGINE_CONF = """
+[containers]
+cgroups = "disabled"
+[network]
+network_config_dir = "{home}/networks"
+"""
+# What this machine's user may not raise, the image that is built already, and no provider.
+_OVERRIDE = """
+services:
+  relayd:
+    image: localhost/relayd
+    command: [serve, --demo]
+    ulimits: {nofile: 4096, nproc: 4096}
+  caddy:
+    ulimits: {nofile: 4096, nproc: 4096}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Podman as a service, which Compose takes for Docker, in namespaces of its own."""
+
+    url: str
+    leader: int
+
+    def run(self, *words: str) -> str:
+        """Run a command of Podman and return its output."""
+        return run("podman", "--remote", "--url", self.url, *words).strip()
+
+    def curl(self, *words: str) -> str:
+        """Ask one of the published ports."""
+        return run("nsenter", f"--target={self.leader}", "--net", "curl", "--silent", "--insecure", *words)
+
+    def holds(self, *words: str) -> bool:
+        """Return whether a command of Podman succeeds."""
+        try:
+            self.run(*words)
+        except CommandError:
+            return False
+        return True
+
+
+@contextmanager
+def _engine(podman: Podman) -> Iterator[Engine]:
+    conf, socket = podman.home / "containers.conf", podman.home / "podman.sock"
+    conf.write_text(_ENGINE_CONF.format(home=podman.home))
+    (podman.home / "networks").mkdir()
+    service = ["podman", *podman.own, "system", "service", "--time=0", f"unix://{socket}"]
+    apart = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    said = podman.home / "engine.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            [*apart, "sh", "-c", _APART, "sh", *service],
+            env={"PATH": os.environ["PATH"], "CONTAINERS_CONF": str(conf), "DISABLE_HC_SYSTEMD": "true"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not socket.exists():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        yield Engine(f"unix://{socket}", int(children.read_text().split()[0]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_the_two_services_of_the_compose_file_serve_together(podman: Podman) -> None:
+    """Caddy starts when relayd is healthy, answers over TLS, and tells relayd the client's address."""
+    require("docker-compose", "ip", "iptables", "curl", "/usr/lib/cni/dnsname")
+    recipe, override = podman.home / "Dockerfile.caddy", podman.home / "override.yaml"
+    recipe.write_text(f"FROM {_BASE}\nRUN apt-get update && apt-get install -y caddy\n")
+    options = ["--format=docker", "--layers=false", "--isolation=chroot", "--pull=never", f"--file={recipe}"]
+    podman.run("build", *options, "--tag=docker.io/library/caddy:2", str(podman.home))
+    override.write_text(_OVERRIDE)
+    with _engine(podman) as engine:
+        up = await asyncio.create_subprocess_exec(
+            *[*_COMPOSE, "-f", str(override), "-p", "both", "up", "-d", "--no-build"],
+            env={"PATH": os.environ["PATH"], "DOCKER_HOST": engine.url, "RELAYD_DOMAIN": _DOMAIN}
+            | {"OPENAI_API_KEY": "not-asked"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(_STEP_TIMEOUT_S):
+            ended = asyncio.create_task(up.communicate())
+            while not ended.done():  # Compose waits for this, which systemd would run every 30 s
+                await asyncio.to_thread(engine.holds, "healthcheck", "run", "both_relayd_1")
+                await asyncio.sleep(0.1)
+        assert up.returncode == 0, (await ended)[0].decode()
+        waiting = ["--retry", "100", "--retry-connrefused", "--retry-delay", "1"]
+        assert await asyncio.to_thread(engine.curl, *waiting, f"https://{_DOMAIN}/healthz")
+        made = await asyncio.to_thread(engine.run, "exec", "both_relayd_1", "relayd", "keys", "add", "web")
+        key = next(line for line in made.splitlines() if line.startswith("rly_"))
+        asked = [
+            f"https://{_DOMAIN}/chat",
+            "--header",
+            f"Authorization: {key}",
+            "--data",
+            body("demo").decode(),
+        ]
+        lines = [json.loads(line) for line in (await asyncio.to_thread(engine.curl, *asked)).splitlines()]
+        assert lines[-1] == DONE
+        assert len(lines) > 2
+        assert not any(line["error"] for line in lines)
+        log = await asyncio.to_thread(engine.run, "exec", "both_relayd_1", "relayd", "log", "--json")
+        gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+        client = await asyncio.to_thread(engine.run, "inspect", f"--format={gateway}", "both_caddy_1")
+        assert json.loads(log.splitlines()[-1])["ip"] == client
+
+
 @needs("docker-compose")
 def test_the_compose_file_is_valid() -> None:
     """Compose itself accepts it, and asks for what the owner has to set."""
-    command = ["docker-compose", "-f", str(_TOP / "docs/deploy/compose.yaml"), "config", "--quiet"]
+    command = [*_COMPOSE, "config", "--quiet"]
     values = {"OPENAI_API_KEY": "a-key", "RELAYD_DOMAIN": "relay.example.com"}
     for missing in (*values, ""):
         env = {"PATH": os.environ["PATH"]} | {name: values[name] for name in values if name != missing}

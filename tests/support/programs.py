@@ -10,6 +10,7 @@ import pytest
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 """Where they are looked for: some are not on the path of a user."""
 PACKAGES = {
+    "/usr/lib/cni/dnsname": "golang-github-containernetworking-plugin-dnsname",
     "caddy": "caddy",
     "chromium": "chromium",
     "crun": "crun",
@@ -19,6 +20,8 @@ PACKAGES = {
     "fish": "fish",
     "git": "git",
     "haproxy": "haproxy",
+    "ip": "iproute2",
+    "iptables": "iptables",
     "jq": "jq",
     "nginx": "nginx",
     "node": "nodejs",
