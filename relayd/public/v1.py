@@ -166,6 +166,7 @@ class V1Handler(AdmittingHandler):
         wants: Observation,
         references: list[_Reference],
         content_length: int | None = None,
+        model: str | None = None,
     ) -> PassthroughAnswer:
         headers = [
             (name.encode(), value.encode("latin-1"))
@@ -173,7 +174,7 @@ class V1Handler(AdmittingHandler):
             for value in self.request.headers.get_list(name)
         ]
         request = UpstreamRequest(
-            self._endpoint.method, target, headers, body, content_length, self.record.model
+            self._endpoint.method, target, headers, body, content_length, model or self.record.model
         )
         make_request = partial(self._routed, request, references)
         return PassthroughAnswer(self.context.upstream, make_request, wants)
@@ -298,9 +299,9 @@ class V1Handler(AdmittingHandler):
                 "model",
             )
         if model == name:
-            return self._answer(self._target(), b"", wants, [])
+            return self._answer(self._target(), b"", wants, [], model=model)
         wants.rewrite = partial(_rename, name)
-        return self._answer(self._target(f"/models/{quote(model)}"), b"", wants, [])
+        return self._answer(self._target(f"/models/{quote(model)}"), b"", wants, [], model=model)
 
     def _list_models(self, body: bytes) -> bytes:
         """Leave what the client may use in a list of models, and add the aliases of that."""

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.model_lists import Models, asks_for_models, list_response, read_models
 from relayd.relay.provider import Provider, UpstreamAnswer, UpstreamOptions, UpstreamRequest, UpstreamResponse
 from relayd.relay.redact import Redactor
 from relayd.relay.refusals import Cools, UpstreamError
@@ -122,6 +124,8 @@ class Upstream:
         """
         if self._only is not None:
             return await self._only.send(request, partial(on_connected, None))
+        if request.route is None and asks_for_models(request) and not self._is_uniform:
+            return await self._list_models(request, on_connected)
         body = request.body
         pieces = None if isinstance(body, bytes) else _Pieces(body)
         if pieces is not None:
@@ -145,6 +149,44 @@ class Upstream:
                 return response._replace(route=route.name)
             elif attempt.error is not None:
                 raise attempt.error
+
+    @property
+    def _is_uniform(self) -> bool:
+        """Whether every route leads to the same provider and serves all of its models."""
+        urls = {route.options.base_url for route in self.routes}
+        return len(urls) == 1 and not any(route.options.models for route in self.routes)
+
+    async def _list_models(self, request: UpstreamRequest, on_connected: OnConnected) -> UpstreamResponse:
+        """Ask each provider for its models; return those that a route serves, as one list.
+
+        One that fails is left out, unless all do.
+        """
+        providers: dict[str, list[Route]] = {}
+        for route in self.routes:
+            providers.setdefault(route.options.base_url, []).append(route)
+
+        async def ask(routes: Sequence[Route]) -> Models | UpstreamResponse | RelayError:
+            route = choose(routes, None) or routes[0]
+            try:
+                response = await self.send(replace(request, route=route.name), on_connected)
+                if response.refusal is not None:
+                    return response
+                models = await read_models(response)
+            except RelayError as error:
+                return error
+            return {name: entry for name, entry in models.items() if any(one.serves(name) for one in routes)}
+
+        answers = await asyncio.gather(*map(ask, providers.values()))
+        lists = [answer for answer in answers if isinstance(answer, dict)]
+        if lists:
+            # Of a model that several have, the first provider's entry counts.
+            return list_response(
+                {name: entry for models in reversed(lists) for name, entry in models.items()}
+            )
+        first = answers[0]
+        if isinstance(first, UpstreamResponse):
+            return first
+        raise cast("RelayError", first)
 
     def _first(self, model: str | None, name: str | None = None, *, cautious: bool = False) -> Attempt:
         """Begin a request; if all routes cool down, with the one that has done so first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
 from collections import Counter
@@ -272,6 +273,52 @@ async def test_a_model_that_no_route_serves_is_refused() -> None:
             await routes.ask()
         assert refused.value.code is ErrorCode.MODEL_NOT_ALLOWED
         await routes.ask("gpt-5")
+
+
+def _models(*names: str) -> list[Step]:
+    return [http(200, json.dumps({"data": [{"id": name, "object": "model"} for name in names]}).encode())]
+
+
+_LIST = UpstreamRequest("GET", "/models?limit=100")
+
+
+async def _listed(routes: _Routes) -> list[str]:
+    response = await asyncio.wait_for(routes.upstream.send(_LIST, lambda _route: None), PATIENCE_S)
+    document = json.loads(await response.body.read(1 << 20))
+    assert response.body.header(b"content-type") == "application/json"
+    response.body.close()
+    return [entry["id"] for entry in document["data"]]
+
+
+async def test_the_models_of_all_providers_are_one_list() -> None:
+    """Each provider gives those that its routes serve; one that fails is left out."""
+    a, b = _models("gpt-5", "o3", "both"), _models("llama", "both", "secret")
+    async with _routes(a, a, _DOWN, b=[b]) as routes:
+        assert sorted(await _listed(routes)) == ["both", "gpt-5", "llama", "o3", "secret"]
+        options = [
+            RouteOptions("a", routes.a.base_url, _KEYS[0]),
+            RouteOptions("b", routes.b.base_url, _KEYS[1], models=("llama*", "both")),
+        ]
+        routes.upstream.configure("", UpstreamOptions("http://unused"), options)
+        assert sorted(await _listed(routes)) == ["both", "gpt-5", "llama", "o3"]
+        assert sorted(await _listed(routes)) == ["both", "llama"]
+    assert routes.a.requests[0].startswith(b"GET /v1/models?limit=100 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(("first", "status"), [(_DOWN, 500), ([error(401, "No.")], 401)], ids=["500", "401"])
+async def test_if_no_provider_lists_its_models_the_first_failure_is_told(
+    first: list[Step], status: int
+) -> None:
+    """As it came."""
+    async with _routes(first, b=[_DOWN]) as routes:
+        assert (await routes.send(_LIST))[0] == status
+
+
+async def test_a_list_of_models_that_cannot_be_read_is_a_failure() -> None:
+    """Broken off, or something else."""
+    async with _routes([http(200, b"<html>")], b=[[CHUNKED_HEAD, Break.CLOSE]]) as routes:
+        with pytest.raises(RelayError, match="The provider's list of models cannot be read"):
+            await routes.send(_LIST)
 
 
 @pytest.mark.parametrize("has_begun", [False, True])

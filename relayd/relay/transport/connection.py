@@ -31,16 +31,26 @@ class IncomingResponse:
     stops the provider.
     """
 
-    def __init__(self, connection: Connection, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, connection: Connection | None, status: int, headers: list[tuple[bytes, bytes]]
+    ) -> None:
         self.status = status
         self.headers = headers
-        self._connection: Connection | None = connection
+        self._connection = connection
         self._unclaimed: list[bytes] = []
         self._unclaimed_bytes = 0
         self._on_chunk: Callable[[bytes], None] | None = None
         self._on_end: Callable[[Exception | None], None] | None = None
         self._ended = False
         self._error: Exception | None = None
+
+    @classmethod
+    def whole(cls, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> IncomingResponse:
+        """Return a response that is here already, without a connection."""
+        response = cls(None, status, headers)
+        response._unclaimed.append(body)
+        response._ended = True
+        return response
 
     def header(self, name: bytes) -> str:
         """Return the values of a header, by its name in lower case, joined by commas."""
