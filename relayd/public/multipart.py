@@ -42,6 +42,8 @@ class MultipartReader:
             raise RelayError(ErrorCode.BAD_REQUEST, "An upload must be multipart/form-data with a boundary.")
         self.fields: dict[str, FieldValue] = {}
         """The checked fields so far."""
+        self.late: set[str] = set()
+        """Those of them that came behind a file."""
         self.has_file = False
         """Whether a file has begun."""
         self._fed_bytes = 0
@@ -100,6 +102,8 @@ class MultipartReader:
                 ErrorCode.BAD_REQUEST, f"The field {name.casefold()} must be there once, as text."
             )
         self._name = name
+        if self.has_file:
+            self.late.add(name)
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._name is None:

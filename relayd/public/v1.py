@@ -67,8 +67,6 @@ class V1Handler(AdmittingHandler):
         self._pipe: BodyPipe | None = None
         """What an upload goes through, once it is relayed."""
         self._relaying: asyncio.Task[None] | None = None
-        self._early_fields: frozenset[str] = frozenset()
-        """The fields that came before the first file."""
         self._arrived_bytes = 0
         self._arrived_before = 0
 
@@ -336,7 +334,7 @@ class V1Handler(AdmittingHandler):
             if self._arrived_bytes > self.max_body_bytes:
                 raise self.too_large()
             if self._pipe is not None:
-                self._check_late_fields(reader)
+                self._check_fields(reader)
                 await self._pipe.put(chunk)
             elif self.body is not None:
                 self.body += chunk
@@ -351,7 +349,7 @@ class V1Handler(AdmittingHandler):
     async def _begin_upload(self, reader: MultipartReader) -> None:
         """Ask the provider with what has come of an upload; the rest follows as it comes."""
         prefix = bytes(self.body or b"")
-        self._early_fields = frozenset(reader.fields)
+        self._check_fields(reader)
         field = reader.fields.get("model")
         model = self._resolve(None if field is None else field.text)
         if field is not None and model is not None and model != field.text:
@@ -386,15 +384,15 @@ class V1Handler(AdmittingHandler):
         finally:
             pipe.close()
 
-    def _check_late_fields(self, reader: MultipartReader) -> None:
-        """Refuse a field that decides what the request may do, where it comes behind a file."""
+    def _check_fields(self, reader: MultipartReader) -> None:
+        """Refuse what decides what the request may do where it comes too late, behind a file."""
         model = reader.fields.get("model")
-        if model is not None and self.record.model is None:
-            if self._has_model_bounds:
-                raise RelayError(ErrorCode.BAD_REQUEST, "The field model must come before the file.")
-            self.record.model = model.text[:_MAX_NAME_CHARS]
-        if "n" in reader.fields and self.client.bounded and "n" not in self._early_fields:
+        if self._has_model_bounds and self._endpoint.costs and ("model" in reader.late or model is None):
+            raise RelayError(ErrorCode.BAD_REQUEST, "The field model must come before the file.")
+        if self.client.bounded and "n" in reader.late:
             raise RelayError(ErrorCode.BAD_REQUEST, "The field n must come before the file.")
+        if model is not None and self.record.model is None:
+            self.record.model = model.text[:_MAX_NAME_CHARS]
 
     async def _end_upload(self) -> None:
         reader = self._reader
