@@ -268,10 +268,13 @@ async def test_requests_see_the_old_or_the_new_ring_whole(tmp_path: Path) -> Non
 
 async def test_a_long_dead_key_is_known_to_be_dead(tmp_path: Path) -> None:
     """A key that died before the last hundred is not shown any more, but still refused as what it is."""
-    with opened(tmp_path / "state") as state:
+    clock = Clock()
+    with opened(tmp_path / "state", clock=clock) as state:
         oldest = newest = (await state.ring.add("web", caller=ALICE)).key.id
         for _ in range(103):
+            clock.now_s += 1
             newest = (await rotate(state.ring, newest, grace_s=0)).key.id
+        clock.now_s += 1
         await state.ring.revoke(newest, cut=False, caller=ALICE)
         keys = state.ring.keys()
         assert len(keys) == 100
