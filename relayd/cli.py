@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from datetime import date, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_control(commands)
     _add_keys(commands)
     _add_clients(commands)
+    _add_usage(commands)
     return relayd
 
 
@@ -216,6 +219,37 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
             "id", metavar="ID", help="the key's id, as `relayd keys list` shows it, or its client's name"
         )
     extend.add_argument("by", metavar="1h", type=_duration, help="how much longer")
+
+
+def _add_usage(commands: _Commands[argparse.ArgumentParser]) -> None:
+    usage = _daemon_command(commands, "usage", "usage:run", "show what was used: requests, tokens and money")
+    usage.add_argument(
+        "--by", choices=("client", "model", "day", "key"), default="client", help="what each line sums up"
+    )
+    usage.add_argument(
+        "--since",
+        metavar="7d",
+        type=_day,
+        help="the first day: 2026-01-31, or 7d ago (default: the first of this month)",
+    )
+    usage.add_argument("--until", metavar="DAY", type=_day, help="the last day (default: today)")
+    usage.add_argument("--client", metavar="NAME", help="count this client alone")
+    usage.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
+
+
+def _day(text: str) -> str:
+    """Return a day as the admin API reads it; a span means that long ago."""
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        pass
+    try:
+        span_s = parse_duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is neither a day nor a span; write 2026-01-31 or 7d"
+        ) from None
+    return datetime.fromtimestamp(time.time() - span_s).astimezone().date().isoformat()
 
 
 def _add_clients(commands: _Commands[argparse.ArgumentParser]) -> None:

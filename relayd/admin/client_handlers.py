@@ -8,13 +8,16 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from relayd.admin.context import period_use
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import json_list
 from relayd.admin.key_handlers import RingHandler
-from relayd.admin.schema import ClientChange, ClientInfo, PeriodUse
-from relayd.state.budget import NANO, Use
+from relayd.admin.schema import ClientChange, ClientInfo
+from relayd.state.budget import Use
 from relayd.state.records import LIVE_STATES, ClientChangeResult
 from relayd.state.state import State
+
+_UNUSED = Use()
 
 
 class _ClientsRoute(RingHandler):
@@ -83,7 +86,7 @@ def _infos(state: State, open_streams: Mapping[str | None, int]) -> Iterator[Cli
 
     for client in ring.clients():
         name = client.name
-        minute, today, month = [_period_use(use.get(name)) for use in uses]
+        minute, today, month = [period_use(use.get(name, _UNUSED)) for use in uses]
         yield ClientInfo(
             **asdict(client),
             keys=tuple(key_ids.get(name, ())),
@@ -93,7 +96,3 @@ def _infos(state: State, open_streams: Mapping[str | None, int]) -> Iterator[Cli
             today=today,
             month=month,
         )
-
-
-def _period_use(use: Use | None) -> PeriodUse:
-    return PeriodUse() if use is None else PeriodUse(use.requests, use.tokens, use.nano_usd / NANO)

@@ -22,6 +22,7 @@ from relayd.admin.schema import (
     DaemonFacts,
     DiskUse,
     LogHealth,
+    PeriodUse,
     Progress,
     Reloaded,
     RingSummary,
@@ -35,6 +36,7 @@ from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.routes import Route
 from relayd.relay.stream import RelayStream
+from relayd.state.budget import NANO, Use
 from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
 from relayd.state.records import Phase, RequestRecord, epoch_s, utc_text
@@ -96,6 +98,7 @@ class AdminContext:
         """Return all figures as they are now; the disk is examined in a thread."""
         limits, log = self.limits(), self.state.log
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
+        today, month = await asyncio.to_thread(_use, self.state)
         return Status(
             **msgspec.structs.asdict(self.facts),
             version=__version__,
@@ -111,6 +114,8 @@ class AdminContext:
             disk=disk,
             ring=_ring_summary(self.state.ring),
             routes=[_route_status(route) for route in self.routes()],
+            today=today,
+            month=month,
             first_key=self.first_key(),
         )
 
@@ -133,6 +138,20 @@ def _disk(state: State) -> tuple[DiskUse, str | None]:
         return state.disk_use(), None
     except StateError as error:
         return DiskUse(0, 0), str(error)
+
+
+def _use(state: State) -> tuple[PeriodUse, PeriodUse]:
+    """Return what was used today and this month; nothing if the disk does not answer, which `_disk` tells."""
+    try:
+        today, month = state.reader.use_in_all()
+    except StateError:
+        return PeriodUse(), PeriodUse()
+    return period_use(today), period_use(month)
+
+
+def period_use(use: Use) -> PeriodUse:
+    """Return what was used as the API tells it."""
+    return PeriodUse(use.requests, use.tokens, use.nano_usd / NANO)
 
 
 def _stream_counts(streams: ActiveStreams) -> StreamCounts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import date, datetime
 from functools import partial
 from http import HTTPStatus
 
@@ -16,8 +17,10 @@ from relayd import __version__
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler
 from relayd.admin.schema import Event, Gap, Hello
+from relayd.state.calendar import local_date
 from relayd.state.errors import StateError
 from relayd.state.filter import parse_filter
+from relayd.state.reader import USAGE_COLUMNS
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +74,43 @@ class RequestRecordHandler(AdminHandler):
                 f"The log has no request {request_id[:40]!r}: it never existed, or is no longer kept."
             )
         self.send_json(self.context.as_of_now(record))
+
+
+class UsageHandler(AdminHandler):
+    """`GET /usage`."""
+
+    query_names = frozenset({"by", "since", "until", "client"})
+
+    async def get(self) -> None:
+        """Send what was used, by client, model, day or key; without `since`, from the first of this month."""
+        by = self.get_query_argument("by", "client")
+        if by not in USAGE_COLUMNS:
+            raise AdminError.bad_request(f"by is one of {', '.join(USAGE_COLUMNS)}, not {by[:40]!r}.")
+        today = local_date(self.context.state.clock())
+        since, until = self._day("since", today.replace(day=1)), self._day("until", today)
+        client = self.get_query_argument("client", None)
+        rows, total = await self.context.read_log(
+            partial(self.context.state.reader.usage, by, since=since, until=until, client=client)
+        )
+        self.send_json(
+            {
+                "by": by,
+                "since": since,
+                "until": until,
+                "rows": msgspec.Raw(rows),
+                "total": msgspec.Raw(total),
+            }
+        )
+
+    def _day(self, name: str, default: date) -> str:
+        text = self.get_query_argument(name, None)
+        try:
+            day = default if text is None else datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day
+        except ValueError:
+            raise AdminError.bad_request(
+                f"{name} is a day such as 2026-01-31, not {(text or '')[:40]!r}."
+            ) from None
+        return day.isoformat()
 
 
 class AuditHandler(_PageHandler):

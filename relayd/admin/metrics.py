@@ -34,13 +34,16 @@ _WINDOW_S = 300
 _MINUTE_S = 60
 _DELTAS_OVER_S = 5
 _MAX_FIRST_TOKENS = 1000
+_MAX_CLIENT_LABELS = 200
+_OTHER_CLIENTS = "(other)"
+"""No client has this name."""
 
 # The time at which each counter was made says nothing that the start of the process does not.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
 
 
 class Metrics:
-    """Counts what happens, on the event loop. Every label value comes from relayd, none from a client."""
+    """Counts what happens, on the event loop. Every label value comes from relayd or its operator."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -52,6 +55,7 @@ class Metrics:
         self._key_changes = _counters(
             "relayd_key_changes", "Changes of keys and clients.", "action", _KEY_CHANGES, registry
         )
+        self._by_client = _ByClient(registry)
         self._reply_bytes = Counter("relayd_reply_bytes", "Bytes of replies that ended.", registry=registry)
         self._first_token = Histogram(
             "relayd_first_token_seconds",
@@ -80,6 +84,7 @@ class Metrics:
         if record.error is not None and record.error.code in self._errors:
             self._errors[record.error.code].inc()
         self._reply_bytes.inc(record.bytes_out)
+        self._by_client.request_ended(record)
         if record.duration_ms is not None:
             self._duration.observe(record.duration_ms / 1000)
         if record.first_token_ms is not None:
@@ -98,6 +103,35 @@ class Metrics:
         current = CollectorRegistry()
         current.register(_StatusCollector(status, deltas))
         return generate_latest(self._registry) + generate_latest(current)
+
+
+class _ByClient:
+    """Tokens and money by client. Beyond 200 clients, the others share one label."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._tokens = Counter("relayd_tokens", "Tokens used.", ["client", "kind"], registry=registry)
+        self._cost = Counter("relayd_cost_usd", "US dollars used.", ["client"], registry=registry)
+        self._named: set[str] = set()
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count what a request used; cached tokens are part of the prompt's."""
+        if record.usage_source is None or record.client is None:
+            return
+        name = record.client
+        if name not in self._named:
+            if len(self._named) >= _MAX_CLIENT_LABELS:
+                name = _OTHER_CLIENTS
+            else:
+                self._named.add(name)
+        for kind, count in (
+            ("prompt", record.prompt_tokens),
+            ("cached", record.cached_tokens),
+            ("completion", record.completion_tokens),
+        ):
+            if count:
+                self._tokens.labels(name, kind).inc(count)
+        if record.cost_usd:
+            self._cost.labels(name).inc(record.cost_usd)
 
 
 def _counters(

@@ -160,6 +160,14 @@ class RouteStatus(msgspec.Struct, kw_only=True, frozen=True):
     """Those of them that made it cool down, or would have."""
 
 
+class PeriodUse(msgspec.Struct, frozen=True):
+    """What was used, or reserved, in one minute, day or month of the server's time zone."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
 class Status(DaemonFacts, kw_only=True, frozen=True):
     """`GET /status`."""
 
@@ -176,6 +184,9 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     disk: DiskUse
     ring: RingSummary
     routes: list[RouteStatus] = []
+    today: PeriodUse = PeriodUse()
+    """What all clients together have used."""
+    month: PeriodUse = PeriodUse()
     first_key: str | None = None
     """Where the first key waits in plain text, and until when; None if it does not."""
 
@@ -205,14 +216,6 @@ class KeyChange(KeyChangeResult, frozen=True):
 
     cut: int = 0
     """How many open streams a revoke ended."""
-
-
-class PeriodUse(msgspec.Struct, frozen=True):
-    """What a client has used, or reserved, in one minute, day or month of the server's time zone."""
-
-    requests: int = 0
-    tokens: int = 0
-    cost_usd: float = 0.0
 
 
 class ClientInfo(Client, kw_only=True, frozen=True):

@@ -27,7 +27,13 @@ from relayd.admin.handlers import (
     StatusHandler,
 )
 from relayd.admin.key_handlers import KeyChangeHandler, KeysHandler
-from relayd.admin.log_handlers import AuditHandler, EventsHandler, RequestRecordHandler, RequestsHandler
+from relayd.admin.log_handlers import (
+    AuditHandler,
+    EventsHandler,
+    RequestRecordHandler,
+    RequestsHandler,
+    UsageHandler,
+)
 from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, ErrorDetail, ErrorReply
 
 MAX_CONNECTIONS = 128
@@ -113,6 +119,7 @@ def _application(context: AdminContext) -> Application:
             (r"/keys", KeysHandler, arguments),
             (rf"/keys/{_ID}/(rotate|extend|undo|revoke)", KeyChangeHandler, arguments),
             (r"/clients", ClientsHandler, arguments),
+            (r"/usage", UsageHandler, arguments),
             (rf"/clients/{_ID}", ClientHandler, arguments),
             (r"/requests", RequestsHandler, arguments),
             (rf"/requests/{_ID}", RequestRecordHandler, arguments),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from relayd.admin.schema import AcceptState, RouteStatus, Status, epoch_s
+from relayd.admin.schema import AcceptState, PeriodUse, RouteStatus, Status, epoch_s
 from relayd.commands.console import Console, counted, left, size
 from relayd.durations import millis, short
 from relayd.hints import typeable
@@ -125,6 +125,10 @@ def _again(until: str, now_s: float) -> str:
     return f"tried again in {short(left_s)}" if left_s > 0 else "tried by the next request"
 
 
+def _used(use: PeriodUse) -> str:
+    return f"{counted(use.tokens, 'token')} (${use.cost_usd:,.2f})"
+
+
 def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     streams, rates, ring, log, disk = status.streams, status.rates, status.ring, status.log, status.disk
     median, p95 = rates.first_token_p50_ms, rates.first_token_p95_ms
@@ -143,6 +147,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
             "first token",
             "none in 5m" if median is None else f"half within {millis(median)}, 95% within {millis(p95)}",
         ),
+        ("used", f"{_used(status.today)} today, {_used(status.month)} this month"),
         ("keys", f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"),
         ("log", f"{counted(status.seq, 'event')}, {queue}"),
         ("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"),

@@ -21,6 +21,8 @@ from relayd.state.calendar import Window
 from relayd.state.errors import StateError
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 
+OWN_USAGE_PATH = "/v1/usage"
+"""Where every client may see what it used."""
 _RETRY_AFTER_S = 5
 _UNUSED = frozenset({"upstream_rejected", "upstream_limited", "upstream_auth", "upstream_unreachable"})
 """Errors after which the provider has done nothing that it charges for."""
@@ -49,6 +51,9 @@ class Budget(Protocol):
 
     async def reserve(self, demand: Demand) -> list[Standing]:
         """Reserve. Raises OverBudget or StateError."""
+
+    async def standing(self, client: Client) -> tuple[list[Standing], tuple[Use, Use, Use]]:
+        """Return where a client stands, and what it used in each window. Raises StateError."""
 
 
 class Allowances:
@@ -86,7 +91,7 @@ class Allowances:
         client = self._find_client(name)
         if client is None or (client.expires_at is not None and epoch_s(client.expires_at) <= self.clock()):
             raise RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")
-        if client.endpoints and not _matches(path, client.endpoints):
+        if client.endpoints and path != OWN_USAGE_PATH and not _matches(path, client.endpoints):
             raise RelayError(ErrorCode.UNAUTHORIZED, "This key may not be used at this path.")
         if client.origins and origin is not None and origin not in client.origins:
             raise RelayError(ErrorCode.UNAUTHORIZED, "This key may not be used by pages of this origin.")
@@ -184,6 +189,7 @@ class Meter:
         try:
             self.standings = await self._budget.reserve(self._demand())
         except OverBudget as refusal:
+            self.standings = [refusal.standing]
             raise _refusal(self._client, refusal, self._clock()) from refusal
         except StateError as error:
             raise RelayError(
@@ -215,6 +221,21 @@ class Meter:
             least=least if is_guess else most,
             prompt_tokens=prompt,
         )
+
+    def rate_limit_headers(self) -> dict[str, str]:
+        """Return OpenAI's headers of what is left; of several bounds on tokens, the shortest counts."""
+        headers: dict[str, str] = {}
+        for standing in self.standings:
+            bound = standing.bound
+            if bound.unit != "nano_usd":
+                left_s = max(0, math.ceil(standing.resets_at_s - self._clock()))
+                for what, value in (
+                    ("limit", str(standing.limit)),
+                    ("remaining", str(standing.remaining)),
+                    ("reset", _span(left_s)),
+                ):
+                    headers[f"x-ratelimit-{what}-{bound.unit}"] = value
+        return headers
 
     def charge(self) -> None:
         """Complete the record of a request that has ended: what it used, how that is known, what it costs."""
@@ -272,6 +293,13 @@ def _refusal(client: Client, refusal: OverBudget, now_s: float) -> RelayError:
     retry_after_s = max(1, math.ceil(standing.resets_at_s - now_s))
     code = ErrorCode.BUSY if bound.window is Window.MINUTE else ErrorCode.OVER_BUDGET
     return RelayError(code, message, retry_after_s=retry_after_s)
+
+
+def _span(seconds: int) -> str:
+    """Return a span as OpenAI writes it: `42s`, `6m0s`, `10h0m5s`."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 def _amount(number: int, unit: str) -> str:

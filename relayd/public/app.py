@@ -7,6 +7,7 @@ from relayd.public.context import AppContext
 from relayd.public.handlers import PublicApp
 from relayd.public.health import HealthHandler, NotFoundHandler, ReadyHandler
 from relayd.public.page import PageHandler, page_pattern
+from relayd.public.usage import OwnUsageHandler
 from relayd.public.v1 import V1Handler
 
 
@@ -15,6 +16,7 @@ def make_app(context: AppContext) -> PublicApp:
     app = PublicApp(
         [
             (r"/chat", ChatHandler),
+            (r"/v1/usage", OwnUsageHandler),
             (r"/v1(?:/.*)?", V1Handler),
             (r"/healthz", HealthHandler),
             (r"/readyz", ReadyHandler),

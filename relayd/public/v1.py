@@ -431,6 +431,7 @@ class V1Handler(AdmittingHandler):
         self.status = head.status
         self._is_stream = head.is_stream
         self.set_status(head.status)
+        self._set_rate_limits()
         self.clear_header("Content-Type")
         self.set_header("Content-Type", "text/event-stream; charset=utf-8" if head.is_stream else JSON_TYPE)
         for name, value in head.headers:
@@ -441,6 +442,12 @@ class V1Handler(AdmittingHandler):
                 length = int(value)
         if length is not None:
             self.set_header("Content-Length", str(length))
+
+    def _set_rate_limits(self) -> None:
+        """Tell a client with bounds what is left of them."""
+        if self.meter is not None:
+            for name, value in self.meter.rate_limit_headers().items():
+                self.set_header(name, value)
 
     def send(self, data: bytes) -> None:
         """Send a piece, the first time with the head. Raises ClientGone."""
@@ -469,6 +476,7 @@ class V1Handler(AdmittingHandler):
 
     def render_error(self, error: RelayError, body: bytes | None = None) -> None:
         """Render an error in OpenAI's shape; a refusal of the provider is passed on as it is."""
+        self._set_rate_limits()
         if not isinstance(error, ProviderRefusal):
             super().render_error(error, body)
             if error.retry_after_s is not None:

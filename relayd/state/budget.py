@@ -22,7 +22,7 @@ from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, 
 from relayd.state.columns import storable_int, storable_text
 from relayd.state.database import Database, Transaction, explain
 from relayd.state.errors import StateBusy
-from relayd.state.records import Client, Outcome, RequestRecord, UsageSource, epoch_s
+from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 from relayd.state.writer import Writer
 
 NANO = 1_000_000_000
@@ -35,8 +35,6 @@ _KEPT_DAYS = 3
 _KEPT_MONTHS_DAYS = 62
 USAGE_DAYS = 400
 
-_REFUSED = frozenset({Outcome.DENIED, Outcome.REJECTED})
-"""The outcomes of requests that relayd itself refused: they count nowhere."""
 _READ_WINDOW = "SELECT requests, tokens, nano_usd FROM windows WHERE window = ? AND client = ?"
 _ADD_TO_WINDOW = """INSERT INTO windows (window, client, requests, tokens, nano_usd)
     VALUES (?1, ?2, max(0, ?3), max(0, ?4), max(0, ?5))
@@ -288,7 +286,8 @@ class Budget:
             reservation = self._open.get(record.id)
             if reservation is not None:
                 settled.append(record.id)
-            elif record.client is None or record.outcome in _REFUSED:
+            elif record.client is None or record.connect_ms is None:
+                # The provider was not asked.
                 continue
             client = storable_text(record.client or "")
             used = _use_of(record)

@@ -80,6 +80,35 @@ _USE_BY_CLIENT = """SELECT json_group_array(json(
     (SELECT json_group_object(client, json_array(requests, tokens, nano_usd))
      FROM windows WHERE window = value)
 )) FROM (SELECT value FROM json_each(?) ORDER BY key)"""
+_USE_IN_ALL = """SELECT json_group_array(json_array(window, requests, tokens, nano_usd)) FROM (
+    SELECT window, sum(requests) AS requests, sum(tokens) AS tokens, sum(nano_usd) AS nano_usd
+    FROM windows WHERE window IN (?, ?) GROUP BY window)"""
+_USAGE_FIELDS = (
+    *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("cost_usd", "estimated"),
+)
+_USAGE_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _USAGE_FIELDS)
+_USAGE = """WITH sums AS MATERIALIZED (
+        SELECT {column} AS name, {sums}
+        FROM (SELECT *, nano_usd / 1e9 AS cost_usd FROM usage
+            WHERE day BETWEEN :since AND :until AND (:client IS NULL OR client = :client))
+        GROUP BY 1)
+    SELECT (SELECT json_group_array(json(item)) FROM
+            (SELECT {row} AS item FROM sums ORDER BY {order} LIMIT :limit)),
+        (SELECT {total} FROM (SELECT {sums} FROM sums))"""
+_BY_MOST = "cost_usd DESC, prompt_tokens + completion_tokens DESC, requests DESC, name"
+USAGE_COLUMNS = {"client": "client", "model": "model", "day": "day", "key": "key_id"}
+"""What usage can be summed by, and the column that has it."""
+_USAGE_BY = {
+    by: _USAGE.format(
+        column=column,
+        sums=_USAGE_SUMS,
+        row=json_object(("name", *_USAGE_FIELDS)),
+        order="name" if by == "day" else _BY_MOST,
+        total=json_object(_USAGE_FIELDS),
+    )
+    for by, column in USAGE_COLUMNS.items()
+}
 
 
 class LogReader:
@@ -164,6 +193,27 @@ class LogReader:
         query = "SELECT client, route, kind FROM (SELECT 1) LEFT JOIN stored_objects ON id = ?"
         client, route, kind = self._row(query, [storable_text(object_id)])
         return None if client is None else Owner(client, route, kind)
+
+    def use_in_all(self) -> tuple[Use, Use]:
+        """Return what all clients together have used or reserved today and this month."""
+        _, day, month = window_names(self._clock())
+        (text,) = self._row(_USE_IN_ALL, [day, month])
+        found = {window: Use(*counts) for window, *counts in msgspec.json.decode(text)}
+        return found.get(day, Use()), found.get(month, Use())
+
+    def usage(self, by: str, *, since: str, until: str, client: str | None = None) -> tuple[bytes, bytes]:
+        """Return usage of whole days as JSON: at most 10,000 sums, the largest first, and the total.
+
+        Args:
+            by: a name of `USAGE_COLUMNS`; days come in their order.
+            since: the first day, such as `2026-01-31`.
+            until: the last one.
+            client: count this one alone.
+        """
+        client = None if client is None else storable_text(client)
+        days: dict[str, object] = {"since": since, "until": until, "client": client, "limit": MAX_ROWS}
+        rows, total = self._row(_USAGE_BY[by], days)
+        return rows.encode(), total.encode()
 
     def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:
         with self._connection() as connection:

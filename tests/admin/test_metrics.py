@@ -18,6 +18,8 @@ _LABELS = {
     "outcome": {outcome.value for outcome in Outcome},
     "code": {code.value for code in ErrorCode},
     "phase": {"connecting", "waiting", "streaming"},
+    "client": {"default"},
+    "kind": {"prompt", "cached", "completion"},
     "state": {"live", "paused", "draining", "active", "retiring"},
     "action": {
         *("fill", "add", "import", "rotate", "extend", "undo", "revoke"),

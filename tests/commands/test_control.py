@@ -18,7 +18,7 @@ async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:
         labels = [line[:13].strip() for line in ran.lines]
         assert labels == [
             *("relayd", "up", "serving", "upstream", "streams", "lately"),
-            *("first token", "keys", "log", "disk", "state"),
+            *("first token", "used", "keys", "log", "disk", "state"),
         ]
         assert ran.lines[0] == f"relayd       {__version__}, live"
         assert "1 active, 0 retiring, generation 1" in ran.out

@@ -49,6 +49,7 @@ def an_end(
     """Return a request that ended after using so many tokens in and out."""
     record = a_record(number, started_s=started_s)
     record.phase, record.outcome = Phase.DONE, outcome
+    record.connect_ms = None if outcome in {Outcome.DENIED, Outcome.REJECTED} else 5
     if tokens is not None:
         record.prompt_tokens, record.completion_tokens = tokens
         record.cost_usd, record.usage_source = usd, source
