@@ -28,8 +28,11 @@ from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import Settings, load
 from relayd.public.listener import bind
+from relayd.relay.prices import Pricing
+from relayd.relay.usage import TokenCounts
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id
+from relayd.state.budget import NANO
 from relayd.state.directory import StateDirectory
 from relayd.state.key_operations import Caller
 from relayd.state.keyring import KeyRing
@@ -42,10 +45,13 @@ from relayd.state.records import (
     Phase,
     RecordedError,
     RequestRecord,
+    UsageSource,
     utc_text,
 )
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
+
+_PRICING: Final = Pricing({})
 
 _DAY_S: Final = 86_400.0
 _HISTORY_S: Final = 3600.0
@@ -338,6 +344,11 @@ def _close(record: RequestRecord, fate: _Fate, draw: random.Random) -> None:
         record.finish_reason = "stop"
         record.prompt_tokens = int(draw.lognormvariate(math.log(400), 0.9))
         record.completion_tokens = record.deltas
+        record.cached_tokens = 0
+        record.usage_source = UsageSource.PROVIDER
+        tokens = TokenCounts(record.prompt_tokens, record.completion_tokens)
+        nano_usd = _PRICING.nano_usd(record.model or "", tokens)
+        record.cost_usd = None if nano_usd is None else nano_usd / NANO
 
 
 def _settings(directory: Path) -> Settings:

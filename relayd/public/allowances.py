@@ -150,6 +150,19 @@ class Allowances:
                 "what runs on by itself could not be counted.",
             )
 
+    def check_uncounted(self, client: Client) -> None:
+        """Raise for a client whose bounds would not hold for what relayd cannot count.
+
+        Raises:
+            RelayError: `bad_request`.
+        """
+        if client.has_token_bound or client.has_money_bound:
+            raise RelayError(
+                ErrorCode.BAD_REQUEST,
+                f"This is not for the client '{client.name}', which has bounds in tokens or money: "
+                "what it uses could not be counted.",
+            )
+
     def meter(self, client: Client, record: RequestRecord, wanted: Wanted | None) -> Meter:
         """Return what reserves and charges one request; without `wanted` it uses no tokens."""
         return Meter(self, client, record, wanted)

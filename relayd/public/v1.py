@@ -100,6 +100,8 @@ class V1Handler(AdmittingHandler):
                 f"Invalid URL ({request.method} {request.path[:_MAX_NAME_CHARS]}): this relay does not open "
                 "it; its operator can, with v1.allow."
             )
+        if endpoint.is_uncounted:
+            self.context.allowances.check_uncounted(self.client)
         self._endpoint = endpoint
         content_type = request.headers.get("Content-Type", "")
         if content_type.lower().startswith("multipart/"):

@@ -32,6 +32,10 @@ _NO_OBJECTS = frozenset({"compact", "input_tokens"})
 _COSTLY = re.compile(
     r"/(?:chat/completions|responses(?:/compact)?|completions|embeddings|images/.+|audio/.+)"
 )
+_FREE = re.compile(
+    rf"/(?:moderations|responses/(?:input_tokens|{_ID}/cancel)|conversations(?:/.+)?|files|uploads(?:/.+)?)"
+)
+"""Where a POST costs nothing."""
 _WITHOUT_TOKENS_OUT = re.compile(r"/(?:embeddings|moderations)")
 
 
@@ -57,6 +61,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     creates: bool = False
     costs: bool = False
     has_output: bool = True
+
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether it may cost what relayd cannot count: a batch, a fine-tuning job."""
+        return self.method == "POST" and not self.costs and _FREE.fullmatch(self.path) is None
 
     @property
     def is_models(self) -> bool:

@@ -100,6 +100,26 @@ async def test_background_is_refused_where_it_could_not_be_counted() -> None:
         assert (await call(relay, other, "/responses", input="hi", background=True)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "bounds", "refused"),
+    [
+        ("/batches", {"tokens_per_month": 10_000}, True),
+        ("/fine_tuning/jobs", {"usd_per_day": 5.0}, True),
+        ("/batches", {"requests_per_minute": 50}, False),
+        ("/conversations", {"tokens_per_month": 10_000}, False),
+    ],
+)
+async def test_what_cannot_be_counted_is_not_for_bounds(
+    path: str, bounds: dict[str, Any], *, refused: bool
+) -> None:
+    """An operator may open batches; with bounds in tokens or money they are no way around these."""
+    async with running_relay(v1__allow=["POST /v1/*"]) as relay:
+        key = await a_key(relay, **bounds)
+        reply = await call(relay, key, path)
+        assert (reply.status == 400) is refused
+        assert len(relay.upstream.requests) == (not refused)
+
+
 async def test_a_client_with_bounds_is_told_what_is_left() -> None:
     """In OpenAI's headers, on answers and refusals; the provider's own are not passed on."""
     now_s = time.time()
