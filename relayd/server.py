@@ -355,7 +355,6 @@ def _v1_rules(settings: Settings) -> V1Rules:
         enabled=settings.v1.enabled,
         allow=settings.v1.allow,
         max_body_bytes=settings.v1.max_body_bytes,
-        aliases=settings.aliases,
     )
 
 

@@ -42,7 +42,7 @@ class AdmittingHandler(BaseHandler):
         self.held = ExitStack()
         """Gives back what the request holds: its slots, and the watch for the client's leaving."""
         self._began_at = time.monotonic()
-        self._relayed: RelayStream | None = None
+        self.relayed: RelayStream | None = None
         self.meter: Meter | None = None
         """Counts what the request uses, once it is relayed."""
         context = self.context
@@ -124,7 +124,7 @@ class AdmittingHandler(BaseHandler):
         """
         context, record = self.context, self.record
         meter = self.meter = context.allowances.meter(self.client, record, wanted)
-        stream = self._relayed = RelayStream(
+        stream = self.relayed = RelayStream(
             record, answer, writer=self, limits=context.stream_limits, reserve=meter.reserve
         )
         context.recorder.open(record)
@@ -164,16 +164,16 @@ class AdmittingHandler(BaseHandler):
     def on_connection_close(self) -> None:
         """Take the end of a connection whose body was still arriving (tornado.web.RequestHandler)."""
         super().on_connection_close()
-        if self.body is None and self._relayed is None:
+        if self.body is None and self.relayed is None:
             return
-        if self.stream.met_bad_body and self._relayed is None:
+        if self.stream.met_bad_body and self.relayed is None:
             error = malformed_body()
             self._close_early(error.outcome, error)
         self._on_client_left()
 
     def _on_client_left(self) -> None:
-        if self._relayed is not None:
-            self._relayed.stop(ClientGone())
+        if self.relayed is not None:
+            self.relayed.stop(ClientGone())
         else:
             self._close_early(Outcome.CLIENT_CLOSED)
             self.stream.close()
@@ -191,7 +191,7 @@ class AdmittingHandler(BaseHandler):
         self.held.close()
         self.body = None
         record = self.record
-        if record.outcome is None and self._relayed is None:
+        if record.outcome is None and self.relayed is None:
             record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
             self.context.recorder.refuse(record, outcome, error, network_of(record.ip))
 

@@ -22,33 +22,38 @@ class ChatHandler(AdmittingHandler):
     async def post(self) -> None:
         """Relay, now that the body is here."""
         self.body_arrived()
-        context, record = self.context, self.record
         if self.body is None:
             # Refused before its body was here.
             self.finish()
             return
         try:
-            request = parse_chat_request(bytes(self.body), context.chat_rules)
-            upstream: ChatUpstream = context.upstream
-            wanted = None
-            if is_probe(request.model):
-                upstream = context.probe.answer(request.model, record.ip)
-            else:
-                wanted = Wanted(
-                    prompt_guess=guess_prompt_tokens(request.upstream_body),
-                    output_limit=request.max_tokens,
-                    output_limit_name=request.max_tokens_name,
-                )
-                context.allowances.check(self.client, request.model, wanted)
+            answer, wanted = self._ask(bytes(self.body))
         except RelayError as error:
             self.refuse(error)
             return
         self.body.clear()
+        await self.relay(answer, wanted)
+
+    def _ask(self, body: bytes) -> tuple[ChatAnswer, Wanted | None]:
+        """Return the answer to a request, and what it may use. Raises RelayError."""
+        context, record = self.context, self.record
+        request = parse_chat_request(body, context.chat_rules)
+        upstream: ChatUpstream = context.upstream
+        wanted = None
+        if is_probe(request.model):
+            upstream = context.probe.answer(request.model, record.ip)
+        else:
+            wanted = Wanted(
+                prompt_guess=guess_prompt_tokens(request.upstream_body),
+                output_limit=request.max_tokens,
+                output_limit_name=request.max_tokens_name,
+            )
+            context.allowances.check(self.client, request.model, wanted)
         record.model = request.model
         answer = ChatAnswer(
             upstream, request.upstream_body, request.model, include_usage=request.include_usage
         )
-        await self.relay(answer, wanted)
+        return answer, wanted
 
     def send(self, data: bytes) -> None:
         """Send lines, the first time with the head. Raises ClientGone."""

@@ -61,7 +61,7 @@ class BaseHandler(JsonHandler):
         """Seconds spent waiting for the client to read."""
         self.max_received_bytes = MAX_DRAINED_BYTES
         """Bound of the body in all, read or dropped."""
-        self._received_bytes = 0
+        self.received_bytes = 0
         self._received_pieces = 0
         # Tornado has no limit by itself. Cancelled when the body has arrived, or the response has ended.
         self.restart_body_timer()
@@ -102,10 +102,10 @@ class BaseHandler(JsonHandler):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body, and cut off a body that goes over the limits."""
-        self._received_bytes += len(chunk)
+        self.received_bytes += len(chunk)
         self._received_pieces += 1
         taken = self.take_piece(chunk)
-        is_too_much = self._received_bytes > self.max_received_bytes or self.in_tiny_pieces
+        is_too_much = self.received_bytes > self.max_received_bytes or self.in_tiny_pieces
         if is_too_much and not self._finished:
             self.finish()
         return taken
@@ -139,7 +139,7 @@ class BaseHandler(JsonHandler):
     @property
     def in_tiny_pieces(self) -> bool:
         """Whether the body costs too much: each piece takes a turn of the event loop, whatever its size."""
-        return self._received_pieces > _FREE_PIECES + self._received_bytes // _BYTES_PER_PIECE
+        return self._received_pieces > _FREE_PIECES + self.received_bytes // _BYTES_PER_PIECE
 
     def refuse(self, error: RelayError) -> None:
         """Answer with an error at once, and end the response when the body has arrived.
@@ -153,7 +153,7 @@ class BaseHandler(JsonHandler):
     def end_response(self) -> None:
         """End the response that was written, now or when the body has arrived."""
         self.is_answered = True
-        awaits_continue = "Expect" in self.request.headers and not self._received_bytes
+        awaits_continue = "Expect" in self.request.headers and not self.received_bytes
         if self._body_timer.cancelled() or awaits_continue:
             self.finish()
         else:

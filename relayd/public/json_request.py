@@ -108,6 +108,8 @@ class JsonFields:
     def nested(self, name: str) -> JsonFields:
         """Return the fields of a value that is an object. Raises as the class does."""
         span = self._spans[name]
+        if not span.raw.startswith(b"{"):
+            raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be an object.")
         # Not `raw`, in which half a surrogate pair is replaced.
         return JsonFields(self.body[span.start : span.end])
 

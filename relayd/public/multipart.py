@@ -138,6 +138,11 @@ class BodyPipe:
         self._error: RelayError | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a piece waits to be taken."""
+        return bool(self._piece)
+
     async def put(self, piece: bytes) -> None:
         """Wait until there is room, and leave a piece; it is dropped if nothing will read it."""
         while self._piece and not self._is_closed:

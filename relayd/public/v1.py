@@ -34,6 +34,8 @@ _PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-mo
 _RETRY_HEADERS = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _MAX_PREFIX_BYTES = 256 << 10
 """Bound of what comes before the first file of an upload."""
+_MIN_PROGRESS_BYTES = 64 << 10
+"""What must arrive within `server.body_timeout_s`: a large body may take longer than that in all."""
 _MAX_NAME_CHARS = 200
 _TOKENS_PER_FILE = 1000
 """A first guess, which the usage of earlier uploads corrects."""
@@ -67,8 +69,8 @@ class V1Handler(AdmittingHandler):
         self._pipe: BodyPipe | None = None
         """What an upload goes through, once it is relayed."""
         self._relaying: asyncio.Task[None] | None = None
-        self._arrived_bytes = 0
-        self._arrived_before = 0
+        self._timed_bytes = 0
+        """How much of the body had come when its timer was started."""
 
     @property
     def max_body_bytes(self) -> int:
@@ -142,7 +144,9 @@ class V1Handler(AdmittingHandler):
         is_stream = bool(fields.get("stream", bool, "true or false")) or (
             "true" in self.get_query_arguments("stream")
         )
-        wants = self._wants(expects_stream=is_stream, stores=fields.get("store", bool, "a bool") is not False)
+        wants = self._wants(
+            expects_stream=is_stream, stores=fields.get("store", bool, "true or false") is not False
+        )
         if is_stream and endpoint.protocol is Protocols.CHAT and self.context.chat_rules.ask_usage:
             wants.strips_usage = _ask_usage(fields)
         references = [*self._reference_in_path(), *_references(fields)]
@@ -191,7 +195,7 @@ class V1Handler(AdmittingHandler):
             if endpoint.costs and endpoint.method == "POST" and self._has_model_bounds:
                 raise RelayError(ErrorCode.BAD_REQUEST, "The request must name its model here.")
             return None
-        model = self.context.v1_rules.aliases.get(name, name)
+        model = self.context.chat_rules.aliases.get(name, name)
         self.record.model = model[:_MAX_NAME_CHARS]
         if not self._may_use(model):
             allowed = ", ".join(sorted(rules.allowed_models or self.client.models))
@@ -290,7 +294,7 @@ class V1Handler(AdmittingHandler):
         if not name:
             wants.rewrite = self._list_models
             return self._answer(self._target(), b"", wants, [])
-        model = self.context.v1_rules.aliases.get(name, name)
+        model = self.context.chat_rules.aliases.get(name, name)
         if not self._may_use(model):
             shown = name[:_MAX_NAME_CHARS]
             raise NotFound(
@@ -315,7 +319,7 @@ class V1Handler(AdmittingHandler):
             for entry in (entries if isinstance(entries, list) else ())
             if isinstance(entry, dict) and isinstance(entry.get("id"), str) and self._may_use(entry["id"])
         }
-        for alias, model in self.context.v1_rules.aliases.items():
+        for alias, model in self.context.chat_rules.aliases.items():
             if model in models:
                 models.setdefault(alias, {**models[model], "id": alias})
         return msgspec.json.encode({"object": "list", "data": list(models.values())})
@@ -327,17 +331,18 @@ class V1Handler(AdmittingHandler):
         return super().take_piece(chunk) if self._reader is None else self._take_upload(self._reader, chunk)
 
     async def _take_upload(self, reader: MultipartReader, chunk: bytes) -> None:
-        self._arrived_bytes += len(chunk)
         if self.body is None and self._pipe is None:
             # Refused.
             return
         try:
             reader.feed(chunk)
-            if self._arrived_bytes > self.max_body_bytes:
+            if self.received_bytes > self.max_body_bytes:
                 raise self.too_large()
             if self._pipe is not None:
                 self._check_fields(reader)
                 await self._pipe.put(chunk)
+                if self.relayed is not None:
+                    self.relayed.request_continues()
             elif self.body is not None:
                 self.body += chunk
                 if reader.has_file or len(self.body) > _MAX_PREFIX_BYTES:
@@ -410,17 +415,18 @@ class V1Handler(AdmittingHandler):
             self.finish()
 
     def on_body_timeout(self) -> None:
-        """Give an upload that makes progress more time."""
-        if self._pipe is None or self.is_answered:
-            super().on_body_timeout()
-        elif self._arrived_bytes > self._arrived_before:
-            self._arrived_before = self._arrived_bytes
+        """Give a body that makes progress, or for which the provider has no room yet, more time."""
+        pipe = self._pipe
+        has_progressed = self.received_bytes - self._timed_bytes >= _MIN_PROGRESS_BYTES
+        is_wanted = not self.is_answered and (self.body is not None or pipe is not None)
+        if is_wanted and (has_progressed or (pipe is not None and pipe.is_full)):
+            self._timed_bytes = self.received_bytes
             self.restart_body_timer()
-        else:
+        elif is_wanted and pipe is not None:
             limit_s = self.context.body_timeout_s
-            self._pipe.fail(
-                RelayError(ErrorCode.BAD_REQUEST, f"Nothing of the body arrived for {limit_s:g} s.")
-            )
+            pipe.fail(RelayError(ErrorCode.BAD_REQUEST, f"The body did not arrive within {limit_s:g} s."))
+        else:
+            super().on_body_timeout()
 
     # The response.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 import msgspec
@@ -80,13 +80,11 @@ class V1Rules(msgspec.Struct, frozen=True):
         enabled: whether there is anything.
         allow: what is open beside the usual, as `METHOD /v1/path`; `*` stands for any text.
         max_body_bytes: bound of a request's body.
-        aliases: what the provider is asked for when clients ask for a model.
     """
 
     enabled: bool = True
     allow: tuple[str, ...] = ()
     max_body_bytes: int = 32 << 20
-    aliases: Mapping[str, str] = {}
 
     def find(self, method: str, path: str) -> Endpoint | None:
         """Return the endpoint of a request if it is open."""

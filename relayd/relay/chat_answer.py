@@ -48,7 +48,9 @@ class ChatAnswer(ChatCompletion):
         self, on_connected: Callable[[str | None], None]
     ) -> tuple[str | None, UpstreamBody, ChatAnswer]:
         """Ask the provider."""
-        request_id, body = await self._upstream.open(self._body, on_connected, self._model)
+        # The request, perhaps megabytes of it, must not stay as long as the answer.
+        request, self._body = self._body, b""
+        request_id, body = await self._upstream.open(request, on_connected, self._model)
         return request_id, body, self
 
     def relay(self, data: bytes) -> bytes:

@@ -125,7 +125,10 @@ class PassthroughAnswer:
             ProviderRefusal: its refusal, to be passed on as it is.
             RelayError: any other failure.
         """
-        response = await self._upstream.send(await self._make_request(), on_connected)
+        # The request, perhaps megabytes of it, must not stay as long as the answer.
+        make_request, self._make_request = self._make_request, _made
+        response = await self._upstream.send(await make_request(), on_connected)
+        del make_request
         try:
             answer = self._answer_to(response)
         except BaseException:
@@ -603,6 +606,10 @@ def _lenient_event(value: object) -> _Event:
         number if isinstance(number, int) else None,
         msgspec.Raw(_encode(value.get("response"))),
     )
+
+
+async def _made() -> UpstreamRequest:
+    raise RuntimeError("the provider is asked once")
 
 
 def _json_value(raw: bytes) -> Any:

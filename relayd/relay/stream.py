@@ -147,6 +147,8 @@ class RelayStream:
         self._reserve = reserve
         self._loop = asyncio.get_running_loop()
         self._started_at = self._last_sent_at = self._last_event_at = self._loop.time()
+        self._asked_at = self._started_at
+        """When the provider was sent the latest piece of the request."""
         self.last_delta_at: float | None = None
         """Loop time of the last delta."""
         self._response: UpstreamBody | None = None
@@ -176,6 +178,10 @@ class RelayStream:
     def stalled_s(self) -> float:
         """Seconds spent waiting for the client, without a wait that is not over."""
         return self._writer.stalled_s
+
+    def request_continues(self) -> None:
+        """Note that the request is still being sent, so that its answer is not due yet."""
+        self._asked_at = self._loop.time()
 
     def stop(self, cause: RelayError | ClientGone) -> None:
         """End the stream; the first cause counts, and none after the end of the answer."""
@@ -344,7 +350,7 @@ class RelayStream:
         )
         if not answer.finished and not answer.has_progressed:
             first_word = f"The first word did not come within {limits.first_token_timeout_s:g}"
-            return min(total, (self._started_at + limits.first_token_timeout_s, first_word))
+            return min(total, (self._asked_at + limits.first_token_timeout_s, first_word))
         if self._paused:
             # The silence is not the provider's own.
             return total

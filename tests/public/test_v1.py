@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from relayd.state.records import Outcome, RequestRecord, UsageSource
 from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
 from tests.public.test_allowances import a_key
-from tests.wire import QUESTION, Reply, Wire, fetch, post, until
+from tests.wire import HOST, QUESTION, Reply, Wire, fetch, post, until
 
 _QUICK = "demo:interval_ms=0,deltas=3"
 _CHAT = "/v1/chat/completions"
@@ -672,3 +674,43 @@ async def test_a_client_that_reads_slowly_slows_the_provider() -> None:
     assert record.outcome is Outcome.COMPLETED
     assert record.stalled_ms >= 0
     assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("path", ["/chat", _CHAT])
+async def test_an_open_stream_keeps_no_request(path: str) -> None:
+    """Agents send a megabyte with each request, and their answers take minutes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        while left:
+            left -= len(await reader.read(min(left, 1 << 16)))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        writer.write(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n')
+        await reader.read()
+        writer.close()
+
+    question = [{"role": "user", "content": "x" * 1_000_000}]
+    sent = post(
+        KEY,
+        json.dumps({"messages": question, **({"stream": True} if path == _CHAT else {})}).encode(),
+        path=path,
+    )
+    async with (
+        await asyncio.start_server(answer, HOST, 0) as server,
+        running_relay(
+            upstream_url=lambda _: f"http://{HOST}:{server.sockets[0].getsockname()[1]}/v1"
+        ) as relay,
+        AsyncExitStack() as stack,
+    ):
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                wire = await stack.enter_async_context(await Wire.open(relay.port))
+                wire.send(sent)
+                await wire.first_piece(await wire.head())
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        # The SDK's client keeps the request that it built once.
+        assert held < 5_000_000
