@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from relayd.admin.schema import RouteState
 from tests.commands.harness import relayd
-from tests.e2e.daemon import KEY, Daemon
+from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
 from tests.support.upstream import FaultUpstream
-from tests.wire import ask, body
+from tests.wire import Wire, ask, body, fetch, post
 
 _QUICK = "demo:text=words,deltas=1,interval_ms=0,first_ms=0"
 
@@ -67,3 +68,39 @@ async def test_a_dead_key_is_seen_everywhere_but_by_the_clients(tmp_path: Path) 
                 assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
             told = daemon.stderr + shown + metrics
     assert "sk-" not in told
+
+
+async def test_on_v1_a_stored_response_stays_with_its_route_and_models_are_one_list(tmp_path: Path) -> None:
+    """Though another route is asked a thousand times as often."""
+    async with FaultUpstream(PROVIDER_KEY) as main, FaultUpstream(PROVIDER_KEY) as other:
+        key = tmp_path / "key"
+        key.write_text(PROVIDER_KEY)
+        key.chmod(0o600)
+        routes = [
+            {
+                "name": name,
+                "base_url": upstream.base_url,
+                "openai_api_key_file": str(key),
+                "weight": weight,
+                "models": models,
+            }
+            for name, upstream, weight, models in (
+                ("main", main, 1, ["demo*"]),
+                ("other", other, 1000, ["gpt-4o-mini"]),
+            )
+        ]
+        with Daemon(tmp_path, settings={"upstream.route": routes}) as daemon:
+            question = json.dumps({"model": _QUICK, "input": "hi"}).encode()
+            async with await Wire.open(daemon.port) as wire:
+                wire.send(post(f"Bearer {KEY}", question, path="/v1/responses"))
+                made = await wire.reply()
+            response_id = json.loads(made.body)["id"]
+            headers = {"Authorization": f"Bearer {KEY}"}
+            found = await fetch(daemon.port, f"/v1/responses/{response_id}", headers)
+            assert (found.status, json.loads(found.body)["id"]) == (200, response_id)
+            assert (await daemon.record(found)).route == "main"
+            assert other.total_requests == 0
+            listed = json.loads((await fetch(daemon.port, "/v1/models", headers)).body)["data"]
+            assert sorted(model["id"] for model in listed) == ["demo", "gpt-4o-mini"]
+            one = await fetch(daemon.port, "/v1/models/demo", headers)
+            assert (one.status, (await daemon.record(one)).route) == (200, "main")
