@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -175,6 +176,32 @@ async def test_a_refusal_before_the_body_was_sent_is_taken_and_the_rest_is_not_s
     assert (response.status, response.refusal) == (413, b'{"error": {"message": "Too large for [key]."}}')
     assert response.error is not None
     assert response.error.code is ErrorCode.UPSTREAM_REJECTED
+
+
+async def test_a_refusal_is_read_before_a_write_could_lose_it() -> None:
+    """A provider that refuses and closes without reading the rest resets the connection at the next write."""
+    refused = threading.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield _PIECE
+        # The loop stands still until the refusal is in the kernel, so nothing has read it.
+        assert refused.wait(PATIENCE_S)
+        for _ in range(1000):
+            yield _PIECE
+
+    def refuse(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1)
+            connection.sendall(error(413, "No."))
+        refused.set()
+
+    with socket.create_server((HOST, 0)) as listening:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listening))
+        async with client_of(f"http://{HOST}:{listening.getsockname()[1]}/v1") as upstream:
+            response = await _send(upstream, UpstreamRequest("POST", "/files", body=pieces()))
+        await refusing
+    assert response.status == 413
 
 
 async def test_an_answer_that_begins_early_does_not_end_the_upload() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import cast
@@ -22,6 +23,13 @@ class ConnectionBroken(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def is_readable(fileno: int) -> bool:
+    """Return whether a socket has something to read, if only its end."""
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class IncomingResponse:
@@ -273,6 +281,9 @@ class Connection(asyncio.BufferedProtocol):
         try:
             async with aclosing(body):
                 async for piece in body:
+                    if self.usable and is_readable(self.fileno()):
+                        # Perhaps a refusal. If that is followed by a reset, a write would fail, and lose it.
+                        await self._read_first()
                     if self._transport is None:
                         return
                     self._transport.write(piece)
@@ -282,6 +293,11 @@ class Connection(asyncio.BufferedProtocol):
             self._end_with(error)
         else:
             self._upload = None
+
+    async def _read_first(self) -> None:
+        """Let the loop read what is here: it asks the kernel once a turn, after what is due in that turn."""
+        for _ in range(2):
+            await asyncio.sleep(0)
 
     def _stop_upload(self) -> None:
         if self._upload is not None:

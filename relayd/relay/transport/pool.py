@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import AsyncGenerator, Callable
 
-from relayd.relay.transport.connection import Connection, IncomingResponse
+from relayd.relay.transport.connection import Connection, IncomingResponse, is_readable
 from relayd.relay.transport.dialer import Dialer
 
 _IDLE_TIMEOUT_S = 15.0
@@ -79,7 +78,9 @@ class Pool:
         while self._idle:
             connection, expiry = self._idle.popitem()
             expiry.cancel()
-            if connection.usable and not _is_readable(connection.fileno()):
+            # What an idle connection has to read can only be its end. A request that is written after that
+            # could not be sent again: the provider might have read it.
+            if connection.usable and not is_readable(connection.fileno()):
                 return connection
             connection.abort()
         return None
@@ -111,13 +112,3 @@ class Pool:
         for connection in tuple(self._open):
             connection.abort()
         await self._all_closed.wait()
-
-
-def _is_readable(fileno: int) -> bool:
-    """Return whether an idle connection has something to read, which can only be its end.
-
-    A request that is written after that could not be sent again: the provider might have read it.
-    """
-    poll = select.poll()
-    poll.register(fileno, select.POLLIN)
-    return bool(poll.poll(0))
