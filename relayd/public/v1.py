@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import guess_prompt_tokens
 from relayd.relay.openai_errors import NotFound, ProviderRefusal, UpgradeRefused, error_object
-from relayd.relay.passthrough import Observation, PassthroughAnswer, Protocols, ResponseHead
+from relayd.relay.passthrough import EVENT_STREAM, Observation, PassthroughAnswer, Protocols, ResponseHead
 from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest
 from relayd.state.errors import StateError
@@ -31,7 +31,9 @@ from relayd.state.stored_objects import Owner
 
 _PASSED_IN = ("Content-Type", "Accept", "OpenAI-Beta", "Idempotency-Key")
 _PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-model", b"content-encoding"})
-_RETRY_HEADERS = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_REFUSAL_PASSED_OUT = frozenset(
+    {b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry"}
+)
 _MAX_PREFIX_BYTES = 256 << 10
 """Bound of what comes before the first file of an upload."""
 _MIN_PROGRESS_BYTES = 64 << 10
@@ -440,16 +442,31 @@ class V1Handler(AdmittingHandler):
         self._is_stream = head.is_stream
         self.set_status(head.status)
         self._set_rate_limits()
+        media_type = self._pass_on(head.headers, _PASSED_OUT)
+        if head.is_stream and not media_type.startswith(EVENT_STREAM):
+            media_type = f"{EVENT_STREAM}; charset=utf-8"
         self.clear_header("Content-Type")
-        self.set_header("Content-Type", "text/event-stream; charset=utf-8" if head.is_stream else JSON_TYPE)
-        for name, value in head.headers:
-            lower = name.lower()
-            if lower == b"content-type" or lower in _PASSED_OUT:
-                self.set_header(name.decode("latin-1"), value.decode("latin-1"))
-            elif lower == b"content-length" and length is None and not head.is_stream:
-                length = int(value)
+        if media_type:
+            self.set_header("Content-Type", media_type)
+        if length is None and not head.is_stream:
+            length = next(
+                (int(value) for name, value in head.headers if name.lower() == b"content-length"), None
+            )
         if length is not None:
             self.set_header("Content-Length", str(length))
+
+    def _pass_on(self, headers: Sequence[tuple[bytes, bytes]], names: frozenset[bytes]) -> str:
+        """Pass headers of the provider on; return its content type."""
+        media_type = ""
+        for raw_name, raw_value in headers:
+            name, value = raw_name.lower(), raw_value.decode("latin-1")
+            if not value.isprintable():
+                continue
+            if name == b"content-type":
+                media_type = value
+            elif name in names:
+                self.set_header(raw_name.decode("latin-1"), value)
+        return media_type
 
     def _set_rate_limits(self) -> None:
         """Tell a client with bounds what is left of them."""
@@ -470,7 +487,8 @@ class V1Handler(AdmittingHandler):
             self.render_error(error)
         elif self.status is None:
             self._begin(len(data))
-            self.write(data)
+            if data:
+                self.write(data)
         elif error is not None and not self._is_stream:
             if self.request.version == "HTTP/1.0":
                 # Without a length only a reset shows it.
@@ -496,14 +514,12 @@ class V1Handler(AdmittingHandler):
                 # RFC 9110, 15.5.22.
                 self.set_header("Upgrade", "HTTP/1.1")
             return
-        self.set_status(error.status)
-        self.set_header("Content-Length", str(len(error.body)))
-        self.set_header("X-Relayd-Error", error.code)
-        for name, value in error.headers:
-            lower = name.lower()
-            if lower == b"content-type" or lower in _RETRY_HEADERS or lower in _PASSED_OUT:
-                self.set_header(name.decode("latin-1"), value.decode("latin-1"))
-        self.write(error.body)
+        super().render_error(error, error.body or None)
+        # The provider's own or none.
+        self.clear_header("Retry-After")
+        media_type = self._pass_on(error.headers, _REFUSAL_PASSED_OUT)
+        if error.body and media_type:
+            self.set_header("Content-Type", media_type)
 
     def error_body(self, error: RelayError) -> tuple[str, bytes]:
         """Return an error as OpenAI's SDKs read it."""

@@ -31,7 +31,7 @@ _HEARTBEAT = b":\n"
 _MAX_HELD_BYTES = 256 << 10
 _MAX_DONE_BYTES = 16
 _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
-_EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
 _MAX_FINISH_REASON_CHARS = 100
 _encode = msgspec.json.encode
 MakeRequest = Callable[[], Awaitable[UpstreamRequest]]
@@ -144,7 +144,8 @@ class PassthroughAnswer:
             raise ProviderRefusal(response.error, response.status, response.headers, response.refusal or b"")
         media_type = response.body.header(b"content-type").partition(";")[0].strip().lower()
         is_compressed = response.body.header(b"content-encoding").lower() not in {"", "identity"}
-        is_stream = media_type == _EVENT_STREAM
+        # Some servers forget the type (express, net/http), and the SDKs do not look at it.
+        is_stream = media_type == EVENT_STREAM or (wants.expects_stream and media_type in {"", "text/plain"})
         if is_compressed and (is_stream or wants.rewrite is not None):
             raise RelayError(
                 ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -674,6 +674,89 @@ async def test_a_client_that_reads_slowly_slows_the_provider() -> None:
     assert record.outcome is Outcome.COMPLETED
     assert record.stalled_ms >= 0
     assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+# Providers that answer in odd ways.
+
+
+@asynccontextmanager
+async def _relay_to(answer: bytes) -> AsyncIterator[Relay]:
+    """Run a relay whose provider sends these bytes to each request and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0))
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running_relay(upstream_url=lambda _: f"http://{HOST}:{port}/v1") as relay:
+            yield relay
+
+
+_STREAM = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    "media_type", [b"", b"Content-Type: text/plain\r\n", b"Content-Type: Text/Event-Stream\r\n"]
+)
+async def test_a_stream_without_its_type_is_one_if_it_was_asked_for(media_type: bytes) -> None:
+    """Some servers forget it; the client is told."""
+    async with _relay_to(b"HTTP/1.1 200 OK\r\n" + media_type + b"\r\n" + _STREAM) as relay:
+        reply = await ask_v1(relay, chat("demo", stream=True))
+        assert (reply.status, reply.body, reply.cut) == (200, _STREAM, False)
+        assert (reply.header("Content-Type") or "").lower().startswith("text/event-stream")
+        assert (await relay.record()).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body", "media_type"),
+    [
+        (b"204 No Content\r\n\r\n", 204, b"", None),
+        (b"201 Created\r\nContent-Length: 2\r\n\r\n{}", 201, b"{}", None),
+        (
+            b"200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
+            200,
+            b"",
+            "application/json",
+        ),
+        (
+            b"200 OK\r\nContent-Type: a/b\r\nOpenAI-Model: a\tb\r\n\r\nuntil the end",
+            200,
+            b"until the end",
+            "a/b",
+        ),
+        (b"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", 200, b"x", None),
+        (b"502 Bad Gateway\r\nContent-Type: text/html\r\n\r\n<h1>Bad", 502, b"<h1>Bad", "text/html"),
+    ],
+)
+async def test_whatever_has_a_status_passes(
+    answer: bytes, status: int, body: bytes, media_type: str | None
+) -> None:
+    """With its type and length, if it has them."""
+    async with _relay_to(b"HTTP/1.1 " + answer) as relay:
+        reply = await ask_v1(relay, json.dumps({"model": "demo", "input": "x"}).encode(), "/v1/embeddings")
+        assert (reply.status, reply.body, reply.cut) == (status, body, False)
+        assert reply.header("Content-Type") == media_type
+        assert reply.header("Retry-After") is None
+        if status < 300:
+            assert (await relay.record()).outcome is Outcome.COMPLETED
+
+
+async def test_a_refusal_whose_words_cannot_be_read_has_some() -> None:
+    """The SDKs need a message."""
+    head = (
+        b"HTTP/1.1 429 Too Many\r\nContent-Encoding: gzip\r\nContent-Type: text/x\r\nRetry-After: 9\r\n\r\n"
+    )
+    async with _relay_to(head + b"\x1f\x8b") as relay:
+        reply = await ask_v1(relay, chat("demo"))
+    assert (reply.status, error_of(reply)["code"], reply.header("Retry-After")) == (
+        429,
+        "upstream_limited",
+        "9",
+    )
+    assert reply.header("Content-Encoding") is None
 
 
 @pytest.mark.parametrize("path", ["/chat", _CHAT])
