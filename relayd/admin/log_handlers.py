@@ -102,15 +102,14 @@ class UsageHandler(AdminHandler):
             }
         )
 
-    def _day(self, name: str, default: date) -> str:
+    def _day(self, name: str, default: date) -> date:
         text = self.get_query_argument(name, None)
+        if text is None:
+            return default
         try:
-            day = default if text is None else datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day
+            return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day
         except ValueError:
-            raise AdminError.bad_request(
-                f"{name} is a day such as 2026-01-31, not {(text or '')[:40]!r}."
-            ) from None
-        return day.isoformat()
+            raise AdminError.bad_request(f"{name} is a day such as 2026-01-31, not {text[:40]!r}.") from None
 
 
 class AuditHandler(_PageHandler):

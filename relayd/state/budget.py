@@ -33,7 +33,9 @@ _CHUNK_ROWS = 500
 _KEPT_DAYS = 3
 """A time zone that changes between two runs moves a day by one."""
 _KEPT_MONTHS_DAYS = 62
-USAGE_DAYS = 400
+_USAGE_DAYS = 400
+_USAGE_MONTHS_DAYS = 5 * 366
+_DAY_CHARS, _MONTH_CHARS = len("2026-11-27"), len("2026-11")
 
 _READ_WINDOW = "SELECT requests, tokens, nano_usd FROM windows WHERE window = ? AND client = ?"
 _ADD_TO_WINDOW = """INSERT INTO windows (window, client, requests, tokens, nano_usd)
@@ -49,16 +51,18 @@ _ON_SAME_USAGE = """ON CONFLICT DO UPDATE SET requests = requests + excluded.req
     cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens,
     nano_usd = nano_usd + excluded.nano_usd, estimated = estimated + excluded.estimated"""
-_USAGE_COLUMNS = """day, client, key_id, model,
+_USAGE_COLUMNS = """period, client, key_id, model,
     requests, prompt_tokens, cached_tokens, completion_tokens, nano_usd, estimated"""
 _ADD_TO_USAGE = f"INSERT INTO usage ({_USAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_SAME_USAGE}"  # noqa: S608 - own columns
 _CHARGE_ORPHANS = f"""INSERT INTO usage ({_USAGE_COLUMNS})
-    SELECT day, client, key_id, model, count(*), sum(prompt_tokens), 0, sum(completion_tokens), sum(nano_usd),
-        count(*) FROM reservations WHERE boot_id != ? GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
+    SELECT substr(day, 1, :length), client, key_id, model, count(*), sum(prompt_tokens), 0,
+        sum(completion_tokens), sum(nano_usd), count(*)
+    FROM reservations WHERE boot_id != :boot_id GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
 _PRUNE_WINDOWS = """DELETE FROM windows WHERE (window, client) IN (
     SELECT window, client FROM windows WHERE window < :before AND length(window) = :length LIMIT :rows)"""
-_PRUNE_USAGE = """DELETE FROM usage WHERE (day, client, key_id, model) IN (
-    SELECT day, client, key_id, model FROM usage WHERE day < ? ORDER BY day LIMIT ?)"""
+_PRUNE_USAGE = """DELETE FROM usage WHERE (period, client, key_id, model) IN (
+    SELECT period, client, key_id, model FROM usage
+    WHERE period < :before AND length(period) = :length ORDER BY period LIMIT :rows)"""
 
 
 class Use(NamedTuple):
@@ -319,12 +323,15 @@ class Budget:
         connection, boot_id = self._database.connection, self._database.boot_id
         if connection.execute("SELECT 1 FROM reservations WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchone():
             with self._database.transaction(durable=False):
-                connection.execute(_CHARGE_ORPHANS, (boot_id,))
+                for length in (_DAY_CHARS, _MONTH_CHARS):
+                    connection.execute(_CHARGE_ORPHANS, {"boot_id": boot_id, "length": length})
                 connection.execute("DELETE FROM reservations WHERE boot_id != ?", (boot_id,))
         return math.inf
 
     def prune(self) -> float | None:
-        """Remove windows that are long over, and usage of more than 400 days ago; return 0 if more wait.
+        """Remove windows that are long over, and old usage; return 0 if more wait.
+
+        Sums of a day are kept for 400 days, of a month for five years.
 
         Raises:
             sqlite3.Error: nothing is removed.
@@ -335,12 +342,15 @@ class Budget:
         with self._database.transaction(durable=False) as transaction:
             execute = transaction.connection.execute
             removed = [
-                execute(
-                    _PRUNE_WINDOWS, {"before": before, "length": len(before), "rows": _CHUNK_ROWS}
-                ).rowcount
-                for before in (minute, _ago(today, _KEPT_DAYS), _ago(today, _KEPT_MONTHS_DAYS)[:7])
+                execute(statement, {"before": before, "length": len(before), "rows": _CHUNK_ROWS}).rowcount
+                for statement, before in (
+                    (_PRUNE_WINDOWS, minute),
+                    (_PRUNE_WINDOWS, _ago(today, _KEPT_DAYS)),
+                    (_PRUNE_WINDOWS, _ago(today, _KEPT_MONTHS_DAYS)[:_MONTH_CHARS]),
+                    (_PRUNE_USAGE, _ago(today, _USAGE_DAYS)),
+                    (_PRUNE_USAGE, _ago(today, _USAGE_MONTHS_DAYS)[:_MONTH_CHARS]),
+                )
             ]
-            removed.append(execute(_PRUNE_USAGE, (_ago(today, USAGE_DAYS), _CHUNK_ROWS)).rowcount)
         return 0.0 if _CHUNK_ROWS in removed else None
 
 
@@ -379,7 +389,7 @@ class _Ledger:
 
 
 class _UsageSums:
-    """What one transaction adds to the usage of each day, client, key and model."""
+    """What one transaction adds to the usage of each day and month, client, key and model."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str, str, str], tuple[int, ...]] = {}
@@ -387,11 +397,13 @@ class _UsageSums:
     def add(self, day: str, record: RequestRecord, use: Use) -> None:
         # A model that the provider did not answer for may be any text: only what it served is listed.
         model = "" if record.usage_source is None else storable_text(record.model or "")
-        at = (day, storable_text(record.client or ""), storable_text(record.key_id or ""), model)
+        who = (storable_text(record.client or ""), storable_text(record.key_id or ""), model)
         prompt = record.prompt_tokens or 0
         is_estimated = record.usage_source is UsageSource.ESTIMATE
         counts = (1, prompt, record.cached_tokens or 0, use.tokens - prompt, use.nano_usd, int(is_estimated))
-        self._sums[at] = tuple(map(operator.add, self._sums.get(at, (0,) * len(counts)), counts))
+        for period in (day, day[:_MONTH_CHARS]):
+            at = (period, *who)
+            self._sums[at] = tuple(map(operator.add, self._sums.get(at, (0,) * len(counts)), counts))
 
     def store(self, connection: sqlite3.Connection) -> None:
         rows = [(*at, *map(storable_int, sums)) for at, sums in self._sums.items()]

@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
+_LONGEST = timedelta(days=3660)
+
 
 class Window(IntEnum):
     """How long a bound counts before it begins again."""
@@ -41,8 +43,36 @@ def resets_at_s(window: Window, at_s: float) -> float:
     today = local_date(at_s)
     following = today + timedelta(days=1)
     if window is Window.MONTH:
-        following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
+        following = _next_month(today)
     return start_of(following)
+
+
+def days_between(since: date, until: date, today: date) -> list[str]:
+    """Return the days from `since` to `until`, at most those of ten years before today."""
+    first = max(since, today - _LONGEST)
+    return [(first + timedelta(days=n)).isoformat() for n in range((min(until, today) - first).days + 1)]
+
+
+def whole_periods(since: date, until: date, today: date) -> list[str]:
+    """Return months and days that together are those of `days_between`, few rather than many.
+
+    A month that is not over is whole if `until` is no earlier than today.
+    """
+    periods: list[str] = []
+    day = max(since, today - _LONGEST)
+    while day <= min(until, today):
+        following = _next_month(day)
+        if day.day == 1 and (until >= today or following <= until + timedelta(days=1)):
+            periods.append(f"{day:%Y-%m}")
+            day = following
+        else:
+            periods.append(day.isoformat())
+            day += timedelta(days=1)
+    return periods
+
+
+def _next_month(day: date) -> date:
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
 
 
 def local_date(at_s: float) -> date:

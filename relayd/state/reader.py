@@ -13,13 +13,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from relayd.state.budget import Use
-from relayd.state.calendar import window_names
+from relayd.state.calendar import days_between, local_date, whole_periods, window_names
 from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
 from relayd.state.database import as_state_errors, open_for_reading
 from relayd.state.errors import StateBusy, StateDamaged
@@ -91,13 +92,13 @@ _USAGE_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _USAGE
 _USAGE = """WITH sums AS MATERIALIZED (
         SELECT {column} AS name, {sums}
         FROM (SELECT *, nano_usd / 1e9 AS cost_usd FROM usage
-            WHERE day BETWEEN :since AND :until AND (:client IS NULL OR client = :client))
+            WHERE period IN (SELECT value FROM json_each(:periods)) AND (:client IS NULL OR client = :client))
         GROUP BY 1)
     SELECT (SELECT json_group_array(json(item)) FROM
             (SELECT {row} AS item FROM sums ORDER BY {order} LIMIT :limit)),
         (SELECT {total} FROM (SELECT {sums} FROM sums))"""
 _BY_MOST = "cost_usd DESC, prompt_tokens + completion_tokens DESC, requests DESC, name"
-USAGE_COLUMNS = {"client": "client", "model": "model", "day": "day", "key": "key_id"}
+USAGE_COLUMNS = {"client": "client", "model": "model", "day": "period", "key": "key_id"}
 """What usage can be summed by, and the column that has it."""
 _USAGE_BY = {
     by: _USAGE.format(
@@ -201,18 +202,20 @@ class LogReader:
         found = {window: Use(*counts) for window, *counts in msgspec.json.decode(text)}
         return found.get(day, Use()), found.get(month, Use())
 
-    def usage(self, by: str, *, since: str, until: str, client: str | None = None) -> tuple[bytes, bytes]:
+    def usage(self, by: str, *, since: date, until: date, client: str | None = None) -> tuple[bytes, bytes]:
         """Return usage of whole days as JSON: at most 10,000 sums, the largest first, and the total.
 
         Args:
             by: a name of `USAGE_COLUMNS`; days come in their order.
-            since: the first day, such as `2026-01-31`.
+            since: the first day.
             until: the last one.
             client: count this one alone.
         """
         client = None if client is None else storable_text(client)
-        days: dict[str, object] = {"since": since, "until": until, "client": client, "limit": MAX_ROWS}
-        rows, total = self._row(_USAGE_BY[by], days)
+        today = local_date(self._clock())
+        periods = days_between(since, until, today) if by == "day" else whole_periods(since, until, today)
+        chosen: dict[str, object] = {"periods": msgspec.json.encode(periods).decode(), "client": client}
+        rows, total = self._row(_USAGE_BY[by], {**chosen, "limit": MAX_ROWS})
         return rows.encode(), total.encode()
 
     def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:

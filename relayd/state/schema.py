@@ -87,12 +87,12 @@ _USAGE = (
         model TEXT NOT NULL, day TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
         completion_tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL
     ) WITHOUT ROWID""",
-    # Sums of a day; `estimated`: how many of the requests.
+    # Sums of a day, and again of its month; `estimated`: how many of the requests.
     """CREATE TABLE usage (
-        day TEXT NOT NULL, client TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL,
+        period TEXT NOT NULL, client TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL,
         requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
         completion_tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL, estimated INTEGER NOT NULL,
-        PRIMARY KEY (day, client, key_id, model)
+        PRIMARY KEY (period, client, key_id, model)
     ) WITHOUT ROWID""",
 )
 

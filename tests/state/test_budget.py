@@ -207,7 +207,9 @@ async def test_the_end_replaces_the_reservation_by_what_was_used(
         end(state, an_end(1, tokens, usd=usd, source=source))
         assert await used(state, client) == (charged,) * 3
         assert rows(state, "SELECT * FROM reservations") == []
-        ((requests, nano_usd, estimated),) = rows(state, "SELECT requests, nano_usd, estimated FROM usage")
+        ((requests, nano_usd, estimated),) = rows(
+            state, "SELECT requests, nano_usd, estimated FROM usage GROUP BY 1"
+        )
         assert (requests, nano_usd, estimated) == (1, charged.nano_usd, source is UsageSource.ESTIMATE)
 
 
@@ -241,7 +243,9 @@ async def test_usage_adds_up_by_day_client_key_and_model(tmp_path: Path) -> None
         cached = an_end(2, (20, 5), usd=0.5, source=UsageSource.ESTIMATE)
         cached.cached_tokens = 8
         end(state, an_end(1, (10, 30), usd=0.25), cached, odd, an_end(4, (1, 1), started_s=NOON_S + DAY_S))
-        assert rows(state, "SELECT * FROM usage ORDER BY day, model") == [
+        assert rows(state, "SELECT * FROM usage ORDER BY period, model") == [
+            ("2027-01", "web", "abcd1234", "", 1, 0, 0, 0, 0, 0),
+            ("2027-01", "web", "abcd1234", "gpt-4o-mini", 3, 31, 8, 36, 750_000_000, 1),
             ("2027-01-15", "web", "abcd1234", "", 1, 0, 0, 0, 0, 0),
             ("2027-01-15", "web", "abcd1234", "gpt-4o-mini", 2, 30, 8, 35, 750_000_000, 1),
             ("2027-01-16", "web", "abcd1234", "gpt-4o-mini", 1, 1, 0, 1, 0, 0),
@@ -305,7 +309,9 @@ async def test_a_settlement_is_part_of_the_end_s_transaction(tmp_path: Path) -> 
         disk.mended()
         wait_until(lambda: not state.log.queued)
         assert (await used(state, client))[1] == Use(1, 40, 0)
-        assert rows(state, "SELECT requests, prompt_tokens, completion_tokens FROM usage") == [(1, 10, 30)]
+        assert (
+            rows(state, "SELECT requests, prompt_tokens, completion_tokens FROM usage") == [(1, 10, 30)] * 2
+        )
 
 
 CHILD = """
@@ -335,8 +341,10 @@ def test_a_crash_before_settling_leaves_the_reservation_charged(tmp_path: Path) 
         with opened(tmp_path / "state", boot_id=boot, clock=Clock()) as state:
             assert asyncio.run(used(state, a_client()))[1] == Use(3, 300, 3 * NANO // 2)
             assert rows(state, "SELECT * FROM reservations") == []
-            assert rows(state, "SELECT * FROM usage") == [
-                ("2027-01-15", "web", "abcd1234", "gpt-4o-mini", 3, 30, 0, 270, 3 * NANO // 2, 3)
+            used_in_all = ("web", "abcd1234", "gpt-4o-mini", 3, 30, 0, 270, 3 * NANO // 2, 3)
+            assert rows(state, "SELECT * FROM usage ORDER BY period") == [
+                ("2027-01", *used_in_all),
+                ("2027-01-15", *used_in_all),
             ]
 
 
@@ -355,8 +363,12 @@ async def test_windows_that_are_over_are_removed(tmp_path: Path) -> None:
         while state.budget._writer.call(state.budget.prune).result(30) is not None:
             pass
         assert rows(state, "SELECT * FROM windows") == []
-        assert rows(state, "SELECT sum(requests) FROM usage") == [(1200,)]
+        sums = "SELECT length(period), sum(requests) FROM usage GROUP BY 1 ORDER BY 1"
+        assert rows(state, sums) == [(7, 1200), (10, 1200)]
         clock.now_s += 400 * DAY_S
+        state.budget._writer.call(state.budget.prune).result(30)
+        assert rows(state, sums) == [(7, 1200)]
+        clock.now_s += 5 * 366 * DAY_S
         state.budget._writer.call(state.budget.prune).result(30)
         assert rows(state, "SELECT * FROM usage") == []
 

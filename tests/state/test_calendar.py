@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relayd.state.calendar import Window, resets_at_s, window_names
+from relayd.state.calendar import Window, days_between, resets_at_s, whole_periods, window_names
 
 # As POSIX rules, because a small machine may have no table of zones.
 BERLIN = "CET-1CEST,M3.5.0,M10.5.0/3"
@@ -109,3 +109,24 @@ def test_a_window_ends_exactly_where_the_next_begins(
     name = window_names(at_s)[window]
     assert window_names(ends_s - 1)[window] == name
     assert window_names(ends_s)[window] > name
+
+
+DAYS = st.dates(date(2019, 1, 1), date(2026, 12, 31))
+
+
+@given(since=DAYS, until=DAYS, today=DAYS)
+def test_months_and_days_stand_for_exactly_the_days_asked_for(since: date, until: date, today: date) -> None:
+    """No day is left out or counted twice, and a whole month is one period; nothing is later than today."""
+    wanted = days_between(since, until, today)
+    assert wanted == [day for day in wanted if since.isoformat() <= day <= min(until, today).isoformat()]
+    assert len(wanted) == max(0, (min(until, today) - since).days + 1)
+    periods = whole_periods(since, until, today)
+    months = [period for period in periods if len(period) == 7]
+    assert [day for day in wanted if day[:7] not in months] == [p for p in periods if len(p) == 10]
+    for month in months:
+        days = [day for day in wanted if day.startswith(month)]
+        first = date.fromisoformat(f"{month}-01")
+        assert days[0] == first.isoformat()
+        end = date.fromisoformat(days[-1]) + timedelta(days=1)
+        assert end.day == 1 or days[-1] == today.isoformat()
+    assert sum(len(period) == 10 for period in periods) <= 60
