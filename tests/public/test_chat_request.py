@@ -134,7 +134,7 @@ def test_the_provider_is_asked_for_usage_if_the_operator_or_the_client_wants_it(
         (_ONE_MESSAGE + b'"stream_options":{"x":1}}', "unknown field `x`"),
         (_ONE_MESSAGE + b'"model":""}', "`$.model`"),
         (_ONE_MESSAGE + b'"model":"' + b"m" * 201 + b'"}', "`$.model`"),
-        (b'{"messages":[{"role":"user","x":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"messages":[{"role":"user","x":' + b"[" * 1_000_000, "nested too deeply"),
     ],
 )
 def test_a_wrong_body_is_refused_naming_the_place(body: bytes, said: str) -> None:

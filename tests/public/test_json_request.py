@@ -95,8 +95,8 @@ def test_a_name_that_only_some_parsers_take_for_a_checked_one_is_refused(name: s
         (b"null", "not a JSON object"),
         (b'{"a":"\xff"}', "not UTF-8"),
         ('{"a":1}'.encode("utf-16"), "is not"),
-        (b'{"a":' * 100_000, "nested too deeply"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"a":' * 1_000_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "nested too deeply"),
         (json.dumps(dict.fromkeys(map(str, range(1001)))).encode(), "more than 1000 fields"),
     ],
 )
