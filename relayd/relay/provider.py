@@ -270,7 +270,12 @@ class Provider:
             start = (
                 "The provider did not answer with an event stream (is upstream.base_url its API?) but with"
             )
-        raise self._refusals.refusal(ErrorCode.UPSTREAM_FAILED, start, said, quotes=said.may_quote_request)
+        refusal = self._refusals.refusal(
+            ErrorCode.UPSTREAM_FAILED, start, said, quotes=said.may_quote_request
+        )
+        # Its status says that it was served.
+        refusal.may_be_served = True
+        raise refusal
 
 
 async def _framed(pieces: AsyncIterator[bytes], length: int | None) -> AsyncGenerator[bytes]:

@@ -26,6 +26,9 @@ _MAX_ERROR_BODY_BYTES = 64 << 10
 _ERROR_BODY_TIMEOUT_S = 5.0
 _MAX_RETRY_AFTER_S = 24 * 3600
 _MAX_KIND_CHARS = 200
+_PAYMENT_REQUIRED = 402
+_UNKNOWN_MODEL = "model_not_found"
+"""OpenAI says so too of a model that the key may not use."""
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 # OpenAI: code `unsupported_country_region_territory`. Google: "User location is not supported".
 _REGION = re.compile(
@@ -73,6 +76,11 @@ class UpstreamError(RelayError):
         self.wait_s = wait_s
         self.may_be_served = may_be_served
 
+    @property
+    def is_of_the_request(self) -> bool:
+        """Whether any other route would refuse the request too."""
+        return self.cools is Cools.NOTHING and self.code is not ErrorCode.UPSTREAM_FAILED
+
 
 class Refusals:
     """Makes errors of what a provider answers.
@@ -115,6 +123,10 @@ class Refusals:
             retry_s = math.ceil(wait_s or 1)
         elif status in _REJECTED_STATUSES:
             code, start = ErrorCode.UPSTREAM_REJECTED, f"The provider refused the request ({status})"
+            if status == _PAYMENT_REQUIRED:
+                cools = Cools.QUOTA
+            elif said.code == _UNKNOWN_MODEL:
+                cools = Cools.MODEL
         else:
             code, start = ErrorCode.UPSTREAM_FAILED, f"The provider failed ({status})"
             cools = Cools.ROUTE if status >= _FIRST_FAILURE else Cools.NOTHING

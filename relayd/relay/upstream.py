@@ -12,7 +12,7 @@ from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.model_lists import Models, asks_for_models, list_response, read_models
 from relayd.relay.provider import Provider, UpstreamAnswer, UpstreamOptions, UpstreamRequest, UpstreamResponse
 from relayd.relay.redact import Redactor
-from relayd.relay.refusals import Cools, UpstreamError
+from relayd.relay.refusals import UpstreamError
 from relayd.relay.routes import Attempt, Route, RouteOptions, choose
 
 __all__ = ["Upstream", "UpstreamAnswer", "UpstreamOptions", "UpstreamRequest", "UpstreamResponse"]
@@ -213,7 +213,7 @@ class Upstream:
 
     def _following(self, attempt: Attempt, error: UpstreamError) -> Attempt | None:
         """Return the attempt that takes over; None: the failure is the request's own, or nothing is left."""
-        if error.cools is Cools.NOTHING or error.may_be_served:
+        if error.is_of_the_request or error.may_be_served:
             return None
         route = choose(self.routes, attempt.model, attempt.tried)
         return None if route is None else Attempt(route, attempt.model, attempt.tried)

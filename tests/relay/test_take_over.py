@@ -122,7 +122,9 @@ _ANSWERED = delta("hi") + FINISH + STREAM_DONE
         pytest.param(_REFUSED, True, False, id="refused connection"),
         pytest.param([error(429, "Slow down.", "Retry-After: 30")], False, True, id="429"),
         pytest.param([error(429, "Pay.", code="insufficient_quota")], False, True, id="quota"),
+        pytest.param([error(402, "Pay.")], False, True, id="402"),
         pytest.param([error(403, "Not this model.")], False, True, id="403"),
+        pytest.param([error(404, "No such model.", code="model_not_found")], False, True, id="404"),
     ],
 )
 @pytest.mark.parametrize("is_chat", [True, False], ids=["chat", "v1"])
@@ -165,7 +167,8 @@ async def test_the_other_route_is_asked_at_its_address_with_its_key() -> None:
     ("reply", "code"),
     [
         ([error(400, "Wrong.")], ErrorCode.UPSTREAM_REJECTED),
-        ([error(404, "No such model.")], ErrorCode.UPSTREAM_REJECTED),
+        ([error(404, "No such response.")], ErrorCode.UPSTREAM_REJECTED),
+        ([http(200, b'{"error":"No."}')], ErrorCode.UPSTREAM_FAILED),
         ([Break.CLOSE], ErrorCode.UPSTREAM_FAILED),
         ([Break.RESET], ErrorCode.UPSTREAM_FAILED),
     ],
@@ -180,6 +183,15 @@ async def test_what_another_route_would_not_mend_or_could_cost_twice_is_told(
             await routes.ask()
         assert failed.value.code is code
         assert routes.b.requests == []
+
+
+@pytest.mark.parametrize("status", [408, 409])
+async def test_a_trouble_of_one_request_is_taken_over_and_cools_nothing(status: int) -> None:
+    """What the SDK would try again with a lone provider."""
+    async with _routes([error(status, "Busy.")], max_retries=2) as routes:
+        for _ in range(2):
+            assert await routes.ask() == (_ANSWERED, ["a", "b"])
+        assert routes.first.failures == 0
 
 
 async def test_no_route_takes_over_after_the_first_byte() -> None:
