@@ -452,7 +452,7 @@ class V1Handler(AdmittingHandler):
             length = next(
                 (int(value) for name, value in head.headers if name.lower() == b"content-length"), None
             )
-        if length is not None:
+        if length is not None and head.status != HTTPStatus.NO_CONTENT:
             self.set_header("Content-Length", str(length))
 
     def _pass_on(self, headers: Sequence[tuple[bytes, bytes]], names: frozenset[bytes]) -> str:

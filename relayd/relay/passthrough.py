@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -19,17 +19,23 @@ from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.event_stream import EventSplitter, read_event
 from relayd.relay.json_fields import JsonFields
 from relayd.relay.openai_errors import ProviderRefusal, error_object
+from relayd.relay.provider import begins_with_event
 from relayd.relay.provider_errors import load_json, parse_error
 from relayd.relay.redact import Redactor
+from relayd.relay.refusals import read_error_body
 from relayd.relay.sse import SseEvent
 from relayd.relay.stream import UpstreamBody
+from relayd.relay.transport import ConnectionBroken, IncomingResponse
 from relayd.relay.upstream import OnConnected, UpstreamRequest, UpstreamResponse
 from relayd.relay.usage import TokenCounts, read_usage
 
 _HEARTBEAT = b":\n"
 """A comment without an empty line: behind an `id:` line openai-python takes an empty line for an event."""
 _MAX_HELD_BYTES = 256 << 10
-_MAX_DONE_BYTES = 16
+# An incomplete event that may become `[DONE]`.
+_MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data:?|data: |data: ?\[[^\r\n]{0,8}[\r\n]*)\Z")
+# An event that may tell an error, which could quote the provider's key.
+_MAY_TELL_ERROR = re.compile(rb'"error"|(?:\A|[\r\n])event: ?error')
 _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
 EVENT_STREAM = "text/event-stream"
 _MAX_FINISH_REASON_CHARS = 100
@@ -89,6 +95,11 @@ class Observation(msgspec.Struct, kw_only=True):
     on_created: Callable[[str, str | None], None] | None = None
     rewrite: Callable[[bytes], bytes] | None = None
 
+    @property
+    def must_stream(self) -> bool:
+        """Whether the answer is a stream or none: not every model streams a transcription or an image."""
+        return self.expects_stream and self.protocol is not Protocols.OTHER
+
 
 class PassthroughAnswer:
     """What is common to all answers of `/v1`, and the answer before its head has come.
@@ -130,28 +141,32 @@ class PassthroughAnswer:
         response = await self._upstream.send(await make_request(), on_connected)
         del make_request
         try:
-            answer = self._answer_to(response)
+            answer = await self._answer_to(response)
         except BaseException:
             response.body.close()
             raise
         return response.request_id, response.body, answer
 
-    def _answer_to(self, response: UpstreamResponse) -> PassthroughAnswer | EventStreamAnswer:
+    async def _answer_to(self, response: UpstreamResponse) -> PassthroughAnswer | EventStreamAnswer:
         wants = self._wants
         if response.error is not None:
             if _is_about_relay(response):
                 raise response.error
             raise ProviderRefusal(response.error, response.status, response.headers, response.refusal or b"")
-        media_type = response.body.header(b"content-type").partition(";")[0].strip().lower()
-        is_compressed = response.body.header(b"content-encoding").lower() not in {"", "identity"}
-        # Some servers forget the type (express, net/http), and the SDKs do not look at it.
-        is_stream = media_type == EVENT_STREAM or (wants.expects_stream and media_type in {"", "text/plain"})
+        body = response.body
+        media_type = body.header(b"content-type").partition(";")[0].strip().lower()
+        is_compressed = body.header(b"content-encoding").lower() not in {"", "identity"}
+        is_stream = media_type == EVENT_STREAM
+        if not is_compressed and not is_stream:
+            first = await _first_bytes(body)
+            # Some servers forget the type (express, net/http), and the SDKs do not look at it.
+            is_stream = wants.must_stream and begins_with_event(first)
+            if not is_stream and (wants.must_stream or _REFUSAL.match(first)):
+                await self._raise_refusal(response)
         if is_compressed and (is_stream or wants.rewrite is not None):
             raise RelayError(
                 ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
             )
-        if self._sent_heartbeat and not is_stream:
-            raise RelayError(ErrorCode.UPSTREAM_FAILED, "The provider did not answer with an event stream.")
         wants.on_head(ResponseHead(response.status, response.headers, is_stream))
         if is_stream:
             make = _STREAMS[wants.protocol]
@@ -161,13 +176,26 @@ class PassthroughAnswer:
         is_json = media_type.endswith("json") and not is_compressed
         return BodyAnswer(self._upstream, self._make_request, wants, response.route, is_json=is_json)
 
+    async def _raise_refusal(self, response: UpstreamResponse) -> NoReturn:
+        """Raise what an answer says that has status 200 and is none: no SDK would notice."""
+        body = await read_error_body(response.body)
+        said = _json_value(body)
+        if not isinstance(said, dict) or not said.get("error"):
+            raise RelayError(
+                ErrorCode.UPSTREAM_FAILED,
+                "The provider did not answer with an event stream; is upstream.base_url its API?",
+            )
+        error = _refused(said, "The provider refused the request, with status 200", self._upstream.redact)
+        scrubbed = self._upstream.redact.scrub(body)
+        raise ProviderRefusal(error, error.status, response.headers, scrubbed)
+
     def relay(self, data: bytes) -> bytes:
         """Not called: there is no body before the head."""
         raise NotImplementedError
 
     def heartbeat(self) -> bytes:
         """Return a comment if the client waits for a stream."""
-        if not self._wants.expects_stream:
+        if not self._wants.must_stream:
             return b""
         self._sent_heartbeat = True
         return _HEARTBEAT
@@ -270,6 +298,8 @@ class Verdict(Enum):
     PASS = auto()
     DROP = auto()
     """It was asked for by the relay alone."""
+    TELL = auto()
+    """It tells an error in the provider's words, and passes without the provider's key."""
     STOP = auto()
     """It and all that follows stays here: the stream has failed."""
 
@@ -278,7 +308,7 @@ class EventStreamAnswer:
     """An event stream of which every complete event leaves at once.
 
     Only if a chunk is to be taken out, an incomplete event is held back until it is whole; else only what may
-    become `[DONE]`, which does not leave before a finish. Subclasses judge the events.
+    become `[DONE]`, which does not leave before a finish, or tell an error. Subclasses judge the events.
 
     Implements `relayd.relay.stream.Answer`.
 
@@ -340,6 +370,8 @@ class EventStreamAnswer:
             verdict = self._read(raw)
             if verdict is Verdict.PASS:
                 pieces.append(raw[sent:] if sent else raw)
+            elif verdict is Verdict.TELL:
+                pieces.append(self.redact.scrub(raw[sent:]))
             elif verdict is Verdict.STOP and sent:
                 self._cut = raw[:sent]
             sent = 0
@@ -371,11 +403,11 @@ class EventStreamAnswer:
 
     def _holds(self, rest: bytearray, sent: int) -> bool:
         """Return whether an incomplete event, of which `sent` bytes have left, must not leave further yet."""
-        if sent:
+        if len(rest) > _MAX_HELD_BYTES:
             return False
-        if self.wants.strips_usage:
-            return len(rest) <= _MAX_HELD_BYTES
-        return len(rest) < _MAX_DONE_BYTES and _may_become_done(rest)
+        if self.wants.strips_usage and not sent:
+            return True
+        return _MAY_BE_DONE.search(rest) is not None or _MAY_TELL_ERROR.search(rest) is not None
 
     def _begin_long(self) -> None:
         start = self._splitter.forget()
@@ -392,11 +424,13 @@ class EventStreamAnswer:
         """Return what was held back of a whole stream, or the event that tells the error."""
         rest = self._splitter.rest
         if error is None:
-            if self._sent_bytes or not rest:
-                return bytes(rest[self._sent_bytes :])
+            left = bytes(rest[self._sent_bytes :])
             # It ends without the empty line behind its last event.
-            event = read_event(bytes(rest))
-            return bytes(rest) if event is None or self.judge(event) is Verdict.PASS else b""
+            event = None if self._sent_bytes else read_event(left)
+            verdict = Verdict.PASS if event is None else self.judge(event)
+            if verdict is Verdict.PASS:
+                return left
+            return self.redact.scrub(left) if verdict is Verdict.TELL else b""
         if error is self.told:
             return b""
         return _end_of_event(self._cut or bytes(rest[: self._sent_bytes])) + self.error_event(error)
@@ -415,7 +449,7 @@ class ChatStream(EventStreamAnswer):
         if event.data == DONE:
             reader.done = True
         else:
-            reader.is_usage_only = False
+            reader.is_usage_only = reader.tells_error = False
             reader.read_event(event, [])
             self.deltas = reader.deltas
         self.finished = reader.finished
@@ -429,6 +463,8 @@ class ChatStream(EventStreamAnswer):
             if not reader.tells_error:
                 return Verdict.STOP
             self.told = reader.error
+        if reader.tells_error:
+            return Verdict.TELL
         return Verdict.DROP if reader.is_usage_only and self.wants.strips_usage else Verdict.PASS
 
     def end(self, *, is_broken: bool) -> RelayError | None:
@@ -447,7 +483,7 @@ class _ChunkReader(ChunkReader):
         del texts
         if chunk.usage is not None:
             self.take_usage(chunk.usage)
-            self.is_usage_only = chunk.choices is not None and not chunk.choices
+            self.is_usage_only = not chunk.choices
         is_piece = False
         for choice in chunk.choices or ():
             delta = choice.delta
@@ -503,7 +539,7 @@ class ResponsesStream(EventStreamAnswer):
             self._read_response(kind, _json_value(bytes(seen.response)))
         elif kind == "error" or b'"error"' in event.data:
             self._read_error(kind, event.data)
-        return Verdict.PASS
+        return Verdict.TELL if self.error is not None or kind == "error" else Verdict.PASS
 
     def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
         """Read the last event of a response that holds an image."""
@@ -569,6 +605,7 @@ class OtherStream(EventStreamAnswer):
                     self.tokens = read_usage(value.get("usage")) or self.tokens
                 if value.get("error"):
                     self.error = self.told = _in_band(value, self.redact)
+                    return Verdict.TELL
         return Verdict.PASS
 
     def end(self, *, is_broken: bool) -> RelayError | None:
@@ -583,6 +620,8 @@ _STREAMS: Mapping[Protocols, type[EventStreamAnswer]] = {
 }
 _FINISHES = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _WITH_RESPONSE = _FINISHES | {"response.created", "response.queued", "response.in_progress"}
+# A body that is an error and nothing else.
+_REFUSAL = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
 _KEPT_OF_RESPONSE = ("id", "created_at", "model")
 _BODY_FIELDS = {b"id": 1, b"usage": 1, b"status": 1, b"finish_reason": 3}
 _LONG_EVENT_FIELDS = {b"type": 1, b"usage": 2}
@@ -624,12 +663,6 @@ def _json_value(raw: bytes) -> Any:
 def _json_text(raw: bytes) -> str | None:
     value = _json_value(raw) if raw else None
     return value if isinstance(value, str) and value else None
-
-
-def _may_become_done(rest: bytearray) -> bool:
-    """Return whether an incomplete event may turn out to be `[DONE]`."""
-    start = bytes(rest).replace(b" ", b"").rstrip(b"\r\n")
-    return start.startswith(b"data:[") or b"data:[".startswith(start)
 
 
 def _end_of_event(cut: bytes) -> bytes:
@@ -675,8 +708,11 @@ def _shown(error: RelayError) -> dict[str, Any]:
 
 
 def _in_band(said: object, redact: Redactor) -> RelayError:
+    return _refused(said, "The provider reported an error in the middle of its answer", redact)
+
+
+def _refused(said: object, start: str, redact: Redactor) -> RelayError:
     provider = parse_error(said)
-    start = "The provider reported an error in the middle of its answer"
     if provider.message is None:
         return RelayError(ErrorCode.UPSTREAM_FAILED, f"{start}.")
     recorded = provider.kind if provider.may_quote_request else provider.message
@@ -685,6 +721,13 @@ def _in_band(said: object, redact: Redactor) -> RelayError:
         f"{start}: {redact(provider.message)}",
         recorded=f"{start}: {redact(recorded)}",
     )
+
+
+async def _first_bytes(body: IncomingResponse) -> bytes:
+    try:
+        return await body.peek()
+    except ConnectionBroken:
+        return b""
 
 
 def _is_about_relay(response: UpstreamResponse) -> bool:

@@ -14,7 +14,13 @@ import openai
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.provider_errors import parse_error_body
 from relayd.relay.redact import Redactor
-from relayd.relay.refusals import Refusals, UpstreamError, is_compressed, read_error_body
+from relayd.relay.refusals import (
+    MAX_ERROR_BODY_BYTES,
+    Refusals,
+    UpstreamError,
+    is_compressed,
+    read_error_body,
+)
 from relayd.relay.sdk_client import NotSentAgain, OneSend, RequestBody, SdkClient
 from relayd.relay.transport import (
     ConnectionBroken,
@@ -88,7 +94,8 @@ class UpstreamResponse(NamedTuple):
         route: name of the route that gave it; None: there are no routes.
         request_id: the provider's, made fit to show.
         body: pushed as it comes; of a refusal it has been read and closed.
-        refusal: the body of a refusal (status 300 and above), bounded and without the key; else None.
+        refusal: the body of a refusal (status 300 and above), without the key; empty if there is none to be
+            passed on; else None.
         error: what the refusal is in our words; else None.
     """
 
@@ -227,7 +234,9 @@ class Provider:
             response.close()
         headers = httpx2.Headers(list(response.headers))
         refused = self._refusals.of_status(response.status, headers, said)
-        return answer._replace(refusal=self._redact.scrub(said), error=refused)
+        # A longer one was cut, perhaps inside the key.
+        passed = self._redact.scrub(said) if len(said) < MAX_ERROR_BODY_BYTES else b""
+        return answer._replace(refusal=passed, error=refused)
 
     def _head(self, request: UpstreamRequest) -> bytes:
         target = f"{self._base_path}{request.target}"
@@ -301,10 +310,13 @@ async def _framed(pieces: AsyncIterator[bytes], length: int | None) -> AsyncGene
         raise ValueError(f"a body of {length} bytes is {-left} too long")
 
 
-async def _begins_with_event(stream: IncomingResponse) -> bool:
+def begins_with_event(first: bytes) -> bool:
     """Return whether a body begins as an event stream does, as far as its first bytes tell."""
+    return bool(first) and any(first[: len(field)] == field[: len(first)] for field in _SSE_FIELDS)
+
+
+async def _begins_with_event(stream: IncomingResponse) -> bool:
     try:
-        first = await stream.peek()
+        return begins_with_event(await stream.peek())
     except ConnectionBroken:
         return False
-    return bool(first) and any(first[: len(field)] == field[: len(first)] for field in _SSE_FIELDS)

@@ -22,7 +22,7 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _LIMITED = 429
 _FIRST_FAILURE = 500
-_MAX_ERROR_BODY_BYTES = 64 << 10
+MAX_ERROR_BODY_BYTES = 64 << 10
 _ERROR_BODY_TIMEOUT_S = 5.0
 _MAX_RETRY_AFTER_S = 24 * 3600
 _MAX_KIND_CHARS = 200
@@ -178,7 +178,7 @@ async def read_error_body(stream: IncomingResponse) -> bytes:
     """Return what came of a body, bounded; a refusal that breaks off still has its status."""
     try:
         async with asyncio.timeout(_ERROR_BODY_TIMEOUT_S):
-            return await stream.read(_MAX_ERROR_BODY_BYTES)
+            return await stream.read(MAX_ERROR_BODY_BYTES)
     except (ConnectionBroken, TimeoutError):
         return b""
 

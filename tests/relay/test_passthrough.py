@@ -25,6 +25,7 @@ from relayd.relay.usage import TokenCounts
 from tests.relay.test_event_stream import pieces_of
 
 _DONE = b"data: [DONE]\n\n"
+_KEY = "sk-the-providers-key"
 _USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 _COUNTS = TokenCounts(7, 2)
 
@@ -59,7 +60,7 @@ _CUTS = st.lists(st.integers(0, 3000), max_size=10)
 
 def _answer(kind: type[EventStreamAnswer] = ChatStream, *, strips_usage: bool = False) -> EventStreamAnswer:
     wants = Observation(strips_usage=strips_usage, on_head=lambda _head: None)
-    return kind(Redactor("sk-the-providers-key"), wants, None)
+    return kind(Redactor(_KEY), wants, None)
 
 
 def _relayed(
@@ -175,6 +176,54 @@ def test_a_done_without_a_finish_does_not_leave(start: bytes, cuts: list[int], h
     assert error.code is ErrorCode.UPSTREAM_TRUNCATED
     assert b"DONE" not in sent
     assert "error" in json.loads(_decoded(sent)[-1])
+
+
+@given(st.sampled_from([b"id: 5\n", b"event: done\r\n", b"retry: 3\r", b": c\n"]), _CUTS)
+def test_a_done_behind_other_lines_does_not_leave_either(before: bytes, cuts: list[int]) -> None:
+    """At no split: what follows it would not be read any more."""
+    sent, error = _relayed(_answer(), pieces_of(_event(_chunk("a")) + before + _DONE, cuts))
+    assert error is not None
+    assert b"DONE" not in sent
+    assert "error" in json.loads(_decoded(sent)[-1])
+
+
+@pytest.mark.parametrize("usage_only", [{}, {"choices": None}])
+def test_a_usage_chunk_without_choices_is_taken_out_too(usage_only: dict[str, Any]) -> None:
+    """Some providers leave the empty list out; what indexes `choices` fails there as well."""
+    answer = _answer(strips_usage=True)
+    finish = _event(_chunk("a", "stop"))
+    assert _relayed(answer, [finish, _event({**usage_only, "usage": _USAGE}), _DONE]) == (
+        finish + _DONE,
+        None,
+    )
+    assert answer.tokens == _COUNTS
+
+
+@given(
+    st.sampled_from(
+        [
+            (ChatStream, _event({"error": {"message": f"No: {_KEY}"}})),
+            (ChatStream, _event({"error": f"No: {_KEY}"}, before="event: error\n")),
+            (ChatStream, _event(_chunk("a", "stop")) + _event({"error": f"No: {_KEY}"})),
+            (ResponsesStream, _responses(("error", {"message": f"No: {_KEY}", "code": None}))),
+            (ResponsesStream, _responses(("error", {"error": {"message": f"No: {_KEY}"}}))),
+            (
+                ResponsesStream,
+                _responses(("response.failed", {"response": {"error": {"message": f"No: {_KEY}"}}})),
+            ),
+            (OtherStream, _event({"type": "error", "error": {"message": f"No: {_KEY}"}})),
+        ]
+    ),
+    _CUTS,
+)
+def test_no_error_in_a_stream_shows_the_providers_key(
+    told: tuple[type[EventStreamAnswer], bytes], cuts: list[int]
+) -> None:
+    """Wherever it is split; all else of the event passes as it is."""
+    kind, stream = told
+    sent, _ = _relayed(_answer(kind), pieces_of(stream, cuts))
+    assert sent.startswith(stream.replace(_KEY.encode(), b"[key]"))
+    assert _KEY.encode() not in sent
 
 
 @given(_CUTS)

@@ -1,0 +1,126 @@
+"""Answers of providers that are not OpenAI: odd types, refusals that look like answers, nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relayd.state.records import Outcome
+from tests.harness import PROVIDER_KEY, Relay, running_relay
+from tests.public.test_v1 import ask_v1, chat, error_of
+from tests.wire import HOST
+
+_EVENTS = b"".join(
+    b"data: %b\n\n" % data
+    for data in (
+        b'{"choices":[{"index":0,"delta":{"content":"hi"}}]}',
+        b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+        b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}',
+        b"[DONE]",
+    )
+)
+_SAID = json.dumps({"error": {"message": f"Bad: {PROVIDER_KEY}", "code": "x"}}).encode()
+
+
+@asynccontextmanager
+async def relay_before(answer: bytes) -> AsyncIterator[Relay]:
+    """Run a daemon whose provider answers every request with these bytes and closes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, HOST, 0) as server:
+        base_url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/v1"
+        async with running_relay(upstream_url=lambda _upstream: base_url) as relay:
+            yield relay
+
+
+def _answer(body: bytes, content_type: str | None = None, status: str = "200 OK", more: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{more}"
+    if content_type is not None:
+        head += f"Content-Type: {content_type}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/octet-stream", "application/json"])
+async def test_a_stream_of_the_wrong_type_is_a_stream(content_type: str | None) -> None:
+    """The SDKs do not look at the type: the usage is taken out and recorded."""
+    async with relay_before(_answer(_EVENTS, content_type)) as relay:
+        reply = await ask_v1(relay, chat(stream=True))
+        record = await relay.record()
+    assert (reply.status, b"[DONE]" in reply.body, b"usage" in reply.body) == (200, True, False)
+    assert (record.outcome, record.completion_tokens) == (Outcome.COMPLETED, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _answer(b'{"id":"x","choices":[]}', "application/json"),
+        _answer(b"<html>Welcome</html>", "text/html"),
+        _answer(b"", "application/json"),
+        _answer(_EVENTS[:60], "text/plain"),
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+    ],
+)
+async def test_what_is_no_stream_does_not_pass_for_one(answer: bytes) -> None:
+    """The SDKs would make an empty answer of it, and raise nothing."""
+    async with relay_before(answer) as relay:
+        reply = await ask_v1(relay, chat(stream=True))
+        record = await relay.record()
+    told = reply.body.removeprefix(_EVENTS[: reply.body.find(b'data: {"error')])
+    assert b'"error":{"message":' in told
+    assert reply.status == (200 if told.startswith(b"data:") else 502)
+    assert record.outcome is Outcome.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_refusal_with_status_200_is_one(stream: bool) -> None:  # noqa: FBT001 - pytest gives it
+    """In the provider's words, without its key."""
+    async with relay_before(_answer(_SAID, "application/json")) as relay:
+        reply = await ask_v1(relay, chat(stream=stream))
+        record = await relay.record()
+    assert (reply.status, reply.body) == (502, _SAID.replace(PROVIDER_KEY.encode(), b"[key]"))
+    assert (record.outcome, record.status) == (Outcome.UPSTREAM_ERROR, 502)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _answer(b"", status="429 Too Many Requests", more="Retry-After: 7\r\n"),
+        _answer(b"\x1f\x8bxx", "text/plain", "429 No", "Content-Encoding: gzip\r\nRetry-After: 7\r\n"),
+        _answer(b"x" * (65536 - 9) + PROVIDER_KEY.encode(), status="429 No", more="Retry-After: 7\r\n"),
+    ],
+)
+async def test_a_refusal_that_cannot_be_passed_on_is_told_in_openais_shape(answer: bytes) -> None:
+    """It is empty, compressed, or so long that it was cut, perhaps inside the key."""
+    async with relay_before(answer) as relay:
+        reply = await ask_v1(relay, chat())
+    assert (reply.status, reply.header("Retry-After")) == (429, "7")
+    assert reply.header("Content-Encoding") is None
+    assert error_of(reply)["code"] == "upstream_limited"
+    assert PROVIDER_KEY.encode()[:9] not in reply.body
+
+
+async def test_an_answer_without_a_body_has_none() -> None:
+    """204 has neither a body nor a length."""
+    async with relay_before(b"HTTP/1.1 204 No Content\r\n\r\n") as relay:
+        reply = await ask_v1(relay, chat())
+        record = await relay.record()
+    assert (reply.status, reply.body, reply.header("Content-Length")) == (204, b"", None)
+    assert record.outcome is Outcome.COMPLETED
+
+
+async def test_a_refusal_of_no_type_is_no_page() -> None:
+    """No browser shows it as one."""
+    async with relay_before(_answer(b"<b>no</b>", status="400 Bad Request")) as relay:
+        reply = await ask_v1(relay, chat())
+    assert (reply.status, reply.body) == (400, b"<b>no</b>")
+    assert reply.header("Content-Type") == "application/json; charset=utf-8"
