@@ -105,10 +105,14 @@ class BaseHandler(JsonHandler):
         self.received_bytes += len(chunk)
         self._received_pieces += 1
         taken = self.take_piece(chunk)
-        is_too_much = self.received_bytes > self.max_received_bytes or self.in_tiny_pieces
-        if is_too_much and not self._finished:
-            self.finish()
+        if self.received_bytes > self.max_received_bytes or self.in_tiny_pieces:
+            self.on_too_much()
         return taken
+
+    def on_too_much(self) -> None:
+        """End the response of a request whose body goes over the limits, which ends the connection."""
+        if not self._finished:
+            self.finish()
 
     def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body; here it is dropped. What is returned is awaited before the next piece."""

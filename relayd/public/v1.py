@@ -332,14 +332,20 @@ class V1Handler(AdmittingHandler):
         """Collect a body, or hand on a piece of an upload; no more is read before that is done."""
         return super().take_piece(chunk) if self._reader is None else self._take_upload(self._reader, chunk)
 
+    def on_too_much(self) -> None:
+        """Break off an upload that goes over the limits while it is relayed."""
+        if self._pipe is None or self.is_answered:
+            super().on_too_much()
+        else:
+            self._pipe.fail(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
+
     async def _take_upload(self, reader: MultipartReader, chunk: bytes) -> None:
         if self.body is None and self._pipe is None:
             # Refused.
             return
         try:
             reader.feed(chunk)
-            if self.received_bytes > self.max_body_bytes:
-                raise self.too_large()
+            self._check_size()
             if self._pipe is not None:
                 self._check_fields(reader)
                 await self._pipe.put(chunk)
@@ -392,6 +398,13 @@ class V1Handler(AdmittingHandler):
             await self.relay(answer, wanted)
         finally:
             pipe.close()
+
+    def _check_size(self) -> None:
+        """Raise RelayError if an upload is too large, or comes in pieces that cost too much."""
+        if self.in_tiny_pieces:
+            raise RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces.")
+        if self.received_bytes > self.max_body_bytes:
+            raise self.too_large()
 
     def _check_fields(self, reader: MultipartReader) -> None:
         """Refuse what decides what the request may do where it comes too late, behind a file."""

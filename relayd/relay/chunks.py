@@ -30,7 +30,10 @@ class _Delta(msgspec.Struct):
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Choice(msgspec.Struct):
+class Choice(msgspec.Struct):
+    """The fields of a choice that are needed here."""
+
+    index: int = 0
     delta: _Delta | None = None
     text: str | None = None
     """Of the older completions."""
@@ -40,7 +43,7 @@ class _Choice(msgspec.Struct):
 class Chunk(msgspec.Struct):
     """The fields of a chunk that are needed here."""
 
-    choices: list[_Choice] | None = None
+    choices: list[Choice] | None = None
     usage: dict[str, Any] | None = None
 
 
@@ -229,10 +232,12 @@ def _lenient_chunk(chunk: dict[str, Any]) -> Chunk:
     )
 
 
-def _lenient_choice(choice: dict[str, Any]) -> _Choice:
+def _lenient_choice(choice: dict[str, Any]) -> Choice:
     delta = choice.get("delta")
     reason = choice.get("finish_reason")
-    return _Choice(
+    index = choice.get("index")
+    return Choice(
+        index=index if isinstance(index, int) else 0,
         delta=_lenient_delta(delta) if isinstance(delta, dict) else None,
         text=_text_of(choice.get("text")),
         finish_reason=reason if isinstance(reason, str) else None,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import msgspec
 
-from relayd.relay.chunks import DONE, Chunk, ChunkReader
+from relayd.relay.chunks import DONE, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.event_stream import EventSplitter, read_event
 from relayd.relay.json_fields import JsonFields
@@ -473,10 +473,15 @@ class ChatStream(EventStreamAnswer):
 
 
 class _ChunkReader(ChunkReader):
-    """Counts the pieces of every kind: text, reasoning, tool calls."""
+    """Counts the pieces of every kind: text, reasoning, tool calls; knows several choices."""
 
     deltas = 0
     is_usage_only = False
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__(redact)
+        self._unfinished: set[int] = set()
+        """The choices that have begun, and have no finish reason."""
 
     def take_chunk(self, chunk: Chunk, texts: list[str]) -> None:
         """Read what counts; the texts pass as they are."""
@@ -486,22 +491,34 @@ class _ChunkReader(ChunkReader):
             self.is_usage_only = not chunk.choices
         is_piece = False
         for choice in chunk.choices or ():
-            delta = choice.delta
-            if choice.text or (
-                delta is not None
-                and (
-                    delta.content
-                    or delta.refusal
-                    or delta.tool_calls
-                    or delta.reasoning_content
-                    or delta.reasoning
-                )
-            ):
+            if _has_piece(choice):
                 is_piece = True
+                self._unfinished.add(choice.index)
                 self.finish_reason = None
             if choice.finish_reason is not None:
                 self.take_finish(choice.finish_reason)
+                if self.finish_reason is not None:
+                    self._unfinished.discard(choice.index)
         self.deltas += is_piece
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole: each choice that began has its finish."""
+        return super().finished and not self._unfinished
+
+
+def _has_piece(choice: Choice) -> bool:
+    delta = choice.delta
+    if delta is None:
+        return bool(choice.text)
+    return bool(
+        delta.content
+        or delta.refusal
+        or delta.tool_calls
+        or delta.reasoning_content
+        or delta.reasoning
+        or choice.text
+    )
 
 
 class ResponsesStream(EventStreamAnswer):

@@ -270,6 +270,37 @@ async def test_the_provider_is_left_when_the_client_leaves_in_the_middle() -> No
         assert not len(relay.server.streams)
 
 
+async def test_the_operator_ends_an_upload() -> None:
+    """Its client reads why, and the provider is left."""
+    body = form(("model", "demo"), ("file", b"x" * 3_000_000))
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(post(KEY, body[:1_000_000], _TYPE, path=_PATH, length=len(body)))
+        await until(lambda: relay.upstream.uploading)
+        (stream,) = relay.server.streams
+        relay.server.streams.cancel(stream.record.id)
+        reply = await wire.reply()
+        assert (reply.status, error_of(reply)["code"]) == (503, "cancelled")
+        await until(lambda: not relay.upstream.connections)
+        wire.send(body[1_000_000:])
+        wire.send(post(KEY, form(("model", "demo"), ("file", b"x")), _TYPE, path=_PATH))
+        assert (await wire.reply()).status == 200
+
+
+async def test_an_upload_in_tiny_pieces_is_broken_off() -> None:
+    """Each piece costs a turn of the event loop, whatever its size."""
+    body = form(("model", "demo"), ("file", b"x" * 40_000))
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(post(KEY, body[:1000], _TYPE, path=_PATH, length=len(body)))
+        reading = asyncio.create_task(wire.reply(), name="reply")
+        while not reading.done():
+            wire.send(b"x")
+            await asyncio.sleep(0.0005)
+        reply = await reading
+        assert (reply.status, "tiny pieces" in error_of(reply)["message"]) == (400, True)
+        assert relay.upstream.requests == []
+        assert (await relay.record()).outcome is Outcome.REJECTED
+
+
 async def test_an_upload_that_stands_still_is_ended() -> None:
     """Its client gets an answer."""
     body = form(("model", "demo"), ("file", b"x" * 3_000_000))

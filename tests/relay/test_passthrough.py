@@ -277,6 +277,24 @@ def test_tool_calls_reasoning_and_old_completions_count_as_pieces() -> None:
     assert (answer.deltas, answer.finished, answer.finish_reason) == (4, True, "tool_calls")
 
 
+def test_an_answer_of_several_choices_is_whole_when_each_has_its_finish() -> None:
+    """However they are mixed; a choice that is open makes it an answer that broke off."""
+
+    def part(index: int, text: str | None = None, finish: str | None = None) -> bytes:
+        delta = {} if text is None else {"content": text}
+        return _event({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
+
+    start = part(0, "a") + part(1, "b") + part(0, finish="stop")
+    answer = _answer()
+    answer.relay(start)
+    assert not answer.finished
+    assert answer.relay(part(1, finish="length")) == part(1, finish="length")
+    assert (answer.finished, answer.finish_reason) == (True, "length")
+    sent, error = _relayed(_answer(), [start, _DONE])
+    assert error is not None
+    assert b"DONE" not in sent
+
+
 @given(_CUTS)
 def test_a_whole_responses_stream_passes_byte_by_byte(cuts: list[int]) -> None:
     """It has all that its client waits for when the response is complete, whatever follows."""
