@@ -83,6 +83,8 @@ class Server:
         tls: TlsFiles | None = None,
     ) -> None:
         self._config = config
+        self._at_start = config.current.upstream
+        """Address and proxy of the provider stay these, also for routes that a reload adds."""
         self._state = state
         self._first_key = FirstKeyFile(config.current.state_dir, state.ring)
         self._boot_id = boot_id
@@ -247,11 +249,11 @@ class Server:
     def _upstream_options(self, settings: Settings) -> UpstreamOptions:
         upstream = settings.upstream
         return UpstreamOptions(
-            base_url=upstream.base_url if self._demo is None else self._demo.base_url,
+            base_url=self._at_start.base_url if self._demo is None else self._demo.base_url,
             connect_timeout_s=upstream.connect_timeout_s,
             max_retries=upstream.max_retries,
             max_retry_wait_s=upstream.max_retry_wait_s,
-            proxy_url=upstream.proxy.get_secret_value() if self._demo is None else "",
+            proxy_url=self._at_start.proxy.get_secret_value() if self._demo is None else "",
         )
 
     def _routes(self, settings: Settings) -> list[RouteOptions]:
@@ -260,7 +262,7 @@ class Server:
         return [
             RouteOptions(
                 route.name,
-                settings.route_url(route),
+                route.base_url or self._at_start.base_url,
                 "" if (key := settings.route_key(route)) is None else key.get_secret_value(),
                 route.weight,
                 route.models,

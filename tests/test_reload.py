@@ -15,7 +15,7 @@ from relayd.admin.client import Refused
 from relayd.config import Settings
 from relayd.reload import ConfigReloader
 from relayd.systemd import ServiceManager
-from tests.e2e.daemon import KEY, Daemon
+from tests.e2e.daemon import KEY, Daemon, closed_port
 from tests.harness import running_relay
 from tests.support.certificates import Authority
 from tests.support.upstream import FaultUpstream
@@ -119,6 +119,24 @@ async def test_the_providers_key_is_replaced_under_open_streams(tmp_path: Path) 
             told = daemon.stderr
     assert old not in told
     assert new not in told
+
+
+async def test_a_route_without_an_address_keeps_that_of_the_start(tmp_path: Path) -> None:
+    """As the report says: another upstream.base_url waits for a restart."""
+    with Daemon(tmp_path, settings={"upstream.route": [{"name": "main"}]}) as daemon:
+        daemon.configure(
+            {
+                "upstream.base_url": f"http://{HOST}:{closed_port()}/v1",
+                "upstream.route": [{"name": "main"}, {"name": "new"}],
+            }
+        )
+        report = await daemon.admin.reload()
+        assert (report.changed, report.waiting) == (
+            ["upstream.route has changed: new"],
+            ["upstream.base_url"],
+        )
+        for _ in range(5):
+            assert (await ask(daemon.port, KEY, body(_QUICK))).error is None
 
 
 def _write_key(path: Path, key: str) -> None:
