@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 
 import msgspec
 
+from relayd.state.budget import NANO
 from relayd.state.columns import RECORD_JSON, to_row
 from relayd.state.database import Database
-from relayd.state.records import Ended, Outcome, Phase, RequestRecord
+from relayd.state.records import Ended, Outcome, Phase, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
 
+_READ_RESERVATION = "SELECT prompt_tokens, completion_tokens, nano_usd FROM reservations WHERE id = ?"
 _records = msgspec.json.Decoder(list[RequestRecord])
 
 
@@ -34,8 +37,18 @@ def close_crashed(database: Database) -> float:
                 # The time of death is not known, so the duration stays empty.
                 record.phase = Phase.DONE
                 record.outcome = Outcome.CRASHED
+                _add_reservation(transaction.connection, record)
                 end_seq = transaction.next_seq()
                 rows.append(to_row(record, record.seq, end_seq))
                 transaction.events.append(Ended(end_seq, record.boot_id, record))
             upsert(transaction.connection, rows)
     return math.inf
+
+
+def _add_reservation(connection: sqlite3.Connection, record: RequestRecord) -> None:
+    """Record what the request had reserved: that is what its client is charged (`Budget.charge_orphans`)."""
+    row = connection.execute(_READ_RESERVATION, (record.id,)).fetchone()
+    if row is not None:
+        record.prompt_tokens, record.completion_tokens, nano_usd = row
+        record.cost_usd = nano_usd / NANO if nano_usd else None
+        record.usage_source = UsageSource.ESTIMATE

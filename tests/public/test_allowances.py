@@ -189,7 +189,11 @@ async def test_a_used_up_bound_refuses_and_says_until_when(
 
 async def test_many_requests_at_once_do_not_pass_a_bound() -> None:
     """Of 200 at the same moment as many reach the provider as there is room for, 50."""
-    async with running_relay(server__max_streams_per_address=500) as relay, AsyncExitStack() as wires:
+    now_s = time.time()
+    async with (
+        running_relay(server__max_streams_per_address=500, clock=lambda: now_s) as relay,
+        AsyncExitStack() as wires,
+    ):
         # A request reserves a thousand tokens and some 45 of the prompt.
         key = await a_key(relay, tokens_per_day=50 * 1058)
         payload = post(key, body("demo:fault=stall_headers", max_tokens=1000))

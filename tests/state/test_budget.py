@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -317,20 +318,26 @@ async def test_a_settlement_is_part_of_the_end_s_transaction(tmp_path: Path) -> 
 CHILD = """
 import asyncio, sys, time
 from pathlib import Path
-from tests.state.harness import opened, Clock
+from tests.state.harness import Clock, a_record, opened
 from tests.state.test_budget import a_client, a_demand
 async def reserve(state):
     for number in range(3):
+        state.log.started(a_record(number, "boot-child"))
         await state.budget.reserve(a_demand(number, a_client(tokens_per_day=1000), 100, usd=0.5))
 with opened(Path(sys.argv[1]), boot_id="boot-child", clock=Clock()) as state:
     asyncio.run(reserve(state))
+    while state.log.queued:
+        time.sleep(0.01)
     print("reserved", flush=True)
     time.sleep(3600)
 """
 
 
 def test_a_crash_before_settling_leaves_the_reservation_charged(tmp_path: Path) -> None:
-    """After the process is killed, what it reserved is usage, marked as estimated, and charged once."""
+    """After the process is killed, what it reserved is usage, marked as estimated, and charged once.
+
+    The records of the requests, which crashed, say the same.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
     ) as child:
@@ -341,11 +348,36 @@ def test_a_crash_before_settling_leaves_the_reservation_charged(tmp_path: Path) 
         with opened(tmp_path / "state", boot_id=boot, clock=Clock()) as state:
             assert asyncio.run(used(state, a_client()))[1] == Use(3, 300, 3 * NANO // 2)
             assert rows(state, "SELECT * FROM reservations") == []
+            record = state.reader.get("req-000001")
+            assert record is not None
+            assert (record.outcome, record.usage_source) == (Outcome.CRASHED, UsageSource.ESTIMATE)
+            assert (record.prompt_tokens, record.completion_tokens, record.cost_usd) == (10, 90, 0.5)
             used_in_all = ("web", "abcd1234", "gpt-4o-mini", 3, 30, 0, 270, 3 * NANO // 2, 3)
             assert rows(state, "SELECT * FROM usage ORDER BY period") == [
                 ("2027-01", *used_in_all),
                 ("2027-01-15", *used_in_all),
             ]
+
+
+async def test_another_time_zone_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used before the server moved counts on the same date in the new zone, and in its month."""
+    client = a_client(tokens_per_day=100, tokens_per_month=1000)
+    try:
+        # 8:00 in Greenwich, midnight in California, 17:00 in Japan: one date.
+        for number, zone in enumerate(("UTC0", "<-08>8", "<+09>-9")):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            with opened(tmp_path / "state", boot_id=f"boot-{number}", clock=Clock()) as state:
+                await state.budget.reserve(a_demand(number, client, 30))
+                end(state, an_end(number, (10, 20)))
+                assert (await used(state, client))[1:] == (Use(number + 1, 30 * (number + 1), 0),) * 2
+                with pytest.raises(OverBudget) as caught:
+                    await state.budget.reserve(a_demand(9, client, 99))
+                ends_s = caught.value.standing.resets_at_s
+                assert time.localtime(ends_s)[2:5] == (16, 0, 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 async def test_windows_that_are_over_are_removed(tmp_path: Path) -> None:
