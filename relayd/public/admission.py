@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -115,8 +115,10 @@ class AdmittingHandler(BaseHandler):
             self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
         return None
 
-    async def relay(self, answer: Answer, wanted: Wanted | None = None) -> None:
-        """Relay one answer to its end, charge its client and record it.
+    def relay(self, answer: Answer, wanted: Wanted | None = None) -> Coroutine[Any, Any, None]:
+        """Open a stream, and return what relays one answer to its end, charges its client and records it.
+
+        From now on the stream is told if the client leaves, also before the coroutine has begun.
 
         Args:
             answer: what the provider is asked, and what is made of its bytes.
@@ -129,6 +131,10 @@ class AdmittingHandler(BaseHandler):
         )
         context.recorder.open(record)
         context.streams.add(stream)
+        return self._run(stream, meter)
+
+    async def _run(self, stream: RelayStream, meter: Meter) -> None:
+        context, record = self.context, self.record
         try:
             await stream.run()
         finally:

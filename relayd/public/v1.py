@@ -378,7 +378,9 @@ class V1Handler(AdmittingHandler):
         wanted = None
         if self._endpoint.costs:
             count = reader.fields.get("n")
-            answers = int(count.text) if count is not None and count.text.strip().isdecimal() else 1
+            if count is not None and not count.text.isdecimal():
+                raise RelayError(ErrorCode.BAD_REQUEST, "n must be a whole number.")
+            answers = 1 if count is None else int(count.text)
             wanted = self._checked(
                 Wanted(prompt_guess=_TOKENS_PER_FILE, answers=answers, has_output=self._endpoint.has_output)
             )
@@ -389,13 +391,13 @@ class V1Handler(AdmittingHandler):
             self._target(), aiter(self._pipe), wants, self._reference_in_path(), content_length
         )
         self._relaying = asyncio.create_task(
-            self._relay_upload(answer, wanted, self._pipe), name="relay an upload"
+            self._relay_upload(self.relay(answer, wanted), self._pipe), name="relay an upload"
         )
         await self._pipe.put(prefix)
 
-    async def _relay_upload(self, answer: PassthroughAnswer, wanted: Wanted | None, pipe: BodyPipe) -> None:
+    async def _relay_upload(self, relaying: Awaitable[None], pipe: BodyPipe) -> None:
         try:
-            await self.relay(answer, wanted)
+            await relaying
         finally:
             pipe.close()
 
