@@ -227,13 +227,15 @@ def _engine(podman: Podman) -> Iterator[Engine]:
         process.wait()
 
 
+@pytest.mark.timeout(2 * _STEP_TIMEOUT_S)
 async def test_the_two_services_of_the_compose_file_serve_together(podman: Podman) -> None:
     """Caddy starts when relayd is healthy, answers over TLS, and tells relayd the client's address."""
     require("docker-compose", "ip", "iptables", "curl", "/usr/lib/cni/dnsname")
     recipe, override = podman.home / "Dockerfile.caddy", podman.home / "override.yaml"
     recipe.write_text(f"FROM {_BASE}\nRUN apt-get update && apt-get install -y caddy\n")
     options = ["--format=docker", "--layers=false", "--isolation=chroot", "--pull=never", f"--file={recipe}"]
-    podman.run("build", *options, "--tag=docker.io/library/caddy:2", str(podman.home))
+    tag = "--tag=docker.io/library/caddy:2"
+    await asyncio.to_thread(podman.run, "build", *options, tag, str(podman.home))
     override.write_text(_OVERRIDE)
     with _engine(podman) as engine:
         up = await asyncio.create_subprocess_exec(
