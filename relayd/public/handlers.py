@@ -197,7 +197,11 @@ class BaseHandler(JsonHandler):
         self.set_header("Content-Type", JSON_TYPE)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.allow_methods()
-        self.write(_json_error(phrase.lower().replace(" ", "_"), message))
+        self.write(self.http_error_body(phrase.lower().replace(" ", "_"), message))
+
+    def http_error_body(self, code: str, message: str) -> bytes:
+        """Return the body of what Tornado refuses."""
+        return _json_error(code, message)
 
     def is_refusal(self, error: BaseException) -> bool:
         """Return whether it is an answer to the client."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from relayd.relay.errors import ErrorCode, RelayError
 
 FIELDS = frozenset({"model", "n", "stream"})
 """The fields whose values decide what a request may do."""
 _MAX_FIELD_BYTES = 1024
+# A parameter of a header (RFC 9110, 5.6.6).
+_PARAMETER = re.compile(rb';\s*([^\s;="]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)')
+# Of Content-Transfer-Encoding.
+_UNENCODED = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class FieldValue(NamedTuple):
@@ -36,9 +41,9 @@ class MultipartReader:
     """
 
     def __init__(self, content_type: str) -> None:
-        kind, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary", b"")
-        if kind != b"multipart/form-data" or not boundary:
+        kind = content_type.partition(";")[0].strip().lower()
+        boundary = _parameter(content_type.encode("latin-1"), b"boundary")
+        if kind != "multipart/form-data" or not boundary:
             raise RelayError(ErrorCode.BAD_REQUEST, "An upload must be multipart/form-data with a boundary.")
         self.fields: dict[str, FieldValue] = {}
         """The checked fields so far."""
@@ -50,6 +55,7 @@ class MultipartReader:
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
+        self._is_encoded = False
         self._name: str | None = None
         """The checked field that is being read."""
         self._value = b""
@@ -76,7 +82,7 @@ class MultipartReader:
         self._fed_bytes += len(data)
 
     def _begin_part(self) -> None:
-        self._disposition = b""
+        self._disposition, self._is_encoded = b"", False
 
     def _take_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -85,19 +91,23 @@ class MultipartReader:
         self._header_value += data[start:end]
 
     def _end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
+        name = self._header_name.lower()
+        if name == b"content-disposition":
+            # Two of them have two names.
+            self._disposition += b";" + self._header_value
+        elif name == b"content-transfer-encoding":
+            self._is_encoded = self._header_value.strip().lower() not in _UNENCODED
         self._header_name = self._header_value = b""
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        is_file = b"filename" in options
+        name = _parameter(self._disposition, b"name").decode("utf-8", "replace")
+        parameters = [parameter.lower() for parameter, _ in _PARAMETER.findall(self._disposition)]
+        is_file = b"filename" in parameters or b"filename*" in parameters
         self._name, self._value, self._value_end = None, b"", 0
         self.has_file |= is_file
         if name.casefold() not in FIELDS:
             return
-        if name in self.fields or name != name.casefold() or is_file:
+        if name in self.fields or name != name.casefold() or is_file or self._is_encoded:
             raise RelayError(
                 ErrorCode.BAD_REQUEST, f"The field {name.casefold()} must be there once, as text."
             )
@@ -123,6 +133,26 @@ class MultipartReader:
         end = self._value_end
         self.fields[self._name] = FieldValue(text, end - len(self._value), end)
         self._name = None
+
+
+def _parameter(header: bytes, wanted: bytes) -> bytes:
+    """Return a parameter of a header; empty if it is not there.
+
+    Raises:
+        RelayError: `bad_request`, servers would read it differently: it is there twice, or as `name*`
+            (RFC 8187), or with escapes.
+    """
+    found = [
+        (name, value)
+        for name, value in _PARAMETER.findall(header)
+        if name.lower().partition(b"*")[0] == wanted
+    ]
+    if not found:
+        return b""
+    (name, value), *others = found
+    if others or b"*" in name or b"\\" in value:
+        raise RelayError(ErrorCode.BAD_REQUEST, f"The upload has a {wanted.decode()} that is ambiguous.")
+    return bytes(value.strip(b'"'))
 
 
 class BodyPipe:

@@ -22,7 +22,8 @@ from relayd.public.multipart import BodyPipe, MultipartReader
 from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import guess_prompt_tokens
-from relayd.relay.openai_errors import NotFound, ProviderRefusal, UpgradeRefused, error_object
+from relayd.relay.model_lists import models_in
+from relayd.relay.openai_errors import ErrorObject, NotFound, ProviderRefusal, UpgradeRefused, error_object
 from relayd.relay.passthrough import EVENT_STREAM, Observation, PassthroughAnswer, Protocols, ResponseHead
 from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest
@@ -143,9 +144,10 @@ class V1Handler(AdmittingHandler):
         if model is not None and model != fields.get("model", str, "text"):
             fields.replace("model", model)
         wanted = self._read_wanted(fields)
-        is_stream = bool(fields.get("stream", bool, "true or false")) or (
-            "true" in self.get_query_arguments("stream")
-        )
+        is_stream = fields.get("stream", bool, "true or false") or False
+        if endpoint.method == "GET":
+            # A stored response, from its beginning or from an event of it.
+            is_stream = "true" in self.get_query_arguments("stream")
         wants = self._wants(
             expects_stream=is_stream, stores=fields.get("store", bool, "true or false") is not False
         )
@@ -311,20 +313,12 @@ class V1Handler(AdmittingHandler):
 
     def _list_models(self, body: bytes) -> bytes:
         """Leave what the client may use in a list of models, and add the aliases of that."""
-        try:
-            listed = load_json(body)
-        except ValueError:
-            listed = None
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        models = {
-            entry["id"]: entry
-            for entry in (entries if isinstance(entries, list) else ())
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str) and self._may_use(entry["id"])
-        }
-        for alias, model in self.context.chat_rules.aliases.items():
+        models, aliases = models_in(body), self.context.chat_rules.aliases
+        for alias, model in aliases.items():
             if model in models:
                 models.setdefault(alias, {**models[model], "id": alias})
-        return msgspec.json.encode({"object": "list", "data": list(models.values())})
+        usable = [entry for name, entry in models.items() if self._may_use(aliases.get(name, name))]
+        return msgspec.json.encode({"object": "list", "data": usable})
 
     # Uploads.
 
@@ -536,6 +530,11 @@ class V1Handler(AdmittingHandler):
         if error.body and media_type:
             self.set_header("Content-Type", media_type)
 
+    def http_error_body(self, code: str, message: str) -> bytes:
+        """Return the body of what Tornado refuses, as OpenAI's SDKs read it."""
+        error = ErrorObject(message, "invalid_request_error", code=code)
+        return msgspec.json.encode({"error": error}) + b"\n"
+
     def error_body(self, error: RelayError) -> tuple[str, bytes]:
         """Return an error as OpenAI's SDKs read it."""
         return JSON_TYPE, msgspec.json.encode({"error": error_object(error)}) + b"\n"
@@ -566,13 +565,13 @@ def _references(fields: JsonFields) -> list[_Reference]:
     previous = fields.get("previous_response_id", str, "text")
     if previous is not None:
         found.append(_Reference("responses", previous, "previous_response_id"))
-    conversation = fields.get("conversation", object, "an id, or an object with one")
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
-    if isinstance(conversation, str):
+    if "conversation" in fields:
+        conversation = fields.get("conversation", object, "an id, or an object with one")
+        if isinstance(conversation, dict):
+            conversation = fields.nested("conversation").get("id", str, "text")
+        if not isinstance(conversation, str):
+            raise RelayError(ErrorCode.BAD_REQUEST, "conversation must be an id, or an object with one.")
         found.append(_Reference("conversations", conversation, "conversation"))
-    elif conversation is not None or "conversation" in fields:
-        raise RelayError(ErrorCode.BAD_REQUEST, "conversation must be an id, or an object with one.")
     return found
 
 

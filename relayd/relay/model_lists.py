@@ -27,12 +27,21 @@ async def read_models(response: UpstreamResponse) -> Models:
     """Return the models in a response that is no refusal, and close it. Raises RelayError if it has none."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            document = load_json(await response.body.read(_MAX_BYTES))
-    except (ConnectionBroken, TimeoutError, ValueError):
-        document = None
+            body = await response.body.read(_MAX_BYTES)
+    except (ConnectionBroken, TimeoutError):
+        body = b""
     finally:
         response.body.close()
-    entries = document.get("data") if isinstance(document, dict) else None
+    return models_in(body)
+
+
+def models_in(body: bytes) -> Models:
+    """Return the models in a list, with or without an object around it. Raises RelayError if it is none."""
+    try:
+        document = load_json(body)
+    except ValueError:
+        document = None
+    entries = document.get("data") if isinstance(document, dict) else document
     if not isinstance(entries, list):
         raise RelayError(ErrorCode.UPSTREAM_FAILED, "The provider's list of models cannot be read.")
     return {

@@ -271,6 +271,7 @@ class RewrittenAnswer(PassthroughAnswer):
     """A small JSON body that is changed when it is whole."""
 
     _body = b""
+    _rewritten = b""
 
     def relay(self, data: bytes) -> bytes:
         """Keep the bytes."""
@@ -283,13 +284,17 @@ class RewrittenAnswer(PassthroughAnswer):
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why there is no body, or None."""
-        return self.error or super().end(is_broken=is_broken)
+        error = self.error or super().end(is_broken=is_broken)
+        if error is None and self._wants.rewrite is not None:
+            try:
+                self._rewritten = self._wants.rewrite(self._body)
+            except RelayError as unreadable:
+                return unreadable
+        return error
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return the changed body."""
-        if error is not None or self._wants.rewrite is None:
-            return b""
-        return self._wants.rewrite(self._body)
+        return b"" if error is not None else self._rewritten
 
 
 class Verdict(Enum):

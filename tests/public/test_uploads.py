@@ -247,6 +247,42 @@ async def test_an_upload_that_cannot_be_read_is_refused(
         assert relay.upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"form-data; name*=utf-8''model",
+        b'form-data; name="model"; name="language"',
+        b'form-data; name="mo\\del"',
+        b'form-data; name="model"\r\nContent-Disposition: form-data; name="language"',
+        b'form-data; name="model"\r\nContent-Transfer-Encoding: quoted-printable',
+        b'form-data; name="model"; filename*=x',
+    ],
+)
+def test_a_field_that_servers_read_differently_is_refused(lines: bytes) -> None:
+    """The provider could take it for the model, and the relay for something else."""
+    reader = MultipartReader("multipart/form-data; boundary=b")
+    with pytest.raises(RelayError):
+        reader.feed(b"--b\r\nContent-Disposition: " + lines + b"\r\n\r\nx\r\n--b--\r\n")
+
+
+@pytest.mark.parametrize("options", ["; boundary=b; boundary=c", "; boundary*=utf-8''b", ""])
+def test_an_upload_without_one_boundary_is_refused(options: str) -> None:
+    """For the same reason."""
+    with pytest.raises(RelayError):
+        MultipartReader(f"multipart/form-data{options}")
+
+
+def test_names_of_files_may_hold_anything() -> None:
+    """Quotes, semicolons, other scripts: only the name of the field counts."""
+    reader = MultipartReader('Multipart/Form-Data; charset=utf-8; Boundary="b"')
+    reader.feed(
+        b"--b\r\ncontent-disposition: form-data; name=model\r\n\r\nx\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a\\"; name=n; \xc3\xa9"\r\n\r\n'
+    )
+    assert {name: field.text for name, field in reader.fields.items()} == {"model": "x"}
+    assert reader.has_file
+
+
 async def test_an_upload_over_the_limit_is_refused_or_broken_off() -> None:
     """With a length at once, without one when it shows."""
     body = form(("model", "demo"), ("file", b"x" * 300_000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 
 from relayd.state.records import Outcome
 from tests.harness import PROVIDER_KEY, Relay, running_relay
-from tests.public.test_v1 import ask_v1, chat, error_of
+from tests.public.test_v1 import ask_v1, chat, error_of, get_v1
 from tests.wire import HOST
 
 _EVENTS = b"".join(
@@ -27,19 +28,20 @@ _SAID = json.dumps({"error": {"message": f"Bad: {PROVIDER_KEY}", "code": "x"}}).
 
 
 @asynccontextmanager
-async def relay_before(answer: bytes) -> AsyncIterator[Relay]:
+async def relay_before(answer: bytes, toml: str = "") -> AsyncIterator[Relay]:
     """Run a daemon whose provider answers every request with these bytes and closes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        await reader.readexactly(0 if length is None else int(length[1]))
         writer.write(answer)
         writer.close()
         await writer.wait_closed()
 
     async with await asyncio.start_server(serve, HOST, 0) as server:
         base_url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/v1"
-        async with running_relay(upstream_url=lambda _upstream: base_url) as relay:
+        async with running_relay(upstream_url=lambda _upstream: base_url, toml=toml) as relay:
             yield relay
 
 
@@ -124,3 +126,40 @@ async def test_a_refusal_of_no_type_is_no_page() -> None:
         reply = await ask_v1(relay, chat())
     assert (reply.status, reply.body) == (400, b"<b>no</b>")
     assert reply.header("Content-Type") == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("entries", ["[%s]", '{"data":[%s]}'])
+async def test_models_are_listed_by_what_they_lead_to(entries: str) -> None:
+    """Some providers give the bare list. An alias is shown if its model may be used."""
+    toml = '[chat]\nallowed_models = ["a", "shadow"]\n[aliases]\nfast = "a"\nshadow = "b"\n'
+    body = entries % ",".join(json.dumps({"id": name}) for name in ("a", "b", "shadow"))
+    async with relay_before(_answer(body.encode(), "application/json"), toml) as relay:
+        reply = await get_v1(relay, "/v1/models")
+    listed = json.loads(reply.body)
+    assert (listed["object"], [entry["id"] for entry in listed["data"]]) == ("list", ["a", "fast"])
+
+
+async def test_what_is_no_list_of_models_is_an_error() -> None:
+    """An empty list would say that the connection works."""
+    async with relay_before(_answer(b"<html>Welcome</html>", "text/html")) as relay:
+        reply = await get_v1(relay, "/v1/models")
+    assert (reply.status, error_of(reply)["code"]) == (502, "upstream_failed")
+
+
+@pytest.mark.parametrize(
+    "conversation", ['{"id":"a","id":"b"}', '{"id":"a","ID":"b"}', '{"ID":"a"}', "{}", "1", '{"id":null}']
+)
+async def test_a_conversation_has_one_id(conversation: str) -> None:
+    """Which of two the provider reads is not known, so that it could be another client's."""
+    body = f'{{"model":"m","input":"x","conversation":{conversation}}}'.encode()
+    async with running_relay() as relay:
+        reply = await ask_v1(relay, body, "/v1/responses")
+        assert relay.upstream.requests == []
+    assert (reply.status, error_of(reply)["code"]) == (400, "bad_request")
+
+
+async def test_a_method_that_does_not_exist_is_refused_in_openais_shape() -> None:
+    """As every error of these paths."""
+    async with running_relay() as relay:
+        reply = await get_v1(relay, "/v1/models", method="TRACE")
+    assert (reply.status, error_of(reply)["code"]) == (405, "method_not_allowed")
