@@ -12,6 +12,7 @@ from relayd.printable import printable
 
 _FIELDS = UsageSums.__struct_fields__
 _HEADS = ("REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST", "ESTIMATED")
+_LEAST_USD = 0.0001
 _NO_MODEL = "(no answer)"
 """Requests that no model answered."""
 _values = attrgetter(*_FIELDS)
@@ -45,9 +46,13 @@ def _name(row: UsageRow) -> str:
 
 def _cells(sums: UsageSums) -> tuple[str, ...]:
     return tuple(
-        f"${value:,.4f}" if field == "cost_usd" else f"{value:,}"
+        _money(value) if field == "cost_usd" else f"{value:,}"
         for field, value in zip(_FIELDS, _values(sums), strict=True)
     )
+
+
+def _money(usd: float) -> str:
+    return "<$0.0001" if 0 < usd < _LEAST_USD else f"${usd:,.4f}"
 
 
 def _write_table(console: Console, table: list[tuple[str, ...]]) -> None:

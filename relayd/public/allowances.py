@@ -300,9 +300,12 @@ def _refusal(client: Client, refusal: OverBudget, now_s: float) -> RelayError:
     limit, used, wanted = (_amount(n, bound.unit) for n in (standing.limit, standing.used, refusal.wanted))
     until = datetime.fromtimestamp(standing.resets_at_s).astimezone().isoformat(timespec="seconds")
     message = (
-        f"The client '{client.name}' may use {limit} {_WINDOW_WORDS[bound.window]} ({bound.field}): {used} "
-        f"is used or reserved, and this request may need {wanted}. The bound begins again at {until}."
+        f"The client '{client.name}' may use {limit} {_WINDOW_WORDS[bound.window]} ({bound.field}): "
+        f"{used} used or reserved so far, and this request may need {wanted}. "
+        f"The bound begins again at {until}."
     )
+    if refusal.wanted > standing.limit:
+        message += " This request needs more than all of it: ask for less, with a smaller max_tokens."
     retry_after_s = max(1, math.ceil(standing.resets_at_s - now_s))
     code = ErrorCode.BUSY if bound.window is Window.MINUTE else ErrorCode.OVER_BUDGET
     return RelayError(code, message, retry_after_s=retry_after_s)

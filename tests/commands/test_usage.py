@@ -44,6 +44,12 @@ async def test_a_table_with_a_total(tmp_path: Path) -> None:
             "TOTAL          4   3,000       0   1,500  $0.7500          0",
         ]
         assert ran.err == "From 2027-01-01 to 2027-01-15.\n"
+        api.log(
+            1, "d", client="cheap", **{**USED, "cost_usd": 0.000_002}, started_at=utc_text(api.state.clock())
+        )
+        await api.logged(13)
+        cheap = await relayd(api.socket, "usage", "--client", "cheap")
+        assert "<$0.0001" in cheap.lines[1]
         by_model = await relayd(api.socket, "usage", "--by", "model", "--client", "phone")
         assert by_model.lines[1].startswith("(no answer)")
 

@@ -180,6 +180,7 @@ async def test_a_used_up_bound_refuses_and_says_until_when(
         assert refusal(reply)[:3] == (status, code, retry)
         assert names in (reply.error or "")
         assert "begins again at 20" in (reply.error or "")
+        assert ("a smaller max_tokens" in (reply.error or "")) is ("requests_per_minute" not in bounds)
         assert reply.lines[-1] == DONE
         assert int(reply.header("Retry-After") or "0") >= 1
         record = (await settled(relay, 2))[1]
