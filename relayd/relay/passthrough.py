@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import msgspec
@@ -150,7 +149,7 @@ class PassthroughAnswer:
     async def _answer_to(self, response: UpstreamResponse) -> PassthroughAnswer | EventStreamAnswer:
         wants = self._wants
         if response.error is not None:
-            if _is_about_relay(response):
+            if response.error.concerns_relay:
                 raise response.error
             raise ProviderRefusal(response.error, response.status, response.headers, response.refusal or b"")
         body = response.body
@@ -750,15 +749,6 @@ async def _first_bytes(body: IncomingResponse) -> bytes:
         return await body.peek()
     except ConnectionBroken:
         return b""
-
-
-def _is_about_relay(response: UpstreamResponse) -> bool:
-    """Return whether a refusal concerns the relay's own key, address or region, not the request."""
-    if response.status == HTTPStatus.FORBIDDEN:
-        return response.error is not None and "region" in response.error.message
-    return response.status < HTTPStatus.BAD_REQUEST or (
-        response.error is not None and response.error.code is ErrorCode.UPSTREAM_AUTH
-    )
 
 
 def _broken() -> RelayError:

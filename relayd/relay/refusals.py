@@ -74,6 +74,8 @@ class UpstreamError(RelayError):
         super().__init__(code, message, retry_after_s=retry_after_s, recorded=recorded)
         self.cools = cools
         self.wait_s = wait_s
+        self.concerns_relay = False
+        """Whether it is about the relay's own key, address or region, not about the request."""
         self.may_be_served = may_be_served
 
     @property
@@ -100,18 +102,23 @@ class Refusals:
             message = "The provider refused this relay's own key (401); the relay's owner must replace it."
             # Its own sentence quotes the key.
             recorded = f"{message} {self._redact(said.message or '')}".strip()
-            return UpstreamError(
+            error = UpstreamError(
                 ErrorCode.UPSTREAM_AUTH, message, recorded=recorded, cools=Cools.ROUTE, wait_s=wait_s
             )
+            error.concerns_relay = True
+            return error
         if status in _REDIRECTS:
-            return UpstreamError(
+            error = UpstreamError(
                 ErrorCode.UPSTREAM_FAILED,
                 f"The provider answered with a redirect ({status}), which is not followed; "
                 "upstream.base_url must be its final address.",
                 cools=Cools.ROUTE,
             )
+            error.concerns_relay = True
+            return error
         cools, retry_s = Cools.NOTHING, None
-        if status in {400, _FORBIDDEN} and _REGION.search(f"{said.code} {said.message}"):
+        is_region = status in {400, _FORBIDDEN} and bool(_REGION.search(f"{said.code} {said.message}"))
+        if is_region:
             code, cools = ErrorCode.UPSTREAM_AUTH, Cools.MODEL
             start = f"The provider does not serve the region of this relay's server ({status})"
         elif status == _FORBIDDEN:
@@ -131,9 +138,11 @@ class Refusals:
             code, start = ErrorCode.UPSTREAM_FAILED, f"The provider failed ({status})"
             cools = Cools.ROUTE if status >= _FIRST_FAILURE else Cools.NOTHING
         quotes = code is ErrorCode.UPSTREAM_REJECTED
-        return self.refusal(
+        error = self.refusal(
             code, start, said, quotes=quotes, retry_after_s=retry_s, cools=cools, wait_s=wait_s
         )
+        error.concerns_relay = is_region
+        return error
 
     def refusal(
         self,

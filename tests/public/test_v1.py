@@ -342,7 +342,7 @@ async def test_what_multiplies_or_hides_use_is_counted_or_refused(
     ("script", "headers"),
     [
         ("code=400,message=too%20long", {}),
-        ("code=403,message=no%20access", {}),
+        ("code=403,message=no%20access%20in%20this%20region%20or%20tier", {}),
         ("code=404,message=no%20model", {}),
         (
             "code=429,retry_after=7,retry_after_ms=6500,should_retry=false",
@@ -475,9 +475,10 @@ async def test_a_body_that_breaks_off_never_ends_in_order(path: str, fault: str)
     assert record.outcome is Outcome.UPSTREAM_ERROR
 
 
+@pytest.mark.parametrize("end", ["cancelled", "key_revoked", "draining"])
 @pytest.mark.parametrize("path", [_CHAT, "/v1/responses"])
-async def test_the_operator_ends_a_stream_with_an_error(path: str) -> None:
-    """After its first byte: an event; the record says who it was."""
+async def test_the_operator_ends_a_stream_with_an_error(path: str, end: str) -> None:
+    """After its first byte: an event. A cut key and a stop of the daemon do the same."""
     body = {
         "model": "demo:interval_ms=0,fault=stall_mid",
         "stream": True,
@@ -489,13 +490,20 @@ async def test_the_operator_ends_a_stream_with_an_error(path: str) -> None:
         reply = await wire.head()
         await until(lambda: [stream.record.deltas for stream in relay.server.streams] == [3])
         (stream,) = relay.server.streams
-        relay.server.streams.cancel(stream.record.id)
+        if end == "cancelled":
+            relay.server.streams.cancel(stream.record.id)
+        elif end == "key_revoked":
+            relay.server.streams.cut_key(stream.record.key_id or "")
+        else:
+            relay.server.request_stop()
+            relay.server.request_stop()
         async for _ in wire.pieces(reply):
             pass
         record = await relay.record()
         await relay.upstream.wait_closed(0)
-    assert json.loads(events_of(reply)[-1])["error"]["code"] == "cancelled"
-    assert record.outcome is Outcome.CANCELLED
+    assert not reply.cut
+    assert json.loads(events_of(reply)[-1])["error"]["code"] == end
+    assert record.outcome is (Outcome.SHUTDOWN if end == "draining" else Outcome.CANCELLED)
 
 
 async def test_a_cancelled_request_without_a_byte_is_not_to_be_sent_again() -> None:
