@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from benchmark.programs import CannotRunError
-from benchmark.relays import ROOT, Relay, before, ferrogw, nginx, this_tree
+from benchmark.relays import ROOT, Relay, at_v1, before, ferrogw, nginx, this_tree, with_bounds
 from benchmark.rows import ADDED, COST, OWN_ROWS, SHARED_ROWS, Bench, Figures, Run
 
 _PAGE = ROOT / "docs/performance.md"
@@ -44,6 +44,10 @@ _RATIO_GOALS = {
     ("60 x 1,000", "ferrogw"): "≤ 1",
     ("150 x 100", "nginx"): "≤ 3.5",
     ("60 x 1,000", "nginx"): "≤ 2.6",
+    ("150 x 100", "/v1"): "≥ 1",
+    ("60 x 1,000", "/v1"): "≥ 1",
+    ("150 x 100", "bounded"): "≥ 0.97",
+    ("60 x 1,000", "bounded"): "≥ 0.97",
 }
 
 
@@ -131,7 +135,8 @@ def main() -> None:
         versions = [*([before(args.against)] if args.against else []), this_tree()]
     except CannotRunError as reason:
         raise SystemExit(str(reason)) from None
-    peers = [] if args.quick else _peers(results)
+    ours = versions[-1]
+    peers = [] if args.quick else [at_v1(ours), with_bounds(ours), *_peers(results)]
     averages, direct = [], {}
     shared = [name for name in args.rows if name in SHARED_ROWS]
     with Bench() as bench:
@@ -145,7 +150,7 @@ def main() -> None:
             for relay in relays:
                 _shared_rows(bench, relay, shared, direct, results, number)
         for name in (name for name in args.rows if name in OWN_ROWS):
-            _own_row(bench, versions[-1], name, results)
+            _own_row(bench, ours, name, results)
     about = (
         f"{datetime.now(UTC):%Y-%m-%d}, medians of {args.rounds} rounds."
         f" {', '.join(f'{relay.name} {relay.version}' for relay in [*versions, *peers])};"
@@ -163,7 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description=__doc__,
-        epilog=f"Rows: {', '.join(_ROWS)}. All are measured if none is named, in about eleven minutes.",
+        epilog=f"Rows: {', '.join(_ROWS)}. All are measured if none is named, in about fourteen minutes.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
     parser.add_argument("--against", metavar="REV", help="also measure this git revision")

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import venv
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ _CACHE = ROOT / ".bench"
 """Where everything is installed; git ignores it."""
 _INSTALL_TIMEOUT_S = 1200
 _FERROGW = "1.5.10"
+_BOUND = 1_000_000
+_OPENAI_PATH = "/v1/chat/completions"
+_OPENAI_BODY = {"model": "gpt-4o-mini", "stream": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,9 @@ class Start:
 
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
-    path: str = "/v1/chat/completions"
+    path: str = _OPENAI_PATH
     headers: dict[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {KEY}"})
-    body: dict[str, Any] = field(default_factory=lambda: {"model": "gpt-4o-mini", "stream": True})
+    body: dict[str, Any] = field(default_factory=_OPENAI_BODY.copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,14 @@ class Relay:
         version: what is compared.
         start: given a folder for this run, the relay's port and the upstream's port.
         terminal_app: the command of the app that comes with it, and its environment; None for a peer.
+        setup: given the same folder, a command to run once it listens; None: nothing.
     """
 
     name: str
     version: str
     start: Callable[[Path, int, int], Start]
     terminal_app: Start | None = None
+    setup: Callable[[Path], Start] | None = None
 
 
 def this_tree() -> Relay:
@@ -101,6 +106,39 @@ def _relayd(name: str, folder: str, revision: str) -> Relay:
 
     commit = _output(["git", "-C", str(ROOT), "rev-parse", "--short", f"{revision}^{{commit}}"])
     return Relay(name, commit, start, Start([python, "-m", "tui"], env))
+
+
+def at_v1(relayd: Relay) -> Relay:
+    """Return the same relayd, asked in OpenAI's protocol."""
+
+    def start(folder: Path, port: int, upstream: int) -> Start:
+        return replace(relayd.start(folder, port, upstream), path=_OPENAI_PATH, body=_OPENAI_BODY)
+
+    return replace(relayd, name="/v1", start=start)
+
+
+def with_bounds(relayd: Relay) -> Relay:
+    """Return the same relayd, whose client has every bound that counts, none of which it reaches."""
+
+    def setup(folder: Path) -> Start:
+        start = relayd.start(folder, 0, 0)
+        python = start.command[0]
+        bounds = [
+            f"--{name}={_BOUND}"
+            for name in (
+                "requests-per-minute",
+                "tokens-per-minute",
+                "tokens-per-day",
+                "tokens-per-month",
+                "usd-per-day",
+                "usd-per-month",
+            )
+        ]
+        socket = str(folder / "state/admin.sock")
+        command = [python, "-m", "relayd", "clients", "set", "default", *bounds, "--socket", socket]
+        return replace(start, command=command)
+
+    return replace(relayd, name="bounded", setup=setup)
 
 
 def _environment(name: str, pip_arguments: list[str]) -> Path:

@@ -99,6 +99,15 @@ class Bench:
         program = Program(start.command, core=core, env=environment(start), folder=folder)
         try:
             program.wait_listening(port, _START_TIMEOUT_S)
+            if relay.setup is not None:
+                setup = relay.setup(folder)
+                subprocess.run(
+                    setup.command,
+                    env=environment(setup),
+                    stdout=subprocess.DEVNULL,
+                    check=True,
+                    timeout=_START_TIMEOUT_S,
+                )
             time.sleep(_SETTLE_S)
             yield Run(self, relay, program, start, port, folder)
         finally:
