@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, NoDaemon
-from relayd.admin.schema import KeyChange
 from tui.model.app_state import AppState, Connection
 
 T = TypeVar("T")
+C_co = TypeVar("C_co", covariant=True)
 _TRIES = 8
 _RETRY_AFTER_S = 0.5
 _REASONS = {
@@ -26,10 +26,10 @@ class ReadOnly(AdminClientError):
     """The app was started with --readonly, or the daemon can't be changed from here now."""
 
 
-class RingChange(Protocol):
-    """A change of the key ring that names everything but these two."""
+class RingChange(Protocol[C_co]):
+    """A change of keys or clients that names everything but these two."""
 
-    def __call__(self, *, generation: int, idempotency_key: str) -> Awaitable[KeyChange]:
+    def __call__(self, *, generation: int, idempotency_key: str) -> Awaitable[C_co]:
         """Ask for the change."""
 
 
@@ -41,7 +41,7 @@ class DaemonCommands:
 
     Args:
         client: the daemon.
-        state: what the app knows; a change of keys names the ring's generation that was on the screen.
+        state: what the app knows.
         readonly: refuse every change.
         on_unknown: called with a sentence each time an answer was lost and the question is repeated.
     """
@@ -60,9 +60,8 @@ class DaemonCommands:
             return "read-only: the app was started with --readonly"
         return _REASONS.get(self._state.connection, "")
 
-    async def change_ring(self, change: RingChange) -> KeyChange:
-        """Change the keys, unless they have changed since they were on the screen."""
-        generation = self._state.ring.generation
+    async def change_ring(self, change: RingChange[T], generation: int) -> T:
+        """Change keys or clients, unless the ring has moved on from the generation that was on the screen."""
         return await self._until_answered(lambda key: change(generation=generation, idempotency_key=key))
 
     async def act(self, action: Callable[[], Awaitable[object]]) -> None:
@@ -86,5 +85,5 @@ class DaemonCommands:
             self._on_unknown("UNKNOWN: the answer never came. Asking again; it can't happen twice.")
             await asyncio.sleep(_RETRY_AFTER_S * (attempt + 1))
         raise AnswerUnknown(
-            "UNKNOWN: no answer came. It may have happened; look at Keys and Audit when the daemon is back."
+            "UNKNOWN: no answer came. It may have happened; look at Clients and Audit later."
         ) from unanswered

@@ -63,6 +63,8 @@ class Feed:
         self._open_archive = open_archive
         self._archive: Archive | None = None
         self._down_since_s: float | None = None
+        self.clients_in_sight = False
+        """Set by the screen that shows the clients, each time it draws them: they are then asked for soon."""
         self._retry = asyncio.Event()
         self._poll_now = asyncio.Event()
 
@@ -93,12 +95,22 @@ class Feed:
         self._poll_now.set()
 
     async def refresh_ring(self) -> None:
-        """Ask for the keys.
+        """Ask for the keys and the clients.
 
         Raises:
             AdminClientError: the daemon could not be asked.
         """
         self._state.set_ring(await self._client.keys())
+        self._state.set_clients(await self._client.clients())
+        self._changed()
+
+    async def refresh_usage(self, client: str, since: str) -> None:
+        """Ask what a client used each day, from this day on.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        self._state.set_usage(client, await self._client.usage("day", since=since, client=client))
         self._changed()
 
     def _set_connection(self, connection: Connection, problem: str = "") -> None:
@@ -237,8 +249,9 @@ class Feed:
             # The stream of events says why the daemon can't be asked, and says it once.
             with suppress(AdminClientError):
                 self._state.set_status(await self._client.status())
-                # First and last uses move without an event: closely watched while a key retires.
-                if self._state.retiring() or turn % _RING_EVERY == 0:
+                # Uses move without an event: closely watched while a key retires, or in sight.
+                if self._state.retiring() or self.clients_in_sight or turn % _RING_EVERY == 0:
+                    self.clients_in_sight = False
                     await self.refresh_ring()
             self._changed()
 

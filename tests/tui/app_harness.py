@@ -90,7 +90,10 @@ class AppHarness:
     async def shows(self, *texts: str) -> None:
         """Wait until the screen shows every one of these texts, however its lines are broken."""
         for text in texts:
-            await until(lambda text=text: text in " ".join(self.text().split()))  # type: ignore[misc]  # the loop's own value
+            try:
+                await until(lambda text=text: text in " ".join(self.text().split()))  # type: ignore[misc]  # the loop's own value
+            except TimeoutError:
+                raise AssertionError(f"{text!r} is not on the screen:\n{self.text()}") from None
 
     async def idle(self) -> None:
         """Wait until no message waits anywhere, and all is drawn."""

@@ -48,6 +48,16 @@ _CALLERS = (
     ("phone", "198.51.100.140"),
 )
 _STRAGGLERS = ("203.0.113.9", "10.0.0.4")
+_BOUNDS: dict[str, dict[str, object]] = {
+    "web": {
+        "note": "the chat page",
+        "usd_per_month": 5,
+        "max_streams": 20,
+        "models": ["gpt-4o*", "gpt-5-mini"],
+    },
+    "laptop": {"note": "Ada", "usd_per_month": 0.15},
+    "ci": {"tokens_per_day": 15_000, "expires_at": utc_text(NOON_S + 3 * _DAY_S)},
+}
 _FAILED = RecordedError("upstream_failed", "The provider answered 503.")
 _LIMITED = RecordedError("upstream_limited", "Rate limit reached for gpt-4o.")
 _ENDINGS: dict[int, dict[str, Any]] = {
@@ -142,6 +152,8 @@ class Past:
         self.keys["old"] = self.keys["web"]
         self.now_s = noon_s - _ROTATED_AGO_S
         self.keys["web"] = (await ring.rotate(self.keys["old"], grace_s=3600, caller=_ADA)).key.id
+        for client, bounds in _BOUNDS.items():
+            await ring.set_client(client, bounds, caller=_ADA)
         self.now_s = noon_s - past_s
         self.more(round(past_s / _EVERY_S) - _OPEN)
         for _ in range(_OPEN):

@@ -38,12 +38,12 @@ async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) 
 
 
 async def test_help_lists_the_keys_of_this_screen(tmp_path: Path) -> None:
-    """`?` on Keys names what can be done with keys; Escape closes it."""
+    """`?` on Clients names what can be done with keys; Escape closes it."""
     async with app_with_past(tmp_path, size=(100, 60)) as (harness, _):
         await harness.press("K", "question_mark")
         await until(lambda: harness.windows == 2)
         await harness.redraw()
-        assert "Rotate this key" in harness.text()
+        assert "Rotate the key" in harness.text()
         await harness.press("escape")
         assert harness.windows == 1
 
@@ -51,7 +51,7 @@ async def test_help_lists_the_keys_of_this_screen(tmp_path: Path) -> None:
 async def test_readonly_changes_nothing(tmp_path: Path) -> None:
     """Every change is refused with the reason."""
     async with app_with_past(tmp_path, readonly=True) as (harness, _):
-        for keys in (("P",), ("D",), ("K", "r"), ("exclamation_mark",), ("a",)):
+        for keys in (("P",), ("D",), ("K", "r"), ("exclamation_mark",), ("a",), ("e",), ("d",)):
             await harness.press(*keys)
             assert harness.windows == 1
-        await harness.shows("--readonly")
+        await harness.shows("--readonly", "r(rotate)", "!(revoke)", "a(add)", "e(edit)")

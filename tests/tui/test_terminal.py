@@ -81,7 +81,7 @@ async def test_hostile_text_never_reaches_the_terminal(tmp_path: Path) -> None:
                 (b"\x1b[D\x1b[D", "[Summary]"),
                 (b"\x1b[F", "upstream_request_id"),
                 (b"2", "waits for"),
-                (b"4", "last used"),
+                (b"4", "US$ this month"),
                 (b"1", "[Summary]"),
                 (b"\x1b", "FROZEN"),
                 (b"/evil\r", "of "),
@@ -106,7 +106,7 @@ async def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path:
         stat = Path(f"/proc/{terminal.process.pid}/stat")
         await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
         terminal.signal(signal.SIGCONT)
-        await visit(terminal, (b"4", "last used"))
+        await visit(terminal, (b"4", "US$ this month"))
         terminal.send(b"Q")
         assert await terminal.ended() == 0
         assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
@@ -171,7 +171,7 @@ async def test_a_terminal_of_few_colours_gets_no_others(
     async with running_past(tmp_path) as past:
         with Terminal(("-m", "tui", "--socket", str(past.api.socket)), tmp_path, env=env) as terminal:
             await terminal.until(lambda raw: b"LIVE" in raw and "▶".encode() in raw)
-            await visit(terminal, (b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "last used"))
+            await visit(terminal, (b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "US$ this month"))
             terminal.send(b"Q")
             assert await terminal.ended() == 0
     assert re.findall(colours, terminal.raw) == []

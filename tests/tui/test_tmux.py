@@ -18,7 +18,7 @@ SIZES = ((80, 24), (140, 40))
 SCREENS = (
     ("2 In flight", "x cancel"),
     ("3 Stats", "filter by it"),
-    ("4 Keys", "r rotate"),
+    ("4 Clients", "r rotate"),
     ("5 Audit", "result"),
     ("1 Requests", "/ filter"),
 )
@@ -71,7 +71,7 @@ async def _filter_by_mouse(terminal: Tmux) -> None:
 
 
 async def _rotate_by_mouse(terminal: Tmux) -> None:
-    await terminal.click_on("4 Keys", "r rotate")
+    await terminal.click_on("4 Clients", "r rotate")
     await terminal.click_on("r rotate", "Rotate the key of default?")
     await terminal.click_on("15 minutes", "(•) 15 minutes")
     await terminal.click_on("Rotate (y)", "•" * 12, last=True)

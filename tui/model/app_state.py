@@ -10,6 +10,8 @@ from relayd.admin.schema import (
     AcceptState,
     Audited,
     AuditEntry,
+    ClientInfo,
+    Clients,
     Ended,
     Gap,
     KeyInfo,
@@ -20,6 +22,7 @@ from relayd.admin.schema import (
     Ring,
     Started,
     Status,
+    Usage,
     epoch_s,
 )
 from tui.model.evidence import Evidence
@@ -54,6 +57,13 @@ class AppState:
         self.evidence = Evidence()
         self.status: Status | None = None
         self.ring = Ring(0, [])
+        self.clients: dict[str, ClientInfo] = {}
+        """By name. Without a daemon only those are known that have keys, and not what they used."""
+        self._clients_generation = 0
+        self.clients_known = False
+        """Whether the daemon has told of the clients."""
+        self.usage_by_day: tuple[str, Usage] | None = None
+        """The name of the client that was asked for last, and what it used each day."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
         self.connection = Connection.CONNECTING
@@ -88,6 +98,24 @@ class AppState:
             return
         self.ring = Ring(ring.generation, [printable_struct(key) for key in ring.keys])
         self.evidence.retire(self.ring.keys, self._recent())
+        for key in self.ring.keys:
+            if key.client not in self.clients:
+                self.clients[key.client] = ClientInfo(name=key.client, created_at=key.created_at)
+
+    @property
+    def generation(self) -> int:
+        """The generation of what is known of keys and clients: the older one, as the two come apart."""
+        return min(self.ring.generation, self._clients_generation)
+
+    def set_clients(self, clients: Clients) -> None:
+        """Take over the clients, and what they used."""
+        self.clients = {client.name: printable_struct(client) for client in clients.clients}
+        self._clients_generation = clients.generation
+        self.clients_known = True
+
+    def set_usage(self, client: str, usage: Usage) -> None:
+        """Take over what one client used each day."""
+        self.usage_by_day = (client, usage)
 
     def _recent(self) -> Iterator[RequestRecord]:
         for index in range(len(self.store) - 1, -1, -1):

@@ -9,7 +9,7 @@ from textual.widgets import Static
 from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
 from tui.model.units import day_clock
-from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import Field, ItemList, LineList
@@ -78,7 +78,7 @@ class AuditPane(Pane):
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen."""
-        return [Hint("↑↓", "move", ""), KEYS_HINT, *HELP_HINTS, BACK_HINT]
+        return [Hint("↑↓", "move", ""), CLIENTS_HINT, *HELP_HINTS, BACK_HINT]
 
 
 def _in_words(entry: AuditEntry) -> str:

@@ -13,7 +13,7 @@ from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.open_streams import OpenStream
 from tui.model.units import count, duration, rate
-from tui.screens.pane import HELP_HINTS, KEYS_HINT, Pane
+from tui.screens.pane import CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import Field, ItemList, LineList
@@ -129,7 +129,7 @@ class InflightPane(Pane):
             Hint("x", "cancel", "cancel", refusal or empty),
             Hint("P", "pause", "screen.pause", refusal),
             Hint("D", "drain", "screen.drain", refusal),
-            KEYS_HINT,
+            CLIENTS_HINT,
             *HELP_HINTS,
             Hint("y", "copy id", "copy_id"),
         ]

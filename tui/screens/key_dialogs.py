@@ -136,35 +136,6 @@ class AskRevoke(Dialog[Revocation]):
             self.dismiss(Revocation(key, bool(self.query_one("#cut", Choices).chosen)))
 
 
-class AskClient(Dialog[str]):
-    """The name of a new client."""
-
-    AUTO_FOCUS = "#name"
-    YES_KEY = "Enter"
-
-    def __init__(self, known: frozenset[str]) -> None:
-        super().__init__("Add a client", yes="Make a key")
-        self._known = known
-
-    def body(self) -> Iterable[Widget]:
-        """Ask for its name."""
-        yield paragraph(
-            "A new client gets its own key, which can be rotated and revoked apart from the others."
-        )
-        yield Input(placeholder="name, for example: web", id="name", max_length=64, compact=True)
-        yield paragraph("", id="fault", note=True)
-
-    def accept(self) -> None:
-        """Answer with the name, if it is a new one."""
-        name = self.query_one("#name", Input).value.strip()
-        if not name:
-            self.explain("It needs a name.")
-        elif name in self._known:
-            self.explain(f"{name} has a key already; rotate it instead.")
-        else:
-            self.dismiss(name)
-
-
 class SecretDialog(Dialog[None]):
     """The new key, masked; `v` reveals it for 30 s, `y` copies, `s` saves. Its text is kept only here.
 

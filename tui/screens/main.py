@@ -39,7 +39,7 @@ class MainScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(tab.key, f"show_screen('{tab.name}')", f"Show {tab.title}") for tab in TABS),
-        Binding("K", "show_screen('keys')", "Show Keys"),
+        Binding("K", "show_screen('clients')", "Show Clients"),
         Binding("P", "pause", "Pause or resume intake"),
         Binding("D", "drain", "Drain, then stop the daemon"),
         Binding("M", "app.mouse", "Mouse on or off"),
@@ -80,7 +80,7 @@ class MainScreen(Screen[None]):
         state = self.context.state
         if tab == "inflight":
             return str(len(state.open_streams.streams) or "")
-        return "!" if tab == "keys" and state.dead_keys_in_use(self.context.now_s()) else ""
+        return "!" if tab == "clients" and state.dead_keys_in_use(self.context.now_s()) else ""
 
     @property
     def pane(self) -> Pane:
@@ -91,7 +91,7 @@ class MainScreen(Screen[None]):
     async def action_show_screen(self, name: str) -> None:
         """Turn to a screen; it is made when it is first shown."""
         switcher = self.query_one(ContentSwitcher)
-        if not switcher.query(f"#{name}"):
+        if all(pane.id != name for pane in switcher.children):
             pane = _pane(name, self.context)
             # The switcher shows one at a time; without this both would share the height for a moment.
             pane.display = False

@@ -12,7 +12,7 @@ from tui.context import Context
 from tui.type_ahead import Work
 from tui.widgets.bars import Hint
 
-KEYS_HINT = Hint("K", "keys", "screen.show_screen('keys')")
+CLIENTS_HINT = Hint("K", "clients", "screen.show_screen('clients')")
 HELP_HINTS = (Hint(":", "cmd", "app.command_palette"), Hint("?", "help", "screen.help"))
 BACK_HINT = Hint("Esc", "back", "screen.back")
 

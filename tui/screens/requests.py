@@ -22,7 +22,7 @@ from tui.model.units import plural
 from tui.model.view import Order
 from tui.screens.dialogs import AskColumns, AskTime
 from tui.screens.inflight import StreamList
-from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
@@ -211,7 +211,7 @@ class RequestsPane(Pane):
             *([Hint("→", "view", "turn(1)")] if self.has_class("-detail") else []),
             Hint("e", "error", "error(1)"),
             Hint("x", "cancel", "cancel", refusal),
-            KEYS_HINT,
+            CLIENTS_HINT,
             *HELP_HINTS,
             Hint("s", "sort", "sort"),
             Hint("t", "time", "go_to_time"),

@@ -16,7 +16,7 @@ from tui.context import Context
 from tui.model.routes import in_words
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
 from tui.model.units import clock_short, count, duration, plural, rate
-from tui.screens.pane import BACK_HINT, HELP_HINTS, KEYS_HINT, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Bar, ClickBar, Hint
 from tui.widgets.cells import Piece, fit, width_of
@@ -253,7 +253,7 @@ class StatsPane(Pane):
             Hint("←→", "window", "window(1)"),
             *([Hint("c", "models/clients", "table")] if narrow else []),
             Hint("Enter", "filter by it", "filter_by"),
-            KEYS_HINT,
+            CLIENTS_HINT,
             *HELP_HINTS,
             BACK_HINT,
         ]

@@ -93,7 +93,7 @@ TABS = (
     Tab("1", "requests", "Requests"),
     Tab("2", "inflight", "In flight"),
     Tab("3", "stats", "Stats"),
-    Tab("4", "keys", "Keys"),
+    Tab("4", "clients", "Clients"),
     Tab("5", "audit", "Audit"),
 )
 

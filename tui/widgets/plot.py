@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.widget import Widget
 
 from tui.theme import Role, style
+from tui.widgets.cells import fit
 
 _SCALE = 7
 _FULL = "█"
@@ -51,7 +53,7 @@ class Plot(Widget):
         """Return title with the newest values, columns with a scale, and clock."""
         width, height = self.size
         text = Text(no_wrap=True)
-        text.append(self._title, style(self.app, Role.STRONG))
+        text.append(fit(self._title, min(cell_len(self._title), width)), style(self.app, Role.STRONG))
         for line in self._lines:
             # The last bucket has only begun: the one before it is the newest that can be compared.
             newest = line.values[-2] if len(line.values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""The Keys screen on a real daemon: rotation from question to evidence, and how a key's text is kept."""
+"""The Clients screen on a real daemon: rotations, how the text of a key is kept, bounds and their use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pytest
 from textual.widgets import Button, Input
 
 from relayd.admin.client import AdminClient, AnswerUnknown
-from relayd.admin.schema import KeyChange, KeyInfo, KeyState
+from relayd.admin.schema import ClientInfo, KeyChange, KeyInfo, KeyState
 from tests.e2e.daemon import Daemon
 from tests.tui.app_harness import AppHarness, files, running_app
 from tests.wire import Wire, ask, body, post, until
 from tui.model.app_state import Connection
 from tui.model.secret import Secret
+from tui.screens.client_dialogs import AskClient, AskRemove
+from tui.screens.clients import ClientList
 from tui.screens.dialogs import Confirm
-from tui.screens.key_dialogs import AskClient, AskGrace, AskRevoke, SecretDialog
-from tui.screens.keys import KeyList
+from tui.screens.key_dialogs import AskGrace, AskRevoke, SecretDialog
 
 SHORT = "demo:deltas=2"
 
@@ -47,22 +48,26 @@ async def keys_of(daemon: Daemon, client: str) -> list[KeyInfo]:
 
 @asynccontextmanager
 async def keys_screen(
-    daemon: Daemon, home: Path, client: str, admin: AdminClient | None = None
+    daemon: Daemon,
+    home: Path,
+    client: str,
+    admin: AdminClient | None = None,
+    size: tuple[int, int] = (80, 24),
 ) -> AsyncIterator[tuple[AppHarness, KeyChange]]:
-    """The app on its Keys screen, the cursor on the key of a new client."""
+    """The app on its Clients screen, the cursor on a new client."""
     made = await add_client(daemon, client)
-    async with running_app(home, admin or daemon.admin) as harness:
+    async with running_app(home, admin or daemon.admin, size=size) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE)
         await harness.press("K")
-        choose(harness, made.key.id)
+        choose(harness, client)
         await harness.idle()
         yield harness, made
 
 
-def choose(harness: AppHarness, key_id: str) -> None:
-    """Put the cursor on a key."""
-    rows = harness.main.query_one(KeyList)
-    rows.go_to(rows.index_of(key_id) or 0)
+def choose(harness: AppHarness, client: str) -> None:
+    """Put the cursor on a client."""
+    rows = harness.main.query_one(ClientList)
+    rows.go_to(rows.index_of(client) or 0)
 
 
 async def rotate(harness: AppHarness) -> None:
@@ -97,8 +102,6 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
         assert secret not in harness.text()
         await harness.press("escape")
         await harness.closed()
-        new = (await keys_of(daemon, "web"))[-1]
-        choose(harness, new.id)
         await harness.shows("Not used yet.")
         assert (await ask(daemon.port, secret, body(SHORT))).status == 200
         assert (await ask(daemon.port, old.secret or "", body(SHORT))).status == 200
@@ -166,8 +169,8 @@ async def test_a_leaked_key_is_dead_in_seven_key_presses_and_its_user_is_named(
         assert (await ask(daemon.port, leaked.secret or "", body(SHORT))).status == 401
         await until(lambda: harness.state.evidence.refused(leaked.key.id, 0))
         await harness.redraw()
-        choose(harness, leaked.key.id)
-        await harness.shows("4 Keys !")
+        choose(harness, "leaked")
+        await harness.shows("4 Clients !")
         await harness.shows(f"Dead key {leaked.key.id}", "refused leaked 127.0.0.1 1 time, last")
 
 
@@ -215,16 +218,170 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
         await harness.shows(f"undone {old.id}, {new.id}")
 
 
-async def test_a_client_is_added(daemon: Daemon, tmp_path: Path) -> None:
-    """A name, Enter, and the new client's key is shown once; a name that is taken is refused."""
+async def client_of(daemon: Daemon, name: str) -> ClientInfo:
+    """The client as the daemon has it."""
+    return next(client for client in (await daemon.admin.clients()).clients if client.name == name)
+
+
+async def set_client(daemon: Daemon, name: str, **changes: object) -> None:
+    """Change bounds, as another operator."""
+    generation = (await daemon.admin.clients()).generation
+    await daemon.admin.set_client(name, changes, generation=generation, idempotency_key=uuid4().hex)
+
+
+async def fill(harness: AppHarness, **texts: str) -> None:
+    """Type into lines of the form, each from its beginning."""
+    for name, text in texts.items():
+        line = harness.screen.query_one(f"#{name}", Input)
+        harness.screen.set_focus(line)
+        await harness.press("ctrl+u", "ctrl+k", *text)
+
+
+async def test_a_client_is_added_with_bounds(daemon: Daemon, tmp_path: Path) -> None:
+    """A name, some bounds, Enter: the first key is shown once; a name that is taken is refused."""
     async with keys_screen(daemon, tmp_path, "phone") as (harness, _):
         await harness.press("a")
         await harness.dialog(AskClient)
         await harness.press(*"phone", "enter")
-        assert "phone has a key already; rotate it instead." in harness.text()
-        await harness.press("ctrl+u", *"tablet", "enter")
+        await harness.shows("There is a client phone already; e changes its bounds, r its key.")
+        await fill(harness, name="tablet", tokens_per_day="20k", usd_per_month="1.50", models="gpt-4o* o3")
+        await harness.press("enter")
         await harness.dialog(SecretDialog)
         assert [key.state for key in await keys_of(daemon, "tablet")] == [KeyState.ACTIVE]
+        made = await client_of(daemon, "tablet")
+        assert (made.tokens_per_day, made.usd_per_month, made.models) == (20_000, 1.5, ("gpt-4o*", "o3"))
+
+
+async def test_a_bound_that_cannot_be_keeps_the_form_and_what_was_typed(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """What the app cannot read it says at once; what the daemon refuses comes back into the form."""
+    async with keys_screen(daemon, tmp_path, "typed") as (harness, _):
+        await harness.press("a")
+        await harness.dialog(AskClient)
+        await fill(harness, name="typo", tokens_per_day="many")
+        await harness.press("enter")
+        await harness.shows("tokens a day is a whole number, such as 500, 20k or 2M.")
+        await fill(harness, tokens_per_day="500", endpoints="/nowhere")
+        await harness.press("enter")
+        await harness.shows("Not added: endpoints is a list of paths")
+        await harness.dialog(AskClient)
+        await fill(harness, endpoints="/chat")
+        await harness.press("enter")
+        await harness.dialog(SecretDialog)
+        made = await client_of(daemon, "typo")
+        assert (made.endpoints, made.tokens_per_day) == (("/chat",), 500)
+
+
+async def test_bounds_are_edited_and_removed(daemon: Daemon, tmp_path: Path) -> None:
+    """`e` shows what holds; only what changed is sent, and an empty line removes a bound."""
+    async with keys_screen(daemon, tmp_path, "edited") as (harness, _):
+        await set_client(daemon, "edited", max_streams=4, tokens_per_day=1000, note="Ada")
+        await until(lambda: harness.state.clients["edited"].max_streams == 4)
+        await harness.press("e")
+        await harness.dialog(AskClient)
+        await harness.press("enter")
+        await harness.shows("Nothing is changed yet; Esc leaves.")
+        await fill(harness, max_streams="", usd_per_day="0.25")
+        await harness.press("enter")
+        await harness.shows("The bounds of edited hold from its next request on.")
+        now = await client_of(daemon, "edited")
+        assert (now.max_streams, now.tokens_per_day, now.usd_per_day, now.note) == (None, 1000, 0.25, "Ada")
+        entry = (await daemon.admin.audit()).entries[0]
+        assert "tokens_per_day" not in (entry.detail or "")
+
+
+async def test_of_two_operators_the_slower_one_sees_what_the_other_changed(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """The form comes again with the other's bound and the own typing; nothing is overwritten unseen."""
+    async with keys_screen(daemon, tmp_path, "raced") as (harness, _):
+        await harness.press("e")
+        await harness.dialog(AskClient)
+        await set_client(daemon, "raced", max_streams=8, tokens_per_day=700)
+        await fill(harness, tokens_per_day="900")
+        await harness.press("enter")
+        await harness.shows(
+            "Somebody else was faster: requests at once is now 8;", "tokens a day is now 700."
+        )
+        assert (await client_of(daemon, "raced")).tokens_per_day == 700
+        await harness.dialog(AskClient)
+        assert harness.screen.query_one("#max_streams", Input).value == "8"
+        assert harness.screen.query_one("#tokens_per_day", Input).value == "900"
+        await harness.press("enter")
+        await harness.closed()
+        now = await client_of(daemon, "raced")
+        assert (now.max_streams, now.tokens_per_day) == (8, 900)
+
+
+async def test_a_confirmation_acts_on_nothing_but_what_was_read(daemon: Daemon, tmp_path: Path) -> None:
+    """The undo that was asked about is refused when the keys have changed since; nothing is revoked."""
+    async with keys_screen(daemon, tmp_path, "stale") as (harness, _):
+        await rotate(harness)
+        await harness.press("v", "escape")
+        await harness.closed()
+        await harness.press("u")
+        await harness.dialog(Confirm)
+        await set_client(daemon, "stale", note="changed meanwhile")
+        await until(lambda: harness.state.clients["stale"].note == "changed meanwhile")
+        await harness.press("y")
+        await harness.shows("Not undone: The keys have changed")
+        assert [key.state for key in await keys_of(daemon, "stale")] == [KeyState.RETIRING, KeyState.ACTIVE]
+
+
+async def test_a_client_is_removed_after_all_that_ends_was_named(daemon: Daemon, tmp_path: Path) -> None:
+    """The dialog names its keys; only its name, typed, removes it. `default` stays, and says why."""
+    async with keys_screen(daemon, tmp_path, "leaver") as (harness, made):
+        await harness.press("d")
+        await harness.dialog(AskRemove)
+        await harness.shows(f"Ends now, for good: {made.key.id} (active).")
+        await harness.press(*"leave", "enter")
+        assert harness.windows == 2
+        await harness.press("r", "enter")
+        await harness.shows("The client leaver is removed, 1 key revoked.")
+        assert (await client_of(daemon, "leaver")).removed_at is not None
+        assert (await ask(daemon.port, made.secret or "", body(SHORT))).status == 401
+        choose(harness, "default")
+        await harness.press("d")
+        await harness.shows("Not now: the client default always exists.")
+
+
+async def test_a_client_without_a_key_gets_a_new_one(daemon: Daemon, tmp_path: Path) -> None:
+    """After a revoke `r` makes a key instead of rotating one."""
+    async with keys_screen(daemon, tmp_path, "keyless") as (harness, made):
+        await harness.press("exclamation_mark", *made.key.id[-4:], "enter")
+        await harness.shows("is revoked.", "r new key")
+        await harness.press("r")
+        await harness.dialog(Confirm)
+        await harness.press("y")
+        await harness.dialog(SecretDialog)
+        assert (await keys_of(daemon, "keyless"))[-1].state is KeyState.ACTIVE
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=["80x24", "140x40"])
+async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_requests(
+    daemon: Daemon, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """The row has the money against its bound; Enter opens it, `f` and a key's Enter filter the requests."""
+    name = f"open{size[0]}"
+    async with keys_screen(daemon, tmp_path, name, size=size) as (harness, made):
+        await set_client(
+            daemon, name, tokens_per_day=10_000, note="a page", expires_at="2035-01-01T00:00:00Z"
+        )
+        assert (await ask(daemon.port, made.secret or "", body(SHORT))).status == 200
+        await until(lambda: harness.state.clients[name].today.requests == 1)
+        await harness.redraw()
+        await harness.shows(f"{name} active 1 ")
+        await harness.press("enter")
+        await harness.shows("a page", "tokens today", "/10k", "today 1 request,", "Tokens yesterday 0 (top")
+        assert made.key.id in harness.text()
+        await harness.press("enter")
+        await until(lambda: harness.main.pane is harness.requests)
+        await harness.shows(f'key_id="{made.key.id}"', "1 of ")
+        await harness.press("4", "f")
+        await harness.shows(f'client="{name}"', "1 of ")
+        await harness.press("4", "escape")
+        assert harness.main.query_one(ClientList).has_focus
 
 
 class Forgetful(AdminClient):

@@ -1,0 +1,253 @@
+"""One client: its keys as a list, and as text the evidence of their use, its bounds and what it used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.style import Style
+from rich.text import Text
+from textual.widgets import Static
+
+from relayd.admin.schema import ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
+from tui.model.app_state import AppState
+from tui.model.clients import NEAR, bar, has_expired, meters
+from tui.model.evidence import RECENT_S, Use
+from tui.model.units import age, countdown, duration, moment, money, plural
+from tui.theme import Role, style
+from tui.widgets.line_list import Field, ItemList
+
+LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
+_MAX_USES = 12
+_ENDED = {KeyState.EXPIRED: "expired", KeyState.REVOKED: "revoked"}
+_ROLES = {
+    KeyState.ACTIVE: Role.GOOD,
+    KeyState.RETIRING: Role.WARN,
+    KeyState.EXPIRED: Role.DIM,
+    KeyState.REVOKED: Role.DIM,
+}
+_BAR_CELLS = 12
+_LISTS = (("models", "models"), ("endpoints", "paths"), ("origins", "origins"))
+
+
+class KeyList(ItemList[KeyInfo]):
+    """The keys of one client: live ones, ended ones that are still sent, and on demand all."""
+
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+        super().__init__(lambda key: key.id, id="ring", cursor_always=False)
+        self._state = state
+        self._now_s = now_s
+        self._client = ""
+        self.show_ended = False
+
+    def show_client(self, client: str) -> None:
+        """Take over the keys of this client, the newest first."""
+        self._client = client
+        keys = [key for key in self._state.ring.keys if key.client == client]
+        keys.sort(key=lambda key: (key.state in LIVE, key.created_at), reverse=True)
+        since_s, evidence = self._now_s() - RECENT_S, self._state.evidence
+        self.show(
+            key for key in keys if key.state in LIVE or self.show_ended or evidence.refused(key.id, since_s)
+        )
+
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns."""
+        return [
+            Field("key id", 8),
+            Field("print", 8),
+            Field("state", 9),
+            Field("age", 4, right=True),
+            Field("users", 5, right=True),
+            Field("ends in", 8, right=True),
+            Field(" last used", max(0, width - 49)),
+        ]
+
+    def cells(self, item: KeyInfo) -> dict[str, tuple[str, Role]]:
+        """Return one key."""
+        key, now_s, evidence = item, self._now_s(), self._state.evidence
+        live = key.state in LIVE
+        text = Role.TEXT if live else Role.DIM
+        users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
+        used = sum(1 for use in users if use.requests)
+        if not live:
+            used = len(evidence.refused(key.id, now_s - RECENT_S))
+        retiring = key.state is KeyState.RETIRING and key.expires_at
+        last = "never"
+        if key.last_used_at:
+            last = f"{age(now_s - epoch_s(key.last_used_at)):>3} ago  {key.last_used_ip or ''}"
+        return {
+            "key id": (key.id, Role.STRONG if live else text),
+            "print": (key.fingerprint, Role.DIM),
+            "state": (key.state.value, _ROLES[key.state]),
+            "age": (age(now_s - epoch_s(key.created_at)), text),
+            "users": (str(used or "—"), Role.WARN if used and (retiring or not live) else text),
+            "ends in": (
+                countdown(epoch_s(key.expires_at or "") - now_s) if retiring else "—",
+                Role.WARN if retiring else text,
+            ),
+            " last used": (f" {last}", text),
+        }
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that there is no key."""
+        return (f"{self._client or 'It'} has no live key; r makes one.",)
+
+
+class ClientSummary(Static):
+    """A client in words: who uses which of its keys, what it may use, and what it used."""
+
+    DEFAULT_CSS = "ClientSummary { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
+
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+        super().__init__(markup=False, id="summary")
+        self._state = state
+        self._now_s = now_s
+        self._shown = ""
+
+    def _look(self, role: Role) -> Style:
+        return style(self.app, role)
+
+    def show(self, client: ClientInfo | None) -> None:
+        """Show this client; unchanged text is not drawn again."""
+        text = Text() if client is None else self._text(client)
+        stamp = f"{self.app.theme}{text.markup}"
+        if stamp != self._shown:
+            self._shown = stamp
+            self.update(text)
+
+    def _text(self, client: ClientInfo) -> Text:
+        text = Text()
+        keys = sorted(
+            (key for key in self._state.ring.keys if key.client == client.name),
+            key=lambda key: key.created_at,
+            reverse=True,
+        )
+        stragglers = self._state.evidence.stragglers
+        old = [
+            key
+            for key in keys
+            if key.state is KeyState.RETIRING or (key.state is not KeyState.ACTIVE and stragglers(key.id))
+        ]
+        self._head(text, client, len(keys))
+        # A rotation under way, or a dead key in use, comes first.
+        if old:
+            self._keys(text, keys, old)
+        if self._state.clients_known:
+            self._use_and_bounds(text, client)
+        if keys and not old:
+            self._keys(text, keys, old)
+        return text
+
+    def _head(self, text: Text, client: ClientInfo, keys: int) -> None:
+        now_s = self._now_s()
+        text.append(client.name, self._look(Role.STRONG))
+        text.append(f"  {plural(keys, 'key')} so far", self._look(Role.DIM))
+        if client.removed_at is not None:
+            text.append(f"  removed at {moment(epoch_s(client.removed_at), now_s)}", self._look(Role.BAD))
+        elif has_expired(client, now_s):
+            text.append("  expired: its keys are refused", self._look(Role.BAD))
+        elif client.expires_at is not None:
+            text.append(f"  ends in {countdown(epoch_s(client.expires_at) - now_s)}", self._look(Role.WARN))
+        text.append(f"\n{client.note}\n" if client.note else "\n", self._look(Role.TEXT))
+
+    # Evidence.
+
+    def _keys(self, text: Text, keys: list[KeyInfo], old: list[KeyInfo]) -> None:
+        newest = next((key for key in keys if key.state is KeyState.ACTIVE), keys[0])
+        if newest not in old:
+            self._new_key(text, newest, rotated=any(key.replaced_by == newest.id for key in keys))
+        for one in old:
+            self._old_key(text, one)
+        if not old:
+            self._users(text, newest)
+
+    def _new_key(self, text: Text, key: KeyInfo, *, rotated: bool) -> None:
+        made_s = epoch_s(key.created_at)
+        word = "New key" if rotated else "Key"
+        text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
+        text.append(f"  {key.state.value}, made {age(self._now_s() - made_s)} ago\n", self._look(Role.DIM))
+        if key.first_used_at is None:
+            text.append("  Not used yet.\n", self._look(Role.WARN if rotated else Role.DIM))
+            return
+        first_s = epoch_s(key.first_used_at)
+        text.append(f"  First used at {moment(first_s, self._now_s())}", self._look(Role.GOOD))
+        text.append(
+            f", {duration((first_s - made_s) * 1000)} after it was made, from {key.first_used_ip or '—'}.\n",
+            self._look(Role.TEXT),
+        )
+
+    def _old_key(self, text: Text, key: KeyInfo) -> None:
+        now_s = self._now_s()
+        uses = self._state.evidence.stragglers(key.id)
+        still = [use for use in uses if use.requests]
+        word = "Old key" if key.replaced_by else "Dead key"
+        text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
+        if key.state is KeyState.RETIRING and key.expires_at:
+            text.append(f"  ends in {countdown(epoch_s(key.expires_at) - now_s)}\n", self._look(Role.WARN))
+        else:
+            ended_s = epoch_s(key.revoked_at or key.expires_at or key.created_at)
+            text.append(
+                f"  {_ENDED.get(key.state, key.state.value)} at {moment(ended_s, now_s)}\n",
+                self._look(Role.DIM),
+            )
+        if not still and key.state is KeyState.RETIRING:
+            text.append("  Not used since it was replaced.\n", self._look(Role.GOOD))
+        for use in still[:_MAX_USES]:
+            self._use(text, use, "since the rotation")
+        for use in [use for use in uses if use.refused][:_MAX_USES]:
+            text.append("  refused ", self._look(Role.BAD))
+            text.append(
+                f"{use.client}  {use.ip}  {plural(use.refused, 'time')},"
+                f" last {age(now_s - use.refused_last_s)} ago\n",
+                self._look(Role.TEXT),
+            )
+
+    def _users(self, text: Text, key: KeyInfo) -> None:
+        uses = [use for use in self._state.evidence.users(key.id, self._now_s()) if use.requests]
+        seen_s = self._state.evidence.seen_from_s
+        text.append("\nUsed by", self._look(Role.STRONG))
+        text.append(
+            f"  {plural(len(uses), 'address', 'addresses')} in 24 h, as far as loaded"
+            f" (from {moment(seen_s, self._now_s()) if seen_s else '—'})\n",
+            self._look(Role.DIM),
+        )
+        for use in uses[:_MAX_USES]:
+            self._use(text, use, "seen")
+
+    def _use(self, text: Text, use: Use, since: str) -> None:
+        last_s = self._now_s() - use.last_s
+        text.append("  still used " if since != "seen" else "  ", self._look(Role.WARN))
+        text.append(f"{use.client}  {use.ip}", self._look(Role.TEXT))
+        text.append(
+            f"  last {age(last_s)} ago, {plural(use.requests, 'request')} {since}\n", self._look(Role.DIM)
+        )
+
+    # Use and bounds.
+
+    def _use_and_bounds(self, text: Text, client: ClientInfo) -> None:
+        text.append("\nUsed\n", self._look(Role.STRONG))
+        for name, use in (("today", client.today), ("this month", client.month)):
+            text.append(f"  {name:<11}", self._look(Role.DIM))
+            text.append(f"{_used(use)}\n", self._look(Role.TEXT))
+        given = meters(client)
+        lists = [(label, getattr(client, name)) for name, label in _LISTS if getattr(client, name)]
+        text.append("\nBounds", self._look(Role.STRONG))
+        if not given and not lists and client.max_output_tokens is None:
+            text.append("  none; e sets them\n", self._look(Role.DIM))
+            return
+        text.append("\n")
+        for meter in given:
+            role = Role.BAD if meter.share >= 1 else Role.WARN if meter.share >= NEAR else Role.GOOD
+            text.append(f"  {meter.label:<18}", self._look(Role.DIM))
+            text.append(bar(meter.share, _BAR_CELLS), self._look(role))
+            text.append(f" {meter.amounts}", self._look(Role.TEXT))
+            text.append(f"  {meter.share:.0%}\n", self._look(role))
+        if client.max_output_tokens is not None:
+            text.append(f"  {'tokens an answer':<18}", self._look(Role.DIM))
+            text.append(f"at most {client.max_output_tokens:,}\n", self._look(Role.TEXT))
+        for label, names in lists:
+            text.append(f"  {label:<18}", self._look(Role.DIM))
+            text.append(f"{' '.join(names)}\n", self._look(Role.TEXT))
+
+
+def _used(use: PeriodUse) -> str:
+    return f"{plural(use.requests, 'request')}, {plural(use.tokens, 'token')}, US$ {money(use.cost_usd)}"

@@ -1,0 +1,419 @@
+"""The Clients screen: who may use the relay, with which keys, how much of what, and every change of that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+
+from relayd.admin.client import AdminClientError
+from relayd.admin.schema import ClientInfo, KeyInfo, KeyState, epoch_s
+from tui.context import Context
+from tui.model.app_state import AppState, Connection
+from tui.model.clients import bar, by_day, last_days, month_meter, nearest
+from tui.model.evidence import RECENT_S
+from tui.model.units import age, count, countdown, money
+from tui.ring_actions import RingActions
+from tui.screens.client_keys import LIVE, ClientSummary, KeyList
+from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
+from tui.theme import Role
+from tui.type_ahead import ASKS, Work
+from tui.widgets.bars import Hint
+from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.plot import Line, Plot
+
+SIDE_BY_SIDE = 130
+_DAYS = 30
+_BAR_CELLS = 7
+_MONEY_CELLS = 11
+_MAX_KEYS = 6
+_SOON_S = 7 * 86_400
+_SETTLED_S = 0.1
+"""How long the cursor stands still before the use of the client under it is asked for."""
+_USAGE_EVERY_S = 10.0
+_DEFAULT_CLIENT = "default"
+
+
+class ClientList(ItemList[ClientInfo]):
+    """Clients by name; removed ones only while their keys are still sent, or on demand."""
+
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+        super().__init__(lambda client: client.name, id="clients-list")
+        self._state = state
+        self._now_s = now_s
+        self._keys: dict[str, list[KeyInfo]] = {}
+        self.show_ended = False
+
+    def refresh_data(self) -> None:
+        """Take over the clients and their keys."""
+        self._keys = {}
+        for key in self._state.ring.keys:
+            self._keys.setdefault(key.client, []).append(key)
+        clients = sorted(self._state.clients.values(), key=lambda client: client.name)
+        self.show(
+            client
+            for client in clients
+            if client.removed_at is None or self.show_ended or self._is_dead_key_used(client.name)
+        )
+
+    def keys_of(self, client: str) -> list[KeyInfo]:
+        """Return the live keys of a client, the active one first."""
+        keys = [key for key in self._keys.get(client, []) if key.state in LIVE]
+        return sorted(keys, key=lambda key: (key.state is KeyState.ACTIVE, key.created_at), reverse=True)
+
+    def _is_dead_key_used(self, client: str) -> bool:
+        since_s = self._now_s() - RECENT_S
+        ended = (key for key in self._keys.get(client, []) if key.state not in LIVE)
+        return any(self._state.evidence.refused(key.id, since_s) for key in ended)
+
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns; name and note share what the others leave."""
+        fixed = [
+            Field("keys", 11),
+            Field("req/d", 5, right=True),
+            Field("tok/d", 5, right=True),
+            Field("US$ this month", _BAR_CELLS + 1 + _MONEY_CELLS),
+            Field("used", 4, right=True),
+        ]
+        left = max(12, width - 3 - sum(field.width + 1 for field in fixed))
+        name = min(24, max(12, left * 2 // 5))
+        return [Field("client", name), *fixed, Field(" note", max(0, left - name))]
+
+    def cells(self, item: ClientInfo) -> dict[str, tuple[str, Role]]:
+        """Return one client."""
+        client, known = item, self._state.clients_known
+        gone = client.removed_at is not None
+        text = Role.DIM if gone else Role.TEXT
+        near = nearest(client)
+        last_s = None if client.last_used_at is None else self._now_s() - epoch_s(client.last_used_at)
+        return {
+            "client": (client.name, Role.DIM if gone else Role.STRONG),
+            "keys": self._state_of_keys(client),
+            "req/d": (count(client.today.requests) if known else "—", text),
+            "tok/d": (count(client.today.tokens) if known else "—", text),
+            "US$ this month": self._money(client),
+            "used": ("—" if last_s is None else age(last_s), text),
+            " note": (f" {client.note}", text)
+            if near is None
+            else (f" {near.share:.0%} of {near.short}", Role.BAD if near.share >= 1 else Role.WARN),
+        }
+
+    def _money(self, client: ClientInfo) -> tuple[str, Role]:
+        if not self._state.clients_known:
+            return f"{'':<{_BAR_CELLS}} —", Role.DIM
+        meter = month_meter(client)
+        if meter is None:
+            return f"{'':<{_BAR_CELLS}} {money(client.month.cost_usd)}", Role.TEXT
+        role = Role.BAD if meter.share >= 1 else Role.WARN if meter is nearest(client) else Role.GOOD
+        return f"{bar(meter.share, _BAR_CELLS)} {meter.amounts}", role
+
+    def _state_of_keys(self, client: ClientInfo) -> tuple[str, Role]:
+        """Return in a word how things stand with the keys, the most urgent first."""
+        now_s = self._now_s()
+        keys = self.keys_of(client.name)
+        retiring = [key.expires_at for key in keys if key.state is KeyState.RETIRING and key.expires_at]
+        left_s = epoch_s(client.expires_at) - now_s if client.expires_at else _SOON_S
+        dead_used = self._is_dead_key_used(client.name)
+        if client.removed_at is not None:
+            found = "removed", Role.BAD if dead_used else Role.DIM
+        elif left_s <= 0:
+            found = "expired", Role.BAD
+        elif retiring:
+            found = f"old {countdown(epoch_s(min(retiring)) - now_s)}", Role.WARN
+        elif dead_used:
+            found = "dead in use", Role.BAD
+        elif not keys:
+            found = "no key", Role.BAD
+        elif left_s < _SOON_S:
+            found = f"ends {countdown(left_s)}", Role.WARN
+        else:
+            found = "active", Role.GOOD
+        return found
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that nothing is known, or that there is no client."""
+        if self._state.problem:
+            return (f"{self._state.state_word}: the clients are not known.",)
+        return ("There is no client.", "a adds one.")
+
+
+class ClientsPane(Pane):
+    """The clients; beside or below them the chosen one. On a narrow screen Enter opens it alone."""
+
+    DEFAULT_CSS = """
+    ClientsPane > Horizontal { height: 1fr; }
+    ClientsPane #left { width: 3fr; }
+    ClientsPane KeyList { height: 3; }
+    ClientsPane #right { width: 2fr; background: $surface; }
+    ClientsPane VerticalScroll { height: 1fr; background: $surface; }
+    ClientsPane #plots { height: 16; layout: vertical; }
+    ClientsPane.-narrow > Horizontal { layout: vertical; }
+    ClientsPane.-narrow #left, ClientsPane.-narrow #right { width: 1fr; height: 1fr; }
+    ClientsPane.-narrow KeyList { display: none; }
+    ClientsPane.-narrow #plots { display: none; layout: horizontal; height: 7; }
+    ClientsPane.-narrow.-opened ClientList { display: none; }
+    ClientsPane.-narrow.-opened #left { height: auto; }
+    ClientsPane.-narrow.-opened KeyList, ClientsPane.-narrow.-opened #plots { display: block; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "rotate", "Rotate the key"),
+        Binding("a", "add", "Add a client"),
+        Binding("e", "edit", "Edit the bounds of this client"),
+        Binding("f", "requests", "Show the requests of this client"),
+        Binding("plus", "extend", "Extend the grace", key_display="+"),
+        Binding("u", "undo", "Undo the rotation"),
+        Binding("exclamation_mark", "revoke", "Revoke a key now", key_display="!"),
+        Binding("d", "remove", "Remove this client"),
+        Binding("h", "ended", "Show or hide ended keys and removed clients"),
+        Binding("y", "copy_id", "Copy the key's id"),
+    ]
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, id="clients")
+        self._actions = RingActions(self.app, context)
+        self._usage_asked: tuple[str, float] = ("", 0.0)
+        self._usage_problem = ""
+
+    def compose(self) -> ComposeResult:
+        """Show clients and keys, and what is known of the chosen client."""
+        state, now_s = self.state, self.context.now_s
+        with Horizontal():
+            with Vertical(id="left"):
+                yield ClientList(state, now_s)
+                yield KeyList(state, now_s)
+            with Vertical(id="right"):
+                with VerticalScroll(can_focus=True):
+                    yield ClientSummary(state, now_s)
+                with Vertical(id="plots"):
+                    yield Plot(id="tokens")
+                    yield Plot(id="costs")
+
+    @property
+    def rows(self) -> ClientList:
+        """The clients."""
+        return self.query_one(ClientList)
+
+    @property
+    def keys(self) -> KeyList:
+        """The keys of the chosen client."""
+        return self.query_one(KeyList)
+
+    @property
+    def chosen_key(self) -> KeyInfo | None:
+        """The key that is meant: the one under the cursor of the keys, else the client's active one."""
+        if self.keys.has_focus:
+            return self.keys.chosen
+        client = self.rows.chosen
+        return next(iter(self.rows.keys_of(client.name)), None) if client is not None else None
+
+    def on_mount(self) -> None:
+        """Lay out, and put the cursor on a rotation that is under way."""
+        self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+        self.rows.refresh_data()
+        for key in self.state.retiring()[:1]:
+            self.rows.go_to(self.rows.index_of(key.client) or 0)
+
+    def on_resize(self) -> None:
+        """Lay out for another width."""
+        self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
+
+    def refresh_data(self) -> None:
+        """Show new numbers."""
+        self.context.feed.clients_in_sight = True
+        self.rows.refresh_data()
+        self._show_chosen()
+
+    def focus_default(self) -> None:
+        """Focus the clients, or the keys of the one that is open."""
+        self.focus_now(self.keys if self._is_opened else self.rows)
+
+    @property
+    def _is_opened(self) -> bool:
+        return self.has_class("-opened")
+
+    def _show_chosen(self) -> None:
+        client = self.rows.chosen
+        self.keys.show_client("" if client is None else client.name)
+        self.keys.styles.height = max(2, min(_MAX_KEYS, len(self.keys.items))) + 1
+        self.query_one(ClientSummary).show(client)
+        if client is not None:
+            self._show_usage(client.name)
+
+    def _show_usage(self, client: str) -> None:
+        known, now_s = self.state.usage_by_day, self.context.now_s()
+        times = (self._first_day(), "today")
+        tokens, costs = self.query_one("#tokens", Plot), self.query_one("#costs", Plot)
+        if known is not None and known[0] == client:
+            counts, usd = by_day(known[1], _DAYS)
+            tokens.show("Tokens", [Line("yesterday", counts, Role.STREAM)], times, count)
+            costs.show("US$", [Line("yesterday", usd, Role.WAIT)], times, money)
+        else:
+            reason = self._usage_problem or "asking ..."
+            tokens.show(f"Tokens: {reason}", [], times, count)
+            costs.show("US$", [], times, money)
+        asked, at_s = self._usage_asked
+        live = self.state.connection is Connection.LIVE
+        if live and self._shows_plots and (asked != client or now_s - at_s >= _USAGE_EVERY_S):
+            self._usage_asked = (client, now_s)
+            asking: Work = partial(self._ask_usage, client)
+            self.run_worker(asking, group="usage", exclusive=True)
+
+    @property
+    def _shows_plots(self) -> bool:
+        return self._is_opened or not self.has_class("-narrow")
+
+    def _first_day(self) -> str:
+        return last_days(_DAYS, date.fromtimestamp(self.context.now_s()))[0]  # noqa: DTZ012 - days are local
+
+    async def _ask_usage(self, client: str) -> None:
+        await asyncio.sleep(_SETTLED_S)
+        try:
+            await self.context.feed.refresh_usage(client, self._first_day())
+            self._usage_problem = ""
+        except AdminClientError as error:
+            self._usage_problem = str(error)
+        self.refresh_data()
+
+    @on(LineList.Moved)
+    def _moved(self) -> None:
+        self._show_chosen()
+        self.post_message(self.HintsChanged())
+
+    @on(LineList.Chosen, "#clients-list")
+    def action_open(self) -> None:
+        """Open the client: its keys, and all that is known of it."""
+        if self.rows.chosen is not None:
+            self.add_class("-opened")
+            self._show_chosen()
+            self.focus_default()
+            self.post_message(self.HintsChanged())
+
+    def step_back(self) -> bool:
+        """Close the client that is open."""
+        if not self._is_opened:
+            return False
+        self.remove_class("-opened")
+        self.focus_default()
+        self.post_message(self.HintsChanged())
+        return True
+
+    def on_descendant_focus(self) -> None:
+        """Name the keys of what has the focus."""
+        self.post_message(self.HintsChanged())
+
+    # What can be done.
+
+    def hints(self) -> list[Hint]:
+        """Return the keys of this screen, with the reason for each that can't be used."""
+        client, key = self.rows.chosen, self.chosen_key
+        refusal = self.context.commands.refusal()
+        none = refusal or ("" if client is not None else "no client is chosen")
+        if client is not None and client.removed_at is not None:
+            none = refusal or "this client was removed"
+        ended = key is not None and key.state is not KeyState.ACTIVE
+        active = none or ("only an active key is rotated" if ended else "")
+        grace = none or ("" if self._retiring() else "no rotation of this client is in its grace")
+        is_default = client is not None and client.name == _DEFAULT_CLIENT
+        gone = none or (f"the client {_DEFAULT_CLIENT} always exists" if is_default else "")
+        in_grace = [Hint("+", "extend", "extend", grace), Hint("u", "undo", "undo", grace)]
+        return [
+            Hint("Enter", "requests", "key_requests") if self._is_opened else Hint("Enter", "open", "open"),
+            Hint("r", "rotate" if key is not None else "new key", "rotate", active),
+            Hint("!", "revoke", "revoke", refusal),
+            *([] if grace else in_grace),
+            Hint("a", "add", "add", refusal),
+            Hint("e", "edit", "edit", none),
+            *HELP_HINTS,
+            *([] if self._is_opened else [Hint("f", "requests", "requests")]),
+            BACK_HINT,
+            Hint("d", "remove", "remove", gone),
+            Hint("h", "ended", "ended"),
+            *(in_grace if grace else []),
+        ]
+
+    def _retiring(self) -> KeyInfo | None:
+        """Return the retiring key that is meant: the chosen one, or that of the chosen client."""
+        chosen, client = self.chosen_key, self.rows.chosen
+        if chosen is not None and chosen.state is KeyState.RETIRING:
+            return chosen
+        return next(
+            (key for key in self.state.retiring() if client is not None and key.client == client.name), None
+        )
+
+    def _start(self, action: str, change: Work | None) -> None:
+        """Start a change, or say why it can't be made now."""
+        reason = next(hint.reason for hint in self.hints() if hint.action == action)
+        if reason:
+            self.app.notify(f"Not now: {reason}.")
+        elif change is not None:
+            self.app.run_worker(change, exclusive=True, group=f"{ASKS}-key")
+
+    def action_rotate(self) -> None:
+        """Rotate the key; make one for a client that has none."""
+        key, client = self.chosen_key, self.rows.chosen
+        change: Work | None = None
+        if key is not None:
+            change = partial(self._actions.rotate, key)
+        elif client is not None:
+            change = partial(self._actions.make_first_key, client.name)
+        self._start("rotate", change)
+
+    def action_add(self) -> None:
+        """Add a client."""
+        self._start("add", self._actions.add_client)
+
+    def action_edit(self) -> None:
+        """Edit the bounds of the chosen client."""
+        client = self.rows.chosen
+        self._start("edit", None if client is None else partial(self._actions.edit_client, client))
+
+    def action_remove(self) -> None:
+        """Remove the chosen client."""
+        client = self.rows.chosen
+        self._start("remove", None if client is None else partial(self._actions.remove_client, client))
+
+    def action_extend(self) -> None:
+        """Give the old key more time."""
+        key = self._retiring()
+        self._start("extend", None if key is None else partial(self._actions.extend, key))
+
+    def action_undo(self) -> None:
+        """Undo the rotation."""
+        key = self._retiring()
+        self._start("undo", None if key is None else partial(self._actions.undo, key))
+
+    def action_revoke(self) -> None:
+        """End a key now."""
+        self._start("revoke", partial(self._actions.revoke, self.chosen_key))
+
+    def action_requests(self) -> None:
+        """Show the requests of the chosen client."""
+        client = self.rows.chosen
+        if client is not None:
+            self.post_message(self.FilterRequests(f'client="{client.name}"'))
+
+    @on(LineList.Chosen, "#ring")
+    def action_key_requests(self) -> None:
+        """Show the requests with the chosen key."""
+        key = self.keys.chosen
+        if key is not None:
+            self.post_message(self.FilterRequests(f'key_id="{key.id}"'))
+
+    def action_ended(self) -> None:
+        """Show or hide what has ended."""
+        self.rows.show_ended = self.keys.show_ended = not self.rows.show_ended
+        self.refresh_data()
+
+    def action_copy_id(self) -> None:
+        """Copy the key's id."""
+        key = self.chosen_key
+        if key is not None:
+            self.context.exporter.copy(key.id, "The key's id")
