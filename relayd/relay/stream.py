@@ -258,18 +258,18 @@ class RelayStream:
                 self._count(piece)
                 self._last_piece = piece
                 return
-        elif answer.finished:
+        if piece:
+            self._last_sent_at = self._last_event_at
+            self._count(piece)
+            self._writer.send(piece)
+            if self._writer.blocked and self._response is not None:
+                # Otherwise a receive buffer fills for each client that does not read.
+                self._response.pause_reading()
+                self._paused = True
+                self._wake.set()
+        if answer.finished and not self._answer_ended:
+            # Only now: a heartbeat that is due must not come before the piece.
             self._rearm_clock()
-        if not piece:
-            return
-        self._last_sent_at = self._last_event_at
-        self._count(piece)
-        self._writer.send(piece)
-        if self._writer.blocked and self._response is not None:
-            # Otherwise a receive buffer fills for each client that does not read.
-            self._response.pause_reading()
-            self._paused = True
-            self._wake.set()
 
     def on_end(self, error: Exception | None) -> None:
         """Take the end of the provider's bytes: None at their own end, else what cut them, or a bug above."""

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +22,10 @@ from relayd.relay.passthrough import (
     ResponsesStream,
 )
 from relayd.relay.redact import Redactor
+from relayd.relay.stream import RelayStream, StreamLimits
+from relayd.relay.upstream import OnConnected
 from relayd.relay.usage import TokenCounts
+from relayd.state.records import RequestRecord
 from tests.relay.test_event_stream import pieces_of
 
 _DONE = b"data: [DONE]\n\n"
@@ -412,3 +416,65 @@ def test_heartbeats_change_no_event(texts: bytes, cuts: list[int], strips_usage:
     sent = b"".join(_with_heartbeats(_answer(strips_usage=strips_usage), pieces_of(stream, cuts)))
     assert sent.startswith(b":")
     assert _decoded(sent) == _decoded(stream)
+
+
+class _Lagging(ResponsesStream):
+    """An answer whose last read comes when a heartbeat is due, and the loop has had no time to send it."""
+
+    def __init__(self, *reads: bytes, lag_s: float) -> None:
+        super().__init__(Redactor(_KEY), Observation(on_head=lambda _head: None), None)
+        self._reads, self._lag_s = reads, lag_s
+
+    async def open(self, on_connected: OnConnected) -> tuple[str | None, _Lagging, _Lagging]:
+        """Be the answer and its body."""
+        on_connected(None)
+        return None, self, self
+
+    def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:
+        """Give all reads in one turn of the loop."""
+        for read in self._reads:
+            time.sleep(self._lag_s)
+            on_chunk(read)
+        on_end(None)
+
+    def pause_reading(self) -> None:
+        """Do nothing: all was given."""
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Do nothing."""
+
+
+class _Client:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.status: int | None = None
+        self.stalled_s = 0.0
+        self.blocked = False
+
+    def send(self, data: bytes) -> None:
+        """Keep it."""
+        self.sent += data
+
+    async def drain(self) -> None:
+        """Wait for nothing."""
+
+    async def end(self, data: bytes, error: RelayError | None) -> None:
+        """Keep the last of it."""
+        assert error is None
+        self.sent += data
+
+
+async def test_a_heartbeat_that_is_due_does_not_cut_the_last_events() -> None:
+    """The end of an event and the finish come in one read, while the loop is late with a heartbeat."""
+    stream = _responses(_CREATED, _DELTA, _COMPLETED)
+    middle = stream.index(b"hi")
+    client = _Client()
+    answer = _Lagging(stream[:middle], stream[middle:], lag_s=0.02)
+    record = RequestRecord(id="r", boot_id="b", started_at="2026-01-01T00:00:00.000Z")
+    await RelayStream(record, answer, writer=client, limits=StreamLimits(heartbeat_s=0.01)).run()
+    assert client.sent.startswith(stream)
