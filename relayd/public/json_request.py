@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from relayd.public.chat_request import SURROGATE_ESCAPE
+from relayd.public.chat_request import without_surrogates
 from relayd.relay.errors import ErrorCode, RelayError
 
 _BOM = b"\xef\xbb\xbf"
@@ -62,7 +62,7 @@ class JsonFields:
                 raise
             # Half a surrogate pair is forwarded as it is, but msgspec reads none: so it reads a copy without,
             # of the same length.
-            text = SURROGATE_ESCAPE.sub(rb"\1\\ufffd", body)
+            text = without_surrogates(body)
             values = _decode(text, start)
         self._spans = _spans(text, values, start)
         self._edits: list[tuple[int, int, bytes]] = []

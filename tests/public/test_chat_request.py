@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.public.chat_request import ChatRules, parse_chat_request
+from relayd.public.chat_request import ChatRules, parse_chat_request, without_surrogates
 from relayd.relay.errors import ErrorCode, RelayError
 
 _RULES = ChatRules(default_model="default-model")
@@ -80,6 +80,15 @@ def test_half_a_surrogate_pair_is_forwarded(text: str) -> None:
     sent = json.loads(parse_chat_request(body.encode(), _RULES).upstream_body)
     assert sent["messages"] == json.loads(body)["messages"]
     assert sent["temperature"] == 0.5
+
+
+@given(st.text(st.sampled_from('\\ud8ac"/\ud83c\udf88\ue000'), max_size=12))
+def test_a_copy_without_surrogates_has_the_same_length(text: str) -> None:
+    """So that what is read in it is found in the body; backslashes that make no escape stay."""
+    body = json.dumps(text).encode()
+    read = without_surrogates(body)
+    assert len(read) == len(body)
+    assert json.loads(read) == "".join("\ufffd" if "\ud800" <= char < "\ue000" else char for char in text)
 
 
 def test_a_byte_order_mark_is_ignored() -> None:
