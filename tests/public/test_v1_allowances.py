@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from relayd.state.budget import Use
-from relayd.state.records import Outcome
+from relayd.state.records import Outcome, UsageSource
 from tests.harness import KEY, Relay, running_relay
 from tests.public.test_allowances import OPERATOR, a_key, settled, used
 from tests.wire import QUESTION, Reply, Wire, fetch, post
@@ -52,6 +53,40 @@ async def test_both_protocols_are_charged_by_the_provider_s_usage(
         record = (await settled(relay, 1))[0]
         assert (record.prompt_tokens, record.completion_tokens, record.cost_usd) == (20, 5, 0.00007)
         assert await used(relay) == Use(1, 25, 70_000)
+
+
+@pytest.mark.parametrize(
+    ("path", "question", "mark"),
+    [
+        ("/chat/completions", {"messages": [{"role": "user", "content": "word " * 80}]}, b'"delta":'),
+        ("/responses", {"input": "word " * 80}, b'"response.output_text.delta"'),
+    ],
+)
+async def test_clients_that_leave_a_stream_are_charged_about_what_they_used(
+    path: str, question: dict[str, Any], mark: bytes
+) -> None:
+    """Thirty that leave after three quarters of the answer: between 75 and 125 % of real usage."""
+    model = "demo:deltas=40,interval_ms=0,prompt_tokens=100"
+    left = f"{model},fault=stall_mid,after=30"
+    fields = {"stream": True, **question}
+    async with running_relay() as relay:
+        key = await a_key(relay, tokens_per_month=10_000_000)
+
+        async def leave() -> None:
+            async with await Wire.open(relay.port) as wire:
+                wire.send(post(key, json.dumps({"model": left, **fields}).encode(), path=f"/v1{path}"))
+                reply = await wire.head()
+                while reply.body.count(mark) < 30:
+                    await wire.first_piece(reply)
+                wire.finish()
+
+        assert (await call(relay, key, path, **{**fields, "model": model})).status == 200
+        await asyncio.gather(*(leave() for _ in range(30)))
+        records = (await settled(relay, 31))[1:]
+        assert {record.usage_source for record in records} == {UsageSource.ESTIMATE}
+        charged = sum((record.prompt_tokens or 0) + (record.completion_tokens or 0) for record in records)
+        assert 0.75 <= charged / (30 * 130) <= 1.25
+        assert (await used(relay)).tokens == charged + 140
 
 
 async def test_an_embedding_reserves_and_costs_its_input() -> None:
