@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relayd.state.budget import BOUNDS, NANO, Demand, OverBudget, Standing, Use
 from relayd.state.database import open_for_reading
@@ -403,6 +406,68 @@ async def test_windows_that_are_over_are_removed(tmp_path: Path) -> None:
         clock.now_s += 5 * 366 * DAY_S
         state.budget._writer.call(state.budget.prune).result(30)
         assert rows(state, "SELECT * FROM usage") == []
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "end", "end unreserved", "cancel", "crash"]),
+        st.integers(0, 400),
+        st.integers(0, 400),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_the_books_balance(steps: list[tuple[str, int, int]]) -> None:
+    """At any time a client's use is what ended requests used and what open ones reserved, within its bound.
+
+    What a crash left is charged as it was reserved; every token is in the usage, once.
+    """
+    bound = 1000
+    client = a_client(tokens_per_month=bound)
+    open_tokens: dict[int, int] = {}
+    charged = 0
+
+    async def play(state: State, number: int, kind: str, tokens: int, other: int) -> None:
+        nonlocal charged
+        if kind == "reserve":
+            fits = charged + sum(open_tokens.values()) + tokens <= bound
+            (answer,) = await reserved(state, a_demand(number, client, tokens))
+            assert isinstance(answer, list) is fits
+            if fits:
+                open_tokens[number] = tokens
+        elif kind == "cancel":
+            waiting = asyncio.create_task(state.budget.reserve(a_demand(number, client, tokens)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await used(state, client)
+        elif kind == "end" and open_tokens:
+            ended, _ = open_tokens.popitem()
+            end(state, an_end(ended, (tokens, other)))
+            charged += tokens + other
+        elif kind == "end unreserved":
+            end(state, an_end(number, (tokens, other)))
+            charged += tokens + other
+        found = (await used(state, client))[2]
+        assert found.tokens == charged + sum(open_tokens.values())
+
+    with tempfile.TemporaryDirectory() as folder:
+        boots = 0
+        while steps:
+            boots += 1
+            with opened(Path(folder) / "state", boot_id=f"boot-{boots}", clock=Clock()) as state:
+                charged += sum(open_tokens.values())
+                open_tokens.clear()
+                while steps:
+                    (kind, tokens, other), *steps = steps
+                    if kind == "crash":
+                        break
+                    asyncio.run(play(state, 100 * boots + len(steps), kind, tokens, other))
+                usage = "SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM usage"
+                assert rows(state, f"{usage} WHERE length(period) = 7") == [(charged,)]
 
 
 def test_every_bound_of_a_client_is_checked() -> None:
