@@ -27,10 +27,12 @@ class EventSplitter:
         """Take the next bytes; return the events that they complete."""
         rest = self.rest
         if not rest and data.endswith(b"\n\n") and b"\r" not in data:
-            # Nearly every read.
+            if data.find(b"\n\n") == len(data) - 2:
+                # Nearly every read.
+                return [data]
             blocks = data.split(b"\n\n")
             if not blocks.pop():
-                return [data] if len(blocks) == 1 else [block + b"\n\n" for block in blocks]
+                return [block + b"\n\n" for block in blocks]
         start = max(0, len(rest) - _MAX_END_BYTES)
         rest += data
         events: list[bytes] = []

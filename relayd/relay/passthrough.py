@@ -495,7 +495,8 @@ class _ChunkReader(ChunkReader):
             self.is_usage_only = not chunk.choices
         is_piece = False
         for choice in chunk.choices or ():
-            if _has_piece(choice):
+            delta = choice.delta
+            if (delta is not None and delta.content) or _has_rare_piece(choice):
                 is_piece = True
                 self._unfinished.add(choice.index)
                 self.finish_reason = None
@@ -508,20 +509,15 @@ class _ChunkReader(ChunkReader):
     @property
     def finished(self) -> bool:
         """Whether the answer is whole: each choice that began has its finish."""
-        return super().finished and not self._unfinished
+        return self.finish_reason is not None and self.error is None and not self._unfinished
 
 
-def _has_piece(choice: Choice) -> bool:
+def _has_rare_piece(choice: Choice) -> bool:
     delta = choice.delta
     if delta is None:
         return bool(choice.text)
     return bool(
-        delta.content
-        or delta.refusal
-        or delta.tool_calls
-        or delta.reasoning_content
-        or delta.reasoning
-        or choice.text
+        delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal or choice.text
     )
 
 
