@@ -18,6 +18,7 @@ _TOKENS_PER_IMAGE = 1000
 """About what OpenAI counts for an image of 1024 x 1024 in high detail; base64 is no text."""
 _MIN_BASE64_BYTES = 256
 _BASE64_MARKS = (b";base64,", b'"data":', b'"file_data":', b'"b64_json":')
+_MAX_SPACES = 8
 _MAX_ENTRIES = 2000
 _ANY = ""
 _REMEMBERED_OUTPUTS = 32
@@ -32,24 +33,35 @@ def guess_prompt_tokens(body: bytes) -> int:
 
     It takes a few searches in C, so that 32 MiB of pictures do not stop the event loop.
     """
-    binary_bytes = files = 0
+    files = 0
     for mark in _BASE64_MARKS:
-        at = body.find(mark)
-        while at != -1:
-            start = at + len(mark)
-            if not mark.endswith(b","):
-                # The value of a field begins behind its quote.
-                start = body.find(b'"', start, start + 8) + 1 or start
-            end = body.find(b'"', start)
-            end = len(body) if end == -1 else end
-            # Text has spaces; base64 has none.
-            if end - start >= _MIN_BASE64_BYTES and body.find(b" ", start, end) == -1:
-                binary_bytes += end - start
-                files += 1
-            at = body.find(mark, max(end, start))
+        body, found = _without_base64(body, mark)
+        files += found
     # A part names its kind in `type` and again as a field.
     images = max(files, body.count(b'"image_url"') // 2, body.count(b'"input_image"'))
-    return (len(body) - binary_bytes) // _BYTES_PER_TOKEN + images * _TOKENS_PER_IMAGE
+    return len(body) // _BYTES_PER_TOKEN + images * _TOKENS_PER_IMAGE
+
+
+def _without_base64(body: bytes, mark: bytes) -> tuple[bytes, int]:
+    """Return the body without the long base64 strings behind a mark, and how many they were."""
+    kept: list[bytes] = []
+    done = 0
+    at = body.find(mark)
+    while at != -1:
+        start = at + len(mark)
+        if mark.endswith(b":"):
+            # The value of a field begins behind its quote.
+            start = body.find(b'"', start, start + _MAX_SPACES) + 1 or start
+        end = body.find(b'"', start)
+        end = len(body) if end == -1 else end
+        # Text has spaces; base64 has none.
+        if end - start >= _MIN_BASE64_BYTES and body.find(b" ", start, end) == -1:
+            kept.append(body[done:start])
+            done = end
+        at = body.find(mark, max(end, start))
+    if not kept:
+        return body, 0
+    return b"".join([*kept, body[done:]]), len(kept)
 
 
 class _Known:
