@@ -93,7 +93,7 @@ def events_of(reply: Reply) -> list[str]:
         ("/v1/images/generations", json.dumps({"model": "demo", "prompt": "a pixel"}).encode()),
         (
             "/v1/audio/speech",
-            json.dumps({"model": "demo:size=300000", "input": "hi", "voice": "alloy"}).encode(),
+            json.dumps({"model": "demo:size=300000,interval_ms=0", "input": "hi", "voice": "alloy"}).encode(),
         ),
     ],
 )
