@@ -58,6 +58,11 @@ class AdmittingHandler(BaseHandler):
         )
 
     @property
+    def age_ms(self) -> int:
+        """Milliseconds since the request's headers came."""
+        return round((time.monotonic() - self._began_at) * 1000)
+
+    @property
     def max_body_bytes(self) -> int:
         """Bound of an admitted request's body."""
         return self.context.max_body_bytes
@@ -198,7 +203,7 @@ class AdmittingHandler(BaseHandler):
         self.body = None
         record = self.record
         if record.outcome is None and self.relayed is None:
-            record.duration_ms = round((time.monotonic() - self._began_at) * 1000)
+            record.duration_ms = self.age_ms
             self.context.recorder.refuse(record, outcome, error, network_of(record.ip))
 
     def too_large(self) -> RelayError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import msgspec
 
 from relayd.json_handler import JSON_TYPE
@@ -85,11 +87,13 @@ class OwnUsageHandler(V1Handler):
             models=client.models,
             expires_at=client.expires_at,
         )
-        record.phase, record.outcome, record.status = Phase.DONE, Outcome.COMPLETED, 200
+        answer = msgspec.json.encode(usage) + b"\n"
+        record.phase, record.outcome, record.status = Phase.DONE, Outcome.COMPLETED, int(HTTPStatus.OK)
+        record.duration_ms, record.bytes_out = self.age_ms, len(answer)
         context.recorder.open(record)
         context.recorder.close(record)
         self.set_header("Content-Type", JSON_TYPE)
-        self.finish(msgspec.json.encode(usage) + b"\n")
+        self.finish(answer)
 
     get = post = put = patch = delete = _send_usage
 

@@ -195,6 +195,7 @@ async def test_a_client_sees_its_own_usage() -> None:
             assert "phone" not in reply.body.decode()
         record = (await settled(relay, 3))[2]
         assert (record.path, record.outcome, record.status) == ("/v1/usage", Outcome.COMPLETED, 200)
+        assert (record.bytes_out, record.duration_ms is None) == (len(reply.body), False)
         assert len(relay.upstream.requests) == 1
 
 
