@@ -178,6 +178,15 @@ class ControlHandler(AdminHandler):
             )
 
 
+class InflightHandler(AdminHandler):
+    """`GET /inflight`."""
+
+    def get(self) -> None:
+        """Send where each open stream is, as the `progress` event of `/events` says it."""
+        progress = self.context.progress()
+        self.send_json({"at": progress.at, "streams": progress.streams})
+
+
 class CancelHandler(ControlHandler):
     """`DELETE /inflight/{id}`."""
 

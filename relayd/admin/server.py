@@ -20,6 +20,7 @@ from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
     CancelHandler,
     DrainHandler,
+    InflightHandler,
     MetricsHandler,
     NotFoundHandler,
     PauseHandler,
@@ -115,6 +116,7 @@ def _application(context: AdminContext) -> Application:
             (r"/(pause|resume)", PauseHandler, arguments),
             (r"/reload", ReloadHandler, arguments),
             (r"/drain", DrainHandler, arguments),
+            (r"/inflight", InflightHandler, arguments),
             (rf"/inflight/{_ID}", CancelHandler, arguments),
             (r"/keys", KeysHandler, arguments),
             (rf"/keys/{_ID}/(rotate|extend|undo|revoke)", KeyChangeHandler, arguments),

@@ -468,7 +468,7 @@ class V1Handler(AdmittingHandler):
         """Pass headers of the provider on; return its content type."""
         media_type = ""
         for raw_name, raw_value in headers:
-            name, value = raw_name.lower(), raw_value.decode("latin-1")
+            name, value = raw_name.lower(), self.context.upstream.redact.scrub(raw_value).decode("latin-1")
             if not value.isprintable():
                 continue
             if name == b"content-type":

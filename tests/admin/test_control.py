@@ -10,7 +10,7 @@ import pytest
 
 from relayd.admin.client import Refused
 from relayd.admin.schema import AcceptState
-from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
+from tests.admin.harness import admin_api, open_chat, raw, read_to_end, whole_daemon
 from tests.wire import DONE
 
 
@@ -62,6 +62,22 @@ async def test_cancel_ends_one_stream_and_no_other() -> None:
             ("cancel", "not_found", request_id),
             ("cancel", "done", request_id),
         ]
+
+
+async def test_the_open_streams_are_listed_oldest_first() -> None:
+    """With what a cancellation needs: the id."""
+    async with whole_daemon() as (relay, client):
+        opened = [await open_chat(relay, "demo:deltas=10000,interval_ms=50") for _ in range(2)]
+        ids = [reply.header("X-Request-Id") for _, reply in opened]
+        listed = (await raw(relay.settings.admin.socket, "GET", "/inflight")).json["streams"]
+        assert [stream["id"] for stream in listed] == ids
+        assert {(stream["client"], stream["model"].partition(":")[0]) for stream in listed} == {
+            ("default", "demo")
+        }
+        for wire, reply in opened:
+            await client.cancel(str(reply.header("X-Request-Id")))
+            await read_to_end(wire, reply)
+            wire.finish()
 
 
 async def test_an_audit_that_can_not_be_stored_does_not_keep_the_operator_from_acting(

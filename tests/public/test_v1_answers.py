@@ -163,3 +163,14 @@ async def test_a_method_that_does_not_exist_is_refused_in_openais_shape() -> Non
     async with running_relay() as relay:
         reply = await get_v1(relay, "/v1/models", method="TRACE")
     assert (reply.status, error_of(reply)["code"]) == (405, "method_not_allowed")
+
+
+async def test_no_header_shows_the_providers_key() -> None:
+    """Not those that pass either."""
+    more = f"openai-version: {PROVIDER_KEY}\r\nRetry-After: 7\r\n"
+    for status in ("200 OK", "429 Too Many Requests"):
+        answer = _answer(b"{}", f"application/json; key={PROVIDER_KEY}", status, more)
+        async with relay_before(answer) as relay:
+            reply = await ask_v1(relay, chat())
+        assert reply.header("openai-version") == "[key]"
+        assert PROVIDER_KEY not in str(reply.headers)
