@@ -17,6 +17,7 @@ from openai.types.responses import FunctionToolParam
 from pydantic import BaseModel
 
 from tests.harness import KEY, running_relay
+from tests.public.test_allowances import a_key
 from tests.sdk.harness import SHAPES, V1, wait_until
 from tests.support.upstream_api import PNG, heard, noise, vector
 from tests.support.upstream_script import WORDS
@@ -356,6 +357,46 @@ def test_the_client_does_not_retry_what_must_not_be_retried(v1: V1) -> None:
         _chat(client, model)
     assert refused.value.code == "insufficient_quota"
     assert len(v1.asked(model)) == 1
+
+
+# --- Bounds ---
+
+
+async def test_a_bound_that_is_used_up_is_a_rate_limit_error_without_retries() -> None:
+    """The SDK would try twice more, but is told not to; the error says which bound it was."""
+    async with running_relay() as relay:
+        key = await a_key(relay, tokens_per_day=100)
+        async with AsyncOpenAI(
+            base_url=f"http://{HOST}:{relay.port}/v1", api_key=key, max_retries=2
+        ) as client:
+            with pytest.raises(openai.RateLimitError, match="tokens_per_day") as refused:
+                await client.responses.create(model="demo", input="Say hi", max_output_tokens=1000)
+        assert refused.value.code == "insufficient_quota"
+        await until(lambda: relay.records)
+        assert len(relay.records) == 1
+        assert relay.upstream.requests == []
+
+
+async def test_a_client_sees_its_own_models_and_responses_only() -> None:
+    """A model that it may not use is not listed; a response of another client does not exist."""
+    async with running_relay() as relay:
+        url = f"http://{HOST}:{relay.port}/v1"
+        bounded = await a_key(relay, models=("gpt-4o*",))
+        async with (
+            AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as owner,
+            AsyncOpenAI(base_url=url, api_key=bounded, max_retries=0) as client,
+        ):
+            made = await owner.responses.create(model="demo", input="Say hi")
+            assert [model.id async for model in client.models.list()] == ["gpt-4o-mini"]
+            with pytest.raises(openai.PermissionDeniedError):
+                await client.responses.create(model="demo", input="Say hi")
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.retrieve(made.id)
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.create(
+                    model="gpt-4o-mini", input="Go on", previous_response_id=made.id
+                )
+            assert (await owner.responses.retrieve(made.id)).id == made.id
 
 
 # --- Breaking off ---
