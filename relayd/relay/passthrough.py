@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple, NoReturn, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -322,6 +322,9 @@ class EventStreamAnswer:
         route: that made it.
     """
 
+    long_fields: ClassVar[Mapping[bytes, int]]
+    """What is read of an event that is too long to be kept, and its depth (`JsonFields`)."""
+
     def __init__(self, redact: Redactor, wants: Observation, route: str | None) -> None:
         self.deltas = 0
         self.events = 0
@@ -350,7 +353,8 @@ class EventStreamAnswer:
         raise NotImplementedError
 
     def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
-        """Read fields of an event that was too long to be kept, and has left."""
+        """Read the `long_fields` of an event that was too long to be kept, and has left."""
+        raise NotImplementedError
 
     def error_event(self, error: RelayError) -> bytes:
         """Return the event that makes the SDKs raise."""
@@ -416,7 +420,7 @@ class EventStreamAnswer:
     def _begin_long(self) -> None:
         start = self._splitter.forget()
         if self._long is None:
-            self._long = JsonFields(_LONG_EVENT_FIELDS)
+            self._long = JsonFields(self.long_fields)
             start = start[start.find(b"{") :]
         self._long.feed(start)
 
@@ -443,6 +447,8 @@ class EventStreamAnswer:
 class ChatStream(EventStreamAnswer):
     """Chunks with choices: chat completions and completions. It ends with `[DONE]`."""
 
+    long_fields = {b"index": 3, b"finish_reason": 3, b"usage": 1}  # noqa: RUF012 - as declared
+
     def __init__(self, redact: Redactor, wants: Observation, route: str | None) -> None:
         super().__init__(redact, wants, route)
         self._reader = _ChunkReader(redact)
@@ -455,10 +461,7 @@ class ChatStream(EventStreamAnswer):
         else:
             reader.is_usage_only = reader.tells_error = False
             reader.read_event(event, [])
-            self.deltas = reader.deltas
-        self.finished = reader.finished
-        self.finish_reason = reader.finish_reason
-        self.tokens = reader.tokens
+        self._note_progress()
         if reader.done:
             self.done = True
             return Verdict.PASS if self.finished else Verdict.STOP
@@ -470,6 +473,23 @@ class ChatStream(EventStreamAnswer):
         if reader.tells_error:
             return Verdict.TELL
         return Verdict.DROP if reader.is_usage_only and self.wants.strips_usage else Verdict.PASS
+
+    def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
+        """Read a chunk with an image, or with all of an answer."""
+        index = _json_value(fields.get(b"index", b"0"))
+        usage = _json_value(fields.get(b"usage", b""))
+        choice = Choice(
+            index=index if isinstance(index, int) else 0,
+            text="...",
+            finish_reason=_json_text(fields.get(b"finish_reason", b"")),
+        )
+        self._reader.take_chunk(Chunk([choice], usage if isinstance(usage, dict) else None), [])
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        reader = self._reader
+        self.deltas, self.tokens = reader.deltas, reader.tokens
+        self.finished, self.finish_reason = reader.finished, reader.finish_reason
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why the answer failed, in the words of `/chat`."""
@@ -523,6 +543,8 @@ def _has_rare_piece(choice: Choice) -> bool:
 
 class ResponsesStream(EventStreamAnswer):
     """Events with a type; the last one has the whole response."""
+
+    long_fields = {b"type": 1, b"usage": 2}  # noqa: RUF012 - as declared
 
     def __init__(self, redact: Redactor, wants: Observation, route: str | None) -> None:
         super().__init__(redact, wants, route)
@@ -610,6 +632,8 @@ class ResponsesStream(EventStreamAnswer):
 class OtherStream(EventStreamAnswer):
     """Events that end with their body: images, transcriptions, speech."""
 
+    long_fields = {b"usage": 1}  # noqa: RUF012 - as declared
+
     def judge(self, event: SseEvent) -> Verdict:
         """Count an event, and read its usage."""
         self.deltas += 1
@@ -624,6 +648,12 @@ class OtherStream(EventStreamAnswer):
                     self.error = self.told = _in_band(value, self.redact)
                     return Verdict.TELL
         return Verdict.PASS
+
+    def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
+        """Count an event with an image, and read its usage."""
+        self.deltas += 1
+        if self.wants.counts_usage:
+            self.tokens = read_usage(_json_value(fields.get(b"usage", b""))) or self.tokens
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return the error of a body that was cut off."""
@@ -641,7 +671,6 @@ _WITH_RESPONSE = _FINISHES | {"response.created", "response.queued", "response.i
 _REFUSAL = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
 _KEPT_OF_RESPONSE = ("id", "created_at", "model")
 _BODY_FIELDS = {b"id": 1, b"usage": 1, b"status": 1, b"finish_reason": 3}
-_LONG_EVENT_FIELDS = {b"type": 1, b"usage": 2}
 _MAX_REWRITTEN_BYTES = 4 << 20
 
 

@@ -389,6 +389,27 @@ def test_the_usage_of_a_response_with_an_image_is_read_without_keeping_it() -> N
     assert (answer.tokens, answer.finish_reason) == (_COUNTS, "completed")
 
 
+@pytest.mark.parametrize("strips_usage", [True, False])
+def test_a_chunk_with_all_of_an_answer_may_be_long(strips_usage: bool) -> None:
+    """Its finish and its usage are read, and the chunk behind it is still taken out."""
+    whole = _event(_chunk("A" * 1_000_000, "stop", usage={"prompt_tokens": 1, "completion_tokens": 1}))
+    stream = whole + strips_usage * _USAGE_CHUNK + _DONE
+    answer = _answer(strips_usage=strips_usage)
+    pieces = [stream[at : at + 16384] for at in range(0, len(stream), 16384)]
+    assert _relayed(answer, pieces) == (whole + _DONE, None)
+    assert (answer.finish_reason, answer.deltas) == ("stop", 1)
+    assert answer.tokens == (_COUNTS if strips_usage else TokenCounts(1, 1))
+
+
+def test_the_usage_beside_a_streamed_image_is_read() -> None:
+    """The event is as long as the image."""
+    stream = _event({"b64_json": "A" * 1_000_000, "usage": {"input_tokens": 7, "output_tokens": 2}})
+    answer = _answer(OtherStream)
+    pieces = [stream[at : at + 16384] for at in range(0, len(stream), 16384)]
+    assert _relayed(answer, pieces) == (stream, None)
+    assert (answer.tokens, answer.deltas) == (_COUNTS, 1)
+
+
 def test_other_streams_end_with_their_body() -> None:
     """Their usage is read; a body that is cut is an error."""
     stream = _event({"type": "transcript.text.delta", "delta": "hi"}) + _event(
