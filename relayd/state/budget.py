@@ -26,7 +26,8 @@ from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 from relayd.state.writer import Writer
 
 NANO = 1_000_000_000
-RESERVE_TIMEOUT_S = 5.0
+RESERVE_TIMEOUT_S = 10.0
+"""Less than the time after which a silent response gets a heartbeat, and with it its status."""
 _GROUP = 256
 """Reservations of one transaction: bounds how long the first of them waits for the last."""
 _CHUNK_ROWS = 500

@@ -272,6 +272,22 @@ async def test_cancelling_takes_the_reservation_back(tmp_path: Path) -> None:
         assert await state.budget.reserve(a_demand(2, client, 100))
 
 
+async def test_a_disk_that_hangs_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reservation fails after a while, and nothing stays reserved when the disk is back."""
+    monkeypatch.setattr("relayd.state.budget.RESERVE_TIMEOUT_S", 0.01)
+    client = a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        hold = threading.Event()
+        state.budget._writer.call(partial(hold.wait, 30))
+        with pytest.raises(StateBusy, match="did not answer within"):
+            await state.budget.reserve(a_demand(1, client, 100))
+        hold.set()
+        await used(state, client)
+        assert await used(state, client) == (Use(),) * 3
+
+
 async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(tmp_path: Path) -> None:
     """The request was cancelled after the commit and before the answer; its end may be settled before."""
     client = a_client(tokens_per_day=100)
