@@ -23,8 +23,9 @@ from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import guess_prompt_tokens
 from relayd.relay.model_lists import models_in
+from relayd.relay.observation import Observation, Protocols, ResponseHead
 from relayd.relay.openai_errors import ErrorObject, NotFound, ProviderRefusal, UpgradeRefused, error_object
-from relayd.relay.passthrough import EVENT_STREAM, Observation, PassthroughAnswer, Protocols, ResponseHead
+from relayd.relay.passthrough import EVENT_STREAM, PassthroughAnswer
 from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest
 from relayd.state.errors import StateError

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from relayd.relay.passthrough import Protocols
+from relayd.relay.observation import Protocols
 
 PREFIX = "/v1"
 _ID = r"[^/]+"

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.ndjson import Usage
-from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error
+from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import SseDecoder, SseEvent
 from relayd.relay.usage import TokenCounts, read_count, read_usage
@@ -87,16 +87,7 @@ class ChunkReader:
         """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
         if self.error is not None or self.finished:
             return self.error
-        if is_broken:
-            return RelayError(
-                ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
-            )
-        if self._plain_text:
-            return RelayError(
-                ErrorCode.UPSTREAM_TRUNCATED,
-                f"The provider's answer ended before it was finished; it said: {self._plain_text}",
-            )
-        return RelayError(ErrorCode.UPSTREAM_TRUNCATED, "The provider's answer ended before it was finished.")
+        return broken_off() if is_broken else truncated(self._plain_text)
 
     def read_event(self, event: SseEvent, texts: list[str]) -> None:
         """Take an event other than `[DONE]`; append its pieces of text, none empty."""
@@ -177,18 +168,14 @@ class ChunkReader:
             self.tokens = read_usage(usage)
 
     def _fail_in_band(self, error: object) -> None:
-        said = parse_error(error)
         start = "The provider reported an error in the middle of its answer"
-        if said.message is None:
-            self._fail(f"{start}.")
-            return
-        recorded = said.kind if said.may_quote_request else said.message
-        self._fail(f"{start}: {self._redact(said.message)}", f"{start}: {self._redact(recorded)}")
-
-    def _fail(self, message: str, recorded: str | None = None) -> None:
         # A finished answer is whole, whatever comes after it.
         if not self.finished and self.error is None:
-            self.error = RelayError(ErrorCode.UPSTREAM_FAILED, message, recorded=recorded)
+            self.error = reported_error(error, start, self._redact)
+
+    def _fail(self, message: str) -> None:
+        if not self.finished and self.error is None:
+            self.error = RelayError(ErrorCode.UPSTREAM_FAILED, message)
 
 
 class ChatCompletion(ChunkReader):

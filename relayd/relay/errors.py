@@ -122,3 +122,16 @@ def internal_error(request_id: str) -> RelayError:
         ErrorCode.INTERNAL,
         f"This relay has a bug and could not answer; its log has the details under request {request_id}.",
     )
+
+
+def broken_off() -> RelayError:
+    """Return the error of an answer whose connection broke."""
+    return RelayError(
+        ErrorCode.UPSTREAM_FAILED, "The connection to the provider broke in the middle of its answer."
+    )
+
+
+def truncated(said: str = "") -> RelayError:
+    """Return the error of an answer that ended too early; `said`: the provider's last words."""
+    start = "The provider's answer ended before it was finished"
+    return RelayError(ErrorCode.UPSTREAM_TRUNCATED, f"{start}; it said: {said}" if said else f"{start}.")

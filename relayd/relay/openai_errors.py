@@ -5,12 +5,14 @@ Both SDKs decide by status and headers, people and agents by `code`; the `ai` SD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any, cast
 
 import msgspec
 
 from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.provider_errors import json_value
 
 _CODES = {
     ErrorCode.UNAUTHORIZED: "invalid_api_key",
@@ -98,3 +100,43 @@ def error_object(error: RelayError) -> ErrorObject:
     is_clients = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
     kind = _TYPES.get(error.code, "invalid_request_error" if is_clients else "server_error")
     return ErrorObject(error.message, kind, code=_CODES.get(error.code, error.code.value))
+
+
+def error_event(error: RelayError) -> bytes:
+    """Return the event of a failed stream; the SDKs raise on it."""
+    return b"data: " + msgspec.json.encode({"error": _shown(error)}) + b"\n\n"
+
+
+def failed_response_event(error: RelayError, response: Mapping[str, Any], sequence_number: int) -> bytes:
+    """Return the last event of a failed response: Python looks for `error` at the top, Codex in the response.
+
+    Args:
+        error: why it failed.
+        response: what is known of it.
+        sequence_number: of the event.
+    """
+    shown = _shown(error)
+    failed = {
+        **response,
+        "object": "response",
+        "status": "failed",
+        "error": {"code": shown["code"], "message": shown["message"]},
+        "output": [],
+    }
+    event = {
+        "type": "response.failed",
+        "sequence_number": max(0, sequence_number),
+        "response": failed,
+        "error": shown,
+    }
+    return b"event: response.failed\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _shown(error: RelayError) -> dict[str, Any]:
+    """Return the error object; of a provider's refusal it is the provider's own."""
+    if isinstance(error, ProviderRefusal):
+        body = json_value(error.body)
+        said = body.get("error") if isinstance(body, dict) else None
+        if isinstance(said, dict) and isinstance(said.get("message"), str):
+            return {"type": None, "param": None, "code": None, **said}
+    return cast("dict[str, Any]", msgspec.to_builtins(error_object(error)))

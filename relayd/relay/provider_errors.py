@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.redact import Redactor
+
 _MESSAGE_FIELDS = ("message", "msg", "error", "detail", "error_description", "description", "title")
 _MAX_DEPTH = 5
 _REQUEST_CODES = frozenset({"400", "404", "413", "422", "context_length_exceeded", "content_filter"})
@@ -61,6 +64,25 @@ def parse_error(value: object) -> ProviderError:
     return ProviderError(message, *(_text(fields.get(name)) for name in ("type", "param", "code")))
 
 
+def reported_error(said: object, start: str, redact: Redactor) -> RelayError:
+    """Return the failure that a provider reported; if its words may quote the request, they are not recorded.
+
+    Args:
+        said: the decoded report.
+        start: of the sentence, without a full stop.
+        redact: makes the provider's words fit to show.
+    """
+    error = parse_error(said)
+    if error.message is None:
+        return RelayError(ErrorCode.UPSTREAM_FAILED, f"{start}.")
+    recorded = error.kind if error.may_quote_request else error.message
+    return RelayError(
+        ErrorCode.UPSTREAM_FAILED,
+        f"{start}: {redact(error.message)}",
+        recorded=f"{start}: {redact(recorded)}",
+    )
+
+
 def find_in_band_error(chunk: object) -> object | None:
     """Return the error inside a streamed chunk, or None.
 
@@ -93,6 +115,20 @@ def load_json(data: bytes) -> Any:
         return _repair(json.loads(data))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def json_value(raw: bytes) -> Any:
+    """Return a decoded value; None if it is none."""
+    try:
+        return load_json(raw)
+    except ValueError:
+        return None
+
+
+def json_text(raw: bytes) -> str | None:
+    """Return a text that is not empty; None if it is none."""
+    value = json_value(raw) if raw else None
+    return value if isinstance(value, str) and value else None
 
 
 def _repair(value: Any) -> Any:

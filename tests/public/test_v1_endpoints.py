@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relayd.public.v1_endpoints import V1Rules
-from relayd.relay.passthrough import Protocols
+from relayd.relay.observation import Protocols
 
 
 @pytest.mark.parametrize(
