@@ -57,11 +57,13 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 @needs_systemd
 def test_systemd_finds_nothing_wrong_in_the_documented_backup(tmp_path: Path) -> None:
     """The unit and the timer of docs/operations.md, which people copy."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
     units = re.findall(
-        r"```ini\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL
+        r"write `/etc/systemd/system/(relayd-backup\.\w+)`.*?```ini\n(.*?)```", page, re.DOTALL
     )
-    service, timer = tmp_path / "relayd-backup.service", tmp_path / "relayd-backup.timer"
-    for file, unit in zip((service, timer), units, strict=True):
+    assert [name for name, _ in units] == ["relayd-backup.service", "relayd-backup.timer"]
+    service, timer = (tmp_path / name for name, _ in units)
+    for file, (_, unit) in zip((service, timer), units, strict=True):
         file.write_text(unit)
     verified = subprocess.run(
         ["systemd-analyze", "verify", str(service), str(timer)],
