@@ -44,6 +44,7 @@ from relayd.relay.routes import RouteOptions
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.reload import ConfigReloader
+from relayd.state.errors import StateError
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
 
@@ -54,6 +55,9 @@ _LAST_LINES_S = 5.0
 _FORCED_LAST_LINES_S = 1.0
 _CLOSING_S = 10.0
 """Time for the rest of the end: the last records to disk, connections closed."""
+
+_REMEMBERED_REQUESTS = 1000
+"""Of the log, from which it is known at the start how long the answers of each client usually are."""
 
 DEMO_KEY = "demo-upstream-needs-no-real-key"
 
@@ -148,12 +152,17 @@ class Server:
             self._provider_key(settings), self._upstream_options(settings), self._routes(settings)
         )
         limits = _stream_limits(settings)
+        allowances = Allowances(
+            self._state.ring.client, self._state.budget, _pricing(settings), self._state.clock
+        )
+        try:
+            allowances.remember(reversed(self._state.reader.page(limit=_REMEMBERED_REQUESTS).records))
+        except StateError as error:
+            _log.warning("how long answers usually are is not known: %s", error)
         self._context = AppContext(
             boot_id=self._boot_id,
             keys=self._state.ring,
-            allowances=Allowances(
-                self._state.ring.client, self._state.budget, _pricing(settings), self._state.clock
-            ),
+            allowances=allowances,
             accepting=self.accepting,
             slots=self._slots,
             streams=self.streams,

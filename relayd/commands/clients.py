@@ -13,7 +13,7 @@ from http import HTTPStatus
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
 from relayd.commands.client_options import bounds_in
-from relayd.commands.console import Console, counted
+from relayd.commands.console import Console, counted, usd
 from relayd.commands.keys import show_secret
 from relayd.durations import short
 
@@ -32,7 +32,6 @@ _LABELS = {
     "usd_per_day": "{}/day",
     "usd_per_month": "{}/month",
 }
-_CENT = 0.01
 
 
 async def list_clients(args: Namespace, console: Console) -> int:
@@ -136,11 +135,6 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return usd(value) if isinstance(value, float) else f"{value:,}"
-
-
-def usd(amount: float) -> str:
-    """Return `$1.50`; what is less than a cent has two digits that count."""
-    return f"${amount:,.2f}" if amount >= _CENT or not amount else f"${amount:.2g}"
 
 
 def _how_to_use(client: Client, address: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from argparse import Namespace
@@ -22,6 +23,7 @@ from relayd.printable import printable, printable_json
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+_CENT = 0.01
 _KIB = 1024
 
 
@@ -95,6 +97,12 @@ def run(args: Namespace) -> int:
 def counted(count: int, noun: str) -> str:
     """Return `1 stream`, `2 streams`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def usd(amount: float) -> str:
+    """Return `$1.50`, or `$0.0035`: what is less than a cent has two digits that count."""
+    digits = 2 if amount >= _CENT or amount <= 0 else 1 - math.floor(math.log10(amount))
+    return f"${amount:,.{digits}f}"
 
 
 def left(utc: str, now_s: float) -> str:

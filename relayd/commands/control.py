@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 
 from relayd.admin.schema import AcceptState, PeriodUse, RouteStatus, Status, epoch_s
-from relayd.commands.console import Console, counted, left, size
+from relayd.commands.console import Console, counted, left, size, usd
 from relayd.durations import millis, short
 from relayd.hints import typeable
 from relayd.printable import printable
@@ -126,7 +126,7 @@ def _again(until: str, now_s: float) -> str:
 
 
 def _used(use: PeriodUse) -> str:
-    return f"{counted(use.tokens, 'token')} (${use.cost_usd:,.2f})"
+    return f"{counted(use.tokens, 'token')} ({usd(use.cost_usd)})"
 
 
 def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:

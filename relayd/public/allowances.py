@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from enum import Enum, auto
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 import msgspec
 
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.estimates import Estimates
+from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import TokenCounts
 from relayd.state.budget import NANO, Demand, OverBudget, Standing, Use
@@ -29,6 +30,17 @@ _UNUSED = frozenset({"upstream_rejected", "upstream_limited", "upstream_auth", "
 _WINDOW_WORDS = {Window.MINUTE: "a minute", Window.DAY: "a day", Window.MONTH: "a month"}
 
 
+class AnswerForm(Enum):
+    """How an answer comes: by what its tokens are estimated if the provider does not count them."""
+
+    PIECES = auto()
+    """A stream, of about a token a piece."""
+    TEXT = auto()
+    """One body of JSON: by its bytes."""
+    MEDIA = auto()
+    """One body of sound or images: by its bytes, roughly."""
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks a model for, as far as its body tells."""
 
@@ -42,6 +54,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """`n`."""
     has_output: bool = True
     """Whether the model answers with tokens; an embedding has none."""
+    form: AnswerForm = AnswerForm.PIECES
+    """How the answer comes."""
     background: bool = False
     """Whether the provider would go on by itself."""
 
@@ -163,6 +177,19 @@ class Allowances:
                 "what it uses could not be counted.",
             )
 
+    def remember(self, records: Iterable[RequestRecord]) -> None:
+        """Learn from the log how long answers usually are, so that a restart forgets nothing of it.
+
+        Args:
+            records: that have ended, the oldest first.
+        """
+        for record in records:
+            if record.usage_source is UsageSource.PROVIDER:
+                counts = TokenCounts(record.prompt_tokens or 0, record.completion_tokens or 0)
+                self.estimates.learn(
+                    record.client or "", record.model or "", guess=0, deltas=0, counts=counts
+                )
+
     def meter(self, client: Client, record: RequestRecord, wanted: Wanted | None) -> Meter:
         """Return what reserves and charges one request; without `wanted` it uses no tokens."""
         return Meter(self, client, record, wanted)
@@ -219,9 +246,8 @@ class Meter:
         if wanted is not None:
             prompt = self._estimates.prompt_tokens(client.name, model, wanted.prompt_guess)
             if wanted.has_output:
-                limit = wanted.output_limit if wanted.output_limit is not None else client.max_output_tokens
-                is_guess = limit is None
-                answer = self._estimates.usual_output(client.name, model) if limit is None else limit
+                is_guess = wanted.output_limit is None
+                answer = self._usual_output(model) if wanted.output_limit is None else wanted.output_limit
                 answer = max(0, answer) * max(1, wanted.answers)
         least = Use(1, prompt, self._pricing.nano_usd(model, TokenCounts(prompt)) or 0)
         most = Use(1, prompt + answer, self._pricing.nano_usd(model, TokenCounts(prompt, answer)) or 0)
@@ -234,6 +260,14 @@ class Meter:
             least=least if is_guess else most,
             prompt_tokens=prompt,
         )
+
+    def _usual_output(self, model: str) -> int:
+        """Return what to reserve for an answer whose request names no limit: the ceiling, if that holds.
+
+        The provider is not told of it, so answers may be longer than the ceiling.
+        """
+        ceiling = self._client.max_output_tokens or 0
+        return max(ceiling, self._estimates.usual_output(self._client.name, model, default=ceiling))
 
     def rate_limit_headers(self) -> dict[str, str]:
         """Return OpenAI's headers of what is left; of several bounds on tokens, the shortest counts."""
@@ -259,13 +293,13 @@ class Meter:
                 record.prompt_tokens or 0, record.completion_tokens or 0, record.cached_tokens or 0
             )
             if wanted is not None:
-                self._estimates.learn(
-                    client, model, guess=wanted.prompt_guess, deltas=record.deltas, counts=counts
-                )
+                # One body is no piece of a stream: it says nothing about their size.
+                deltas = record.deltas if wanted.form is AnswerForm.PIECES else 0
+                self._estimates.learn(client, model, guess=wanted.prompt_guess, deltas=deltas, counts=counts)
         elif wanted is not None and _was_used(record):
             counts = TokenCounts(
                 self._estimates.prompt_tokens(client, model, wanted.prompt_guess),
-                self._estimates.completion_tokens(client, model, record.deltas) if wanted.has_output else 0,
+                self._answer_estimate(wanted),
             )
             record.prompt_tokens, record.completion_tokens = counts.prompt_tokens, counts.completion_tokens
             record.usage_source = UsageSource.ESTIMATE
@@ -273,6 +307,16 @@ class Meter:
             return
         nano_usd = self._pricing.nano_usd(model, counts)
         record.cost_usd = None if nano_usd is None else nano_usd / NANO
+
+    def _answer_estimate(self, wanted: Wanted) -> int:
+        """Return about how many tokens came of an answer that the provider did not count."""
+        record = self._record
+        if not wanted.has_output or not record.deltas:
+            return 0
+        if wanted.form is not AnswerForm.PIECES:
+            is_text = wanted.form is AnswerForm.TEXT
+            return record.bytes_out // (BYTES_PER_TOKEN if is_text else MEDIA_BYTES_PER_TOKEN)
+        return self._estimates.completion_tokens(self._client.name, record.model or "", record.deltas)
 
 
 def may_use(client: Client, model: str) -> bool:

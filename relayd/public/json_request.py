@@ -21,7 +21,7 @@ _NAME = re.compile(_SPACE + rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")' + _SPACE + b":" + 
 _AFTER_VALUE = re.compile(_SPACE + rb"([,}])")
 _CHECKED = frozenset(
     {
-        *("model", "stream", "stream_options", "n", "best_of", "background", "store"),
+        *("model", "stream", "stream_options", "n", "best_of", "prompt", "background", "store"),
         *("max_tokens", "max_completion_tokens", "max_output_tokens"),
         *("previous_response_id", "conversation"),
     }

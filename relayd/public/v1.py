@@ -15,7 +15,7 @@ from tornado.httputil import HTTPServerRequest
 
 from relayd.json_handler import JSON_TYPE
 from relayd.public.admission import AdmittingHandler
-from relayd.public.allowances import Wanted, may_use
+from relayd.public.allowances import AnswerForm, Wanted, may_use
 from relayd.public.handlers import PublicApp
 from relayd.public.json_request import JsonFields
 from relayd.public.multipart import BodyPipe, MultipartReader
@@ -43,7 +43,12 @@ _MIN_PROGRESS_BYTES = 64 << 10
 _MAX_NAME_CHARS = 200
 _TOKENS_PER_FILE = 1000
 """A first guess, which the usage of earlier uploads corrects."""
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_OUTPUT_LIMITS = {
+    "max_tokens": Protocols.CHAT,
+    "max_completion_tokens": Protocols.CHAT,
+    "max_output_tokens": Protocols.RESPONSES,
+}
+"""The field that bounds an answer, and where a provider heeds it: elsewhere it bounds nothing."""
 _OBJECT_NAMES = {"responses": "Response", "conversations": "Conversation", "files": "File"}
 
 
@@ -144,11 +149,11 @@ class V1Handler(AdmittingHandler):
         model = self._resolve(fields.get("model", str, "text"))
         if model is not None and model != fields.get("model", str, "text"):
             fields.replace("model", model)
-        wanted = self._read_wanted(fields)
         is_stream = fields.get("stream", bool, "true or false") or False
         if endpoint.method == "GET":
             # A stored response, from its beginning or from an event of it.
             is_stream = "true" in self.get_query_arguments("stream")
+        wanted = self._read_wanted(fields, self._form(is_stream=is_stream))
         wants = self._wants(
             expects_stream=is_stream, stores=fields.get("store", bool, "true or false") is not False
         )
@@ -220,7 +225,12 @@ class V1Handler(AdmittingHandler):
         allowed = self.context.chat_rules.allowed_models
         return (not allowed or model in allowed) and may_use(self.client, model)
 
-    def _read_wanted(self, fields: JsonFields) -> Wanted | None:
+    def _form(self, *, is_stream: bool) -> AnswerForm:
+        if is_stream:
+            return AnswerForm.PIECES
+        return AnswerForm.TEXT if self._endpoint.answers_with_text else AnswerForm.MEDIA
+
+    def _read_wanted(self, fields: JsonFields, form: AnswerForm) -> Wanted | None:
         """Return what a request may use, within the limits; None if it asks no model."""
         limit = self.context.chat_rules.max_tokens_limit
         limits = {name: fields.get(name, int, "a whole number") for name in _OUTPUT_LIMITS}
@@ -229,19 +239,22 @@ class V1Handler(AdmittingHandler):
                 raise RelayError(
                     ErrorCode.BAD_REQUEST, f"{name} may be at most {limit} on this relay, not {wanted}."
                 )
-        answers = [fields.get(name, int, "a whole number") or 1 for name in ("n", "best_of")]
+        answers = max(fields.get(name, int, "a whole number") or 1 for name in ("n", "best_of"))
         background = fields.get("background", bool, "true or false") or False
         if not self._endpoint.costs:
             return None
-        name, most = max(limits.items(), key=lambda item: -1 if item[1] is None else item[1])
+        heeded = [name for name, protocol in _OUTPUT_LIMITS.items() if protocol is self._endpoint.protocol]
+        named = {limits[name] or 0: name for name in heeded if limits[name] is not None}
+        most = max(named, default=None)
         return self._checked(
             Wanted(
                 prompt_guess=guess_prompt_tokens(fields.body),
                 output_limit=most,
-                output_limit_name=name,
-                answers=max(answers),
+                output_limit_name="" if most is None else named[most],
+                answers=answers * _prompts(fields),
                 has_output=self._endpoint.has_output,
                 background=background,
+                form=form,
             )
         )
 
@@ -377,7 +390,12 @@ class V1Handler(AdmittingHandler):
                 raise RelayError(ErrorCode.BAD_REQUEST, "n must be a whole number.")
             answers = 1 if count is None else int(count.text)
             wanted = self._checked(
-                Wanted(prompt_guess=_TOKENS_PER_FILE, answers=answers, has_output=self._endpoint.has_output)
+                Wanted(
+                    prompt_guess=_TOKENS_PER_FILE,
+                    answers=answers,
+                    has_output=self._endpoint.has_output,
+                    form=self._form(is_stream=is_stream),
+                )
             )
         self.body = None
         self._pipe = BodyPipe()
@@ -558,6 +576,14 @@ def _ask_usage(fields: JsonFields) -> bool:
         options.insert("include_usage", value=True)
     fields.edit("stream_options", options)
     return True
+
+
+def _prompts(fields: JsonFields) -> int:
+    """Return how many prompts a legacy completion has: each gets its own answers, of full length."""
+    prompt = fields.get("prompt", object, "text or a list")
+    if not isinstance(prompt, list):
+        return 1
+    return max(1, sum(isinstance(one, str | list) for one in prompt))
 
 
 def _references(fields: JsonFields) -> list[_Reference]:

@@ -68,6 +68,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.method == "POST" and not self.costs and _FREE.fullmatch(self.path) is None
 
     @property
+    def answers_with_text(self) -> bool:
+        """Whether its answer is text, not sound or images."""
+        return self.protocol is not Protocols.OTHER or self.path.startswith("/audio/trans")
+
+    @property
     def is_models(self) -> bool:
         """Whether models are listed, or one is shown."""
         return self.path.split("/")[1] == "models"

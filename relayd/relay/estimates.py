@@ -13,7 +13,10 @@ from relayd.relay.usage import TokenCounts
 
 DEFAULT_OUTPUT_TOKENS = 4096
 """An answer of unlimited length, until the client has had some from this model."""
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
+"""Of text, also in JSON."""
+MEDIA_BYTES_PER_TOKEN = 500
+"""Of MP3 (16 kB and about 20 tokens a second), and of a PNG image of 1024 x 1024 in base64."""
 _TOKENS_PER_IMAGE = 1000
 """About what OpenAI counts for an image of 1024 x 1024 in high detail; base64 is no text."""
 _MIN_BASE64_BYTES = 256
@@ -39,7 +42,7 @@ def guess_prompt_tokens(body: bytes) -> int:
         files += found
     # A part names its kind in `type` and again as a field.
     images = max(files, body.count(b'"image_url"') // 2, body.count(b'"input_image"'))
-    return len(body) // _BYTES_PER_TOKEN + images * _TOKENS_PER_IMAGE
+    return len(body) // BYTES_PER_TOKEN + images * _TOKENS_PER_IMAGE
 
 
 def _without_base64(body: bytes, mark: bytes) -> tuple[bytes, int]:
@@ -107,11 +110,17 @@ class Estimates:
         known = self._find(client, model)
         return deltas if known is None else _scaled(deltas, known.completion, known.deltas)
 
-    def usual_output(self, client: str, model: str) -> int:
-        """Return a length that few answers exceed: a high percentile of the latest ones, else a default."""
+    def usual_output(self, client: str, model: str, *, default: int = 0) -> int:
+        """Return a length that few answers exceed: a high percentile of the latest ones, else a default.
+
+        Args:
+            client: whose answers.
+            model: that gave them.
+            default: 0 stands for 4,096.
+        """
         known = self._known.get((client, model))
         if known is None or not known.outputs:
-            return DEFAULT_OUTPUT_TOKENS
+            return default or DEFAULT_OUTPUT_TOKENS
         ordered = sorted(known.outputs)
         return ordered[-(-len(ordered) * _HIGH_PERCENT // 100) - 1]
 

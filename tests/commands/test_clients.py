@@ -109,6 +109,17 @@ async def test_the_list_has_one_line_a_client(tmp_path: Path) -> None:
         assert [client["name"] for client in document["clients"]] == ["anna", "default", "gone"]
 
 
+async def test_small_amounts_are_written_as_people_write_them(tmp_path: Path) -> None:
+    """Not as 2.6e-05."""
+    async with admin_api(tmp_path) as api:
+        client = api.state.ring.client("default")
+        assert client is not None
+        use = Use(requests=1, tokens=40, nano_usd=26_000)
+        await api.state.budget.reserve(Demand("r1", client, "k", "o3", most=use, least=use))
+        assert "$0.000026 " in (await relayd(api.socket, "clients", "list")).out
+        assert "($0.000026)" in (await relayd(api.socket, "status")).out
+
+
 async def test_remove_says_what_became_of_keys_and_streams(tmp_path: Path) -> None:
     """And the key no longer works."""
     async with admin_api(tmp_path) as api:

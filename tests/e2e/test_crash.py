@@ -82,3 +82,17 @@ def _check(records: dict[str, RequestRecord], load: _Load, safe_until: float) ->
     crashed = [record for record in records.values() if record.outcome is Outcome.CRASHED]
     assert crashed, "nothing was open when the daemon was killed"
     assert all(record.status is None or record.duration_ms is None for record in crashed)
+
+
+async def test_how_long_answers_usually_are_survives_a_restart(tmp_path: Path) -> None:
+    """Otherwise a client whose bound is small would be refused until its day ends, for a mere guess."""
+    with Daemon(tmp_path) as daemon:
+        bounds = {"tokens_per_day": 5000}
+        generation = (await daemon.admin.status()).ring.generation
+        added = await daemon.admin.add_client("web", bounds, generation=generation, idempotency_key="add")
+        assert added.secret is not None
+        payload = body("demo:deltas=5,interval_ms=0,prompt_tokens=1000")
+        await daemon.record(await ask(daemon.port, added.secret, payload))
+        assert daemon.stop() == 0
+        daemon.start()
+        assert (await ask(daemon.port, added.secret, payload)).error is None

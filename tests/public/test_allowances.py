@@ -228,6 +228,20 @@ async def test_an_answer_of_unknown_length_reserves_what_is_usual() -> None:
                 await settled(relay, asked + 1)
 
 
+async def test_a_ceiling_that_answers_exceed_is_not_relied_upon() -> None:
+    """The provider does not know it: what is reserved follows the answers that came."""
+    async with running_relay() as relay:
+        key = await a_key(relay, tokens_per_day=1000, max_output_tokens=10)
+        long = "demo:deltas=400,interval_ms=0,fault=coalesced"
+        assert (await ask(relay.port, key, body(long))).status == 200
+        await settled(relay, 1)
+        async with await Wire.open(relay.port) as wire:
+            wire.send(post(key, body(long)))
+            await relay.upstream.wait_request(1)
+            assert (await ask(relay.port, key, body(long))).header("X-Relayd-Error") == "over_budget"
+            wire.finish()
+
+
 async def test_a_provider_is_asked_only_after_the_reservation_is_stored() -> None:
     """While the disk refuses, a client with bounds gets 503 and a client without them an answer."""
     async with running_relay() as relay:

@@ -99,6 +99,53 @@ async def test_an_embedding_reserves_and_costs_its_input() -> None:
         assert (await used(relay)).tokens == record.prompt_tokens
 
 
+async def test_whole_answers_do_not_distort_what_streams_are_charged() -> None:
+    """One body of many tokens is no long piece: a stream that is estimated later has a token a piece."""
+    async with running_relay() as relay:
+        key = await a_key(relay)
+        for stream in (False, False, True):
+            await chat(relay, key, model="demo:deltas=40,interval_ms=0", stream=stream)
+        await chat(relay, key, model="demo:deltas=20,interval_ms=0,usage=never", stream=True)
+        record = (await settled(relay, 4))[3]
+        assert (record.usage_source, record.completion_tokens) == (UsageSource.ESTIMATE, 20)
+
+
+async def test_a_whole_answer_that_is_not_counted_is_charged_by_its_length() -> None:
+    """Not as one token: a provider that reports no usage must not make answers free."""
+    async with running_relay() as relay:
+        key = await a_key(relay)
+        reply = await chat(relay, key, model="demo:text=x4,deltas=1000,usage=never")
+        record = (await settled(relay, 1))[0]
+        assert (record.usage_source, record.completion_tokens) == (UsageSource.ESTIMATE, len(reply.body) // 4)
+        speech = await call(relay, key, "/audio/speech", model="demo:size=100000", input="hi", voice="a")
+        record = (await settled(relay, 2))[1]
+        assert record.completion_tokens == len(speech.body) // 500
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "is_refused"),
+    [
+        ("/completions", {"prompt": ["a", "b", "c"], "max_tokens": 100}, True),
+        ("/completions", {"prompt": [[1, 2], [3]], "max_tokens": 100}, False),
+        ("/completions", {"prompt": [1, 2, 3], "max_tokens": 100}, False),
+        # No provider heeds these here, so they bound nothing.
+        ("/chat/completions", {"messages": QUESTION, "max_output_tokens": 1}, True),
+        ("/responses", {"input": "hi", "max_tokens": 1}, True),
+        ("/responses", {"input": "hi", "max_output_tokens": 100}, False),
+    ],
+)
+async def test_only_what_really_bounds_an_answer_is_believed(
+    path: str, fields: dict[str, Any], *, is_refused: bool
+) -> None:
+    """Each prompt of a list has its own answer; the limit of another endpoint is none."""
+    async with running_relay() as relay:
+        key = await a_key(relay, tokens_per_month=290, max_output_tokens=280)
+        # A mere guess may take a whole bound, so a part of it is used first.
+        assert (await chat(relay, key, max_tokens=10)).status == 200
+        await settled(relay, 1)
+        assert (await call(relay, key, path, **fields)).status == (429 if is_refused else 200)
+
+
 @pytest.mark.parametrize(
     ("bounds", "fields", "status", "code", "retry"),
     [
