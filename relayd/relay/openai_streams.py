@@ -30,7 +30,7 @@ HEARTBEAT = b":\n"
 """A comment without an empty line: behind an `id:` line openai-python takes an empty line for an event."""
 _MAX_HELD_BYTES = 256 << 10
 # An incomplete event that may become `[DONE]`.
-_MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data:?|data: |data: ?\[[^\r\n]{0,8}[\r\n]*)\Z")
+_MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data|data:[ \t]*(?:\[[^\r\n]{0,16}[\r\n]*)?)\Z")
 # An event that may tell an error, which could quote the provider's key.
 _MAY_TELL_ERROR = re.compile(rb'"error"|(?:\A|[\r\n])event: ?error')
 _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")

@@ -177,10 +177,14 @@ def test_a_done_without_a_finish_does_not_leave(start: bytes, cuts: list[int], h
     assert "error" in json.loads(_decoded(sent)[-1])
 
 
-@given(st.sampled_from([b"id: 5\n", b"event: done\r\n", b"retry: 3\r", b": c\n"]), _CUTS)
-def test_a_done_behind_other_lines_does_not_leave_either(before: bytes, cuts: list[int]) -> None:
+@given(
+    st.sampled_from([b"id: 5\n", b"event: done\r\n", b"retry: 3\r", b": c\n"]),
+    st.sampled_from([_DONE, b"data:[DONE]\r\n\r\n", b"data:  [DONE] \n\n"]),
+    _CUTS,
+)
+def test_a_done_behind_other_lines_does_not_leave_either(before: bytes, done: bytes, cuts: list[int]) -> None:
     """At no split: what follows it would not be read any more."""
-    sent, error = _relayed(_answer(), pieces_of(_event(_chunk("a")) + before + _DONE, cuts))
+    sent, error = _relayed(_answer(), pieces_of(_event(_chunk("a")) + before + done, cuts))
     assert error is not None
     assert b"DONE" not in sent
     assert "error" in json.loads(_decoded(sent)[-1])
