@@ -227,7 +227,10 @@ async def test_heartbeats_are_no_events(fault: str) -> None:
         text = _chat_text([chunk async for chunk in stream])
         async with client.responses.stream(model=model, input="Say hi") as events:
             final = await events.get_final_response()
+        await until(lambda: len(relay.records) == 2)
+        heartbeat_bytes = relay.records[1].bytes_out - len(relay.upstream.requests[1].answer)
     assert final.output_text == text == "The relay passes "
+    assert heartbeat_bytes > 0
 
 
 # --- Everything else ---
