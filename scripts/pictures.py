@@ -56,8 +56,8 @@ async def _wide(scene: _Scene) -> None:
     scene.draw("requests")
     await scene.press("end", "3", "right")
     scene.draw("stats")
-    await scene.press("4", "end")
-    scene.draw("keys")
+    await scene.press("4")
+    scene.draw("clients")
 
 
 async def _narrow(scene: _Scene) -> None:

@@ -32,6 +32,8 @@ SKIP_EVENTS = 20_000
 """More missed events than these are not replayed: the newest records are loaded instead."""
 _RING_EVERY = 5
 _DOWN_AFTER_S = 2.0
+_SETTLES_S = 60.0
+"""So long after its socket a daemon that stops may still write: until then the database is read again."""
 _BUSY_SLICE_S = 0.004
 
 
@@ -143,9 +145,10 @@ class Feed:
         return never_connected or not is_first or now_s - self._down_since_s > _DOWN_AFTER_S
 
     async def _read_archive(self) -> None:
-        if self._archive is not None or self._open_archive is None:
+        if self._archive is None:
+            self._archive = self._open_archive() if self._open_archive is not None else None
+        elif self._down_since_s is None or time.monotonic() - self._down_since_s > _SETTLES_S:
             return
-        self._archive = self._open_archive()
         if self._archive is None:
             return
         try:

@@ -69,6 +69,9 @@ _REFUSED_PAUSE_S: Final = 20.0
 _BROWSER: Final = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
 
 
+_V1_CHAT: Final = "/v1/chat/completions"
+_RESPONSES: Final = "/v1/responses"
+
 _OPERATOR: Final = Caller(Peer(os.getuid(), os.getpid(), "ada"))
 
 
@@ -82,6 +85,7 @@ class _Persona:
     model: str
     weight: float
     origin: str | None = None
+    path: str = "/chat"
     is_lazy: bool = False
     """Uses the key that a rotation replaces for as long as it works."""
 
@@ -91,9 +95,9 @@ _PERSONAS: Final = (
     _Persona("web", "198.51.100.87", _BROWSER, "gpt-4o", 4.0, "https://chat.example.org"),
     _Persona("web", "203.0.113.9", _BROWSER, "gpt-4o-mini", 1.6, "https://old.example.org", is_lazy=True),
     _Persona("web", "10.0.0.4", "nightly-report/2.1", "gpt-4o", 1.2, is_lazy=True),
-    _Persona("laptop", "192.0.2.14", "python-httpx/0.28.1", "gpt-5-mini", 2.5),
+    _Persona("laptop", "192.0.2.14", "OpenAI/Python 2.8.0", "gpt-5-mini", 2.5, path=_V1_CHAT),
     _Persona("ci", "10.0.0.30", "curl/8.14.1", "gpt-4o-mini", 2.0),
-    _Persona("support-bot", "203.0.113.77", "support-bot/4.0 (node)", "gpt-5-mini", 3.0),
+    _Persona("support-bot", "203.0.113.77", "OpenAI/JS 6.9.1", "gpt-5-mini", 3.0, path=_RESPONSES),
     _Persona("phone", "198.51.100.140", "okhttp/5.1.0", "gpt-4o-mini", 0.9),
 )
 _STRANGER: Final = _Persona("", "192.0.2.200", "zgrab/0.x", "gpt-4o", 0.0)
@@ -143,6 +147,15 @@ _KEY_CHANGES: Final = (
     (4, "add", "support-bot"),
 )
 """What the operator did so many days ago."""
+_BOUNDS: Final[dict[str, dict[str, object]]] = {
+    "web": {"note": "chat.example.org", "usd_per_month": 40, "max_streams": 30, "max_output_tokens": 4000},
+    "laptop": {"note": "Ada's editor", "usd_per_day": 2, "usd_per_month": 3},
+    "ci": {"note": "nightly tests", "tokens_per_day": 400_000, "requests_per_minute": 60},
+    "support-bot": {"note": "until the new one", "models": ["gpt-5*"], "usd_per_month": 20},
+}
+_USE_DAYS: Final = 29
+_EARLIER_PER_DAY: Final = 3
+"""Requests a day of each persona before the past hour: few, and each with many tokens."""
 
 
 class _Clock:
@@ -219,7 +232,10 @@ class _Showcase:
                 await ring.rotate(self._newest[client], grace_s=_DAY_S, caller=_OPERATOR)
             else:
                 await ring.revoke(self._newest[client], cut=True, caller=_OPERATOR)
+        for client, bounds in _BOUNDS.items():
+            await ring.set_client(client, bounds, caller=_OPERATOR)
         self._keys = {persona: self._newest[persona.client] for persona in _PERSONAS}
+        await self._write_earlier(now_s)
         await self._write_requests(now_s - _HISTORY_S, now_s - _ROTATED_AGO_S, now_s)
         self._clock.past_s = now_s - _ROTATED_AGO_S
         await ring.rotate(self._newest["web"], grace_s=_GRACE_S, caller=_OPERATOR)
@@ -268,6 +284,31 @@ class _Showcase:
             fate = _FAILED
         return (_STRANGER if fate is _WRONG_KEY else persona), fate
 
+    async def _write_earlier(self, now_s: float) -> None:
+        """Write what the clients used in the days before, so that days and months have something to show."""
+        made_days_ago = {client: days_ago for days_ago, _, client in _KEY_CHANGES}
+        moments = sorted(
+            (now_s - _HISTORY_S - self._random.uniform(days_ago - 1, days_ago) * _DAY_S, number)
+            for days_ago in range(_USE_DAYS, 0, -1)
+            for number, persona in enumerate(_PERSONAS)
+            if days_ago <= made_days_ago[persona.client]
+            for _ in range(_EARLIER_PER_DAY)
+        )
+        for at_s, number in moments:
+            self._clock.past_s = at_s
+            persona = _PERSONAS[number]
+            record = self._past_record(at_s, persona, _GOOD)
+            self._state.log.started(record)
+            _close(record, _GOOD, self._random)
+            prompt_tokens = int(self._random.lognormvariate(math.log(20_000 * persona.weight), 0.5))
+            _charge(record, prompt_tokens)
+            self._state.log.ended(record)
+        await self._logged()
+
+    async def _logged(self) -> None:
+        while self._state.log.queued:  # noqa: ASYNC110 - what follows must come after these in the log
+            await asyncio.sleep(0.002)
+
     async def _write_requests(self, begin_s: float, end_s: float, now_s: float) -> None:
         at_s = begin_s
         while (at_s := at_s + self._random.expovariate(_REQUESTS_PER_S)) < end_s:
@@ -279,8 +320,7 @@ class _Showcase:
             self._state.log.started(record)
             _close(record, fate, self._random)
             self._state.log.ended(record)
-        while self._state.log.queued:  # noqa: ASYNC110 - what follows must come after these in the log
-            await asyncio.sleep(0.002)
+        await self._logged()
 
     def _past_record(self, at_s: float, persona: _Persona, fate: _Fate) -> RequestRecord:
         key_id = None if fate is _WRONG_KEY else self._key_of(persona)
@@ -293,7 +333,7 @@ class _Showcase:
             ip=persona.ip,
             origin=persona.origin,
             user_agent=persona.user_agent,
-            path="/chat",
+            path=persona.path,
             model=None if fate is _WRONG_KEY else persona.model,
         )
 
@@ -302,12 +342,16 @@ class _Showcase:
         known = persona is not _STRANGER
         key = self._secrets[self._key_of(persona)] if known else "a-guessed-key-of-a-stranger"
         messages = [{"role": "user", "content": fate.message}] if fate.message else []
+        body: dict[str, object] = {"model": persona.model}
+        body["input" if persona.path == _RESPONSES else "messages"] = messages
+        if persona.path != "/chat":
+            body["stream"] = True
         headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": persona.ip}
         request = HTTPRequest(
-            f"{url}/chat",
+            f"{url}{persona.path}",
             "POST",
             headers if persona.origin is None else {**headers, "Origin": persona.origin},
-            json.dumps({"model": persona.model, "messages": messages}),
+            json.dumps(body),
             user_agent=persona.user_agent,
             request_timeout=fate.leave_after_s or _PATIENCE_S,
         )
@@ -342,13 +386,16 @@ def _close(record: RequestRecord, fate: _Fate, draw: random.Random) -> None:
         record.duration_ms += record.deltas * draw.randint(9, 20)
     if fate.outcome is Outcome.COMPLETED:
         record.finish_reason = "stop"
-        record.prompt_tokens = int(draw.lognormvariate(math.log(400), 0.9))
-        record.completion_tokens = record.deltas
-        record.cached_tokens = 0
-        record.usage_source = UsageSource.PROVIDER
-        tokens = TokenCounts(record.prompt_tokens, record.completion_tokens)
-        nano_usd = _PRICING.nano_usd(record.model or "", tokens)
-        record.cost_usd = None if nano_usd is None else nano_usd / NANO
+        _charge(record, int(draw.lognormvariate(math.log(400), 0.9)))
+
+
+def _charge(record: RequestRecord, prompt_tokens: int) -> None:
+    """Let the provider say what a request of the past used."""
+    record.prompt_tokens, record.completion_tokens = prompt_tokens, record.deltas
+    record.cached_tokens = 0
+    record.usage_source = UsageSource.PROVIDER
+    nano_usd = _PRICING.nano_usd(record.model or "", TokenCounts(prompt_tokens, record.deltas))
+    record.cost_usd = None if nano_usd is None else nano_usd / NANO
 
 
 def _settings(directory: Path) -> Settings:

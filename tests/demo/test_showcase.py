@@ -132,3 +132,18 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def test_its_clients_have_bounds_and_a_month_of_use() -> None:
+    """One is near a bound, money is spent against another; requests come over /v1 as well as /chat."""
+    with demo_daemon() as socket:
+        admin = await _connected(socket)
+        await _requests(admin, "path=/v1/responses outcome=completed upstream_request_id~req_")
+        await _requests(admin, "path=/v1/chat/completions outcome=completed upstream_request_id~req_")
+        clients = {client.name: client for client in (await admin.clients()).clients}
+        usage = await admin.usage("day", since="2000-01-01", client="web")
+    assert clients["web"].usd_per_month is not None
+    assert clients["ci"].tokens_per_day is not None
+    assert clients["ci"].today.tokens > 0
+    assert len(usage.rows) >= 29
+    assert usage.total.cost_usd > 1

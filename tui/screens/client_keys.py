@@ -12,7 +12,7 @@ from relayd.admin.schema import ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_
 from tui.model.app_state import AppState
 from tui.model.clients import NEAR, bar, has_expired, meters
 from tui.model.evidence import RECENT_S, Use
-from tui.model.units import age, countdown, duration, moment, money, plural
+from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
 
@@ -250,4 +250,4 @@ class ClientSummary(Static):
 
 
 def _used(use: PeriodUse) -> str:
-    return f"{plural(use.requests, 'request')}, {plural(use.tokens, 'token')}, US$ {money(use.cost_usd)}"
+    return f"{plural(use.requests, 'request')}, {count(use.tokens)} tokens, US$ {money(use.cost_usd)}"

@@ -152,12 +152,11 @@ class ClientsPane(Pane):
     ClientsPane #left { width: 3fr; }
     ClientsPane KeyList { height: 3; }
     ClientsPane #right { width: 2fr; background: $surface; }
-    ClientsPane VerticalScroll { height: 1fr; background: $surface; }
-    ClientsPane #plots { height: 16; layout: vertical; }
+    ClientsPane #plots { height: 10; }
     ClientsPane.-narrow > Horizontal { layout: vertical; }
     ClientsPane.-narrow #left, ClientsPane.-narrow #right { width: 1fr; height: 1fr; }
     ClientsPane.-narrow KeyList { display: none; }
-    ClientsPane.-narrow #plots { display: none; layout: horizontal; height: 7; }
+    ClientsPane.-narrow #plots { display: none; height: 7; }
     ClientsPane.-narrow.-opened ClientList { display: none; }
     ClientsPane.-narrow.-opened #left { height: auto; }
     ClientsPane.-narrow.-opened KeyList, ClientsPane.-narrow.-opened #plots { display: block; }
@@ -189,12 +188,11 @@ class ClientsPane(Pane):
             with Vertical(id="left"):
                 yield ClientList(state, now_s)
                 yield KeyList(state, now_s)
-            with Vertical(id="right"):
-                with VerticalScroll(can_focus=True):
-                    yield ClientSummary(state, now_s)
-                with Vertical(id="plots"):
+                with Horizontal(id="plots"):
                     yield Plot(id="tokens")
                     yield Plot(id="costs")
+            with VerticalScroll(id="right", can_focus=True):
+                yield ClientSummary(state, now_s)
 
     @property
     def rows(self) -> ClientList:
@@ -323,16 +321,16 @@ class ClientsPane(Pane):
         grace = none or ("" if self._retiring() else "no rotation of this client is in its grace")
         is_default = client is not None and client.name == _DEFAULT_CLIENT
         gone = none or (f"the client {_DEFAULT_CLIENT} always exists" if is_default else "")
+        add, edit = Hint("a", "add", "add", refusal), Hint("e", "edit", "edit", none)
         in_grace = [Hint("+", "extend", "extend", grace), Hint("u", "undo", "undo", grace)]
         return [
             Hint("Enter", "requests", "key_requests") if self._is_opened else Hint("Enter", "open", "open"),
             Hint("r", "rotate" if key is not None else "new key", "rotate", active),
             Hint("!", "revoke", "revoke", refusal),
             *([] if grace else in_grace),
-            Hint("a", "add", "add", refusal),
-            Hint("e", "edit", "edit", none),
+            *([edit] if self._is_opened else [add, edit]),
             *HELP_HINTS,
-            *([] if self._is_opened else [Hint("f", "requests", "requests")]),
+            *([add] if self._is_opened else [Hint("f", "requests", "requests")]),
             BACK_HINT,
             Hint("d", "remove", "remove", gone),
             Hint("h", "ended", "ended"),

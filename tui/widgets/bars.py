@@ -158,6 +158,7 @@ class KeyBar(ClickBar):
             if hint.reason:
                 part = [(f" {hint.key}({hint.label})", dim)]
                 action = f"screen.explain({hint.reason!r})"
-            if width_of(part) <= left:
+            # The blank behind the last one may be cut.
+            if width_of(part) <= left + 1:
                 left -= width_of(part)
                 yield part, action
