@@ -32,7 +32,8 @@ def in_words(route: RouteStatus, now_s: float) -> str:
     """Return where a route leads, or why and how long it is not asked."""
     words = []
     if route.state is RouteState.COOLING:
-        words.append(f"tried again in {countdown(_left_s(route.until, now_s))}")
+        left_s = _left_s(route.until, now_s)
+        words.append(f"tried again in {countdown(left_s)}" if left_s > 0 else "tried with the next request")
     words += [f"not for {part.model} for {countdown(_left_s(part.until, now_s))}" for part in route.models]
     if route.error is not None and words:
         words.append(route.error)

@@ -94,7 +94,9 @@ class StatusBar(Bar):
         if len(found) > 1:
             return [(f" {len(found)} ROUTES COOL DOWN ", style(self.app, Role.WARN) + _BOLD)]
         [one] = found
-        words = f" ROUTE {one.route}{f' for {one.model}' if one.model else ''} COOLS {countdown(one.left_s)} "
+        model = f" for {one.model}" if one.model else ""
+        state = f"COOLS {countdown(one.left_s)}" if one.left_s > 0 else "IS TRIED NEXT"
+        words = f" ROUTE {one.route}{model} {state} "
         return [(words, style(self.app, Role.WARN) + _BOLD)]
 
     def _rotation(self) -> list[Piece]:

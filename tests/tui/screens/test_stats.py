@@ -59,5 +59,9 @@ async def test_a_route_that_cools_down_is_in_the_header_and_explained_on_stats(t
             await harness.shows("route main ok https://a.example/v1")
             daemon.routes = (replace(daemon.routes[0], models=[CoolingModel("gpt-4o", end)]),)
             await harness.shows("ROUTE main for gpt-4o COOLS 59:", "route main ok not for gpt-4o for 59:")
-            daemon.routes = (replace(daemon.routes[0], models=[]),)
+            daemon.routes = (
+                replace(daemon.routes[0], state=RouteState.COOLING, until=utc_text(0), models=[]),
+            )
+            await harness.shows("ROUTE main IS TRIED NEXT", "route main cooling tried with the next request")
+            daemon.routes = (replace(daemon.routes[0], state=RouteState.OK, until=None),)
             await until(lambda: "route main" not in harness.text())
