@@ -98,6 +98,8 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
             await harness.press("P")
             await header(harness, "● LIVE")
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
+            # Its end must be known, or the question counts it too.
+            await until(lambda: held(harness) and held(harness)[-1].outcome is Outcome.COMPLETED)
             async with await Wire.open(daemon.port) as wire:
                 wire.send(post(KEY, body(SLOW)))
                 await wire.head()
