@@ -211,7 +211,8 @@ class Attempt:
                 cooldown.on_trial = False
         if isinstance(error, UpstreamError):
             self.error = error
-        if error is None or isinstance(error, RelayError):
+        # Another error is the client's own, or relayd's: it says nothing of the route.
+        if error is None or isinstance(error, UpstreamError):
             self.route.failures += self.error is not None and self.error.cools is not Cools.NOTHING
             self.route.answered(self.model, self.error, self._met)
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from relayd.relay.errors import ErrorCode
+from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.provider import Provider
 from relayd.relay.refusals import Cools, UpstreamError
 from relayd.relay.routes import Attempt, Route, RouteOptions, choose
@@ -140,6 +140,18 @@ async def test_a_trial_that_brings_nothing_is_made_again() -> None:
     trial.cancel()
     await asyncio.wait([trial])
     assert choose(routes, "m") is failed
+
+
+async def test_a_client_s_own_fault_says_nothing_of_the_route() -> None:
+    """Its upload stood still, say: the cool-down stays, and the next request tries the route."""
+    route = _route()
+    await _ask(route, error=_FAILED)
+    await _cooldown_s(route)
+    cooldown = route.cooldown
+    with suppress(RelayError), Attempt(route, "m"):
+        raise RelayError(ErrorCode.BAD_REQUEST, "The body did not arrive.")
+    assert cooldown is not None
+    assert (route.cooldown, cooldown.on_trial, route.failures) == (cooldown, False, 1)
 
 
 async def test_a_request_that_none_can_take_over_is_no_trial_if_another_route_works() -> None:
