@@ -7,6 +7,8 @@ import re
 
 _MAX_CHARS = 500
 _MAX_KEYS = 256
+_MIN_KEY_CHARS = 8
+"""A shorter one is a placeholder, such as "EMPTY", for a server without keys: replaced, it garbles words."""
 _TAIL_CHARS = 12
 """A provider that masks a key shows less of its end (OpenAI: four characters)."""
 # Anything shaped like a provider's key, also if the provider masked its middle.
@@ -21,7 +23,7 @@ class Redactor:
     """Replaces the provider's key, in whatever form a provider may echo it; its repr does not show it.
 
     Args:
-        provider_key: the secret; empty if there is none.
+        provider_key: the secret; empty if there is none. One of fewer than 8 characters counts as none.
     """
 
     def __init__(self, provider_key: str) -> None:
@@ -31,7 +33,7 @@ class Redactor:
 
     def add(self, provider_key: str) -> None:
         """Replace this key too: a request under way may still bring back the one before."""
-        if provider_key and provider_key not in self._keys:
+        if len(provider_key) >= _MIN_KEY_CHARS and provider_key not in self._keys:
             self._keys = [*self._keys, provider_key][-_MAX_KEYS:]
             forms = sorted((form for key in self._keys for form in _forms(key)), key=len, reverse=True)
             self._secrets = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE)

@@ -128,6 +128,14 @@ def test_anything_shaped_like_a_key_is_taken_out(masked: str) -> None:
         assert redact(f"Incorrect key: {masked} given.") == "Incorrect key: [key] given."
 
 
+@pytest.mark.parametrize("key", ["x", "EMPTY", "ollama"])
+def test_a_placeholder_for_a_key_is_no_secret(key: str) -> None:
+    """Servers without keys are given one that is also a word of their errors."""
+    said = "messages must not be empty: ollama's context is exceeded"
+    redact = Redactor(key)
+    assert (redact(said), redact.scrub(said.encode())) == (said, said.encode())
+
+
 def test_a_key_across_the_bound_leaves_no_half_of_itself() -> None:
     """It goes before the text is cut."""
     for before in range(30):
