@@ -105,12 +105,12 @@ class V1Rules(msgspec.Struct, frozen=True):
 def _is_plain(path: str) -> bool:
     """Return whether a path means the same to every server: nothing in it leads elsewhere once it is decoded.
 
-    Only models have ids with a slash, encoded or not: `/v1/models/meta-llama/Llama-3`.
+    Only models have ids with what must be encoded, such as a slash: `/v1/models/meta-llama%2FLlama-3`.
     """
+    if "%" in path and not path.startswith(f"{PREFIX}/models/"):
+        return False
     decoded = unquote(path)
     if "\\" in decoded or "%" in decoded or any(ord(char) < ord(" ") for char in decoded):
-        return False
-    if decoded.count("/") != path.count("/") and not path.startswith(f"{PREFIX}/models/"):
         return False
     return not any(part in {"", ".", ".."} for part in decoded.split("/")[1:])
 
@@ -128,7 +128,7 @@ def _describe(method: str, path: str) -> Endpoint:
         protocol = Protocols.CHAT
     elif (found := _OBJECT.fullmatch(path)) is not None:
         kind = found[1]
-        object_id = None if found[2] in _NO_OBJECTS else unquote(found[2] or "") or None
+        object_id = None if found[2] in _NO_OBJECTS else found[2]
         creates = method == "POST" and found[2] is None
         if kind == "responses":
             protocol = Protocols.RESPONSES

@@ -87,13 +87,23 @@ def test_the_operator_opens_more() -> None:
 
 
 @pytest.mark.parametrize(
+    "path", ["/v1/respons%65s/resp_1", "/v1/ch%61t/completions", "/v1/files/f%69le-1", "/v1/%6dodels/x"]
+)
+def test_encoded_letters_hide_no_endpoint(path: str) -> None:
+    """The rules of an endpoint hold for it however wide the operator opens; only models have such ids."""
+    rules = V1Rules(allow=("* /v1/*",))
+    assert rules.find("POST", path) is None
+    assert rules.find("POST", "/v1/models/meta-llama%2FLlama-3") is not None
+
+
+@pytest.mark.parametrize(
     ("request_line", "protocol", "kind", "object_id", "creates", "costs"),
     [
         ("POST /v1/chat/completions", Protocols.CHAT, None, None, False, True),
         ("POST /v1/completions", Protocols.CHAT, None, None, False, True),
         ("POST /v1/responses", Protocols.RESPONSES, "responses", None, True, True),
         ("POST /v1/responses/compact", Protocols.RESPONSES, "responses", None, False, True),
-        ("GET /v1/responses/resp%5F1", Protocols.RESPONSES, "responses", "resp_1", False, False),
+        ("GET /v1/responses/resp_1", Protocols.RESPONSES, "responses", "resp_1", False, False),
         ("POST /v1/responses/resp_1/cancel", Protocols.RESPONSES, "responses", "resp_1", False, False),
         ("POST /v1/files", Protocols.OTHER, "files", None, True, False),
         ("GET /v1/files/file-1/content", Protocols.OTHER, "files", "file-1", False, False),
