@@ -162,10 +162,13 @@ class AdmittingHandler(BaseHandler):
         raise NotImplementedError
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Render what was raised; a bug before the stream began leaves nothing open."""
+        """Render what was raised; before the stream began it leaves nothing open."""
         super().write_error(status_code, **kwargs)
         if status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
             self._close_early(Outcome.CRASHED, internal_error(self.request_id))
+        elif self.body is not None:
+            error = RelayError(ErrorCode.BAD_REQUEST, HTTPStatus(status_code).phrase)
+            self._close_early(error.outcome, error)
 
     def refuse(self, error: RelayError) -> None:
         """Answer with an error, and record a request that never became a stream."""

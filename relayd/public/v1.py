@@ -152,7 +152,8 @@ class V1Handler(AdmittingHandler):
         is_stream = fields.get("stream", bool, "true or false") or False
         if endpoint.method == "GET":
             # A stored response, from its beginning or from an event of it.
-            is_stream = "true" in self.get_query_arguments("stream")
+            # Not `get_query_arguments`, which raises if the query is not UTF-8.
+            is_stream = b"true" in self.request.query_arguments.get("stream", ())
         wanted = self._read_wanted(fields, self._form(is_stream=is_stream))
         wants = self._wants(
             expects_stream=is_stream, stores=fields.get("store", bool, "true or false") is not False
@@ -449,12 +450,15 @@ class V1Handler(AdmittingHandler):
         pipe = self._pipe
         has_progressed = self.received_bytes - self._timed_bytes >= _MIN_PROGRESS_BYTES
         is_wanted = not self.is_answered and (self.body is not None or pipe is not None)
+        is_wanted &= not self.stream.closed()
         if is_wanted and (has_progressed or (pipe is not None and pipe.is_full)):
             self._timed_bytes = self.received_bytes
             self.restart_body_timer()
         elif is_wanted and pipe is not None:
             limit_s = self.context.body_timeout_s
             pipe.fail(RelayError(ErrorCode.BAD_REQUEST, f"The body did not arrive within {limit_s:g} s."))
+            # The client has this time once more to read why; then its connection ends.
+            self.restart_body_timer()
         else:
             super().on_body_timeout()
 

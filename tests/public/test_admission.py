@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from typing import Any
 
 import pytest
+from tornado.web import HTTPError
 
+from relayd.public.v1 import V1Handler
 from relayd.state.key_operations import Caller
 from relayd.state.keyring import KeyRing
 from relayd.state.records import Outcome, Peer
@@ -227,6 +230,24 @@ async def test_a_bug_in_admission_is_told_and_recorded(
     assert (record.outcome, record.status) == (Outcome.CRASHED, 500)
     assert f"request {record.id} met a bug" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_the_framework_refuses_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded, and the next request on the connection finds everything free."""
+
+    def fail(*_args: object) -> None:
+        raise HTTPError(HTTPStatus.BAD_REQUEST)
+
+    async with running_relay(server__max_streams=1) as relay, await Wire.open(relay.port) as wire:
+        with monkeypatch.context() as patched:
+            patched.setattr(V1Handler, "_ask", fail)
+            for n in range(2):
+                wire.send(post(KEY, body(_QUICK), path="/v1/chat/completions"))
+                assert (await wire.reply()).status == HTTPStatus.BAD_REQUEST
+                record = await relay.record(n)
+                assert (record.outcome, record.status) == (Outcome.REJECTED, HTTPStatus.BAD_REQUEST)
+        wire.send(post(KEY, body(_QUICK), path="/v1/chat/completions"))
+        assert (await wire.reply()).status == HTTPStatus.OK
 
 
 async def test_a_flood_of_wrong_keys_does_not_stop_a_good_one() -> None:

@@ -339,12 +339,13 @@ async def test_an_upload_in_tiny_pieces_is_broken_off() -> None:
 
 
 async def test_an_upload_that_stands_still_is_ended() -> None:
-    """Its client gets an answer."""
+    """Its client gets an answer; if it sends nothing then either, its connection ends."""
     body = form(("model", "demo"), ("file", b"x" * 3_000_000))
     async with running_relay(server__body_timeout_s=0.2) as relay, await Wire.open(relay.port) as wire:
         wire.send(post(KEY, body[:100_000], _TYPE, path=_PATH, length=len(body)))
         reply = await wire.reply()
         assert (reply.status, "arrive" in error_of(reply)["message"]) == (400, True)
+        assert await wire.ended() == b""
         await until(lambda: not relay.upstream.connections)
 
 

@@ -19,6 +19,7 @@ from tests.wire import HOST, QUESTION, Reply, Wire, fetch, post, until
 _QUICK = "demo:interval_ms=0,deltas=3"
 _CHAT = "/v1/chat/completions"
 _JSON = {"Content-Type": "application/json"}
+_KEY_LINE = f"Host: x\r\nAuthorization: Bearer {KEY}\r\n"
 
 
 def chat(model: str = _QUICK, **fields: Any) -> bytes:
@@ -573,6 +574,16 @@ async def test_a_body_that_is_waited_for_is_not_filled() -> None:
 
 
 # Stored objects.
+
+
+async def test_a_query_that_is_not_utf_8_passes() -> None:
+    """It is the provider's to read; the request holds nothing when it has ended."""
+    async with running_relay(server__max_streams=1) as relay:
+        made = json.loads((await ask_v1(relay, _response(), "/v1/responses")).body)["id"]
+        async with await Wire.open(relay.port) as wire:
+            for _ in range(2):
+                wire.send(f"GET /v1/responses/{made}?stream=%ff HTTP/1.1\r\n{_KEY_LINE}\r\n".encode())
+                assert (await wire.reply()).status == 200
 
 
 async def test_what_a_client_stored_is_its_own() -> None:
