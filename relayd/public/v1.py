@@ -31,7 +31,7 @@ from relayd.relay.upstream import UpstreamRequest
 from relayd.state.errors import StateError
 from relayd.state.stored_objects import Owner
 
-_PASSED_IN = ("Content-Type", "Accept", "OpenAI-Beta", "Idempotency-Key")
+_PASSED_IN = ("Accept", "OpenAI-Beta", "Idempotency-Key")
 _PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-model", b"content-encoding"})
 _REFUSAL_PASSED_OUT = frozenset(
     {b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry"}
@@ -188,6 +188,11 @@ class V1Handler(AdmittingHandler):
             for name in _PASSED_IN
             for value in self.request.headers.get_list(name)
         ]
+        if self._reader is not None:
+            headers.append((b"Content-Type", self.request.headers["Content-Type"].encode("latin-1")))
+        elif body:
+            # Whatever the client calls it: the provider must read it as it was read here.
+            headers.append((b"Content-Type", b"application/json"))
         request = UpstreamRequest(
             self._endpoint.method, target, headers, body, content_length, model or self.record.model
         )

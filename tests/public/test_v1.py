@@ -112,6 +112,28 @@ async def test_request_and_answer_pass_unchanged(path: str, body: bytes) -> None
     assert record.upstream_request_id == "req_demo00000000"
 
 
+@pytest.mark.parametrize(
+    "media_types",
+    [
+        ["application/x-www-form-urlencoded"],
+        ["application/json; charset=utf-16"],
+        ["application/json", "application/x-www-form-urlencoded"],
+        ["text/plain"],
+        [],
+    ],
+)
+async def test_what_was_read_as_json_goes_on_as_json(media_types: list[str]) -> None:
+    """Whatever the client calls it: a provider that reads a form would find another model in it."""
+    asked = chat(z="&model=dear&")
+    types = "".join(f"Content-Type: {media_type}\r\n" for media_type in media_types)
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(f"POST {_CHAT} HTTP/1.1\r\n{_KEY_LINE}{types}Content-Length: {len(asked)}\r\n\r\n".encode())
+        wire.send(asked)
+        assert (await wire.reply()).status == 200
+        (seen,) = relay.upstream.requests
+    assert (seen.headers["content-type"], seen.body) == ("application/json", asked)
+
+
 async def test_only_the_headers_that_mean_something_go_on() -> None:
     """Neither credentials nor what tells of the person who asks; nothing of the owner's account is shown."""
     sent = {
