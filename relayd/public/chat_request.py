@@ -12,6 +12,8 @@ import msgspec
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.probe import is_probe
 
+_MAX_COUNT = 10**9
+"""Of tokens or answers: nothing larger can be meant, and sums of it fit every counter."""
 _MAX_SHOWN_CHARS = 80
 _BOM = b"\xef\xbb\xbf"
 # Halves and whole pairs; an even number of backslashes before it would make it no escape. It begins with a
@@ -119,6 +121,7 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
         ("max_tokens", fields.max_tokens),
         ("max_completion_tokens", fields.max_completion_tokens),
     ):
+        check_count(name, wanted)
         if rules.max_tokens_limit and wanted is not None and wanted > rules.max_tokens_limit:
             raise RelayError(
                 ErrorCode.BAD_REQUEST,
@@ -134,6 +137,16 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
     limits = {"max_completion_tokens": fields.max_completion_tokens, "max_tokens": fields.max_tokens}
     name, limit = max(limits.items(), key=lambda item: -1 if item[1] is None else item[1])
     return ChatRequest(model, _encode(raw), include_usage, limit, name)
+
+
+def check_count(name: str, count: int | None) -> None:
+    """Check how many tokens or answers a request asks for.
+
+    Raises:
+        RelayError: `bad_request`, nothing could be reserved for it, or more than can be counted.
+    """
+    if count is not None and not 1 <= count <= _MAX_COUNT:
+        raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be from 1 to {_MAX_COUNT:,}.")
 
 
 def _decode(body: bytes) -> tuple[_Fields, dict[str, msgspec.Raw]]:

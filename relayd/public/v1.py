@@ -16,6 +16,7 @@ from tornado.httputil import HTTPServerRequest
 from relayd.json_handler import JSON_TYPE
 from relayd.public.admission import AdmittingHandler
 from relayd.public.allowances import AnswerForm, Wanted, may_use
+from relayd.public.chat_request import check_count
 from relayd.public.handlers import PublicApp
 from relayd.public.json_request import JsonFields
 from relayd.public.multipart import BodyPipe, MultipartReader
@@ -241,11 +242,15 @@ class V1Handler(AdmittingHandler):
         limit = self.context.chat_rules.max_tokens_limit
         limits = {name: fields.get(name, int, "a whole number") for name in _OUTPUT_LIMITS}
         for name, wanted in limits.items():
+            check_count(name, wanted)
             if limit and wanted is not None and wanted > limit:
                 raise RelayError(
                     ErrorCode.BAD_REQUEST, f"{name} may be at most {limit} on this relay, not {wanted}."
                 )
-        answers = max(fields.get(name, int, "a whole number") or 1 for name in ("n", "best_of"))
+        counts = {name: fields.get(name, int, "a whole number") for name in ("n", "best_of")}
+        for name, count in counts.items():
+            check_count(name, count)
+        answers = max(count or 1 for count in counts.values())
         background = fields.get("background", bool, "true or false") or False
         if not self._endpoint.costs:
             return None
@@ -395,6 +400,7 @@ class V1Handler(AdmittingHandler):
             if count is not None and not count.text.isdecimal():
                 raise RelayError(ErrorCode.BAD_REQUEST, "n must be a whole number.")
             answers = 1 if count is None else int(count.text)
+            check_count("n", answers)
             wanted = self._checked(
                 Wanted(
                     prompt_guess=_TOKENS_PER_FILE,

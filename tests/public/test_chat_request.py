@@ -194,13 +194,22 @@ def test_an_alias_is_what_clients_ask_for_and_the_provider_is_not() -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_more_tokens_than_the_limit_are_refused(field: str) -> None:
-    """The operator's limit holds for both names of the field; without one any number passes."""
+    """The operator's limit holds for both names of the field; without one any sane number passes."""
     rules = ChatRules(default_model="a", max_tokens_limit=10)
     assert _sent({field: 10}, rules)[field] == 10
     assert _sent({field: 11})[field] == 11
     error = _refusal(json.dumps({"messages": _MESSAGES, field: 11}).encode(), rules)
     assert error.code is ErrorCode.BAD_REQUEST
     assert error.message == f"{field} may be at most 10 on this relay, not 11."
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("number", [-1, 0, 10**9 + 1, 10**30, 10**400])
+def test_a_limit_that_bounds_nothing_is_refused(field: str, number: int) -> None:
+    """Nothing could be reserved for it, or more than can be counted."""
+    error = _refusal(json.dumps({"messages": _MESSAGES, field: number}).encode())
+    assert error.message == f"{field} must be from 1 to 1,000,000,000."
+    assert _sent({field: 10**9})[field] == 10**9
 
 
 @given(st.binary(max_size=300))

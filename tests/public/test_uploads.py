@@ -181,6 +181,8 @@ async def test_a_provider_that_does_not_read_slows_the_client() -> None:
         ({}, [("model", b"demo"), ("file", b"x")], "model must be there once"),
         ({}, [("model", "x" * 2000), ("file", b"x")], "too long"),
         ({}, [("model", "demo"), ("n", "2.0"), ("file", b"x")], "n must be a whole number"),
+        ({}, [("model", "demo"), ("n", "0"), ("file", b"x")], "n must be from 1 to"),
+        ({}, [("model", "demo"), ("n", "9" * 400), ("file", b"x")], "n must be from 1 to"),
     ],
 )
 async def test_an_upload_that_is_not_allowed_is_refused(

@@ -248,6 +248,17 @@ async def test_a_provider_that_is_not_to_be_asked_for_usage_is_not() -> None:
         ({}, b"", 400, "bad_request", None),
         ({}, b'{"model":"a","model":"b"}', 400, "bad_request", "more than once"),
         ({}, chat(n="2"), 400, "bad_request", "n must be a whole number"),
+        *(
+            (
+                {},
+                b'{"model":"x","%b":%d}' % (name.encode(), number),
+                400,
+                "bad_request",
+                f"{name} must be from 1",
+            )
+            for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of")
+            for number in (-1, 0, 10**9 + 1, 10**400)
+        ),
         ({"chat__allowed_models": ["other"]}, chat(), 403, "model_not_allowed", "allowed are: other"),
         ({"chat__allowed_models": ["other"]}, b'{"messages":[]}', 400, "bad_request", "must name its model"),
         ({"chat__max_tokens_limit": 5}, chat(max_completion_tokens=6), 400, "bad_request", "at most 5"),
