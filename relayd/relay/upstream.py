@@ -159,22 +159,32 @@ class Upstream:
     async def _list_models(self, request: UpstreamRequest, on_connected: OnConnected) -> UpstreamResponse:
         """Ask each provider for its models; return those that a route serves, as one list.
 
-        One that fails is left out, unless all do.
+        Its routes are asked in turn until one lists them. A provider that fails is left out, unless all do.
         """
         providers: dict[str, list[Route]] = {}
         for route in self.routes:
             providers.setdefault(route.options.base_url, []).append(route)
 
         async def ask(routes: Sequence[Route]) -> Models | UpstreamResponse | RelayError:
-            route = choose(routes, None) or routes[0]
-            try:
-                response = await self.send(replace(request, route=route.name), on_connected)
-                if response.refusal is not None:
-                    return response
-                models = await read_models(response)
-            except RelayError as error:
-                return error
-            return {name: entry for name, entry in models.items() if any(one.serves(name) for one in routes)}
+            failures: list[UpstreamResponse | RelayError] = []
+            tried: list[Route] = []
+            route: Route | None = choose(routes, None) or routes[0]
+            while route is not None:
+                try:
+                    response = await self.send(replace(request, route=route.name), on_connected)
+                    if response.refusal is None:
+                        models = await read_models(response)
+                        return {
+                            name: entry
+                            for name, entry in models.items()
+                            if any(one.serves(name) for one in routes)
+                        }
+                    failures.append(response)
+                except RelayError as error:
+                    failures.append(error)
+                tried.append(route)
+                route = choose(routes, None, tried)
+            return failures[0]
 
         answers = await asyncio.gather(*map(ask, providers.values()))
         lists = [answer for answer in answers if isinstance(answer, dict)]

@@ -326,6 +326,22 @@ async def test_if_no_provider_lists_its_models_the_first_failure_is_told(
         assert (await routes.send(_LIST))[0] == status
 
 
+async def test_another_key_of_a_provider_lists_its_models_if_one_fails() -> None:
+    """A dead key, or a list that breaks off, hides no provider."""
+    broken: list[Step] = [CHUNKED_HEAD, Break.CLOSE]
+    async with _routes([error(401, "Bad key.")], broken, _models("gpt-5"), b=[_models("llama")]) as routes:
+        options = [
+            *(
+                RouteOptions(f"a{i}", routes.a.base_url, f"sk-key-{i}", weight=10 ** (9 * (2 - i)))
+                for i in range(3)
+            ),
+            RouteOptions("b", routes.b.base_url, _KEYS[1]),
+        ]
+        routes.upstream.configure("", UpstreamOptions("http://unused"), options)
+        assert sorted(await _listed(routes)) == ["gpt-5", "llama"]
+    assert [b"sk-key-%d" % i in request for i, request in enumerate(routes.a.requests)] == [True] * 3
+
+
 async def test_a_list_of_models_that_cannot_be_read_is_a_failure() -> None:
     """Broken off, or something else."""
     async with _routes([http(200, b"<html>")], b=[[CHUNKED_HEAD, Break.CLOSE]]) as routes:
