@@ -19,7 +19,7 @@ from relayd.public.allowances import AnswerForm, Wanted, may_use
 from relayd.public.chat_request import check_count
 from relayd.public.handlers import PublicApp
 from relayd.public.json_request import JsonFields
-from relayd.public.multipart import BodyPipe, MultipartReader
+from relayd.public.multipart import BodyPipe, FieldValue, MultipartReader
 from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import guess_prompt_tokens
@@ -436,12 +436,19 @@ class V1Handler(AdmittingHandler):
     def _check_fields(self, reader: MultipartReader) -> None:
         """Refuse what decides what the request may do where it comes too late, behind a file."""
         model = reader.fields.get("model")
-        if self._has_model_bounds and self._endpoint.costs and ("model" in reader.late or model is None):
+        is_late = "model" in reader.late
+        is_bounded = self._has_model_bounds and self._endpoint.costs
+        if (is_bounded and (is_late or model is None)) or (is_late and self._decides(model)):
             raise RelayError(ErrorCode.BAD_REQUEST, "The field model must come before the file.")
         if self.client.bounded and "n" in reader.late:
             raise RelayError(ErrorCode.BAD_REQUEST, "The field n must come before the file.")
         if model is not None and self.record.model is None:
             self.record.model = model.text[:_MAX_NAME_CHARS]
+
+    def _decides(self, model: FieldValue | None) -> bool:
+        """Return whether a model changes what the provider is asked for, or which route is asked."""
+        is_alias = model is not None and model.text in self.context.chat_rules.aliases
+        return is_alias or any(route.options.models for route in self.context.upstream.routes)
 
     async def _end_upload(self) -> None:
         reader = self._reader

@@ -221,6 +221,29 @@ async def test_a_field_behind_the_file_does_not_change_what_was_checked(
         assert (await relay.record()).outcome is Outcome.REJECTED
 
 
+@pytest.mark.parametrize("size", [10, 500_000])
+@pytest.mark.parametrize(
+    "toml",
+    [
+        '[aliases]\nold = "demo"',
+        '[[upstream.route]]\nname = "a"\nmodels = ["demo"]\n[[upstream.route]]\nname = "b"\nmodels = ["old"]',
+    ],
+    ids=["alias", "routes"],
+)
+async def test_a_model_that_decides_where_an_upload_goes_must_come_before_the_file(
+    toml: str, size: int
+) -> None:
+    """Behind it, the provider would be asked for an alias, or one that does not serve the model."""
+    async with running_relay(toml=toml) as relay:
+        reply = await upload(relay, form(("file", b"x" * size), ("model", "old")))
+        assert (reply.status, error_of(reply)["message"]) == (
+            400,
+            "The field model must come before the file.",
+        )
+        await until(lambda: not relay.upstream.connections)
+        assert relay.upstream.requests == []
+
+
 async def test_a_model_behind_the_file_is_recorded_where_it_is_not_bounded() -> None:
     """The Node SDK writes the fields in the order of its caller."""
     body = form(("file", b"x" * 300_000), ("model", "demo"))
