@@ -509,12 +509,15 @@ class V1Handler(AdmittingHandler):
         """Pass headers of the provider on; return its content type."""
         media_type = ""
         for raw_name, raw_value in headers:
-            name, value = raw_name.lower(), self.context.upstream.redact.scrub(raw_value).decode("latin-1")
+            name = raw_name.lower()
+            if name != b"content-type" and name not in names:
+                continue
+            value = self.context.upstream.redact.scrub(raw_value).decode("latin-1")
             if not value.isprintable():
                 continue
             if name == b"content-type":
                 media_type = value
-            elif name in names:
+            else:
                 self.set_header(raw_name.decode("latin-1"), value)
         return media_type
 
