@@ -5,24 +5,31 @@ from __future__ import annotations
 import re
 
 MAX_S = 366 * 86_400
+MAX_EXPIRY_S = 3660 * 86_400
+"""How far ahead the end of a client may be: ten years and a few days."""
 _UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _FORM = re.compile(r"([0-9]{1,9})([smhd])")
 _SECOND_MS = 1000
 _LONG_MS = 100_000
 
 
-def parse_duration(text: str) -> int:
-    """Return a span in seconds, 0 to 366 days.
+class TooLong(ValueError):
+    """A span is written as it should be, but is longer than allowed."""
+
+
+def parse_duration(text: str, max_s: int = MAX_S) -> int:
+    """Return a span in seconds, 0 to 366 days unless `max_s` says otherwise.
 
     Raises:
+        TooLong: a sentence that says how long it may be.
         ValueError: a sentence that says how spans are written.
     """
     found = _FORM.fullmatch(text)
     if found is None:
         raise ValueError(f"{text[:40]!r} is not a duration; write a number and a unit: 30s, 10m, 2h or 7d")
     seconds = int(found[1]) * _UNITS_S[found[2]]
-    if seconds > MAX_S:
-        raise ValueError(f"{text[:40]!r} is more than 366d")
+    if seconds > max_s:
+        raise TooLong(f"{text[:40]!r} is more than {max_s // _UNITS_S['d']}d")
     return seconds
 
 

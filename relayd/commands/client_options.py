@@ -6,11 +6,9 @@ import re
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
-from datetime import time as clock_time
 from typing import TypeVar
 
-from relayd.durations import parse_duration
+from relayd.admin.expiry import parse_expiry
 
 NOTHING = "none"
 """Removes a bound."""
@@ -51,23 +49,6 @@ def bounds_in(args: Namespace, names: tuple[str, ...]) -> dict[str, object]:
     return {name: given[name] for name in names if name in given}
 
 
-def parse_expiry(text: str, now_s: float) -> str:
-    """Return when a client ends, as RFC 3339, from a span (`30d`), a day or a time.
-
-    A day counts whole, in the time zone of this machine, as does a time without a zone.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.fromtimestamp(now_s + parse_duration(text)).astimezone().isoformat()
-    if len(text) == len("2027-01-31"):
-        when = datetime.combine(date.fromisoformat(text) + timedelta(days=1), clock_time())
-    return (when if when.tzinfo is not None else when.astimezone()).isoformat()
-
-
 def _or_nothing(parse: Callable[[str], T]) -> Callable[[str], T | None]:
     def parsed(text: str) -> T | None:
         return None if text == NOTHING else parse(text)
@@ -100,10 +81,8 @@ def _usd(text: str) -> float:
 def _expiry(text: str) -> str:
     try:
         return parse_expiry(text, time.time())
-    except (ValueError, OverflowError):
-        raise ArgumentTypeError(
-            f"{text[:40]!r} is not an end; write 12h or 30d, a day such as 2027-01-31, or none for no end"
-        ) from None
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text[:40]!r} is not an end; write {error}, or none for no end") from None
 
 
 def _text(text: str) -> str:

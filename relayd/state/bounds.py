@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from relayd.durations import MAX_EXPIRY_S
 from relayd.state.errors import BadChange
 from relayd.state.records import Client, utc_text
 
@@ -19,8 +20,6 @@ MIN_USD, MAX_USD = 1e-6, 1e9
 MAX_LIST = 50
 MAX_ITEM_CHARS = 200
 MAX_NOTE_CHARS = 500
-MAX_EXPIRY_S = 3660 * 86_400.0
-"""Ten years and a few days."""
 
 _SHOWN_CHARS = 60
 # As `fnmatch` reads it: * and ? are wild, [abc] and [!abc] are sets, and a set is closed.

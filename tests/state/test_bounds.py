@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.state.bounds import MAX_COUNT, MAX_EXPIRY_S, MAX_LIST, with_changes
+from relayd.durations import MAX_EXPIRY_S
+from relayd.state.bounds import MAX_COUNT, MAX_LIST, with_changes
 from relayd.state.errors import BadChange
 from relayd.state.records import Client, utc_text
 from tests.state.harness import NOON_S

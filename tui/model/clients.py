@@ -9,8 +9,8 @@ from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from typing import Any
 
-from relayd.admin.schema import ClientInfo, Usage, epoch_s, utc_text
-from relayd.durations import parse_duration
+from relayd.admin.expiry import parse_expiry
+from relayd.admin.schema import ClientInfo, Usage, epoch_s
 from tui.model.units import count, money
 
 NEAR = 0.8
@@ -21,7 +21,6 @@ _EMPTY = "░"
 _COUNT = re.compile(r"([0-9]{1,16})([kM]?)")
 _TIMES = {"": 1, "k": 1000, "M": 1_000_000}
 _USD = re.compile(r"\$?([0-9]{1,10}(?:\.[0-9]{1,9})?)")
-_DAY = "2027-01-31"
 
 
 def bar(share: float, cells: int) -> str:
@@ -144,21 +143,6 @@ def _parse_usd(text: str, _: float) -> float:
     return float(found[1])
 
 
-def _parse_expiry(text: str, now_s: float) -> str:
-    try:
-        return utc_text(now_s + parse_duration(text))
-    except ValueError:
-        pass
-    try:
-        when = datetime.fromisoformat(text)
-        if len(text) == len(_DAY):
-            # The day counts whole.
-            when = datetime.combine(date.fromisoformat(text) + timedelta(days=1), clock_time())
-        return utc_text(when.timestamp())
-    except (ValueError, OverflowError):
-        raise ValueError("12h, 30d, or the last day, such as 2027-01-31") from None
-
-
 def _show_names(names: tuple[str, ...]) -> str:
     return " ".join(names)
 
@@ -193,7 +177,7 @@ FIELDS = (
     BoundField("usd_per_day", "US$ a day", "1.50", _parse_usd, _show_usd),
     BoundField("usd_per_month", "US$ a month", "20", _parse_usd, _show_usd),
     _count_field("max_output_tokens", "tokens an answer"),
-    BoundField("expires_at", "ends", "30d or 2027-01-31", _parse_expiry, _show_expiry),
+    BoundField("expires_at", "ends", "30d or 2027-01-31", parse_expiry, _show_expiry),
 )
 
 

@@ -55,6 +55,8 @@ def test_a_form_that_is_not_touched_changes_nothing_and_its_text_means_the_bound
         ("models", "gpt-4o*, o3", ["gpt-4o*", "o3"]),
         ("expires_at", "30d", utc_text(NOON_S + 30 * 86_400)),
         ("expires_at", "2027-01-31", "2027-02-01T00:00:00.000Z"),
+        ("expires_at", "20270131", "2027-02-01T00:00:00.000Z"),
+        ("expires_at", "400d", utc_text(NOON_S + 400 * 86_400)),
         ("expires_at", "2027-01-31 12:30", "2027-01-31T12:30:00.000Z"),
         ("note", "", None),
     ],
@@ -70,8 +72,9 @@ def test_bounds_are_written_as_people_write_them(name: str, text: str, value: ob
     [
         ("tokens_per_day", "many", "tokens a day is a whole number, such as 500, 20k or 2M."),
         ("usd_per_day", "1e3", "US$ a day is an amount of US dollars, such as 20 or 1.50."),
-        ("expires_at", "soon", "ends is 12h, 30d, or the last day, such as 2027-01-31."),
-        ("expires_at", "9999-12-31", "ends is 12h, 30d, or the last day, such as 2027-01-31."),
+        ("expires_at", "soon", "ends is 12h or 30d, or the last day, such as 2027-01-31."),
+        ("expires_at", "5000d", "ends is a span of at most 3660d."),
+        ("expires_at", "9999-12-31", "ends is 12h or 30d, or the last day, such as 2027-01-31."),
     ],
 )
 def test_what_cannot_be_read_is_named_with_how_it_is_written(name: str, text: str, sentence: str) -> None:

@@ -1,0 +1,39 @@
+"""The end of a client as operators write it: a span, the last day, or a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+
+from relayd.durations import MAX_EXPIRY_S, TooLong, parse_duration
+
+
+def parse_expiry(text: str, now_s: float) -> str:
+    """Return when a client ends, as RFC 3339, from a span (`30d`), a day or a time.
+
+    A day counts whole, in the time zone of this machine, as does a time without a zone.
+
+    Raises:
+        ValueError: it is none of these; the text says what it may be, to stand in a sentence.
+    """
+    try:
+        end = datetime.fromtimestamp(_end_s(text, now_s), UTC)
+    except TooLong:
+        raise ValueError(f"a span of at most {MAX_EXPIRY_S // 86_400}d") from None
+    except (ValueError, OverflowError):
+        raise ValueError("12h or 30d, or the last day, such as 2027-01-31") from None
+    return end.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _end_s(text: str, now_s: float) -> float:
+    try:
+        # First, since a datetime may also be written as a day alone.
+        last_day = date.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return datetime.combine(last_day + timedelta(days=1), clock_time()).timestamp()
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return now_s + parse_duration(text, MAX_EXPIRY_S)
