@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -98,7 +99,7 @@ class AdminContext:
         """Return all figures as they are now; the disk is examined in a thread."""
         limits, log = self.limits(), self.state.log
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
-        today, month = await asyncio.to_thread(_use, self.state)
+        today, month = await self.read_log(partial(_use, self.state))
         return Status(
             **msgspec.structs.asdict(self.facts),
             version=__version__,
@@ -140,12 +141,12 @@ def _disk(state: State) -> tuple[DiskUse, str | None]:
         return DiskUse(0, 0), str(error)
 
 
-def _use(state: State) -> tuple[PeriodUse, PeriodUse]:
-    """Return what was used today and this month; nothing if the disk does not answer, which `_disk` tells."""
+def _use(state: State) -> tuple[PeriodUse | None, PeriodUse | None]:
+    """Return what was used today and this month; None if it can't be read now."""
     try:
         today, month = state.reader.use_in_all()
     except StateError:
-        return PeriodUse(), PeriodUse()
+        return None, None
     return period_use(today), period_use(month)
 
 

@@ -184,9 +184,9 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     disk: DiskUse
     ring: RingSummary
     routes: list[RouteStatus] = []
-    today: PeriodUse = PeriodUse()
-    """What all clients together have used."""
-    month: PeriodUse = PeriodUse()
+    today: PeriodUse | None = None
+    """What all clients together have used; None if it can't be read now."""
+    month: PeriodUse | None = None
     first_key: str | None = None
     """Where the first key waits in plain text, and until when; None if it does not."""
 

@@ -125,8 +125,8 @@ def _again(until: str, now_s: float) -> str:
     return f"tried again in {short(left_s)}" if left_s > 0 else "tried by the next request"
 
 
-def _used(use: PeriodUse) -> str:
-    return f"{counted(use.tokens, 'token')} ({usd(use.cost_usd)})"
+def _used(use: PeriodUse | None) -> str:
+    return "unknown" if use is None else f"{counted(use.tokens, 'token')} ({usd(use.cost_usd)})"
 
 
 def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:

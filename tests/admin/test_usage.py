@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import PeriodUse, UsageRow, UsageSums
+from relayd.state.errors import StateBusy
+from relayd.state.reader import LogReader
 from relayd.state.records import UsageSource, utc_text
 from tests.admin.harness import NOON_S, AdminHarness, admin_api, new_record, raw
+from tests.commands.harness import relayd
 from tests.state.harness import Clock
 
 DAY_S = 86_400
@@ -93,6 +97,25 @@ async def test_the_status_tells_what_was_used_today_and_this_month(tmp_path: Pat
         await past(api)
         status = await api.client.status()
         assert (status.today, status.month) == (PeriodUse(2, 30, 0.5), PeriodUse(4, 60, 0.5))
+
+
+async def test_what_cannot_be_read_is_unknown_and_not_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the status comes all the same, and the query takes no thread of the loop's own."""
+    async with admin_api(tmp_path, clock=Clock()) as api:
+        await past(api)
+        threads = []
+
+        def busy(_: LogReader) -> None:
+            threads.append(threading.current_thread().name)
+            raise StateBusy("The query took too long.")
+
+        monkeypatch.setattr(LogReader, "use_in_all", busy)
+        status = await api.client.status()
+        assert (status.today, status.month, status.ring.active) == (None, None, 1)
+        assert "unknown today, unknown this month" in (await relayd(api.socket, "status")).out
+        assert all(name.startswith("admin-log") for name in threads)
 
 
 async def test_metrics_count_tokens_and_money_by_client(tmp_path: Path) -> None:
