@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -81,6 +80,10 @@ class AdminContext:
     _log_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_LOG_THREADS, thread_name_prefix="admin-log")
     )
+    # The status has a thread of its own: it is also asked while long queries take the others.
+    _use_thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="admin-use")
+    )
 
     async def read_log(self, query: Callable[[], T]) -> T:
         """Run a blocking query of the log in one of four threads of its own.
@@ -93,13 +96,15 @@ class AdminContext:
 
     async def close(self) -> None:
         """Wait for the threads; the queries of a closed reader end at once."""
-        await asyncio.to_thread(self._log_threads.shutdown)
+        for threads in (self._log_threads, self._use_thread):
+            await asyncio.to_thread(threads.shutdown)
 
     async def status(self) -> Status:
         """Return all figures as they are now; the disk is examined in a thread."""
         limits, log = self.limits(), self.state.log
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
-        today, month = await self.read_log(partial(_use, self.state))
+        loop = asyncio.get_running_loop()
+        today, month = await loop.run_in_executor(self._use_thread, _use, self.state)
         return Status(
             **msgspec.structs.asdict(self.facts),
             version=__version__,

@@ -115,7 +115,7 @@ async def test_what_cannot_be_read_is_unknown_and_not_nothing(
         status = await api.client.status()
         assert (status.today, status.month, status.ring.active) == (None, None, 1)
         assert "unknown today, unknown this month" in (await relayd(api.socket, "status")).out
-        assert all(name.startswith("admin-log") for name in threads)
+        assert all(name.startswith("admin-") for name in threads)
 
 
 async def test_metrics_count_tokens_and_money_by_client(tmp_path: Path) -> None:
