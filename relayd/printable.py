@@ -11,6 +11,8 @@ import json
 
 import msgspec
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def printable(text: str) -> str:
     r"""Return the text with everything unsafe written as a Python escape: `\x1b`, `\n`, `\u202e`.
@@ -21,6 +23,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def csv_text(text: str) -> str:
+    """Return text for CSV: an apostrophe precedes what a spreadsheet would run as a formula (OWASP)."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def printable_json(document: object) -> str:

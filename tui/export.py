@@ -15,6 +15,7 @@ import msgspec
 from textual.app import App
 
 from relayd.admin.schema import RequestRecord
+from relayd.printable import csv_text
 from tui import clipboard
 from tui.model.app_state import AppState
 from tui.model.units import plural
@@ -22,7 +23,6 @@ from tui.screens.dialogs import AskExport
 from tui.type_ahead import ASKS, Work
 
 CSV_FIELDS = tuple(field for field in RequestRecord.__struct_fields__ if field != "error")
-_FORMULA_STARTS = ("=", "+", "-", "@")
 _ROWS_AT_ONCE = 500
 
 
@@ -104,10 +104,7 @@ def csv_header() -> str:
 
 
 def csv_line(record: RequestRecord) -> str:
-    """Return one record as one CSV row.
-
-    Text that a spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection).
-    """
+    """Return one record as one CSV row."""
     error = record.error
     values: list[object] = [getattr(record, field) for field in CSV_FIELDS]
     values += (None, None) if error is None else (error.code, error.message)
@@ -115,8 +112,7 @@ def csv_line(record: RequestRecord) -> str:
 
 
 def _cell(value: object) -> object:
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA_STARTS)
-    return f"'{value}" if is_formula else value
+    return csv_text(value) if isinstance(value, str) else value
 
 
 def _csv_row(values: Iterable[object]) -> str:

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from relayd.admin.schema import UsageRow, UsageSums
 from relayd.commands.console import EXIT_USAGE, Console
-from relayd.printable import printable
+from relayd.printable import csv_text, printable
 
 _FIELDS = UsageSums.__struct_fields__
 _HEADS = ("REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST", "ESTIMATED")
@@ -25,12 +25,15 @@ async def run(args: Namespace, console: Console) -> int:
         return EXIT_USAGE
     client = console.client(args.socket)
     usage = await client.usage(args.by, since=args.since, until=args.until, client=args.client)
+    if usage.since > usage.until:
+        console.note(f"relayd: The first day, {usage.since}, is after the last, {usage.until}.")
+        return EXIT_USAGE
     if args.json:
         console.json(usage)
     elif args.csv:
         writer = csv.writer(console.out, lineterminator="\n")
         writer.writerow((usage.by, *_FIELDS))
-        writer.writerows((printable(row.name), *_values(row)) for row in usage.rows)
+        writer.writerows((csv_text(printable(row.name)), *_values(row)) for row in usage.rows)
     elif not usage.rows:
         console.say(f"Nothing was used from {usage.since} to {usage.until}.")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from relayd.state.calendar import window_names
 from relayd.state.records import UsageSource, utc_text
-from tests.admin.harness import AdminHarness, admin_api
+from tests.admin.harness import AdminHarness, admin_api, log_requests
 from tests.commands.harness import relayd
 from tests.state.harness import Clock
 
@@ -68,6 +69,45 @@ async def test_for_programs(tmp_path: Path) -> None:
             "phone,1,0,0,0,0.0,0",
         ]
         assert (await relayd(api.socket, "usage", "--csv", "--json")).status == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "cell"),
+    [
+        *((f"{sign}1+HYPERLINK(1)", f"'{sign}1+HYPERLINK(1)") for sign in "=+-@"),
+        ("\t=1", "\\t=1"),
+        ("gpt-4o=1", "gpt-4o=1"),
+    ],
+)
+async def test_no_name_is_a_formula_for_a_spreadsheet(tmp_path: Path, model: str, cell: str) -> None:
+    """A client chooses the name of its model; the operator opens the file."""
+    async with admin_api(tmp_path, clock=Clock()) as api:
+        log_requests(
+            api.state,
+            1,
+            "r",
+            **{**USED, "client": "web", "model": model, "started_at": utc_text(api.state.clock())},
+        )
+        await api.logged(3)
+        ran = await relayd(api.socket, "usage", "--csv", "--by", "model")
+        assert next(csv.reader(ran.lines[1:]))[0] == cell
+
+
+@pytest.mark.parametrize(
+    ("days", "status"),
+    [
+        ("--since 2027-01-15 --until 2027-01-15", 0),
+        ("--since 2027-01-15 --until 2027-01-14", 2),
+        ("--since 2027-01-16", 2),
+        ("--until 2026-12-31 --json", 2),
+    ],
+)
+async def test_days_in_the_wrong_order_are_wrong_usage(tmp_path: Path, days: str, status: int) -> None:
+    """It is not told as if nothing was used. Without days: from the first of this month until today."""
+    async with admin_api(tmp_path, clock=Clock()) as api:
+        ran = await relayd(api.socket, "usage", *days.split())
+        assert ran.status == status
+        assert ("is after the last" in ran.err) == (status == 2)
 
 
 async def test_a_span_is_that_many_days_back(tmp_path: Path) -> None:
