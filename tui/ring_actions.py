@@ -65,7 +65,7 @@ class RingActions:
             AskGrace(f"Rotate the key of {key.client}?", self._rotation_in_words(key), "Rotate")
         )
         if grace_s is not None:
-            await self._make_key(
+            await self._show_new_key(
                 partial(self._client.rotate_key, key.id, grace_s=grace_s),
                 generation,
                 key.client,
@@ -87,8 +87,8 @@ class RingActions:
             "A new key works at once. The old one keeps working for the grace:"
         )
 
-    async def make_first_key(self, client: str) -> None:
-        """Make a key for a client that has none."""
+    async def make_key(self, client: str) -> None:
+        """Make a key for a client that has no active one."""
         generation = self._state.generation
         question = Confirm(
             f"Make a key for {client}?",
@@ -96,7 +96,7 @@ class RingActions:
             "Make a key",
         )
         if await self._app.push_screen_wait(question):
-            await self._make_key(
+            await self._show_new_key(
                 partial(self._client.add_key, client),
                 generation,
                 client,
@@ -177,7 +177,7 @@ class RingActions:
             name, texts = form.name, form.texts
             wanted = partial(self._client.add_client, name, form.changes)
             note = f"The client {name} can use it from now on."
-            fault = await self._make_key(wanted, generation, name, "Not added", note, mendable=True)
+            fault = await self._show_new_key(wanted, generation, name, "Not added", note, mendable=True)
             if not fault:
                 return
 
@@ -230,7 +230,7 @@ class RingActions:
 
     # What they share.
 
-    async def _make_key(
+    async def _show_new_key(
         self,
         wanted: RingChange[C],
         generation: int,

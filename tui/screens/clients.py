@@ -317,7 +317,8 @@ class ClientsPane(Pane):
         if client is not None and client.removed_at is not None:
             none = refusal or "this client was removed"
         ended = key is not None and key.state is not KeyState.ACTIVE
-        active = none or ("only an active key is rotated" if ended else "")
+        new_key = not self._has_active_key(client)
+        active = none or ("only an active key is rotated" if ended and not new_key else "")
         grace = none or ("" if self._retiring() else "no rotation of this client is in its grace")
         is_default = client is not None and client.name == _DEFAULT_CLIENT
         gone = none or (f"the client {_DEFAULT_CLIENT} always exists" if is_default else "")
@@ -325,7 +326,7 @@ class ClientsPane(Pane):
         in_grace = [Hint("+", "extend", "extend", grace), Hint("u", "undo", "undo", grace)]
         return [
             Hint("Enter", "requests", "key_requests") if self._is_opened else Hint("Enter", "open", "open"),
-            Hint("r", "rotate" if key is not None else "new key", "rotate", active),
+            Hint("r", "new key" if new_key else "rotate", "rotate", active),
             Hint("!", "revoke", "revoke", refusal),
             *([] if grace else in_grace),
             *([edit] if self._is_opened else [add, edit]),
@@ -336,6 +337,10 @@ class ClientsPane(Pane):
             Hint("h", "ended", "ended"),
             *(in_grace if grace else []),
         ]
+
+    def _has_active_key(self, client: ClientInfo | None) -> bool:
+        keys = self.rows.keys_of(client.name) if client is not None else []
+        return any(key.state is KeyState.ACTIVE for key in keys)
 
     def _retiring(self) -> KeyInfo | None:
         """Return the retiring key that is meant: the chosen one, or that of the chosen client."""
@@ -355,13 +360,13 @@ class ClientsPane(Pane):
             self.app.run_worker(change, exclusive=True, group=f"{ASKS}-key")
 
     def action_rotate(self) -> None:
-        """Rotate the key; make one for a client that has none."""
+        """Rotate the key; make one for a client that has no active one."""
         key, client = self.chosen_key, self.rows.chosen
         change: Work | None = None
-        if key is not None:
+        if client is not None and not self._has_active_key(client):
+            change = partial(self._actions.make_key, client.name)
+        elif key is not None:
             change = partial(self._actions.rotate, key)
-        elif client is not None:
-            change = partial(self._actions.make_first_key, client.name)
         self._start("rotate", change)
 
     def action_add(self) -> None:

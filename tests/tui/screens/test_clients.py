@@ -358,6 +358,24 @@ async def test_a_client_without_a_key_gets_a_new_one(daemon: Daemon, tmp_path: P
         assert (await keys_of(daemon, "keyless"))[-1].state is KeyState.ACTIVE
 
 
+async def test_a_client_with_only_an_old_key_gets_a_new_one(daemon: Daemon, tmp_path: Path) -> None:
+    """After a rotation whose new key was revoked; the old key keeps its grace."""
+    async with keys_screen(daemon, tmp_path, "halfway") as (harness, _):
+        await rotate(harness)
+        await reveal(harness)
+        await harness.press("escape")
+        await harness.closed()
+        new = (await keys_of(daemon, "halfway"))[-1]
+        await harness.press("exclamation_mark", *new.id[-4:], "enter")
+        await harness.shows("is revoked.", "r new key")
+        await harness.press("r")
+        await harness.dialog(Confirm)
+        await harness.press("y")
+        await harness.dialog(SecretDialog)
+        states = [key.state for key in await keys_of(daemon, "halfway")]
+        assert states == [KeyState.RETIRING, KeyState.REVOKED, KeyState.ACTIVE]
+
+
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=["80x24", "140x40"])
 async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_requests(
     daemon: Daemon, tmp_path: Path, size: tuple[int, int]
