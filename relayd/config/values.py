@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
+from relayd.state.bounds import is_glob
 from relayd.state.keys import MIN_GIVEN_CHARS
 
 MAX_KEY_CHARS = 4096
@@ -118,6 +119,12 @@ def _check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def _check_glob(pattern: str) -> str:
+    if not is_glob(pattern):
+        raise ValueError
+    return pattern
+
+
 def _check_group(name: str) -> str:
     try:
         if name:
@@ -175,8 +182,11 @@ _MODEL_NAME = Allowed("the name of a model, without spaces")
 ModelName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\s\p{C}]+$"), _MODEL_NAME]
 ModelNames = Annotated[tuple[ModelName, ...], Allowed("a list of models' names", _MODEL_NAME.text)]
 ModelPatterns = Annotated[
-    tuple[ModelName, ...],
-    Allowed('a list of models\' names or patterns like "gpt-*"', "a model's name or pattern, without spaces"),
+    tuple[Annotated[ModelName, AfterValidator(_check_glob)], ...],
+    Allowed(
+        'a list of models\' names or patterns like "gpt-*"',
+        "a model's name or pattern, without spaces, its brackets closed",
+    ),
 ]
 EndpointPatterns = Annotated[
     tuple[Annotated[str, AfterValidator(_check_endpoint)], ...],

@@ -106,12 +106,13 @@ def _list(check: Callable[[str], bool]) -> Callable[[object, float], tuple[str, 
     return checked
 
 
-def _is_glob(text: str) -> bool:
+def is_glob(text: str) -> bool:
+    """Return whether a text is a pattern whose brackets are closed, without spaces."""
     return _GLOB.fullmatch(text) is not None
 
 
 def _is_endpoint(text: str) -> bool:
-    return _is_glob(text) and text[0] == "/" and (text.startswith("/v1/") or fnmatchcase("/chat", text))
+    return is_glob(text) and text[0] == "/" and (text.startswith("/v1/") or fnmatchcase("/chat", text))
 
 
 def _is_origin(text: str) -> bool:
@@ -139,7 +140,7 @@ _RULES: dict[str, _Rule] = {
     "note": (f"a text of at most {MAX_NOTE_CHARS} visible characters", _note),
     "models": (
         f"a list of models' names, in which * and ? are wild and [abc] is one of these ({_SIZE})",
-        _list(_is_glob),
+        _list(is_glob),
     ),
     "endpoints": (
         f"a list of paths: /chat, or patterns that begin with /v1/, such as /v1/* ({_SIZE})",

@@ -33,7 +33,8 @@ from relayd.state.records import LIVE_STATES, Client, KeyInfo, KeyState, epoch_s
 
 MAX_SPAN_S = 366 * 86_400
 """A grace or an extension beyond a year is a mistake."""
-_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Else it would be an option of a command, or a path that points elsewhere.
+_CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 # What a header can carry as one word.
 _GIVEN = re.compile(r"[!-~]*")
 
@@ -169,7 +170,10 @@ def new_client(name: str, now_s: float) -> Client:
         BadChange: the name can't be one.
     """
     if not _CLIENT.fullmatch(name):
-        raise BadChange("A client's name has 1 to 64 letters, digits, dots, dashes or underscores.")
+        raise BadChange(
+            "A client's name has 1 to 64 letters, digits, dots, dashes or underscores, "
+            "and begins with no dot or dash."
+        )
     return Client(name=name, created_at=utc_text(now_s))
 
 

@@ -10,7 +10,7 @@ CANARY = "sk-canary-4711"
 DOLLARS = "US dollars a million tokens, from 0 to 1000000"
 ENDPOINT = 'a method (or "*"), a space, and a path that begins with /v1/ and may hold "*", without a query'
 NAME = 'a short name of a-z, 0-9, "-" and "_"'
-PATTERN = "a model's name or pattern, without spaces"
+PATTERN = "a model's name or pattern, without spaces, its brackets closed"
 ROUTE_KEYS = "name, base_url, openai_api_key_file, weight, models"
 ELSEWHERE = "name a file that contains it: openai_api_key_file"
 
@@ -75,6 +75,10 @@ def test_each_row_is_read(harness: ConfigHarness) -> None:
         (
             "[[upstream.route]]\nname = 'a'\nmodels = ['x', 'y z']",
             f'relayd.toml:3: upstream.route[0].models[1] is "y z", but must be {PATTERN}.',
+        ),
+        (
+            "[[upstream.route]]\nname = 'a'\nmodels = ['gpt-[45]', '[']",
+            f'relayd.toml:3: upstream.route[0].models[1] is "[", but must be {PATTERN}.',
         ),
         (
             "[[upstream.route]]\nname = 'a'\n[[upstream.route]]\nname = 'a'",

@@ -100,9 +100,11 @@ def test_a_made_key_has_the_digest_of_its_secret(ring: Ring) -> None:
     assert make_key("web", NOON_S).secret != made.secret
 
 
-@pytest.mark.parametrize("client", ["", "a b", "a" * 65, "a/b", "naïve", "a\n", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "client", ["", "a b", "a" * 65, "a/b", "naïve", "a\n", "\x1b[31m", "-x", ".", "..", ".a"]
+)
 def test_a_client_s_name_is_short_and_plain(ring: Ring, client: str) -> None:
-    """1 to 64 of letters, digits, dot, dash and underscore; nothing that a terminal could trip over."""
+    """1 to 64 of letters, digits, dot, dash and underscore; neither an option nor a hidden file."""
     with pytest.raises(BadChange, match="1 to 64"):
         ring.add(client)
     assert ring.add("a" * 64)
