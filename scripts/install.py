@@ -395,8 +395,9 @@ def roll_back() -> None:
             print(
                 f"{before.name} cannot read {instance.database}: "
                 f"its copy of {at:%Y-%m-%dT%H:%M:%SZ} is back.\n"
-                "Lost since then: requests in the log, and changes of keys. Keys revoked since then work "
-                f"again; revoke them.\nThe newer database is kept: {instance.backup_in(now)}"
+                "Lost since then: requests in the log, changes of clients, bounds and keys, and what was "
+                "used. Keys revoked since then work again; revoke them.\n"
+                f"The newer database is kept: {instance.backup_in(now)}"
             )
         _restart(before, now, units)
 

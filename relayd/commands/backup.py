@@ -28,6 +28,7 @@ async def run(args: Namespace, console: Console) -> int:
         console.json(backup)
     else:
         console.say(
-            f"Copied keys, audit and log from {backup.database} to {backup.file} ({size(backup.bytes)})."
+            f"Copied clients, keys, usage, audit and log from {backup.database} to {backup.file} "
+            f"({size(backup.bytes)})."
         )
     return 0

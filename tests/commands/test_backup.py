@@ -19,7 +19,7 @@ async def test_it_copies_the_database_of_the_daemon_at_the_socket(tmp_path: Path
     async with admin_api(tmp_path) as api:
         backup = await relayd(api.socket, "backup", str(tmp_path / "b.db"))
         assert (backup.status, backup.err) == (0, "")
-        assert backup.out.startswith("Copied keys, audit and log from ")
+        assert backup.out.startswith("Copied clients, keys, usage, audit and log from ")
         assert f" to {tmp_path}/b.db (" in backup.out
         with closing(sqlite3.connect(tmp_path / "b.db")) as copy:
             assert copy.execute("SELECT count(*) FROM keys").fetchone()[0] > 0

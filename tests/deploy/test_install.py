@@ -208,7 +208,7 @@ def test_a_rollback_restores_the_database_that_the_older_release_can_read(host: 
     assert host.asked[0] == "stop relayd.service relayd.socket"
     assert host.asked[-1] == "restart relayd.service"
     kept = host.prefix / "releases" / newer / "backup/relayd.db"
-    assert "Lost since then: requests in the log, and changes of keys." in said
+    assert "changes of clients, bounds and keys, and what was used" in said
     assert str(kept) in said
     assert kept.exists()
     restored = host.database.stat()
