@@ -89,6 +89,11 @@ class JsonFields:
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be {expected}.") from error
 
+    def raw(self, name: str) -> bytes:
+        """Return a value as its bytes; empty if it is absent."""
+        span = self._spans.get(name)
+        return b"" if span is None else span.raw
+
     def replace(self, name: str, value: object) -> None:
         """Replace a value that is there; nothing else of the body changes."""
         span = self._spans[name]

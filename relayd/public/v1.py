@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -50,6 +52,9 @@ _OUTPUT_LIMITS = {
     "max_output_tokens": Protocols.RESPONSES,
 }
 """The field that bounds an answer, and where a provider heeds it: elsewhere it bounds nothing."""
+_MAX_PROMPTS = 2048
+_PROMPT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|\[[^"\[\]]*+\]', re.DOTALL)
+"""Text, or a list of tokens; numbers by themselves are one prompt."""
 _OBJECT_NAMES = {"responses": "Response", "conversations": "Conversation", "files": "File"}
 
 
@@ -262,7 +267,7 @@ class V1Handler(AdmittingHandler):
                 prompt_guess=guess_prompt_tokens(fields.body),
                 output_limit=most,
                 output_limit_name="" if most is None else named[most],
-                answers=answers * _prompts(fields),
+                answers=answers * (_prompts(fields) if self._endpoint.path == "/completions" else 1),
                 has_output=self._endpoint.has_output,
                 background=background,
                 form=form,
@@ -604,11 +609,18 @@ def _ask_usage(fields: JsonFields) -> bool:
 
 
 def _prompts(fields: JsonFields) -> int:
-    """Return how many prompts a legacy completion has: each gets its own answers, of full length."""
-    prompt = fields.get("prompt", object, "text or a list")
-    if not isinstance(prompt, list):
+    """Return how many prompts a legacy completion has: each gets its own answers, of full length.
+
+    Raises:
+        RelayError: `bad_request`, they are too many.
+    """
+    prompt = fields.raw("prompt")
+    if not prompt.startswith(b"["):
         return 1
-    return max(1, sum(isinstance(one, str | list) for one in prompt))
+    count = sum(1 for _ in islice(_PROMPT.finditer(prompt, 1), _MAX_PROMPTS + 1))
+    if count > _MAX_PROMPTS:
+        raise RelayError(ErrorCode.BAD_REQUEST, f"prompt may have at most {_MAX_PROMPTS} elements.")
+    return max(1, count)
 
 
 def _references(fields: JsonFields) -> list[_Reference]:
@@ -618,11 +630,13 @@ def _references(fields: JsonFields) -> list[_Reference]:
     if previous is not None:
         found.append(_Reference("responses", previous, "previous_response_id"))
     if "conversation" in fields:
-        conversation = fields.get("conversation", object, "an id, or an object with one")
-        if isinstance(conversation, dict):
+        expected = "an id, or an object with one"
+        if fields.raw("conversation").startswith(b"{"):
             conversation = fields.nested("conversation").get("id", str, "text")
-        if not isinstance(conversation, str):
-            raise RelayError(ErrorCode.BAD_REQUEST, "conversation must be an id, or an object with one.")
+        else:
+            conversation = fields.get("conversation", str, expected)
+        if conversation is None:
+            raise RelayError(ErrorCode.BAD_REQUEST, f"conversation must be {expected}.")
         found.append(_Reference("conversations", conversation, "conversation"))
     return found
 

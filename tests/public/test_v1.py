@@ -134,6 +134,41 @@ async def test_what_was_read_as_json_goes_on_as_json(media_types: list[str]) -> 
     assert (seen.headers["content-type"], seen.body) == ("application/json", asked)
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": [[]] * 300_000}),
+        ("/v1/completions", {"prompt": ["x"] * 300_000}),
+        ("/v1/responses", {"conversation": [[]] * 300_000}),
+    ],
+)
+async def test_a_body_is_not_taken_apart(path: str, fields: dict[str, Any]) -> None:
+    """A value that is not needed is not built: it takes a few times the bytes that came."""
+    asked = json.dumps({"model": _QUICK, **fields}, separators=(",", ":")).encode()
+    async with running_relay() as relay:
+        tracemalloc.start()
+        try:
+            reply = await ask_v1(relay, asked, path)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert reply.status == 400
+    assert peak < 10 * len(asked)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status"),
+    [(["x"] * 2048, 200), (["x"] * 2049, 400), ([[1]] * 2049, 400), ([1] * 5000, 200), ("x," * 5000, 200)],
+)
+async def test_prompts_are_limited_in_number(prompt: str | list[Any], status: int) -> None:
+    """Tokens are one prompt, whatever their number."""
+    async with running_relay() as relay:
+        reply = await ask_v1(
+            relay, json.dumps({"model": _QUICK, "prompt": prompt}).encode(), "/v1/completions"
+        )
+        assert (reply.status, len(relay.upstream.requests)) == (status, int(status == 200))
+
+
 async def test_only_the_headers_that_mean_something_go_on() -> None:
     """Neither credentials nor what tells of the person who asks; nothing of the owner's account is shown."""
     sent = {
@@ -649,7 +684,7 @@ async def test_what_a_client_stored_is_its_own() -> None:
         assert (unknown.status, error_of(unknown)["code"]) == (404, None)
 
 
-@pytest.mark.parametrize("conversation", [5, {}, {"id": 5}, []])
+@pytest.mark.parametrize("conversation", [5, {}, {"id": 5}, [], [[]] * 1000, {"id": [[]] * 1000}])
 async def test_a_conversation_that_cannot_be_read_is_refused(conversation: object) -> None:
     """The provider might read what is not checked here."""
     async with running_relay() as relay:
