@@ -14,7 +14,7 @@ _IN_VALUE = re.compile(rb'["{}\[\],]')
 _AFTER_STRING = re.compile(rb"[^ \t\r\n]")
 
 
-class JsonFields:
+class FieldScanner:
     """Keeps the raw values of wanted names; what is not JSON has none.
 
     Args:

@@ -16,7 +16,7 @@ import msgspec
 from relayd.relay.chunks import DONE, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.event_stream import EventSplitter, read_event
-from relayd.relay.json_fields import JsonFields
+from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, Protocols
 from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
@@ -67,7 +67,7 @@ class EventStreamAnswer:
     """
 
     long_fields: ClassVar[Mapping[bytes, int]]
-    """What is read of an event that is too long to be kept, and its depth (`JsonFields`)."""
+    """What is read of an event that is too long to be kept, and its depth (`FieldScanner`)."""
 
     def __init__(self, redact: Redactor, wants: Observation, route: str | None) -> None:
         self.deltas = 0
@@ -89,7 +89,7 @@ class EventStreamAnswer:
         """How much of the incomplete event the client was sent."""
         self._cut = b""
         """An event of which the client was sent a part, and no more will follow."""
-        self._long: JsonFields | None = None
+        self._long: FieldScanner | None = None
         """What is read of an incomplete event that is too long to be kept."""
 
     def judge(self, event: SseEvent) -> Verdict:
@@ -164,7 +164,7 @@ class EventStreamAnswer:
     def _begin_long(self) -> None:
         start = self._splitter.forget()
         if self._long is None:
-            self._long = JsonFields(self.long_fields)
+            self._long = FieldScanner(self.long_fields)
             start = start[start.find(b"{") :]
         self._long.feed(start)
 

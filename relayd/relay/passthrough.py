@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
 from relayd.relay.errors import ErrorCode, RelayError, broken_off
-from relayd.relay.json_fields import JsonFields
+from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, Protocols, ResponseHead
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
 from relayd.relay.openai_streams import HEARTBEAT, STREAMS, EventStreamAnswer
@@ -170,7 +170,7 @@ class BodyAnswer(PassthroughAnswer):
     ) -> None:
         super().__init__(upstream, make_request, wants)
         self._route = route
-        self._fields = JsonFields(_BODY_FIELDS) if is_json else None
+        self._fields = FieldScanner(_BODY_FIELDS) if is_json else None
         self._is_created = False
 
     def relay(self, data: bytes) -> bytes:

@@ -63,7 +63,7 @@ class Cooldown:
     on_trial: bool = False
 
 
-class Standing(Enum):
+class Readiness(Enum):
     """Whether a route may be asked for a model."""
 
     READY = auto()
@@ -99,14 +99,14 @@ class Route:
         models = self.options.models
         return model is None or not models or any(fnmatchcase(model, pattern) for pattern in models)
 
-    def standing(self, model: str | None) -> Standing:
+    def readiness(self, model: str | None) -> Readiness:
         """Return whether the route may be asked for a model now."""
         cooldowns = self.cooldowns(model)
         if not cooldowns:
-            return Standing.READY
+            return Readiness.READY
         now = self._loop.time()
         is_over = all(cooldown.until <= now and not cooldown.on_trial for cooldown in cooldowns)
-        return Standing.DUE if is_over else Standing.COOLING
+        return Readiness.DUE if is_over else Readiness.COOLING
 
     def cooldowns(self, model: str | None) -> list[Cooldown]:
         """Return what keeps the route from being asked for a model."""
@@ -197,7 +197,7 @@ class Attempt:
         route = self.route
         route.requests += 1
         self._met = route.cooldowns(self.model)
-        self._is_trial = route.standing(self.model) is Standing.DUE
+        self._is_trial = route.readiness(self.model) is Readiness.DUE
         if self._is_trial:
             for cooldown in self._met:
                 cooldown.on_trial = True
@@ -236,9 +236,9 @@ def choose(
     for route in routes:
         if route in tried or not route.serves(model):
             continue
-        standing = route.standing(model)
-        if standing is not Standing.COOLING:
-            (due if standing is Standing.DUE else ready).append(route)
+        readiness = route.readiness(model)
+        if readiness is not Readiness.COOLING:
+            (due if readiness is Readiness.DUE else ready).append(route)
     if due and not (cautious and ready):
         return due[0]
     if len(ready) <= 1:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.relay.json_fields import JsonFields
+from relayd.relay.json_fields import FieldScanner
 from tests.relay.test_event_stream import pieces_of
 
 _WANTED = {b"id": 1, b"usage": 1, b"finish_reason": 3}
@@ -25,7 +25,7 @@ _VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def _found(pieces: list[bytes]) -> dict[bytes, Any]:
-    fields = JsonFields(_WANTED)
+    fields = FieldScanner(_WANTED)
     for piece in pieces:
         fields.feed(piece)
     return {name: json.loads(value) for name, value in fields.found.items()}
