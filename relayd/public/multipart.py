@@ -48,9 +48,10 @@ class MultipartReader:
         self.fields: dict[str, FieldValue] = {}
         """The checked fields so far."""
         self.late: set[str] = set()
-        """Those of them that came behind a file."""
+        """Those that were not whole before a file began, or before the upload was passed on."""
         self.has_file = False
         """Whether a file has begun."""
+        self._is_passed_on = False
         self._fed_bytes = 0
         self._header_name = b""
         self._header_value = b""
@@ -60,18 +61,27 @@ class MultipartReader:
         """The checked field that is being read."""
         self._value = b""
         self._value_end = 0
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_part_data": self._take_data,
-                "on_part_end": self._end_part,
-                "on_header_field": self._take_header_name,
-                "on_header_value": self._take_header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_part_data": self._take_data,
+                    "on_part_end": self._end_part,
+                    "on_header_field": self._take_header_name,
+                    "on_header_value": self._take_header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                },
+            )
+        except FormParserError as error:
+            raise RelayError(ErrorCode.BAD_REQUEST, "The boundary of the upload is too long.") from error
+
+    def pass_on(self) -> None:
+        """Note that what has come was passed on: checked fields that are not whole are late."""
+        self._is_passed_on = True
+        if self._name is not None:
+            self.late.add(self._name)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -112,7 +122,7 @@ class MultipartReader:
                 ErrorCode.BAD_REQUEST, f"The field {name.casefold()} must be there once, as text."
             )
         self._name = name
-        if self.has_file:
+        if self.has_file or self._is_passed_on:
             self.late.add(name)
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:

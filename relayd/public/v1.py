@@ -388,6 +388,7 @@ class V1Handler(AdmittingHandler):
     async def _begin_upload(self, reader: MultipartReader) -> None:
         """Ask the provider with what has come of an upload; the rest follows as it comes."""
         prefix = bytes(self.body or b"")
+        reader.pass_on()
         self._check_fields(reader)
         field = reader.fields.get("model")
         model = self._resolve(None if field is None else field.text)

@@ -207,11 +207,12 @@ async def test_an_upload_that_is_not_allowed_is_refused(
         ({"tokens_per_day": 100_000_000}, ("n", "100"), "n must come before the file"),
     ],
 )
+@pytest.mark.parametrize("before", [[("file", b"x" * 500_000)], [("prompt", "x" * 500_000), ("file", b"x")]])
 async def test_a_field_behind_the_file_does_not_change_what_was_checked(
-    bounds: dict[str, Any], late: tuple[str, str], message: str
+    before: list[tuple[str, str | bytes]], bounds: dict[str, Any], late: tuple[str, str], message: str
 ) -> None:
     """The upload is broken off, so that the provider never has all of it."""
-    body = form(("model", "demo"), ("file", b"x" * 500_000), late)
+    body = form(("model", "demo"), before[0], late, *before[1:])
     async with running_relay() as relay:
         key = await a_key(relay, **bounds)
         reply = await upload(relay, body, key=key)
@@ -257,6 +258,7 @@ async def test_a_model_behind_the_file_is_recorded_where_it_is_not_bounded() -> 
     ("headers", "body", "message"),
     [
         ({"Content-Type": "multipart/form-data"}, b"x", "with a boundary"),
+        ({"Content-Type": f"multipart/form-data; boundary={'x' * 300}"}, b"x", "boundary"),
         ({"Content-Type": "multipart/related; boundary=x"}, b"--x\r\n", "must be multipart/form-data"),
         (_TYPE, b"no multipart at all", "not valid multipart/form-data"),
     ],
@@ -288,6 +290,18 @@ def test_a_field_that_servers_read_differently_is_refused(lines: bytes) -> None:
     reader = MultipartReader("multipart/form-data; boundary=b")
     with pytest.raises(RelayError):
         reader.feed(b"--b\r\nContent-Disposition: " + lines + b"\r\n\r\nx\r\n--b--\r\n")
+
+
+@pytest.mark.parametrize("cut", [0, 20, 45, 49, 50, 51, 53, 55])
+def test_a_field_that_was_passed_on_in_part_is_late(cut: int) -> None:
+    """Wherever it was cut, what was checked is without it."""
+    part = b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n10\r\n--b--\r\n'
+    reader = MultipartReader("multipart/form-data; boundary=b")
+    reader.feed(part[:cut])
+    reader.pass_on()
+    reader.feed(part[cut:])
+    assert reader.fields["n"].text == "10"
+    assert reader.late == {"n"}
 
 
 @pytest.mark.parametrize("options", ["; boundary=b; boundary=c", "; boundary*=utf-8''b", ""])
