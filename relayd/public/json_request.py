@@ -42,7 +42,7 @@ class Span(NamedTuple):
     raw: bytes
 
 
-class JsonFields:
+class RequestFields:
     """The top level of a JSON object, each value as its bytes.
 
     Args:
@@ -105,18 +105,18 @@ class JsonFields:
         comma = b"," if self._spans else b""
         self._edits.append((at, at, msgspec.json.encode({name: value})[1:-1] + comma))
 
-    def edit(self, name: str, value: JsonFields) -> None:
+    def edit(self, name: str, value: RequestFields) -> None:
         """Replace an object by itself as it was edited."""
         span = self._spans[name]
         self._edits.append((span.start, span.end, value.edited()))
 
-    def nested(self, name: str) -> JsonFields:
+    def nested(self, name: str) -> RequestFields:
         """Return the fields of a value that is an object. Raises as the class does."""
         span = self._spans[name]
         if not span.raw.startswith(b"{"):
             raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be an object.")
         # Not `raw`, in which half a surrogate pair is replaced.
-        return JsonFields(self.body[span.start : span.end])
+        return RequestFields(self.body[span.start : span.end])
 
     def edited(self) -> bytes:
         """Return the body: the client's own if nothing was changed."""

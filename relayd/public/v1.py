@@ -20,13 +20,13 @@ from relayd.public.admission import AdmittingHandler
 from relayd.public.allowances import AnswerForm, Wanted, may_use
 from relayd.public.chat_request import check_count
 from relayd.public.handlers import PublicApp
-from relayd.public.json_request import JsonFields
+from relayd.public.json_request import RequestFields
 from relayd.public.multipart import BodyPipe, FieldValue, MultipartReader
 from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import guess_prompt_tokens
 from relayd.relay.model_lists import models_in
-from relayd.relay.observation import Observation, Protocols, ResponseHead
+from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ErrorObject, NotFound, ProviderRefusal, UpgradeRefused, error_object
 from relayd.relay.passthrough import EVENT_STREAM, PassthroughAnswer
 from relayd.relay.provider_errors import load_json
@@ -47,9 +47,9 @@ _MAX_NAME_CHARS = 200
 _TOKENS_PER_FILE = 1000
 """A first guess, which the usage of earlier uploads corrects."""
 _OUTPUT_LIMITS = {
-    "max_tokens": Protocols.CHAT,
-    "max_completion_tokens": Protocols.CHAT,
-    "max_output_tokens": Protocols.RESPONSES,
+    "max_tokens": StreamProtocol.CHAT,
+    "max_completion_tokens": StreamProtocol.CHAT,
+    "max_output_tokens": StreamProtocol.RESPONSES,
 }
 """The field that bounds an answer, and where a provider heeds it: elsewhere it bounds nothing."""
 _MAX_PROMPTS = 2048
@@ -151,7 +151,7 @@ class V1Handler(AdmittingHandler):
         endpoint = self._endpoint
         if endpoint.is_models and endpoint.method == "GET":
             return self._ask_models(), None
-        fields = JsonFields(body or b"{}")
+        fields = RequestFields(body or b"{}")
         model = self._resolve(fields.get("model", str, "text"))
         if model is not None and model != fields.get("model", str, "text"):
             fields.replace("model", model)
@@ -164,7 +164,7 @@ class V1Handler(AdmittingHandler):
         wants = self._wants(
             expects_stream=is_stream, stores=fields.get("store", bool, "true or false") is not False
         )
-        if is_stream and endpoint.protocol is Protocols.CHAT and self.context.chat_rules.ask_usage:
+        if is_stream and endpoint.protocol is StreamProtocol.CHAT and self.context.chat_rules.ask_usage:
             wants.strips_usage = _ask_usage(fields)
         references = [*self._reference_in_path(), *_references(fields)]
         sent = fields.edited() if body else b""
@@ -242,7 +242,7 @@ class V1Handler(AdmittingHandler):
             return AnswerForm.PIECES
         return AnswerForm.TEXT if self._endpoint.answers_with_text else AnswerForm.MEDIA
 
-    def _read_wanted(self, fields: JsonFields, form: AnswerForm) -> Wanted | None:
+    def _read_wanted(self, fields: RequestFields, form: AnswerForm) -> Wanted | None:
         """Return what a request may use, within the limits; None if it asks no model."""
         limit = self.context.chat_rules.max_tokens_limit
         limits = {name: fields.get(name, int, "a whole number") for name in _OUTPUT_LIMITS}
@@ -590,7 +590,7 @@ class V1Handler(AdmittingHandler):
         return JSON_TYPE, msgspec.json.encode({"error": error_object(error)}) + b"\n"
 
 
-def _ask_usage(fields: JsonFields) -> bool:
+def _ask_usage(fields: RequestFields) -> bool:
     """Ask for the usage of a stream if the client leaves it open; return whether it was added."""
     if "stream_options" not in fields:
         if "stream_options" in set(fields):
@@ -609,7 +609,7 @@ def _ask_usage(fields: JsonFields) -> bool:
     return True
 
 
-def _prompts(fields: JsonFields) -> int:
+def _prompts(fields: RequestFields) -> int:
     """Return how many prompts a legacy completion has: each gets its own answers, of full length.
 
     Raises:
@@ -624,7 +624,7 @@ def _prompts(fields: JsonFields) -> int:
     return max(1, count)
 
 
-def _references(fields: JsonFields) -> list[_Reference]:
+def _references(fields: RequestFields) -> list[_Reference]:
     """Return the stored objects that a body names."""
     found: list[_Reference] = []
     previous = fields.get("previous_response_id", str, "text")

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from relayd.relay.observation import Protocols
+from relayd.relay.observation import StreamProtocol
 
 PREFIX = "/v1"
 _ID = r"[^/]+"
@@ -55,7 +55,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
-    protocol: Protocols = Protocols.OTHER
+    protocol: StreamProtocol = StreamProtocol.OTHER
     kind: str | None = None
     object_id: str | None = None
     creates: bool = False
@@ -70,7 +70,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answers_with_text(self) -> bool:
         """Whether its answer is text, not sound or images."""
-        return self.protocol is not Protocols.OTHER or self.path.startswith("/audio/trans")
+        return self.protocol is not StreamProtocol.OTHER or self.path.startswith("/audio/trans")
 
     @property
     def is_models(self) -> bool:
@@ -121,17 +121,17 @@ def _is_allowed(request: str, allow: Iterable[str]) -> bool:
 
 
 def _describe(method: str, path: str) -> Endpoint:
-    protocol = Protocols.OTHER
+    protocol = StreamProtocol.OTHER
     kind = object_id = None
     creates = False
     if _CHAT.fullmatch(path):
-        protocol = Protocols.CHAT
+        protocol = StreamProtocol.CHAT
     elif (found := _OBJECT.fullmatch(path)) is not None:
         kind = found[1]
         object_id = None if found[2] in _NO_OBJECTS else found[2]
         creates = method == "POST" and found[2] is None
         if kind == "responses":
-            protocol = Protocols.RESPONSES
+            protocol = StreamProtocol.RESPONSES
     return Endpoint(
         method=method,
         path=path,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 
-class Protocols(Enum):
+class StreamProtocol(Enum):
     """What an endpoint streams."""
 
     CHAT = auto()
@@ -42,7 +42,7 @@ class Observation(msgspec.Struct, kw_only=True):
         rewrite: makes another body of the whole one, if the body may not pass as it is.
     """
 
-    protocol: Protocols = Protocols.OTHER
+    protocol: StreamProtocol = StreamProtocol.OTHER
     expects_stream: bool = False
     strips_usage: bool = False
     counts_usage: bool = True
@@ -53,4 +53,4 @@ class Observation(msgspec.Struct, kw_only=True):
     @property
     def must_stream(self) -> bool:
         """Whether the answer is a stream or none: not every model streams a transcription or an image."""
-        return self.expects_stream and self.protocol is not Protocols.OTHER
+        return self.expects_stream and self.protocol is not StreamProtocol.OTHER

@@ -17,7 +17,7 @@ from relayd.relay.chunks import DONE, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.event_stream import EventSplitter, read_event
 from relayd.relay.json_fields import FieldScanner
-from relayd.relay.observation import Observation, Protocols
+from relayd.relay.observation import Observation, StreamProtocol
 from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
 from relayd.relay.redact import Redactor
@@ -404,10 +404,10 @@ class OtherStream(EventStreamAnswer):
         return self.error or (broken_off() if is_broken and not self.finished else None)
 
 
-STREAMS: Mapping[Protocols, type[EventStreamAnswer]] = {
-    Protocols.CHAT: ChatStream,
-    Protocols.RESPONSES: ResponsesStream,
-    Protocols.OTHER: OtherStream,
+STREAMS: Mapping[StreamProtocol, type[EventStreamAnswer]] = {
+    StreamProtocol.CHAT: ChatStream,
+    StreamProtocol.RESPONSES: ResponsesStream,
+    StreamProtocol.OTHER: OtherStream,
 }
 
 

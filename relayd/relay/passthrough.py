@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 
 from relayd.relay.errors import ErrorCode, RelayError, broken_off
 from relayd.relay.json_fields import FieldScanner
-from relayd.relay.observation import Observation, Protocols, ResponseHead
+from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
 from relayd.relay.openai_streams import HEARTBEAT, STREAMS, EventStreamAnswer
 from relayd.relay.provider import begins_with_event
@@ -143,7 +143,7 @@ class PassthroughAnswer:
         """Return the error for a client that was sent heartbeats."""
         if error is None or not self._sent_heartbeat:
             return b""
-        if self._wants.protocol is Protocols.RESPONSES:
+        if self._wants.protocol is StreamProtocol.RESPONSES:
             return failed_response_event(error, {}, 0)
         return error_event(error)
 

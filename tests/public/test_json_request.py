@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.public.json_request import JsonFields
+from relayd.public.json_request import RequestFields
 from relayd.relay.errors import ErrorCode, RelayError
 
 _NAMES = st.sampled_from(["model", "n", "a", "é", 'quo"te', "\\", ""]) | st.text(max_size=4)
@@ -22,7 +22,7 @@ _VALUES: st.SearchStrategy[Any] = st.recursive(
 
 def _refusal(body: bytes) -> str:
     with pytest.raises(RelayError) as raised:
-        JsonFields(body)
+        RequestFields(body)
     assert raised.value.code is ErrorCode.BAD_REQUEST
     return raised.value.message
 
@@ -46,7 +46,7 @@ def test_a_body_goes_on_as_it_is_but_for_what_is_changed(
         return
     text = json.dumps({**document, "replaced": "here"}, indent=indent, ensure_ascii=is_ascii)
     body = before + text.encode("utf-8", "replace")
-    fields = JsonFields(body)
+    fields = RequestFields(body)
     assert fields.edited() == body
     for name, value in document.items():
         assert fields.get(name, object, "anything") == value
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_refused(body: bytes, message: str) -> None:
 def test_half_a_surrogate_pair_and_long_numbers_go_on_as_they_are() -> None:
     """The provider judges them."""
     body = b'{"text":"\\ud83d \\\\ud83d","seed":' + b"9" * 5000 + b',"model":"m"}'
-    fields = JsonFields(body)
+    fields = RequestFields(body)
     assert fields.get("model", str, "text") == "m"
     fields.replace("model", "other")
     assert fields.edited() == body.replace(b'"m"', b'"other"')
@@ -116,7 +116,7 @@ def test_half_a_surrogate_pair_and_long_numbers_go_on_as_they_are() -> None:
 
 def test_a_field_of_another_type_is_named() -> None:
     """Null counts as absent; nothing is taken for something else."""
-    fields = JsonFields(b'{"n":"2","m":true,"o":null,"p":2.0}')
+    fields = RequestFields(b'{"n":"2","m":true,"o":null,"p":2.0}')
     for name in ("n", "m"):
         with pytest.raises(RelayError, match=f"{name} must be a whole number"):
             fields.get(name, int, "a whole number")
@@ -128,7 +128,7 @@ def test_a_field_of_another_type_is_named() -> None:
 def test_a_field_of_an_object_inside_is_changed_in_its_place() -> None:
     """Also where the object is empty, or holds half a surrogate pair."""
     for inner, expected in (("{ }", '{"x":true }'), ('{"y":"\\ud800"}', '{"x":true,"y":"\\ud800"}')):
-        fields = JsonFields(f'{{"a": {inner} }}'.encode())
+        fields = RequestFields(f'{{"a": {inner} }}'.encode())
         nested = fields.nested("a")
         nested.insert("x", value=True)
         fields.edit("a", nested)

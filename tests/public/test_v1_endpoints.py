@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relayd.public.v1_endpoints import V1Rules
-from relayd.relay.observation import Protocols
+from relayd.relay.observation import StreamProtocol
 
 
 @pytest.mark.parametrize(
@@ -99,24 +99,31 @@ def test_encoded_letters_hide_no_endpoint(path: str) -> None:
 @pytest.mark.parametrize(
     ("request_line", "protocol", "kind", "object_id", "creates", "costs"),
     [
-        ("POST /v1/chat/completions", Protocols.CHAT, None, None, False, True),
-        ("POST /v1/completions", Protocols.CHAT, None, None, False, True),
-        ("POST /v1/responses", Protocols.RESPONSES, "responses", None, True, True),
-        ("POST /v1/responses/compact", Protocols.RESPONSES, "responses", None, False, True),
-        ("GET /v1/responses/resp_1", Protocols.RESPONSES, "responses", "resp_1", False, False),
-        ("POST /v1/responses/resp_1/cancel", Protocols.RESPONSES, "responses", "resp_1", False, False),
-        ("POST /v1/files", Protocols.OTHER, "files", None, True, False),
-        ("GET /v1/files/file-1/content", Protocols.OTHER, "files", "file-1", False, False),
-        ("POST /v1/conversations/conv_1/items", Protocols.OTHER, "conversations", "conv_1", False, False),
-        ("POST /v1/embeddings", Protocols.OTHER, None, None, False, True),
-        ("POST /v1/moderations", Protocols.OTHER, None, None, False, False),
-        ("POST /v1/images/edits", Protocols.OTHER, None, None, False, True),
-        ("GET /v1/models/x", Protocols.OTHER, None, None, False, False),
+        ("POST /v1/chat/completions", StreamProtocol.CHAT, None, None, False, True),
+        ("POST /v1/completions", StreamProtocol.CHAT, None, None, False, True),
+        ("POST /v1/responses", StreamProtocol.RESPONSES, "responses", None, True, True),
+        ("POST /v1/responses/compact", StreamProtocol.RESPONSES, "responses", None, False, True),
+        ("GET /v1/responses/resp_1", StreamProtocol.RESPONSES, "responses", "resp_1", False, False),
+        ("POST /v1/responses/resp_1/cancel", StreamProtocol.RESPONSES, "responses", "resp_1", False, False),
+        ("POST /v1/files", StreamProtocol.OTHER, "files", None, True, False),
+        ("GET /v1/files/file-1/content", StreamProtocol.OTHER, "files", "file-1", False, False),
+        (
+            "POST /v1/conversations/conv_1/items",
+            StreamProtocol.OTHER,
+            "conversations",
+            "conv_1",
+            False,
+            False,
+        ),
+        ("POST /v1/embeddings", StreamProtocol.OTHER, None, None, False, True),
+        ("POST /v1/moderations", StreamProtocol.OTHER, None, None, False, False),
+        ("POST /v1/images/edits", StreamProtocol.OTHER, None, None, False, True),
+        ("GET /v1/models/x", StreamProtocol.OTHER, None, None, False, False),
     ],
 )
 def test_what_an_endpoint_streams_stores_and_costs(
     request_line: str,
-    protocol: Protocols,
+    protocol: StreamProtocol,
     kind: str | None,
     object_id: str | None,
     *,
