@@ -210,7 +210,7 @@ def test_a_response_cut_at_any_point_is_never_taken_for_a_whole_one(
         b"",
         b"HTTP/1.1 200 OK\r\nContent-",
         b"not http at all\r\n\r\n",
-        b"HTTP/1.1 101 Switching StreamProtocol\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X-Flood: " + b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
