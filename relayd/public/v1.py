@@ -289,7 +289,7 @@ class V1Handler(AdmittingHandler):
 
     def _own(self, object_id: str, route: str | None) -> None:
         """Note an object that the client has made."""
-        owner = Owner(self.record.client or "", route, self._endpoint.kind or "")
+        owner = Owner(self.client.name, route, self._endpoint.kind or "", self.record.started_at)
         self.context.stored_objects.add(object_id, owner)
 
     async def _routed(self, request: UpstreamRequest, references: list[_Reference]) -> UpstreamRequest:
@@ -312,7 +312,7 @@ class V1Handler(AdmittingHandler):
                         "This relay cannot look up whose this is at the moment; try again shortly.",
                         recorded=f"The owner of a stored object cannot be read: {error}",
                     ) from error
-            if owner is None or owner.client != self.record.client:
+            if owner is None or not owner.is_of(self.client):
                 shown = object_id[:_MAX_NAME_CHARS]
                 name = _OBJECT_NAMES[reference.kind]
                 raise NotFound(f"{name} with id '{shown}' not found.", param=reference.param)

@@ -148,6 +148,8 @@ def _store(
         update_key(connection, key)
     if decision.client is not None:
         store_client(connection, decision.client)
+        if decision.client.removed_at is not None:
+            connection.execute("DELETE FROM stored_objects WHERE client = ?", (decision.client.name,))
     if decision.made is not None:
         _require_unknown(connection, decision.made, now)
         insert_key(connection, decision.made)

@@ -191,9 +191,9 @@ class LogReader:
 
     def object_owner(self, object_id: str) -> Owner | None:
         """Return who made a stored object of the provider; None if no client of this relay did."""
-        query = "SELECT client, route, kind FROM (SELECT 1) LEFT JOIN stored_objects ON id = ?"
-        client, route, kind = self._row(query, [storable_text(object_id)])
-        return None if client is None else Owner(client, route, kind)
+        query = "SELECT client, route, kind, created_at FROM (SELECT 1) LEFT JOIN stored_objects ON id = ?"
+        client, *rest = self._row(query, [storable_text(object_id)])
+        return None if client is None else Owner(client, *rest)
 
     def use_in_all(self) -> tuple[Use, Use]:
         """Return what all clients together have used or reserved today and this month."""

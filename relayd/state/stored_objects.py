@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from relayd.state.database import Database
-from relayd.state.records import utc_text
+from relayd.state.records import Client, utc_text
 
 _KEPT = 2000
 """Owners in memory; most objects are used again within minutes."""
@@ -26,8 +26,14 @@ class Owner(NamedTuple):
     client: str
     route: str | None
     """The provider's route that made it; None: there were no routes."""
-    kind: str = "responses"
+    kind: str
     """The collection that it is in."""
+    created_at: str
+    """When the request that made it began."""
+
+    def is_of(self, client: Client) -> bool:
+        """Return whether it is this client, and not a removed one of the same name."""
+        return self.client == client.name and self.created_at >= client.created_at
 
 
 class StoredObjects:
@@ -46,28 +52,30 @@ class StoredObjects:
         self._wake = wake
         self._clock = clock
         self._recent: OrderedDict[str, Owner] = OrderedDict()
-        self._waiting: dict[str, tuple[Owner, str]] = {}
+        self._waiting: dict[str, Owner] = {}
         """Added on the event loop, removed by the writer: each step of a dict is atomic."""
         self._prune_at = 0.0
 
     def add(self, object_id: str, owner: Owner) -> None:
-        """Note who made an object."""
+        """Note who made an object; the first owner of an id keeps it."""
+        if self.recent(object_id) is not None:
+            return
         self.keep(object_id, owner)
         if len(self._waiting) < _CAPACITY:
-            self._waiting[object_id] = owner, utc_text(self._clock())
+            self._waiting[object_id] = owner
             self._wake()
 
     def keep(self, object_id: str, owner: Owner) -> None:
         """Keep an owner that was looked up on disk, for the next time."""
+        # The writer may remove it between two steps.
+        self._recent.pop(object_id, None)
         self._recent[object_id] = owner
-        self._recent.move_to_end(object_id)
         if len(self._recent) > _KEPT:
             self._recent.popitem(last=False)
 
     def recent(self, object_id: str) -> Owner | None:
         """Return the owner if it is in memory; else `LogReader.object_owner` may know it."""
-        waiting = self._waiting.get(object_id)
-        return waiting[0] if waiting is not None else self._recent.get(object_id)
+        return self._waiting.get(object_id) or self._recent.get(object_id)
 
     def write(self) -> float | None:
         """Commit what waits, and remove what the provider no longer has; return when to come again.
@@ -79,7 +87,7 @@ class StoredObjects:
         must_prune = time.monotonic() >= self._prune_at
         if waiting or must_prune:
             with self._database.transaction(durable=False) as transaction:
-                _insert(transaction.connection, waiting)
+                taken = [row for row in waiting if not _insert(transaction.connection, *row)]
                 if must_prune:
                     oldest = utc_text(self._clock() - _RESPONSES_KEPT_S)
                     transaction.connection.execute(
@@ -87,13 +95,16 @@ class StoredObjects:
                     )
             if must_prune:
                 self._prune_at = time.monotonic() + _PRUNE_EVERY_S
-        for object_id, _ in waiting:
-            self._waiting.pop(object_id, None)
+            for object_id, _ in waiting:
+                self._waiting.pop(object_id, None)
+            for object_id, _ in taken:
+                # From now on the disk is asked, which knows the first owner.
+                self._recent.pop(object_id, None)
         return 0.0 if self._waiting else None
 
 
-def _insert(connection: sqlite3.Connection, waiting: list[tuple[str, tuple[Owner, str]]]) -> None:
-    connection.executemany(
-        "INSERT INTO stored_objects VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [(object_id, owner.client, owner.route, owner.kind, at) for object_id, (owner, at) in waiting],
-    )
+def _insert(connection: sqlite3.Connection, object_id: str, owner: Owner) -> bool:
+    """Store an owner; return False if the disk knows one already."""
+    row = (object_id, owner.client, owner.route, owner.kind, owner.created_at)
+    statement = "INSERT INTO stored_objects VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    return connection.execute(statement, row).rowcount > 0

@@ -13,7 +13,7 @@ import pytest
 
 from relayd.state.records import Outcome, RequestRecord, UsageSource
 from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
-from tests.public.test_allowances import a_key
+from tests.public.test_allowances import OPERATOR, a_key
 from tests.wire import HOST, QUESTION, Reply, Wire, fetch, post, until
 
 _QUICK = "demo:interval_ms=0,deltas=3"
@@ -682,6 +682,19 @@ async def test_what_a_client_stored_is_its_own() -> None:
                 assert error_of(replies[3])["param"] == "previous_response_id"
         unknown = await get_v1(relay, "/v1/responses/resp_of_nobody")
         assert (unknown.status, error_of(unknown)["code"]) == (404, None)
+
+
+async def test_a_client_does_not_inherit_from_a_removed_one() -> None:
+    """A name that is used again is another client: what the old one stored does not exist for it."""
+    async with running_relay() as relay:
+        statuses = []
+        for _ in range(2):
+            key = await a_key(relay, "web")
+            if not statuses:
+                made = json.loads((await ask_v1(relay, _response(), "/v1/responses", key=key)).body)["id"]
+            statuses.append((await get_v1(relay, f"/v1/responses/{made}", key=key)).status)
+            await relay.state.ring.remove_client("web", cut=False, caller=OPERATOR)
+        assert statuses == [200, 404]
 
 
 @pytest.mark.parametrize("conversation", [5, {}, {"id": 5}, [], [[]] * 1000, {"id": [[]] * 1000}])
