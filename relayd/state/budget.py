@@ -7,29 +7,41 @@ replaces the reservation by what it used. Money is whole nano-dollars: one token
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import operator
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, window_names
 from relayd.state.columns import storable_int, storable_text
 from relayd.state.database import Database, Transaction, explain
 from relayd.state.errors import StateBusy
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
-from relayd.state.writer import Writer
+from relayd.state.writer import Task, Writer
 
+T = TypeVar("T")
 NANO = 1_000_000_000
 RESERVE_TIMEOUT_S = 10.0
 """Less than the time after which a silent response gets a heartbeat, and with it its status."""
 _GROUP = 256
 """Reservations of one transaction: bounds how long the first of them waits for the last."""
+_MAX_WAITING = 10_000
+"""What waits for a disk that hangs, of each kind; those who gave up waiting are among them."""
+_LOST_AT_ONCE = 500
+_MAX_TOKENS = 10**12
+_MAX_NANO_USD = 10**15
+"""The most that one request counts for, whatever it asks for or the provider claims: sums stay in 64 bits."""
+_MAX_USAGE_ROWS = 300
+"""Of one client in one period, by key and model; further models count together."""
+_OTHER_MODELS = "(other)"
 _CHUNK_ROWS = 500
 _KEPT_DAYS = 3
 """A time zone that changes between two runs moves a day by one."""
@@ -54,7 +66,11 @@ _ON_SAME_USAGE = """ON CONFLICT DO UPDATE SET requests = requests + excluded.req
     nano_usd = nano_usd + excluded.nano_usd, estimated = estimated + excluded.estimated"""
 _USAGE_COLUMNS = """period, client, key_id, model,
     requests, prompt_tokens, cached_tokens, completion_tokens, nano_usd, estimated"""
-_ADD_TO_USAGE = f"INSERT INTO usage ({_USAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_SAME_USAGE}"  # noqa: S608 - own columns
+_ADD_TO_USAGE = f"""INSERT INTO usage ({_USAGE_COLUMNS})
+    SELECT ?1, ?2, ?3, CASE
+        WHEN ?4 = '' OR EXISTS (SELECT 1 FROM usage WHERE (period, client, key_id, model) = (?1, ?2, ?3, ?4))
+            OR (SELECT count(*) FROM usage WHERE period = ?1 AND client = ?2) < {_MAX_USAGE_ROWS} THEN ?4
+        ELSE '{_OTHER_MODELS}' END, ?5, ?6, ?7, ?8, ?9, ?10 WHERE true {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
 _CHARGE_ORPHANS = f"""INSERT INTO usage ({_USAGE_COLUMNS})
     SELECT substr(day, 1, :length), client, key_id, model, count(*), sum(prompt_tokens), 0,
         sum(completion_tokens), sum(nano_usd), count(*)
@@ -81,6 +97,10 @@ class Use(NamedTuple):
     def minus(self, other: Use) -> Use:
         """Return the difference, which may be negative."""
         return Use(*map(operator.sub, self, other))
+
+    def clamped(self) -> Use:
+        """Return it with no more than one request counts for."""
+        return Use(self.requests, min(self.tokens, _MAX_TOKENS), min(self.nano_usd, _MAX_NANO_USD))
 
 
 class Bound(NamedTuple):
@@ -156,7 +176,7 @@ _Answer = list[Standing] | Exception
 
 
 class Budget:
-    """Reserves and settles. `settle` and what begins with `_` below it run on the writer's thread.
+    """Reserves and settles. What comes after `settle_lost` runs on the writer's thread.
 
     Args:
         clock: returns the Unix time.
@@ -169,7 +189,11 @@ class Budget:
         # Appended on the event loop, taken by the writer.
         self._asks: deque[_Ask] = deque()
         self._open: dict[str, _Reservation] = {}
-        """What this process reserved and did not settle, by request id; the writer's own."""
+        """What this process reserved and did not settle, by request id; changed by the writer alone."""
+        self._lost: deque[tuple[str, RequestRecord | None]] = deque()
+        """Requests whose end the log will not bring: what to charge, or None for what never began."""
+        self.lost_task = Task("charges of lost requests", math.inf, self._settle_lost)
+        self._reads: set[Future[tuple[list[Standing], tuple[Use, Use, Use]]]] = set()
 
     async def reserve(self, demand: Demand) -> list[Standing]:
         """Put a reservation on disk; return where the client stands with each of its bounds then.
@@ -180,17 +204,15 @@ class Budget:
             OverBudget: a bound does not allow it; nothing is reserved.
             StateError: it can't be stored.
         """
+        _check_room(self._asks)
         loop = asyncio.get_running_loop()
+        demand = replace(demand, most=demand.most.clamped(), least=demand.least.clamped())
         ask = _Ask(demand, loop.create_future())
         self._asks.append(ask)
         # In this order: with more than one, the writer has not yet looked for the last time.
         if len(self._asks) == 1:
             self._writer.call(partial(self._reserve_waiting, loop))
-        try:
-            async with asyncio.timeout(RESERVE_TIMEOUT_S):
-                return await ask.answer
-        except TimeoutError:
-            raise StateBusy(f"The disk did not answer within {RESERVE_TIMEOUT_S:g} s.") from None
+        return await _in_time(ask.answer)
 
     async def standing(self, client: Client) -> tuple[list[Standing], tuple[Use, Use, Use]]:
         """Return where a client stands with its bounds, and what it used this minute, today, this month.
@@ -207,7 +229,21 @@ class Budget:
                 raise explain(error, self._database.path) from error
             return _standings(client, used, now_s), used
 
-        return await asyncio.wrap_future(self._writer.call(read))
+        _check_room(self._reads)
+        reading = self._writer.call(read)
+        self._reads.add(reading)
+        reading.add_done_callback(self._reads.discard)
+        # Shielded: it counts until the writer has come to it.
+        return await _in_time(asyncio.shield(asyncio.wrap_future(reading)))
+
+    def settle_lost(self, record: RequestRecord) -> None:
+        """Settle a request whose end finds no room in the log, or that no disk takes; in any thread.
+
+        Beyond 10,000 of them, only what was reserved is settled.
+        """
+        if record.id in self._open or (_is_charged(record) and len(self._lost) < _MAX_WAITING):
+            self._lost.append((record.id, copy.copy(record)))
+            self._writer.wake(self.lost_task)
 
     # All below runs on the writer's thread.
 
@@ -245,7 +281,8 @@ class Budget:
                 ledger.add(client.name, windows, use)
                 made[demand.request_id] = _Reservation(client.name, windows, use)
                 prompt = min(demand.prompt_tokens, use.tokens)
-                asked = (demand.request_id, transaction.boot_id, client.name, demand.key_id, demand.model)
+                model = storable_text(demand.model)
+                asked = (demand.request_id, transaction.boot_id, client.name, demand.key_id, model)
                 rows.append((*asked, windows.day, prompt, use.tokens - prompt, use.nano_usd))
                 answers.append(_standings(client, ledger.used(client.name, windows), now_s))
             ledger.store()
@@ -263,20 +300,37 @@ class Budget:
                     ask.answer.set_result(answer)
             elif isinstance(answer, list):
                 # Its request has ended meanwhile, perhaps before this reservation was made.
-                with suppress(StateBusy):
-                    self._writer.call(partial(self._take_back, ask.demand.request_id))
+                self._lost.append((ask.demand.request_id, None))
+                self._writer.wake(self.lost_task)
 
-    def _take_back(self, request_id: str) -> None:
+    def _settle_lost(self) -> float | None:
+        """Settle some of what the log will not bring; return 0 if more waits.
+
+        Raises:
+            sqlite3.Error: the rest waits on.
+        """
+        for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
+            request_id, record = self._lost.popleft()
+            try:
+                with self._database.transaction(durable=False) as transaction:
+                    if record is None:
+                        self._take_back(transaction, request_id)
+                    else:
+                        self.settle(transaction, [record])
+            except sqlite3.Error:
+                self._lost.appendleft((request_id, record))
+                raise
+        return 0.0 if self._lost else None
+
+    def _take_back(self, transaction: Transaction, request_id: str) -> None:
         """Remove the reservation of a request that ended while it was made, if its end did not."""
         reservation = self._open.get(request_id)
-        if reservation is None:
-            return
-        with self._database.transaction(durable=False) as transaction:
+        if reservation is not None:
             ledger = _Ledger(transaction.connection)
             ledger.add(reservation.client, reservation.windows, Use().minus(reservation.use))
             ledger.store()
             transaction.connection.execute(_DELETE_RESERVATION, (request_id,))
-        del self._open[request_id]
+            transaction.after_commit.append(partial(self._forget, [request_id]))
 
     def settle(self, transaction: Transaction, records: Iterable[RequestRecord]) -> None:
         """Replace the reservations of requests that ended by what they used, in the transaction of their end.
@@ -291,8 +345,7 @@ class Budget:
             reservation = self._open.get(record.id)
             if reservation is not None:
                 settled.append(record.id)
-            elif record.client is None or record.connect_ms is None:
-                # The provider was not asked.
+            elif not _is_charged(record):
                 continue
             client = storable_text(record.client or "")
             used = _use_of(record)
@@ -396,12 +449,23 @@ class _UsageSums:
         self._sums: dict[tuple[str, str, str, str], tuple[int, ...]] = {}
 
     def add(self, day: str, record: RequestRecord, use: Use) -> None:
-        # A model that the provider did not answer for may be any text: only what it served is listed.
-        model = "" if record.usage_source is None else storable_text(record.model or "")
+        # Any text may be asked for: only models that the provider served, or that have a price, are listed.
+        model = ""
+        if record.usage_source is UsageSource.PROVIDER or record.cost_usd is not None:
+            model = storable_text(record.model or "")
+        elif record.usage_source is not None:
+            model = _OTHER_MODELS
         who = (storable_text(record.client or ""), storable_text(record.key_id or ""), model)
-        prompt = record.prompt_tokens or 0
+        prompt = min(record.prompt_tokens or 0, use.tokens)
         is_estimated = record.usage_source is UsageSource.ESTIMATE
-        counts = (1, prompt, record.cached_tokens or 0, use.tokens - prompt, use.nano_usd, int(is_estimated))
+        counts = (
+            1,
+            prompt,
+            min(record.cached_tokens or 0, prompt),
+            use.tokens - prompt,
+            use.nano_usd,
+            int(is_estimated),
+        )
         for period in (day, day[:_MONTH_CHARS]):
             at = (period, *who)
             self._sums[at] = tuple(map(operator.add, self._sums.get(at, (0,) * len(counts)), counts))
@@ -411,10 +475,28 @@ class _UsageSums:
         connection.executemany(_ADD_TO_USAGE, rows)
 
 
+async def _in_time(answer: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(RESERVE_TIMEOUT_S):
+            return await answer
+    except TimeoutError:
+        raise StateBusy(f"The disk did not answer within {RESERVE_TIMEOUT_S:g} s.") from None
+
+
+def _check_room(waiting: Sized) -> None:
+    if len(waiting) >= _MAX_WAITING:
+        raise StateBusy("The disk does not answer, and too many requests wait for it already.")
+
+
+def _is_charged(record: RequestRecord) -> bool:
+    """Return whether the provider was asked for a client."""
+    return record.client is not None and record.connect_ms is not None
+
+
 def _use_of(record: RequestRecord) -> Use:
     """Return what a request that has ended used."""
     tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
-    return Use(1, tokens, round((record.cost_usd or 0) * NANO))
+    return Use(1, tokens, round((record.cost_usd or 0) * NANO)).clamped()
 
 
 def _limit(client: Client, bound: Bound) -> int | None:
@@ -443,8 +525,10 @@ def _check(demand: Demand, used: Sequence[Use], now_s: float) -> Use:
         unit = standing.bound.unit
         wanted[unit] = max(getattr(demand.least, unit), min(wanted[unit], standing.limit))
     for standing in standings:
-        if standing.used + wanted[standing.bound.unit] > standing.limit:
-            raise OverBudget(standing, wanted[standing.bound.unit])
+        more = wanted[standing.bound.unit]
+        # What needs nothing of a bound passes, also if the bound was overshot.
+        if more and standing.used + more > standing.limit:
+            raise OverBudget(standing, more)
     return Use(**wanted)
 
 

@@ -46,6 +46,7 @@ class RequestLog:
     Args:
         wake: makes the writer call `write` soon; called at most once for each `write`.
         settle: charges requests for what they used, in the transaction of their end.
+        settle_lost: charges a request whose end is lost.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class RequestLog:
         wake: Callable[[], None],
         clock: Callable[[], float],
         settle: Callable[[Transaction, Sequence[RequestRecord]], None],
+        settle_lost: Callable[[RequestRecord], None],
         capacity: int = CAPACITY,
     ) -> None:
         self._database = database
         self._wake = wake
         self._clock = clock
         self._settle = settle
+        self._settle_lost = settle_lost
         self._capacity = capacity
         # Appended on the event loop, taken from the other end by the writer: deque makes both atomic.
         self._waiting: deque[Entry] = deque()
@@ -89,6 +92,7 @@ class RequestLog:
             self._append(EntryKind.END, record)
         else:
             self._refused += 1
+            self._settle_lost(record)
 
     @property
     def queued(self) -> int:
@@ -135,7 +139,7 @@ class RequestLog:
             if len(entries) > 1:
                 self._suspects = len(entries)
                 return 0.0
-            self._drop(entries[0][1], error)
+            self._drop(*entries[0], error)
         for _ in entries:
             self._waiting.popleft()
         self._suspects = max(0, self._suspects - len(entries))
@@ -187,10 +191,12 @@ class RequestLog:
         self._is_woken = True
         return RETRY_S
 
-    def _drop(self, record: RequestRecord, error: Exception) -> None:
+    def _drop(self, kind: EntryKind, record: RequestRecord, error: Exception) -> None:
         _log.error("The record of request %r can't be written: %s", record.id, error)
         self._loss_reason = f"a record that can't be written: {error}"
         self._unwritable += 1
+        if kind is EntryKind.END:
+            self._settle_lost(record)
 
 
 def upsert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:

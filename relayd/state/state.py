@@ -58,13 +58,20 @@ class State:
         self.ring = self.ring_class(self._writer, database, directory, clock)
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.budget = Budget(self._writer, database, clock)
-        self.log = RequestLog(database, lambda: self._writer.wake(log_task), clock, self.budget.settle)
+        self.log = RequestLog(
+            database,
+            lambda: self._writer.wake(log_task),
+            clock,
+            self.budget.settle,
+            self.budget.settle_lost,
+        )
         self.reader = LogReader(database.path, clock)
         self.stored_objects = StoredObjects(database, lambda: self._writer.wake(stored_task), clock)
         stored_task = Task("stored objects", 3600.0, self.stored_objects.write)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
             log_task,
+            self.budget.lost_task,
             stored_task,
             self.ring.expiry_task,
             Task("key uses", 5.0, self.ring.store_uses),

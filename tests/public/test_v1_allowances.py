@@ -246,6 +246,34 @@ async def test_a_client_sees_its_own_usage() -> None:
         assert len(relay.upstream.requests) == 1
 
 
+async def test_a_huge_limit_of_tokens_harms_no_other_client() -> None:
+    """It is as much as a client without such bounds may ask for; all are served, and the sums are right."""
+    async with running_relay(toml=PRICES) as relay:
+        key, other = (
+            await a_key(relay, requests_per_minute=9),
+            await a_key(relay, "phone", tokens_per_day=999),
+        )
+        huge = [chat(relay, key, max_tokens=10**9) for _ in range(3)]
+        replies = await asyncio.gather(*huge, chat(relay, other, max_tokens=9))
+        assert [reply.status for reply in replies] == [200] * 4
+        await settled(relay, 4)
+        assert await used(relay) == Use(3, 75, 210_000)
+        assert await used(relay, "phone") == Use(1, 25, 70_000)
+
+
+async def test_what_uses_no_tokens_is_not_refused_for_them() -> None:
+    """A client whose bounds are overshot still sees the list of models."""
+    async with running_relay(toml=PRICES) as relay:
+        key = await a_key(relay)
+        assert (await chat(relay, key)).status == 200
+        await settled(relay, 1)
+        bounds = {"tokens_per_day": 24, "usd_per_day": 0.00001}
+        await relay.state.ring.set_client("web", bounds, caller=OPERATOR)
+        assert (await chat(relay, key)).status == 429
+        models = await fetch(relay.port, "/v1/models", {"Authorization": f"Bearer {key}"})
+        assert models.status == 200
+
+
 async def test_usage_needs_a_key_and_a_get() -> None:
     """Everything else is refused in OpenAI's shape, and where `/v1` is off there is nothing."""
     async with running_relay() as relay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,13 @@ async def used(state: State, client: Client) -> tuple[Use, Use, Use]:
 async def reserved(state: State, *demands: Demand) -> list[BaseException | list[Standing]]:
     """Reserve at once; return each answer or refusal."""
     return await asyncio.gather(*map(state.budget.reserve, demands), return_exceptions=True)
+
+
+async def settle_lost(state: State) -> None:
+    """Settle now what the log will not bring."""
+    # The writer answers in order: after this, what it reserved was delivered.
+    await used(state, a_client())
+    await asyncio.wrap_future(state.budget._writer.call(state.budget.lost_task.run))
 
 
 def rows(state: State, query: str) -> list[tuple[Any, ...]]:
@@ -256,6 +264,61 @@ async def test_usage_adds_up_by_day_client_key_and_model(tmp_path: Path) -> None
         ]
 
 
+async def test_the_usage_of_any_text_is_not_listed_by_its_name(tmp_path: Path) -> None:
+    """Estimates name a model that has a price; what is served is named up to a number of models."""
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        made_up = [an_end(n, (1, 1), source=UsageSource.ESTIMATE) for n in range(50)]
+        served = [an_end(n, (1, 1)) for n in range(100, 600)]
+        for record in (*made_up, *served):
+            record.model = f"model-{record.id}"
+        end(state, *made_up, *served)
+        by_name = "SELECT model, requests FROM usage WHERE period = '2027-01' ORDER BY requests DESC, model"
+        listed = rows(state, by_name)
+        assert listed[:3] == [("(other)", 251), ("model-req-000100", 1), ("model-req-000101", 1)]
+        assert len(listed) == 300
+        # What is listed still counts by its name.
+        again, priced = an_end(1000, (1, 1)), an_end(1001, (1, 1), source=UsageSource.ESTIMATE, usd=0.1)
+        again.model, priced.client = "model-req-000100", "phone"
+        end(state, again, priced)
+        assert rows(state, by_name)[1] == ("model-req-000100", 2)
+        assert ("gpt-4o-mini", 1) in rows(state, by_name)
+
+
+async def test_no_request_counts_so_much_that_sums_break(tmp_path: Path) -> None:
+    """Whatever a request asks for or a provider claims, others are served and the sums stay right."""
+    client = a_client(requests_per_minute=1000)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        huge = [a_demand(n, client, 10**19, usd=6e9) for n in range(3)]
+        answers = await reserved(state, *huge, a_demand(3, client, 100))
+        assert [type(answer) for answer in answers] == [list] * 4
+        assert state.reader.use_by_client()[0]["web"].requests == 4
+        end(state, *(an_end(n, (10, 20), usd=0.5) for n in range(4)))
+        assert await used(state, client) == (Use(4, 120, 2 * NANO),) * 3
+        for number in range(10, 13):
+            claimed = an_end(number, (10**30, 10**30), usd=1e12)
+            claimed.cached_tokens = 10**30
+            end(state, claimed)
+        month = state.reader.use_by_client()[2]["web"]
+        assert month == Use(7, 3 * 10**12 + 120, 3 * 10**15 + 2 * NANO)
+        assert rows(state, "SELECT DISTINCT typeof(cached_tokens), typeof(nano_usd) FROM usage") == [
+            ("integer", "integer")
+        ]
+
+
+async def test_what_needs_nothing_passes_an_overshot_bound(tmp_path: Path) -> None:
+    """A list of models costs no tokens, so a bound on tokens does not refuse it, nor one on money."""
+    client = a_client(tokens_per_day=1000, usd_per_day=1.0, requests_per_minute=3)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        end(state, an_end(1, (10, 1200), usd=2.0))
+        assert await state.budget.reserve(a_demand(2, client, 0))
+        with pytest.raises(OverBudget):
+            await state.budget.reserve(a_demand(3, client, 1))
+        assert await state.budget.reserve(a_demand(4, client, 0))
+        with pytest.raises(OverBudget) as caught:
+            await state.budget.reserve(a_demand(5, client, 0))
+        assert caught.value.standing.bound.field == "requests_per_minute"
+
+
 async def test_cancelling_takes_the_reservation_back(tmp_path: Path) -> None:
     """A client that leaves while its reservation is made has reserved nothing, whichever comes first."""
     client = a_client(tokens_per_day=100)
@@ -283,15 +346,47 @@ async def test_a_disk_that_hangs_is_not_waited_for_without_end(
         state.budget._writer.call(partial(hold.wait, 30))
         with pytest.raises(StateBusy, match="did not answer within"):
             await state.budget.reserve(a_demand(1, client, 100))
+        with pytest.raises(StateBusy, match="did not answer within"):
+            await used(state, client)
         hold.set()
-        await used(state, client)
+        monkeypatch.undo()
+        await settle_lost(state)
         assert await used(state, client) == (Use(),) * 3
 
 
-async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(tmp_path: Path) -> None:
-    """The request was cancelled after the commit and before the answer; its end may be settled before."""
+async def test_what_waits_for_a_disk_that_hangs_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who gave up still count: beyond the bound the next ones are refused at once."""
+    monkeypatch.setattr("relayd.state.budget._MAX_WAITING", 2)
     client = a_client(tokens_per_day=100)
     with opened(tmp_path / "state", clock=Clock()) as state:
+        hold = threading.Event()
+        state.budget._writer.call(partial(hold.wait, 30))
+        with monkeypatch.context() as patch:
+            patch.setattr("relayd.state.budget.RESERVE_TIMEOUT_S", 0.01)
+            for _ in range(2):
+                with pytest.raises(StateBusy, match="did not answer within"):
+                    await state.budget.reserve(a_demand(1, client))
+                with pytest.raises(StateBusy, match="did not answer within"):
+                    await used(state, client)
+        with pytest.raises(StateBusy, match="too many"):
+            await state.budget.reserve(a_demand(2, client))
+        with pytest.raises(StateBusy, match="too many"):
+            await used(state, client)
+        hold.set()
+        await asyncio.wrap_future(state.budget._writer.call(lambda: None))
+        assert await used(state, client) == (Use(),) * 3
+        assert await state.budget.reserve(a_demand(3, client))
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(
+    tmp_path: Path, *, is_refused: bool
+) -> None:
+    """The request was cancelled after the commit and before the answer; the disk may refuse at first."""
+    disk, client = Disk(), a_client(tokens_per_day=100)
+    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
         waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
         await asyncio.sleep(0)
         # The event loop stands still until it is on disk.
@@ -299,9 +394,41 @@ async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(tmp
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        # The writer answers in order: after this the reservation is delivered, and about to be taken back.
-        await used(state, client)
+        if is_refused:
+            disk.full(beginning=("DELETE FROM reservations",))
+            with pytest.raises(sqlite3.Error):
+                await settle_lost(state)
+            disk.mended()
+        await settle_lost(state)
         assert await used(state, client) == (Use(),) * 3
+        assert rows(state, "SELECT * FROM reservations") == []
+
+
+async def test_a_request_that_the_log_has_no_room_for_is_charged(tmp_path: Path) -> None:
+    """Neither the reservation stays, nor is the usage of a client without bounds lost."""
+    client = a_client(tokens_per_day=1000)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        await state.budget.reserve(a_demand(1, client, 500))
+        state.log._capacity = 0
+        end(state, an_end(1, (10, 30)), an_end(2, (1, 2)), an_end(3, None, outcome=Outcome.DENIED))
+        assert state.log.lost == 3
+        await settle_lost(state)
+        assert await used(state, client) == (Use(2, 43, 0),) * 3
+        assert rows(state, "SELECT * FROM reservations") == []
+        charged = "SELECT requests, prompt_tokens, completion_tokens FROM usage"
+        assert rows(state, charged) == [(2, 11, 32)] * 2
+
+
+async def test_a_request_that_no_disk_can_record_is_charged(tmp_path: Path) -> None:
+    """Its record is lost, its reservation is not left behind."""
+    client = a_client(tokens_per_day=1000)
+    with opened(tmp_path / "state", clock=Clock()) as state:
+        end(state, an_end(1, (1, 1)))
+        await state.budget.reserve(a_demand(1, client, 500))
+        # The id is in the log already.
+        end(state, an_end(1, (10, 30)))
+        await settle_lost(state)
+        assert await used(state, client) == (Use(2, 42, 0),) * 3
         assert rows(state, "SELECT * FROM reservations") == []
 
 
@@ -459,7 +586,7 @@ def test_whatever_happens_the_books_balance(steps: list[tuple[str, int, int]]) -
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-            await used(state, client)
+            await settle_lost(state)
         elif kind == "end" and open_tokens:
             ended, _ = open_tokens.popitem()
             end(state, an_end(ended, (tokens, other)))

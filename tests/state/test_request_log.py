@@ -48,7 +48,9 @@ def harness(state_dir: Path, capacity: int = 10_000, boot_id: str = "boot-1") ->
     """Open a log without a thread."""
     disk, published = Disk(), Published()
     with opened_database(state_dir, boot_id=boot_id, published=published, connect=disk.connect) as database:
-        log = RequestLog(database, lambda: made.woken.append(None), Clock(), lambda *_: None, capacity)
+        log = RequestLog(
+            database, lambda: made.woken.append(None), Clock(), lambda *_: None, lambda _: None, capacity
+        )
         made = Harness(database.connection, log, disk, published)
         made.path = database.path
         yield made

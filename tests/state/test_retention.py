@@ -28,7 +28,7 @@ class Harness:
         self.database = database
         self.path = database.path
         self.connection = database.connection
-        self.log = RequestLog(database, lambda: None, self.clock, lambda *_: None, 10**6)
+        self.log = RequestLog(database, lambda: None, self.clock, lambda *_: None, lambda _: None, 10**6)
         self.retention = Retention(database, keep_days=30, max_mib=max_mib, clock=self.clock)
         self.reader = LogReader(self.path)
 
