@@ -687,7 +687,7 @@ async def test_what_a_client_stored_is_its_own() -> None:
 async def test_a_client_does_not_inherit_from_a_removed_one() -> None:
     """A name that is used again is another client: what the old one stored does not exist for it."""
     async with running_relay() as relay:
-        statuses = []
+        statuses: list[int] = []
         for _ in range(2):
             key = await a_key(relay, "web")
             if not statuses:
