@@ -53,7 +53,7 @@ PHONE = sums(2, cost_usd=0.0, estimated=2)
         ({"by": "client"}, {"web": sums(2), "phone": PHONE}, sums(4, cost_usd=0.5, estimated=2)),
         (
             {"by": "model", "since": "2026-01-01"},
-            {"gpt-4o": sums(4), "o3": PHONE},
+            {"gpt-4o": sums(4), "(other)": PHONE},
             sums(6, cost_usd=1.0, estimated=2),
         ),
         (
