@@ -66,6 +66,14 @@ class _LeakScan:
         self._secrets[f"key of {client}"] = made.secret.rpartition("_")[2]
         return made.secret
 
+    async def new_client(self, name: str, **bounds: float) -> str:
+        """Make a client with bounds; return its key, which must never be found."""
+        generation = (await self.daemon.admin.keys()).generation
+        made = await self.daemon.admin.add_client(name, bounds, generation=generation, idempotency_key=name)
+        assert made.secret is not None
+        self._secrets[f"key of {name}"] = made.secret.rpartition("_")[2]
+        return made.secret
+
     async def ask(self, *requests: bytes) -> None:
         """Send each of these as often as asked for, a few at a time, and read the replies."""
         waiting = iter([request for request in requests for _ in range(self._each)])
@@ -115,6 +123,18 @@ class _LeakScan:
             assert change.cut == len(ids)
         await self._recorded(Outcome.CANCELLED, 2 * self.held)
         await self.ask(post(key, _chat(_MODELS[0])))
+
+    async def pass_bounds(self) -> None:
+        """Ask for more than a client may use, for an unpriced model, and while nothing can be stored."""
+        whole = _chat(_MODELS[0])
+        await self.ask(post(await self.new_client("canary-used-up", tokens_per_day=1), whole))
+        await self.ask(post(await self.new_client("canary-unpriced", usd_per_day=1), whole))
+        key = await self.new_client("canary-waiting", tokens_per_day=1_000_000)
+        with closing(sqlite3.connect(self.daemon.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            async with await Wire.open(self.daemon.port) as wire:
+                wire.send(post(key, whole))
+                await wire.reply()
 
     @asynccontextmanager
     async def open_streams(self, key: str) -> AsyncIterator[list[str]]:
@@ -214,6 +234,7 @@ async def test_no_key_and_no_prompt_is_ever_written_down(tmp_path: Path, *, larg
         scan = _LeakScan(daemon, key_file, each=300 if large else 3)
         key = await scan.new_key("canary")
         await scan.ask(*_good_and_bad_requests(key))
+        await scan.pass_bounds()
         await scan.leave(key)
         await scan.stall(key)
         await scan.cancel(key)
