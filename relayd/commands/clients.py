@@ -6,7 +6,6 @@ import time
 import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
-from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
 
@@ -16,6 +15,7 @@ from relayd.commands.client_options import bounds_in
 from relayd.commands.console import Console, counted, usd
 from relayd.commands.keys import show_secret
 from relayd.durations import short
+from relayd.state.bounds import allows
 
 _TRIES = 5
 _BOUNDS = tuple(name for name in Client.__struct_fields__ if name not in {"name", "created_at", "removed_at"})
@@ -139,7 +139,7 @@ def _shown(value: object) -> str:
 
 def _how_to_use(client: Client, address: str) -> list[str]:
     """Return what the owner of the new key needs: base URLs and a request that works."""
-    may_chat = not client.endpoints or any(fnmatchcase("/chat", glob) for glob in client.endpoints)
+    may_chat = allows(client.endpoints, "/chat")
     may_v1 = not client.endpoints or any(glob.startswith(("/v1/", "/*")) for glob in client.endpoints)
     path = "/chat" if may_chat else "/v1/chat/completions"
     model = "" if may_chat else 'model: "gpt-4o-mini", '

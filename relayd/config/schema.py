@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -34,6 +33,7 @@ from relayd.config.values import (
     RouteUrl,
     WebOrigins,
 )
+from relayd.state.bounds import allows
 
 _MIB = 1024 * 1024
 _WEEK_S = 7 * 86400
@@ -123,7 +123,7 @@ class RouteSettings(Section):
 
     def serves(self, model: str) -> bool:
         """Return whether the route is for a model."""
-        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+        return allows(self.models, model)
 
 
 class UpstreamSettings(Section):

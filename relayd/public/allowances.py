@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from enum import Enum, auto
-from fnmatch import fnmatchcase
 from typing import Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import TokenCounts
+from relayd.state.bounds import allows
 from relayd.state.budget import NANO, Demand, OverBudget, Standing, Use
 from relayd.state.calendar import Window
 from relayd.state.errors import StateError
@@ -105,7 +105,7 @@ class Allowances:
         client = self._find_client(name)
         if client is None or (client.expires_at is not None and epoch_s(client.expires_at) <= self.clock()):
             raise RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")
-        if client.endpoints and path != OWN_USAGE_PATH and not _matches(path, client.endpoints):
+        if path != OWN_USAGE_PATH and not allows(client.endpoints, path):
             raise RelayError(ErrorCode.UNAUTHORIZED, "This key may not be used at this path.")
         if client.origins and origin is not None and origin not in client.origins:
             raise RelayError(ErrorCode.UNAUTHORIZED, "This key may not be used by pages of this origin.")
@@ -321,11 +321,7 @@ class Meter:
 
 def may_use(client: Client, model: str) -> bool:
     """Return whether the client's list allows a model."""
-    return not client.models or _matches(model, client.models)
-
-
-def _matches(text: str, globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(text, glob) for glob in globs)
+    return allows(client.models, model)
 
 
 def _was_used(record: RequestRecord) -> bool:

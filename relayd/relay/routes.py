@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +15,7 @@ from relayd.printable import printable
 from relayd.relay.errors import RelayError
 from relayd.relay.provider import Provider
 from relayd.relay.refusals import Cools, UpstreamError
+from relayd.state.bounds import allows
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +96,7 @@ class Route:
 
     def serves(self, model: str | None) -> bool:
         """Return whether the route is for a model; any is for a request that names none."""
-        models = self.options.models
-        return model is None or not models or any(fnmatchcase(model, pattern) for pattern in models)
+        return model is None or allows(self.options.models, model)
 
     def readiness(self, model: str | None) -> Readiness:
         """Return whether the route may be asked for a model now."""

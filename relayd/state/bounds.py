@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -109,6 +109,11 @@ def _list(check: Callable[[str], bool]) -> Callable[[object, float], tuple[str, 
 def is_glob(text: str) -> bool:
     """Return whether a text is a pattern whose brackets are closed, without spaces."""
     return _GLOB.fullmatch(text) is not None
+
+
+def allows(globs: Collection[str], text: str) -> bool:
+    """Return whether one of the patterns matches the text; no patterns allow everything."""
+    return not globs or any(fnmatchcase(text, glob) for glob in globs)
 
 
 def _is_endpoint(text: str) -> bool:
