@@ -67,7 +67,7 @@ class State:
         )
         self.reader = LogReader(database.path, clock)
         self.stored_objects = StoredObjects(database, lambda: self._writer.wake(stored_task), clock)
-        stored_task = Task("stored objects", 3600.0, self.stored_objects.write)
+        stored_task = Task("stored objects", math.inf, self.stored_objects.write)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [
             log_task,
@@ -80,6 +80,7 @@ class State:
             Task("windows that are over", 60.0, self.budget.prune),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
+            Task("retention of stored objects", 3600.0, self.stored_objects.prune),
         ]
 
     @classmethod

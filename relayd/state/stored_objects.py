@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +16,6 @@ _CAPACITY = 10_000
 _BATCH = 512
 _RESPONSES_KEPT_S = 60 * 24 * 3600.0
 """OpenAI keeps responses for 30 days; conversations and files until they are deleted."""
-_PRUNE_EVERY_S = 3600.0
 
 
 class Owner(NamedTuple):
@@ -54,7 +52,6 @@ class StoredObjects:
         self._recent: OrderedDict[str, Owner] = OrderedDict()
         self._waiting: dict[str, Owner] = {}
         """Added on the event loop, removed by the writer: each step of a dict is atomic."""
-        self._prune_at = 0.0
 
     def add(self, object_id: str, owner: Owner) -> None:
         """Note who made an object; the first owner of an id keeps it."""
@@ -78,29 +75,33 @@ class StoredObjects:
         return self._waiting.get(object_id) or self._recent.get(object_id)
 
     def write(self) -> float | None:
-        """Commit what waits, and remove what the provider no longer has; return when to come again.
+        """Commit what waits; return 0 if more does.
 
         Raises:
             sqlite3.Error: it waits on.
         """
         waiting = list(self._waiting.items())[:_BATCH]
-        must_prune = time.monotonic() >= self._prune_at
-        if waiting or must_prune:
+        if waiting:
             with self._database.transaction(durable=False) as transaction:
                 taken = [row for row in waiting if not _insert(transaction.connection, *row)]
-                if must_prune:
-                    oldest = utc_text(self._clock() - _RESPONSES_KEPT_S)
-                    transaction.connection.execute(
-                        "DELETE FROM stored_objects WHERE kind = 'responses' AND created_at < ?", (oldest,)
-                    )
-            if must_prune:
-                self._prune_at = time.monotonic() + _PRUNE_EVERY_S
             for object_id, _ in waiting:
                 self._waiting.pop(object_id, None)
             for object_id, _ in taken:
                 # From now on the disk is asked, which knows the first owner.
                 self._recent.pop(object_id, None)
         return 0.0 if self._waiting else None
+
+    def prune(self) -> None:
+        """Remove the owners of responses that the provider no longer has.
+
+        Raises:
+            sqlite3.Error: nothing is removed.
+        """
+        oldest = utc_text(self._clock() - _RESPONSES_KEPT_S)
+        with self._database.transaction(durable=False) as transaction:
+            transaction.connection.execute(
+                "DELETE FROM stored_objects WHERE kind = 'responses' AND created_at < ?", (oldest,)
+            )
 
 
 def _insert(connection: sqlite3.Connection, object_id: str, owner: Owner) -> bool:
