@@ -63,7 +63,7 @@ _key = msgspec.json.Decoder(KeyInfo)
 
 
 def load_ring(connection: sqlite3.Connection, subjects: Collection[str] | None = None) -> StoredRing:
-    """Return the ring as it is on disk, oldest key first, clients by name.
+    """Return the ring as it is on disk, oldest key first.
 
     Args:
         connection: any connection to the database.
@@ -88,11 +88,7 @@ def load_ring(connection: sqlite3.Connection, subjects: Collection[str] | None =
             f"The key ring in {path} is inconsistent ({error}). Put a backup in its place: relayd does not "
             "start without knowing which keys are valid."
         ) from error
-    return msgspec.structs.replace(
-        ring,
-        keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)),
-        clients=sorted(ring.clients, key=lambda client: client.name),
-    )
+    return msgspec.structs.replace(ring, keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)))
 
 
 def find_by_digest(connection: sqlite3.Connection, key_digest: bytes) -> KeyInfo | None:

@@ -31,7 +31,7 @@ def on_disk(state: State) -> tuple[list[Client], dict[str, KeyState]]:
     """Return the clients and the states of the keys as the file has them."""
     with state.reader._connection() as connection:
         ring = load_ring(connection)
-    return ring.clients, states_of(ring.keys)
+    return sorted(ring.clients, key=lambda client: client.name), states_of(ring.keys)
 
 
 def states_of(keys: list[KeyInfo]) -> dict[str, KeyState]:
