@@ -76,8 +76,8 @@ class _Snapshot:
     """By id."""
     digests: dict[str, bytes]
     """By the id of the key."""
-    live: dict[bytes, KeyOwner]
-    """The owner of every live key by its digest."""
+    live: set[bytes]
+    """The digests of the live keys."""
     ends_s: dict[str, float]
     """When each retiring key ends, by its id."""
     owners: dict[bytes, KeyOwner]
@@ -87,7 +87,7 @@ class _Snapshot:
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        return cls(0, {}, {}, {}, {}, {}, {}).updated(ring)
+        return cls(0, {}, {}, set(), {}, {}, {}).updated(ring)
 
     def updated(self, ring: StoredRing) -> _Snapshot:
         """Return the ring with these clients and keys as they are now.
@@ -106,11 +106,11 @@ class _Snapshot:
         )
         for key in ring.keys:
             key_digest = new.digests[key.id]
-            owner = new.owners[key_digest] = KeyOwner(key.id, key.client)
-            new.live.pop(key_digest, None)
+            new.owners[key_digest] = KeyOwner(key.id, key.client)
+            new.live.discard(key_digest)
             new.ends_s.pop(key.id, None)
             if key.state in LIVE_STATES:
-                new.live[key_digest] = owner
+                new.live.add(key_digest)
                 if key.expires_at is not None:
                     new.ends_s[key.id] = epoch_s(key.expires_at)
         new._forget_oldest()
@@ -173,7 +173,7 @@ class KeyRing:
         self._note_expired()
         if not is_known:
             return None
-        owner = snapshot.live[theirs]
+        owner = snapshot.owners[theirs]
         return None if owner.key_id in self._expired else owner
 
     def former_owner(self, presented: bytes) -> KeyOwner | None:
