@@ -90,7 +90,7 @@ class ChunkReader:
         return broken_off() if is_broken else truncated(self._plain_text)
 
     def read_event(self, event: SseEvent, texts: list[str]) -> None:
-        """Take an event other than `[DONE]`; append its pieces of text, none empty."""
+        """Take an event; append its pieces of text, none empty."""
         # `find_in_band_error` needs the whole chunk decoded, which nearly no chunk is worth.
         if b'"error"' not in event.data and event.type != b"error":
             try:
@@ -196,10 +196,7 @@ class ChatCompletion(ChunkReader):
             if self.done or self.error is not None:
                 return texts
             self.events += 1
-            if event.data == DONE:
-                self.done = True
-            else:
-                self.read_event(event, texts)
+            self.read_event(event, texts)
         if self._decoder.overflowed and not self.done:
             # No more can be read, so that an answer without its finish is not whole.
             self.done = True

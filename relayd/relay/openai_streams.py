@@ -200,11 +200,8 @@ class ChatStream(EventStreamAnswer):
     def judge(self, event: SseEvent) -> Verdict:
         """Read a chunk; take out the one with the usage that the relay asked for."""
         reader = self._reader
-        if event.data == DONE:
-            reader.done = True
-        else:
-            reader.is_usage_only = reader.tells_error = False
-            reader.read_event(event, [])
+        reader.is_usage_only = reader.tells_error = False
+        reader.read_event(event, [])
         self._note_progress()
         if reader.done:
             self.done = True
@@ -318,8 +315,10 @@ class ResponsesStream(EventStreamAnswer):
             self._sequence_number = seen.sequence_number
         if kind.endswith(".delta"):
             self.deltas += 1
-        elif kind in _WITH_RESPONSE and not self.finished:
-            self._read_response(kind, json_value(bytes(seen.response)))
+        elif kind in _WITH_RESPONSE:
+            # The response itself may be long, and is needed once at the beginning and once at the end.
+            if not self.finished and (kind in _FINISHES or not self._response):
+                self._read_response(kind, json_value(bytes(seen.response)))
         elif kind == "error" or b'"error"' in event.data:
             self._read_error(kind, event.data)
         return Verdict.TELL if self.error is not None or kind == "error" else Verdict.PASS

@@ -11,12 +11,11 @@ from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
 from relayd.relay.openai_streams import HEARTBEAT, STREAMS, EventStreamAnswer
-from relayd.relay.provider import begins_with_event
+from relayd.relay.provider import begins_with_event, first_bytes
 from relayd.relay.provider_errors import json_text, json_value, reported_error
 from relayd.relay.redact import Redactor
-from relayd.relay.refusals import read_error_body
+from relayd.relay.refusals import is_compressed, read_error_body
 from relayd.relay.stream import UpstreamBody
-from relayd.relay.transport import ConnectionBroken, IncomingResponse
 from relayd.relay.upstream import OnConnected, UpstreamRequest, UpstreamResponse
 from relayd.relay.usage import TokenCounts, read_usage
 
@@ -90,15 +89,15 @@ class PassthroughAnswer:
             raise ProviderRefusal(response.error, response.status, response.headers, response.refusal or b"")
         body = response.body
         media_type = body.header(b"content-type").partition(";")[0].strip().lower()
-        is_compressed = body.header(b"content-encoding").lower() not in {"", "identity"}
+        compressed = is_compressed(body)
         is_stream = media_type == EVENT_STREAM
-        if not is_compressed and not is_stream:
-            first = await _first_bytes(body)
+        if not compressed and not is_stream:
+            first = await first_bytes(body)
             # Some servers forget the type (express, net/http), and the SDKs do not look at it.
             is_stream = wants.must_stream and begins_with_event(first)
             if not is_stream and (wants.must_stream or _REFUSAL.match(first)):
                 await self._raise_refusal(response)
-        if is_compressed and (is_stream or wants.rewrite is not None):
+        if compressed and (is_stream or wants.rewrite is not None):
             raise RelayError(
                 ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
             )
@@ -108,7 +107,7 @@ class PassthroughAnswer:
             return make(self._upstream.redact, wants, response.route)
         if wants.rewrite is not None:
             return RewrittenAnswer(self._upstream, self._make_request, wants)
-        is_json = media_type.endswith("json") and not is_compressed
+        is_json = media_type.endswith("json") and not compressed
         return BodyAnswer(self._upstream, self._make_request, wants, response.route, is_json=is_json)
 
     async def _raise_refusal(self, response: UpstreamResponse) -> NoReturn:
@@ -240,10 +239,3 @@ _MAX_REWRITTEN_BYTES = 4 << 20
 
 async def _made() -> UpstreamRequest:
     raise RuntimeError("the provider is asked once")
-
-
-async def _first_bytes(body: IncomingResponse) -> bytes:
-    try:
-        return await body.peek()
-    except ConnectionBroken:
-        return b""

@@ -266,7 +266,7 @@ class Provider:
         if media_type == "text/event-stream":
             return
         # Some servers forget the type (express, net/http), and the SDK does not look at it.
-        if media_type in {"", "text/plain"} and await _begins_with_event(stream):
+        if media_type in {"", "text/plain"} and begins_with_event(await first_bytes(stream)):
             return
         said = parse_error_body(await read_error_body(stream))
         if said.message is None:
@@ -315,8 +315,9 @@ def begins_with_event(first: bytes) -> bool:
     return bool(first) and any(first[: len(field)] == field[: len(first)] for field in _SSE_FIELDS)
 
 
-async def _begins_with_event(stream: IncomingResponse) -> bool:
+async def first_bytes(stream: IncomingResponse) -> bytes:
+    """Wait for what a body begins with; empty if it breaks off before."""
     try:
-        return begins_with_event(await stream.peek())
+        return await stream.peek()
     except ConnectionBroken:
-        return False
+        return b""
