@@ -116,9 +116,13 @@ class AdmittingHandler(BaseHandler):
         self.body += chunk
         if len(self.body) > self.max_body_bytes:
             self.refuse(self.too_large())
-        elif self.in_tiny_pieces:
-            self.refuse(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
         return None
+
+    def on_too_much(self) -> None:
+        """Refuse a body that comes in tiny pieces, unless it is refused already; end the response."""
+        if self.body is not None:
+            self.refuse(self.too_tiny())
+        super().on_too_much()
 
     def relay(self, answer: Answer, wanted: Wanted | None = None) -> Coroutine[Any, Any, None]:
         """Open a stream, and return what relays one answer to its end, charges its client and records it.
@@ -208,6 +212,10 @@ class AdmittingHandler(BaseHandler):
         if record.outcome is None and self.relayed is None:
             record.duration_ms = self.age_ms
             self.context.recorder.refuse(record, outcome, error, network_of(record.ip))
+
+    def too_tiny(self) -> RelayError:
+        """Return the error of a body whose pieces cost too much."""
+        return RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces.")
 
     def too_large(self) -> RelayError:
         """Return the error of a body over the limit."""

@@ -361,7 +361,7 @@ class V1Handler(AdmittingHandler):
         if self._pipe is None or self.is_answered:
             super().on_too_much()
         else:
-            self._pipe.fail(RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces."))
+            self._pipe.fail(self.too_tiny())
 
     async def _take_upload(self, reader: MultipartReader, chunk: bytes) -> None:
         if self.body is None and self._pipe is None:
@@ -369,7 +369,8 @@ class V1Handler(AdmittingHandler):
             return
         try:
             reader.feed(chunk)
-            self._check_size()
+            if self.received_bytes > self.max_body_bytes:
+                raise self.too_large()
             if self._pipe is not None:
                 self._check_fields(reader)
                 await self._pipe.put(chunk)
@@ -431,13 +432,6 @@ class V1Handler(AdmittingHandler):
             await relaying
         finally:
             pipe.close()
-
-    def _check_size(self) -> None:
-        """Raise RelayError if an upload is too large, or comes in pieces that cost too much."""
-        if self.in_tiny_pieces:
-            raise RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces.")
-        if self.received_bytes > self.max_body_bytes:
-            raise self.too_large()
 
     def _check_fields(self, reader: MultipartReader) -> None:
         """Refuse what decides what the request may do where it comes too late, behind a file."""

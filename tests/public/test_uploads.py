@@ -362,9 +362,10 @@ async def test_the_operator_ends_an_upload() -> None:
         assert (await wire.reply()).status == 200
 
 
-async def test_an_upload_in_tiny_pieces_is_broken_off() -> None:
-    """Each piece costs a turn of the event loop, whatever its size."""
-    body = form(("model", "demo"), ("file", b"x" * 40_000))
+@pytest.mark.parametrize("long_field", [("file", b"x" * 40_000), ("prompt", "x" * 40_000)])
+async def test_an_upload_in_tiny_pieces_is_broken_off(long_field: tuple[str, str | bytes]) -> None:
+    """Each piece costs a turn of the event loop, whatever its size: of the file, or of what precedes it."""
+    body = form(("model", "demo"), long_field, ("file", b"x"))
     async with running_relay() as relay, await Wire.open(relay.port) as wire:
         wire.send(post(KEY, body[:1000], _TYPE, path=_PATH, length=len(body)))
         reading = asyncio.create_task(wire.reply(), name="reply")
