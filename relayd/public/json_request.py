@@ -8,7 +8,7 @@ Go's encoding/json takes it for the same.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,11 +35,10 @@ T = TypeVar("T")
 
 
 class Span(NamedTuple):
-    """Where a value stands, and what it is."""
+    """Where a value stands."""
 
     start: int
     end: int
-    raw: bytes
 
 
 class RequestFields:
@@ -64,17 +63,13 @@ class RequestFields:
             # of the same length.
             text = without_surrogates(body)
             values = _decode(text, start)
+        self._text = text
         self._spans = _spans(text, values, start)
         self._edits: list[tuple[int, int, bytes]] = []
 
     def __contains__(self, name: str) -> bool:
         """Return whether a field is there and not null."""
-        span = self._spans.get(name)
-        return span is not None and span.raw != b"null"
-
-    def __iter__(self) -> Any:
-        """Iterate over the names."""
-        return iter(self._spans)
+        return self.raw(name) not in {b"", b"null"}
 
     def get(self, name: str, kind: type[T], expected: str) -> T | None:
         """Return a field of one type; None if it is absent or null.
@@ -85,22 +80,21 @@ class RequestFields:
         if name not in self:
             return None
         try:
-            return msgspec.json.decode(self._spans[name].raw, type=kind, strict=True)
+            return msgspec.json.decode(self.raw(name), type=kind)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be {expected}.") from error
 
     def raw(self, name: str) -> bytes:
         """Return a value as its bytes; empty if it is absent."""
         span = self._spans.get(name)
-        return b"" if span is None else span.raw
+        return b"" if span is None else self._text[span.start : span.end]
 
-    def replace(self, name: str, value: object) -> None:
-        """Replace a value that is there; nothing else of the body changes."""
-        span = self._spans[name]
-        self._edits.append((span.start, span.end, msgspec.json.encode(value)))
-
-    def insert(self, name: str, value: object) -> None:
-        """Put a field that is not there in front of the others."""
+    def put(self, name: str, value: object) -> None:
+        """Give a field a value: in its place, or in front of the others; nothing else of the body changes."""
+        span = self._spans.get(name)
+        if span is not None:
+            self._edits.append((span.start, span.end, msgspec.json.encode(value)))
+            return
         at = self.body.index(b"{") + 1
         comma = b"," if self._spans else b""
         self._edits.append((at, at, msgspec.json.encode({name: value})[1:-1] + comma))
@@ -113,17 +107,19 @@ class RequestFields:
     def nested(self, name: str) -> RequestFields:
         """Return the fields of a value that is an object. Raises as the class does."""
         span = self._spans[name]
-        if not span.raw.startswith(b"{"):
+        if not self.raw(name).startswith(b"{"):
             raise RelayError(ErrorCode.BAD_REQUEST, f"{name} must be an object.")
         # Not `raw`, in which half a surrogate pair is replaced.
         return RequestFields(self.body[span.start : span.end])
 
     def edited(self) -> bytes:
         """Return the body: the client's own if nothing was changed."""
-        body = self.body
-        for start, end, replacement in sorted(self._edits, reverse=True):
-            body = body[:start] + replacement + body[end:]
-        return body
+        parts: list[bytes] = []
+        at = 0
+        for start, end, replacement in sorted(self._edits):
+            parts += self.body[at:start], replacement
+            at = end
+        return b"".join([*parts, self.body[at:]])
 
 
 def _decode(text: bytes, start: int) -> dict[str, msgspec.Raw]:
@@ -152,16 +148,16 @@ def _spans(text: bytes, values: dict[str, msgspec.Raw], start: int) -> dict[str,
     at = text.index(b"{", start) + 1
     while (met := _NAME.match(text, at)) is not None:
         name = _decode_name(met[1])
-        value = bytes(values[name])
+        value = values[name]
         at = met.end()
         end = at + len(value)
         after = _AFTER_VALUE.match(text, end)
         shown, same = name[:_MAX_SHOWN_CHARS], name.casefold()
-        if same in folded or after is None or text[at:end] != value:
+        if same in folded or after is None or not text.startswith(value, at):
             raise RelayError(ErrorCode.BAD_REQUEST, f"The field {shown!r} is in the body more than once.")
         if same in _CHECKED and name != same:
             raise RelayError(ErrorCode.BAD_REQUEST, f"The field {shown!r} must be spelt {same!r}.")
         folded.add(same)
-        spans[name] = Span(at, end, value)
+        spans[name] = Span(at, end)
         at = after.end()
     return spans

@@ -154,7 +154,7 @@ class V1Handler(AdmittingHandler):
         fields = RequestFields(body or b"{}")
         model = self._resolve(fields.get("model", str, "text"))
         if model is not None and model != fields.get("model", str, "text"):
-            fields.replace("model", model)
+            fields.put("model", model)
         is_stream = fields.get("stream", bool, "true or false") or False
         if endpoint.method == "GET":
             # A stored response, from its beginning or from an event of it.
@@ -587,18 +587,12 @@ class V1Handler(AdmittingHandler):
 def _ask_usage(fields: RequestFields) -> bool:
     """Ask for the usage of a stream if the client leaves it open; return whether it was added."""
     if "stream_options" not in fields:
-        if "stream_options" in set(fields):
-            fields.replace("stream_options", {"include_usage": True})
-        else:
-            fields.insert("stream_options", {"include_usage": True})
+        fields.put("stream_options", {"include_usage": True})
         return True
     options = fields.nested("stream_options")
     if "include_usage" in options:
         return False
-    if "include_usage" in set(options):
-        options.replace("include_usage", value=True)
-    else:
-        options.insert("include_usage", value=True)
+    options.put("include_usage", value=True)
     fields.edit("stream_options", options)
     return True
 

@@ -50,8 +50,8 @@ def test_a_body_goes_on_as_it_is_but_for_what_is_changed(
     assert fields.edited() == body
     for name, value in document.items():
         assert fields.get(name, object, "anything") == value
-    fields.replace("replaced", ["é"])
-    fields.insert("put_in", value=True)
+    fields.put("replaced", ["é"])
+    fields.put("put_in", value=True)
     edited = fields.edited()
     assert edited == body.replace(b'"here"', '["é"]'.encode()).replace(b"{", b'{"put_in":true,', 1)
     assert json.loads(edited.decode("utf-8-sig"))["replaced"] == ["é"]
@@ -110,7 +110,7 @@ def test_half_a_surrogate_pair_and_long_numbers_go_on_as_they_are() -> None:
     body = b'{"text":"\\ud83d \\\\ud83d","seed":' + b"9" * 5000 + b',"model":"m"}'
     fields = RequestFields(body)
     assert fields.get("model", str, "text") == "m"
-    fields.replace("model", "other")
+    fields.put("model", "other")
     assert fields.edited() == body.replace(b'"m"', b'"other"')
 
 
@@ -122,7 +122,7 @@ def test_a_field_of_another_type_is_named() -> None:
             fields.get(name, int, "a whole number")
     assert fields.get("o", int, "a whole number") is None
     assert "o" not in fields
-    assert list(fields) == ["n", "m", "o", "p"]
+    assert [fields.raw(name) for name in "nmop"] == [b'"2"', b"true", b"null", b"2.0"]
 
 
 def test_a_field_of_an_object_inside_is_changed_in_its_place() -> None:
@@ -130,6 +130,6 @@ def test_a_field_of_an_object_inside_is_changed_in_its_place() -> None:
     for inner, expected in (("{ }", '{"x":true }'), ('{"y":"\\ud800"}', '{"x":true,"y":"\\ud800"}')):
         fields = RequestFields(f'{{"a": {inner} }}'.encode())
         nested = fields.nested("a")
-        nested.insert("x", value=True)
+        nested.put("x", value=True)
         fields.edit("a", nested)
         assert fields.edited() == f'{{"a": {expected} }}'.encode()
