@@ -142,6 +142,25 @@ class AdmittingHandler(BaseHandler):
         context.streams.add(stream)
         return self._run(stream, meter)
 
+    def ask(self, body: bytes) -> tuple[Answer, Wanted | None]:
+        """Return the answer to a request that is whole, and what it may use. Raises RelayError."""
+        raise NotImplementedError
+
+    async def relay_body(self) -> None:
+        """Relay, now that the body is here."""
+        self.body_arrived()
+        if self.body is None:
+            # Refused before its body was here.
+            self.finish()
+            return
+        try:
+            answer, wanted = self.ask(bytes(self.body))
+        except RelayError as error:
+            self.refuse(error)
+            return
+        self.body.clear()
+        await self.relay(answer, wanted)
+
     async def _run(self, stream: RelayStream, meter: Meter) -> None:
         context, record = self.context, self.record
         try:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from relayd.public.auth import unauthorized
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates
 from relayd.relay.prices import Pricing
@@ -104,7 +105,7 @@ class Allowances:
         """
         client = self._find_client(name)
         if client is None or (client.expires_at is not None and epoch_s(client.expires_at) <= self.clock()):
-            raise RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")
+            raise unauthorized()
         if path != OWN_USAGE_PATH and not allows(client.endpoints, path):
             raise RelayError(ErrorCode.UNAUTHORIZED, "This key may not be used at this path.")
         if client.origins and origin is not None and origin not in client.origins:

@@ -21,20 +21,9 @@ class ChatHandler(AdmittingHandler):
 
     async def post(self) -> None:
         """Relay, now that the body is here."""
-        self.body_arrived()
-        if self.body is None:
-            # Refused before its body was here.
-            self.finish()
-            return
-        try:
-            answer, wanted = self._ask(bytes(self.body))
-        except RelayError as error:
-            self.refuse(error)
-            return
-        self.body.clear()
-        await self.relay(answer, wanted)
+        await self.relay_body()
 
-    def _ask(self, body: bytes) -> tuple[ChatAnswer, Wanted | None]:
+    def ask(self, body: bytes) -> tuple[ChatAnswer, Wanted | None]:
         """Return the answer to a request, and what it may use. Raises RelayError."""
         context, record = self.context, self.record
         request = parse_chat_request(body, context.chat_rules)

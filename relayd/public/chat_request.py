@@ -108,6 +108,23 @@ class ChatRules(msgspec.Struct, frozen=True):
             )
         return model
 
+    def check_limit(self, name: str, wanted: int | None) -> None:
+        """Check how long an answer may be.
+
+        Args:
+            name: of the field.
+            wanted: in tokens; None: the request names no limit.
+
+        Raises:
+            RelayError: `bad_request`.
+        """
+        check_count(name, wanted)
+        if self.max_tokens_limit and wanted is not None and wanted > self.max_tokens_limit:
+            raise RelayError(
+                ErrorCode.BAD_REQUEST,
+                f"{name} may be at most {self.max_tokens_limit} on this relay, not {wanted}.",
+            )
+
 
 def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
     """Check a body against the protocol and the operator's rules.
@@ -121,12 +138,7 @@ def parse_chat_request(body: bytes, rules: ChatRules) -> ChatRequest:
         ("max_tokens", fields.max_tokens),
         ("max_completion_tokens", fields.max_completion_tokens),
     ):
-        check_count(name, wanted)
-        if rules.max_tokens_limit and wanted is not None and wanted > rules.max_tokens_limit:
-            raise RelayError(
-                ErrorCode.BAD_REQUEST,
-                f"{name} may be at most {rules.max_tokens_limit} on this relay, not {wanted}.",
-            )
+        rules.check_limit(name, wanted)
     include_usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
     if model != fields.model:
         raw["model"] = msgspec.Raw(_encode(model))

@@ -129,24 +129,15 @@ class V1Handler(AdmittingHandler):
 
     async def _serve(self, *_path: str) -> None:
         """Relay, now that the body is here; an upload is under way already."""
-        self.body_arrived()
-        if self._reader is not None:
-            await self._end_upload()
-        elif self.body is None:
-            # Refused before its body was here.
-            self.finish()
+        if self._reader is None:
+            await self.relay_body()
         else:
-            try:
-                answer, wanted = self._ask(bytes(self.body))
-            except RelayError as error:
-                self.refuse(error)
-                return
-            self.body.clear()
-            await self.relay(answer, wanted)
+            self.body_arrived()
+            await self._end_upload()
 
     get = post = put = patch = delete = _serve
 
-    def _ask(self, body: bytes) -> tuple[PassthroughAnswer, Wanted | None]:
+    def ask(self, body: bytes) -> tuple[PassthroughAnswer, Wanted | None]:
         """Return the answer to a request that is whole, and what it may use. Raises RelayError."""
         endpoint = self._endpoint
         if endpoint.is_models and endpoint.method == "GET":
@@ -244,14 +235,10 @@ class V1Handler(AdmittingHandler):
 
     def _read_wanted(self, fields: RequestFields, form: AnswerForm) -> Wanted | None:
         """Return what a request may use, within the limits; None if it asks no model."""
-        limit = self.context.chat_rules.max_tokens_limit
+        rules = self.context.chat_rules
         limits = {name: fields.get(name, int, "a whole number") for name in _OUTPUT_LIMITS}
         for name, wanted in limits.items():
-            check_count(name, wanted)
-            if limit and wanted is not None and wanted > limit:
-                raise RelayError(
-                    ErrorCode.BAD_REQUEST, f"{name} may be at most {limit} on this relay, not {wanted}."
-                )
+            rules.check_limit(name, wanted)
         counts = {name: fields.get(name, int, "a whole number") for name in ("n", "best_of")}
         for name, count in counts.items():
             check_count(name, count)

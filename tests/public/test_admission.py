@@ -240,7 +240,7 @@ async def test_what_the_framework_refuses_holds_nothing(monkeypatch: pytest.Monk
 
     async with running_relay(server__max_streams=1) as relay, await Wire.open(relay.port) as wire:
         with monkeypatch.context() as patched:
-            patched.setattr(V1Handler, "_ask", fail)
+            patched.setattr(V1Handler, "ask", fail)
             for n in range(2):
                 wire.send(post(KEY, body(_QUICK), path="/v1/chat/completions"))
                 assert (await wire.reply()).status == HTTPStatus.BAD_REQUEST
