@@ -12,7 +12,7 @@ from typing import TypeVar
 from textual.app import App
 
 from relayd.admin.client import AdminClientError, Refused
-from relayd.admin.schema import ClientChange, ClientInfo, KeyChange, KeyInfo, KeyState, epoch_s
+from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange, KeyInfo, epoch_s
 from tui.context import Context
 from tui.daemon_commands import RingChange
 from tui.model.clients import FIELDS, texts_of
@@ -212,8 +212,9 @@ class RingActions:
     async def remove_client(self, client: ClientInfo) -> None:
         """Remove a client with all its keys."""
         generation = self._state.generation
-        live = {KeyState.ACTIVE, KeyState.RETIRING}
-        keys = [key for key in self._state.ring.keys if key.client == client.name and key.state in live]
+        keys = [
+            key for key in self._state.ring.keys if key.client == client.name and key.state in LIVE_STATES
+        ]
         streams = self._state.open_streams.streams.values()
         count = sum(stream.progress.client == client.name for stream in streams)
         cut = await self._app.push_screen_wait(AskRemove(client.name, keys, count))

@@ -10,6 +10,7 @@ import msgspec
 from relayd.relay.accepting import AcceptState
 from relayd.state.filter import Filter, FilterError, parse_filter
 from relayd.state.records import (
+    LIVE_STATES,
     Audited,
     AuditEntry,
     AuditPage,

@@ -10,19 +10,18 @@ import sys
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from getpass import getpass
 from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
-from relayd.admin.schema import KeyChange, KeyInfo, KeyState, Ring, epoch_s
+from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring, epoch_s
 from relayd.commands.console import EXIT_FAILED, Console, counted, left
 from relayd.durations import short
 
 _DEAD_SHOWN = 5
 _REVOKE_TRIES = 5
-_LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 
 Change = Callable[..., Awaitable[KeyChange]]
 """A method of the client that lacks only `generation` and `idempotency_key`."""
@@ -35,8 +34,8 @@ async def list_keys(args: Namespace, console: Console) -> int:
         console.json(ring)
         return 0
     now_s = time.time()
-    live = [key for key in ring.keys if key.state in _LIVE]
-    dead = [key for key in ring.keys if key.state not in _LIVE]
+    live = [key for key in ring.keys if key.state in LIVE_STATES]
+    dead = [key for key in ring.keys if key.state not in LIVE_STATES]
     rows = [("KEY", "CLIENT", "FINGERPRINT", "STATE")]
     rows += [
         (key.id, key.client, key.fingerprint, _key_state(key, now_s)) for key in live + dead[-_DEAD_SHOWN:]
@@ -112,7 +111,8 @@ async def revoke(args: Namespace, console: Console) -> int:
     for attempt in range(1, _REVOKE_TRIES + 1):
         try:
             change = await _change(
-                client, lambda ring: partial(client.revoke_key, _key_id(ring, args.id, _LIVE), cut=args.cut)
+                client,
+                lambda ring: partial(client.revoke_key, _key_id(ring, args.id, LIVE_STATES), cut=args.cut),
             )
             break
         except Refused as refusal:
@@ -125,7 +125,7 @@ async def revoke(args: Namespace, console: Console) -> int:
         else "Its open streams continue to their end."
     )
     sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
-    if not any(key.client == name and key.state in _LIVE for key in (await client.keys()).keys):
+    if not any(key.client == name and key.state in LIVE_STATES for key in (await client.keys()).keys):
         sentence += f" {name} has no key now: relayd keys add {name}"
     return _show(args, console, change, sentence)
 
@@ -140,7 +140,7 @@ async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyC
         return await change()
 
 
-def _key_id(ring: Ring, name: str, states: Sequence[KeyState]) -> str:
+def _key_id(ring: Ring, name: str, states: Collection[KeyState]) -> str:
     """Return the id of a key, which may also be named by its client if no other key can be meant."""
     if any(key.id == name for key in ring.keys):
         return name

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from relayd.admin.schema import (
+    LIVE_STATES,
     AcceptState,
     Audited,
     AuditEntry,
@@ -133,7 +134,7 @@ class AppState:
         return self.evidence.straggler_count(self.ring.keys) > 0 or any(
             self.evidence.refused(key.id, now_s - _HOUR_S)
             for key in self.ring.keys
-            if key.state in {KeyState.EXPIRED, KeyState.REVOKED}
+            if key.state not in LIVE_STATES
         )
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:

@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
-from relayd.admin.schema import ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
+from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
 from tui.model.app_state import AppState
 from tui.model.clients import NEAR, bar, has_expired, meters
 from tui.model.evidence import RECENT_S, Use
@@ -16,7 +16,6 @@ from tui.model.units import age, count, countdown, duration, moment, money, plur
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
 
-LIVE = (KeyState.ACTIVE, KeyState.RETIRING)
 _MAX_USES = 12
 _ENDED = {KeyState.EXPIRED: "expired", KeyState.REVOKED: "revoked"}
 _ROLES = {
@@ -43,10 +42,12 @@ class KeyList(ItemList[KeyInfo]):
         """Take over the keys of this client, the newest first."""
         self._client = client
         keys = [key for key in self._state.ring.keys if key.client == client]
-        keys.sort(key=lambda key: (key.state in LIVE, key.created_at), reverse=True)
+        keys.sort(key=lambda key: (key.state in LIVE_STATES, key.created_at), reverse=True)
         since_s, evidence = self._now_s() - RECENT_S, self._state.evidence
         self.show(
-            key for key in keys if key.state in LIVE or self.show_ended or evidence.refused(key.id, since_s)
+            key
+            for key in keys
+            if key.state in LIVE_STATES or self.show_ended or evidence.refused(key.id, since_s)
         )
 
     def fields(self, width: int) -> list[Field]:
@@ -64,7 +65,7 @@ class KeyList(ItemList[KeyInfo]):
     def cells(self, item: KeyInfo) -> dict[str, tuple[str, Role]]:
         """Return one key."""
         key, now_s, evidence = item, self._now_s(), self._state.evidence
-        live = key.state in LIVE
+        live = key.state in LIVE_STATES
         text = Role.TEXT if live else Role.DIM
         users = evidence.stragglers(key.id) if key.replaced_by else evidence.users(key.id, now_s)
         used = sum(1 for use in users if use.requests)

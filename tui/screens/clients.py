@@ -14,14 +14,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import ClientInfo, KeyInfo, KeyState, epoch_s
+from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, epoch_s
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.clients import bar, by_day, last_days, month_meter, nearest
 from tui.model.evidence import RECENT_S
 from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
-from tui.screens.client_keys import LIVE, ClientSummary, KeyList
+from tui.screens.client_keys import ClientSummary, KeyList
 from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
@@ -65,12 +65,12 @@ class ClientList(ItemList[ClientInfo]):
 
     def keys_of(self, client: str) -> list[KeyInfo]:
         """Return the live keys of a client, the active one first."""
-        keys = [key for key in self._keys.get(client, []) if key.state in LIVE]
+        keys = [key for key in self._keys.get(client, []) if key.state in LIVE_STATES]
         return sorted(keys, key=lambda key: (key.state is KeyState.ACTIVE, key.created_at), reverse=True)
 
     def _is_dead_key_used(self, client: str) -> bool:
         since_s = self._now_s() - RECENT_S
-        ended = (key for key in self._keys.get(client, []) if key.state not in LIVE)
+        ended = (key for key in self._keys.get(client, []) if key.state not in LIVE_STATES)
         return any(self._state.evidence.refused(key.id, since_s) for key in ended)
 
     def fields(self, width: int) -> list[Field]:

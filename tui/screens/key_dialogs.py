@@ -14,7 +14,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from relayd.admin.schema import KeyInfo, KeyState
+from relayd.admin.schema import LIVE_STATES, KeyInfo
 from relayd.durations import parse_duration
 from tui.clipboard import private_file
 from tui.model.secret import Secret
@@ -85,7 +85,7 @@ class AskRevoke(Dialog[Revocation]):
     def __init__(self, chosen: KeyInfo | None, keys: Iterable[KeyInfo], open_streams: dict[str, int]) -> None:
         super().__init__("Revoke a key now?", yes="Revoke now", danger=True)
         self._chosen = chosen
-        self._keys = [key for key in keys if key.state in {KeyState.ACTIVE, KeyState.RETIRING}]
+        self._keys = [key for key in keys if key.state in LIVE_STATES]
         self._open_streams = open_streams
 
     def body(self) -> Iterable[Widget]:
