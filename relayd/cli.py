@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 
 from relayd import __version__
 from relayd.commands.client_options import add_bound_options
 from relayd.durations import parse_duration
+from relayd.state.calendar import local_date
 
 EXIT_BROKEN_PIPE = 141
 """As a shell reports a death by SIGPIPE."""
@@ -249,7 +250,7 @@ def _day(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text[:40]!r} is neither a day nor a span; write 2026-01-31 or 7d"
         ) from None
-    return datetime.fromtimestamp(time.time() - span_s).astimezone().date().isoformat()
+    return local_date(time.time() - span_s).isoformat()
 
 
 def _add_clients(commands: _Commands[argparse.ArgumentParser]) -> None:

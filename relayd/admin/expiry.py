@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from datetime import time as clock_time
 
 from relayd.durations import MAX_EXPIRY_S, TooLong, parse_duration
+from relayd.state.calendar import start_of
 
 
 def parse_expiry(text: str, now_s: float) -> str:
@@ -32,7 +32,7 @@ def _end_s(text: str, now_s: float) -> float:
     except ValueError:
         pass
     else:
-        return datetime.combine(last_day + timedelta(days=1), clock_time()).timestamp()
+        return start_of(last_day + timedelta(days=1))
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
