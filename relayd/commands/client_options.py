@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TypeVar
 
-from relayd.admin.expiry import parse_expiry
+from relayd.admin.bound_texts import parse_count, parse_expiry, parse_usd
 
 NOTHING = "none"
 """Removes a bound."""
-
-_COUNT = re.compile(r"([0-9]{1,16})([kM]?)")
-_TIMES = {"": 1, "k": 1000, "M": 1_000_000}
-_USD = re.compile(r"\$?([0-9]{1,10}(?:\.[0-9]{1,9})?)")
 
 T = TypeVar("T")
 
@@ -35,7 +30,7 @@ def add_bound_options(parser: ArgumentParser) -> None:
         ("usd-per-month", "USD", _usd, "money a month"),
         ("max-output-tokens", "N", _count, "length of one answer, in tokens"),
         ("expires", "WHEN", _expiry, "its end: in 12h or 30d, or the last day, such as 2027-01-31"),
-        ("note", "TEXT", _text, "whatever helps you to know it"),
+        ("note", "TEXT", str, "whatever helps you to know it"),
     ):
         dest = "expires_at" if name == "expires" else name.replace("-", "_")
         parser.add_argument(
@@ -65,17 +60,21 @@ def _names(text: str) -> list[str]:
 
 
 def _count(text: str) -> int:
-    found = _COUNT.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text[:40]!r} is not a number; write 500, 20k, 2M, or none for no bound")
-    return int(found[1]) * _TIMES[found[2]]
+    try:
+        return parse_count(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text[:40]!r} is not a number; write 500, 20k, 2M, or none for no bound"
+        ) from None
 
 
 def _usd(text: str) -> float:
-    found = _USD.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text[:40]!r} is not an amount; write 20 or 1.50, or none for no bound")
-    return float(found[1])
+    try:
+        return parse_usd(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text[:40]!r} is not an amount; write 20 or 1.50, or none for no bound"
+        ) from None
 
 
 def _expiry(text: str) -> str:
@@ -83,7 +82,3 @@ def _expiry(text: str) -> str:
         return parse_expiry(text, time.time())
     except ValueError as error:
         raise ArgumentTypeError(f"{text[:40]!r} is not an end; write {error}, or none for no end") from None
-
-
-def _text(text: str) -> str:
-    return text

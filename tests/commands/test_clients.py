@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.admin.expiry import parse_expiry
+from relayd.admin.bound_texts import parse_expiry
 from relayd.state.budget import NANO, Demand, Use
 from relayd.state.records import epoch_s
 from tests.admin.harness import admin_api

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from typing import Any
 
-from relayd.admin.expiry import parse_expiry
+from relayd.admin.bound_texts import parse_count, parse_expiry, parse_usd
 from relayd.admin.schema import ClientInfo, Usage, epoch_s
 from tui.model.units import count, money
 
@@ -18,9 +17,6 @@ NEAR = 0.8
 _MONTH = "$/month"
 _FULL = "█"
 _EMPTY = "░"
-_COUNT = re.compile(r"([0-9]{1,16})([kM]?)")
-_TIMES = {"": 1, "k": 1000, "M": 1_000_000}
-_USD = re.compile(r"\$?([0-9]{1,10}(?:\.[0-9]{1,9})?)")
 
 
 def bar(share: float, cells: int) -> str:
@@ -130,17 +126,11 @@ def _parse_names(text: str, _: float) -> list[str]:
 
 
 def _parse_count(text: str, _: float) -> int:
-    found = _COUNT.fullmatch(text.replace(",", "").replace("_", ""))
-    if found is None:
-        raise ValueError("a whole number, such as 500, 20k or 2M")
-    return int(found[1]) * _TIMES[found[2]]
+    return parse_count(text.replace(",", "").replace("_", ""))
 
 
 def _parse_usd(text: str, _: float) -> float:
-    found = _USD.fullmatch(text)
-    if found is None:
-        raise ValueError("an amount of US dollars, such as 20 or 1.50")
-    return float(found[1])
+    return parse_usd(text)
 
 
 def _show_names(names: tuple[str, ...]) -> str:

@@ -1,11 +1,40 @@
-"""The end of a client as operators write it: a span, the last day, or a time."""
+"""Bounds of a client as operators write them: numbers, amounts, and its end."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 
 from relayd.durations import MAX_EXPIRY_S, TooLong, parse_duration
 from relayd.state.calendar import start_of
+
+_COUNT = re.compile(r"([0-9]{1,16})([kM]?)")
+_TIMES = {"": 1, "k": 1000, "M": 1_000_000}
+_USD = re.compile(r"\$?([0-9]{1,10}(?:\.[0-9]{1,9})?)")
+
+
+def parse_count(text: str) -> int:
+    """Return a number, such as `500`, `20k` or `2M`.
+
+    Raises:
+        ValueError: it is none; the text says what it may be, to stand in a sentence.
+    """
+    found = _COUNT.fullmatch(text)
+    if found is None:
+        raise ValueError("a whole number, such as 500, 20k or 2M")
+    return int(found[1]) * _TIMES[found[2]]
+
+
+def parse_usd(text: str) -> float:
+    """Return an amount of US dollars, such as `20` or `1.50`; a dollar sign may come first.
+
+    Raises:
+        ValueError: it is none; the text says what it may be, to stand in a sentence.
+    """
+    found = _USD.fullmatch(text)
+    if found is None:
+        raise ValueError("an amount of US dollars, such as 20 or 1.50")
+    return float(found[1])
 
 
 def parse_expiry(text: str, now_s: float) -> str:
