@@ -12,7 +12,7 @@ from http import HTTPStatus
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
 from relayd.commands.client_options import bounds_in
-from relayd.commands.console import Console, counted, usd
+from relayd.commands.console import Console, ago, counted, show, usd
 from relayd.commands.keys import show_secret
 from relayd.durations import short
 from relayd.state.bounds import allows
@@ -66,29 +66,23 @@ async def set_bounds(args: Namespace, console: Console) -> int:
     """Change the bounds that are named."""
     client = console.client(args.socket)
     change = await _change(client, partial(client.set_client, args.name, bounds_in(args, _BOUNDS)))
-    if args.json:
-        console.json(change)
-    else:
-        bounds = _bounds(change.client, time.time()) or "none"
-        console.tell(f"Client {args.name} has these bounds from its next request on: {bounds}.")
-    return 0
+    bounds = _bounds(change.client, time.time()) or "none"
+    sentence = f"Client {args.name} has these bounds from its next request on: {bounds}."
+    return show(args, console, change, sentence)
 
 
 async def remove(args: Namespace, console: Console) -> int:
     """Remove a client; its keys end for good."""
     client = console.client(args.socket)
     change = await _change(client, partial(client.remove_client, args.name, cut=args.cut))
-    if args.json:
-        console.json(change)
-        return 0
     streams = (
         f"{counted(change.cut, 'open stream')} ended."
         if args.cut
         else "Its open streams continue to their end."
     )
     keys = counted(len(change.revoked), "key")
-    console.tell(f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}")
-    return 0
+    sentence = f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}"
+    return show(args, console, change, sentence)
 
 
 async def _change(client: AdminClient, change: Callable[..., Awaitable[ClientChange]]) -> ClientChange:
@@ -116,7 +110,7 @@ def _row(client: ClientInfo, now_s: float) -> tuple[str, ...]:
         str(len(client.keys)),
         f"{counted(client.today.requests, 'request')}, {counted(client.today.tokens, 'token')}",
         month,
-        "never" if client.last_used_at is None else f"{short(now_s - epoch_s(client.last_used_at))} ago",
+        "never" if client.last_used_at is None else ago(client.last_used_at, now_s),
         "; ".join(filter(None, (_bounds(client, now_s), client.note))),
     )
 

@@ -94,6 +94,15 @@ def run(args: Namespace) -> int:
         return EXIT_NO_DAEMON if isinstance(error, NoDaemon) else EXIT_FAILED
 
 
+def show(args: Namespace, console: Console, document: object, sentence: str) -> int:
+    """Write the document if `--json` is given, else the sentence; return the exit status."""
+    if args.json:
+        console.json(document)
+    else:
+        console.tell(sentence)
+    return 0
+
+
 def counted(count: int, noun: str) -> str:
     """Return `1 stream`, `2 streams`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -108,6 +117,11 @@ def usd(amount: float) -> str:
 def left(utc: str, now_s: float) -> str:
     """Return how far in the future a time is: `42m left`."""
     return f"{short(epoch_s(utc) - now_s)} left"
+
+
+def ago(utc: str, now_s: float) -> str:
+    """Return how far in the past a time is: `42m ago`."""
+    return f"{short(now_s - epoch_s(utc))} ago"
 
 
 def size(count: int) -> str:

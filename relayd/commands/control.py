@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 
 from relayd.admin.schema import AcceptState, PeriodUse, RouteStatus, Status, epoch_s
-from relayd.commands.console import Console, counted, left, size, usd
+from relayd.commands.console import Console, counted, left, show, size, usd
 from relayd.durations import millis, short
 from relayd.hints import typeable
 from relayd.printable import printable
@@ -48,7 +48,7 @@ async def pause(args: Namespace, console: Console) -> int:
     """Refuse new requests."""
     status = await console.client(args.socket).pause()
     count = _open_streams(status)
-    return _answer(
+    return show(
         args,
         console,
         status,
@@ -60,7 +60,7 @@ async def pause(args: Namespace, console: Console) -> int:
 async def resume(args: Namespace, console: Console) -> int:
     """Accept new requests again."""
     status = await console.client(args.socket).resume()
-    return _answer(args, console, status, f"Live: new requests are accepted at {status.address}.")
+    return show(args, console, status, f"Live: new requests are accepted at {status.address}.")
 
 
 async def reload(args: Namespace, console: Console) -> int:
@@ -89,15 +89,7 @@ async def drain(args: Namespace, console: Console) -> int:
         if count
         else "no stream is open, so relayd stops now."
     )
-    return _answer(args, console, status, f"Draining: new requests get 503; {rest}")
-
-
-def _answer(args: Namespace, console: Console, status: Status, sentence: str) -> int:
-    if args.json:
-        console.json(status)
-    else:
-        console.tell(sentence)
-    return 0
+    return show(args, console, status, f"Draining: new requests get 503; {rest}")
 
 
 def _open_streams(status: Status) -> int:

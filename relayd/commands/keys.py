@@ -16,9 +16,8 @@ from getpass import getpass
 from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
-from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring, epoch_s
-from relayd.commands.console import EXIT_FAILED, Console, counted, left
-from relayd.durations import short
+from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring
+from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show
 
 _DEAD_SHOWN = 5
 _REVOKE_TRIES = 5
@@ -58,7 +57,7 @@ async def import_key(args: Namespace, console: Console) -> int:
     given = getpass("The key, which is not shown: ") if sys.stdin.isatty() else sys.stdin.readline()
     client = console.client(args.socket)
     change = await _change(client, lambda _ring: partial(client.add_key, args.name, given.strip()))
-    return _show(
+    return show(
         args, console, change, f"Client {args.name} has the given key now; its id is {change.key.id}."
     )
 
@@ -89,7 +88,7 @@ async def extend(args: Namespace, console: Console) -> int:
         lambda ring: partial(client.extend_key, _key_id(ring, args.id, [KeyState.RETIRING]), by_s=args.by),
     )
     until = change.key.expires_at or change.key.created_at
-    return _show(
+    return show(
         args, console, change, f"Key {change.key.id} works until {until} ({left(until, time.time())})."
     )
 
@@ -99,7 +98,7 @@ async def undo(args: Namespace, console: Console) -> int:
     client = console.client(args.socket)
     change = await _change(client, lambda ring: partial(client.undo_key, _key_to_undo(ring, args.name).id))
     gone = "" if change.old is None else f"; {change.old.id} is revoked"
-    return _show(args, console, change, f"Key {change.key.id} of {change.key.client} is active again{gone}.")
+    return show(args, console, change, f"Key {change.key.id} of {change.key.client} is active again{gone}.")
 
 
 async def revoke(args: Namespace, console: Console) -> int:
@@ -127,7 +126,7 @@ async def revoke(args: Namespace, console: Console) -> int:
     sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
     if not any(key.client == name and key.state in LIVE_STATES for key in (await client.keys()).keys):
         sentence += f" {name} has no key now: relayd keys add {name}"
-    return _show(args, console, change, sentence)
+    return show(args, console, change, sentence)
 
 
 async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyChange:
@@ -182,14 +181,6 @@ def _key_to_undo(ring: Ring, name: str) -> KeyInfo:
             f"No key of {name[:64]!r} is retiring: nothing can be undone.",
         )
     return max(retiring, key=lambda key: (key.replaced_by in active, key.expires_at or ""))
-
-
-def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -> int:
-    if args.json:
-        console.json(change)
-    else:
-        console.tell(sentence)
-    return 0
 
 
 def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: str) -> int:
@@ -247,14 +238,10 @@ def _key_state(key: KeyInfo, now_s: float) -> str:
     if key.state is KeyState.RETIRING and key.expires_at is not None:
         state = f"retiring, {left(key.expires_at, now_s)}"
     elif key.state is KeyState.ACTIVE:
-        state = f"active, made {_ago(key.created_at, now_s)}"
+        state = f"active, made {ago(key.created_at, now_s)}"
     else:
         end = key.revoked_at or key.expires_at
-        state = key.state.value if end is None else f"{key.state.value} {_ago(end, now_s)}"
+        state = key.state.value if end is None else f"{key.state.value} {ago(end, now_s)}"
     if key.last_used_at is None:
         return f"{state}, never used"
-    return f"{state}, last used {_ago(key.last_used_at, now_s)} from {key.last_used_ip}"
-
-
-def _ago(utc: str, now_s: float) -> str:
-    return f"{short(now_s - epoch_s(utc))} ago"
+    return f"{state}, last used {ago(key.last_used_at, now_s)} from {key.last_used_ip}"
