@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from functools import partial
-from http import HTTPStatus
 
-from relayd.admin.client import AdminClient, AnswerUnknown, Refused
+from relayd.admin.client import AdminClient
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
+from relayd.commands.changes import once, retried
 from relayd.commands.client_options import bounds_in
-from relayd.commands.console import Console, ago, counted, show, usd
+from relayd.commands.console import Console, ago, counted, show, streams_after, usd
 from relayd.commands.keys import show_secret
 from relayd.durations import short
 from relayd.state.bounds import allows
 
-_TRIES = 5
 _BOUNDS = tuple(name for name in Client.__struct_fields__ if name not in {"name", "created_at", "removed_at"})
 _LABELS = {
     "models": "models {}",
@@ -75,11 +73,7 @@ async def remove(args: Namespace, console: Console) -> int:
     """Remove a client; its keys end for good."""
     client = console.client(args.socket)
     change = await _change(client, partial(client.remove_client, args.name, cut=args.cut))
-    streams = (
-        f"{counted(change.cut, 'open stream')} ended."
-        if args.cut
-        else "Its open streams continue to their end."
-    )
+    streams = streams_after(change.cut if args.cut else None)
     keys = counted(len(change.revoked), "key")
     sentence = f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}"
     return show(args, console, change, sentence)
@@ -87,18 +81,11 @@ async def remove(args: Namespace, console: Console) -> int:
 
 async def _change(client: AdminClient, change: Callable[..., Awaitable[ClientChange]]) -> ClientChange:
     """Change a client that the command names: after another operator's change it is repeated."""
-    for attempt in range(1, _TRIES + 1):
-        generation = (await client.status()).ring.generation
-        once = partial(change, generation=generation, idempotency_key=uuid.uuid4().hex)
-        try:
-            try:
-                return await once()
-            except AnswerUnknown:
-                return await once()
-        except Refused as refusal:
-            if refusal.status != HTTPStatus.PRECONDITION_FAILED or attempt == _TRIES:
-                raise
-    raise AssertionError  # the last attempt returned or raised
+
+    async def attempt() -> ClientChange:
+        return await once(change, (await client.status()).ring.generation)
+
+    return await retried(attempt)
 
 
 def _row(client: ClientInfo, now_s: float) -> tuple[str, ...]:

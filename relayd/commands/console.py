@@ -108,6 +108,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def streams_after(cut: int | None) -> str:
+    """Return what becomes of the open streams of a key or client that has ended.
+
+    Args:
+        cut: how many were ended with it; None: they may continue.
+    """
+    if cut is None:
+        return "Its open streams continue to their end."
+    return f"{counted(cut, 'open stream')} ended."
+
+
 def usd(amount: float) -> str:
     """Return `$1.50`, or `$0.0035`: what is less than a cent has two digits that count."""
     digits = 2 if amount >= _CENT or amount <= 0 else 1 - math.floor(math.log10(amount))

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from getpass import getpass
 from http import HTTPStatus
 
-from relayd.admin.client import AdminClient, AnswerUnknown, Refused
+from relayd.admin.client import AdminClient, Refused
 from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring
-from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show
+from relayd.commands.changes import once, retried
+from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show, streams_after
 
 _DEAD_SHOWN = 5
-_REVOKE_TRIES = 5
 
 Change = Callable[..., Awaitable[KeyChange]]
 """A method of the client that lacks only `generation` and `idempotency_key`."""
@@ -107,22 +106,13 @@ async def revoke(args: Namespace, console: Console) -> int:
     The command names the key, so it stays right after another operator's change: a lost race is repeated.
     """
     client = console.client(args.socket)
-    for attempt in range(1, _REVOKE_TRIES + 1):
-        try:
-            change = await _change(
-                client,
-                lambda ring: partial(client.revoke_key, _key_id(ring, args.id, LIVE_STATES), cut=args.cut),
-            )
-            break
-        except Refused as refusal:
-            if refusal.status != HTTPStatus.PRECONDITION_FAILED or attempt == _REVOKE_TRIES:
-                raise
+
+    def choose(ring: Ring) -> Change:
+        return partial(client.revoke_key, _key_id(ring, args.id, LIVE_STATES), cut=args.cut)
+
+    change = await retried(partial(_change, client, choose))
     name = change.key.client
-    streams = (
-        f"{counted(change.cut, 'open stream')} ended."
-        if args.cut
-        else "Its open streams continue to their end."
-    )
+    streams = streams_after(change.cut if args.cut else None)
     sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
     if not any(key.client == name and key.state in LIVE_STATES for key in (await client.keys()).keys):
         sentence += f" {name} has no key now: relayd keys add {name}"
@@ -130,13 +120,9 @@ async def revoke(args: Namespace, console: Console) -> int:
 
 
 async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyChange:
-    """Change the current keys; if the answer is lost, repeat it with the same idempotency key."""
+    """Change the current keys once."""
     ring = await client.keys()
-    change = partial(choose(ring), generation=ring.generation, idempotency_key=uuid.uuid4().hex)
-    try:
-        return await change()
-    except AnswerUnknown:
-        return await change()
+    return await once(choose(ring), ring.generation)
 
 
 def _key_id(ring: Ring, name: str, states: Collection[KeyState]) -> str:
