@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from relayd.relay.usage import TokenCounts
 
-PRICES_DATE = "2026-11-27"
 _NANO_USD_PER_TOKEN = 1000
 """A dollar a million tokens is a thousand nano-dollars a token."""
 # `gpt-4o-2024-08-06`, `gpt-3.5-turbo-0125`, `gpt-4-turbo-2024-04-09`.

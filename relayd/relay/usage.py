@@ -21,11 +21,6 @@ class TokenCounts(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     """Part of the prompt's tokens."""
 
-    @property
-    def total(self) -> int:
-        """Tokens in and out."""
-        return self.prompt_tokens + self.completion_tokens
-
 
 def read_usage(usage: object) -> TokenCounts | None:
     """Return the counts of a provider's `usage` object; None if it has none that can be read."""
