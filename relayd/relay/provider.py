@@ -20,6 +20,7 @@ from relayd.relay.refusals import (
     UpstreamError,
     is_compressed,
     read_error_body,
+    take_refusal,
 )
 from relayd.relay.sdk_client import NotSentAgain, OneSend, RequestBody, SdkClient
 from relayd.relay.transport import (
@@ -228,10 +229,7 @@ class Provider:
         )
         if response.status < _FIRST_REFUSAL_STATUS:
             return answer
-        try:
-            said = b"" if is_compressed(response) else await read_error_body(response)
-        finally:
-            response.close()
+        said = await take_refusal(response)
         headers = httpx2.Headers(list(response.headers))
         refused = self._refusals.of_status(response.status, headers, said)
         # A longer one was cut, perhaps inside the key.

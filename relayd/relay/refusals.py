@@ -192,6 +192,14 @@ async def read_error_body(stream: IncomingResponse) -> bytes:
         return b""
 
 
+async def take_refusal(stream: IncomingResponse) -> bytes:
+    """Return the body of a refusal, bounded, and close it; empty if it is compressed."""
+    try:
+        return b"" if is_compressed(stream) else await read_error_body(stream)
+    finally:
+        stream.close()
+
+
 def is_compressed(stream: IncomingResponse) -> bool:
     """Return whether a body is compressed. That was not asked for, and it is never unpacked."""
     codings = stream.header(b"content-encoding").lower().split(",")

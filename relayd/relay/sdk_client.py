@@ -10,7 +10,7 @@ import openai
 from openai._models import FinalRequestOptions  # the type of `_build_request`, which has no public name
 
 from relayd.relay.provider_errors import parse_error_body
-from relayd.relay.refusals import is_compressed, read_error_body, retry_after_s
+from relayd.relay.refusals import retry_after_s, take_refusal
 from relayd.relay.transport import ON_CONNECTED, HttpTransport, incoming
 
 _SENT = "relayd.sent"
@@ -99,10 +99,7 @@ class OneSend(httpx2.AsyncBaseTransport):
         if response.is_success:
             return response
         stream = incoming(response)
-        try:
-            said = b"" if is_compressed(stream) else await read_error_body(stream)
-        finally:
-            stream.close()
+        said = await take_refusal(stream)
         headers = httpx2.Headers([pair for pair in stream.headers if pair[0].lower() not in _BODY_HEADERS])
         if parse_error_body(said).code == "insufficient_quota" or not _wait_fits(body, headers):
             headers["x-should-retry"] = "false"
