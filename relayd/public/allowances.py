@@ -158,7 +158,7 @@ class Allowances:
                 f"{wanted.output_limit_name} may be at most {ceiling} (max_output_tokens of the client "
                 f"'{client.name}'), not {wanted.output_limit}.",
             )
-        if wanted.background and (client.has_token_bound or client.has_money_bound):
+        if wanted.background and client.has_usage_bound:
             raise RelayError(
                 ErrorCode.BAD_REQUEST,
                 f"background is not for the client '{client.name}', which has bounds in tokens or money: "
@@ -171,7 +171,7 @@ class Allowances:
         Raises:
             RelayError: `bad_request`.
         """
-        if client.has_token_bound or client.has_money_bound:
+        if client.has_usage_bound:
             raise RelayError(
                 ErrorCode.BAD_REQUEST,
                 f"This is not for the client '{client.name}', which has bounds in tokens or money: "

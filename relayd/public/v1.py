@@ -203,12 +203,11 @@ class V1Handler(AdmittingHandler):
     def _resolve(self, name: str | None) -> str | None:
         """Return the model that the provider is asked for. Raises RelayError if it may not be asked for."""
         rules = self.context.chat_rules
-        endpoint = self._endpoint
         if name is None:
-            if endpoint.costs and endpoint.method == "POST" and self._has_model_bounds:
+            if self._endpoint.costs and self._has_model_bounds:
                 raise RelayError(ErrorCode.BAD_REQUEST, "The request must name its model here.")
             return None
-        model = self.context.chat_rules.aliases.get(name, name)
+        model = rules.aliases.get(name, name)
         self.record.model = model[:_MAX_NAME_CHARS]
         if not self._may_use(model):
             allowed = ", ".join(sorted(rules.allowed_models or self.client.models))
@@ -220,9 +219,8 @@ class V1Handler(AdmittingHandler):
 
     @property
     def _has_model_bounds(self) -> bool:
-        client = self.client
-        is_bounded = bool(client.models) or client.has_money_bound or client.has_token_bound
-        return is_bounded or bool(self.context.chat_rules.allowed_models)
+        lists = self.client.models or self.context.chat_rules.allowed_models
+        return bool(lists) or self.client.has_usage_bound
 
     def _may_use(self, model: str) -> bool:
         allowed = self.context.chat_rules.allowed_models

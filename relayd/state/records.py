@@ -179,20 +179,20 @@ class Client(msgspec.Struct, kw_only=True, frozen=True):
     """From this time on every key of the client is refused."""
 
     @property
-    def has_token_bound(self) -> bool:
-        """Return whether tokens are bounded over any time."""
-        bounds = (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
-        return any(bound is not None for bound in bounds)
-
-    @property
     def has_money_bound(self) -> bool:
         """Return whether money is bounded over any time."""
         return self.usd_per_day is not None or self.usd_per_month is not None
 
     @property
+    def has_usage_bound(self) -> bool:
+        """Return whether tokens or money are bounded over any time."""
+        tokens = (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
+        return self.has_money_bound or any(bound is not None for bound in tokens)
+
+    @property
     def bounded(self) -> bool:
         """Return whether a request has to be counted before the provider is asked."""
-        return self.requests_per_minute is not None or self.has_token_bound or self.has_money_bound
+        return self.requests_per_minute is not None or self.has_usage_bound
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
