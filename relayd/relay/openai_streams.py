@@ -22,9 +22,9 @@ from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import SseEvent
-from relayd.relay.stream import UpstreamBody
+from relayd.relay.stream import AnswerState, UpstreamBody
 from relayd.relay.upstream import OnConnected
-from relayd.relay.usage import TokenCounts, read_usage
+from relayd.relay.usage import read_usage
 
 HEARTBEAT = b":\n"
 """A comment without an empty line: behind an `id:` line openai-python takes an empty line for an event."""
@@ -52,7 +52,7 @@ class Verdict(Enum):
     """It and all that follows stays here: the stream has failed."""
 
 
-class EventStreamAnswer:
+class EventStreamAnswer(AnswerState):
     """An event stream of which every complete event leaves at once.
 
     Only if a chunk is to be taken out, an incomplete event is held back until it is whole; else only what may
@@ -70,15 +70,6 @@ class EventStreamAnswer:
     """What is read of an event that is too long to be kept, and its depth (`FieldScanner`)."""
 
     def __init__(self, redact: Redactor, wants: Observation, route: str | None) -> None:
-        self.deltas = 0
-        self.events = 0
-        self.has_progressed = False
-        self.done = False
-        self.finished = False
-        self.delivered = False
-        self.error: RelayError | None = None
-        self.finish_reason: str | None = None
-        self.tokens: TokenCounts | None = None
         self.told: RelayError | None = None
         """The error that an event of the provider tells."""
         self.redact = redact

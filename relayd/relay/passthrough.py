@@ -15,9 +15,9 @@ from relayd.relay.provider import begins_with_event, first_bytes
 from relayd.relay.provider_errors import json_text, json_value, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.refusals import is_compressed, read_error_body
-from relayd.relay.stream import UpstreamBody
+from relayd.relay.stream import AnswerState, UpstreamBody
 from relayd.relay.upstream import OnConnected, UpstreamRequest, UpstreamResponse
-from relayd.relay.usage import TokenCounts, read_usage
+from relayd.relay.usage import read_usage
 
 EVENT_STREAM = "text/event-stream"
 _MAX_FINISH_REASON_CHARS = 100
@@ -35,8 +35,8 @@ class PassthroughUpstream(Protocol):
         """Send a request; return when the head of its response is here. Raises RelayError."""
 
 
-class PassthroughAnswer:
-    """What is common to all answers of `/v1`, and the answer before its head has come.
+class PassthroughAnswer(AnswerState):
+    """An answer of `/v1` before its head has come, which tells what it becomes.
 
     Implements `relayd.relay.stream.Answer`.
 
@@ -51,19 +51,10 @@ class PassthroughAnswer:
         self._make_request = make_request
         self._wants = wants
         self._sent_heartbeat = False
-        self.deltas = 0
-        self.events = 0
-        self.has_progressed = False
-        self.done = False
-        self.error: RelayError | None = None
-        self.finish_reason: str | None = None
-        self.tokens: TokenCounts | None = None
-        self.finished = False
-        self.delivered = False
 
     async def open(
         self, on_connected: OnConnected
-    ) -> tuple[str | None, UpstreamBody, PassthroughAnswer | EventStreamAnswer]:
+    ) -> tuple[str | None, UpstreamBody, WholeBody | EventStreamAnswer]:
         """Ask the provider.
 
         Raises:
@@ -81,7 +72,7 @@ class PassthroughAnswer:
             raise
         return response.request_id, response.body, answer
 
-    async def _answer_to(self, response: UpstreamResponse) -> PassthroughAnswer | EventStreamAnswer:
+    async def _answer_to(self, response: UpstreamResponse) -> WholeBody | EventStreamAnswer:
         wants = self._wants
         if response.error is not None:
             if response.error.concerns_relay:
@@ -106,9 +97,9 @@ class PassthroughAnswer:
             make = STREAMS[wants.protocol]
             return make(self._upstream.redact, wants, response.route)
         if wants.rewrite is not None:
-            return RewrittenAnswer(self._upstream, self._make_request, wants)
+            return RewrittenAnswer(wants.rewrite)
         is_json = media_type.endswith("json") and not compressed
-        return BodyAnswer(self._upstream, self._make_request, wants, response.route, is_json=is_json)
+        return BodyAnswer(self._upstream.redact, wants, response.route, is_json=is_json)
 
     async def _raise_refusal(self, response: UpstreamResponse) -> NoReturn:
         """Raise what an answer says that has status 200 and is none: no SDK would notice."""
@@ -135,8 +126,8 @@ class PassthroughAnswer:
         return HEARTBEAT
 
     def end(self, *, is_broken: bool) -> RelayError | None:
-        """Return the error of a body that was cut off."""
-        return broken_off() if is_broken else None
+        """Not called: there is no body before the head."""
+        raise NotImplementedError
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return the error for a client that was sent heartbeats."""
@@ -147,27 +138,44 @@ class PassthroughAnswer:
         return error_event(error)
 
 
-class BodyAnswer(PassthroughAnswer):
+class WholeBody(AnswerState):
+    """A body that is one thing: it has no place for a heartbeat or an error."""
+
+    async def open(self, on_connected: OnConnected) -> tuple[str | None, UpstreamBody, WholeBody]:
+        """Not called: it is open."""
+        raise NotImplementedError
+
+    def relay(self, data: bytes) -> bytes:
+        """Take the next bytes; return what the client is sent now."""
+        raise NotImplementedError
+
+    def heartbeat(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def end(self, *, is_broken: bool) -> RelayError | None:
+        """Return the error of a body that was cut off."""
+        return broken_off() if is_broken else None
+
+    def last_bytes(self, error: RelayError | None) -> bytes:
+        """Return nothing."""
+        del error
+        return b""
+
+
+class BodyAnswer(WholeBody):
     """One body, of any size and type.
 
     Args:
-        upstream: as above.
-        make_request: as above.
-        wants: as above.
+        redact: makes the provider's texts fit to show.
+        wants: what is to be seen in it.
         route: that made it.
         is_json: whether fields can be read.
     """
 
-    def __init__(
-        self,
-        upstream: PassthroughUpstream,
-        make_request: MakeRequest,
-        wants: Observation,
-        route: str | None,
-        *,
-        is_json: bool,
-    ) -> None:
-        super().__init__(upstream, make_request, wants)
+    def __init__(self, redact: Redactor, wants: Observation, route: str | None, *, is_json: bool) -> None:
+        self._redact = redact
+        self._wants = wants
         self._route = route
         self._fields = FieldScanner(_BODY_FIELDS) if is_json else None
         self._is_created = False
@@ -182,10 +190,6 @@ class BodyAnswer(PassthroughAnswer):
             self._read()
         return data
 
-    def heartbeat(self) -> bytes:
-        """Return nothing: a body has no place for it."""
-        return b""
-
     def _read(self) -> None:
         fields = {} if self._fields is None else self._fields.found
         wants = self._wants
@@ -198,14 +202,20 @@ class BodyAnswer(PassthroughAnswer):
             self.tokens = read_usage(json_value(fields[b"usage"]))
         if self.finish_reason is None:
             reason = json_text(fields.get(b"finish_reason", b"")) or json_text(fields.get(b"status", b""))
-            self.finish_reason = reason and self._upstream.redact(reason, _MAX_FINISH_REASON_CHARS)
+            self.finish_reason = reason and self._redact(reason, _MAX_FINISH_REASON_CHARS)
 
 
-class RewrittenAnswer(PassthroughAnswer):
-    """A small JSON body that is changed when it is whole."""
+class RewrittenAnswer(WholeBody):
+    """A small JSON body that is changed when it is whole.
 
-    _body = b""
-    _rewritten = b""
+    Args:
+        rewrite: changes it; raises RelayError if it can't be read.
+    """
+
+    def __init__(self, rewrite: Callable[[bytes], bytes]) -> None:
+        self._rewrite = rewrite
+        self._body = b""
+        self._rewritten = b""
 
     def relay(self, data: bytes) -> bytes:
         """Keep the bytes."""
@@ -219,9 +229,9 @@ class RewrittenAnswer(PassthroughAnswer):
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why there is no body, or None."""
         error = self.error or super().end(is_broken=is_broken)
-        if error is None and self._wants.rewrite is not None:
+        if error is None:
             try:
-                self._rewritten = self._wants.rewrite(self._body)
+                self._rewritten = self._rewrite(self._body)
             except RelayError as unreadable:
                 return unreadable
         return error

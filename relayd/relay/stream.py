@@ -100,6 +100,20 @@ class Answer(Protocol):
         """Return what the client is sent at the end of a whole answer, or of one that failed."""
 
 
+class AnswerState:
+    """How far an answer is when nothing of it has come (`Answer`)."""
+
+    deltas = 0
+    events = 0
+    has_progressed = False
+    done = False
+    finished = False
+    delivered = False
+    error: RelayError | None = None
+    finish_reason: str | None = None
+    tokens: TokenCounts | None = None
+
+
 class ResponseWriter(Protocol):
     """The way to the client."""
 
