@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
 from tui.model.app_state import AppState
-from tui.model.clients import NEAR, bar, has_expired, meters
+from tui.model.clients import NEAR, Meter, bar, has_expired, meters
 from tui.model.evidence import RECENT_S, Use
 from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
@@ -26,6 +26,13 @@ _ROLES = {
 }
 _BAR_CELLS = 12
 _LISTS = (("models", "models"), ("endpoints", "paths"), ("origins", "origins"))
+
+
+def role_of(meter: Meter) -> Role:
+    """Return the colour of a bound: a warning from `NEAR` on, bad once it is used up."""
+    if meter.share >= 1:
+        return Role.BAD
+    return Role.WARN if meter.share >= NEAR else Role.GOOD
 
 
 class KeyList(ItemList[KeyInfo]):
@@ -237,7 +244,7 @@ class ClientSummary(Static):
             return
         text.append("\n")
         for meter in given:
-            role = Role.BAD if meter.share >= 1 else Role.WARN if meter.share >= NEAR else Role.GOOD
+            role = role_of(meter)
             text.append(f"  {meter.label:<18}", self._look(Role.DIM))
             text.append(bar(meter.share, _BAR_CELLS), self._look(role))
             text.append(f" {meter.amounts}", self._look(Role.TEXT))

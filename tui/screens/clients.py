@@ -21,7 +21,7 @@ from tui.model.clients import bar, by_day, last_days, month_meter, nearest
 from tui.model.evidence import RECENT_S
 from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
-from tui.screens.client_keys import ClientSummary, KeyList
+from tui.screens.client_keys import ClientSummary, KeyList, role_of
 from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
@@ -102,7 +102,7 @@ class ClientList(ItemList[ClientInfo]):
             "used": ("—" if last_s is None else age(last_s), text),
             " note": (f" {client.note}", text)
             if near is None
-            else (f" {near.share:.0%} of {near.short}", Role.BAD if near.share >= 1 else Role.WARN),
+            else (f" {near.share:.0%} of {near.short}", role_of(near)),
         }
 
     def _money(self, client: ClientInfo) -> tuple[str, Role]:
@@ -111,8 +111,7 @@ class ClientList(ItemList[ClientInfo]):
         meter = month_meter(client)
         if meter is None:
             return f"{'':<{_BAR_CELLS}} {money(client.month.cost_usd)}", Role.TEXT
-        role = Role.BAD if meter.share >= 1 else Role.WARN if meter is nearest(client) else Role.GOOD
-        return f"{bar(meter.share, _BAR_CELLS)} {meter.amounts}", role
+        return f"{bar(meter.share, _BAR_CELLS)} {meter.amounts}", role_of(meter)
 
     def _state_of_keys(self, client: ClientInfo) -> tuple[str, Role]:
         """Return in a word how things stand with the keys, the most urgent first."""

@@ -13,16 +13,18 @@ import pytest
 from textual.widgets import Button, Input
 
 from relayd.admin.client import AdminClient, AnswerUnknown
-from relayd.admin.schema import ClientInfo, KeyChange, KeyInfo, KeyState
+from relayd.admin.schema import ClientInfo, Clients, KeyChange, KeyInfo, KeyState, PeriodUse, utc_text
 from tests.e2e.daemon import Daemon
 from tests.tui.app_harness import AppHarness, files, running_app
+from tests.tui.samples import NOON_S
 from tests.wire import Wire, ask, body, post, until
-from tui.model.app_state import Connection
+from tui.model.app_state import AppState, Connection
 from tui.model.secret import Secret
 from tui.screens.client_dialogs import AskClient, AskRemove
 from tui.screens.clients import ClientList
 from tui.screens.dialogs import Confirm
 from tui.screens.key_dialogs import AskGrace, AskRevoke, SecretDialog
+from tui.theme import Role
 
 SHORT = "demo:deltas=2"
 
@@ -400,6 +402,21 @@ async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_request
         await harness.shows(f'client="{name}"', "1 of ")
         await harness.press("4", "escape")
         assert harness.main.query_one(ClientList).has_focus
+
+
+@pytest.mark.parametrize(
+    ("used_usd", "role"),
+    [(15.99, Role.GOOD), (16.0, Role.WARN), (19.99, Role.WARN), (20.0, Role.BAD)],
+)
+def test_the_money_of_the_month_warns_from_four_fifths_of_its_bound_on(used_usd: float, role: Role) -> None:
+    """Also when another bound is nearer to its end."""
+    state = AppState(keep=10)
+    month = PeriodUse(10, 999, used_usd)
+    client = ClientInfo(
+        name="web", created_at=utc_text(NOON_S), tokens_per_month=1000, usd_per_month=20.0, month=month
+    )
+    state.set_clients(Clients(1, [client]))
+    assert ClientList(state, lambda: NOON_S).cells(client)["US$ this month"][1] is role
 
 
 class Forgetful(AdminClient):
