@@ -45,7 +45,7 @@ class Meter:
     def amounts(self) -> str:
         """What is used, and the bound: `12.3/20`."""
         if self.is_money:
-            return f"{money(self.used)}/{self.limit:g}"
+            return f"{money(self.used)}/{_show_usd(self.limit)}"
         return f"{count(self.used)}/{count(self.limit)}"
 
 

@@ -98,6 +98,15 @@ def test_the_bound_that_is_nearest_is_named_from_four_fifths_on() -> None:
     assert (near.label, near.share) == ("US$ this month", 1.125)
 
 
+@pytest.mark.parametrize(
+    ("limit_usd", "shown"), [(20.0, "20"), (1.5, "1.5"), (2_500_000.0, "2500000"), (0.00001, "0.00001")]
+)
+def test_a_bound_of_money_is_shown_as_it_is_written(limit_usd: float, shown: str) -> None:
+    """In plain digits, however large or small."""
+    [meter] = meters(a_client(usd_per_month=limit_usd, month=PeriodUse(10, 900, 0.5)))
+    assert meter.amounts == f"0.500/{shown}"
+
+
 @given(st.floats(0, 3), st.integers(1, 40))
 @settings(max_examples=100, derandomize=True)
 def test_a_bar_is_as_wide_as_its_column_and_never_empty_if_some_is_used(share: float, cells: int) -> None:
