@@ -155,9 +155,8 @@ class RingActions:
                 partial(self._client.revoke_key, key.id, cut=cut),
                 generation,
                 "Not revoked",
-                lambda change: (
-                    f"The key {key.id} of {key.client} is revoked"
-                    + (f"; {plural(change.cut, 'stream')} cut." if cut else ".")
+                lambda change: _with_cut(
+                    f"The key {key.id} of {key.client} is revoked", change.cut, asked=cut
                 ),
             )
 
@@ -223,9 +222,10 @@ class RingActions:
                 partial(self._client.remove_client, client.name, cut=cut),
                 generation,
                 "Not removed",
-                lambda change: (
-                    f"The client {client.name} is removed, {plural(len(change.revoked), 'key')} revoked"
-                    + (f"; {plural(change.cut, 'stream')} cut." if cut else ".")
+                lambda change: _with_cut(
+                    f"The client {client.name} is removed, {plural(len(change.revoked), 'key')} revoked",
+                    change.cut,
+                    asked=cut,
                 ),
             )
 
@@ -286,6 +286,11 @@ class RingActions:
         # Without a connection the reconnect does it.
         with suppress(AdminClientError):
             await self._context.feed.refresh_ring()
+
+
+def _with_cut(done: str, streams: int, *, asked: bool) -> str:
+    """Return what was done as a sentence, with the number of streams cut if that was asked for."""
+    return f"{done}; {plural(streams, 'stream')} cut." if asked else f"{done}."
 
 
 def _is_mendable(error: AdminClientError) -> bool:

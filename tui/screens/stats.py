@@ -87,9 +87,8 @@ class RouteLines(Bar):
 
     def show(self, routes: Sequence[RouteStatus]) -> None:
         """Show these, those that cool down first."""
-        ok = all(route.state is RouteState.OK and not route.models for route in routes)
-        self._routes = sorted(routes, key=lambda route: route.state is RouteState.OK and not route.models)
-        self.display = not ok or len(routes) > 1
+        self._routes = sorted(routes, key=_is_calm)
+        self.display = len(routes) > 1 or not all(map(_is_calm, routes))
         self.styles.height = min(_MAX_ROUTES, len(routes))
         self.redraw()
 
@@ -105,6 +104,11 @@ class RouteLines(Bar):
             (f" {route.state.value:<8}", style(self.app, role)),
             (fit(in_words(route, self._now_s()), max(0, width - 30)), style(self.app, Role.TEXT)),
         ]
+
+
+def _is_calm(route: RouteStatus) -> bool:
+    """Return whether the route is asked for every model."""
+    return route.state is RouteState.OK and not route.models
 
 
 class TallyList(ItemList[tuple[str, Tally]]):
