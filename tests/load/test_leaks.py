@@ -62,17 +62,19 @@ class _LeakScan:
         """Make a key whose secret part must never be found; its id is public."""
         generation = (await self.daemon.admin.keys()).generation
         made = await self.daemon.admin.add_key(client, generation=generation, idempotency_key=client)
-        assert made.secret is not None
-        self._secrets[f"key of {client}"] = made.secret.rpartition("_")[2]
-        return made.secret
+        return self._remember(client, made.secret)
 
     async def new_client(self, name: str, **bounds: float) -> str:
         """Make a client with bounds; return its key, which must never be found."""
         generation = (await self.daemon.admin.keys()).generation
         made = await self.daemon.admin.add_client(name, bounds, generation=generation, idempotency_key=name)
-        assert made.secret is not None
-        self._secrets[f"key of {name}"] = made.secret.rpartition("_")[2]
-        return made.secret
+        return self._remember(name, made.secret)
+
+    def _remember(self, client: str, key: str | None) -> str:
+        """Search for this key's secret part from now on; return the key."""
+        assert key is not None
+        self._secrets[f"key of {client}"] = key.rpartition("_")[2]
+        return key
 
     async def ask(self, *requests: bytes) -> None:
         """Send each of these as often as asked for, a few at a time, and read the replies."""
