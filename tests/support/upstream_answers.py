@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final
 
-from tests.support.upstream_script import End, Request, Script, Step, as_json
+from tests.support.upstream_script import End, Request, Script, Step, as_json, broken_off
 
 _PIECE = re.compile(r".{1,9}", re.DOTALL)
 _SAMPLES: Final[Mapping[str, Any]] = {"string": "Paris", "integer": 3, "number": 1.5, "boolean": True}
@@ -122,12 +122,7 @@ class AnswerStream:
     def _break(self) -> Generator[Step, None, bool]:
         """Go wrong in the middle; returns whether the stream is over."""
         script, fault = self.script, self.script.fault
-        if "stall_mid" in fault:
-            yield End.SILENCE
-        if "cut_mid" in fault:
-            yield End.RESET
-        if "cut_fin" in fault:
-            yield End.CLOSE
+        yield from broken_off(script)
         if "error_event" in fault:
             yield self.failure(script.message or "The server had an error.")
         if "bad_json" in fault:

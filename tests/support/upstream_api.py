@@ -32,6 +32,7 @@ from tests.support.upstream_script import (
     Script,
     Step,
     as_json,
+    broken_off,
     error,
     parse,
     steps_of,
@@ -349,13 +350,12 @@ def _speech(request: Request, provider: Provider) -> Iterator[Step]:
 
 
 def _binary(script: Script, pieces: list[bytes]) -> Iterator[Step]:
-    ends = {"stall_mid": End.SILENCE, "cut_mid": End.RESET, "cut_fin": End.CLOSE}
     if "stall_first" in script.fault:
         yield End.SILENCE
     for k, piece in enumerate(pieces):
         yield script.interval_ms / 1000 if k else 0.0
         if k == script.after:
-            yield from (ends[fault] for fault in script.fault & ends.keys())
+            yield from broken_off(script)
         yield piece
 
 

@@ -64,9 +64,6 @@ Step: TypeAlias = bytes | float | End
 """Bytes to send in one write, seconds to wait, or an end."""
 
 
-_BREAKS_OFF: Final = {"stall_mid": End.SILENCE, "cut_mid": End.RESET, "cut_fin": End.CLOSE}
-
-
 @dataclass(frozen=True, slots=True)
 class Script:
     """One reply. Times are in milliseconds, sizes in bytes."""
@@ -166,6 +163,12 @@ def steps_of(request: Request, script: Script, answer: Callable[[], Iterator[Ste
         yield from answer()
 
 
+def broken_off(script: Script) -> Iterator[Step]:
+    """Give the end of an answer that the script breaks off in the middle; nothing if it does not."""
+    ends = {"stall_mid": End.SILENCE, "cut_mid": End.RESET, "cut_fin": End.CLOSE}
+    yield from (end for fault, end in ends.items() if fault in script.fault)
+
+
 def whole(
     request: Request, script: Script, body: bytes, content_type: str = "application/json"
 ) -> Iterator[Step]:
@@ -176,8 +179,7 @@ def whole(
         yield answer[: len(answer) - len(body)]
         yield End.SILENCE
     yield answer[:first]
-    if breaks := script.fault & _BREAKS_OFF.keys():
-        yield _BREAKS_OFF[next(iter(breaks))]
+    yield from broken_off(script)
     yield answer[first:]
 
 
