@@ -9,7 +9,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ async def used(state: State, client: Client) -> tuple[Use, Use, Use]:
 async def reserved(state: State, *demands: Demand) -> list[BaseException | list[Standing]]:
     """Reserve at once; return each answer or refusal."""
     return await asyncio.gather(*map(state.budget.reserve, demands), return_exceptions=True)
+
+
+@contextmanager
+def busy_writer(state: State) -> Iterator[None]:
+    """Keep the writer busy, as a disk that hangs does: what it is asked for waits until the end."""
+    release = threading.Event()
+    state.budget._writer.call(partial(release.wait, 30))
+    try:
+        yield
+    finally:
+        release.set()
 
 
 async def settle_lost(state: State) -> None:
@@ -323,15 +335,12 @@ async def test_cancelling_takes_the_reservation_back(tmp_path: Path) -> None:
     """A client that leaves while its reservation is made has reserved nothing, whichever comes first."""
     client = a_client(tokens_per_day=100)
     with opened(tmp_path / "state", clock=Clock()) as state:
-        # The writer is busy, so the reservation waits.
-        hold = threading.Event()
-        state.budget._writer.call(partial(hold.wait, 30))
-        waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        hold.set()
+        with busy_writer(state):
+            waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
         assert await state.budget.reserve(a_demand(2, client, 100))
 
 
@@ -342,13 +351,11 @@ async def test_a_disk_that_hangs_is_not_waited_for_without_end(
     monkeypatch.setattr("relayd.state.budget.RESERVE_TIMEOUT_S", 0.01)
     client = a_client(tokens_per_day=100)
     with opened(tmp_path / "state", clock=Clock()) as state:
-        hold = threading.Event()
-        state.budget._writer.call(partial(hold.wait, 30))
-        with pytest.raises(StateBusy, match="did not answer within"):
-            await state.budget.reserve(a_demand(1, client, 100))
-        with pytest.raises(StateBusy, match="did not answer within"):
-            await used(state, client)
-        hold.set()
+        with busy_writer(state):
+            with pytest.raises(StateBusy, match="did not answer within"):
+                await state.budget.reserve(a_demand(1, client, 100))
+            with pytest.raises(StateBusy, match="did not answer within"):
+                await used(state, client)
         monkeypatch.undo()
         await settle_lost(state)
         assert await used(state, client) == (Use(),) * 3
@@ -361,20 +368,18 @@ async def test_what_waits_for_a_disk_that_hangs_is_bounded(
     monkeypatch.setattr("relayd.state.budget._MAX_WAITING", 2)
     client = a_client(tokens_per_day=100)
     with opened(tmp_path / "state", clock=Clock()) as state:
-        hold = threading.Event()
-        state.budget._writer.call(partial(hold.wait, 30))
-        with monkeypatch.context() as patch:
-            patch.setattr("relayd.state.budget.RESERVE_TIMEOUT_S", 0.01)
-            for _ in range(2):
-                with pytest.raises(StateBusy, match="did not answer within"):
-                    await state.budget.reserve(a_demand(1, client))
-                with pytest.raises(StateBusy, match="did not answer within"):
-                    await used(state, client)
-        with pytest.raises(StateBusy, match="too many"):
-            await state.budget.reserve(a_demand(2, client))
-        with pytest.raises(StateBusy, match="too many"):
-            await used(state, client)
-        hold.set()
+        with busy_writer(state):
+            with monkeypatch.context() as patch:
+                patch.setattr("relayd.state.budget.RESERVE_TIMEOUT_S", 0.01)
+                for _ in range(2):
+                    with pytest.raises(StateBusy, match="did not answer within"):
+                        await state.budget.reserve(a_demand(1, client))
+                    with pytest.raises(StateBusy, match="did not answer within"):
+                        await used(state, client)
+            with pytest.raises(StateBusy, match="too many"):
+                await state.budget.reserve(a_demand(2, client))
+            with pytest.raises(StateBusy, match="too many"):
+                await used(state, client)
         await asyncio.wrap_future(state.budget._writer.call(lambda: None))
         assert await used(state, client) == (Use(),) * 3
         assert await state.budget.reserve(a_demand(3, client))
