@@ -1,8 +1,9 @@
-"""The daemons that the clients of `/v1` share."""
+"""What the clients of `/v1` share: the daemons, and where `llm` is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,14 @@ def v1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V1]:
 def beating_v1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V1]:
     """A daemon that fills a tenth of a second of silence."""
     yield from _serve(tmp_path_factory, 0.1)
+
+
+@pytest.fixture
+def llm(*, large: bool) -> Path:
+    """The program `llm`; skips the test unless it is installed and there is time for it."""
+    if not large:
+        pytest.skip("llm has its time in scripts/test --all")
+    program = Path(__file__).parents[2] / ".venv" / "llm" / "bin" / "llm"
+    if not program.is_file():
+        pytest.skip("needs llm: scripts/clients")
+    return program

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
 from tests.support.upstream import FaultUpstream, Seen
-from tests.wire import PATIENCE_S
 
 HEARTBEATS = "first_ms=350"
 """A model that is silent for the time of three heartbeats before its first token."""
@@ -39,11 +36,3 @@ class V1:
         """Return the only request that named a model."""
         (seen,) = self.asked(model)
         return seen
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    """Wait, outside of an event loop, until a condition holds that nothing announces; bounded."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -17,7 +17,6 @@ from tests.support.upstream_script import WORDS
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parents[1] / "docs" / "v1.md"
-_LLM = _HERE.parents[1] / ".venv" / "llm" / "bin"
 _TIMEOUT_S = 120
 
 
@@ -80,17 +79,17 @@ def test_the_examples_for_node_print_an_answer(
 
 
 def test_the_example_for_llm_prints_an_answer(
-    request: pytest.FixtureRequest, tmp_path: Path, *, large: bool
+    request: pytest.FixtureRequest, llm: Path, tmp_path: Path
 ) -> None:
     """With the model and the key that it sets up."""
-    if not large:
-        pytest.skip("llm has its time in scripts/test --all")
-    if not (_LLM / "llm").is_file():
-        pytest.skip("needs llm: scripts/clients")
     v1: V1 = request.getfixturevalue("v1")
     models, commands = _blocks("llm")
     (tmp_path / "extra-openai-models.yaml").write_text(_with_address(models, v1))
-    env = {"HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path), "PATH": f"{_LLM}:{os.environ['PATH']}"}
+    env = {
+        "HOME": str(tmp_path),
+        "LLM_USER_PATH": str(tmp_path),
+        "PATH": f"{llm.parent}:{os.environ['PATH']}",
+    }
     assert _run("sh", "-ec", _with_address(commands, v1), env=env).strip() == WORDS.strip()
 
 

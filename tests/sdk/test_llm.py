@@ -15,18 +15,13 @@ from tests.sdk.harness import HEARTBEATS, V1
 from tests.support.upstream_api import PNG
 from tests.support.upstream_script import WORDS
 
-_LLM = Path(__file__).parents[2] / ".venv" / "llm" / "bin" / "llm"
 _TIMEOUT_S = 120
 Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def ask(request: pytest.FixtureRequest, tmp_path: Path, *, large: bool) -> Ask:
+def ask(request: pytest.FixtureRequest, llm: Path, tmp_path: Path) -> Ask:
     """Run `llm` with models that relayd serves; its files are in a home of its own."""
-    if not large:
-        pytest.skip("llm has its time in scripts/test --all")
-    if not _LLM.is_file():
-        pytest.skip("needs llm: scripts/clients")
     beating_v1: V1 = request.getfixturevalue("beating_v1")
     home = tmp_path / "llm"
     home.mkdir()
@@ -46,7 +41,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path, *, large: bool) -> Ask:
         (home / "extra-openai-models.yaml").write_text(json.dumps([entry]))
         (home / "keys.json").write_text(json.dumps({"relayd": beating_v1.key}))
         return subprocess.run(
-            [str(_LLM), "-m", "relayd", *arguments],
+            [str(llm), "-m", "relayd", *arguments],
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(home)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
