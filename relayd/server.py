@@ -231,6 +231,7 @@ class Server:
                 upstream=self._upstream_options(settings).base_url,
                 demo=self._demo is not None,
                 state_dir=str(settings.state_dir),
+                instance=socket.gethostname(),
             ),
             limits=lambda: Limits(
                 max_streams=self._config.current.server.max_streams,

@@ -31,6 +31,7 @@ from relayd.admin.schema import (
     ExtendKey,
     Gap,
     Hello,
+    Instances,
     KeyChange,
     Progress,
     Reloaded,
@@ -120,6 +121,10 @@ class AdminClient:
     async def status(self) -> Status:
         """Return the state of the daemon at a glance."""
         return await self._ask("GET", "/status", Status)
+
+    async def instances(self) -> Instances:
+        """Return the processes that serve the relay, by name."""
+        return await self._ask("GET", "/instances", Instances)
 
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100

@@ -23,7 +23,8 @@ _UNUSED = Use()
 class _ClientsRoute(RingHandler):
     def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        self.send_ring(change.generation, ClientChange(**asdict(change), cut=cut))
+        instances = self.context.have_ring(change.generation)
+        self.send_ring(change.generation, ClientChange(**asdict(change), cut=cut, instances=instances))
 
 
 class ClientsHandler(_ClientsRoute):

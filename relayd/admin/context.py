@@ -21,6 +21,11 @@ from relayd.admin.schema import (
     CoolingModel,
     DaemonFacts,
     DiskUse,
+    EngineKind,
+    EngineStatus,
+    Instance,
+    InstanceRing,
+    Instances,
     LogHealth,
     PeriodUse,
     Progress,
@@ -123,7 +128,41 @@ class AdminContext:
             today=today,
             month=month,
             first_key=self.first_key(),
+            engine=self._engine(disk_error),
         )
+
+    def instances(self) -> Instances:
+        """Return the processes that serve this relay."""
+        generation = self.state.ring.generation
+        return Instances(generation, [self._self(generation)])
+
+    def have_ring(self, generation: int) -> tuple[InstanceRing, ...]:
+        """Return which instances have a change of keys or clients that led to this generation."""
+        facts, own = self.facts, self.state.ring.generation
+        return (
+            InstanceRing(
+                name=facts.instance, boot_id=facts.boot_id, generation=own, has_it=own >= generation
+            ),
+        )
+
+    def _self(self, generation: int) -> Instance:
+        facts = self.facts
+        return Instance(
+            name=facts.instance,
+            boot_id=facts.boot_id,
+            worker=facts.worker,
+            address=facts.address,
+            pid=os.getpid(),
+            version=__version__,
+            started_at=facts.started_at,
+            generation=generation,
+            intake=self.accepting.state,
+            streams=len(self.streams),
+            is_self=True,
+        )
+
+    def _engine(self, error: str | None) -> EngineStatus:
+        return EngineStatus(kind=EngineKind.SQLITE, where=str(self.state.path), ok=error is None, error=error)
 
     def as_of_now(self, record: RequestRecord) -> RequestRecord:
         """Return a record as it is now: of an open stream, the disk has only the beginning."""
@@ -135,7 +174,10 @@ class AdminContext:
     def progress(self) -> Progress:
         """Return where all open streams are now, oldest first."""
         now_s = asyncio.get_running_loop().time()
-        return Progress(utc_text(time.time()), [_stream_progress(stream, now_s) for stream in self.streams])
+        return Progress(
+            utc_text(time.time()),
+            [_stream_progress(stream, now_s, self.facts.instance) for stream in self.streams],
+        )
 
 
 def _disk(state: State) -> tuple[DiskUse, str | None]:
@@ -199,7 +241,7 @@ def _route_status(route: Route) -> RouteStatus:
     )
 
 
-def _stream_progress(stream: RelayStream, now_s: float) -> StreamProgress:
+def _stream_progress(stream: RelayStream, now_s: float, instance: str) -> StreamProgress:
     record, last_delta_at = stream.record, stream.last_delta_at
     return StreamProgress(
         id=record.id,
@@ -214,4 +256,5 @@ def _stream_progress(stream: RelayStream, now_s: float) -> StreamProgress:
         bytes_out=record.bytes_out,
         stalled_ms=round(stream.stalled_s * 1000),
         last_delta_ms=None if last_delta_at is None else round((now_s - last_delta_at) * 1000),
+        instance=instance,
     )

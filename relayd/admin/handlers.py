@@ -153,6 +153,14 @@ class StatusHandler(AdminHandler):
         self.send_json(await self.context.status())
 
 
+class InstancesHandler(AdminHandler):
+    """`GET /instances`."""
+
+    def get(self) -> None:
+        """Send the processes that serve this relay."""
+        self.send_json(self.context.instances())
+
+
 class MetricsHandler(AdminHandler):
     """`GET /metrics`."""
 

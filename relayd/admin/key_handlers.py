@@ -59,7 +59,10 @@ class RingHandler(AdminHandler):
 
     def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        self.send_ring(change.generation, KeyChange(**msgspec.structs.asdict(change), cut=cut))
+        instances = self.context.have_ring(change.generation)
+        self.send_ring(
+            change.generation, KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=instances)
+        )
 
 
 class KeysHandler(RingHandler):

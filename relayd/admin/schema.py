@@ -60,6 +60,8 @@ class StreamProgress(msgspec.Struct, kw_only=True, frozen=True):
     stalled_ms: int
     last_delta_ms: int | None
     """Since the last delta; None before the first."""
+    instance: str = ""
+    """The name of the instance that relays it."""
 
 
 class Hello(msgspec.Struct, tag_field="event", tag="hello", frozen=True):
@@ -128,6 +130,77 @@ class DaemonFacts(msgspec.Struct, kw_only=True, frozen=True):
     """Where models are asked, as a URL without credentials."""
     demo: bool
     state_dir: str
+    instance: str = ""
+    """The name of this process among those that share the relay: the host's, with `-2` for worker 2."""
+    worker: int | None = None
+    """The number of this worker, from 1; None if the daemon is a single process."""
+
+
+class EngineKind(StrEnum):
+    """What keeps the state."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
+class EngineStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """The database, and whether it answers this instance."""
+
+    kind: EngineKind
+    where: str
+    """The path of the file, or host, port and name of the database."""
+    ok: bool = True
+    error: str | None = None
+    """What is wrong, in words for the operator; None if it is well."""
+    latency_ms: float | None = None
+    """How long the last look at a shared database took; None if there is none."""
+
+
+class InstanceCounts(msgspec.Struct, frozen=True):
+    """How many instances serve this relay, and how many of them have the newest keys and clients."""
+
+    live: int = 1
+    have_ring: int = 1
+
+
+class Instance(msgspec.Struct, kw_only=True, frozen=True):
+    """One process that serves this relay. Of another one, all is as of its last heartbeat."""
+
+    name: str
+    boot_id: str
+    worker: int | None = None
+    """The number of a worker, from 1; None if the daemon there is a single process."""
+    address: str
+    """Where it serves clients, as a URL."""
+    pid: int
+    version: str
+    started_at: str
+    heartbeat_age_s: float = 0.0
+    generation: int
+    """Of the ring that is in force there."""
+    has_ring: bool = True
+    """Whether that is the newest ring."""
+    intake: AcceptState
+    streams: int
+    is_self: bool = msgspec.field(name="self", default=False)
+    """Whether this is the instance that answers."""
+
+
+class Instances(msgspec.Struct, frozen=True):
+    """`GET /instances`: all that are live, by name; `generation` is that of the newest ring."""
+
+    generation: int
+    instances: list[Instance]
+
+
+class InstanceRing(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether an instance has a change of keys or clients, when the change was answered."""
+
+    name: str
+    boot_id: str
+    generation: int
+    """Of the ring that is in force there."""
+    has_it: bool
 
 
 class RouteState(StrEnum):
@@ -190,6 +263,9 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     month: PeriodUse | None = None
     first_key: str | None = None
     """Where the first key waits in plain text, and until when; None if it does not."""
+    engine: EngineStatus = EngineStatus(kind=EngineKind.SQLITE, where="")
+    """An older daemon doesn't send it."""
+    instances: InstanceCounts = InstanceCounts()
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -217,6 +293,8 @@ class KeyChange(KeyChangeResult, frozen=True):
 
     cut: int = 0
     """How many open streams a revoke ended."""
+    instances: tuple[InstanceRing, ...] = ()
+    """The live instances, by name; a change is waited for at most one second."""
 
 
 class ClientInfo(Client, kw_only=True, frozen=True):
@@ -272,6 +350,8 @@ class ClientChange(ClientChangeResult, frozen=True):
 
     cut: int = 0
     """How many open streams a removal ended."""
+    instances: tuple[InstanceRing, ...] = ()
+    """The live instances, by name; a change is waited for at most one second."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

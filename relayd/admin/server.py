@@ -21,6 +21,7 @@ from relayd.admin.handlers import (
     CancelHandler,
     DrainHandler,
     InflightHandler,
+    InstancesHandler,
     MetricsHandler,
     NotFoundHandler,
     PauseHandler,
@@ -112,6 +113,7 @@ def _application(context: AdminContext) -> Application:
     return Application(
         [
             (r"/status", StatusHandler, arguments),
+            (r"/instances", InstancesHandler, arguments),
             (r"/metrics", MetricsHandler, arguments),
             (r"/(pause|resume)", PauseHandler, arguments),
             (r"/reload", ReloadHandler, arguments),

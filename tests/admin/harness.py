@@ -104,6 +104,7 @@ async def admin_api(
                 upstream="http://b",
                 demo=False,
                 state_dir=str(state_dir),
+                instance="a",
             ),
             limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),
             state=state,
