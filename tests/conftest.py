@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.loop import TestLoop, VirtualClockLoop
+from tests.support.postgres import Postgres
 
 # The same examples everywhere, and as long as the machine takes for them: a busy one may stand still
 # between any two lines.
@@ -77,3 +78,28 @@ def io_loop(request: pytest.FixtureRequest) -> Iterator[TestLoop]:
     loop = TestLoop(VirtualClockLoop) if is_virtual else TestLoop()
     yield loop
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_of_worker() -> Iterator[Postgres]:
+    """The server that this process's tests share; tests ask for `postgres`."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_of_worker: Postgres) -> Iterator[Postgres]:
+    """PostgreSQL; the test may stop, kill and freeze it."""
+    yield postgres_of_worker
+    postgres_of_worker.thaw()
+    postgres_of_worker.start()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """An empty database of the test's own, as the role that owns it."""
+    name = postgres.create_database()
+    yield postgres.url(name)
+    postgres.thaw()
+    postgres.start()
+    postgres.drop_database(name)

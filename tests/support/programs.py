@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-PATH = f"{os.environ['PATH']}:/usr/sbin"
+_POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+PATH = ":".join([os.environ["PATH"], "/usr/sbin", *map(str, reversed(_POSTGRES))])
 """Where they are looked for: some are not on the path of a user."""
 PACKAGES = {
     "/usr/lib/cni/dnsname": "golang-github-containernetworking-plugin-dnsname",
@@ -27,6 +29,7 @@ PACKAGES = {
     "node": "nodejs",
     "openssl": "openssl",
     "podman": "podman",
+    "postgres": "postgresql",
     "strace": "strace",
     "systemctl": "systemd",
     "systemd-analyze": "systemd",
