@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from relayd.durations import short
+from relayd.state.errors import StateError
 from relayd.state.keyring import KeyRing
 
 FIRST_KEY_FILE = "first-key"
@@ -62,7 +63,7 @@ class FirstKeyFile:
         """Return whether the key of the file was used, or opens nothing any more."""
         try:
             owner = self._ring.verify(self.path.read_bytes().strip())
-        except OSError:
+        except (OSError, StateError):
             return False
         if owner is None:
             return True

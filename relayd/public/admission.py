@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 from tornado.httputil import HTTPServerRequest
 
 from relayd.public.allowances import Meter, Wanted
-from relayd.public.auth import presented_key, unauthorized
+from relayd.public.auth import presented_key, unauthorized, unverifiable
 from relayd.public.client_address import network_of
 from relayd.public.framing import malformed_body
 from relayd.public.handlers import BaseHandler, PublicApp
 from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error
 from relayd.relay.stream import Answer, RelayStream
+from relayd.state.errors import StateError
 from relayd.state.records import Client, Outcome, Phase, RequestRecord, utc_text
 
 _MAX_HEADER_CHARS = 200
@@ -87,13 +88,17 @@ class AdmittingHandler(BaseHandler):
     def _authenticate(self) -> None:
         context, record = self.context, self.record
         presented = presented_key(self.request.headers)
-        holder = context.keys.verify(presented)
+        holder, refusal = None, unauthorized()
+        try:
+            holder = context.keys.verify(presented)
+        except StateError as error:
+            refusal = unverifiable(str(error))
         # A dead key is recorded with its client, so that the operator can tell them.
         known = holder or context.keys.former_owner(presented)
         if known is not None:
             record.key_id, record.client = known.key_id, known.client
         if holder is None:
-            raise unauthorized()
+            raise refusal
         self.client = context.allowances.admit(holder.client, path=record.path, origin=record.origin)
         context.keys.record_use(holder.key_id, record.ip)
 

@@ -28,8 +28,12 @@ class KeyHolder(Protocol):
 class KeyRing(Protocol):
     """What authentication asks of the key ring."""
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether `verify` refuses to say anything."""
+
     def verify(self, presented: bytes) -> KeyHolder | None:
-        """Return the holder of a valid key, or None."""
+        """Return the holder of a valid key, or None. Raises StateError if it can't be known."""
 
     def former_owner(self, presented: bytes) -> KeyHolder | None:
         """Return whose key a refused one was, or None."""
@@ -53,3 +57,12 @@ def presented_key(headers: HTTPHeaders) -> bytes:
 def unauthorized() -> RelayError:
     """Return the one error for every key that is not valid, whatever is wrong with it."""
     return RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")
+
+
+def unverifiable(reason: str) -> RelayError:
+    """Return the error of every key while nothing says whether it is valid; `reason` is for the record."""
+    return RelayError(
+        ErrorCode.STATE_UNAVAILABLE,
+        "This relay cannot ask its database whether the key is valid; try again shortly.",
+        recorded=reason,
+    )

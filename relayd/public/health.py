@@ -25,13 +25,15 @@ class ReadyHandler(BaseHandler):
     def get(self) -> None:
         """Answer, with the reason if requests are refused."""
         refusal = self.context.accepting.refusal
-        if refusal is None:
-            self.send_json({"status": "ready"})
+        if refusal is not None:
+            self._refuse(self.context.accepting.state, refusal.message)
+        elif self.context.keys.is_stale:
+            self._refuse("no database", "The database could not be asked for too long to know valid keys.")
         else:
-            self.send_json(
-                {"status": self.context.accepting.state, "reason": refusal.message},
-                HTTPStatus.SERVICE_UNAVAILABLE,
-            )
+            self.send_json({"status": "ready"})
+
+    def _refuse(self, status: str, reason: str) -> None:
+        self.send_json({"status": status, "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     head = get
 

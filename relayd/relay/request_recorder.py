@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from relayd.relay.errors import RelayError
+from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.logfmt import logfmt
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
@@ -85,14 +85,15 @@ class RequestRecorder:
         if error is not None:
             record.status = error.status
             record.error = RecordedError(error.code, error.recorded)
-        if outcome is Outcome.DENIED:
+        is_unknown = error is not None and error.code is ErrorCode.STATE_UNAVAILABLE and record.key_id is None
+        if outcome is Outcome.DENIED or is_unknown:
             self._deny(record, network)
         else:
             self.open(record)
             self.close(record)
 
     def _deny(self, record: RequestRecord, network: str) -> None:
-        """Record a request that was refused for its key, or count it in a flood."""
+        """Record a request whose key was refused or could not be judged, or count it in a flood."""
         self._observe(record)
         if self._window is None:
             self._window = asyncio.get_running_loop().call_later(_DENIAL_WINDOW_S, self.flush)

@@ -11,7 +11,8 @@ class StateError(Exception):
     ├── StateOtherFormat   another version of relayd wrote the file
     ├── StateDamaged       the file is not a database, or a damaged one
     ├── StateBusy          the disk or another process does not let us read or write now
-    └── StateReplaced      the file at the path is not the one that relayd used
+    ├── StateReplaced      the file at the path is not the one that relayd used
+    └── RingStale          a shared database can't be asked whether a key is valid
     """
 
 
@@ -33,6 +34,10 @@ class StateBusy(StateError):
 
 class StateReplaced(StateError):
     """The database was moved, deleted or replaced while it was open, or after a crash."""
+
+
+class RingStale(StateError):
+    """A shared database can't be asked, and what is in memory does not tell whether a key is valid."""
 
 
 class RingError(Exception):

@@ -51,6 +51,11 @@ class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
     """The SHA-256 of each key in hex, by key id."""
     clients: list[Client]
 
+    @property
+    def last_change(self) -> tuple[str | None, ...]:
+        """When, by whom and what."""
+        return self.changed_at, self.changed_by, self.change
+
     def find(self, key_id: str | None) -> KeyInfo | None:
         """Return the key with this id."""
         return next((key for key in self.keys if key.id == key_id), None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +23,16 @@ from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_c
 from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction, explain
 from relayd.state.directory import StateDirectory
-from relayd.state.errors import RingError, RingUnavailable, StateError
+from relayd.state.errors import RingError, RingStale, RingUnavailable, StateError, StateReplaced
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
-from relayd.state.key_store import DEAD_KEYS_SHOWN, REMOVED_CLIENTS_SHOWN, load_ring, mark_expired, store_uses
+from relayd.state.key_store import (
+    DEAD_KEYS_SHOWN,
+    REMOVED_CLIENTS_SHOWN,
+    load_ring,
+    mark_expired,
+    store_uses,
+)
 from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
 from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
@@ -72,6 +80,8 @@ class _Snapshot:
     """The ring at one generation; replaced as a whole, by one assignment."""
 
     generation: int
+    last_change: tuple[str | None, ...]
+    """When, by whom and what: tells two rings of one generation apart."""
     keys: dict[str, KeyInfo]
     """By id."""
     digests: dict[str, bytes]
@@ -87,7 +97,7 @@ class _Snapshot:
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        return cls(0, {}, {}, set(), {}, {}, {}).updated(ring)
+        return cls(0, (), {}, {}, set(), {}, {}, {}).updated(ring)
 
     def updated(self, ring: StoredRing) -> _Snapshot:
         """Return the ring with these clients and keys as they are now.
@@ -97,6 +107,7 @@ class _Snapshot:
         """
         new = _Snapshot(
             ring.generation,
+            ring.last_change,
             self.keys | {key.id: key for key in ring.keys},
             self.digests | {key_id: bytes.fromhex(digest_hex) for key_id, digest_hex in ring.digests.items()},
             self.live.copy(),
@@ -164,14 +175,62 @@ class KeyRing:
                 directory.generation,
             )
         self._snapshot = _Snapshot.of(ring)
+        self.stale_after_s = math.inf
+        """How long keys are verified from memory while a shared database can't be asked."""
+        self._confirmed_at = time.monotonic()
+        self._is_in_doubt = False
+
+    def confirm(self, seen_at: float) -> None:
+        """Note that a shared database had no newer ring than this one, at a monotonic time."""
+        self._confirmed_at = seen_at
+        self._is_in_doubt = False
+
+    def doubt(self) -> None:
+        """Note that a shared database can't be asked: a key unknown here may have been made elsewhere."""
+        self._is_in_doubt = True
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a shared database has not been asked for too long to go on."""
+        return time.monotonic() - self._confirmed_at > self.stale_after_s
+
+    def check_successor(self, ring: StoredRing) -> None:
+        """Do nothing if a ring in the database is the one in memory or a later one.
+
+        A standby that lost commits, or a backup that was restored, would make revoked keys valid again.
+
+        Raises:
+            StateReplaced: it is not.
+        """
+        known = self._snapshot
+        is_other = ring.generation == known.generation and ring.last_change != known.last_change
+        if ring.generation < known.generation or is_other:
+            raise StateReplaced(
+                f"The database came back with another key ring (generation {ring.generation}, "
+                f"{ring.changed_at or 'no change'}) than the one in force here (generation "
+                f"{known.generation}, {known.last_change[0] or 'no change'}): it lost changes, or a backup "
+                "was restored. Nothing is stored there until the lost changes are back; to accept its ring "
+                "as it is, restart all instances and look at `relayd keys list`."
+            )
 
     def verify(self, presented: bytes) -> KeyOwner | None:
-        """Return the owner of a valid key, else None. Takes equally long for every wrong key."""
+        """Return the owner of a valid key, else None. Takes equally long for every wrong key.
+
+        Raises:
+            RingStale: what is in memory does not tell, and a shared database can't be asked.
+        """
+        if self.is_stale:
+            raise RingStale(
+                f"The database could not be asked for more than {self.stale_after_s:g} s "
+                "(state.stale_after_s), so no key is accepted."
+            )
         theirs, snapshot = digest(presented), self._snapshot
         # Every live digest is compared, in constant time, whether or not one has matched already.
         is_known = sum(map(hmac.compare_digest, snapshot.live, repeat(theirs))) > 0
         self._note_expired()
         if not is_known:
+            if self._is_in_doubt and presented and theirs not in snapshot.owners:
+                raise RingStale("The database cannot be asked, and the key is not one that is known here.")
             return None
         owner = snapshot.owners[theirs]
         return None if owner.key_id in self._expired else owner

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Any
@@ -200,6 +202,52 @@ async def test_a_slot_is_taken_before_the_body_and_given_back_without_it() -> No
             assert (await relay.ask(_QUICK)).status == 429
         await relay.record(1)
         assert (await relay.ask(_QUICK)).status == 200
+
+
+async def test_keys_work_from_memory_while_the_database_is_down_and_then_no_key_is_called_invalid() -> None:
+    """A valid key works until `state.stale_after_s`, then it gets 503 on every route, never 401.
+
+    A key that is not known here may have been made elsewhere: it gets 503 from the beginning. No key, and a
+    key that is known as dead, stay 401. When the database is back, all is as before.
+    """
+
+    async def statuses(relay: Relay, key: str | None) -> list[tuple[int, str | None]]:
+        async with await Wire.open(relay.port) as wire:
+            replies = []
+            for path in ("/chat", "/v1/chat/completions"):
+                wire.send(post(key, body(_QUICK), path=path))
+                replies.append(await wire.reply())
+        replies.append(await fetch(relay.port, "/v1/usage", {} if key is None else {"Authorization": key}))
+        assert {reply.header("Retry-After") for reply in replies if reply.status == 503} <= {"5"}
+        return [(reply.status, reply.header("X-Relayd-Error")) for reply in replies]
+
+    works = [(200, None)] * 3
+    unauthorized, unavailable = [(401, "unauthorized")] * 3, [(503, "state_unavailable")] * 3
+    async with running_relay() as relay:
+        ring = relay.state.ring
+        dead = await ring.add("dead", caller=_OPERATOR)
+        await ring.revoke(dead.key.id, cut=False, caller=_OPERATOR)
+        ring.stale_after_s = 300
+        ring.confirm(time.monotonic() - 200)
+        ring.doubt()
+        assert await statuses(relay, KEY) == works
+        assert await statuses(relay, "a key that another instance made") == unavailable
+        assert await statuses(relay, dead.secret) == unauthorized
+        assert await statuses(relay, None) == unauthorized
+        assert (await fetch(relay.port, "/readyz")).status == 200
+        ring.confirm(time.monotonic() - 301)
+        for key in (KEY, "a key that another instance made", dead.secret):
+            assert await statuses(relay, key) == unavailable
+        ready = await fetch(relay.port, "/readyz")
+        assert (ready.status, json.loads(ready.body)["status"]) == (503, "no database")
+        ring.confirm(time.monotonic())
+        assert await statuses(relay, KEY) == works
+        assert await statuses(relay, "a key that another instance made") == unauthorized
+        await until(lambda: sum(record.status == 503 for record in relay.records) == 4 * 3)
+        said = {
+            record.error.message[:35] for record in relay.records if record.error and record.status == 503
+        }
+        assert said == {"The database cannot be asked, and t", "The database could not be asked for"}
 
 
 async def test_a_bug_in_admission_is_told_and_recorded(

@@ -210,6 +210,17 @@ def _stands_for(record: RequestRecord) -> int:
     return int(found[1]) if found else 1
 
 
+async def test_a_flood_of_keys_that_cannot_be_judged_is_bounded_too() -> None:
+    """While a shared database is down they get 503: they must not fill the memory where records wait."""
+    log = _Log()
+    recorder = RequestRecorder(log)
+    error = RelayError(ErrorCode.STATE_UNAVAILABLE, "Down.")
+    for number in range(1000):
+        recorder.refuse(_new_record(f"request{number}"), Outcome.REJECTED, error, "203.0.113.9")
+    recorder.flush()
+    assert [(record.outcome, record.status) for record in log.ends] == [(Outcome.REJECTED, 503)] * 61
+
+
 async def test_a_flood_of_denials_leaves_sixty_records_and_one_that_counts_the_rest() -> None:
     """Every one reaches the observers, and the counts add up; another network has sixty of its own."""
     log, seen = _Log(), list[str]()

@@ -78,8 +78,8 @@ const FAILURES = {
     "中继没有该模型的价格，您的密钥不能使用它。请换一个模型。",
   ],
   state_unavailable: [
-    "The relay cannot count what you use at the moment. Try again later.",
-    "中继暂时无法记录您的用量。请稍后再试。",
+    "The relay cannot use its database at the moment. Try again later.",
+    "中继暂时无法使用数据库。请稍后再试。",
   ],
   internal: [
     "The relay met a fault of its own. Tell the person who runs it.",
