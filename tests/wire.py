@@ -286,9 +286,11 @@ async def ask(
     key: str | bytes | None,
     payload: bytes,
     headers: Mapping[str, str] | None = None,
+    *,
+    host: str = HOST,
 ) -> Reply:
     """Send one request on a connection of its own and read the whole reply."""
-    async with await Wire.open(port) as wire:
+    async with await Wire.open(port, host) as wire:
         wire.send(post(key, payload, headers))
         return await wire.reply()
 

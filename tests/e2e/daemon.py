@@ -26,7 +26,7 @@ from tests.wire import HOST, Reply, until
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
 _START_S = 60.0
-_URL = re.compile(r"serving on https?://127\.0\.0\.1:([0-9]+)")
+_URL = re.compile(r"serving on https?://(127\.[0-9.]+):([0-9]+)")
 
 
 class Daemon:
@@ -58,7 +58,7 @@ class Daemon:
         if "upstream.base_url" not in self.settings:
             self.settings["upstream.base_url"] = fault_upstream_url(PROVIDER_KEY)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.host, self.port = HOST, 0
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -107,7 +107,7 @@ class Daemon:
             assert self.process.poll() is None, f"the daemon ended at its start:\n{self.stderr}"
             assert time.monotonic() < deadline, f"the daemon does not serve:\n{self.stderr}"
             time.sleep(0.01)
-        self.port = int(serving[1])
+        self.host, self.port = serving[1], int(serving[2])
         return self
 
     def signal(self, number: signal.Signals) -> None:

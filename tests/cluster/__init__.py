@@ -1,0 +1,1 @@
+"""Several relayds that share one state, and what breaks under them."""
