@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.traceback import Trace
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -28,7 +29,7 @@ from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
 from tui.feed import Feed
-from tui.model.app_state import AppState
+from tui.model.app_state import AppState, Connection
 from tui.model.text import printable_text
 from tui.screens.dialogs import Dialog
 from tui.screens.main import MainScreen
@@ -63,10 +64,17 @@ class CrashConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Return the segments of anything that Rich can draw."""
         trace = getattr(renderable, "trace", None)
-        for stack in trace.stacks if trace is not None else ():
-            for frame in stack.frames:
-                frame.locals = None
+        if trace is not None:
+            _forget_locals(trace)
         return super().render(renderable, options)
+
+
+def _forget_locals(trace: Trace) -> None:
+    for stack in trace.stacks:
+        for frame in stack.frames:
+            frame.locals = None
+        for part in stack.exceptions:
+            _forget_locals(part)
 
 
 class RelaydApp(App[int]):
@@ -113,7 +121,9 @@ class RelaydApp(App[int]):
             backlog_records=settings_file.settings.backlog_records,
             open_archive=open_archive,
         )
-        commands = DaemonCommands(client, self.state, readonly=options.readonly, on_unknown=self.notify)
+        commands = DaemonCommands(
+            client, self.state, readonly=options.readonly, now_s=now_s, changed=self.changed
+        )
         self.context = Context(
             self.state,
             self.feed,
@@ -190,7 +200,9 @@ class RelaydApp(App[int]):
 
     def _on_second(self) -> None:
         # Ages and countdowns move by themselves.
-        if self.state.open_streams.streams or self.state.retiring():
+        state = self.state
+        stale = state.connection is Connection.STALE
+        if state.open_streams.streams or state.retiring() or state.asking or stale:
             self.changed()
 
     # The terminal.

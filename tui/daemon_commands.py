@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, TypeVar
 
-from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, NoDaemon
-from tui.model.app_state import AppState, Connection
+from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, Refused
+from tui.model.app_state import AppState, Asking, Connection
 
 T = TypeVar("T")
 C_co = TypeVar("C_co", covariant=True)
-_TRIES = 8
+_ACT_TRIES = 8
 _RETRY_AFTER_S = 0.5
+_RETRY_AT_MOST_S = 5.0
 _REASONS = {
     Connection.DOWN: "the daemon is down",
     Connection.CONNECTING: "there is no connection to the daemon",
@@ -36,23 +38,31 @@ class RingChange(Protocol[C_co]):
 class DaemonCommands:
     """Asks the daemon for changes, by the methods of its client.
 
-    Each method may raise `AdminClientError`: the daemon refused, or can't be asked; `AnswerUnknown`: no
-    answer came, however often it was asked for.
+    A change is in `AppState.asking` from the moment it is sent until its outcome is known. Each method may
+    raise `AdminClientError`: the daemon refused, or can't be asked.
 
     Args:
         client: the daemon.
         state: what the app knows.
         readonly: refuse every change.
-        on_unknown: called with a sentence each time an answer was lost and the question is repeated.
+        now_s: returns the time.
+        changed: called when something begins or ends to wait for its answer; must return at once.
     """
 
     def __init__(
-        self, client: AdminClient, state: AppState, *, readonly: bool, on_unknown: Callable[[str], None]
+        self,
+        client: AdminClient,
+        state: AppState,
+        *,
+        readonly: bool,
+        now_s: Callable[[], float],
+        changed: Callable[[], None],
     ) -> None:
         self.client = client
         self._state = state
         self._readonly = readonly
-        self._on_unknown = on_unknown
+        self._now_s = now_s
+        self._changed = changed
 
     def refusal(self) -> str:
         """Return why nothing can be changed now, or an empty text."""
@@ -60,30 +70,48 @@ class DaemonCommands:
             return "read-only: the app was started with --readonly"
         return _REASONS.get(self._state.connection, "")
 
-    async def change_ring(self, change: RingChange[T], generation: int) -> T:
-        """Change keys or clients, unless the ring has moved on from the generation that was on the screen."""
-        return await self._until_answered(lambda key: change(generation=generation, idempotency_key=key))
+    async def change_ring(self, what: str, change: RingChange[T], generation: int) -> T:
+        """Change keys or clients, unless the ring has moved on from the generation that was on the screen.
 
-    async def act(self, action: Callable[[], Awaitable[object]]) -> None:
-        """Cancel, pause, resume or drain: what may be asked for twice without harm."""
-        await self._until_answered(lambda _: action())
+        Asks again until the outcome is known, also over restarts of the daemon: it happens at most once.
+        """
+        return await self._until_answered(
+            what, lambda key: change(generation=generation, idempotency_key=key), itertools.count(1)
+        )
 
-    async def _until_answered(self, question: Callable[[str], Awaitable[T]]) -> T:
+    async def act(self, what: str, action: Callable[[], Awaitable[object]]) -> None:
+        """Cancel, pause, resume or drain: what may be asked for a few times without harm.
+
+        Raises:
+            AnswerUnknown: no answer came, however often it was asked for.
+        """
+        await self._until_answered(what, lambda _: action(), range(1, _ACT_TRIES + 1))
+
+    async def _until_answered(
+        self, what: str, question: Callable[[str], Awaitable[T]], tries: Iterable[int]
+    ) -> T:
         """Ask until an answer comes, each time with the same idempotency key."""
         if refusal := self.refusal():
             raise ReadOnly(f"Not done: {refusal}.")
         idempotency_key = uuid.uuid4().hex
-        for attempt in range(_TRIES):
-            try:
-                return await question(idempotency_key)
-            except AnswerUnknown as error:
-                unanswered: AdminClientError = error
-            except NoDaemon as error:
-                if attempt == 0:
+        asking = Asking(what, self._now_s())
+        self._state.asking.append(asking)
+        try:
+            for attempt in tries:
+                try:
+                    return await question(idempotency_key)
+                except Refused:
                     raise
-                unanswered = error
-            self._on_unknown("UNKNOWN: the answer never came. Asking again; it can't happen twice.")
-            await asyncio.sleep(_RETRY_AFTER_S * (attempt + 1))
+                except AdminClientError as error:
+                    # A first question that did not arrive changed nothing; after a lost answer it is unknown.
+                    if attempt == 1 and not isinstance(error, AnswerUnknown):
+                        raise
+                asking.lost += 1
+                self._changed()
+                await asyncio.sleep(min(_RETRY_AT_MOST_S, _RETRY_AFTER_S * attempt))
+        finally:
+            self._state.asking.remove(asking)
+            self._changed()
         raise AnswerUnknown(
-            "UNKNOWN: no answer came. It may have happened; look at Clients and Audit later."
-        ) from unanswered
+            "UNKNOWN: no answer came. It may have happened; look at the daemon's state and Audit."
+        )

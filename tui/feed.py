@@ -22,12 +22,16 @@ from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progres
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
+from tui.model.units import clock
 
 if TYPE_CHECKING:
     # Loads SQLite, which the first paint does not wait for.
     from relayd.admin.archive import Archive
 
 STATUS_EVERY_S = 2.0
+STALE_AFTER_S = 3.0
+"""A daemon that says nothing for so long may be stopped, or wait for its disk."""
+_WATCH_EVERY_S = 0.5
 SKIP_EVENTS = 20_000
 """More missed events than these are not replayed: the newest records are loaded instead."""
 _RING_EVERY = 5
@@ -69,13 +73,23 @@ class Feed:
         """Set by the screen that shows the clients, each time it draws them: they are then asked for soon."""
         self._retry = asyncio.Event()
         self._poll_now = asyncio.Event()
+        self._heard_s: float | None = None
+        """When the daemon was last heard, or first asked; None while it is not asked."""
+        self._before_silence = (Connection.CONNECTING, "")
 
     async def run(self) -> None:
         """Follow the daemon until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="tui-watch")
+            await self._connect_again_and_again()
+
+    async def _connect_again_and_again(self) -> None:
         backoff = Backoff()
         while True:
             self._retry.clear()
+            self._heard_s = time.monotonic()
             error = await self._session()
+            self._heard_s = None
             if self._state.connection is Connection.LIVE:
                 backoff.reset()
             await self._disconnected(error)
@@ -119,10 +133,41 @@ class Feed:
         self._state.set_connection(connection, problem)
         self._changed()
 
+    # Silence.
+
+    async def _watch(self) -> None:
+        """Call the daemon stale when it is asked and says nothing."""
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(_WATCH_EVERY_S)
+            now_s = time.monotonic()
+            if self._heard_s is None or self._state.connection is Connection.STALE:
+                continue
+            if now_s - before_s > 2 * _WATCH_EVERY_S:
+                # This app was stopped, or busy: what the daemon said meanwhile is not read yet.
+                self._heard_s = now_s
+            elif now_s - self._heard_s > STALE_AFTER_S:
+                self._before_silence = (self._state.connection, self._state.problem)
+                self._state.silent_since_s = time.time() - (now_s - self._heard_s)
+                since = clock(self._state.silent_since_s)
+                self._set_connection(
+                    Connection.STALE,
+                    f"The daemon has said nothing since {since}. It may be stopped, or wait for its disk.",
+                )
+
+    def _heard(self) -> None:
+        self._heard_s = time.monotonic()
+        if self._state.connection is Connection.STALE:
+            self._set_connection(*self._before_silence)
+
     # No connection.
 
     async def _disconnected(self, error: AdminClientError) -> None:
         """Say why there is no connection, and read history from the database meanwhile."""
+        is_contact_lost = isinstance(error, Denied | VersionMismatch | NoDaemon)
+        if self._state.connection is Connection.STALE and not is_contact_lost:
+            # Silent still: the next attempt says more.
+            return
         if isinstance(error, Denied):
             self._set_connection(Connection.DENIED, str(error))
         elif isinstance(error, VersionMismatch):
@@ -187,6 +232,7 @@ class Feed:
         """Load what is needed at once; return where events begin."""
         state = self._state
         status = await self._client.status()
+        self._heard()
         state.set_status(status)
         after = state.log_seq
         if after is None:
@@ -217,6 +263,7 @@ class Feed:
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         slice_started_s = time.monotonic()
         async for event in events:
+            self._heard()
             await self._apply(event)
             self._changed()
             if time.monotonic() - slice_started_s > _BUSY_SLICE_S:
@@ -251,7 +298,9 @@ class Feed:
             self._poll_now.clear()
             # The stream of events says why the daemon can't be asked, and says it once.
             with suppress(AdminClientError):
-                self._state.set_status(await self._client.status())
+                status = await self._client.status()
+                self._heard()
+                self._state.set_status(status)
                 # Uses move without an event: closely watched while a key retires, or in sight.
                 if self._state.retiring() or self.clients_in_sight or turn % _RING_EVERY == 0:
                     self.clients_in_sight = False

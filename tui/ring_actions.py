@@ -5,35 +5,53 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from msgspec.structs import replace
 from textual.app import App
 
 from relayd.admin.client import AdminClientError, Refused
-from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange, KeyInfo, epoch_s
+from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange, KeyInfo, KeyState, epoch_s
 from tui.context import Context
 from tui.daemon_commands import RingChange
 from tui.model.clients import FIELDS, texts_of
 from tui.model.secret import Secret
+from tui.model.text import printable_struct
 from tui.model.units import clock, in_words, plural
 from tui.screens.client_dialogs import AskClient, AskRemove
-from tui.screens.dialogs import Confirm
-from tui.screens.key_dialogs import AskGrace, AskRevoke, SecretDialog
+from tui.screens.dialogs import Confirm, Dialog
+from tui.screens.key_dialogs import AskGrace, AskRevoke, Revocation, SecretDialog
 
 _MAX_NAMED = 4
+_MAX_NEWS = 10
 _TRY_AGAIN = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED})
 """Refusals of a form that the operator can mend in it."""
 
+A = TypeVar("A")
 C = TypeVar("C", KeyChange, ClientChange)
+
+
+@dataclass(slots=True)
+class _Done(Generic[A, C]):
+    """What the operator answered, and what the daemon answered to that."""
+
+    answer: A
+    change: C
+
+    def take_secret(self) -> Secret | None:
+        """Return the text of the new key, if it came, and let go of it here."""
+        text, self.change = self.change.secret, replace(self.change, secret=None)
+        return None if text is None else Secret(text)
 
 
 class RingActions:
     """One method for each change, from its question to what it led to; to be run as a worker.
 
-    Each change names the generation of the ring that was on the screen when its question was asked: if
-    another operator was faster, the daemon refuses it.
+    Each change names the generation of the ring that its question was made from. If another operator was
+    faster, the daemon refuses it, and the question comes again: with what changed, and what is true now.
 
     Args:
         app: shows dialogs and notifications.
@@ -59,18 +77,21 @@ class RingActions:
 
     async def rotate(self, key: KeyInfo) -> None:
         """Make a new key for the client of this one."""
-        key = self._current(key)
-        generation = self._state.generation
-        grace_s = await self._app.push_screen_wait(
-            AskGrace(f"Rotate the key of {key.client}?", self._rotation_in_words(key), "Rotate")
+
+        def question() -> AskGrace | str:
+            now = self._current(key)
+            if now.state is not KeyState.ACTIVE:
+                return f"The key {key.id} of {key.client} is {now.state.value} now."
+            return AskGrace(f"Rotate the key of {key.client}?", self._rotation_in_words(now), "Rotate")
+
+        done = await self._ask_and_change(
+            f"Rotate the key of {key.client}",
+            question,
+            lambda grace_s: partial(self._client.rotate_key, key.id, grace_s=grace_s),
         )
-        if grace_s is not None:
+        if done is not None:
             await self._show_new_key(
-                partial(self._client.rotate_key, key.id, grace_s=grace_s),
-                generation,
-                key.client,
-                "Not rotated",
-                f"The old key {key.id} works for {in_words(grace_s)} more.",
+                key.client, done, f"The old key {key.id} works for {in_words(done.answer)} more."
             )
 
     def _rotation_in_words(self, key: KeyInfo) -> str:
@@ -89,75 +110,86 @@ class RingActions:
 
     async def make_key(self, client: str) -> None:
         """Make a key for a client that has no active one."""
-        generation = self._state.generation
-        question = Confirm(
-            f"Make a key for {client}?",
-            f"{client} has no active key now. The new one works at once, within the client's bounds.",
-            "Make a key",
-        )
-        if await self._app.push_screen_wait(question):
-            await self._show_new_key(
-                partial(self._client.add_key, client),
-                generation,
-                client,
-                "Not made",
-                f"The client {client} can use it from now on.",
+
+        def question() -> Confirm | str:
+            keys = self._state.ring.keys
+            if any(key.client == client and key.state is KeyState.ACTIVE for key in keys):
+                return f"{client} has an active key now."
+            return Confirm(
+                f"Make a key for {client}?",
+                f"{client} has no active key now. The new one works at once, within the client's bounds.",
+                "Make a key",
             )
+
+        done = await self._ask_and_change(
+            f"Make a key for {client}", question, lambda _: partial(self._client.add_key, client)
+        )
+        if done is not None:
+            await self._show_new_key(client, done, f"The client {client} can use it from now on.")
 
     async def extend(self, key: KeyInfo) -> None:
         """Give a retiring key more time."""
-        key = self._current(key)
-        generation = self._state.generation
-        ends = clock(epoch_s(key.expires_at)) if key.expires_at else "now"
-        by_s = await self._app.push_screen_wait(
-            AskGrace(
+
+        def question() -> AskGrace | str:
+            now = self._current(key)
+            if now.state is not KeyState.RETIRING or now.expires_at is None:
+                return f"The key {key.id} of {key.client} is {now.state.value} now."
+            return AskGrace(
                 f"Extend the old key of {key.client}?",
-                f"Key {key.id} ends at {ends}. Later by:",
+                f"Key {key.id} ends at {clock(epoch_s(now.expires_at))}. Later by:",
                 "Extend",
                 default="15m",
             )
+
+        done = await self._ask_and_change(
+            f"Extend the old key {key.id} of {key.client}",
+            question,
+            lambda by_s: partial(self._client.extend_key, key.id, by_s=by_s),
         )
-        if by_s is not None:
-            await self._change(
-                partial(self._client.extend_key, key.id, by_s=by_s),
-                generation,
-                "Not extended",
-                lambda _: f"The old key {key.id} works {in_words(by_s)} longer.",
-            )
+        if done is not None:
+            self._app.notify(f"The old key {key.id} works {in_words(done.answer)} longer.")
 
     async def undo(self, key: KeyInfo) -> None:
         """Make a retiring key the primary one again."""
-        key = self._current(key)
-        generation = self._state.generation
-        question = Confirm(
-            f"Undo the rotation of {key.client}?",
-            f"The old key {key.id} is primary again. The new key {key.replaced_by or ''} is revoked now"
-            " and never comes back; a client that uses it is refused.",
-            "Undo the rotation",
-        )
-        if await self._app.push_screen_wait(question):
-            await self._change(
-                partial(self._client.undo_key, key.id),
-                generation,
-                "Not undone",
-                lambda _: f"The key {key.id} of {key.client} is active again.",
+
+        def question() -> Confirm | str:
+            now = self._current(key)
+            if now.state is not KeyState.RETIRING:
+                return f"The key {key.id} of {key.client} is {now.state.value} now."
+            return Confirm(
+                f"Undo the rotation of {key.client}?",
+                f"The old key {key.id} is primary again. The new key {now.replaced_by or ''} is revoked now"
+                " and never comes back; a client that uses it is refused.",
+                "Undo the rotation",
             )
+
+        done = await self._ask_and_change(
+            f"Undo the rotation of {key.client}",
+            question,
+            lambda _: partial(self._client.undo_key, key.id),
+        )
+        if done is not None:
+            self._app.notify(f"The key {key.id} of {key.client} is active again.")
 
     async def revoke(self, chosen: KeyInfo | None) -> None:
         """End a key now."""
-        generation = self._state.generation
-        answer = await self._app.push_screen_wait(
-            AskRevoke(chosen, self._state.ring.keys, self._open_streams())
+        typed = ""
+
+        def change(answer: Revocation) -> RingChange[KeyChange]:
+            # If another operator was faster, the question comes again with what was typed.
+            nonlocal typed
+            typed = answer.key.id
+            return partial(self._client.revoke_key, answer.key.id, cut=answer.cut)
+
+        done = await self._ask_and_change(
+            lambda answer: f"Revoke the key {answer.key.id} of {answer.key.client}",
+            lambda: AskRevoke(chosen, self._state.ring.keys, self._open_streams(), typed),
+            change,
         )
-        if answer is not None:
-            key, cut = answer.key, answer.cut
-            await self._change(
-                partial(self._client.revoke_key, key.id, cut=cut),
-                generation,
-                "Not revoked",
-                lambda change: _with_cut(
-                    f"The key {key.id} of {key.client} is revoked", change.cut, asked=cut
-                ),
+        if done is not None:
+            key, cut = done.answer.key, done.answer.cut
+            self._app.notify(
+                _with_cut(f"The key {key.id} of {key.client} is revoked", done.change.cut, asked=cut)
             )
 
     # Clients.
@@ -168,7 +200,7 @@ class RingActions:
         while True:
             generation = self._state.generation
             names = frozenset(name for name, known in self._state.clients.items() if known.removed_at is None)
-            form = await self._app.push_screen_wait(
+            form = await self._ask(
                 AskClient(None, texts, fault, name=name, names=names, now_s=self._context.now_s)
             )
             if form is None:
@@ -176,8 +208,19 @@ class RingActions:
             name, texts = form.name, form.texts
             wanted = partial(self._client.add_client, name, form.changes)
             note = f"The client {name} can use it from now on."
-            fault = await self._show_new_key(wanted, generation, name, "Not added", note, mendable=True)
-            if not fault:
+            try:
+                change = await self._commands.change_ring(f"Add the client {name}", wanted, generation)
+            except AdminClientError as error:
+                await self._refresh_ring()
+                if not _is_mendable(error):
+                    self._app.notify(f"Not added: {error}", severity="error")
+                    return
+                fault = f"Not added: {error}"
+            else:
+                done = _Done(form, change)
+                del change
+                await self._refresh_ring()
+                await self._show_new_key(name, done, note)
                 return
 
     async def edit_client(self, client: ClientInfo) -> None:
@@ -186,14 +229,12 @@ class RingActions:
         texts, fault = texts_of(client), ""
         while True:
             generation = self._state.generation
-            form = await self._app.push_screen_wait(
-                AskClient(client, texts, fault, now_s=self._context.now_s)
-            )
+            form = await self._ask(AskClient(client, texts, fault, now_s=self._context.now_s))
             if form is None:
                 return
             wanted = partial(self._client.set_client, client.name, form.changes)
             try:
-                await self._commands.change_ring(wanted, generation)
+                await self._commands.change_ring(f"Change the bounds of {client.name}", wanted, generation)
             except AdminClientError as error:
                 await self._refresh_ring()
                 fresh = self._state.clients.get(client.name)
@@ -210,77 +251,109 @@ class RingActions:
 
     async def remove_client(self, client: ClientInfo) -> None:
         """Remove a client with all its keys."""
-        generation = self._state.generation
-        keys = [
-            key for key in self._state.ring.keys if key.client == client.name and key.state in LIVE_STATES
-        ]
-        streams = self._state.open_streams.streams.values()
-        count = sum(stream.progress.client == client.name for stream in streams)
-        cut = await self._app.push_screen_wait(AskRemove(client.name, keys, count))
-        if cut is not None:
-            await self._change(
-                partial(self._client.remove_client, client.name, cut=cut),
-                generation,
-                "Not removed",
-                lambda change: _with_cut(
-                    f"The client {client.name} is removed, {plural(len(change.revoked), 'key')} revoked",
-                    change.cut,
-                    asked=cut,
-                ),
+
+        def question() -> AskRemove | str:
+            if client.name not in self._state.clients:
+                return f"There is no client {client.name} any more."
+            keys = [
+                key for key in self._state.ring.keys if key.client == client.name and key.state in LIVE_STATES
+            ]
+            streams = self._state.open_streams.streams.values()
+            return AskRemove(
+                client.name, keys, sum(stream.progress.client == client.name for stream in streams)
+            )
+
+        done = await self._ask_and_change(
+            f"Remove the client {client.name}",
+            question,
+            lambda cut: partial(self._client.remove_client, client.name, cut=cut),
+        )
+        if done is not None:
+            revoked = plural(len(done.change.revoked), "key")
+            self._app.notify(
+                _with_cut(
+                    f"The client {client.name} is removed, {revoked} revoked",
+                    done.change.cut,
+                    asked=done.answer,
+                )
             )
 
     # What they share.
 
-    async def _show_new_key(
-        self,
-        wanted: RingChange[C],
-        generation: int,
-        client: str,
-        failure: str,
-        note: str,
-        *,
-        mendable: bool = False,
-    ) -> str:
-        """Ask for a new key of a client, and show it once. No name but the dialog's holds its text then.
+    async def _ask(self, question: Dialog[A]) -> A | None:
+        """Show a dialog, unless one is open: a double click asks once."""
+        if self._app.screen.is_modal:
+            return None
+        return await self._app.push_screen_wait(question)
 
-        Returns an empty text, or with `mendable` why the form was refused.
+    async def _ask_and_change(
+        self,
+        what: str | Callable[[A], str],
+        question: Callable[[], Dialog[A] | str],
+        change: Callable[[A], RingChange[C]],
+    ) -> _Done[A, C] | None:
+        """Ask, and change what was asked for; None if nothing was changed, and the operator knows why.
+
+        Args:
+            what: what the change does, in words.
+            question: returns the dialog on what is known now, or why there is nothing to ask any more.
+            change: returns the change for an answer.
         """
-        try:
-            change = await self._commands.change_ring(wanted, generation)
-        except AdminClientError as error:
-            await self._refresh_ring()
-            if mendable and _is_mendable(error):
-                return f"{failure}: {error}"
-            self._app.notify(f"{failure}: {error}", severity="error")
-            return ""
-        secret = Secret(change.secret) if change.secret is not None else None
-        del change
-        await self._refresh_ring()
+        news = ""
+        while True:
+            generation = self._state.generation
+            dialog = question()
+            if isinstance(dialog, str):
+                self._app.notify(f"Not done. {news or dialog}", severity="error")
+                return None
+            dialog.news = news
+            answer = await self._ask(dialog)
+            if answer is None:
+                return None
+            words = what if isinstance(what, str) else what(answer)
+            try:
+                return _Done(answer, await self._commands.change_ring(words, change(answer), generation))
+            except AdminClientError as error:
+                if not isinstance(error, Refused) or error.status != HTTPStatus.PRECONDITION_FAILED:
+                    self._app.notify(f"{words}: not done. {error}", severity="error")
+                    return None
+                news = await self._changed_since(generation)
+            finally:
+                await self._refresh_ring()
+
+    async def _changed_since(self, generation: int) -> str:
+        """Return in words what other operators did to keys and clients meanwhile."""
+        with suppress(AdminClientError):
+            entries = (await self._client.audit(limit=_MAX_NEWS)).entries
+            changes = [
+                f"{entry.login} did {entry.action} for {entry.client}"
+                for entry in map(printable_struct, reversed(entries))
+                if entry.generation > generation and entry.result == "done" and entry.client is not None
+            ]
+            if changes:
+                return f"Meanwhile {', then '.join(changes)}. Nothing of yours was done. Look again:"
+        return "Keys or clients were changed meanwhile. Nothing of yours was done. Look again:"
+
+    async def _show_new_key(self, client: str, done: _Done[A, C], note: str) -> None:
+        """Show a new key of a client once. No name but the dialog's holds its text then."""
+        secret = done.take_secret()
         if secret is None:
             self._app.notify(
                 "It was done, but the answer with the new key was lost on the way."
                 " Rotate again to get a key that you can read.",
                 severity="error",
             )
-            return ""
+            return
         send = self._context.exporter.send
         await self._app.push_screen_wait(
             SecretDialog(
-                client, secret, note, lambda text: send(text, "The key", secret=True), self._context.home
+                client,
+                secret,
+                note,
+                lambda text: send(text, "The key", secret=True),
+                self._context.home,
             )
         )
-        return ""
-
-    async def _change(
-        self, wanted: RingChange[C], generation: int, failure: str, success: Callable[[C], str]
-    ) -> None:
-        try:
-            change = await self._commands.change_ring(wanted, generation)
-        except AdminClientError as error:
-            self._app.notify(f"{failure}: {error}", severity="error")
-        else:
-            self._app.notify(success(change))
-        await self._refresh_ring()
 
     async def _refresh_ring(self) -> None:
         # Without a connection the reconnect does it.

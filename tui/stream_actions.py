@@ -61,7 +61,7 @@ class StreamActions:
         return not reason
 
     def _start(self, action: Work, group: str = f"{ASKS}-streams") -> None:
-        self._app.run_worker(action, exclusive=True, group=group)
+        self._app.run_worker(action, group=group)
 
     async def _cancel(self, record: RequestRecord) -> None:
         user = f"{record.client or 'no client'} at {record.ip}"
@@ -72,9 +72,9 @@ class StreamActions:
             "Cancel the request",
             no="Leave it",
         )
-        if await self._app.push_screen_wait(question):
+        if await self._ask(question):
             cancelling = partial(self._client.cancel, record.id)
-            await self._change(cancelling, "Not cancelled", "The daemon cancelled the request.")
+            await self._change("Cancel a request", cancelling, "The daemon cancelled the request.")
 
     async def _pause(self) -> None:
         question = Confirm(
@@ -82,11 +82,11 @@ class StreamActions:
             "New requests get 503 with Retry-After until you resume. Open streams continue.",
             "Pause",
         )
-        if await self._app.push_screen_wait(question):
-            await self._change(self._client.pause, "Not paused", "Intake is paused; P resumes it.")
+        if await self._ask(question):
+            await self._change("Pause intake", self._client.pause, "Intake is paused; P resumes it.")
 
     async def _resume(self) -> None:
-        await self._change(self._client.resume, "Not resumed", "The daemon takes new work again.")
+        await self._change("Resume intake", self._client.resume, "The daemon takes new work again.")
 
     async def _drain(self) -> None:
         status = self._state.status
@@ -99,14 +99,21 @@ class StreamActions:
             "After that the daemon stops. It does not come back unless a supervisor starts it.",
             "Drain and stop",
         )
-        if await self._app.push_screen_wait(question):
-            await self._change(self._client.drain, "Not drained", "Draining.")
+        if await self._ask(question):
+            await self._change("Drain the daemon", self._client.drain, "Draining.")
 
-    async def _change(self, change: Callable[[], Awaitable[object]], failure: str, success: str) -> None:
+    async def _ask(self, question: Confirm) -> bool:
+        """Show a dialog, unless one is open: a double click asks once."""
+        if self._app.screen.is_modal:
+            return False
+        answer = await self._app.push_screen_wait(question)
+        return answer is not None
+
+    async def _change(self, what: str, change: Callable[[], Awaitable[object]], success: str) -> None:
         try:
-            await self._commands.act(change)
+            await self._commands.act(what, change)
         except AdminClientError as error:
-            self._app.notify(f"{failure}: {error}", severity="error")
+            self._app.notify(f"{what}: not done. {error}", severity="error")
         else:
             self._app.notify(success)
         self._feed.look_soon()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 
 from relayd.admin.schema import (
@@ -42,13 +43,28 @@ class Connection(StrEnum):
 
     CONNECTING = "CONNECTING"
     LIVE = "LIVE"
+    STALE = "STALE"
     DOWN = "DOWN"
     DENIED = "DENIED"
     MISMATCH = "VERSION MISMATCH"
 
 
+@dataclass(slots=True)
+class Asking:
+    """A change that the daemon was asked for, and whose outcome is not known yet."""
+
+    change: str
+    """What it does, in words."""
+    since_s: float
+    lost: int = 0
+    """How many answers were lost; each time it is sent again, with the same idempotency key."""
+
+
 class AppState:
-    """The model behind every screen. Screens read it; only the feed writes it."""
+    """The model behind every screen.
+
+    Screens read it; only the feed writes it, but for `asking`, which belongs to `DaemonCommands`.
+    """
 
     def __init__(self, keep: int) -> None:
         self.store = RecordStore(keep)
@@ -70,6 +86,10 @@ class AppState:
         self.connection = Connection.CONNECTING
         self.problem = ""
         """Why there is no live contact, and what to do: sentences."""
+        self.silent_since_s = 0.0
+        """Since when nothing was heard, while STALE."""
+        self.asking: list[Asking] = []
+        """The changes that wait for their answer, the oldest first."""
         self.boot_id = ""
         self.log_seq: int | None = None
         """The newest event applied; the next connection continues after it."""

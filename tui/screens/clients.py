@@ -356,7 +356,7 @@ class ClientsPane(Pane):
         if reason:
             self.app.notify(f"Not now: {reason}.")
         elif change is not None:
-            self.app.run_worker(change, exclusive=True, group=f"{ASKS}-key")
+            self.app.run_worker(change, group=f"{ASKS}-key")
 
     def action_rotate(self) -> None:
         """Rotate the key; make one for a client that has no active one."""

@@ -55,12 +55,16 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         self._title = title
         self._yes = yes
         self._no = no
+        self.news = ""
+        """What changed since the same question was asked before; shown above the rest."""
         self.set_class(danger, "-danger")
 
     def compose(self) -> ComposeResult:
         """Show title, body and buttons."""
         with VerticalScroll(id="box", can_focus=False):
             yield Static(self._title, id="title", markup=False)
+            if self.news:
+                yield paragraph(self.news, id="news")
             yield from self.body()
             with Horizontal(id="buttons"):
                 yield from self.buttons()

@@ -72,7 +72,7 @@ class StreamList(ItemList[OpenStream]):
         last_ms = None if progress.last_delta_ms is None else progress.last_delta_ms + late_ms
         stale = last_ms is not None and last_ms > _STALE_MS
         slow_reader = progress.waiting_for == "client"
-        return {
+        cells = {
             "client": (progress.client or "—", Role.STRONG),
             "model": (progress.model or "—", Role.TEXT),
             "address": (progress.ip, Role.DIM),
@@ -84,6 +84,9 @@ class StreamList(ItemList[OpenStream]):
             "waits for": (progress.waiting_for, Role.CLIENT if slow_reader else Role.DIM),
             "id": (progress.id, Role.DIM),
         }
+        if self._state.connection is not Connection.LIVE:
+            return {title: (text, Role.DIM) for title, (text, _) in cells.items()}
+        return cells
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that all is quiet, or that there is no news."""

@@ -82,8 +82,11 @@ class AskRevoke(Dialog[Revocation]):
     AUTO_FOCUS = "#last"
     YES_KEY = "Enter"
 
-    def __init__(self, chosen: KeyInfo | None, keys: Iterable[KeyInfo], open_streams: dict[str, int]) -> None:
+    def __init__(
+        self, chosen: KeyInfo | None, keys: Iterable[KeyInfo], open_streams: dict[str, int], typed: str = ""
+    ) -> None:
         super().__init__("Revoke a key now?", yes="Revoke now", danger=True)
+        self._typed_before = typed
         self._chosen = chosen
         self._keys = [key for key in keys if key.state in LIVE_STATES]
         self._open_streams = open_streams
@@ -93,7 +96,7 @@ class AskRevoke(Dialog[Revocation]):
         yield paragraph("A revoked key never comes back. Type the last four characters of its id.")
         chosen = self._chosen
         hint = f"{chosen.id[-_LAST:]}  ends {chosen.client}" if chosen is not None else ""
-        yield Input(placeholder=hint, id="last", compact=True)
+        yield Input(self._typed_before, placeholder=hint, id="last", compact=True, select_on_focus=False)
         yield paragraph("", id="named")
         yield Choices(["cut its open streams too"], [], id="cut", many=True)
         yield paragraph(
@@ -101,8 +104,8 @@ class AskRevoke(Dialog[Revocation]):
         )
 
     def on_mount(self) -> None:
-        """Nothing is named yet."""
-        self.query_one("#yes", Button).disabled = True
+        """Show what is named so far."""
+        self._show_named()
 
     def _matching(self, typed: str) -> list[KeyInfo]:
         return [key for key in self._keys if key.id.endswith(typed)] if len(typed) >= _LAST else []
@@ -114,10 +117,11 @@ class AskRevoke(Dialog[Revocation]):
         return found[0] if len(found) == 1 else None
 
     @on(Input.Changed, "#last")
-    def _typed(self, event: Input.Changed) -> None:
+    def _show_named(self) -> None:
         key = self._named()
         self.query_one("#yes", Button).disabled = key is None
-        self.query_one("#named", Static).update(self._description(key, event.value.strip()))
+        typed = self.query_one("#last", Input).value.strip()
+        self.query_one("#named", Static).update(self._description(key, typed))
 
     def _description(self, key: KeyInfo | None, typed: str) -> str:
         if key is not None:

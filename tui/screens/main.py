@@ -61,7 +61,7 @@ class MainScreen(Screen[None]):
         context = self.context
         yield StatusBar(context.state, context.now_s, context.place)
         yield TabBar(self._badge, self._first)
-        yield Notice(context.state)
+        yield Notice(context.state, context.now_s)
         with ContentSwitcher(id="panes", initial=self._first):
             yield _pane(self._first, context)
         yield KeyBar()

@@ -12,7 +12,7 @@ from relayd.admin.schema import AcceptState, Status, epoch_s
 from tui.model.app_state import AppState, Connection
 from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
-from tui.model.units import countdown, duration, plural, rate
+from tui.model.units import age, clock, countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
 from tui.widgets.cells import Piece, width_of
@@ -23,8 +23,10 @@ _SPARK = 24
 _BOLD = Style(bold=True)
 _WARN_BEFORE_S = 120
 _WARN_IF_USED_S = 600
+_ASKING_SHOWN_AFTER_S = 0.5
 _WHAT_IS_SHOWN = {
     Connection.CONNECTING: "Connecting.",
+    Connection.STALE: "Figures are from then; a change waits for its answer.",
     Connection.DOWN: "History is read from disk; nothing can be changed. Trying again; R tries now.",
     Connection.DENIED: "Nothing can be read. R tries again.",
     Connection.MISMATCH: "Reading may work; nothing can be changed.",
@@ -47,15 +49,17 @@ class StatusBar(Bar):
     def _facts(self, width: int) -> list[Piece]:
         look = {role: style(self.app, role) for role in Role}
         strong = look[Role.STRONG]
-        state = self._state
+        state, is_stale = self._state, self._state.connection is Connection.STALE
         word = state.state_word
+        if is_stale:
+            word = f"{word} {age(self._now_s() - state.silent_since_s)}"
         role = Role.GOOD if word == Connection.LIVE else Role.WARN
         if word in {Connection.DOWN, Connection.DENIED, Connection.MISMATCH}:
             role = Role.BAD
         dot = "●" if state.connection is Connection.LIVE else "○"
         groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role] + _BOLD)]]
-        if state.connection is Connection.LIVE and state.status is not None:
-            groups += self._rates(state.status, look)
+        if state.connection in {Connection.LIVE, Connection.STALE} and state.status is not None:
+            groups += self._rates(state.status, dict.fromkeys(Role, look[Role.DIM]) if is_stale else look)
         right = [*self._routes(), *self._rotation()]
         # A rotation, and a route that fails, matter more than the rates.
         while len(groups) > 1 and sum(map(width_of, groups)) + width_of(right) > width:
@@ -139,18 +143,33 @@ class Notice(Static):
     Notice.-on { display: block; }
     """
 
-    def __init__(self, state: AppState) -> None:
+    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
         super().__init__(id="notice", markup=False)
         self._state = state
+        self._now_s = now_s
         self._shown = ""
 
     def refresh_data(self) -> None:
         """Say how things stand."""
-        state = self._state
-        on = bool(state.problem) and state.connection is not Connection.LIVE
-        problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
-        text = f"{state.connection}: {problem} {_WHAT_IS_SHOWN[state.connection]}" if on else ""
+        text = "\n".join([*self._connection(), *self._asking()])
         if text != self._shown:
             self._shown = text
             self.update(Text(text, style=style(self.app, Role.WARN)))
-            self.set_class(on, "-on")
+            self.set_class(bool(text), "-on")
+
+    def _connection(self) -> Iterable[str]:
+        state = self._state
+        if state.problem and state.connection is not Connection.LIVE:
+            problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
+            yield f"{state.connection}: {problem} {_WHAT_IS_SHOWN[state.connection]}"
+
+    def _asking(self) -> Iterable[str]:
+        now_s = self._now_s()
+        for asking in self._state.asking:
+            if not asking.lost and now_s - asking.since_s < _ASKING_SHOWN_AFTER_S:
+                continue
+            again = f", {plural(asking.lost, 'answer')} lost" if asking.lost else ""
+            since = f"{clock(asking.since_s)} ({age(now_s - asking.since_s)}{again})"
+            yield (
+                f"{asking.change}: asking since {since}. UNKNOWN whether it is done; it is never done twice."
+            )

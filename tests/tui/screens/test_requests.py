@@ -162,7 +162,7 @@ async def test_cancel_asks_first_with_the_focus_on_leave_it(tmp_path: Path) -> N
         await harness.press("x")
         await harness.dialog(Confirm)
         await harness.press("tab", "enter")
-        await harness.shows(f"Not cancelled: No open stream has the id '{past.records[-1].id}'")
+        await harness.shows("Cancel a request: not done. No open stream", f"'{past.records[-1].id}'")
         await until(lambda: harness.state.audit[0].action == "cancel")
 
 

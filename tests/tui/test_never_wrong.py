@@ -1,0 +1,110 @@
+"""What the app says stays true when the daemon hangs, restarts, or another operator is faster."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from relayd.admin.schema import KeyState
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import Wire, body, post
+
+SLOW = "demo:deltas=40000,interval_ms=25"
+
+
+@asynccontextmanager
+async def daemon_in(home: Path) -> AsyncIterator[Daemon]:
+    """A daemon, ended with the block, also if it is stopped."""
+    daemon = Daemon(home)
+    await asyncio.to_thread(daemon.start)
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+
+
+def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
+    """The app in a terminal, on this daemon."""
+    return Tmux(("--socket", str(daemon.state_dir / "admin.sock")), daemon.home, size)
+
+
+async def rotate(daemon: Daemon, key_id: str) -> str:
+    """Rotate as another operator; returns the id of the new key."""
+    generation = (await daemon.admin.keys()).generation
+    change = await daemon.admin.rotate_key(
+        key_id, grace_s=3600, generation=generation, idempotency_key=uuid4().hex
+    )
+    return change.key.id
+
+
+async def undo(daemon: Daemon, key_id: str) -> None:
+    """Undo as another operator."""
+    generation = (await daemon.admin.keys()).generation
+    await daemon.admin.undo_key(key_id, generation=generation, idempotency_key=uuid4().hex)
+
+
+async def states(daemon: Daemon) -> dict[str, str]:
+    """The state of each key by its id."""
+    return {key.id: key.state.value for key in (await daemon.admin.keys()).keys}
+
+
+def header(word: str) -> re.Pattern[str]:
+    """Match a screen whose first line has this."""
+    return re.compile(rf"\A.*{word}")
+
+
+@needs_tmux
+async def test_a_daemon_that_hangs_is_stale_and_a_change_waits_in_sight(tmp_path: Path) -> None:
+    """Stopped: STALE with its age within seconds; a revoke is a line until the daemon answers it."""
+    async with daemon_in(tmp_path) as daemon, await Wire.open(daemon.port) as wire:
+        wire.send(post(KEY, body(SLOW)))
+        await wire.head()
+        [key] = (await daemon.admin.keys()).keys
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("● LIVE +run 1 ").search)
+            daemon.signal(signal.SIGSTOP)
+            await terminal.until(header(r"○ STALE \d+s").search)
+            await terminal.until("said nothing since")
+            terminal.press("K", "!")
+            await terminal.until("Type the last four characters")
+            terminal.type(key.id[-4:])
+            await terminal.until(f"Ends the active key {key.id}")
+            terminal.press("Enter")
+            await terminal.until(f"Revoke the key {key.id} of default: asking since")
+            terminal.press("1")
+            await terminal.until(f"Revoke the key {key.id} of default: asking since")
+            daemon.signal(signal.SIGCONT)
+            await terminal.until(lambda screen: "LIVE" in screen and "asking since" not in screen)
+            await terminal.until("is revoked")
+            assert (await daemon.admin.keys()).keys[0].state is KeyState.REVOKED
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}
+
+
+@needs_tmux
+async def test_a_confirmation_acts_on_nothing_but_what_was_read(tmp_path: Path) -> None:
+    """Another operator undoes and rotates before the `y`: nothing is undone; it is asked anew."""
+    async with daemon_in(tmp_path) as daemon:
+        [old] = (await daemon.admin.keys()).keys
+        first = await rotate(daemon, old.id)
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("● LIVE").search)
+            terminal.press("K", "u")
+            await terminal.until(f"The new key {first}")
+            await undo(daemon, old.id)
+            second = await rotate(daemon, old.id)
+            terminal.press("y")
+            screen = await terminal.until(f"The new key {second}")
+            assert "did undo for default, then" in " ".join(screen.replace("│", "").split())
+            assert (await states(daemon)) == {old.id: "retiring", first: "revoked", second: "active"}
+            terminal.press("y")
+            await terminal.until(f"The key {old.id} of default is active again.")
+            assert (await states(daemon)) == {old.id: "active", first: "revoked", second: "revoked"}
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}
