@@ -94,6 +94,9 @@ def _add_local(commands: _Commands[argparse.ArgumentParser]) -> None:
     serve.add_argument(
         "--demo-without-key", action="store_true", help="as --demo, but only if there is no provider key"
     )
+    serve.add_argument(
+        "--workers", metavar="N", type=int, help="serve with N processes (default: server.workers)"
+    )
     check = _command(
         commands,
         "check",

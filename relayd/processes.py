@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -59,3 +60,17 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+class Terminal:
+    """The terminal that this process was started at, if it is to end with it.
+
+    With SIGHUP ignored (nohup), the process is to outlive its terminal.
+    """
+
+    def __init__(self) -> None:
+        self._is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and has_terminal()
+
+    def is_gone(self) -> bool:
+        """Return whether it was closed, which is one of the two meanings of SIGHUP."""
+        return self._is_attached and not has_terminal()

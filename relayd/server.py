@@ -21,7 +21,7 @@ from relayd.admin.unix_socket import AdminSocket
 from relayd.config import Settings
 from relayd.demo.upstream import DemoUpstream
 from relayd.first_key import FirstKeyFile
-from relayd.processes import has_terminal
+from relayd.processes import Terminal
 from relayd.public.allowances import Allowances
 from relayd.public.app import make_app
 from relayd.public.chat_request import ChatRules
@@ -46,6 +46,7 @@ from relayd.relay.upstream import Upstream, UpstreamOptions
 from relayd.reload import ConfigReloader
 from relayd.state.errors import StateError
 from relayd.state.state import State
+from relayd.supervisor import Order, SupervisorLink
 from relayd.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Server:
         boot_id: of this run.
         demo: whether an offline upstream takes the provider's place.
         announce: told one line when requests are accepted.
-        manager: told when the daemon is ready and when it stops; closed here.
+        manager: told when the daemon is ready and when it stops; closed here. A worker's is the link to its
+            supervisor, which also says when to stop and reload, in place of signals.
         tls: the certificate that clients are shown; None: plain HTTP.
     """
 
@@ -94,6 +96,7 @@ class Server:
         self._boot_id = boot_id
         self._announce = announce
         self._manager = manager
+        self._supervisor = manager if isinstance(manager, SupervisorLink) else None
         self._tls = tls
         self._demo = DemoUpstream(DEMO_KEY) if demo else None
         self._started_at = utc_text(time.time())
@@ -119,6 +122,10 @@ class Server:
         # First: a signal that comes while the rest is built must drain as well.
         self._handle_signals()
         self.start(sockets)
+        if self._supervisor is not None and self._supervisor.has_reloaded:
+            # The settings are those of the supervisor's start; the other workers have newer ones.
+            await self._config.reload(self._apply)
+        self._listener.start()
         await self.start_admin(admin_socket, event_bus)
         # What was built lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -138,7 +145,7 @@ class Server:
         return await self.stop()
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Build the public side and accept requests."""
+        """Build the public side."""
         settings = self._config.current
         if self._demo is not None:
             self._demo.start()
@@ -186,7 +193,6 @@ class Server:
             make_app(self._context), sockets, proxies=self._context.proxies, tls=self._tls
         )
         self._apply(settings)
-        self._listener.start()
         host, port = self._listener.address
         self.url = public_url(host, port, tls=self._tls is not None)
 
@@ -281,16 +287,27 @@ class Server:
         ]
 
     def _handle_signals(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.listen(self._obey)
+            return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
-        # With SIGHUP ignored (nohup), the daemon is to outlive its terminal.
-        is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and has_terminal()
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, is_attached)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, Terminal())
 
-    def _on_hangup(self, is_attached: bool) -> None:  # noqa: FBT001 - given by the signal handler
+    def _obey(self, order: Order) -> None:
+        """Do what the supervisor says, which counts the signals."""
+        match order:
+            case Order.DRAIN:
+                self._drain_from_now_on()
+            case Order.FORCE:
+                self._force_requested.set()
+            case Order.RELOAD:
+                self._config.reload(self._apply)
+
+    def _on_hangup(self, terminal: Terminal) -> None:
         """Reload; but if the terminal that the daemon was started at is gone, drain."""
-        if not is_attached or has_terminal():
+        if not terminal.is_gone():
             self._config.reload(self._apply)
         elif not self._stop_requested.is_set():
             _log.warning("the terminal was closed: stopping")
@@ -298,8 +315,13 @@ class Server:
 
     def request_stop(self) -> None:
         """Begin to drain; on a second request, end the open streams at once."""
+        if self._stop_requested.is_set():
+            self._force_requested.set()
+        self._drain_from_now_on()
+
+    def _drain_from_now_on(self) -> None:
         self.accepting.drain()
-        (self._force_requested if self._stop_requested.is_set() else self._stop_requested).set()
+        self._stop_requested.set()
 
     async def _drain(self) -> None:
         """Accept nothing new, let the open streams finish, and end those that do not."""

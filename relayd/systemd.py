@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Self
 
 _log = logging.getLogger(__name__)
 
@@ -61,38 +62,59 @@ def _adopted(descriptor: int) -> socket.socket:
 
 
 class ServiceManager:
-    """Notifies systemd of the service's state. Every message is one datagram, sent without waiting.
+    """Notifies a service manager of the service's state. Every message is one datagram, sent without waiting.
 
     Args:
-        env: NOTIFY_SOCKET is the address; WATCHDOG_USEC and WATCHDOG_PID ask for watchdog pings.
+        sock: where the messages go, non-blocking; closed here. None: nowhere.
+        address: of the service manager, if the socket is not connected to it.
+        ping_every_s: how often the event loop pings the watchdog; None: never.
     """
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        # "@" stands for the zero byte that begins an abstract address (unix(7)).
-        address = env.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
-        if self._socket is not None:
-            self._socket.setblocking(False)  # noqa: FBT003 - as above
-        self._ping_every_s = _ping_every_s(env) if address else None
+    def __init__(
+        self, sock: socket.socket | None, address: str = "", *, ping_every_s: float | None = None
+    ) -> None:
+        self._socket = sock
+        self._address = address
+        self._ping_every_s = ping_every_s
         self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Self:
+        """Return the notifier of systemd, if that started this process.
+
+        Args:
+            env: NOTIFY_SOCKET is the address; WATCHDOG_USEC and WATCHDOG_PID ask for watchdog pings.
+        """
+        address = env.get("NOTIFY_SOCKET", "")
+        if not address:
+            return cls(None)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)  # noqa: FBT003 - as above
+        period_s = watchdog_period_s(env)
+        return cls(
+            sock,
+            # "@" stands for the zero byte that begins an abstract address (unix(7)).
+            "\0" + address[1:] if address.startswith("@") else address,
+            ping_every_s=None if period_s is None else period_s / _PINGS_A_PERIOD,
+        )
 
     def ready(self, status: str) -> None:
         """Say that work is accepted; from now on the event loop pings the watchdog."""
-        self._send(f"READY=1\nSTATUS={status}")
-        self._ping()
+        self.notify(f"READY=1\nSTATUS={status}")
+        if self._ping_every_s is not None:
+            self._ping(self._ping_every_s)
 
     def reloading(self) -> None:
         """Say that the configuration is being read again; `reloaded` follows."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
         """Say that it was read, whether it could be used or not."""
-        self._send("READY=1")
+        self.notify("READY=1")
 
     def stopping(self, within_s: float) -> None:
         """Say that the service stops, and may take this long."""
-        self._send(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round(within_s * _MICROSECONDS)}")
+        self.notify(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round(within_s * _MICROSECONDS)}")
 
     def close(self) -> None:
         """Stop the pings and close the socket."""
@@ -102,27 +124,33 @@ class ServiceManager:
             self._socket.close()
             self._socket = None
 
-    def _ping(self) -> None:
-        if self._ping_every_s is None:
-            return
-        self._send("WATCHDOG=1")
-        self._timer = asyncio.get_running_loop().call_later(self._ping_every_s, self._ping)
+    def ping(self) -> None:
+        """Give the watchdog one sign of life."""
+        self.notify("WATCHDOG=1")
 
-    def _send(self, message: str) -> None:
+    def _ping(self, every_s: float) -> None:
+        self.ping()
+        self._timer = asyncio.get_running_loop().call_later(every_s, self._ping, every_s)
+
+    def notify(self, message: str) -> None:
+        """Send a message as sd_notify(3) describes it."""
         if self._socket is None:
             return
         try:
-            self._socket.sendto(message.encode(), self._address)
+            if self._address:
+                self._socket.sendto(message.encode(), self._address)
+            else:
+                self._socket.send(message.encode())
         except OSError as error:
-            # A lost message must not end streams; without pings, systemd acts by itself.
-            _log.warning("systemd was not notified of %r: %s", message.partition("\n")[0], error)
+            # A lost message must not end streams; without pings, the service manager acts by itself.
+            _log.warning("the service manager was not told %r: %s", message.partition("\n")[0], error)
 
 
-def _ping_every_s(env: Mapping[str, str]) -> float | None:
-    """Return the watchdog's ping interval in seconds, or None."""
+def watchdog_period_s(env: Mapping[str, str]) -> float | None:
+    """Return after how many seconds without a ping systemd ends this process; None: never."""
     period = env.get("WATCHDOG_USEC", "")
-    if not period.isdecimal() or int(period) == 0:
+    if not env.get("NOTIFY_SOCKET") or not period.isdecimal() or int(period) == 0:
         return None
     if env.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    return int(period) / _MICROSECONDS / _PINGS_A_PERIOD
+    return int(period) / _MICROSECONDS

@@ -105,7 +105,7 @@ async def running_relay(
                 announced.append(line)
                 started.set()
 
-            manager = ServiceManager({})
+            manager = ServiceManager(None)
             server = Server(
                 ConfigReloader(chosen, lambda: chosen, manager),
                 state,

@@ -151,7 +151,7 @@ async def test_a_bug_in_a_reload_is_logged_and_stops_nothing(caplog: pytest.LogC
         raise RuntimeError("a bug")
 
     async with running_relay() as relay:
-        reloader = ConfigReloader(relay.settings, read, ServiceManager({}))
+        reloader = ConfigReloader(relay.settings, read, ServiceManager(None))
         reported = await reloader.reload(lambda _: None)
         assert reported.error == "An unexpected RuntimeError; see the log."
         assert "a bug" in caplog.text

@@ -151,7 +151,7 @@ async def test_the_loop_itself_gives_the_signs_of_life() -> None:
     """Pings come again and again while the loop turns, and end with the service."""
     address = f"@relayd-test-{os.getpid()}"
     with Manager(address) as manager:
-        service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+        service = ServiceManager.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
         service.ready("here")
         assert await manager.message() == ["READY=1", "STATUS=here"]
         for _ in range(4):
@@ -166,7 +166,7 @@ async def test_a_blocked_loop_gives_no_sign_of_life() -> None:
     """While the loop stands still for several periods, systemd hears nothing, and may act."""
     address = f"@relayd-test-blocked-{os.getpid()}"
     with Manager(address) as manager:
-        service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+        service = ServiceManager.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
         service.ready("here")
         await manager.until("WATCHDOG=1")
         manager.forget()
@@ -180,7 +180,7 @@ async def test_a_blocked_loop_gives_no_sign_of_life() -> None:
 @pytest.mark.parametrize("env", [{}, {"WATCHDOG_USEC": "1000"}, {"NOTIFY_SOCKET": "@nobody-listens-here"}])
 async def test_without_systemd_nothing_is_said_and_nothing_breaks(env: dict[str, str]) -> None:
     """Where nobody listens, the daemon goes on."""
-    service = ServiceManager(env)
+    service = ServiceManager.from_environment(env)
     service.ready("here")
     service.stopping(1)
     service.close()

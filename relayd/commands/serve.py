@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import shlex
@@ -33,11 +34,12 @@ from relayd.public.listener import bind, limit_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
-from relayd.state.directory import StateDirectory
+from relayd.state.directory import StateDirectory, refuse_network_file_system
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
-from relayd.systemd import ServiceManager, SystemdError, inherited_sockets
+from relayd.supervisor import Supervisor, SupervisorLink
+from relayd.systemd import ServiceManager, SystemdError, inherited_sockets, watchdog_period_s
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def run(args: Namespace) -> int:
     With `--demo` an offline upstream in this process takes the provider's place, with `--demo-without-key`
     only if there is no provider key. Its state directory is its own unless the configuration names one.
     """
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"server.workers": args.workers}
     try:
         inherited = inherited_sockets(os.environ)
         read = partial(
@@ -81,16 +83,14 @@ def run(args: Namespace) -> int:
             _require_provider_key(new)
         return new
 
-    ask_for_descriptors(settings.server.max_streams)
     # After each disk write the writer's thread waits this long for the loop's; by default it is 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(_serve(_Plan(settings, reread, inherited, demo)))
-        except (AdminSocketError, _ListenError, RingError, StateError, TlsError) as error:
-            return _refuse(str(error))
-        except OSError as error:
-            return _refuse(f"relayd cannot start: {error}")
+    try:
+        return _serve(_Plan(settings, reread, inherited, demo))
+    except _REFUSALS as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"relayd cannot start: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,20 @@ class _ListenError(Exception):
     """The public address cannot be listened on."""
 
 
-async def _serve(plan: _Plan) -> int:
+_REFUSALS = (AdminSocketError, _ListenError, RingError, StateError, TlsError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where relayd serves."""
+
+    sockets: list[socket.socket]
+    directory: StateDirectory
+    admin_socket: AdminSocket
+    tls: TlsFiles | None
+
+
+def _serve(plan: _Plan) -> int:
     settings, tls = plan.settings, plan.settings.tls
     tls_files = None if tls.cert is None or tls.key is None else TlsFiles(tls.cert, tls.key)
     with ExitStack() as held:
@@ -123,17 +136,49 @@ async def _serve(plan: _Plan) -> int:
             held.enter_context(sock)
         # Before the admin socket, which is usually in it.
         directory = StateDirectory(settings.state_dir)
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(directory)
             admin_socket = held.enter_context(
                 open_admin_socket(
                     settings.admin.socket, group=settings.admin.group, state_dir=settings.state_dir
                 )
             )
-        except BaseException:
-            directory.close()
-            raise
-        # The state closes the directory, or keeps its lock if a thread still writes.
-        return await _serve_at(sockets, directory, admin_socket, plan, tls_files)
+            # The state closes the directory, or keeps its lock if a thread still writes.
+            undo.pop_all()
+        place = _Place(sockets, directory, admin_socket, tls_files)
+        if settings.server.workers == 1:
+            return _run_server(plan, place, None)
+        with directory:
+            return _supervise(plan, place)
+
+
+def _supervise(plan: _Plan, place: _Place) -> int:
+    """Serve with several processes, as their supervisor. The last of them to end gives up the lock."""
+    settings = plan.settings
+    refuse_network_file_system(settings.state_dir)
+
+    def work(link: SupervisorLink) -> int:
+        try:
+            return _run_server(plan, place, link)
+        except _REFUSALS as error:
+            return _refuse(str(error))
+
+    # Import nothing and collect nothing more: what the workers have in common stays shared.
+    gc.collect()
+    gc.freeze()
+    return Supervisor(
+        settings.server.workers,
+        work,
+        place.sockets,
+        ServiceManager.from_environment(os.environ),
+        watchdog_s=watchdog_period_s(os.environ),
+    ).run()
+
+
+def _run_server(plan: _Plan, place: _Place, supervisor: SupervisorLink | None) -> int:
+    ask_for_descriptors(plan.settings.server.max_streams)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve_at(plan, place, supervisor))
 
 
 def _public_sockets(plan: _Plan) -> list[socket.socket]:
@@ -155,18 +200,12 @@ def _public_sockets(plan: _Plan) -> list[socket.socket]:
         raise _ListenError(f"{where} set server.host and server.port to an address that is free.") from error
 
 
-async def _serve_at(
-    sockets: list[socket.socket],
-    directory: StateDirectory,
-    admin_socket: AdminSocket,
-    plan: _Plan,
-    tls: TlsFiles | None,
-) -> int:
+async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | None) -> int:
     settings = plan.settings
     boot_id = new_boot_id()
     event_bus = EventBus()
     state = State.open(
-        directory,
+        place.directory,
         boot_id=boot_id,
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
@@ -178,15 +217,17 @@ async def _serve_at(
     except RingError:
         state.close()
         raise
-    host, port, *_ = sockets[0].getsockname()
-    url = public_url(host, port, tls=tls is not None)
-    messages = _first_messages(initial, settings, url, demo=plan.demo)
+    host, port, *_ = place.sockets[0].getsockname()
+    url = public_url(host, port, tls=place.tls is not None)
+    is_first = supervisor is None or supervisor.is_first
+    messages = _first_messages(initial, settings, url, demo=plan.demo) if is_first else []
 
     def announce(line: str) -> None:
-        sys.stderr.write("\n".join([line, *map(typeable, messages), ""]))
-        sys.stderr.flush()
+        if is_first:
+            sys.stderr.write("\n".join([line, *map(typeable, messages), ""]))
+            sys.stderr.flush()
 
-    manager = ServiceManager(os.environ)
+    manager = supervisor or ServiceManager.from_environment(os.environ)
     server = Server(
         ConfigReloader(settings, plan.reread, manager),
         state,
@@ -194,9 +235,9 @@ async def _serve_at(
         demo=plan.demo,
         announce=announce,
         manager=manager,
-        tls=tls,
+        tls=place.tls,
     )
-    return await server.run(sockets, admin_socket, event_bus)
+    return await server.run(place.sockets, place.admin_socket, event_bus)
 
 
 def _first_messages(initial: InitialKey, settings: Settings, url: str, *, demo: bool) -> list[str]:

@@ -82,6 +82,7 @@ class ServerSettings(Section):
 
     host: Host = _key("127.0.0.1", "address or name to listen on", restart=True)
     port: int = _whole(3666, 0, 65535, "TCP port; 0 lets the system choose", restart=True)
+    workers: int = _whole(1, 1, 64, "processes that serve the port, each on a core of its own", restart=True)
     keep_alive_s: float = _seconds(130.0, "how long a connection stays open between two requests")
     page: bool = _key(default=True, doc="show a chat page at /; false: two sentences instead", restart=True)
     max_body_bytes: int = _whole(2 * _MIB, 1, 1024 * _MIB, "a larger request body gets 413 (2 MiB)")

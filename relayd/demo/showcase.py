@@ -410,7 +410,7 @@ def _settings(directory: Path) -> Settings:
 
 async def _serve(directory: Path) -> int:
     settings, event_bus, clock = _settings(directory), EventBus(), _Clock()
-    boot_id, manager = new_boot_id(), ServiceManager({})
+    boot_id, manager = new_boot_id(), ServiceManager(None)
     state = _ShowcaseState.open(
         StateDirectory(settings.state_dir),
         boot_id=boot_id,

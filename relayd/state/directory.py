@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -163,3 +164,41 @@ def _make_private(path: Path) -> None:
             f"Other users may write to the state directory {path} (mode {mode:04o}). "
             f"Close it first: chmod 700 {path}"
         )
+
+
+_NETWORK_FILE_SYSTEMS = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|9p|fuse|fuse\..*|ceph|afs|glusterfs|lustre|gfs2|ocfs2|beegfs|virtiofs"
+)
+
+
+def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Do nothing if several processes can share a database in this directory.
+
+    SQLite's WAL is in memory that all of them map, and its locks must hold between them
+    (https://www.sqlite.org/wal.html); neither is certain where files come from elsewhere.
+
+    Raises:
+        StateUnreachable: the directory is on a network file system, or on one in user space.
+    """
+    kind = _file_system(path.resolve(), mounts)
+    if _NETWORK_FILE_SYSTEMS.fullmatch(kind):
+        raise StateUnreachable(
+            f"The state directory {path} is on a network file system ({kind}), where several processes can't "
+            "share it. Set state_dir to a directory on a local disk, or server.workers to 1."
+        )
+
+
+def _file_system(path: Path, mounts: Path) -> str:
+    """Return the type of the file system that holds a path (proc(5), mountinfo); empty if it is not known."""
+    holders = {path, *path.parents}
+    kind = ""
+    depth = 0
+    with suppress(OSError):
+        for line in mounts.read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            # A space in the name is written as an octal number.
+            place = Path(re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), before.split()[4]))
+            # The last one at a place covers those before it.
+            if place in holders and len(place.parts) >= depth:
+                depth, kind = len(place.parts), after.split()[0]
+    return kind

@@ -41,7 +41,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _refused(capsys: pytest.CaptureFixture[str], config: Path | None = None, *, demo: bool = True) -> str:
     """The one sentence with which the start is refused."""
-    assert run(Namespace(config=config, demo=demo, demo_without_key=False)) == 1
+    assert run(Namespace(config=config, demo=demo, demo_without_key=False, workers=None)) == 1
     told = capsys.readouterr()
     assert told.out == ""
     assert _KEY not in told.err

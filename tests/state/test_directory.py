@@ -12,7 +12,7 @@ import pytest
 
 from relayd.state.backup import back_up
 from relayd.state.database import wal_path
-from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory
+from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory, refuse_network_file_system
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
 from tests.state.harness import ALICE, make_database, opened, opened_database
 
@@ -169,3 +169,43 @@ def test_after_a_crash_an_old_wal_is_not_replayed_over_a_backup(tmp_path: Path, 
 def test_a_copy_of_all_files_after_a_crash_starts_with_its_wal(crashed: Path) -> None:
     """Wherever it is, it keeps the newest keys."""
     assert clients(crashed) == ["later", "web"]
+
+
+_MOUNTS = """22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 27 0:40 / /srv/one\\040place rw - nfs4 server:/srv rw
+31 30 0:41 / /srv/one\\040place/local rw - ext4 /dev/vdb rw
+32 27 0:42 / /mnt/c rw - 9p drvfs rw
+33 27 0:43 / /mnt/disk rw - fuseblk /dev/vdc rw
+34 27 0:44 / /covered rw - ext4 /dev/vdd rw
+35 34 0:45 / /covered rw - fuse.sshfs ada@host: rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/relayd", None),
+        ("/srv/one place/relayd", "nfs4"),
+        ("/srv/one place/local/relayd", None),
+        ("/srv/one", None),
+        ("/mnt/c", "9p"),
+        ("/mnt/cd", None),
+        ("/mnt/disk/relayd", None),
+        ("/covered/relayd", "fuse.sshfs"),
+    ],
+)
+def test_several_processes_share_a_local_disk_only(tmp_path: Path, path: str, kind: str | None) -> None:
+    """The mount that is nearest to the directory counts, and of several at one place the last."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(_MOUNTS)
+    if kind is None:
+        refuse_network_file_system(Path(path), mounts)
+        return
+    with pytest.raises(StateUnreachable, match=rf"network file system \({kind}\).*local disk.*workers to 1"):
+        refuse_network_file_system(Path(path), mounts)
+
+
+def test_where_the_file_system_is_not_known_it_is_used(tmp_path: Path) -> None:
+    """A system without /proc has no other way to say what is wrong with it."""
+    refuse_network_file_system(tmp_path, tmp_path / "no-such-file")

@@ -1,0 +1,286 @@
+"""`relayd.supervisor`: real processes that say what they are told; what they serve is proved in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.test_systemd import Manager
+from tests.wire import PATIENCE_S
+
+# Each worker tells its start and its orders, and ends when it is told to. `trouble` is a file that a test
+# writes: what a worker of the same number does instead of serving.
+_PROGRAM = """
+import asyncio, logging, os, sys
+from pathlib import Path
+from relayd import supervisor
+from relayd.supervisor import Order, Supervisor, SupervisorLink
+from relayd.systemd import ServiceManager
+
+def tell(text):
+    os.write(1, f"{text}\\n".encode())
+
+async def serve(link):
+    ended = asyncio.Event()
+    trouble = Path(f"trouble-{link.number}")
+    tell(f"start {link.number} pid={os.getpid()} first={link.is_first} reloaded={link.has_reloaded}")
+    if trouble.exists() and trouble.read_text() == "dies":
+        return 3
+    def obey(order):
+        tell(f"{order.value} {link.number}")
+        if order is Order.RELOAD:
+            link.reloading()
+            link.reloaded()
+        elif not trouble.exists() or order is Order.FORCE:
+            ended.set()
+    link.listen(obey)
+    link.ready("here")
+    if trouble.exists() and trouble.read_text() == "drains":
+        link.stopping(10)
+    await ended.wait()
+    link.close()
+    return 1 if trouble.exists() and trouble.read_text() == "fails" else 0
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+supervisor._MAX_RESTART_DELAY_S = float(sys.argv[2])
+sys.exit(
+    Supervisor(
+        2,
+        lambda link: asyncio.run(serve(link)),
+        [],
+        ServiceManager.from_environment(os.environ),
+        watchdog_s=float(sys.argv[1]) or None,
+    ).run()
+)
+"""
+
+
+class _Program:
+    """A supervisor with two workers, and what all of them tell."""
+
+    def __init__(self, process: asyncio.subprocess.Process, home: Path) -> None:
+        self.process = process
+        self.home = home
+        self.told: list[str] = []
+        self.pids: dict[int, int] = {}
+        """Of the newest process of each worker, by its number."""
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """Return the match of the next line that matches; those before are kept in `told`."""
+        while True:
+            found = re.fullmatch(pattern, await self.line())
+            if found is not None:
+                return found
+
+    async def line(self) -> str:
+        """Return the next line; empty at the end of all processes."""
+        assert self.process.stdout is not None
+        line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE_S)).decode().rstrip("\n")
+        self.told.append(line)
+        if started := re.match(r"start (\d) pid=(\d+)", line):
+            self.pids[int(started[1])] = int(started[2])
+        return line
+
+    async def serving(self) -> None:
+        """Wait until all workers serve."""
+        await self.until("all 2 workers serve")
+
+    async def rest(self) -> list[str]:
+        """Return all lines, when no process is left."""
+        while await self.line():
+            pass
+        return self.told
+
+    async def status(self) -> int:
+        """Return the exit status of the supervisor."""
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
+
+    def trouble(self, number: int, what: str) -> None:
+        """Let the worker of a number do something else than serve."""
+        (self.home / f"trouble-{number}").write_text(what)
+
+
+@asynccontextmanager
+async def _program(
+    home: Path, *, watchdog_s: float = 0.0, restart_delay_s: float = 30.0, env: dict[str, str] | None = None
+) -> AsyncIterator[_Program]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PROGRAM, str(watchdog_s), str(restart_delay_s)),
+        cwd=home,
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), **(env or {})},
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    program = _Program(process, home)
+    try:
+        yield program
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await program.rest()
+        await program.status()
+
+
+async def test_the_first_worker_opens_what_all_share(tmp_path: Path) -> None:
+    """The second starts when the first serves; systemd hears of it when both do."""
+    address = f"@relayd-test-workers-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            await program.until(r"start 1 pid=\d+ first=True reloaded=False")
+            await program.until(r"worker 1 \(pid \d+\) serves")
+            await program.until(r"start 2 pid=\d+ first=False reloaded=False")
+            await program.serving()
+            assert await manager.message() == ["READY=1", "STATUS=here"]
+
+
+async def test_a_first_worker_that_fails_ends_the_start(tmp_path: Path) -> None:
+    """It has told why; no other is started, and the status says that it failed."""
+    async with _program(tmp_path) as program:
+        program.trouble(1, "dies")
+        told = await program.rest()
+        assert await program.status() == 1
+    assert [line.split()[:2] for line in told if line] == [["start", "1"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor", "all processes"])
+async def test_a_signal_counts_once(tmp_path: Path, number: signal.Signals, *, to_all: bool) -> None:
+    """A terminal's Ctrl-C and a service manager's SIGTERM come to every process; each drains once."""
+    async with _program(tmp_path) as program:
+        await program.serving()
+        (os.killpg if to_all else os.kill)(program.process.pid, number)
+        told = await program.rest()
+        assert await program.status() == 0
+    assert sorted(line for line in told if line.startswith(("drain", "force"))) == ["drain 1", "drain 2"]
+
+
+async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
+    """Of all workers that have not ended; the first signal has reached each of them."""
+    async with _program(tmp_path) as program:
+        program.trouble(1, "stays")
+        await program.serving()
+        program.process.send_signal(signal.SIGTERM)
+        await program.until("drain 1")
+        program.process.send_signal(signal.SIGTERM)
+        await program.until("force 1")
+        await program.rest()
+        assert await program.status() == 0
+
+
+async def test_a_worker_that_drains_by_itself_drains_all(tmp_path: Path) -> None:
+    """The operator told one of them; systemd hears how long it may take."""
+    address = f"@relayd-test-drain-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            program.trouble(2, "drains")
+            await program.until("drain 1")
+            assert "EXTEND_TIMEOUT_USEC=10000000" in await manager.until("STOPPING=1")
+
+
+async def test_the_status_tells_that_a_worker_failed_to_drain(tmp_path: Path) -> None:
+    """As it does for a single process."""
+    async with _program(tmp_path) as program:
+        await program.serving()
+        program.trouble(2, "fails")
+        program.process.send_signal(signal.SIGTERM)
+        await program.until("drain 2")
+        program.process.send_signal(signal.SIGTERM)
+        await program.rest()
+        assert await program.status() == 1
+
+
+async def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """At once, under its number; the other stays, and the log tells what happened."""
+    async with _program(tmp_path) as program:
+        await program.serving()
+        before = dict(program.pids)
+        os.kill(before[2], signal.SIGKILL)
+        await program.until(rf"worker 2 \(pid {before[2]}\) ended with SIGKILL; another takes its place")
+        await program.until(r"worker 2 \(pid \d+\) serves")
+        assert program.pids[2] != before[2]
+        program.process.send_signal(signal.SIGTERM)
+        await program.rest()
+        assert program.pids[1] == before[1]
+        assert await program.status() == 0
+
+
+async def test_a_worker_that_dies_again_and_again_is_replaced_later_and_later(tmp_path: Path) -> None:
+    """The first time at once, then after a second; meanwhile the other serves."""
+    async with _program(tmp_path) as program:
+        await program.serving()
+        program.trouble(2, "dies")
+        os.kill(program.pids[2], signal.SIGKILL)
+        await program.until(r"start 2 .*")
+        began_at = time.monotonic()
+        await program.until(r"start 2 .*")
+        assert time.monotonic() - began_at >= 1.0
+        (tmp_path / "trouble-2").unlink()
+        await program.until(r"worker 2 \(pid \d+\) serves")
+
+
+async def test_a_relay_that_cannot_start_any_worker_gives_up(tmp_path: Path) -> None:
+    """So its service manager can act, and clients do not wait at a port that nothing serves."""
+    async with _program(tmp_path, restart_delay_s=0.01) as program:
+        await program.serving()
+        for number in (1, 2):
+            program.trouble(number, "dies")
+        for pid in program.pids.values():
+            os.kill(pid, signal.SIGKILL)
+        await program.until("no worker can be started: giving up")
+        await program.rest()
+        assert await program.status() == 1
+
+
+async def test_workers_drain_when_their_supervisor_dies(tmp_path: Path) -> None:
+    """So the next one finds the state directory free after a while."""
+    async with _program(tmp_path) as program:
+        await program.serving()
+        program.process.kill()
+        told = await program.rest()
+    assert {"drain 1", "drain 2"} <= set(told)
+
+
+async def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path) -> None:
+    """It gave no sign of life for half of the watchdog's period."""
+    async with _program(tmp_path, watchdog_s=3.0) as program:
+        await program.serving()
+        os.kill(program.pids[2], signal.SIGSTOP)
+        stuck = program.pids[2]
+        await program.until(rf"worker 2 \(pid {stuck}\) is stuck: killing it")
+        await program.until(r"worker 2 \(pid \d+\) serves")
+        assert program.pids[2] != stuck
+
+
+async def test_the_watchdog_is_pinged_while_all_workers_live(tmp_path: Path) -> None:
+    """So systemd knows that the relay is well."""
+    address = f"@relayd-test-pings-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, watchdog_s=1.0, env={"NOTIFY_SOCKET": address}) as program:
+            await program.serving()
+            await manager.until("READY=1")
+            for _ in range(3):
+                await manager.until("WATCHDOG=1")
+
+
+async def test_a_reload_reaches_all_workers_also_those_that_come_later(tmp_path: Path) -> None:
+    """The service manager hears that it begins, and that it is over when all have done it."""
+    address = f"@relayd-test-reload-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            await program.serving()
+            await manager.until("READY=1")
+            program.process.send_signal(signal.SIGHUP)
+            assert (await manager.message())[0] == "RELOADING=1"
+            assert await manager.until("READY=1") == ["READY=1"]
+            os.kill(program.pids[1], signal.SIGKILL)
+            await program.until(r"start 1 pid=\d+ first=False reloaded=True")
+    assert {"reload 1", "reload 2"} <= set(program.told)
