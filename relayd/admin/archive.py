@@ -13,6 +13,7 @@ from relayd.admin.client import AdminClientError, Refused
 from relayd.admin.schema import AuditPage, FilterError, RequestPage, RequestRecord, Ring, parse_filter
 from relayd.state.errors import StateError
 from relayd.state.reader import LogReader
+from relayd.state.sqlite import Sqlite
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class Archive:
 
     def __init__(self, database: Path) -> None:
         self.database = database
-        self._reader = LogReader(database)
+        self._reader = LogReader(Sqlite(database))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
 
     async def requests(

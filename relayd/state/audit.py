@@ -10,7 +10,8 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from relayd.state.columns import storable_text
-from relayd.state.database import Transaction, as_state_errors
+from relayd.state.database import Transaction
+from relayd.state.engine import as_state_errors
 from relayd.state.records import Audited, AuditEntry, Peer, utc_text
 from relayd.state.writer import Writer
 
@@ -45,7 +46,7 @@ class Audit:
             key_ids=key_ids,
             detail=detail,
         )
-        with as_state_errors(self._writer.path):
+        with as_state_errors(self._writer.engine):
             return await asyncio.wrap_future(
                 self._writer.submit(partial(append_audit, peer=peer, entry=entry))
             )

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from relayd.state.database import as_state_errors, is_disk_refusing, open_read_only
+from relayd.state.engine import Fault, as_state_errors
 from relayd.state.errors import StateDamaged, StateUnreachable
 from relayd.state.schema import check_version
+from relayd.state.sqlite import Sqlite, SqliteConnection, explain, explained, open_read_only
 
 
 class Backup(msgspec.Struct, frozen=True):
@@ -56,15 +57,19 @@ def back_up(database: Path, target: Path) -> Backup:
 
 
 def _copy(database: Path, part: Path) -> int:
-    with as_state_errors(database), closing(open_read_only(database)) as source:
-        check_version(source)
+    with (
+        as_state_errors(Sqlite(database)),
+        explained(database),
+        closing(open_read_only(database)) as source,
+    ):
+        check_version(SqliteConnection(database, source))
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
             try:
                 source.backup(copy)
                 # A file that any program can read on its own, without a write-ahead log.
                 copy.execute("PRAGMA journal_mode = DELETE").fetchone()
             except sqlite3.Error as error:
-                if not is_disk_refusing(error):
+                if explain(error, database).fault is not Fault.FULL:
                     raise
                 # It is the disk of the copy: nothing is written to the source.
                 raise OSError(str(error)) from error

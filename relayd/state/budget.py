@@ -10,19 +10,19 @@ import asyncio
 import copy
 import math
 import operator
-import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, TypeVar
 
 from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, window_names
 from relayd.state.columns import storable_int, storable_text
-from relayd.state.database import Database, Transaction, explain
+from relayd.state.database import Database, Transaction
+from relayd.state.engine import Connection, Dialect, EngineError
 from relayd.state.errors import StateBusy
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 from relayd.state.writer import Task, Writer
@@ -50,36 +50,51 @@ _USAGE_DAYS = 400
 _USAGE_MONTHS_DAYS = 5 * 366
 _DAY_CHARS, _MONTH_CHARS = len("2026-11-27"), len("2026-11")
 
-_READ_WINDOW = "SELECT requests, tokens, nano_usd FROM windows WHERE window = ? AND client = ?"
-_ADD_TO_WINDOW = """INSERT INTO windows (window, client, requests, tokens, nano_usd)
-    VALUES (?1, ?2, max(0, ?3), max(0, ?4), max(0, ?5))
-    ON CONFLICT DO UPDATE SET requests = max(0, requests + ?3), tokens = max(0, tokens + ?4),
-        nano_usd = max(0, nano_usd + ?5)"""
+_READ_WINDOW = 'SELECT requests, tokens, nano_usd FROM windows WHERE "window" = ? AND client = ?'
 _INSERT_RESERVATION = """INSERT INTO reservations
     (id, boot_id, client, key_id, model, day, prompt_tokens, completion_tokens, nano_usd)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DELETE_RESERVATION = "DELETE FROM reservations WHERE id = ?"
-_ON_SAME_USAGE = """ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    cached_tokens = cached_tokens + excluded.cached_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    nano_usd = nano_usd + excluded.nano_usd, estimated = estimated + excluded.estimated"""
-_USAGE_COLUMNS = """period, client, key_id, model,
-    requests, prompt_tokens, cached_tokens, completion_tokens, nano_usd, estimated"""
-_ADD_TO_USAGE = f"""INSERT INTO usage ({_USAGE_COLUMNS})
-    SELECT ?1, ?2, ?3, CASE
-        WHEN ?4 = '' OR EXISTS (SELECT 1 FROM usage WHERE (period, client, key_id, model) = (?1, ?2, ?3, ?4))
-            OR (SELECT count(*) FROM usage WHERE period = ?1 AND client = ?2) < {_MAX_USAGE_ROWS} THEN ?4
-        ELSE '{_OTHER_MODELS}' END, ?5, ?6, ?7, ?8, ?9, ?10 WHERE true {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
-_CHARGE_ORPHANS = f"""INSERT INTO usage ({_USAGE_COLUMNS})
+_ON_SAME_USAGE = """ON CONFLICT (period, client, key_id, model) DO UPDATE SET
+    requests = usage.requests + excluded.requests,
+    prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = usage.cached_tokens + excluded.cached_tokens,
+    completion_tokens = usage.completion_tokens + excluded.completion_tokens,
+    nano_usd = usage.nano_usd + excluded.nano_usd, estimated = usage.estimated + excluded.estimated"""
+_USAGE_COLUMNS = (
+    *("period", "client", "key_id", "model"),
+    *("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "nano_usd", "estimated"),
+)
+_ADD_TO_USAGE = f"""INSERT INTO usage ({", ".join(_USAGE_COLUMNS)})
+    SELECT :period, :client, :key_id, CASE
+        WHEN :model = '' OR EXISTS (SELECT 1 FROM usage
+                WHERE period = :period AND client = :client AND key_id = :key_id AND model = :model)
+            OR (SELECT count(*) FROM usage WHERE period = :period AND client = :client) < {_MAX_USAGE_ROWS}
+        THEN :model ELSE '{_OTHER_MODELS}' END,
+        :requests, :prompt_tokens, :cached_tokens, :completion_tokens, :nano_usd, :estimated
+    WHERE true {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
+_CHARGE_ORPHANS = f"""INSERT INTO usage ({", ".join(_USAGE_COLUMNS)})
     SELECT substr(day, 1, :length), client, key_id, model, count(*), sum(prompt_tokens), 0,
         sum(completion_tokens), sum(nano_usd), count(*)
     FROM reservations WHERE boot_id != :boot_id GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
-_PRUNE_WINDOWS = """DELETE FROM windows WHERE (window, client) IN (
-    SELECT window, client FROM windows WHERE window < :before AND length(window) = :length LIMIT :rows)"""
+_PRUNE_WINDOWS = """DELETE FROM windows WHERE ("window", client) IN (
+    SELECT "window", client FROM windows
+    WHERE "window" < :before AND length("window") = :length LIMIT :rows)"""
 _PRUNE_USAGE = """DELETE FROM usage WHERE (period, client, key_id, model) IN (
     SELECT period, client, key_id, model FROM usage
     WHERE period < :before AND length(period) = :length ORDER BY period LIMIT :rows)"""
+
+
+@cache
+def _add_to_window(dialect: Dialect) -> str:
+    """Return the statement that adds to what a client used, or takes from it, but never below zero."""
+    names = ("requests", "tokens", "nano_usd")
+    added = ", ".join(dialect.greatest("0", f":{name}") for name in names)
+    sums = ", ".join(f"{name} = {dialect.greatest('0', f'windows.{name} + :{name}')}" for name in names)
+    return (
+        f'INSERT INTO windows ("window", client, {", ".join(names)}) VALUES (:window, :client, {added})'  # noqa: S608 - own columns
+        f' ON CONFLICT ("window", client) DO UPDATE SET {sums}'
+    )
 
 
 class Use(NamedTuple):
@@ -225,8 +240,8 @@ class Budget:
             now_s = self._clock()
             try:
                 used = _Ledger(self._database.connection).used(client.name, window_names(now_s))
-            except sqlite3.Error as error:
-                raise explain(error, self._database.path) from error
+            except EngineError as error:
+                raise error.told from error
             return _standings(client, used, now_s), used
 
         _check_room(self._reads)
@@ -254,8 +269,8 @@ class Budget:
             answers: list[_Answer]
             try:
                 answers = self._reserve(asks)
-            except sqlite3.Error as error:
-                answers = [explain(error, self._database.path)] * len(asks)
+            except EngineError as error:
+                answers = [error.told] * len(asks)
             except Exception as error:  # noqa: BLE001 - a bug; it belongs to those who wait
                 answers = [error] * len(asks)
             # A loop that is closed has nobody who waits.
@@ -307,7 +322,7 @@ class Budget:
         """Settle some of what the log will not bring; return 0 if more waits.
 
         Raises:
-            sqlite3.Error: the rest waits on.
+            EngineError: the rest waits on.
         """
         for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
             request_id, record = self._lost.popleft()
@@ -317,7 +332,7 @@ class Budget:
                         self._take_back(transaction, request_id)
                     else:
                         self.settle(transaction, [record])
-            except sqlite3.Error:
+            except EngineError:
                 self._lost.appendleft((request_id, record))
                 raise
         return 0.0 if self._lost else None
@@ -336,7 +351,7 @@ class Budget:
         """Replace the reservations of requests that ended by what they used, in the transaction of their end.
 
         Raises:
-            sqlite3.Error: roll back; nothing is settled.
+            EngineError: roll back; nothing is settled.
         """
         ledger = _Ledger(transaction.connection)
         usage = _UsageSums()
@@ -372,7 +387,7 @@ class Budget:
         Return infinity: once is enough.
 
         Raises:
-            sqlite3.Error: nothing is done; call again.
+            EngineError: nothing is done; call again.
         """
         connection, boot_id = self._database.connection, self._database.boot_id
         if connection.execute("SELECT 1 FROM reservations WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchone():
@@ -388,7 +403,7 @@ class Budget:
         Sums of a day are kept for 400 days, of a month for five years.
 
         Raises:
-            sqlite3.Error: nothing is removed.
+            EngineError: nothing is removed.
         """
         now_s = self._clock()
         today = local_date(now_s)
@@ -411,7 +426,7 @@ class Budget:
 class _Ledger:
     """The windows as one transaction sees them: what is on disk, and what it adds."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stored: dict[tuple[str, str], Use] = {}
         self._added: dict[tuple[str, str], Use] = {}
@@ -438,8 +453,12 @@ class _Ledger:
 
     def store(self) -> None:
         """Write what was added."""
-        rows = [(*at, *map(storable_int, use)) for at, use in self._added.items()]
-        self._connection.executemany(_ADD_TO_WINDOW, rows)
+        rows = [
+            {"window": window, "client": client}
+            | {name: storable_int(n) for name, n in use._asdict().items()}
+            for (window, client), use in self._added.items()
+        ]
+        self._connection.executemany(_add_to_window(self._connection.dialect), rows)
 
 
 class _UsageSums:
@@ -470,8 +489,11 @@ class _UsageSums:
             at = (period, *who)
             self._sums[at] = tuple(map(operator.add, self._sums.get(at, (0,) * len(counts)), counts))
 
-    def store(self, connection: sqlite3.Connection) -> None:
-        rows = [(*at, *map(storable_int, sums)) for at, sums in self._sums.items()]
+    def store(self, connection: Connection) -> None:
+        rows = [
+            dict(zip(_USAGE_COLUMNS, (*at, *map(storable_int, sums)), strict=True))
+            for at, sums in self._sums.items()
+        ]
         connection.executemany(_ADD_TO_USAGE, rows)
 
 

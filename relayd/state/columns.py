@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import msgspec
 
+from relayd.state.engine import Dialect
 from relayd.state.records import RequestRecord, RequestStart
 
 INT_MAX = 2**63 - 1
-"""SQLite keeps signed 64-bit integers."""
+"""Both engines keep signed 64-bit integers."""
 
 Row = tuple["Storable", ...]
 
@@ -23,7 +24,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 def storable_text(text: str) -> str:
     """Replace each NUL and each lone surrogate by U+FFFD, one for one.
 
-    SQLite's text functions stop at NUL, and UTF-8 has no lone surrogates.
+    SQLite's text functions stop at NUL, PostgreSQL refuses it, and UTF-8 has no lone surrogates.
     """
     if text.isascii() and "\0" not in text:
         return text
@@ -43,12 +44,6 @@ def storable(value: Storable) -> Storable:
     if isinstance(value, str):
         return storable_text(value)
     return storable_int(value) if isinstance(value, int) else value
-
-
-def json_object(fields: Iterable[str], **expressions: str) -> str:
-    """Return the SQL expression for a JSON object of these columns, some given as other expressions."""
-    pairs = (f"'{name}', {expressions.get(name, name)}" for name in fields)
-    return f"json_object({', '.join(pairs)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +113,25 @@ COLUMNS = {
 
 
 def to_row(record: RequestRecord, start_seq: int, end_seq: int | None) -> Row:
-    """Return the values of `COLUMNS` for a record, each such that SQLite can hold it."""
+    """Return the values of `COLUMNS` for a record, each such that the database can hold it."""
     error = record.error
     code, message = (None, None) if error is None else (error.code, error.message)
     return (start_seq, end_seq, *map(storable, (code, message, *_read_plain(record))))
 
 
-RECORD_JSON = json_object(
-    FIELDS,
-    seq="start_seq",
-    error="CASE WHEN error_code IS NULL THEN NULL"
-    " ELSE json_object('code', error_code, 'message', error_message) END",
-)
-"""The SQL expression that gives a row of `requests` as the JSON of a `RequestRecord`."""
+@cache
+def record_json(dialect: Dialect) -> str:
+    """Return the SQL expression that gives a row of `requests` as the JSON of a `RequestRecord`."""
+    error = dialect.json_object(("code", "message"), code="error_code", message="error_message")
+    return dialect.json_object(
+        FIELDS, seq="start_seq", error=f"CASE WHEN error_code IS NULL THEN NULL ELSE {error} END"
+    )
 
-START_JSON = json_object(RequestStart.__struct_fields__, seq="start_seq")
-"""The same for what was known at its start."""
+
+@cache
+def start_json(dialect: Dialect) -> str:
+    """Return the same for what was known at its start."""
+    return dialect.json_object(RequestStart.__struct_fields__, seq="start_seq")
 
 
 def upsert_sql(rows: int) -> str:

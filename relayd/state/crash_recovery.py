@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 
 import msgspec
 
 from relayd.state.budget import NANO
-from relayd.state.columns import RECORD_JSON, to_row
+from relayd.state.columns import record_json, to_row
 from relayd.state.database import Database
+from relayd.state.engine import Connection
 from relayd.state.records import Ended, Outcome, Phase, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
 
@@ -23,11 +23,12 @@ def close_crashed(database: Database) -> float:
     The lock of the state directory says that none of them still runs.
 
     Raises:
-        sqlite3.Error: nothing is done; call again.
+        EngineError: nothing is done; call again.
     """
-    (text,) = database.connection.execute(
-        f"SELECT json_group_array({RECORD_JSON}) FROM requests"  # noqa: S608 - own columns
-        " WHERE end_seq IS NULL AND boot_id != ?",
+    connection = database.connection
+    records_json = connection.dialect.json_list(record_json(connection.dialect))
+    (text,) = connection.execute(
+        f"SELECT {records_json} FROM requests WHERE end_seq IS NULL AND boot_id != ?",  # noqa: S608 - own columns
         (database.boot_id,),
     ).fetchone()
     rows = []
@@ -45,7 +46,7 @@ def close_crashed(database: Database) -> float:
     return math.inf
 
 
-def _add_reservation(connection: sqlite3.Connection, record: RequestRecord) -> None:
+def _add_reservation(connection: Connection, record: RequestRecord) -> None:
     """Record what the request had reserved: that is what its client is charged (`Budget.charge_orphans`)."""
     row = connection.execute(_READ_RESERVATION, (record.id,)).fetchone()
     if row is not None:

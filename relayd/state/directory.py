@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from relayd.state.database import how_to_restore, shm_path, wal_path
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
+from relayd.state.sqlite import how_to_restore, shm_path, wal_path
 
 FILE_NAME = "relayd.db"
 LOCK_NAME = "relayd.lock"

@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from relayd.state.columns import FIELDS, INT_MAX, Storable, storable, storable_text
+from relayd.state.engine import Dialect
 from relayd.state.records import RequestRecord
 
 MAX_CHARS = 2000
@@ -42,8 +43,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _POINTER_CHARS = 72
 _NAME_CHARS = 40
 
-# LIKE folds ASCII case only, as `_fold_ascii` does, and is three times as fast as instr() over lower().
-_LIKE = r"LIKE ? ESCAPE '\'"
+_ESCAPED = r"? ESCAPE '\'"
 _WILDCARD = re.compile(r"[%_\\]")
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 """A number as `str` writes it: a bare `007` or `-0` is only a text."""
@@ -125,14 +125,16 @@ class Comparison:
 
         return ordered
 
-    def where(self) -> Where:
+    def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
-        columns = FIELDS[self.field].columns
+        known = FIELDS[self.field]
+        columns = known.columns
         if self.op in (Op.CONTAINS, Op.LACKS):
-            found = " OR ".join(f"{column} {_LIKE}" for column in columns)
-            wanted = "IS 1" if self.op is Op.CONTAINS else "IS NOT 1"
+            texts = columns if known.is_text else [f"CAST({column} AS TEXT)" for column in columns]
+            found = " OR ".join(f"{text} {dialect.like} {_ESCAPED}" for text in texts)
+            wanted = "IS TRUE" if self.op is Op.CONTAINS else "IS NOT TRUE"
             return f"({found}) {wanted}", [_pattern(str(self.value))] * len(columns)
-        sign = "IS NOT" if self.op is Op.NE else self.op.value
+        sign = dialect.differs if self.op is Op.NE else self.op.value
         return f"{columns[0]} {sign} ?", [self.value]
 
 
@@ -155,10 +157,10 @@ class Word:
 
         return anywhere
 
-    def where(self) -> Where:
+    def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
         texts = [column for known in FIELDS.values() if known.is_text for column in known.columns]
-        parts = [f"{column} {_LIKE}" for column in texts]
+        parts = [f"{column} {dialect.like} {_ESCAPED}" for column in texts]
         values: list[object] = [_pattern(self.text)] * len(parts)
         if _NUMBER.fullmatch(self.text) and abs(int(self.text)) <= INT_MAX:
             numbers = [known.columns[0] for known in FIELDS.values() if known.is_number]
@@ -178,14 +180,15 @@ class InNetwork:
         """Return the term as a predicate."""
         return lambda record: is_address_in(record.ip, self.network) is self.is_wanted
 
-    def where(self) -> Where:
+    def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
-        return f"in_network(ip, ?) IS {int(self.is_wanted)}", [self.network]
+        wanted = "IS TRUE" if self.is_wanted else "IS FALSE"
+        return f"{dialect.is_in_network('ip', '?')} {wanted}", [self.network]
 
 
 @lru_cache(4096)
 def is_address_in(address: str, network: str) -> bool:
-    """Return whether an address is of a network; SQL knows it as `in_network`."""
+    """Return whether an address is of a network; SQL knows it too (`Dialect.is_in_network`)."""
     try:
         return ipaddress.ip_address(address) in ipaddress.ip_network(network)
     except ValueError:
@@ -219,7 +222,7 @@ def _pattern(needle: str) -> str:
 
 
 def _fold_ascii(text: str) -> str:
-    """Make ASCII capitals small and change nothing else, as SQLite's LIKE does."""
+    """Make ASCII capitals small and change nothing else, as the databases do (`Dialect.like`)."""
     return text.lower() if text.isascii() else text.translate(_CAPITALS)
 
 
@@ -241,16 +244,16 @@ class Filter:
             return True
         return any(all(test(record) for test in tests) for tests in self._tests)
 
-    def sql(self) -> Where:
+    def sql(self, dialect: Dialect) -> Where:
         """Return a WHERE expression over the `requests` table, and its bound parameters in order."""
         if not self.alternatives:
-            return "1", []
+            return "TRUE", []
         parameters: list[object] = []
         alternatives = []
         for terms in self.alternatives:
             clauses = []
             for term in terms:
-                clause, values = term.where()
+                clause, values = term.where(dialect)
                 clauses.append(clause)
                 parameters += values
             alternatives.append(f"({' AND '.join(clauses)})")

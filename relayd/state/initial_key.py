@@ -58,9 +58,10 @@ def ensure_initial_key(
 
     Raises:
         BadChange: the ring is empty and the given key can't be one.
-        sqlite3.Error: the disk refused; roll back.
+        EngineError: the disk refused; roll back.
     """
     connection, now = transaction.connection, utc_text(now_s)
+    transaction.lock()
     ring = load_ring(connection)
     if ring.keys:
         return _compare(transaction, ring, given, now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
+from relayd.state.engine import Connection
 from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, WrongState
 from relayd.state.key_store import (
     advance,
@@ -90,9 +90,10 @@ def apply_change(
 
     Raises:
         RingError: the change is refused; roll back.
-        sqlite3.Error: the disk refused; roll back.
+        EngineError: the disk refused; roll back.
     """
     connection, subject = transaction.connection, storable_text(request.subject)
+    transaction.lock()
     done = _done_before(connection, request)
     if done is not None:
         return done
@@ -102,7 +103,7 @@ def apply_change(
     return _store(transaction, request, request.rule(ring, subject, now_s), ring.generation, utc_text(now_s))
 
 
-def _done_before(connection: sqlite3.Connection, request: ChangeRequest) -> Change | None:
+def _done_before(connection: Connection, request: ChangeRequest) -> Change | None:
     key = request.caller.idempotency_key
     if key is None:
         return None
@@ -130,7 +131,7 @@ def _check_generation(ring: StoredRing, expected: int | None) -> None:
     )
 
 
-def _require_unknown(connection: sqlite3.Connection, made: NewKey, now: str) -> None:
+def _require_unknown(connection: Connection, made: NewKey, now: str) -> None:
     """Refuse a given key that the ring has, or ever had: a dead key never comes back."""
     known = find_by_digest(connection, digest(made.secret.encode()))
     if known is not None:

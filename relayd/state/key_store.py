@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection
+from functools import cache
 
 import msgspec
 
-from relayd.state.columns import json_object
-from relayd.state.errors import StateDamaged
+from relayd.state.engine import Connection, Dialect, EngineError, Fault
+from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.key_transitions import NewKey, StoredRing
 from relayd.state.keys import digest
 from relayd.state.records import Client, KeyInfo, Peer, epoch_s
 
 DEAD_KEYS_SHOWN = 100
 REMOVED_CLIENTS_SHOWN = 100
+_FINGERPRINT_CHARS = 8
 
-_KEY_JSON = json_object(KeyInfo.__struct_fields__, fingerprint="lower(hex(substr(digest, 1, 4)))")
 _LISTS = ("models", "endpoints", "origins")
-_CLIENT_JSON = json_object(Client.__struct_fields__, **{name: f"json({name})" for name in _LISTS})
-_RING_JSON = json_object(
-    StoredRing.__struct_fields__,
-    keys=f"(SELECT json_group_array({_KEY_JSON}) FROM chosen_keys)",  # noqa: S608 - own columns
-    digests="(SELECT json_group_object(id, hex(digest)) FROM chosen_keys)",
-    clients=f"(SELECT json_group_array({_CLIENT_JSON}) FROM chosen_clients)",  # noqa: S608 - own columns
+_LOAD_ALL = (
+    "chosen_keys AS (SELECT * FROM keys WHERE state NOT IN ('expired', 'revoked') UNION ALL SELECT * FROM"
+    " (SELECT * FROM keys WHERE state IN ('expired', 'revoked')"
+    " ORDER BY {ended_at} DESC LIMIT {dead}) AS dead),"
+    " chosen_clients AS (SELECT * FROM clients WHERE removed_at IS NULL UNION ALL SELECT * FROM"
+    " (SELECT * FROM clients WHERE removed_at IS NOT NULL"
+    " ORDER BY removed_at DESC LIMIT {removed}) AS removed)"
 )
-
-
-def _load(keys: str, clients: str, others: str = "") -> str:
-    """Return the query for a ring of these keys and clients, which may name other subqueries."""
-    return (
-        f"WITH {others} chosen_keys AS ({keys}), chosen_clients AS ({clients}) SELECT {_RING_JSON} FROM ring"  # noqa: S608 - own SQL
-    )
-
-
-def _live_and_last(table: str, dead: str, ended_at: str, shown: int) -> str:
-    return (
-        f"SELECT * FROM {table} WHERE NOT {dead} UNION ALL"  # noqa: S608 - own columns
-        f" SELECT * FROM (SELECT * FROM {table} WHERE {dead} ORDER BY {ended_at} DESC LIMIT {shown})"
-    )
-
-
-_LOAD_ALL = _load(
-    _live_and_last(
-        "keys",
-        "state IN ('expired', 'revoked')",
-        "max(coalesce(expires_at, ''), coalesce(revoked_at, ''))",
-        DEAD_KEYS_SHOWN,
-    ),
-    _live_and_last("clients", "(removed_at IS NOT NULL)", "removed_at", REMOVED_CLIENTS_SHOWN),
-)
-_LOAD_SOME = _load(
-    "SELECT * FROM keys WHERE client IN names",
-    "SELECT * FROM clients WHERE name IN names",
-    "subjects AS (SELECT value FROM json_each(?)),"
-    " names AS (SELECT value FROM subjects UNION SELECT client FROM keys WHERE id IN subjects),",
+_LOAD_SOME = (
+    "subjects AS ({listed}),"
+    " names AS (SELECT value FROM subjects UNION"
+    " SELECT client FROM keys WHERE id IN (SELECT value FROM subjects)),"
+    " chosen_keys AS (SELECT * FROM keys WHERE client IN (SELECT value FROM names)),"
+    " chosen_clients AS (SELECT * FROM clients WHERE name IN (SELECT value FROM names))"
 )
 _COLUMNS = Client.__struct_fields__
-_STORE_CLIENT = f"INSERT OR REPLACE INTO clients ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"  # noqa: S608 - own columns
+_STORE_CLIENT = (
+    f"INSERT INTO clients ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)}) ON CONFLICT (name)"  # noqa: S608 - own columns
+    f" DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS if column != 'name')}"
+)
 _ring = msgspec.json.Decoder(StoredRing)
 _key = msgspec.json.Decoder(KeyInfo)
 
 
-def load_ring(connection: sqlite3.Connection, subjects: Collection[str] | None = None) -> StoredRing:
+@cache
+def _key_json(dialect: Dialect) -> str:
+    return dialect.json_object(
+        KeyInfo.__struct_fields__, fingerprint=f"substr({dialect.hex('digest')}, 1, {_FINGERPRINT_CHARS})"
+    )
+
+
+@cache
+def _load(dialect: Dialect, *, some: bool) -> str:
+    """Return the query for a whole ring, or for the one with some clients and keys."""
+    if some:
+        chosen = _LOAD_SOME.format(listed=dialect.listed("?"))
+    else:
+        ended_at = dialect.greatest("coalesce(expires_at, '')", "coalesce(revoked_at, '')")
+        chosen = _LOAD_ALL.format(ended_at=ended_at, dead=DEAD_KEYS_SHOWN, removed=REMOVED_CLIENTS_SHOWN)
+    client = dialect.json_object(_COLUMNS, **{name: dialect.as_json(name) for name in _LISTS})
+    ring = dialect.json_object(
+        StoredRing.__struct_fields__,
+        keys=dialect.as_json(f"(SELECT {dialect.json_list(_key_json(dialect))} FROM chosen_keys)"),  # noqa: S608 - own columns
+        digests=dialect.as_json(f"(SELECT {dialect.json_map('id', dialect.hex('digest'))} FROM chosen_keys)"),  # noqa: S608 - own columns
+        clients=dialect.as_json(f"(SELECT {dialect.json_list(client)} FROM chosen_clients)"),  # noqa: S608 - own columns
+    )
+    return f"WITH {chosen} SELECT {ring} FROM ring"  # noqa: S608 - own SQL
+
+
+def load_ring(connection: Connection, subjects: Collection[str] | None = None) -> StoredRing:
     """Return the ring as it is on disk, oldest key first.
 
     Args:
@@ -71,33 +76,31 @@ def load_ring(connection: sqlite3.Connection, subjects: Collection[str] | None =
             dead. None: load all that is live, and what ended last.
 
     Raises:
-        sqlite3.Error: it can't be read.
+        EngineError: it can't be read.
         StateDamaged: what was read is not a ring.
     """
-    if subjects is None:
-        row = connection.execute(_LOAD_ALL).fetchone()
-    else:
-        row = connection.execute(_LOAD_SOME, (msgspec.json.encode(list(subjects)).decode(),)).fetchone()
+    parameters = () if subjects is None else (msgspec.json.encode(list(subjects)).decode(),)
+    row = connection.execute(_load(connection.dialect, some=subjects is not None), parameters).fetchone()
     try:
         ring = _ring.decode("null" if row is None else row[0])
         for key in ring.keys:
             epoch_s(key.expires_at or key.created_at)
     except (msgspec.MsgspecError, ValueError) as error:
-        path = connection.execute("PRAGMA database_list").fetchone()[2]
         raise StateDamaged(
-            f"The key ring in {path} is inconsistent ({error}). Put a backup in its place: relayd does not "
-            "start without knowing which keys are valid."
+            f"The key ring in {connection.where} is inconsistent ({error}). Put a backup in its place: "
+            "relayd does not start without knowing which keys are valid."
         ) from error
     return msgspec.structs.replace(ring, keys=sorted(ring.keys, key=lambda key: (key.created_at, key.id)))
 
 
-def find_by_digest(connection: sqlite3.Connection, key_digest: bytes) -> KeyInfo | None:
+def find_by_digest(connection: Connection, key_digest: bytes) -> KeyInfo | None:
     """Return the key with this digest, however long dead."""
-    row = connection.execute(f"SELECT {_KEY_JSON} FROM keys WHERE digest = ?", (key_digest,)).fetchone()  # noqa: S608 - own columns
+    query = f"SELECT {_key_json(connection.dialect)} FROM keys WHERE digest = ?"  # noqa: S608 - own columns
+    row = connection.execute(query, (key_digest,)).fetchone()
     return None if row is None else _key.decode(row[0])
 
 
-def insert_key(connection: sqlite3.Connection, key: NewKey) -> None:
+def insert_key(connection: Connection, key: NewKey) -> None:
     """Store a new key: its digest, never its secret."""
     info = key.info
     connection.execute(
@@ -106,7 +109,7 @@ def insert_key(connection: sqlite3.Connection, key: NewKey) -> None:
     )
 
 
-def update_key(connection: sqlite3.Connection, key: KeyInfo) -> None:
+def update_key(connection: Connection, key: KeyInfo) -> None:
     """Store the new state of a key; its uses are not touched."""
     connection.execute(
         "UPDATE keys SET state = :state, expires_at = :expires_at, revoked_at = :revoked_at,"
@@ -115,7 +118,7 @@ def update_key(connection: sqlite3.Connection, key: KeyInfo) -> None:
     )
 
 
-def store_client(connection: sqlite3.Connection, client: Client) -> None:
+def store_client(connection: Connection, client: Client) -> None:
     """Store a client as it is now, whether or not it was there."""
     values = msgspec.structs.asdict(client)
     connection.execute(
@@ -123,16 +126,16 @@ def store_client(connection: sqlite3.Connection, client: Client) -> None:
     )
 
 
-def mark_expired(connection: sqlite3.Connection, key_ids: Collection[str]) -> None:
+def mark_expired(connection: Connection, key_ids: Collection[str]) -> None:
     """Store that these retiring keys have expired, so that a clock set back can't revive them."""
+    chosen = connection.dialect.listed("?")
     connection.execute(
-        "UPDATE keys SET state = 'expired'"
-        " WHERE state = 'retiring' AND id IN (SELECT value FROM json_each(?))",
+        f"UPDATE keys SET state = 'expired' WHERE state = 'retiring' AND id IN ({chosen})",  # noqa: S608 - own SQL
         (msgspec.json.encode(list(key_ids)).decode(),),
     )
 
 
-def store_uses(connection: sqlite3.Connection, uses: list[tuple[str, str, str, str, str]]) -> None:
+def store_uses(connection: Connection, uses: list[tuple[str, str, str, str, str]]) -> None:
     """Store the first and last use of keys: time and address of each, and the key's id."""
     connection.executemany(
         "UPDATE keys SET first_used_at = coalesce(first_used_at, ?),"
@@ -141,11 +144,11 @@ def store_uses(connection: sqlite3.Connection, uses: list[tuple[str, str, str, s
     )
 
 
-def advance(connection: sqlite3.Connection, generation: int, at: str, peer: Peer, action: str) -> int:
+def advance(connection: Connection, generation: int, at: str, peer: Peer, action: str) -> int:
     """Move the ring from this generation to the next; return the new one.
 
     Raises:
-        sqlite3.IntegrityError: the ring is at another generation; the transaction must end.
+        EngineError: the ring is at another generation; the transaction must end.
     """
     cursor = connection.execute(
         "UPDATE ring SET generation = generation + 1, changed_at = ?, changed_by = ?, change = ?"
@@ -153,5 +156,6 @@ def advance(connection: sqlite3.Connection, generation: int, at: str, peer: Peer
         (at, peer.login, action, generation),
     )
     if cursor.rowcount != 1:
-        raise sqlite3.IntegrityError(f"the ring has left generation {generation}")
+        reason = f"the ring has left generation {generation}"
+        raise EngineError(reason, Fault.DATA, StateBusy(f"The keys were changed meanwhile ({reason})."))
     return generation + 1

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 import math
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -21,8 +20,9 @@ from msgspec.structs import replace
 from relayd.state.audit import append_audit
 from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_client, set_client
 from relayd.state.columns import storable_text
-from relayd.state.database import Database, Transaction, explain
+from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
+from relayd.state.engine import EngineError
 from relayd.state.errors import RingError, RingStale, RingUnavailable, StateError, StateReplaced
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
@@ -155,7 +155,7 @@ class KeyRing:
         """Load the ring.
 
         Raises:
-            sqlite3.Error, StateDamaged: it can't be read.
+            EngineError, StateDamaged: it can't be read.
         """
         self._writer = writer
         self._database = database
@@ -288,10 +288,8 @@ class KeyRing:
 
         try:
             return self._writer.submit(work).result(_START_TIMEOUT_S)
-        except (sqlite3.Error, StateError, TimeoutError) as error:
-            raise RingUnavailable(
-                f"The first key could not be written to disk. {self._explain(error)}"
-            ) from error
+        except (EngineError, StateError, TimeoutError) as error:
+            raise RingUnavailable(f"The first key could not be written to disk. {_told(error)}") from error
 
     async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
         """Make a key for a client that has no active one (1 to 64 of A-Z a-z 0-9 . _ -)."""
@@ -362,16 +360,13 @@ class KeyRing:
         except RingError as refusal:
             await self._audit_refusal(request, refusal)
             raise
-        except (sqlite3.Error, StateError) as error:
+        except (EngineError, StateError) as error:
             _log.error("A %s of %s could not be written to disk: %s", action, subject[:64], error)
             unavailable = RingUnavailable(
-                f"The change could not be written to disk; nothing is changed. {self._explain(error)}"
+                f"The change could not be written to disk; nothing is changed. {_told(error)}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error
-
-    def _explain(self, error: Exception) -> str:
-        return str(explain(error, self._database.path) if isinstance(error, sqlite3.Error) else error)
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> Change:
         change = apply_change(transaction, request, self._clock(), self._find_expired())
@@ -409,7 +404,7 @@ class KeyRing:
         work = partial(append_audit, peer=request.caller.peer, entry=entry)
         try:
             await asyncio.wrap_future(self._writer.submit(work))
-        except (sqlite3.Error, StateError) as error:
+        except (EngineError, StateError) as error:
             _log.error("A refused %s of %s could not be audited: %s", request.action, subject[:64], error)
 
     # Tasks of the writer.
@@ -418,7 +413,7 @@ class KeyRing:
         """Write the uses of keys since the last call to disk.
 
         Raises:
-            sqlite3.Error: nothing is written; the next call tries again.
+            EngineError: nothing is written; the next call tries again.
         """
         self._uses.store(self._database)
 
@@ -426,11 +421,12 @@ class KeyRing:
         """Store expired keys as expired, so that a clock that is set back cannot revive them.
 
         Raises:
-            sqlite3.Error: nothing is written; the next call tries again.
+            EngineError: nothing is written; the next call tries again.
         """
         expired = self._find_expired()
         if expired:
             with self._database.transaction(durable=True) as transaction:
+                transaction.lock()
                 mark_expired(transaction.connection, expired)
                 self._adopt_after_commit(transaction, expired)
             self._expired -= expired
@@ -446,6 +442,10 @@ class KeyRing:
             if end_s <= now_s and key_id not in self._expired:
                 self._expired.add(key_id)
                 self._writer.wake(self.expiry_task)
+
+
+def _told(error: Exception) -> str:
+    return str(error.told if isinstance(error, EngineError) else error)
 
 
 def _canonical(changes: Mapping[str, object]) -> str:

@@ -1,30 +1,30 @@
 """The log, read: pages, single records, replay of events, audit and keys.
 
-Everything here blocks on the disk: call it in a worker thread. It needs only the file, so it also
+Everything here blocks on the database: call it in a worker thread. It needs nothing else, so it also
 works while the daemon is down.
 
-Each query gives one row with JSON in it. A row at a time would release the GIL and take it again for
-each one, which is slow beside a busy event loop; the JSON decodes straight into the typed records.
+Each query gives one row with JSON in it. A row at a time would make SQLite release the GIL and take
+it again for each one, which is slow beside a busy event loop; the JSON decodes straight into the typed
+records.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import msgspec
 
 from relayd.state.budget import Use
 from relayd.state.calendar import days_between, local_date, whole_periods, window_names
-from relayd.state.columns import INT_MAX, RECORD_JSON, START_JSON, json_object, storable_text
-from relayd.state.database import as_state_errors, open_for_reading
+from relayd.state.columns import INT_MAX, record_json, start_json, storable_text
+from relayd.state.engine import Connection, Dialect, Engine, EngineError, Parameters, as_state_errors
 from relayd.state.errors import StateBusy, StateDamaged
-from relayd.state.filter import Filter, is_address_in
+from relayd.state.filter import Filter
 from relayd.state.key_store import load_ring
 from relayd.state.records import (
     AuditEntry,
@@ -41,8 +41,6 @@ from relayd.state.stored_objects import Owner
 MAX_ROWS = 10_000
 """The most that one call returns, whatever the caller asks for."""
 QUERY_TIMEOUT_S = 10.0
-_STEPS_BETWEEN_CHECKS = 100_000
-"""Steps of SQLite's virtual machine, some 5 ms."""
 _CLOSED = "relayd is stopping and no longer reads its log. Try again when it runs."
 
 _record = msgspec.json.Decoder(RequestRecord)
@@ -52,38 +50,9 @@ _events = msgspec.json.Decoder(list[LogEvent])
 _use_by_client = msgspec.json.Decoder(list[dict[str, Use]])
 
 
-def _list(items: str) -> str:
-    """Return a query for the column `item` of a query, all of it as one JSON array."""
-    return f"SELECT '[' || coalesce(group_concat(item, ','), '') || ']' FROM ({items})"  # noqa: S608 - own SQL
-
-
-def _event(tag: str, seq: str, **parts: str) -> str:
-    return json_object(("event", "seq", "boot_id", *parts), event=f"'{tag}'", seq=seq, **parts)
-
-
-_ENTRY_JSON = json_object(AuditEntry.__struct_fields__, key_ids="json(key_ids)")
-_AUDIT = _list(f"SELECT {_ENTRY_JSON} AS item FROM audit WHERE seq < ? ORDER BY seq DESC LIMIT ?")  # noqa: S608 - own columns
 _FLOOR = "(SELECT value FROM meta WHERE name = 'floor_seq')"
-_EVENTS = " UNION ALL ".join(
-    f"SELECT * FROM (SELECT {seq} AS place, {event} AS item FROM {table}"  # noqa: S608 - own columns
-    f" WHERE {seq} > max(:after, {_FLOOR}) ORDER BY {seq} LIMIT :limit)"
-    for table, seq, event in (
-        ("requests", "start_seq", _event("started", "start_seq", record=START_JSON)),
-        ("requests", "end_seq", _event("ended", "end_seq", record=RECORD_JSON)),
-        ("audit", "seq", _event("audit", "seq", entry=_ENTRY_JSON)),
-        ("lost", "seq", _event("lost", "seq", at="at", count="count", reason="reason")),
-    )
-)
-_REPLAY = f"SELECT {_FLOOR}, ({_list(f'{_EVENTS} ORDER BY place LIMIT :limit')})"
-"""The floor, and what follows `:after` or the floor; one statement, so that both are of one moment."""
-
-_USE_BY_CLIENT = """SELECT json_group_array(json(
-    (SELECT json_group_object(client, json_array(requests, tokens, nano_usd))
-     FROM windows WHERE window = value)
-)) FROM (SELECT value FROM json_each(?) ORDER BY key)"""
-_USE_IN_ALL = """SELECT json_group_array(json_array(window, requests, tokens, nano_usd)) FROM (
-    SELECT window, sum(requests) AS requests, sum(tokens) AS tokens, sum(nano_usd) AS nano_usd
-    FROM windows WHERE window IN (?, ?) GROUP BY window)"""
+USAGE_COLUMNS = {"client": "client", "model": "model", "day": "period", "key": "key_id"}
+"""What usage can be summed by, and the column that has it."""
 _USAGE_FIELDS = (
     *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("cost_usd", "estimated"),
@@ -91,36 +60,83 @@ _USAGE_FIELDS = (
 _USAGE_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _USAGE_FIELDS)
 _USAGE = """WITH sums AS MATERIALIZED (
         SELECT {column} AS name, {sums}
-        FROM (SELECT *, nano_usd / 1e9 AS cost_usd FROM usage
-            WHERE period IN (SELECT value FROM json_each(:periods)) AND (:client IS NULL OR client = :client))
+        FROM (SELECT *, CAST(nano_usd AS DOUBLE PRECISION) / 1e9 AS cost_usd FROM usage
+            WHERE period IN ({periods}) AND (:client IS NULL OR client = :client)) AS chosen
         GROUP BY 1)
-    SELECT (SELECT json_group_array(json(item)) FROM
-            (SELECT {row} AS item FROM sums ORDER BY {order} LIMIT :limit)),
-        (SELECT {total} FROM (SELECT {sums} FROM sums))"""
+    SELECT (SELECT {items} FROM (SELECT {row} AS item FROM sums ORDER BY {order} LIMIT :limit) AS items),
+        (SELECT {total} FROM (SELECT {sums} FROM sums) AS totals)"""
 _BY_MOST = "cost_usd DESC, prompt_tokens + completion_tokens DESC, requests DESC, name"
-USAGE_COLUMNS = {"client": "client", "model": "model", "day": "period", "key": "key_id"}
-"""What usage can be summed by, and the column that has it."""
-_USAGE_BY = {
-    by: _USAGE.format(
-        column=column,
-        sums=_USAGE_SUMS,
-        row=json_object(("name", *_USAGE_FIELDS)),
-        order="name" if by == "day" else _BY_MOST,
-        total=json_object(_USAGE_FIELDS),
-    )
-    for by, column in USAGE_COLUMNS.items()
-}
+
+
+def _list(dialect: Dialect, items: str) -> str:
+    """Return a query for the column `item` of a query, all of it as one JSON array."""
+    return f"SELECT {dialect.json_list('item')} FROM ({items}) AS items"  # noqa: S608 - own SQL
+
+
+class _Queries:
+    """The queries of the log that need no filter."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        entry = dialect.json_object(AuditEntry.__struct_fields__, key_ids=dialect.as_json("key_ids"))
+        self.audit = _list(
+            dialect,
+            f"SELECT {entry} AS item FROM audit WHERE seq < ? ORDER BY seq DESC LIMIT ?",  # noqa: S608 - own columns
+        )
+        self.record = f"SELECT (SELECT {record_json(dialect)} FROM requests WHERE id = ?)"  # noqa: S608 - own columns
+
+        def event(tag: str, seq: str, **parts: str) -> str:
+            names = ("event", "seq", "boot_id", *parts)
+            return dialect.json_object(names, event=f"'{tag}'", seq=seq, **parts)
+
+        tables = (
+            ("requests", "start_seq", event("started", "start_seq", record=start_json(dialect))),
+            ("requests", "end_seq", event("ended", "end_seq", record=record_json(dialect))),
+            ("audit", "seq", event("audit", "seq", entry=entry)),
+            ("lost", "seq", event("lost", "seq", at="at", count="count", reason="reason")),
+        )
+        after = dialect.greatest(":after", _FLOOR)
+        events = " UNION ALL ".join(
+            f"SELECT * FROM (SELECT {seq} AS place, {item} AS item FROM {table}"  # noqa: S608 - own columns
+            f" WHERE {seq} > {after} ORDER BY {seq} LIMIT :limit) AS part_{number}"
+            for number, (table, seq, item) in enumerate(tables)
+        )
+        self.replay = f"SELECT {_FLOOR}, ({_list(dialect, f'{events} ORDER BY place LIMIT :limit')})"
+        """The floor, and what follows `:after` or the floor, both of one moment."""
+        uses = dialect.json_map("client", dialect.json_array("requests", "tokens", "nano_usd"))
+        use_by_client = dialect.as_json(f"""(SELECT {uses} FROM windows WHERE "window" = ?)""")  # noqa: S608 - own columns
+        self.use_by_client = f"SELECT {dialect.json_array(*[use_by_client] * 3)}"
+        use_in_all = dialect.json_array("name", "requests", "tokens", "nano_usd")
+        self.use_in_all = f"""SELECT {dialect.json_list(use_in_all)} FROM (
+            SELECT "window" AS name, sum(requests) AS requests, sum(tokens) AS tokens,
+                sum(nano_usd) AS nano_usd
+            FROM windows WHERE "window" IN (?, ?) GROUP BY "window") AS sums"""  # noqa: S608 - own columns
+        self.usage = {
+            by: _USAGE.format(
+                column=column,
+                sums=_USAGE_SUMS,
+                periods=dialect.listed(":periods"),
+                items=dialect.json_list("item"),
+                row=dialect.json_object(("name", *_USAGE_FIELDS)),
+                order="name" if by == "day" else _BY_MOST,
+                total=dialect.json_object(_USAGE_FIELDS),
+            )
+            for by, column in USAGE_COLUMNS.items()
+        }
+
+
+_queries = cache(_Queries)
 
 
 class LogReader:
-    """Reads one `relayd.db`; every method may run in any thread, on a connection of its own.
+    """Reads one database; every method may run in any thread, on a connection of its own.
 
     Every method may raise `StateError`; a query that takes longer than 10 seconds is interrupted.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
         self._clock = clock
+        self._queries = _queries(engine.dialect)
         self._is_closed = False
 
     def close(self) -> None:
@@ -136,10 +152,13 @@ class LogReader:
         limit: int = 100,
     ) -> RequestPage:
         """Return records with `after < seq < before` that pass the filter, newest first."""
-        clause, values = ("1", []) if where is None else where.sql()
+        dialect = self._engine.dialect
+        clause, values = ("TRUE", []) if where is None else where.sql(dialect)
         query = _list(
-            f"SELECT {RECORD_JSON} AS item FROM requests WHERE start_seq > ? AND start_seq < ? AND {clause}"  # noqa: S608 - `clause` binds its values
-            " ORDER BY start_seq DESC LIMIT ?"
+            dialect,
+            f"SELECT {record_json(dialect)} AS item FROM requests"  # noqa: S608 - `clause` binds its values
+            f" WHERE start_seq > ? AND start_seq < ? AND {clause}"
+            " ORDER BY start_seq DESC LIMIT ?",
         )
         count = _bounded(limit)
         (text,) = self._row(query, [_place(after, 0), _place(before, INT_MAX), *values, count + 1])
@@ -148,14 +167,13 @@ class LogReader:
 
     def get(self, request_id: str) -> RequestRecord | None:
         """Return one record."""
-        query = f"SELECT (SELECT {RECORD_JSON} FROM requests WHERE id = ?)"  # noqa: S608 - own columns
-        (text,) = self._row(query, [storable_text(request_id)])
+        (text,) = self._row(self._queries.record, [storable_text(request_id)])
         return None if text is None else _record.decode(text)
 
     def events(self, after: int, limit: int = 1000) -> list[LogEvent | Gap]:
         """Return what followed `after`, in order; a `Gap` first if retention removed some of it."""
         after = _place(after, 0)
-        floor, text = self._row(_REPLAY, {"after": after, "limit": _bounded(limit)})
+        floor, text = self._row(self._queries.replay, {"after": after, "limit": _bounded(limit)})
         events: list[LogEvent] = sorted(_events.decode(text), key=lambda event: event.seq)
         return [Gap(after + 1, floor), *events] if floor > after else [*events]
 
@@ -164,15 +182,16 @@ class LogReader:
         (newest,) = self._row("SELECT (SELECT value FROM meta WHERE name = 'seq')", [])
         if not isinstance(newest, int):
             raise StateDamaged(
-                f"The database {self.path} is damaged (its place in the log is lost). Stop relayd and put a "
-                "backup in its place, or move it away: relayd starts with an empty log and an empty key ring."
+                f"The database {self._engine.where} is damaged (its place in the log is lost). Stop relayd "
+                "and put a backup in its place, or move it away: relayd starts with an empty log and an "
+                "empty key ring."
             )
         return newest
 
     def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """Return what operators did, newest first."""
         count = _bounded(limit)
-        (text,) = self._row(_AUDIT, [_place(before, INT_MAX), count + 1])
+        (text,) = self._row(self._queries.audit, [_place(before, INT_MAX), count + 1])
         entries = sorted(_entries.decode(text), key=lambda entry: -entry.seq)
         return AuditPage(entries[:count], entries[count - 1].seq if len(entries) > count else None)
 
@@ -185,20 +204,21 @@ class LogReader:
 
     def use_by_client(self) -> list[dict[str, Use]]:
         """Return what each client used or reserved this minute, today and this month (by `Window`)."""
-        windows = msgspec.json.encode(window_names(self._clock())).decode()
-        (text,) = self._row(_USE_BY_CLIENT, [windows])
+        (text,) = self._row(self._queries.use_by_client, window_names(self._clock()))
         return _use_by_client.decode(text)
 
     def object_owner(self, object_id: str) -> Owner | None:
         """Return who made a stored object of the provider; None if no client of this relay did."""
-        query = "SELECT client, route, kind, created_at FROM (SELECT 1) LEFT JOIN stored_objects ON id = ?"
+        query = (
+            "SELECT client, route, kind, created_at FROM (SELECT 1) AS one LEFT JOIN stored_objects ON id = ?"
+        )
         client, *rest = self._row(query, [storable_text(object_id)])
         return None if client is None else Owner(client, *rest)
 
     def use_in_all(self) -> tuple[Use, Use]:
         """Return what all clients together have used or reserved today and this month."""
         _, day, month = window_names(self._clock())
-        (text,) = self._row(_USE_IN_ALL, [day, month])
+        (text,) = self._row(self._queries.use_in_all, [day, month])
         found = {window: Use(*counts) for window, *counts in msgspec.json.decode(text)}
         return found.get(day, Use()), found.get(month, Use())
 
@@ -215,27 +235,23 @@ class LogReader:
         today = local_date(self._clock())
         periods = days_between(since, until, today) if by == "day" else whole_periods(since, until, today)
         chosen: dict[str, object] = {"periods": msgspec.json.encode(periods).decode(), "client": client}
-        rows, total = self._row(_USAGE_BY[by], {**chosen, "limit": MAX_ROWS})
+        rows, total = self._row(self._queries.usage[by], {**chosen, "limit": MAX_ROWS})
         return rows.encode(), total.encode()
 
-    def _row(self, query: str, parameters: list[object] | dict[str, object]) -> tuple[Any, ...]:
+    def _row(self, query: str, parameters: Parameters) -> tuple[Any, ...]:
         with self._connection() as connection:
             row: tuple[Any, ...] = connection.execute(query, parameters).fetchone()
         return row
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        end = time.monotonic() + QUERY_TIMEOUT_S
+    def _connection(self) -> Iterator[Connection]:
         if self._is_closed:
             raise StateBusy(_CLOSED)
-        with as_state_errors(self.path), closing(open_for_reading(self.path)) as connection:
-            connection.create_function("in_network", 2, is_address_in, deterministic=True)
-            connection.set_progress_handler(
-                lambda: self._is_closed or time.monotonic() > end, _STEPS_BETWEEN_CHECKS
-            )
+        with as_state_errors(self._engine):
             try:
-                yield connection
-            except sqlite3.OperationalError as error:
+                with self._engine.reading(lambda: self._is_closed, QUERY_TIMEOUT_S) as connection:
+                    yield connection
+            except EngineError as error:
                 if self._is_closed:
                     raise StateBusy(_CLOSED) from error
                 raise

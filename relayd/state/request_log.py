@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 
 from relayd.state.columns import Row, to_row, upsert_sql
-from relayd.state.database import Database, Transaction, explain
+from relayd.state.database import Database, Transaction
+from relayd.state.engine import Connection, EngineError, Fault
 from relayd.state.records import Ended, Lost, RequestRecord, Started, utc_text
 
 CAPACITY = 10_000
@@ -132,7 +132,7 @@ class RequestLog:
         try:
             self._commit(entries)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and not _is_about_data(error):
+            if isinstance(error, EngineError) and error.fault is not Fault.DATA:
                 return self._wait_for_the_disk(error)
             if not entries:
                 raise
@@ -181,8 +181,8 @@ class RequestLog:
             if kind is EntryKind.END:
                 self._start_seqs.pop(record.id, None)
 
-    def _wait_for_the_disk(self, error: sqlite3.Error) -> float:
-        sentence = str(explain(error, self._database.path))
+    def _wait_for_the_disk(self, error: EngineError) -> float:
+        sentence = str(error.told)
         if self._error is None:
             _log.error("The request log cannot be written and waits in memory: %s", sentence)
         self._loss_reason = str(error)
@@ -199,7 +199,7 @@ class RequestLog:
             self._settle_lost(record)
 
 
-def upsert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+def upsert(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert the rows, or bring those that are there (same `start_seq`) to their end."""
     at = 0
     for size, statement in _UPSERTS.items():
@@ -214,9 +214,3 @@ def _record_loss(transaction: Transaction, count: int, at: str, reason: str) -> 
     row = (seq, transaction.boot_id, at, count, reason)
     transaction.connection.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", row)
     transaction.events.append(Lost(*row))
-
-
-def _is_about_data(error: sqlite3.Error) -> bool:
-    return isinstance(
-        error, sqlite3.IntegrityError | sqlite3.DataError | sqlite3.InterfaceError | sqlite3.ProgrammingError
-    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 
 from relayd.state.database import Database
+from relayd.state.engine import Connection
 from relayd.state.records import utc_text
 
 CHUNK_ROWS = 500
-CHUNK_PAGES = 512
-SPARE_PAGES = 256
-"""Free pages that stay in the file for what comes next."""
 AUDIT_DAYS = 365
 """Audit rows are few and outlive the records."""
 IDEMPOTENCY_HOURS = 48
@@ -38,24 +35,26 @@ class Retention:
         """Remove requests that are too old or too much; return 0 if more wait, else None.
 
         Raises:
-            sqlite3.Error: nothing is removed.
+            EngineError: nothing is removed.
         """
         connection = self._database.connection
-        is_too_big = used_bytes(connection) * 100 > self._max_bytes * _FULL_PERCENT
+        is_too_big = connection.used_bytes() * 100 > self._max_bytes * _FULL_PERCENT
         before = None if is_too_big else self._ago(self._keep_days * _DAY_S)
-        with self._database.transaction(durable=False):
+        with self._database.transaction(durable=False) as transaction:
+            transaction.lock()
             removed = _remove_requests(connection, before)
-        has_more_pages = _give_back_pages(connection)
+        has_more_pages = connection.give_back_space()
         return 0.0 if removed == CHUNK_ROWS or (is_too_big and removed) or has_more_pages else None
 
     def prune_audit(self) -> float | None:
         """Remove old audit rows and idempotency keys; return 0 if more wait, else None.
 
         Raises:
-            sqlite3.Error: nothing is removed.
+            EngineError: nothing is removed.
         """
         connection = self._database.connection
-        with self._database.transaction(durable=False):
+        with self._database.transaction(durable=False) as transaction:
+            transaction.lock()
             keys = connection.execute(
                 "DELETE FROM idempotency WHERE key IN"
                 " (SELECT key FROM idempotency WHERE created_at < ? LIMIT ?)",
@@ -68,7 +67,7 @@ class Retention:
         return utc_text(self._clock() - seconds)
 
 
-def _remove_requests(connection: sqlite3.Connection, before: str | None) -> int:
+def _remove_requests(connection: Connection, before: str | None) -> int:
     """Remove up to 500 of the requests that ended first; with `before`, only those that started earlier.
 
     Requests are removed in the order of their ends, and `floor_seq` rises to the last end removed: the
@@ -89,10 +88,11 @@ def _remove_requests(connection: sqlite3.Connection, before: str | None) -> int:
     return removed
 
 
-def _remove_audit(connection: sqlite3.Connection, before: str) -> int:
+def _remove_audit(connection: Connection, before: str) -> int:
     """Remove up to 500 audit rows from before a UTC time."""
     newest = connection.execute(
-        "SELECT max(seq) FROM (SELECT seq FROM audit WHERE at < ? ORDER BY seq LIMIT ?)", (before, CHUNK_ROWS)
+        "SELECT max(seq) FROM (SELECT seq FROM audit WHERE at < ? ORDER BY seq LIMIT ?) AS oldest",
+        (before, CHUNK_ROWS),
     ).fetchone()[0]
     if newest is None:
         return 0
@@ -101,26 +101,5 @@ def _remove_audit(connection: sqlite3.Connection, before: str) -> int:
     return removed
 
 
-def _raise_floor(connection: sqlite3.Connection, floor: int) -> None:
-    connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'floor_seq'", (floor,))
-
-
-def used_bytes(connection: sqlite3.Connection) -> int:
-    """Return how many bytes of the file hold something."""
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
-
-
-def _give_back_pages(connection: sqlite3.Connection) -> bool:
-    """Return some free pages to the file system; return whether more could be."""
-    spare = _pragma(connection, "freelist_count") - SPARE_PAGES
-    if spare <= 0:
-        return False
-    # The pragma yields a row for each page, and execute() stops at the first one.
-    connection.executescript(f"PRAGMA incremental_vacuum({min(spare, CHUNK_PAGES)})")
-    return spare > CHUNK_PAGES
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
-    return value
+def _raise_floor(connection: Connection, floor: int) -> None:
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'floor_seq' AND value < ?", (floor, floor))

@@ -1,16 +1,15 @@
-"""The tables of `relayd.db`, and how an older file is brought up to date.
+"""The tables, and how an older database is brought up to date.
 
-Released migrations are never edited, only followed by new ones; `PRAGMA user_version` counts them. The
+Released migrations are never edited, only followed by new ones; the database has their count. The
 `requests` table needs none: it has a column for each field of `RequestRecord`, and a file that lacks
 some gets them when it is opened. An older relayd can still use such a file.
 """
 
 from __future__ import annotations
 
-import sqlite3
-
 from relayd.state.columns import COLUMNS
-from relayd.state.errors import StateDamaged, StateOtherFormat
+from relayd.state.engine import Connection
+from relayd.state.errors import StateOtherFormat
 
 _FIRST = (
     # Counters that must move in the same transaction as what they count. `seq`: the newest event;
@@ -47,10 +46,10 @@ _FIRST = (
     # The rule itself: a client has at most one active key.
     "CREATE UNIQUE INDEX keys_one_active ON keys (client) WHERE state = 'active'",
     """CREATE TABLE ring (
-        only INTEGER PRIMARY KEY CHECK (only = 1), generation INTEGER NOT NULL,
+        "only" INTEGER PRIMARY KEY CHECK ("only" = 1), generation INTEGER NOT NULL,
         changed_at TEXT, changed_by TEXT, change TEXT
     )""",
-    "INSERT INTO ring (only, generation) VALUES (1, 0)",
+    'INSERT INTO ring ("only", generation) VALUES (1, 0)',
     # `reply` is the result, without the secret.
     """CREATE TABLE idempotency (
         key TEXT PRIMARY KEY, change TEXT NOT NULL, reply TEXT NOT NULL, created_at TEXT NOT NULL
@@ -78,8 +77,8 @@ _CLIENTS = (
 _USAGE = (
     # What a client used or reserved in a minute, a day, a month; money in nano-dollars.
     """CREATE TABLE windows (
-        window TEXT NOT NULL, client TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
-        nano_usd INTEGER NOT NULL, PRIMARY KEY (window, client)
+        "window" TEXT NOT NULL, client TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+        nano_usd INTEGER NOT NULL, PRIMARY KEY ("window", client)
     ) WITHOUT ROWID""",
     # Requests that reserved and have not ended; `id` is the request's.
     """CREATE TABLE reservations (
@@ -106,34 +105,25 @@ _STORED = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED))
 
 
-def check_version(connection: sqlite3.Connection) -> int:
-    """Return how many migrations the file has seen: as many as this relayd knows, or fewer.
+def check_version(connection: Connection) -> int:
+    """Return how many migrations the database has seen: as many as this relayd knows, or fewer.
 
     Raises:
         StateOtherFormat: a newer relayd wrote it.
         StateDamaged: it is the database of some other program.
     """
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = connection.version()
     if not 0 <= version <= len(MIGRATIONS):
         raise StateOtherFormat(
-            f"The database {_path(connection)} has format {version}, this relayd knows up to "
+            f"The database {connection.where} has format {version}, this relayd knows up to "
             f"{len(MIGRATIONS)}: a newer relayd wrote it. Start that version, or restore the backup from "
             "before the upgrade."
-        )
-    if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-        raise StateDamaged(
-            f"{_path(connection)} is a database, but not one of relayd. Choose another state_dir."
         )
     return version
 
 
-def _path(connection: sqlite3.Connection) -> str:
-    path: str = connection.execute("PRAGMA database_list").fetchone()[2]
-    return path
-
-
-def is_current(connection: sqlite3.Connection) -> bool:
-    """Return whether the file has every table and column that this relayd reads.
+def is_current(connection: Connection) -> bool:
+    """Return whether the database has every table and column that this relayd reads.
 
     Raises:
         StateOtherFormat, StateDamaged: as `check_version`.
@@ -141,25 +131,25 @@ def is_current(connection: sqlite3.Connection) -> bool:
     return check_version(connection) == len(MIGRATIONS) and not _missing_columns(connection)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file up to date, all of it in one transaction.
+def migrate(connection: Connection) -> None:
+    """Bring the database up to date, all of it in one transaction.
 
     Raises:
         StateOtherFormat, StateDamaged: as `check_version`.
-        sqlite3.Error: nothing has changed once the connection is closed.
+        EngineError: nothing has changed once the connection is closed.
     """
     if is_current(connection):
         return
-    connection.execute("BEGIN IMMEDIATE")
+    connection.begin(durable=True)
     for step in MIGRATIONS[check_version(connection) :]:
         for statement in step:
-            connection.execute(statement)
+            connection.define(statement)
     for column in _missing_columns(connection):
-        connection.execute(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    connection.execute("COMMIT")
+        connection.define(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
+    connection.set_version(len(MIGRATIONS))
+    connection.commit()
 
 
-def _missing_columns(connection: sqlite3.Connection) -> list[str]:
-    found = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('requests')")}
+def _missing_columns(connection: Connection) -> list[str]:
+    found = connection.columns("requests")
     return [column for column in COLUMNS if column not in found]

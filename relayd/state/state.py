@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -14,21 +13,15 @@ from typing import ClassVar, Self
 from relayd.state.audit import Audit
 from relayd.state.budget import Budget
 from relayd.state.crash_recovery import close_crashed
-from relayd.state.database import (
-    Connect,
-    Database,
-    OnCommit,
-    as_state_errors,
-    disk_use,
-    is_disk_refusing,
-    open_for_writing,
-)
+from relayd.state.database import Database, OnCommit
 from relayd.state.directory import StateDirectory
+from relayd.state.engine import Engine, EngineError, Fault, as_state_errors
 from relayd.state.keyring import KeyRing
 from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
 from relayd.state.request_log import RequestLog
 from relayd.state.retention import Retention
+from relayd.state.sqlite import Sqlite
 from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
@@ -49,8 +42,9 @@ class State:
         max_mib: int,
         clock: Callable[[], float],
     ) -> None:
-        self.path = database.path
+        self.path = directory.database
         self.clock = clock
+        self.engine = database.engine
         self._directory = directory
         self._database = database
         self._writer = Writer(database)
@@ -65,7 +59,7 @@ class State:
             self.budget.settle,
             self.budget.settle_lost,
         )
-        self.reader = LogReader(database.path, clock)
+        self.reader = LogReader(database.engine, clock)
         self.stored_objects = StoredObjects(database, lambda: self._writer.wake(stored_task), clock)
         stored_task = Task("stored objects", math.inf, self.stored_objects.write)
         log_task = Task("request log", math.inf, self.log.write)
@@ -93,9 +87,9 @@ class State:
         max_mib: int,
         on_commit: OnCommit,
         clock: Callable[[], float] = time.time,
-        connect: Connect = sqlite3.connect,
+        engine: Engine | None = None,
     ) -> Self:
-        """Open or make `relayd.db`, load the ring, close what a crash left open, start the writer. Blocks.
+        """Open or make the database, load the ring, close what a crash left open, start the writer. Blocks.
 
         A full disk does not stop the start: a ring that can be read is enough to serve.
 
@@ -107,17 +101,17 @@ class State:
             on_commit: called after each commit, on this thread or the writer's, with its events in order; it
                 must be quick.
             clock: returns the Unix time.
-            connect: `sqlite3.connect`, or what stands in for it.
+            engine: the database; None: `relayd.db` in the directory.
 
         Raises:
             StateError: the message says what to do.
         """
         with ExitStack() as undo:
             undo.enter_context(directory)
-            path = directory.database
-            connection = undo.enter_context(closing(open_for_writing(path, connect)))
-            with as_state_errors(path):
-                database = Database(path, connection, boot_id, on_commit)
+            engine = engine or Sqlite(directory.database)
+            with as_state_errors(engine):
+                connection = undo.enter_context(closing(engine.open()))
+                database = Database(engine, connection, boot_id, on_commit)
                 state = cls(directory, database, keep_days=keep_days, max_mib=max_mib, clock=clock)
                 state._recover()
             undo.pop_all()
@@ -129,8 +123,8 @@ class State:
             self.ring.store_expired()
             close_crashed(self._database)
             self.budget.charge_orphans()
-        except sqlite3.Error as error:
-            if not is_disk_refusing(error):
+        except EngineError as error:
+            if error.fault is not Fault.FULL:
                 raise
             # The tasks try again.
             _log.error("Work that an earlier run left can't be written yet: %s", error)
@@ -146,9 +140,9 @@ class State:
             StateBusy: the file system does not answer.
             StateReplaced: the files at the path are not those in use.
         """
-        with as_state_errors(self.path):
-            self._database.check_in_place()
-        return disk_use(self.path)
+        with as_state_errors(self.engine):
+            self._database.connection.check_in_place()
+        return self.engine.disk_use()
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and release the file; False if something could not be written in time. Blocks."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from relayd.state.database import Database
+from relayd.state.engine import Connection
 from relayd.state.records import Client, utc_text
 
 _KEPT = 2000
@@ -78,7 +78,7 @@ class StoredObjects:
         """Commit what waits; return 0 if more does.
 
         Raises:
-            sqlite3.Error: it waits on.
+            EngineError: it waits on.
         """
         waiting = list(self._waiting.items())[:_BATCH]
         if waiting:
@@ -95,7 +95,7 @@ class StoredObjects:
         """Remove the owners of responses that the provider no longer has.
 
         Raises:
-            sqlite3.Error: nothing is removed.
+            EngineError: nothing is removed.
         """
         oldest = utc_text(self._clock() - _RESPONSES_KEPT_S)
         with self._database.transaction(durable=False) as transaction:
@@ -104,7 +104,7 @@ class StoredObjects:
             )
 
 
-def _insert(connection: sqlite3.Connection, object_id: str, owner: Owner) -> bool:
+def _insert(connection: Connection, object_id: str, owner: Owner) -> bool:
     """Store an owner; return False if the disk knows one already."""
     row = (object_id, owner.client, owner.route, owner.kind, owner.created_at)
     statement = "INSERT INTO stored_objects VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from relayd.state.database import Database, Transaction
+from relayd.state.engine import EngineError
 from relayd.state.errors import StateBusy
 
 GROUP_S = 0.05
@@ -50,10 +49,10 @@ class Writer:
     """Owns the writing connection and its thread, from `start` to `close`."""
 
     def __init__(self, database: Database) -> None:
-        self.path: Path = database.path
+        self.engine = database.engine
         self._database = database
         self._inbox: queue.SimpleQueue[_Call | Task | None] = queue.SimpleQueue()
-        self._checkpoint = Task("checkpoint", 1.0, database.checkpoint)
+        self._checkpoint = Task("checkpoint", 1.0, database.connection.checkpoint)
         self._tasks: list[Task] = []
         self._last: Callable[[float], None] | None = None
         self._closing = False
@@ -73,7 +72,7 @@ class Writer:
     def submit(self, work: Callable[[Transaction], T]) -> Future[T]:
         """Run `work` in a durable transaction of its own, on the thread.
 
-        The future raises what `work` raised, or `sqlite3.Error`; then nothing has changed.
+        The future raises what `work` raised, or `EngineError`; then nothing has changed.
 
         Raises:
             StateBusy: the writer is closed.
@@ -138,7 +137,7 @@ class Writer:
             self._last(self._close_by)
         try:
             self._database.close()
-        except sqlite3.Error as error:
+        except EngineError as error:
             _log.warning("Closing the database failed: %s", error)
 
     def _next_item(self) -> _Call | Task | None:
@@ -153,7 +152,7 @@ class Writer:
         try:
             delay_s = task.run()
             task.is_failing = False
-        except sqlite3.Error as error:
+        except EngineError as error:
             # Logged once: a disk that is full stays so for a while.
             if not task.is_failing:
                 _log.warning("The task '%s' failed and will be tried again: %s", task.name, error)

@@ -20,6 +20,7 @@ from typing import Any, Self
 from relayd.admin.client import AdminClient
 from relayd.state.reader import LogReader
 from relayd.state.records import Phase, RequestRecord
+from relayd.state.sqlite import Sqlite
 from tests.support.upstream import fault_upstream_url
 from tests.wire import HOST, Reply, until
 
@@ -139,7 +140,7 @@ class Daemon:
 
     def records(self) -> list[RequestRecord]:
         """Return all records on disk, newest first."""
-        return LogReader(self.database).page(limit=10_000).records
+        return LogReader(Sqlite(self.database)).page(limit=10_000).records
 
     @property
     def admin(self) -> AdminClient:
@@ -150,7 +151,7 @@ class Daemon:
         """Return the record of a reply, once it is closed and on disk."""
         request_id = reply.header("X-Request-Id")
         assert request_id is not None
-        reader = LogReader(self.database)
+        reader = LogReader(Sqlite(self.database))
         await until(lambda: (record := reader.get(request_id)) is not None and record.phase is Phase.DONE)
         record = reader.get(request_id)
         assert record is not None

@@ -10,10 +10,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from relayd.state.database import Connect, Database, open_for_writing
-from relayd.state.directory import StateDirectory
+from relayd.state.database import Database
+from relayd.state.directory import FILE_NAME, StateDirectory
 from relayd.state.keyring import Caller
 from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
+from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 
 FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
@@ -96,6 +97,11 @@ def make_database(state_dir: Path) -> Path:
         return directory.database
 
 
+def file_of(database: Database) -> Path:
+    """Return the path of a SQLite database."""
+    return Path(database.engine.where)
+
+
 @contextmanager
 def opened(
     state_dir: Path,
@@ -103,7 +109,7 @@ def opened(
     boot_id: str = "boot-1",
     published: Published | None = None,
     clock: Callable[[], float] = time.time,
-    connect: Connect = sqlite3.connect,
+    disk: Disk | None = None,
     max_mib: int = 512,
 ) -> Iterator[State]:
     """Open a state directory; close it in good order at the end."""
@@ -114,7 +120,7 @@ def opened(
         max_mib=max_mib,
         on_commit=published or Published(),
         clock=clock,
-        connect=connect,
+        engine=None if disk is None else Sqlite(state_dir / FILE_NAME, disk.connect),
     )
     try:
         yield state
@@ -128,12 +134,13 @@ def opened_database(
     *,
     boot_id: str = "boot-1",
     published: Published | None = None,
-    connect: Connect = sqlite3.connect,
+    disk: Disk | None = None,
 ) -> Iterator[Database]:
     """Open a database for writing, without a thread beside the test."""
     path = make_database(state_dir)
-    with closing(open_for_writing(path, connect)) as connection:
-        yield Database(path, connection, boot_id, published or Published())
+    engine = Sqlite(path) if disk is None else Sqlite(path, disk.connect)
+    with closing(engine.open()) as connection:
+        yield Database(engine, connection, boot_id, published or Published())
 
 
 def a_record(number: int = 1, boot_id: str = "boot-1", started_s: float = NOON_S) -> RequestRecord:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.state.budget import BOUNDS, NANO, Demand, OverBudget, Standing, Use
-from relayd.state.database import open_for_reading
+from relayd.state.engine import EngineError
 from relayd.state.errors import StateBusy
 from relayd.state.records import Client, Outcome, Phase, RequestRecord, UsageSource, utc_text
 from relayd.state.state import State
@@ -100,7 +99,7 @@ async def settle_lost(state: State) -> None:
 
 def rows(state: State, query: str) -> list[tuple[Any, ...]]:
     """Return what is on disk, seen from another connection."""
-    with closing(open_for_reading(state.path)) as connection:
+    with state.engine.reading(lambda: False, 10.0) as connection:
         return connection.execute(query).fetchall()
 
 
@@ -391,7 +390,7 @@ async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(
 ) -> None:
     """The request was cancelled after the commit and before the answer; the disk may refuse at first."""
     disk, client = Disk(), a_client(tokens_per_day=100)
-    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
+    with opened(tmp_path / "state", clock=Clock(), disk=disk) as state:
         waiting = asyncio.create_task(state.budget.reserve(a_demand(1, client, 100)))
         await asyncio.sleep(0)
         # The event loop stands still until it is on disk.
@@ -401,7 +400,7 @@ async def test_a_reservation_that_its_request_did_not_wait_for_is_taken_back(
             await waiting
         if is_refused:
             disk.full(beginning=("DELETE FROM reservations",))
-            with pytest.raises(sqlite3.Error):
+            with pytest.raises(EngineError):
                 await settle_lost(state)
             disk.mended()
         await settle_lost(state)
@@ -440,7 +439,7 @@ async def test_a_request_that_no_disk_can_record_is_charged(tmp_path: Path) -> N
 async def test_a_bad_disk_refuses_and_reserves_nothing(tmp_path: Path) -> None:
     """A reservation that can't be stored is an error of the state; once the disk works again it passes."""
     disk, client = Disk(), a_client(tokens_per_day=100)
-    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
+    with opened(tmp_path / "state", clock=Clock(), disk=disk) as state:
         disk.full()
         answers = await reserved(state, *(a_demand(n, client) for n in range(3)))
         assert [type(answer) for answer in answers] == [StateBusy] * 3
@@ -451,7 +450,7 @@ async def test_a_bad_disk_refuses_and_reserves_nothing(tmp_path: Path) -> None:
 async def test_a_settlement_is_part_of_the_end_s_transaction(tmp_path: Path) -> None:
     """A batch of ends that fails and is tried again charges each request once."""
     disk, client = Disk(), a_client(tokens_per_day=1000)
-    with opened(tmp_path / "state", clock=Clock(), connect=disk.connect) as state:
+    with opened(tmp_path / "state", clock=Clock(), disk=disk) as state:
         await state.budget.reserve(a_demand(1, client, 500))
         disk.full(beginning=("COMMIT",))
         record = an_end(1, (10, 30))

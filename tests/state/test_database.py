@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,17 +12,9 @@ import pytest
 
 from relayd.state.audit import append_audit
 from relayd.state.columns import COLUMNS
-from relayd.state.database import (
-    CHECKPOINT_BYTES,
-    Database,
-    Transaction,
-    disk_use,
-    explain,
-    open_for_reading,
-    open_for_writing,
-    wal_path,
-)
+from relayd.state.database import Database, Transaction
 from relayd.state.directory import FILE_NAME
+from relayd.state.engine import Connection, EngineError, as_state_errors
 from relayd.state.errors import (
     StateBusy,
     StateDamaged,
@@ -33,6 +25,7 @@ from relayd.state.errors import (
 )
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import AuditEntry, Client, Ended, KeyState, Lost, Outcome, utc_text
+from relayd.state.sqlite import CHECKPOINT_BYTES, Sqlite, explain, wal_path
 from tests.state.harness import (
     ALICE,
     FIRST_RELEASE,
@@ -40,10 +33,32 @@ from tests.state.harness import (
     Clock,
     Disk,
     Published,
+    file_of,
     make_database,
     opened,
     opened_database,
 )
+
+
+def open_for_writing(path: Path, disk: Disk | None = None) -> Connection:
+    """Open a database as the daemon does."""
+    engine = Sqlite(path) if disk is None else Sqlite(path, disk.connect)
+    with as_state_errors(engine):
+        return engine.open()
+
+
+@contextmanager
+def open_for_reading(path: Path) -> Iterator[Connection]:
+    """Open a database as a reader does."""
+    engine = Sqlite(path)
+    with as_state_errors(engine), engine.reading(lambda: False, 10.0) as connection:
+        yield connection
+
+
+def read(path: Path) -> None:
+    """Open a database as a reader does, and leave it."""
+    with open_for_reading(path):
+        pass
 
 
 def first_release(state_dir: Path) -> Path:
@@ -60,15 +75,15 @@ def test_the_disk_is_measured(tmp_path: Path) -> None:
     """Bytes of the database with its WAL, and what is free beside them; a missing directory is told."""
     with opened_database(tmp_path / "state") as database:
         used = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
-        assert disk_use(database.path).database_bytes == used > 0
-        assert disk_use(database.path).free_bytes > 0
+        assert database.engine.disk_use().database_bytes == used > 0
+        assert database.engine.disk_use().free_bytes > 0
     with pytest.raises(StateBusy, match="can't be examined"):
-        disk_use(tmp_path / "gone" / FILE_NAME)
+        Sqlite(tmp_path / "gone" / FILE_NAME).disk_use()
 
 
-@pytest.mark.parametrize("open_it", [open_for_writing, open_for_reading])
+@pytest.mark.parametrize("open_it", [open_for_writing, read])
 def test_a_file_that_is_no_database_is_reported_in_words(
-    tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]
+    tmp_path: Path, open_it: Callable[[Path], object]
 ) -> None:
     """Garbage in place of the database stops with its path and what to do, and is left as it is."""
     path = make_database(tmp_path / "state")
@@ -90,8 +105,8 @@ def test_damage_to_the_tables_of_the_keys_is_found_at_the_start(tmp_path: Path) 
         open_for_writing(path)
 
 
-@pytest.mark.parametrize("open_it", [open_for_writing, open_for_reading])
-def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], sqlite3.Connection]) -> None:
+@pytest.mark.parametrize("open_it", [open_for_writing, read])
+def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], object]) -> None:
     """What a newer relayd wrote is not touched; the error says both versions and what to do."""
     path = first_release(tmp_path / "state")
     with closing(sqlite3.connect(path)) as connection:
@@ -172,7 +187,7 @@ def test_a_file_without_a_field_s_column_gets_it(tmp_path: Path) -> None:
         connection.execute("ALTER TABLE requests DROP COLUMN stalled_ms")
         connection.execute("ALTER TABLE requests DROP COLUMN finish_reason")
     with pytest.raises(StateOtherFormat, match="start this relayd once"):
-        open_for_reading(path)
+        read(path)
     with opened(path.parent, boot_id="boot-2") as state:
         record = state.reader.get("req-000001")
         assert record is not None
@@ -185,7 +200,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     disk.full(beginning=("CREATE TABLE keys",))
     path = make_database(tmp_path / "state")
     with pytest.raises(StateBusy, match="free space"):
-        open_for_writing(path, disk.connect)
+        open_for_writing(path, disk)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT * FROM sqlite_master").fetchall() == []
     with closing(open_for_writing(path)) as connection:
@@ -196,15 +211,15 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     """Where no daemon ran there is nothing to read, and nothing is created; a reader can't write."""
     with pytest.raises(StateUnreachable, match="no database"):
-        open_for_reading(tmp_path / FILE_NAME)
+        read(tmp_path / FILE_NAME)
     assert list(tmp_path.iterdir()) == []
     path = make_database(tmp_path / "state")
     with pytest.raises(StateOtherFormat, match="old format"):
-        open_for_reading(path)
+        read(path)
     open_for_writing(path).close()
     with (
-        closing(open_for_reading(path)) as connection,
-        pytest.raises(sqlite3.OperationalError, match="readonly"),
+        open_for_reading(path) as connection,
+        pytest.raises(EngineError, match="readonly"),
     ):
         connection.execute("UPDATE meta SET value = 6")
 
@@ -215,9 +230,9 @@ def test_a_reader_sees_what_a_killed_writer_left_in_the_wal(tmp_path: Path) -> N
     with opened_database(tmp_path / "state") as database:
         with database.transaction(durable=False) as transaction:
             assert transaction.next_seq() == 1
-        killed.write_bytes(database.path.read_bytes())
-        wal_path(killed).write_bytes(wal_path(database.path).read_bytes())
-    with closing(open_for_reading(killed)) as connection:
+        killed.write_bytes(file_of(database).read_bytes())
+        wal_path(killed).write_bytes(wal_path(file_of(database)).read_bytes())
+    with open_for_reading(killed) as connection:
         assert connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone() == (1,)
 
 
@@ -237,7 +252,7 @@ def test_every_failure_of_sqlite_is_told_in_words(code: int, kind: type[StateErr
     """Each kind of error says what is wrong, with which file, and what to do."""
     error = sqlite3.OperationalError("some reason")
     error.sqlite_errorcode = code
-    told = explain(error, Path("state/relayd.db"))
+    told = explain(error, Path("state/relayd.db")).told
     assert type(told) is kind
     assert "state/relayd.db" in str(told)
     assert says in str(told)
@@ -291,7 +306,7 @@ def test_events_go_out_after_the_commit(tmp_path: Path) -> None:
     path = make_database(tmp_path / "state")
     with closing(open_for_writing(path)) as connection:
         database = Database(
-            path, connection, "boot-1", lambda _: order.append(f"{connection.in_transaction}")
+            Sqlite(path), connection, "boot-1", lambda _: order.append(f"{connection.in_transaction}")
         )
         with database.transaction(durable=True) as transaction:
             audit(transaction)
@@ -302,10 +317,10 @@ def test_events_go_out_after_the_commit(tmp_path: Path) -> None:
 def test_a_commit_that_fails_publishes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A full disk at the commit, even at the rollback: the first error is raised, the next one works."""
     published, disk = Published(), Disk()
-    with opened_database(tmp_path / "state", published=published, connect=disk.connect) as database:
+    with opened_database(tmp_path / "state", published=published, disk=disk) as database:
         disk.full(beginning=("COMMIT", "ROLLBACK"))
         with (
-            pytest.raises(sqlite3.OperationalError, match="full"),
+            pytest.raises(EngineError, match="full"),
             database.transaction(durable=True) as transaction,
         ):
             audit(transaction)
@@ -324,7 +339,7 @@ def test_a_broken_listener_does_not_stop_the_log(tmp_path: Path, caplog: pytest.
         raise RuntimeError("a bug elsewhere")
 
     with closing(open_for_writing(path)) as connection:
-        database = Database(path, connection, "boot-1", on_commit)
+        database = Database(Sqlite(path), connection, "boot-1", on_commit)
         with database.transaction(durable=True) as transaction:
             audit(transaction)
         assert "a bug elsewhere" in caplog.text
@@ -338,16 +353,16 @@ def test_nothing_is_written_to_a_file_that_left_its_place(
 ) -> None:
     """Deleted or replaced, the database or a file beside it: refused in words, until it is back."""
     with opened_database(tmp_path / "state") as database:
-        file = database.path.with_name(name)
+        file = file_of(database).with_name(name)
         kept = file.rename(tmp_path / name)
         if replaced:
             file.write_bytes(kept.read_bytes())
-        with pytest.raises(sqlite3.OperationalError) as refused, database.transaction(durable=True):
+        with pytest.raises(EngineError) as refused, database.transaction(durable=True):
             pytest.fail("it began")
-        told = explain(refused.value, database.path)
+        told = refused.value.told
         assert isinstance(told, StateReplaced)
-        assert f"{database.path} was moved, deleted or replaced" in str(told)
-        assert f"or stop relayd, move all files {database.path}* away" in str(told)
+        assert f"{file_of(database)} was moved, deleted or replaced" in str(told)
+        assert f"or stop relayd, move all files {file_of(database)}* away" in str(told)
         kept.rename(file)
         with database.transaction(durable=True) as transaction:
             assert audit(transaction) == 1
@@ -369,26 +384,26 @@ def test_a_copy_of_the_file_has_the_last_durable_change(tmp_path: Path) -> None:
 
         def seq_in_copy() -> int:
             copy = tmp_path / "copy.db"
-            copy.write_bytes(database.path.read_bytes())
+            copy.write_bytes(file_of(database).read_bytes())
             with closing(sqlite3.connect(copy)) as connection:
                 found: int = connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0]
             return found
 
-        database.checkpoint()
+        database.connection.checkpoint()
         with database.transaction(durable=False) as transaction:
             audit(transaction)
-        database.checkpoint()
+        database.connection.checkpoint()
         assert seq_in_copy() == 0
-        database.checkpoint()
+        database.connection.checkpoint()
         assert seq_in_copy() == 1
         with database.transaction(durable=True) as transaction:
             audit(transaction)
-        database.checkpoint()
+        database.connection.checkpoint()
         assert seq_in_copy() == 2
-        while wal_path(database.path).stat().st_size < CHECKPOINT_BYTES:
+        while wal_path(file_of(database)).stat().st_size < CHECKPOINT_BYTES:
             with database.transaction(durable=False) as transaction:
                 for _ in range(1000):
                     audit(transaction)
         assert seq_in_copy() == 2
-        database.checkpoint()
+        database.connection.checkpoint()
         assert seq_in_copy() == seq_of(database)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from relayd.state.backup import back_up
-from relayd.state.database import wal_path
 from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory, refuse_network_file_system
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
+from relayd.state.sqlite import wal_path
 from tests.state.harness import ALICE, make_database, opened, opened_database
 
 

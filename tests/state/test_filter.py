@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 
 import msgspec
@@ -10,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from relayd.state.columns import FIELDS, RECORD_JSON, storable_int, storable_text, to_row
-from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, is_address_in, parse_filter
+from relayd.state.columns import FIELDS, record_json, storable_int, storable_text, to_row
+from relayd.state.engine import Connection
+from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, parse_filter
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
+from relayd.state.sqlite import SQLITE
 from tests.state.harness import a_record, as_ended, opened_database
 
 
@@ -107,7 +108,7 @@ def test_the_pointer_of_a_long_filter_is_short() -> None:
 @pytest.mark.parametrize("value", ["!x", "#1", "=", "~", "-1", "x'y"])
 def test_a_value_may_begin_with_any_sign(value: str) -> None:
     """Only a double quote there has a meaning."""
-    assert parse_filter(f"model={value}").sql() == ("((model = ?))", [value])
+    assert parse_filter(f"model={value}").sql(SQLITE) == ("((model = ?))", [value])
 
 
 def test_the_bounds() -> None:
@@ -169,7 +170,7 @@ def test_any_text_parses_or_points_inside_itself(text: str) -> None:
         ("none", False),
     ],
 )
-def test_which_records_pass(connection: sqlite3.Connection, text: str, *, passes: bool) -> None:
+def test_which_records_pass(connection: Connection, text: str, *, passes: bool) -> None:
     """A null field passes nothing but `!=` and `!~`; a bare word is found in texts and as a whole number.
 
     An address is in a network or is not.
@@ -248,20 +249,19 @@ def cases(draw: st.DrawFn) -> tuple[RequestRecord, Filter]:
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A real database on disk."""
     with opened_database(tmp_path_factory.mktemp("state")) as database:
-        database.connection.create_function("in_network", 2, is_address_in, deterministic=True)
         yield database.connection
 
 
-def stored(connection: sqlite3.Connection, record: RequestRecord, where: Filter) -> RequestRecord | None:
+def stored(connection: Connection, record: RequestRecord, where: Filter) -> RequestRecord | None:
     """Return the record as the database gives it back if it passes in SQL; nothing is left behind."""
-    clause, values = where.sql()
+    clause, values = where.sql(connection.dialect)
     connection.execute("BEGIN")
     try:
         upsert(connection, [to_row(record, record.seq, None)])
-        query = f"SELECT {RECORD_JSON} FROM requests WHERE {clause}"  # noqa: S608 - what is tested
+        query = f"SELECT {record_json(connection.dialect)} FROM requests WHERE {clause}"  # noqa: S608 - what is tested
         found = connection.execute(query, values).fetchone()
     finally:
         connection.execute("ROLLBACK")
@@ -296,7 +296,7 @@ FAILED = as_ended(msgspec.structs.replace(FIRST), 502)
 @example(case=(FAILED, parse_filter('"the provider failed"')))
 @given(case=cases())
 def test_memory_and_sql_give_the_same_answer(
-    connection: sqlite3.Connection, case: tuple[RequestRecord, Filter]
+    connection: Connection, case: tuple[RequestRecord, Filter]
 ) -> None:
     """For any filter and any record, with any characters, the predicate and the WHERE clause agree."""
     record, where = case
@@ -306,13 +306,13 @@ def test_memory_and_sql_give_the_same_answer(
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(record=records())
-def test_a_record_comes_back_as_it_was(connection: sqlite3.Connection, record: RequestRecord) -> None:
+def test_a_record_comes_back_as_it_was(connection: Connection, record: RequestRecord) -> None:
     """Every field survives the row and the JSON that is read from it."""
     assert stored(connection, record, parse_filter("")) == as_storable(record)
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_field_can_be_filtered(connection: sqlite3.Connection, field: str) -> None:
+def test_every_field_can_be_filtered(connection: Connection, field: str) -> None:
     """Each field of a record is a field of the language, in memory and in SQL."""
     text = f"{field}!=1 or {field}=1" if FIELDS[field].is_real else f"{field}!~x or {field}~x"
     where = parse_filter(text)
@@ -320,7 +320,7 @@ def test_every_field_can_be_filtered(connection: sqlite3.Connection, field: str)
     assert stored(connection, FIRST, where) == FIRST
 
 
-def test_the_largest_filter_is_within_sqlite_s_limits(connection: sqlite3.Connection) -> None:
+def test_the_largest_filter_is_within_sqlite_s_limits(connection: Connection) -> None:
     """Fifty words, each searched in every field, still make a statement that SQLite takes."""
     where = parse_filter(" or ".join(f"word{n}" for n in range(50)))
     assert stored(connection, FIRST, where) is None

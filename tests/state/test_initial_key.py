@@ -166,7 +166,7 @@ def test_a_first_key_that_was_never_used_may_be_lost(tmp_path: Path) -> None:
 def test_a_full_disk_makes_no_key(tmp_path: Path) -> None:
     """A first key that could not be stored is not told to anyone."""
     disk = Disk()
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         disk.full(beginning=("INSERT INTO keys",))
         with pytest.raises(RingUnavailable, match="could not be written to disk"):
             state.ring.ensure_initial_key(None)

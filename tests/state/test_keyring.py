@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relayd.state.database import Database, open_for_reading, open_for_writing
+from relayd.state.database import Database
 from relayd.state.directory import FILE_NAME, StateDirectory
+from relayd.state.engine import EngineError
 from relayd.state.errors import (
     BadChange,
     GenerationMismatch,
@@ -30,6 +31,7 @@ from relayd.state.key_store import load_ring
 from relayd.state.keyring import Caller, KeyOwner, KeyRing
 from relayd.state.keys import new_key
 from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_text
+from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from relayd.state.writer import Writer
 from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, opened, wait_until
@@ -94,10 +96,10 @@ async def test_a_ring_that_lost_changes_is_refused(tmp_path: Path) -> None:
     """A database may have the ring in force here or a later one, but no earlier and no other one."""
     with opened(tmp_path / "state") as state:
         first = await state.ring.add("web", caller=ALICE)
-        with closing(open_for_reading(state.path)) as connection:
+        with state.engine.reading(lambda: False, 10.0) as connection:
             older = load_ring(connection)
         await rotate(state.ring, first.key.id)
-        with closing(open_for_reading(state.path)) as connection:
+        with state.engine.reading(lambda: False, 10.0) as connection:
             same = load_ring(connection)
         state.ring.check_successor(same)
         state.ring.check_successor(msgspec.structs.replace(same, generation=same.generation + 1))
@@ -245,13 +247,13 @@ def test_uses_that_the_disk_refused_are_written_later(tmp_path: Path) -> None:
     assert key is not None
     with (
         StateDirectory(tmp_path / "state") as directory,
-        closing(open_for_writing(directory.database, disk.connect)) as connection,
+        closing((engine := Sqlite(directory.database, disk.connect)).open()) as connection,
     ):
-        database = Database(directory.database, connection, "boot-2", Published())
+        database = Database(engine, connection, "boot-2", Published())
         ring = KeyRing(Writer(database), database, directory, Clock())
         ring.record_use(key.id, "192.0.2.1")
         disk.full()
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(EngineError):
             ring.store_uses()
         disk.mended()
         ring.store_uses()
@@ -478,7 +480,7 @@ async def test_whatever_the_disk_refuses_the_old_ring_stays(
 ) -> None:
     """A change that is not on disk is not in force: the old key works, and a repeat does too."""
     disk = Disk()
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         first = await state.ring.add("web", caller=ALICE)
         disk.full(beginning=(failing,))
         with pytest.raises(RingUnavailable, match="nothing is changed"):
@@ -497,7 +499,7 @@ async def test_whatever_the_disk_refuses_the_old_ring_stays(
 async def test_a_failure_is_audited_when_the_disk_allows(tmp_path: Path) -> None:
     """A change that failed on its own row is still found in the audit."""
     disk = Disk()
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         first = await state.ring.add("web", caller=ALICE)
         disk.full(beginning=("INSERT INTO keys",))
         with pytest.raises(RingUnavailable):
@@ -510,7 +512,7 @@ async def test_a_refusal_is_told_even_if_it_can_t_be_audited(
 ) -> None:
     """A full disk does not turn 'no such key' into 'disk full'."""
     disk = Disk()
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         disk.full(beginning=("INSERT INTO audit", "COMMIT"))
         with pytest.raises(NoSuchKey):
             await rotate(state.ring, "nobody")
@@ -528,7 +530,7 @@ async def test_a_caller_who_leaves_does_not_part_memory_and_disk(tmp_path: Path)
             assert gate.wait(10)
         return False
 
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         first = await state.ring.add("web", caller=ALICE)
         disk.fails = slow
         task = asyncio.ensure_future(rotate(state.ring, first.key.id))

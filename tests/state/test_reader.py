@@ -15,6 +15,7 @@ from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.filter import parse_filter
 from relayd.state.reader import LogReader
 from relayd.state.records import Audited, Ended, Gap, LogEvent, Started
+from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from tests.state.harness import ALICE, Published, a_record, as_ended, opened, wait_until
 
@@ -137,7 +138,7 @@ async def test_the_file_alone_is_enough(tmp_path: Path) -> None:
         await state.ring.add("web", caller=ALICE)
         fill(state, 3)
         path = state.path
-    alone = LogReader(path)
+    alone = LogReader(Sqlite(path))
     assert len(alone.page().records) == 3
     generation, keys = alone.keys()
     assert (generation, keys[0].client) == (1, "web")
@@ -216,8 +217,8 @@ async def test_damage_within_the_database_is_told_in_words(damage: str, tmp_path
         connection.execute(damage)
 
     def read() -> None:
-        LogReader(path).newest_seq()
-        LogReader(path).keys()
+        LogReader(Sqlite(path)).newest_seq()
+        LogReader(Sqlite(path)).keys()
 
     with pytest.raises(StateDamaged, match=str(path)):
         read()

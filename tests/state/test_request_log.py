@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +10,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from relayd.state.engine import Connection
 from relayd.state.reader import LogReader
 from relayd.state.records import Ended, LogEvent, Lost, RequestRecord, Started
 from relayd.state.request_log import BATCH_ENTRIES, RETRY_S, RequestLog
-from tests.state.harness import Clock, Disk, Published, a_record, as_ended, opened_database
+from relayd.state.sqlite import Sqlite
+from tests.state.harness import Clock, Disk, Published, a_record, as_ended, file_of, opened_database
 
 
 class Harness:
     """A request log on a disk, written when the test says so."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, log: RequestLog, disk: Disk, published: Published
-    ) -> None:
+    def __init__(self, connection: Connection, log: RequestLog, disk: Disk, published: Published) -> None:
         self.connection = connection
         self.log = log
         self.disk = disk
@@ -39,7 +38,7 @@ class Harness:
 
     def replayed(self) -> list[LogEvent]:
         """Return what the log on disk says happened."""
-        events = LogReader(self.path).events(0, 5000)
+        events = LogReader(Sqlite(self.path)).events(0, 5000)
         return [event for event in events if isinstance(event, Started | Ended | Lost)]
 
 
@@ -47,12 +46,12 @@ class Harness:
 def harness(state_dir: Path, capacity: int = 10_000, boot_id: str = "boot-1") -> Iterator[Harness]:
     """Open a log without a thread."""
     disk, published = Disk(), Published()
-    with opened_database(state_dir, boot_id=boot_id, published=published, connect=disk.connect) as database:
+    with opened_database(state_dir, boot_id=boot_id, published=published, disk=disk) as database:
         log = RequestLog(
             database, lambda: made.woken.append(None), Clock(), lambda *_: None, lambda _: None, capacity
         )
         made = Harness(database.connection, log, disk, published)
-        made.path = database.path
+        made.path = file_of(database)
         yield made
 
 
@@ -221,7 +220,7 @@ def test_hostile_text_is_stored_harmlessly(good: Harness) -> None:
     record.prompt_tokens = 10**30
     good.log.started(record)
     assert good.log.write() is None
-    stored = LogReader(good.path).get(record.id)
+    stored = LogReader(Sqlite(good.path)).get(record.id)
     assert stored is not None
     assert (stored.user_agent, stored.model, stored.prompt_tokens) == ("a\ufffdb", "\ufffd", 2**63 - 1)
 

@@ -14,8 +14,9 @@ from relayd.state.database import Database
 from relayd.state.reader import LogReader
 from relayd.state.records import Audited, AuditEntry, Ended, Gap, Started, utc_text
 from relayd.state.request_log import RequestLog
-from relayd.state.retention import CHUNK_ROWS, Retention, used_bytes
-from tests.state.harness import ALICE, NOON_S, Clock, a_record, as_ended, opened_database
+from relayd.state.retention import CHUNK_ROWS, Retention
+from relayd.state.sqlite import Sqlite
+from tests.state.harness import ALICE, NOON_S, Clock, a_record, as_ended, file_of, opened_database
 
 DAY_S = 86_400
 
@@ -26,11 +27,11 @@ class Harness:
     def __init__(self, database: Database, *, max_mib: int) -> None:
         self.clock = Clock()
         self.database = database
-        self.path = database.path
+        self.path = file_of(database)
         self.connection = database.connection
         self.log = RequestLog(database, lambda: None, self.clock, lambda *_: None, lambda _: None, 10**6)
         self.retention = Retention(database, keep_days=30, max_mib=max_mib, clock=self.clock)
-        self.reader = LogReader(self.path)
+        self.reader = LogReader(Sqlite(self.path))
 
     def requests(self, numbers: range, days_ago: float = 0.0) -> None:
         """Write requests that started so long ago."""
@@ -114,7 +115,7 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
         for start in range(0, 9000, 1000):
             log.requests(range(start, start + 1000))
             log.prune()
-            assert used_bytes(log.connection) <= 2 * 1024 * 1024
+            assert log.connection.used_bytes() <= 2 * 1024 * 1024
         log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         # Up to 1 MiB of free pages stays for what comes next.
         assert log.path.stat().st_size <= 3.5 * 1024 * 1024

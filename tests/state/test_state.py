@@ -64,7 +64,7 @@ async def test_an_operator_s_act_is_audited(tmp_path: Path) -> None:
 async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
     """With a full disk the caller learns that there is no audit row, in words."""
     disk = Disk()
-    with opened(tmp_path / "state", connect=disk.connect) as state:
+    with opened(tmp_path / "state", disk=disk) as state:
         disk.full(beginning=("INSERT INTO audit",))
         with pytest.raises(StateBusy, match="free space"):
             await state.audit.record("pause", "done", peer=ALICE.peer)
@@ -119,7 +119,7 @@ def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path)
     disk, published = Disk(), Published()
     # A transaction that changed nothing needs no disk to be committed.
     disk.full(beginning=("INSERT", "UPDATE", "DELETE"))
-    with opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect, published=published) as state:
+    with opened(tmp_path / "state", boot_id="boot-2", disk=disk, published=published) as state:
         assert state.ring.ensure_initial_key(None).outcome is InitialKeyOutcome.KEPT
         assert state.ring.verify(secret.encode()) is not None
         record = a_record(2, "boot-2")
@@ -143,7 +143,7 @@ def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
     disk = Disk()
     disk.full()
     with (
-        opened(tmp_path / "state", boot_id="boot-2", connect=disk.connect) as state,
+        opened(tmp_path / "state", boot_id="boot-2", disk=disk) as state,
         pytest.raises(RingUnavailable, match="first key could not be written to disk"),
     ):
         state.ring.ensure_initial_key(None)
@@ -164,7 +164,7 @@ def test_a_start_that_cannot_be_noted_for_another_reason_fails_in_words(tmp_path
 def test_a_full_disk_stops_nothing_but_the_writing(tmp_path: Path) -> None:
     """Requests go on, the log says why it waits, and all of it is there once the disk is back."""
     disk, published = Disk(), Published()
-    with opened(tmp_path / "state", connect=disk.connect, published=published) as state:
+    with opened(tmp_path / "state", disk=disk, published=published) as state:
         initial = state.ring.ensure_initial_key(None)
         assert initial.secret is not None
         disk.full()

@@ -62,7 +62,7 @@ async def test_a_new_client_of_the_same_name_owns_nothing_of_the_removed_one(tmp
 def test_many_owners_stay_known_while_the_disk_refuses(tmp_path: Path) -> None:
     """Those that are not on disk yet leave memory last."""
     disk = Disk()
-    with opened(tmp_path, clock=Clock(), connect=disk.connect) as state:
+    with opened(tmp_path, clock=Clock(), disk=disk) as state:
         disk.full()
         for number in range(3000):
             state.stored_objects.add(f"resp_{number}", _WEB)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -12,21 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.database import Database, Transaction, open_for_writing
+from relayd.state.database import Database, Transaction
 from relayd.state.directory import FILE_NAME, LOCK_NAME
+from relayd.state.engine import EngineError, Fault
 from relayd.state.errors import StateBusy
+from relayd.state.sqlite import Sqlite
 from relayd.state.writer import Task, Writer
 from tests.state.harness import Disk, Published, make_database, wait_until
 
 IN_TIME_S = 30.0
 
 
+def refusal(reason: str) -> EngineError:
+    """Return the error of a disk that takes nothing."""
+    return EngineError(reason, Fault.FULL, StateBusy(reason))
+
+
 @contextmanager
 def running(tmp_path: Path, *tasks: Task, disk: Disk | None = None) -> Iterator[Writer]:
     """Run a writer with these tasks; close it at the end."""
-    path = make_database(tmp_path / "state")
-    connection = open_for_writing(path, (disk or Disk()).connect)
-    writer = Writer(Database(path, connection, "boot-1", Published()))
+    engine = Sqlite(make_database(tmp_path / "state"), (disk or Disk()).connect)
+    writer = Writer(Database(engine, engine.open(), "boot-1", Published()))
     writer.start([*tasks, Task("idle", 3600.0, lambda: None)])
     try:
         yield writer
@@ -60,7 +65,7 @@ def test_a_change_that_fails_is_told_and_the_next_one_works(tmp_path: Path) -> N
     disk = Disk()
     with running(tmp_path, disk=disk) as writer:
         disk.full(beginning=("UPDATE ring",))
-        with pytest.raises(sqlite3.OperationalError, match="full"):
+        with pytest.raises(EngineError, match="full"):
             writer.submit(advance).result(IN_TIME_S)
         disk.mended()
         with pytest.raises(ZeroDivisionError):
@@ -104,7 +109,7 @@ def test_a_task_runs_again_when_it_says(tmp_path: Path) -> None:
         wait_until(lambda: len(count) == 4)
 
 
-@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), RuntimeError("a bug")])
+@pytest.mark.parametrize("error", [refusal("disk I/O error"), RuntimeError("a bug")])
 def test_a_failing_task_is_logged_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -119,7 +124,7 @@ def test_a_failing_task_is_logged_and_tried_again(
 def test_a_disk_that_stays_full_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A full disk does not fill the journal too."""
     count: list[int] = []
-    full = sqlite3.OperationalError("database or disk is full")
+    full = refusal("database or disk is full")
     with running(tmp_path, Task("fragile", 0.01, counting(count, full, failures=7))):
         wait_until(lambda: len(count) >= 9)
     assert caplog.text.count("The task 'fragile' failed") == 1
@@ -135,7 +140,7 @@ def test_closing_does_everything_that_waits(tmp_path: Path) -> None:
         assert writer.close(IN_TIME_S, last.append)
         assert [future.result(0) for future in futures] == list(range(1, 51))
         assert (len(count), len(last)) == (2, 1)
-        assert {file.name for file in writer.path.parent.iterdir()} == {FILE_NAME, LOCK_NAME}
+        assert {file.name for file in (tmp_path / "state").iterdir()} == {FILE_NAME, LOCK_NAME}
         with pytest.raises(StateBusy, match="being closed"):
             writer.submit(advance)
         assert writer.close(IN_TIME_S, last.append)
