@@ -15,6 +15,7 @@ from relayd.relay.estimates import DEFAULT_OUTPUT_TOKENS
 from relayd.state.budget import NANO, Use
 from relayd.state.key_operations import Caller
 from relayd.state.records import Outcome, Peer, RequestRecord, UsageSource
+from relayd.state.sqlite import SqliteConnection
 from tests.harness import Relay, running_relay
 from tests.wire import DONE, Reply, Wire, ask, body, post, until
 
@@ -246,9 +247,9 @@ async def test_a_provider_is_asked_only_after_the_reservation_is_stored() -> Non
     """While the disk refuses, a client with bounds gets 503 and a client without them an answer."""
     async with running_relay() as relay:
         bounded, free = await a_key(relay, tokens_per_day=100_000), await a_key(relay, "free")
-        database = relay.state._database
-        files = database._files
-        database._files = []
+        connection = relay.state._database.connection
+        assert isinstance(connection, SqliteConnection)
+        files, connection._files = connection._files, []
         try:
             # As if the database had been moved: every transaction fails.
             reply = await ask(relay.port, bounded, body(QUICK))
@@ -257,7 +258,7 @@ async def test_a_provider_is_asked_only_after_the_reservation_is_stored() -> Non
             assert relay.upstream.requests == []
             assert (await ask(relay.port, free, body(QUICK))).lines[-1] == DONE
         finally:
-            database._files = files
+            connection._files = files
         assert (await ask(relay.port, bounded, body(QUICK))).status == 200
 
 
