@@ -114,6 +114,7 @@ def test_all_but_these_keys_change_live() -> None:
         "authorization_key",
         "server.host",
         "server.port",
+        "server.workers",
         "server.page",
         "server.trusted_proxies",
         "upstream.base_url",
