@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -29,9 +29,9 @@ from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
 from tui.feed import Feed
-from tui.model.app_state import AppState, Connection
+from tui.model.app_state import AppState, Asking, Connection
 from tui.model.text import printable_text
-from tui.screens.dialogs import Dialog
+from tui.screens.dialogs import Confirm, Dialog
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
 from tui.stream_actions import StreamActions
@@ -67,6 +67,16 @@ class CrashConsole(Console):
         if trace is not None:
             _forget_locals(trace)
         return super().render(renderable, options)
+
+
+def _quit_unanswered(asking: Sequence[Asking]) -> Confirm:
+    changes = "\n".join(one.change for one in asking)
+    return Confirm(
+        "Quit before the answer?",
+        f"{changes}\nThe daemon has not answered yet. It may still be done, and a new key in the answer"
+        " would be lost; Audit tells later what was done.",
+        "Quit",
+    )
 
 
 def _forget_locals(trace: Trace) -> None:
@@ -279,6 +289,18 @@ class RelaydApp(App[int]):
         yield from commands(self, self.main, self.context.commands.refusal())
 
     async def action_quit(self) -> None:
-        """Quit the app; the daemon keeps running."""
+        """Quit the app; the daemon keeps running. Ask first if that would lose a new key."""
+        dialogs = [screen for screen in self.screen_stack if isinstance(screen, Dialog)]
+        if not all(dialog.may_quit() for dialog in dialogs):
+            return
+        if self.state.asking:
+            if not any(isinstance(dialog, Confirm) for dialog in dialogs):
+                self.push_screen(
+                    _quit_unanswered(self.state.asking), lambda answer: self._quit() if answer else None
+                )
+            return
+        self._quit()
+
+    def _quit(self) -> None:
         self._settings_file.save()
         self.exit(0)

@@ -17,13 +17,20 @@ _OSC52_MAX_BYTES = 74_000
 _NO_OSC52_TERMS = frozenset({"linux", "dumb", "vt100", "vt220", ""})
 
 
+class NoClipboard(Exception):
+    """This terminal has no clipboard that is known of; the sentence says what to do."""
+
+
 async def copy(
     text: str, what: str, env: Mapping[str, str], write: Callable[[str], None], *, may_use_file: bool = True
 ) -> str:
     """Send text towards the operator's clipboard; returns a sentence that says by which way.
 
     tmux's own clipboard first, then the escape sequence OSC 52, then a file that only this user can
-    read. With `may_use_file` False (secrets) there is no file, and the sentence says what to do.
+    read.
+
+    Raises:
+        NoClipboard: there is no other way than a file, and `may_use_file` is False (secrets).
     """
     if env.get("TMUX") and await _by_tmux(text, env):
         return f"{what} was given to tmux (load-buffer -w): paste with tmux, or from your clipboard."
@@ -31,7 +38,7 @@ async def copy(
         write(osc52(text, env))
         return f"{what} was sent by OSC 52; if your terminal allows that, it is in your clipboard."
     if not may_use_file:
-        return f"{what} could not be sent: this terminal has no clipboard. s saves it to a file."
+        raise NoClipboard(f"{what} could not be sent: this terminal has no clipboard. s saves it to a file.")
     path = await asyncio.to_thread(private_file, text, "relayd-copy-", None)
     return f"{what} is in {path} (only you can read it)."
 

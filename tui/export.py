@@ -53,7 +53,11 @@ class Exporter:
         self._app.notify(await self.send(text, what))
 
     async def send(self, text: str, what: str, *, secret: bool = False) -> str:
-        """Copy, and return a sentence on how; a secret never goes into a file on its own."""
+        """Copy, and return a sentence on how; a secret never goes into a file on its own.
+
+        Raises:
+            NoClipboard: a secret can't be copied on this terminal.
+        """
         return await clipboard.copy(text, what, self._env, self._write, may_use_file=not secret)
 
     def copy_curl(self, record: RequestRecord) -> None:

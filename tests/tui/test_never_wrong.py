@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from relayd.admin.schema import KeyState
 from tests.e2e.daemon import KEY, Daemon
+from tests.tui.app_harness import files
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post
 
@@ -108,3 +109,29 @@ async def test_a_confirmation_acts_on_nothing_but_what_was_read(tmp_path: Path) 
             assert (await states(daemon)) == {old.id: "active", first: "revoked", second: "revoked"}
             terminal.press("Q")
             assert await terminal.ended() in {"0", ""}
+
+
+@needs_tmux
+async def test_the_new_key_is_never_thrown_away_unasked(tmp_path: Path) -> None:
+    """Revealed is not kept: Esc and Ctrl-Q ask; only saved, copied or a yes leads out of the dialog."""
+    async with daemon_in(tmp_path) as daemon:
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("● LIVE").search)
+            terminal.press("K", "r")
+            await terminal.until("Rotate the key of default?")
+            terminal.press("y")
+            await terminal.until("•" * 12)
+            terminal.press("v")
+            await terminal.until(lambda screen: re.search(r"rly_\w{40}", screen))
+            for leaving in ("Escape", "C-q"):
+                terminal.press(leaving)
+                screen = await terminal.until("Throw the new key away?")
+                assert "rly_" not in screen
+                terminal.press("Escape")
+                await terminal.until(lambda screen: "Throw" not in screen and "•" * 12 in screen)
+            terminal.press("s")
+            await terminal.until("Saved to")
+            terminal.press("C-q")
+            assert await terminal.ended() in {"0", ""}
+    [saved] = files(tmp_path, "relayd-key-*")
+    assert saved.read_text().startswith("rly_")

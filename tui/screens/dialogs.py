@@ -90,6 +90,10 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         """Close without doing anything."""
         self.dismiss(None)
 
+    def may_quit(self) -> bool:
+        """Return whether the app may end now; if not, ask what is to become of what would be lost."""
+        return True
+
     @on(Button.Pressed, "#no")
     def _on_no(self) -> None:
         self.action_leave()

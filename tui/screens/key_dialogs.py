@@ -16,7 +16,7 @@ from textual.widgets import Button, Input, Static
 
 from relayd.admin.schema import LIVE_STATES, KeyInfo
 from relayd.durations import parse_duration
-from tui.clipboard import private_file
+from tui.clipboard import NoClipboard, private_file
 from tui.model.secret import Secret
 from tui.model.units import in_words
 from tui.screens.dialogs import Dialog, paragraph
@@ -140,17 +140,44 @@ class AskRevoke(Dialog[Revocation]):
             self.dismiss(Revocation(key, bool(self.query_one("#cut", Choices).chosen)))
 
 
+class AskDiscard(Dialog[bool]):
+    """Whether to throw a new key away. Not by `y`: that copies, in the dialog below."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("d", "discard", "Throw it away")]
+
+    def __init__(self, client: str) -> None:
+        super().__init__("Throw the new key away?", no="Back to the key", danger=True)
+        self._client = client
+
+    def body(self) -> Iterable[Widget]:
+        """Say what is lost."""
+        yield paragraph(
+            f"The new key of {self._client} was neither copied nor saved, and it can't be shown again. If it"
+            " is lost, rotate once more."
+        )
+
+    def buttons(self) -> Iterable[Button]:
+        """Show the way back first."""
+        yield from super().buttons()
+        yield Button("Throw it away (d)", id="discard", compact=True)
+
+    @on(Button.Pressed, "#discard")
+    def action_discard(self) -> None:
+        """Throw it away."""
+        self.dismiss(True)  # noqa: FBT003 - the answer to the question
+
+
 class SecretDialog(Dialog[None]):
     """The new key, masked; `v` reveals it for 30 s, `y` copies, `s` saves. Its text is kept only here.
 
-    Closing asks once whether it was kept. While the dialog is open there are no pictures of the screen
-    and no selection.
+    Closing it, or the app, asks if it was neither copied nor saved. While the dialog is open there are no
+    pictures of the screen and no selection.
 
     Args:
         client: to whom the key belongs.
         secret: the key; let go of when the dialog closes.
         note: what became of the old key.
-        copy: copies a text and returns a sentence on how.
+        copy: copies a text and returns a sentence on how; may raise `NoClipboard`.
         directory: where `s` saves.
     """
 
@@ -179,7 +206,6 @@ class SecretDialog(Dialog[None]):
         self._directory = directory
         self._hide_timer: Timer | None = None
         self._kept = False
-        self._asked = False
 
     def body(self) -> Iterable[Widget]:
         """Show the key, masked, and what became of the old one."""
@@ -202,7 +228,6 @@ class SecretDialog(Dialog[None]):
             self._hide()
             return
         self.query_one("#key", Static).update(self._secret.text)
-        self._kept = True
         self._hide_timer = self.set_timer(REVEAL_S, self._hide)
 
     def _hide(self) -> None:
@@ -214,8 +239,12 @@ class SecretDialog(Dialog[None]):
     @on(Button.Pressed, "#copy")
     async def action_copy(self) -> None:
         """Copy to the clipboard, and say how."""
-        self.explain(await self._copy(self._secret.text))
-        self._kept = True
+        try:
+            self.explain(await self._copy(self._secret.text))
+        except NoClipboard as error:
+            self.explain(str(error))
+        else:
+            self._kept = True
 
     @on(Button.Pressed, "#save")
     async def action_save(self) -> None:
@@ -231,14 +260,17 @@ class SecretDialog(Dialog[None]):
         self._kept = True
 
     def action_leave(self) -> None:
-        """Close, after asking once if nothing was done to keep the key."""
-        if not self._kept and not self._asked:
-            self._asked = True
-            self.explain(
-                "Close without keeping the key? It can't be shown again. Close once more, or v, y, s."
-            )
-            self.add_class("-danger")
-            return
+        """Close; ask first if the key was neither copied nor saved."""
+        if self.may_quit():
+            self._close()
+
+    def may_quit(self) -> bool:
+        """Return whether the key was copied or saved; if not, ask whether to throw it away."""
         self._hide()
+        if not self._kept and self.is_current:
+            self.app.push_screen(AskDiscard(self._client), lambda answer: self._close() if answer else None)
+        return self._kept
+
+    def _close(self) -> None:
         self._secret.clear()
         self.dismiss(None)

@@ -103,7 +103,7 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
         assert "•" * 12 in harness.text()
         secret = await reveal(harness)
         assert secret not in harness.text()
-        await harness.press("escape")
+        await harness.press("escape", "d")
         await harness.closed()
         await harness.shows("Not used yet.")
         assert (await ask(daemon.port, secret, body(SHORT))).status == 200
@@ -117,7 +117,7 @@ async def test_the_keys_text_is_gone_when_the_dialog_closes(daemon: Daemon, tmp_
         await rotate(harness)
         secret = await reveal(harness)
         [held] = [item for item in gc.get_objects() if isinstance(item, Secret) and item.text]
-        await harness.press("escape")
+        await harness.press("escape", "d")
         await harness.closed()
         assert held.text == ""
         gc.collect()
@@ -126,16 +126,6 @@ async def test_the_keys_text_is_gone_when_the_dialog_closes(daemon: Daemon, tmp_
         assert changes == []
         await harness.press("Q")
     assert secret not in (tmp_path / "tui.json").read_text()
-
-
-async def test_closing_without_keeping_the_key_asks_once(daemon: Daemon, tmp_path: Path) -> None:
-    """The first Escape asks, the second one closes."""
-    async with keys_screen(daemon, tmp_path, "kept") as (harness, _):
-        await rotate(harness)
-        await harness.press("escape")
-        assert "Close without keeping the key?" in harness.text()
-        await harness.press("escape")
-        await harness.closed()
 
 
 async def test_no_screenshot_is_taken_while_a_key_is_shown(daemon: Daemon, tmp_path: Path) -> None:
@@ -203,7 +193,7 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
     """`+` moves the end; `u` makes the old key active again and revokes the new one."""
     async with keys_screen(daemon, tmp_path, "undone") as (harness, _):
         await rotate(harness)
-        await harness.press("v", "escape")
+        await harness.press("v", "escape", "d")
         await harness.closed()
         ends = (await keys_of(daemon, "undone"))[0].expires_at or ""
         await harness.press("plus")
@@ -312,7 +302,7 @@ async def test_of_two_operators_the_slower_one_sees_what_the_other_changed(
         assert harness.screen.query_one("#max_streams", Input).value == "8"
         assert harness.screen.query_one("#tokens_per_day", Input).value == "900"
         await harness.press("enter")
-        await harness.closed()
+        await harness.shows("The bounds of raced hold")
         now = await client_of(daemon, "raced")
         assert (now.max_streams, now.tokens_per_day) == (8, 900)
 
@@ -351,7 +341,7 @@ async def test_a_client_with_only_an_old_key_gets_a_new_one(daemon: Daemon, tmp_
     async with keys_screen(daemon, tmp_path, "halfway") as (harness, _):
         await rotate(harness)
         await reveal(harness)
-        await harness.press("escape")
+        await harness.press("escape", "d")
         await harness.closed()
         new = (await keys_of(daemon, "halfway"))[-1]
         await harness.press("exclamation_mark", *new.id[-4:], "enter")
