@@ -7,23 +7,18 @@ is that of an installed service, the settings are those of the service: its envi
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import uvloop
-from pydantic import SecretStr
 
-from relayd.commands.installed_service import InstalledService, installed_service
-from relayd.commands.unit_credentials import DecryptionError
-from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings, find_config, load
+from relayd.commands.effective_settings import EffectiveSettings, load_effective
+from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings
 from relayd.config.schema import route_credential
-from relayd.config.sources import SECRETS, SYSTEM_CONFIG
 from relayd.config.toml import nested, table_toml, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
 from relayd.hints import typeable
@@ -35,32 +30,10 @@ _MAX_VALUE_COLUMNS = 40
 """A longer value moves its comment to the right; it is never cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """Settings, the service that they are of, and the credentials that are not in them.
-
-    Attributes:
-        settings: what the daemon would have.
-        service: whose they are, if one is installed.
-        hidden: the credentials that this user may not read, by name.
-        unknown: lines of the unit for credentials whose value cannot be told.
-    """
-
-    settings: Settings
-    service: InstalledService | None
-    hidden: Mapping[str, Path]
-    unknown: Sequence[str] = ()
-
-    @property
-    def hidden_files(self) -> Sequence[Path]:
-        """The credentials and files of environment variables that this user may not read."""
-        return [*self.hidden.values(), *(self.service.hidden if self.service else ())]
-
-
 def run(args: Namespace) -> int:
     """Load the settings and show them; returns the exit status."""
     try:
-        checked = _load(args)
+        checked = load_effective(args.config, args.socket)
         _check_tls(checked.settings)
     except ConfigError as error:
         sys.stderr.write(typeable(f"{error}\n"))
@@ -82,87 +55,6 @@ def run(args: Namespace) -> int:
     else:
         sys.stdout.writelines(f"{line}\n" for line in _lines(checked))
     return 0
-
-
-def _load(args: Namespace) -> _Checked:
-    """Load the settings as the daemon would. Raises ConfigError."""
-    overrides = {} if args.socket is None else {"admin.socket": args.socket}
-    cwd = Path.cwd()
-    path = find_config(args.config, os.environ, cwd)
-    service = installed_service(path) if path is not None and path.parent == SYSTEM_CONFIG.parent else None
-    if service is None:
-        return _Checked(load(config_path=args.config, cli=overrides, env=os.environ, cwd=cwd), None, {})
-    found = _credentials(service)
-    try:
-        settings = load(
-            config_path=path,
-            cli=overrides,
-            env=service.env,
-            cwd=service.cwd,
-            listening=service.listening,
-            credentials=found.readable,
-        )
-    except ConfigError as error:
-        raise ConfigError([*found.problems, *error.problems]) from error
-    if found.problems:
-        raise ConfigError(found.problems)
-    return _Checked(settings, service, found.hidden, found.unknown)
-
-
-@dataclass(slots=True)
-class _Credentials:
-    """The credentials of a service, as far as this user may see them."""
-
-    readable: dict[str, Path | SecretStr] = field(default_factory=dict)
-    hidden: dict[str, Path] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    """Lines of the unit whose value cannot be told."""
-    problems: list[Finding] = field(default_factory=list)
-
-
-def _credentials(service: InstalledService) -> _Credentials:
-    found = _Credentials()
-    for name, credential in service.credentials.items():
-        if credential.is_missing and credential.file is not None:
-            found.problems.append(_missing(service.unit, name, credential.file))
-        elif name not in SECRETS and not _is_route_key(name):  # the daemon reads no others
-            continue
-        elif credential.file is None:
-            found.unknown.append(credential.line)
-        elif credential.is_encrypted and os.geteuid() != 0:
-            found.hidden[name] = credential.file
-        elif credential.is_encrypted:
-            try:
-                found.readable[name] = credential.decrypt(name)
-            except DecryptionError as error:
-                where = printable(str(credential.file))
-                message = f"{name} in {where} cannot be decrypted: {printable(str(error))}"
-                found.problems.append(Finding(Severity.ERROR, service.unit, message, key=name))
-        elif credential.text is not None:
-            found.readable[name] = credential.text
-        elif _is_hidden(credential.file):
-            found.hidden[name] = credential.file
-        else:
-            found.readable[name] = credential.file
-    return found
-
-
-def _missing(unit: str, name: str, file: Path) -> Finding:
-    """Return the problem that the file of a credential is not there."""
-    remedy = ", or run sudo relayd init --system" if name == "openai_api_key" else ""
-    message = f"{printable(str(file))} is missing; the service cannot start: make it{remedy}."
-    return Finding(Severity.ERROR, unit, message, key=name)
-
-
-def _is_hidden(file: Path) -> bool:
-    """Return whether this user has no permission to read a file; any other fault is for `load` to report."""
-    try:
-        file.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return not os.access(file, os.R_OK, effective_ids=True)
 
 
 async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
@@ -196,7 +88,7 @@ def _has_certificate(path: Path) -> bool:
     return True
 
 
-def _warnings(checked: _Checked) -> list[str]:
+def _warnings(checked: EffectiveSettings) -> list[str]:
     warnings = list(checked.settings.warnings)
     if checked.hidden_files:
         where = ", ".join(map(str, checked.hidden_files))
@@ -220,7 +112,7 @@ def _notes(settings: Settings) -> list[str]:
     return []
 
 
-def _lines(checked: _Checked) -> Iterator[str]:
+def _lines(checked: EffectiveSettings) -> Iterator[str]:
     settings, path = checked.settings, checked.settings.config_file
     yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults apply."
     if checked.service is not None:
@@ -249,11 +141,7 @@ def _lines(checked: _Checked) -> Iterator[str]:
     yield from ("", *remarks) if remarks else ()
 
 
-def _is_route_key(credential: str) -> bool:
-    return credential.startswith(route_credential(""))
-
-
-def _route_keys(checked: _Checked) -> dict[str, str]:
+def _route_keys(checked: EffectiveSettings) -> dict[str, str]:
     """Return where the key of each route comes from, by the routes' names."""
     said: dict[str, str] = {}
     settings, hidden = checked.settings, checked.hidden
@@ -271,7 +159,7 @@ def _route_keys(checked: _Checked) -> dict[str, str]:
     return said
 
 
-def _value(checked: _Checked, key: Key) -> str:
+def _value(checked: EffectiveSettings, key: Key) -> str:
     settings, value = checked.settings, checked.settings.value(key.name)
     if not key.secret:
         return toml_value(value)
@@ -282,7 +170,7 @@ def _value(checked: _Checked, key: Key) -> str:
     return f"set (from {origin.kind if is_named_by_kind else origin.place})"
 
 
-def _document(checked: _Checked) -> dict[str, Any]:
+def _document(checked: EffectiveSettings) -> dict[str, Any]:
     settings = checked.settings
     return {
         "ok": True,

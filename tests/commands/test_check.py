@@ -257,7 +257,7 @@ def service(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Checker:
     lines = ["# /etc/systemd/system/relayd.service", "[Service]", "LoadCredential="]
     lines += [f"LoadCredential=openai_api_key:{key}", f"LoadCredential=openai_api_key.b-2:{route_key}\n"]
     checker.files.write("etc/relayd.toml.unit", "\n".join(lines))
-    monkeypatch.setattr("relayd.commands.check.SYSTEM_CONFIG", config)
+    monkeypatch.setattr("relayd.commands.effective_settings.SYSTEM_CONFIG", config)
     monkeypatch.setattr("relayd.config.loader.SYSTEM_CONFIG", config)
     return checker
 
