@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class _Plan:
     """What a proxy is started with."""
 
     home: Path
-    backend: int
+    backends: Sequence[int]
     port: int
     plain_port: int
     idle_s: int
@@ -53,21 +53,33 @@ class _Plan:
     spoiled: dict[str, str]
     """What a careless hand changed: pattern and replacement."""
 
+    def edited(self, name: str, changes: dict[str, str]) -> str:
+        """Return the file of the docs for so many relays, with the right ports and these changes."""
+        if len(self.backends) == 1:
+            ports = {r"127\.0\.0\.1:3666": f"{HOST}:{self.backends[0]}"}
+        else:
+            name = f"postgresql/{name}"
+            ports = {
+                rf"192\.0\.2\.1{number}:3666": f"{HOST}:{port}"
+                for number, port in enumerate(self.backends, 1)
+            }
+        return _edited(name, ports | changes | self.spoiled)
+
 
 @contextmanager
 def front(
-    kind: str, home: Path, backend: int, *, idle_s: int = 60, spoiled: dict[str, str] | None = None
+    kind: str, home: Path, *backends: int, idle_s: int = 60, spoiled: dict[str, str] | None = None
 ) -> Iterator[Front]:
-    """Run a proxy before a port of this machine.
+    """Run a proxy before one or two ports of this machine.
 
     Args:
         kind: nginx, caddy or haproxy.
         home: an empty directory.
-        backend: the port it passes requests on to.
+        backends: the ports that it passes requests on to.
         idle_s: takes the place of its 60 s.
         spoiled: further changes, pattern and replacement, to see what comes of them.
     """
-    plan = _Plan(home, backend, closed_port(), closed_port(), idle_s, spoiled or {})
+    plan = _Plan(home, backends, closed_port(), closed_port(), idle_s, spoiled or {})
     command, authority = _COMMANDS[kind](plan)
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -83,18 +95,16 @@ def front(
 
 def _nginx(plan: _Plan) -> tuple[list[str], Path]:
     chain, key = _certificate(plan.home)
-    site = _edited(
+    site = plan.edited(
         "nginx.conf",
         {
-            r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}",
             r"listen 443 ": f"listen {HOST}:{plan.port} ",
             r"listen 80;": f"listen {HOST}:{plan.plain_port};",
             r"listen \[::\]:.*;": "",
             r"/etc/letsencrypt\S+fullchain\.pem": str(chain),
             r"/etc/letsencrypt\S+privkey\.pem": str(key),
             r"60s": f"{plan.idle_s}s",
-        }
-        | plan.spoiled,
+        },
     )
     (plan.home / "site.conf").write_text(site)
     user = "user root;" if os.getuid() == 0 else ""
@@ -106,11 +116,11 @@ def _nginx(plan: _Plan) -> tuple[list[str], Path]:
 
 
 def _caddy(plan: _Plan) -> tuple[list[str], Path]:
-    site = _edited("Caddyfile", {r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}"} | plan.spoiled)
+    site = plan.edited("Caddyfile", {})
     if plan.idle_s != 60:
         # Caddy waits without a limit; give it one, to see that heartbeats hold it off.
         wait = f"{{\n transport http {{\n read_timeout {plan.idle_s}s\n }}\n}}"
-        site = site.replace(f":{plan.backend}", f":{plan.backend} {wait}")
+        site = site.replace(f":{plan.backends[0]}", f":{plan.backends[0]} {wait}")
     # No address of the file is changed: these options only move Caddy off the privileged ports, and
     # let it sign for the name itself.
     options = (
@@ -126,17 +136,15 @@ def _haproxy(plan: _Plan) -> tuple[list[str], Path]:
     chain, key = _certificate(plan.home)
     pem = plan.home / "site.pem"
     pem.write_text(chain.read_text() + key.read_text())
-    config = _edited(
+    config = plan.edited(
         "haproxy.cfg",
         {
-            r"127\.0\.0\.1:3666": f"{HOST}:{plan.backend}",
             r"bind :443": f"bind {HOST}:{plan.port}",
             r"bind :80": f"bind {HOST}:{plan.plain_port}",
             r"/etc/haproxy/\S+\.pem": str(pem),
             r"(?m)^    (log /dev/log|user|group) .*\n": "",
             r"60s": f"{plan.idle_s}s",
-        }
-        | plan.spoiled,
+        },
     )
     (plan.home / "haproxy.cfg").write_text(config)
     return ["haproxy", "-db", "-f", str(plan.home / "haproxy.cfg")], chain

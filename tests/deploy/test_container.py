@@ -273,10 +273,13 @@ async def test_the_two_services_of_the_compose_file_serve_together(podman: Podma
 
 
 @needs("docker-compose")
-def test_the_compose_file_is_valid() -> None:
+@pytest.mark.parametrize(
+    ("file", "more"), [("compose.yaml", {}), ("postgresql/compose.yaml", {"DATABASE_PASSWORD": "a-word"})]
+)
+def test_the_compose_file_is_valid(file: str, more: dict[str, str]) -> None:
     """Compose itself accepts it, and asks for what the owner has to set."""
-    command = [*_COMPOSE, "config", "--quiet"]
-    values = {"OPENAI_API_KEY": "a-key", "RELAYD_DOMAIN": "relay.example.com"}
+    command = ["docker-compose", "-f", f"{_TOP}/docs/deploy/{file}", "config", "--quiet"]
+    values = {"OPENAI_API_KEY": "a-key", "RELAYD_DOMAIN": "relay.example.com", **more}
     for missing in (*values, ""):
         env = {"PATH": os.environ["PATH"]} | {name: values[name] for name in values if name != missing}
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
