@@ -51,7 +51,7 @@ def remove_client(ring: StoredRing, name: str, now_s: float, *, cut: bool) -> De
     keys = (key for key in ring.keys if key.client == name and key.as_of(now).state in LIVE_STATES)
     revoked = tuple(as_revoked(key, now_s) for key in keys)
     detail = "its open streams are cut" if cut else "its open streams continue"
-    return Decision(None, changed=revoked, client=replace(client, removed_at=now), detail=detail)
+    return Decision(None, changed=revoked, client=replace(client, removed_at=now), detail=detail, cut=cut)
 
 
 def _client(ring: StoredRing, name: str) -> Client:

@@ -85,6 +85,8 @@ class Dialect(ABC):
     """Matches a pattern; ASCII letters match both cases."""
     differs: str
     """Compares; null differs from everything but null."""
+    now_s: str
+    """The Unix time by the clock of the database."""
 
     @abstractmethod
     def json_object(self, fields: Iterable[str], **expressions: str) -> str:

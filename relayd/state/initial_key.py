@@ -75,13 +75,14 @@ def ensure_initial_key(
         key = make_key(DEFAULT_CLIENT, now_s) if given is None else given_key(DEFAULT_CLIENT, given, now_s)
     except BadChange as error:
         raise BadChange(f"AUTHORIZATION_KEY can't be used: {error}") from error
-    insert_key(connection, key)
     peer = own_peer()
+    generation = advance(connection, ring.generation, now, peer, "fill")
+    insert_key(connection, key, generation)
     entry = AuditEntry(
         at=now,
         action="fill",
         result="done",
-        generation=advance(connection, ring.generation, now, peer, "fill"),
+        generation=generation,
         client=key.info.client,
         key_ids=(key.info.id,),
         detail="a new key" if given is None else "the given key",

@@ -16,6 +16,8 @@ from relayd.state.engine import Connection
 from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, WrongState
 from relayd.state.key_store import (
     advance,
+    cut_client,
+    cut_key,
     find_by_digest,
     insert_key,
     load_ring,
@@ -145,17 +147,22 @@ def _store(
     transaction: Transaction, request: ChangeRequest, decision: Decision, generation: int, now: str
 ) -> Change:
     connection, caller = transaction.connection, request.caller
+    generation = advance(connection, generation, now, caller.peer, request.action)
     for key in decision.changed:
-        update_key(connection, key)
+        update_key(connection, key, generation)
+    if decision.cut and decision.key is not None:
+        cut_key(connection, decision.key.id, generation)
     if decision.client is not None:
-        store_client(connection, decision.client)
+        store_client(connection, decision.client, generation)
+        if decision.cut:
+            cut_client(connection, decision.client.name, generation)
         if decision.client.removed_at is not None:
             connection.execute("DELETE FROM stored_objects WHERE client = ?", (decision.client.name,))
     if decision.made is not None:
         _require_unknown(connection, decision.made, now)
-        insert_key(connection, decision.made)
+        insert_key(connection, decision.made, generation)
     change = Change(
-        generation=advance(connection, generation, now, caller.peer, request.action),
+        generation=generation,
         key=_as_of(decision.key, now),
         old=_as_of(decision.old, now),
         client=decision.client,

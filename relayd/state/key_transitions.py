@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -39,8 +40,17 @@ _CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _GIVEN = re.compile(r"[!-~]*")
 
 
+class RingMark(NamedTuple):
+    """The last change of a ring: two rings with the same one are the same."""
+
+    generation: int
+    changed_at: str | None
+    changed_by: str | None
+    change: str | None
+
+
 class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
-    """The ring as it is on disk: every live key and client, and the ones that ended last."""
+    """The ring as it is on disk: every live key and client, and the ones that ended last; or what changed."""
 
     generation: int
     changed_at: str | None
@@ -50,11 +60,13 @@ class StoredRing(msgspec.Struct, frozen=True, kw_only=True):
     digests: dict[str, str]
     """The SHA-256 of each key in hex, by key id."""
     clients: list[Client]
+    cut: dict[str, int] = {}
+    """The keys whose open streams end, and the generation of that; only of what changed."""
 
     @property
-    def last_change(self) -> tuple[str | None, ...]:
-        """When, by whom and what."""
-        return self.changed_at, self.changed_by, self.change
+    def mark(self) -> RingMark:
+        """The last change."""
+        return RingMark(self.generation, self.changed_at, self.changed_by, self.change)
 
     def find(self, key_id: str | None) -> KeyInfo | None:
         """Return the key with this id."""
@@ -90,6 +102,8 @@ class Decision:
     old: KeyInfo | None = None
     detail: str | None = None
     """For people who read the audit."""
+    cut: bool = False
+    """Whether the open streams of the revoked key, or of the removed client, end."""
 
     @property
     def client_name(self) -> str | None:
@@ -165,7 +179,7 @@ def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decisio
     """End a live key, now and for good."""
     key = as_revoked(_live_key(ring, key_id, now_s), now_s)
     detail = "its open streams are cut" if cut else "its open streams continue"
-    return Decision(key, changed=(key,), detail=detail)
+    return Decision(key, changed=(key,), detail=detail, cut=cut)
 
 
 def new_client(name: str, now_s: float) -> Client:

@@ -8,21 +8,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from relayd.state.audit import append_audit
 from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_client, set_client
 from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
-from relayd.state.engine import EngineError
+from relayd.state.engine import Connection, EngineError
 from relayd.state.errors import RingError, RingStale, RingUnavailable, StateError, StateReplaced
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
@@ -30,10 +30,22 @@ from relayd.state.key_store import (
     DEAD_KEYS_SHOWN,
     REMOVED_CLIENTS_SHOWN,
     load_ring,
+    load_uses,
     mark_expired,
+    ring_mark,
     store_uses,
 )
-from relayd.state.key_transitions import Rule, StoredRing, add, extend, revoke, rotate, seconds, undo
+from relayd.state.key_transitions import (
+    RingMark,
+    Rule,
+    StoredRing,
+    add,
+    extend,
+    revoke,
+    rotate,
+    seconds,
+    undo,
+)
 from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
     LIVE_STATES,
@@ -43,6 +55,7 @@ from relayd.state.records import (
     KeyChangeResult,
     KeyInfo,
     KeyState,
+    KeyUse,
     epoch_s,
     utc_text,
 )
@@ -52,6 +65,8 @@ __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
 
 _START_TIMEOUT_S = 30.0
 _SUBJECT_CHARS = 200
+_CLOCKS_DIFFER_S = 60.0
+"""How far the clocks of two machines may be apart for each to see what the other stored."""
 _ABOUT_CLIENTS = frozenset({"add", "import", "add_client", "set_client", "remove_client"})
 """The changes whose subject is the name of a client; that of all others is the id of a key."""
 
@@ -79,9 +94,7 @@ class KeyCounts(NamedTuple):
 class _Snapshot:
     """The ring at one generation; replaced as a whole, by one assignment."""
 
-    generation: int
-    last_change: tuple[str | None, ...]
-    """When, by whom and what: tells two rings of one generation apart."""
+    mark: RingMark
     keys: dict[str, KeyInfo]
     """By id."""
     digests: dict[str, bytes]
@@ -97,7 +110,7 @@ class _Snapshot:
 
     @classmethod
     def of(cls, ring: StoredRing) -> _Snapshot:
-        return cls(0, (), {}, {}, set(), {}, {}, {}).updated(ring)
+        return cls(ring.mark, {}, {}, set(), {}, {}, {}).updated(ring)
 
     def updated(self, ring: StoredRing) -> _Snapshot:
         """Return the ring with these clients and keys as they are now.
@@ -106,8 +119,7 @@ class _Snapshot:
         ring anew would hold up the event loop.
         """
         new = _Snapshot(
-            ring.generation,
-            ring.last_change,
+            ring.mark,
             self.keys | {key.id: key for key in ring.keys},
             self.digests | {key_id: bytes.fromhex(digest_hex) for key_id, digest_hex in ring.digests.items()},
             self.live.copy(),
@@ -165,6 +177,13 @@ class KeyRing:
         self._expired: set[str] = set()
         """Keys once seen expired, until the disk has it: a clock set back must not revive them."""
         self.expiry_task = Task("expired keys", 1.0, self.store_expired)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each new generation, on the writer's thread or the follower's; must be quick."""
+        self.on_cut: Callable[[Sequence[str]], None] = lambda _: None
+        """Called with the ids of keys whose open streams end, on the same threads; must be quick."""
+        self._adopting = threading.Lock()
+        """Held for moments, by the writer's thread and the follower's."""
+        self._refused: str | None = None
         ring = load_ring(database.connection)
         if ring.keys and ring.generation < directory.generation:
             _log.warning(
@@ -194,25 +213,6 @@ class KeyRing:
         """Whether a shared database has not been asked for too long to go on."""
         return time.monotonic() - self._confirmed_at > self.stale_after_s
 
-    def check_successor(self, ring: StoredRing) -> None:
-        """Do nothing if a ring in the database is the one in memory or a later one.
-
-        A standby that lost commits, or a backup that was restored, would make revoked keys valid again.
-
-        Raises:
-            StateReplaced: it is not.
-        """
-        known = self._snapshot
-        is_other = ring.generation == known.generation and ring.last_change != known.last_change
-        if ring.generation < known.generation or is_other:
-            raise StateReplaced(
-                f"The database came back with another key ring (generation {ring.generation}, "
-                f"{ring.changed_at or 'no change'}) than the one in force here (generation "
-                f"{known.generation}, {known.last_change[0] or 'no change'}): it lost changes, or a backup "
-                "was restored. Nothing is stored there until the lost changes are back; to accept its ring "
-                "as it is, restart all instances and look at `relayd keys list`."
-            )
-
     def verify(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a valid key, else None. Takes equally long for every wrong key.
 
@@ -241,7 +241,7 @@ class KeyRing:
 
     def record_use(self, key_id: str, ip: str) -> None:
         """Record that a key admitted a request from this address; it is on disk within 5 s."""
-        self._uses.record(key_id, _Use(utc_text(self._clock()), storable_text(ip)))
+        self._uses.record(key_id, utc_text(self._clock()), storable_text(ip))
 
     def keys(self) -> list[KeyInfo]:
         """Return all live keys and the last 100 dead ones, oldest first, with their latest use."""
@@ -270,7 +270,17 @@ class KeyRing:
     @property
     def generation(self) -> int:
         """Return how often the ring has changed."""
-        return self._snapshot.generation
+        return self._snapshot.mark.generation
+
+    @property
+    def mark(self) -> RingMark:
+        """Return the last change of the ring that is in force here."""
+        return self._snapshot.mark
+
+    @property
+    def error(self) -> str | None:
+        """Return why the ring in the database is not taken, as a sentence; None if it is."""
+        return self._refused
 
     def ensure_initial_key(self, authorization_key: str | None) -> InitialKey:
         """Give an empty ring its first key: the given one, or a new one. Blocks; call it at start.
@@ -282,6 +292,9 @@ class KeyRing:
 
         def work(transaction: Transaction) -> InitialKey:
             had_keys = self._directory.generation > 0
+            transaction.lock()
+            known = self.mark
+            _check_successor(ring_mark(transaction.connection), known)
             initial = ensure_initial_key(transaction, authorization_key, self._clock(), had_keys=had_keys)
             self._adopt_after_commit(transaction, [DEFAULT_CLIENT])
             return initial
@@ -317,7 +330,7 @@ class KeyRing:
         return await self._change_key("undo", key_id, "", undo, caller)
 
     async def revoke(self, key_id: str, *, cut: bool, caller: Caller) -> KeyChangeResult:
-        """End a live key now, for good. `cut` is only noted in the audit: the caller cuts the streams."""
+        """End a live key now, for good; with `cut`, `on_cut` ends its streams in every instance."""
         return await self._change_key(
             "revoke", key_id, " and cut" if cut else "", partial(revoke, cut=cut), caller
         )
@@ -337,7 +350,7 @@ class KeyRing:
         return await self._change_client("set_client", name, _canonical(changes), rule, caller)
 
     async def remove_client(self, name: str, *, cut: bool, caller: Caller) -> ClientChangeResult:
-        """Remove a client and revoke its keys. `cut` is only noted in the audit, as for `revoke`."""
+        """Remove a client and revoke its keys; `cut` as for `revoke`, also for keys that ended before."""
         rule = partial(remove_client, cut=cut)
         return await self._change_client("remove_client", name, " and cut" if cut else "", rule, caller)
 
@@ -369,6 +382,10 @@ class KeyRing:
             raise unavailable from error
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> Change:
+        transaction.lock()
+        # In this order: it may become newer meanwhile.
+        known = self.mark
+        _check_successor(ring_mark(transaction.connection), known)
         change = apply_change(transaction, request, self._clock(), self._find_expired())
         self._adopt_after_commit(transaction, [storable_text(request.subject)])
         return change
@@ -376,12 +393,49 @@ class KeyRing:
     def _adopt_after_commit(self, transaction: Transaction, subjects: Collection[str]) -> None:
         # On the writer's thread, right after the commit: so memory and disk stay together also when the
         # caller was cancelled meanwhile.
-        ring = load_ring(transaction.connection, subjects)
+        ring = load_ring(transaction.connection, subjects, since=self.generation)
         transaction.after_commit.append(partial(self._adopt, ring))
 
     def _adopt(self, ring: StoredRing) -> None:
-        self._snapshot = self._snapshot.updated(ring)
-        self._directory.note_generation(ring.generation)
+        """Take what was loaded since a generation in force here; do nothing if that is older by now."""
+        with self._adopting:
+            before = self._snapshot.mark
+            if ring.generation < before.generation:
+                return
+            if ring.generation == before.generation and ring.mark != before:
+                return
+            self._snapshot = self._snapshot.updated(ring)
+            self._directory.note_generation(ring.generation)
+        if ring.cut:
+            self.on_cut(tuple(ring.cut))
+        if ring.mark != before:
+            self.on_change()
+
+    def follow(self, connection: Connection, known: RingMark, found: RingMark) -> None:
+        """Adopt what other instances changed; on the follower's thread.
+
+        Args:
+            connection: the follower's.
+            known: the ring that was in force here before the disk was looked at.
+            found: the ring on disk.
+
+        Raises:
+            EngineError, StateDamaged: it can't be read.
+        """
+        seen_at = time.monotonic()
+        try:
+            _check_successor(found, known)
+        except StateReplaced as error:
+            if self._refused is None:
+                _log.error("%s", error)
+            self._refused = str(error)
+        else:
+            if self._refused is not None:
+                _log.warning("The database has the key ring that is in force here again, or a later one")
+            self._refused = None
+            if found.generation > self.generation:
+                self._adopt(load_ring(connection, (), since=known.generation))
+        self.confirm(seen_at)
 
     async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:
         """Record the refusal if the disk allows it.
@@ -416,6 +470,14 @@ class KeyRing:
             EngineError: nothing is written; the next call tries again.
         """
         self._uses.store(self._database)
+
+    def load_uses(self, connection: Connection) -> None:
+        """Read how keys were used through other instances; on the follower's thread.
+
+        Raises:
+            EngineError: it can't be read.
+        """
+        self._uses.join(load_uses(connection, self._uses.newest_at(_CLOCKS_DIFFER_S)))
 
     def store_expired(self) -> None:
         """Store expired keys as expired, so that a clock that is set back cannot revive them.
@@ -453,58 +515,80 @@ def _canonical(changes: Mapping[str, object]) -> str:
     return f" {msgspec.json.encode(changes, order='sorted').decode()}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    at: str
-    ip: str
+def _check_successor(found: RingMark, known: RingMark) -> None:
+    """Do nothing if a ring in the database is the one in force here, or a later one.
+
+    A standby that lost commits, or a backup that was restored, would make revoked keys valid again.
+
+    Raises:
+        StateReplaced: it is not.
+    """
+    is_other = found.generation == known.generation and found != known
+    if found.generation < known.generation or is_other:
+        raise StateReplaced(
+            f"The database came back with another key ring (generation {found.generation}, "
+            f"{found.changed_at or 'no change'}) than the one in force here (generation {known.generation}, "
+            f"{known.changed_at or 'no change'}): it lost changes, or a backup was restored. The keys in "
+            "force here stay so, and can't be changed, until the lost changes are back; to accept the ring "
+            "of the database as it is, restart all instances and look at `relayd keys list`."
+        )
 
 
 class _KeyUses:
     """First and last use of each key since the start: in memory at once, on disk a little later."""
 
     def __init__(self) -> None:
-        # The event loop records, the writer's thread stores; the lock is held for moments only.
+        # The event loop records, the writer's thread stores, the follower's joins; the lock is held for
+        # moments only.
         self._lock = threading.Lock()
-        self._uses: dict[str, tuple[_Use, _Use]] = {}
-        self._unwritten: set[str] = set()
+        self._uses: dict[str, KeyUse] = {}
+        self._unwritten: dict[str, KeyUse] = {}
 
-    def record(self, key_id: str, use: _Use) -> None:
+    def record(self, key_id: str, at: str, ip: str) -> None:
+        use = KeyUse(at, ip, at, ip)
         with self._lock:
-            first, _ = self._uses.get(key_id, (use, use))
-            self._uses[key_id] = (first, use)
-            self._unwritten.add(key_id)
+            for uses in (self._uses, self._unwritten):
+                first = uses.get(key_id, use)
+                uses[key_id] = KeyUse(first.first_used_at, first.first_used_ip, at, ip)
+
+    def join(self, others: Mapping[str, KeyUse]) -> None:
+        """Take what is on disk."""
+        with self._lock:
+            for key_id, use in others.items():
+                self._uses[key_id] = self._uses.get(key_id, use).joined(use)
+
+    def newest_at(self, before_s: float) -> str:
+        """Return the UTC time so many seconds before the newest use; empty if there is none."""
+        with self._lock:
+            newest = max((use.last_used_at for use in self._uses.values()), default="")
+        return utc_text(epoch_s(newest) - before_s) if newest else ""
 
     def shown(self, keys: Iterable[KeyInfo]) -> Iterator[KeyInfo]:
         """Yield the keys with their latest use, also if the disk does not have it yet."""
         with self._lock:
             uses = self._uses.copy()
         for key in keys:
-            if key.id not in uses:
+            use = uses.get(key.id)
+            if use is None:
                 yield key
                 continue
-            first, last = uses[key.id]
-            yield replace(
-                key,
-                first_used_at=key.first_used_at or first.at,
-                first_used_ip=key.first_used_ip or first.ip,
-                last_used_at=last.at,
-                last_used_ip=last.ip,
-            )
+            if key.first_used_at is not None and key.last_used_at is not None:
+                stored = KeyUse(
+                    key.first_used_at, key.first_used_ip or "", key.last_used_at, key.last_used_ip or ""
+                )
+                use = stored.joined(use)
+            yield replace(key, **asdict(use))
 
     def store(self, database: Database) -> None:
         with self._lock:
-            unwritten, self._unwritten = self._unwritten, set()
-            rows = [
-                (first.at, first.ip, last.at, last.ip, key_id)
-                for key_id, (first, last) in self._uses.items()
-                if key_id in unwritten
-            ]
-        if not rows:
+            unwritten, self._unwritten = self._unwritten, {}
+        if not unwritten:
             return
         try:
             with database.transaction(durable=False) as transaction:
-                store_uses(transaction.connection, rows)
+                store_uses(transaction.connection, unwritten)
         except BaseException:
             with self._lock:
-                self._unwritten |= unwritten
+                for key_id, use in unwritten.items():
+                    self._unwritten[key_id] = use.joined(self._unwritten.get(key_id, use))
             raise

@@ -151,6 +151,21 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
         return self
 
 
+class KeyUse(msgspec.Struct, frozen=True):
+    """When and from where a key was used first and last."""
+
+    first_used_at: str
+    first_used_ip: str
+    last_used_at: str
+    last_used_ip: str
+
+    def joined(self, other: KeyUse) -> KeyUse:
+        """Return the first and the last of both."""
+        first = min(self, other, key=lambda use: use.first_used_at)
+        last = max(other, self, key=lambda use: use.last_used_at)
+        return KeyUse(first.first_used_at, first.first_used_ip, last.last_used_at, last.last_used_ip)
+
+
 class Client(msgspec.Struct, kw_only=True, frozen=True):
     """Who holds keys, and what these keys may do. A bound of None, or an empty list, bounds nothing."""
 
@@ -230,6 +245,37 @@ class ClientChangeResult(ChangeResult, frozen=True):
     """The first key, once; never stored. None in every repeated answer."""
     already_done: bool = False
     """True if this idempotency key had done its work before."""
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of this relay, as the others know it."""
+
+    boot_id: str
+    name: str
+    worker: int | None
+    """Its number among the processes of its machine, from 1; None if it is the only one."""
+    address: str
+    """Where it serves clients, as a URL; empty until it does."""
+    pid: int
+    version: str
+    started_at: str
+    heartbeat_age_s: float
+    """Since it last wrote to the database, by the clock of the database."""
+    generation: int
+    """Of the key ring that it has in force."""
+    intake: str
+    """Whether it accepts requests: `live`, `paused` or `draining`."""
+    streams: int
+    """How many are open."""
+
+
+class InstanceRing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an instance has a change of the ring in force."""
+
+    name: str
+    boot_id: str
+    generation: int
+    has_it: bool
 
 
 class Peer(msgspec.Struct, frozen=True):

@@ -102,7 +102,32 @@ _STORED = (
     ) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED))
+# Several processes on one database. Times that are compared between them are Unix seconds by its clock.
+_INSTANCES = (
+    # The generation of the last change: another process loads only what is newer than what it has. `cut`: the
+    # open streams of the key end.
+    "ALTER TABLE keys ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE keys ADD COLUMN cut INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE clients ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+    """CREATE TABLE instances (
+        boot_id TEXT PRIMARY KEY, name TEXT NOT NULL, worker INTEGER, address TEXT NOT NULL,
+        pid INTEGER NOT NULL, version TEXT NOT NULL, started_at TEXT NOT NULL, heartbeat_at REAL NOT NULL,
+        ended_at REAL, generation INTEGER NOT NULL, intake TEXT NOT NULL, streams INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    # What one instance asks of the others, and what they answer; kept for a minute. `target` null: of all.
+    """CREATE TABLE commands (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, sender TEXT NOT NULL, target TEXT, kind TEXT NOT NULL,
+        argument TEXT NOT NULL
+    )""",
+    """CREATE TABLE replies (
+        command_id INTEGER NOT NULL, boot_id TEXT NOT NULL, reply TEXT NOT NULL,
+        PRIMARY KEY (command_id, boot_id)
+    ) WITHOUT ROWID""",
+    # The newest command's id: given under the lock of this row, so that ids are in the order of commits.
+    "INSERT INTO meta VALUES ('command', 0)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED), _INSTANCES)
 
 
 def check_version(connection: Connection) -> int:

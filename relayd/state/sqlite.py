@@ -53,6 +53,7 @@ class SqliteDialect(Dialect):
     like = "LIKE"
     """Three times as fast as instr() over lower()."""
     differs = "IS NOT"
+    now_s = "((julianday('now') - 2440587.5) * 86400.0)"
 
     def json_object(self, fields: Iterable[str], **expressions: str) -> str:
         """Return a JSON object of these columns, some given as other expressions."""

@@ -16,6 +16,8 @@ from relayd.state.crash_recovery import close_crashed
 from relayd.state.database import Database, OnCommit
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import Engine, EngineError, Fault, as_state_errors
+from relayd.state.follower import Follower
+from relayd.state.instances import Commands, Identity, Instances, News
 from relayd.state.keyring import KeyRing
 from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
@@ -37,6 +39,7 @@ class State:
         self,
         directory: StateDirectory,
         database: Database,
+        identity: Identity,
         *,
         keep_days: int,
         max_mib: int,
@@ -50,6 +53,13 @@ class State:
         self._writer = Writer(database)
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
         self.ring = self.ring_class(self._writer, database, directory, clock)
+        news = News()
+        self.instances = Instances(
+            identity, self._writer, database, news, lambda: self.ring.generation, clock
+        )
+        self.commands = Commands(self._writer, self.instances, news)
+        self.follower: Follower | None = None
+        """None in the only process of a database."""
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.budget = Budget(self._writer, database, clock)
         self.log = RequestLog(
@@ -68,7 +78,7 @@ class State:
             self.budget.lost_task,
             stored_task,
             self.ring.expiry_task,
-            Task("key uses", 5.0, self.ring.store_uses),
+            Task("key uses", 1.0 if identity.is_shared else 5.0, self.ring.store_uses),
             Task("crash recovery", 1.0, partial(close_crashed, database)),
             Task("charges of crashed requests", 1.0, self.budget.charge_orphans),
             Task("windows that are over", 60.0, self.budget.prune),
@@ -76,9 +86,13 @@ class State:
             Task("retention of the audit", 600.0, self._retention.prune_audit),
             Task("retention of stored objects", 3600.0, self.stored_objects.prune),
         ]
+        if identity.is_shared:
+            self.follower = Follower(database, self.ring, self.instances, self.commands, news)
+            self.ring.on_change = self.instances.announce
+            self._tasks += [self.instances.beat_task, self.instances.forget_task]
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - each is a fact of its own, by name
         cls,
         directory: StateDirectory,
         *,
@@ -86,6 +100,8 @@ class State:
         keep_days: int,
         max_mib: int,
         on_commit: OnCommit,
+        worker: int | None = None,
+        is_shared: bool = False,
         clock: Callable[[], float] = time.time,
         engine: Engine | None = None,
     ) -> Self:
@@ -100,6 +116,8 @@ class State:
             max_mib: how large the database may grow.
             on_commit: called after each commit, on this thread or the writer's, with its events in order; it
                 must be quick.
+            worker: the number of this process among those of its machine, from 1; None: it is the only one.
+            is_shared: whether other processes may use the same database; then `follow` must be called, too.
             clock: returns the Unix time.
             engine: the database; None: `relayd.db` in the directory.
 
@@ -112,7 +130,8 @@ class State:
             with as_state_errors(engine):
                 connection = undo.enter_context(closing(engine.open()))
                 database = Database(engine, connection, boot_id, on_commit)
-                state = cls(directory, database, keep_days=keep_days, max_mib=max_mib, clock=clock)
+                identity = Identity(boot_id, worker, is_shared)
+                state = cls(directory, database, identity, keep_days=keep_days, max_mib=max_mib, clock=clock)
                 state._recover()
             undo.pop_all()
         state._writer.start(state._tasks)
@@ -120,6 +139,9 @@ class State:
 
     def _recover(self) -> None:
         try:
+            if self.instances.identity.is_shared:
+                self.commands.begin(self._database.connection)
+                self.instances.beat()
             self.ring.store_expired()
             close_crashed(self._database)
             self.budget.charge_orphans()
@@ -128,6 +150,15 @@ class State:
                 raise
             # The tasks try again.
             _log.error("Work that an earlier run left can't be written yet: %s", error)
+
+    def follow(self, on_news: Callable[[int], None]) -> None:
+        """Take part in what other instances do, from now on; nothing to do in the only process.
+
+        Args:
+            on_news: called on the running loop with the newest place in the log, when others wrote to it.
+        """
+        if self.follower is not None:
+            self.follower.start(on_news)
 
     def set_retention(self, *, keep_days: int, max_mib: int) -> None:
         """Set how much of the request log is kept from now on."""
@@ -146,8 +177,18 @@ class State:
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and release the file; False if something could not be written in time. Blocks."""
-        is_ended = self._writer.close(timeout_s, self.log.drain)
+        if self.follower is not None:
+            self.follower.close()
+        is_ended = self._writer.close(timeout_s, self._finish)
         if is_ended:
             # Else the thread still writes: the lock is held until the process ends.
             self._directory.close()
         return is_ended and not self.log.queued
+
+    def _finish(self, until: float) -> None:
+        self.log.drain(until)
+        if self.instances.identity.is_shared:
+            try:
+                self.instances.end()
+            except EngineError as error:
+                _log.warning("That this instance has ended could not be stored: %s", error)

@@ -69,8 +69,8 @@ class Writer:
         """Run the task within 50 ms. Cheap, for the event loop."""
         self._inbox.put(task)
 
-    def submit(self, work: Callable[[Transaction], T]) -> Future[T]:
-        """Run `work` in a durable transaction of its own, on the thread.
+    def submit(self, work: Callable[[Transaction], T], *, durable: bool = True) -> Future[T]:
+        """Run `work` in a transaction of its own, by default a durable one, on the thread.
 
         The future raises what `work` raised, or `EngineError`; then nothing has changed.
 
@@ -79,11 +79,12 @@ class Writer:
         """
 
         def change() -> T:
-            with self._database.transaction(durable=True) as transaction:
+            with self._database.transaction(durable=durable) as transaction:
                 return work(transaction)
 
         future = self.call(change)
-        self.wake(self._checkpoint)
+        if durable:
+            self.wake(self._checkpoint)
         return future
 
     def call(self, function: Callable[[], T]) -> Future[T]:

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,39 @@ def opened(
         yield state
     finally:
         state.close()
+
+
+class _Borrowed(StateDirectory):
+    """A locked directory as a process has it that was forked from the one that locked it."""
+
+    def __init__(self, owner: StateDirectory) -> None:
+        self.__dict__.update(owner.__dict__)
+
+    def close(self) -> None:
+        """Leave the lock to its owner."""
+
+
+@contextmanager
+def opened_together(
+    state_dir: Path, count: int, *, clock: Callable[[], float] = time.time
+) -> Iterator[list[State]]:
+    """Open one database several times, as the instances of one relay do: `boot-1`, `boot-2` and so on."""
+    with StateDirectory(state_dir) as directory, ExitStack() as stack:
+        states = []
+        for number in range(1, count + 1):
+            state = State.open(
+                _Borrowed(directory),
+                boot_id=f"boot-{number}",
+                worker=number,
+                is_shared=True,
+                keep_days=30,
+                max_mib=512,
+                on_commit=Published(),
+                clock=clock,
+            )
+            stack.callback(state.close)
+            states.append(state)
+        yield states
 
 
 @contextmanager

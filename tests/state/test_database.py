@@ -111,7 +111,7 @@ def test_a_newer_file_is_refused(tmp_path: Path, open_it: Callable[[Path], objec
     path = first_release(tmp_path / "state")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StateOtherFormat, match=r"format 99, this relayd knows up to 2.*Start that version"):
+    with pytest.raises(StateOtherFormat, match=r"format 99, this relayd knows up to 3.*Start that version"):
         open_it(path)
 
 

@@ -1,0 +1,105 @@
+"""What other instances commit, noticed by one thread that looks at the database four times a second."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from relayd.state.database import Database
+from relayd.state.engine import Connection, as_state_errors
+from relayd.state.errors import StateError
+from relayd.state.instances import Commands, Instances, News
+from relayd.state.key_transitions import RingMark
+from relayd.state.keyring import KeyRing
+
+LOOK_EVERY_S = 0.25
+_HURRY_S = 0.02
+"""While a coroutine waits for what other instances write."""
+_LOOK_TIMEOUT_S = 2.0
+_USES_EVERY_S = 1.0
+_HEAD = """SELECT
+    (SELECT value FROM meta WHERE name = 'seq'), (SELECT value FROM meta WHERE name = 'command'),
+    generation, changed_at, changed_by, change FROM ring"""
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Brings into this process what others wrote: changes of keys, commands, how far the log reaches.
+
+    Notifications would only make it look sooner: that it looks is what makes the promises true.
+    """
+
+    def __init__(
+        self, database: Database, ring: KeyRing, instances: Instances, commands: Commands, news: News
+    ) -> None:
+        self.error: str | None = None
+        """Why the database can't be read now, as a sentence; None while it can."""
+        self.latency_s: float | None = None
+        """How long the last look took."""
+        self._database = database
+        self._ring = ring
+        self._instances = instances
+        self._commands = commands
+        self._news = news
+        self._on_news: Callable[[int], None] = lambda _: None
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._seq = 0
+        self._uses_due = 0.0
+        # A daemon thread: a disk that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="relayd-state-follower", daemon=True)
+
+    def start(self, on_news: Callable[[int], None]) -> None:
+        """Begin, on the running loop; `on_news` is called there with the newest place in the log."""
+        self._on_news = on_news
+        self._news.open()
+        self._news.hurry = self._wake.set
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the thread. Blocks."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        engine = self._database.engine
+        while not self._is_closing:
+            began = time.monotonic()
+            try:
+                with as_state_errors(engine):
+                    self._database.connection.check_in_place()
+                    with engine.reading(lambda: self._is_closing, _LOOK_TIMEOUT_S) as connection:
+                        self._look(connection)
+            except StateError as error:
+                if self.error is None and not self._is_closing:
+                    _log.error("What other instances do can't be read: %s", error)
+                self.error = str(error)
+                self._ring.doubt()
+            except Exception:  # noqa: BLE001 - a bug must not end the thread: revoked keys would stay valid here
+                _log.exception("The follower failed")
+            else:
+                self.latency_s = time.monotonic() - began
+                if self.error is not None:
+                    _log.warning("What other instances do can be read again")
+                    self.error = None
+            self._wake.wait(_HURRY_S if self._news.is_awaited else LOOK_EVERY_S)
+            self._wake.clear()
+
+    def _look(self, connection: Connection) -> None:
+        # Before the disk is looked at: what is in memory by then is on it.
+        known = self._ring.mark
+        seq, command, *found = connection.execute(_HEAD).fetchone()
+        self._ring.follow(connection, known, RingMark(*found))
+        self._instances.read(connection)
+        if time.monotonic() >= self._uses_due:
+            self._ring.load_uses(connection)
+            self._uses_due = time.monotonic() + _USES_EVERY_S
+        self._commands.read(connection, command)
+        if seq != self._seq or self._news.is_awaited:
+            self._seq = seq
+            self._news.tell(self._on_news, seq)

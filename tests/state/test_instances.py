@@ -1,0 +1,321 @@
+"""Several processes on one database: what one does holds for all, and each can ask the others."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.state.errors import RingUnavailable
+from relayd.state.instances import Activity
+from relayd.state.keyring import KeyOwner
+from relayd.state.records import KeyChangeResult
+from relayd.state.state import State
+from tests.state.harness import ALICE, a_record, as_ended, opened, opened_together
+from tests.wire import PATIENCE_S, until
+
+
+@asynccontextmanager
+async def together(state_dir: Path, count: int) -> AsyncIterator[list[State]]:
+    """Yield several instances of one relay, once each has heard of all the others."""
+    with opened_together(state_dir, count) as states:
+        for state in states:
+            state.follow(lambda _: None)
+        await until(lambda: all(len(state.instances.live()) == count for state in states))
+        yield states
+        for state in states:
+            await state.commands.close()
+
+
+def key_of(change: KeyChangeResult) -> bytes:
+    """Return the secret of a change, as a client presents it."""
+    assert change.secret is not None
+    return change.secret.encode()
+
+
+def bound_of(state: State) -> int | None:
+    """Return how many streams the client `web` may have, as this instance knows it."""
+    client = state.ring.client("web")
+    assert client is not None
+    return client.max_streams
+
+
+def states_of(state: State) -> list[str]:
+    """Return the states of all keys, oldest first, as this instance knows them."""
+    keys = state.ring.keys()
+    return [key.state.value for key in keys]
+
+
+def change_database(state: State, statement: str, *values: object) -> None:
+    """Do to the database what no relayd does."""
+    with closing(sqlite3.connect(state.path)) as connection, connection:
+        connection.execute(statement, values)
+
+
+# Changes of keys and clients.
+
+
+async def test_a_change_holds_in_every_instance(tmp_path: Path) -> None:
+    """Keys and clients that one instance makes, changes or ends are so in the others, too."""
+    async with together(tmp_path / "state", 3) as (one, two, three):
+        added = await one.ring.add_client("web", {"max_streams": 3}, caller=ALICE)
+        assert added.secret is not None
+        assert added.key is not None
+        secret = added.secret.encode()
+        await two.instances.with_ring(added.generation, PATIENCE_S)
+        for state in (two, three):
+            assert state.ring.verify(secret) == KeyOwner(added.key.id, "web")
+            assert bound_of(state) == 3
+        await two.ring.set_client("web", {"max_streams": 5}, caller=ALICE)
+        rotated = await two.ring.rotate(added.key.id, grace_s=600, caller=ALICE)
+        await three.instances.with_ring(rotated.generation, PATIENCE_S)
+        for state in (one, three):
+            assert state.ring.verify(key_of(rotated)) == KeyOwner(rotated.key.id, "web")
+            assert state.ring.verify(secret) is not None
+            assert bound_of(state) == 5
+        removed = await three.ring.remove_client("web", cut=False, caller=ALICE)
+        await one.instances.with_ring(removed.generation, PATIENCE_S)
+        for state in (one, two):
+            assert state.ring.verify(secret) is None
+            assert state.ring.verify(key_of(rotated)) is None
+            assert state.ring.client("web") is None
+            assert states_of(state) == ["revoked", "revoked"]
+
+
+async def test_each_instance_changes_what_the_others_made(tmp_path: Path) -> None:
+    """Changes in turn, each of what another made: one that is not followed yet is the base of the next."""
+    async with together(tmp_path / "state", 3) as states:
+        key_id = (await states[0].ring.add("web", caller=ALICE)).key.id
+        for turn in range(12):
+            change = await states[turn % 3].ring.rotate(key_id, grace_s=600, caller=ALICE)
+            key_id = change.key.id
+            assert change.generation == turn + 2
+            assert states[turn % 3].ring.verify(key_of(change)) is not None
+        for state in states:
+            await state.instances.with_ring(13, PATIENCE_S)
+            await until(lambda ring=state.ring: ring.generation == 13)  # type: ignore[misc]
+            assert sorted(states_of(state)) == ["active", *["retiring"] * 12]
+            assert state.ring.verify(key_of(change)) == KeyOwner(key_id, "web")
+
+
+async def test_the_answer_says_which_instances_have_the_change(tmp_path: Path) -> None:
+    """All that follow are told to have it; one that does not is named without it, and waited for in vain."""
+    with opened_together(tmp_path / "state", 3) as states:
+        for state in states[:2]:
+            state.follow(lambda _: None)
+        await until(lambda: len(states[0].instances.live()) == 3)
+        change = await states[0].ring.add("web", caller=ALICE)
+        answers = await states[0].instances.with_ring(change.generation, 0.0)
+        assert {answer.boot_id for answer in answers} == {"boot-1", "boot-2", "boot-3"}
+        assert answers[0].has_it
+        assert (answers[2].has_it, answers[2].generation) == (False, 0)
+        await until(lambda: states[0].instances.live()[1].generation == change.generation)
+        answers = await states[0].instances.with_ring(change.generation, 0.0)
+        assert [answer.has_it for answer in answers] == [True, True, False]
+
+
+async def test_a_cut_reaches_every_instance(tmp_path: Path) -> None:
+    """Each is told once which keys lose their streams: that of a revoke, all of a removed client."""
+    async with together(tmp_path / "state", 2) as (one, two):
+        cuts: list[tuple[str, str]] = []
+        for state in (one, two):
+            boot_id = state.instances.identity.boot_id
+            state.ring.on_cut = lambda ids, boot_id=boot_id: cuts.extend((boot_id, one) for one in ids)  # type: ignore[misc]
+        first = (await one.ring.add("web", caller=ALICE)).key.id
+        second = (await one.ring.rotate(first, grace_s=600, caller=ALICE)).key.id
+        third = (await one.ring.rotate(second, grace_s=600, caller=ALICE)).key.id
+        other = (await one.ring.add("other", caller=ALICE)).key.id
+        await one.ring.revoke(first, cut=False, caller=ALICE)
+        await one.ring.revoke(second, cut=True, caller=ALICE)
+        await until(lambda: len(cuts) == 2)
+        assert sorted(cuts) == [("boot-1", second), ("boot-2", second)]
+        cuts.clear()
+        await two.ring.remove_client("web", cut=True, caller=ALICE)
+        await until(lambda: len(cuts) == 4)
+        assert sorted(cuts) == sorted((boot, key) for boot in ("boot-1", "boot-2") for key in (first, third))
+        assert one.ring.client("other") is not None, other
+
+
+async def test_evidence_counts_everywhere(tmp_path: Path) -> None:
+    """The uses of a key through all instances are shown by each: the first of all and the last of all."""
+    async with together(tmp_path / "state", 2) as (one, two):
+        change = await one.ring.add("web", caller=ALICE)
+        await one.instances.with_ring(change.generation, PATIENCE_S)
+        one.ring.record_use(change.key.id, "192.0.2.1")
+        await until(lambda: two.ring.keys()[0].last_used_ip == "192.0.2.1")
+        two.ring.record_use(change.key.id, "192.0.2.2")
+        await until(lambda: one.ring.keys()[0].last_used_ip == "192.0.2.2")
+        for state in (one, two):
+            (key,) = state.ring.keys()
+            assert (key.first_used_ip, key.last_used_ip) == ("192.0.2.1", "192.0.2.2")
+        await until(lambda: one.reader.keys()[1][0].last_used_ip == "192.0.2.2")
+        assert one.reader.keys()[1][0].first_used_ip == "192.0.2.1"
+
+
+async def test_an_older_ring_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the database lost a change, the ring in memory stays in force, changes fail, and it says why."""
+    async with together(tmp_path / "state", 2) as (one, two):
+        first = await one.ring.add("web", caller=ALICE)
+        second = await one.ring.rotate(first.key.id, grace_s=600, caller=ALICE)
+        await one.instances.with_ring(second.generation, PATIENCE_S)
+        change_database(one, "UPDATE ring SET generation = generation - 1")
+        await until(lambda: one.ring.error is not None and two.ring.error is not None)
+        assert "another key ring (generation 1, " in (two.ring.error or "")
+        assert "another key ring" in caplog.text
+        for state in (one, two):
+            assert state.ring.generation == 2
+            assert state.ring.verify(key_of(second)) is not None
+            with pytest.raises(RingUnavailable, match=r"nothing is changed\. .*another key ring"):
+                await state.ring.revoke(second.key.id, cut=False, caller=ALICE)
+        change_database(one, "UPDATE ring SET generation = generation + 1")
+        await until(lambda: one.ring.error is None and two.ring.error is None)
+        change_database(one, "UPDATE ring SET changed_at = '2026-01-01T00:00:00.000Z'")
+        await until(lambda: one.ring.error is not None)
+        assert two.ring.verify(key_of(second)) is not None
+
+
+# Who is there.
+
+
+async def test_all_instances_see_each_other(tmp_path: Path) -> None:
+    """Each is listed with what it says of itself, until it ends."""
+    async with together(tmp_path / "state", 2) as (one, two):
+        two.instances.address = "http://127.0.0.2:3666"
+        two.instances.activity = lambda: Activity("paused", 7)
+        two.instances.announce()
+        await until(lambda: one.instances.others()[0].intake == "paused")
+        (seen,) = one.instances.others()
+        assert (seen.boot_id, seen.worker, seen.streams) == ("boot-2", 2, 7)
+        assert (seen.address, seen.pid) == ("http://127.0.0.2:3666", os.getpid())
+        assert seen.name.endswith("-2")
+        assert 0 <= seen.heartbeat_age_s < PATIENCE_S
+        assert [instance.boot_id for instance in two.instances.live()] == ["boot-1", "boot-2"]
+        two.close()
+        await until(lambda: one.instances.others() == [])
+        assert [instance.boot_id for instance in one.instances.live()] == ["boot-1"]
+
+
+async def test_an_instance_without_heartbeats_is_dead(tmp_path: Path) -> None:
+    """After 15 s without one it is not listed; the clock is that of the database."""
+    async with together(tmp_path / "state", 1) as (one,):
+        row = """INSERT INTO instances SELECT ?, name, worker, address, pid, version, started_at,
+            heartbeat_at - ?, NULL, generation, intake, streams FROM instances WHERE boot_id = 'boot-1'"""
+        change_database(one, row, "long-dead", 100.0)
+        change_database(one, row, "here", -1000.0)
+        await until(lambda: len(one.instances.live()) == 2)
+        assert [other.boot_id for other in one.instances.others()] == ["here"]
+
+
+async def test_the_log_of_one_is_news_for_the_others(tmp_path: Path) -> None:
+    """Each is told how far the log reaches, whoever wrote it, and can read all of it without a gap."""
+    with opened_together(tmp_path / "state", 2) as (one, two):
+        reached: list[int] = []
+        two.follow(reached.append)
+        for number in range(1, 4):
+            record = a_record(number)
+            one.log.started(record)
+            one.log.ended(as_ended(record))
+        await until(lambda: reached[-1:] == [6])
+        assert [event.seq for event in two.reader.events(0)] == [1, 2, 3, 4, 5, 6]  # type: ignore[union-attr]
+
+
+# Commands.
+
+
+async def test_a_command_is_answered_by_all(tmp_path: Path) -> None:
+    """Each instance does it once, and the one who asked has all replies."""
+    async with together(tmp_path / "state", 3) as states:
+        done: list[tuple[str, Any]] = []
+        for state in states:
+
+            async def add(argument: Any, boot_id: str = state.instances.identity.boot_id) -> Any:
+                done.append((boot_id, argument))
+                return {"boot": boot_id, "sum": argument["a"] + 1}
+
+            state.commands.handle("add", add)
+        replies = await states[1].commands.ask("add", {"a": 41}, timeout_s=PATIENCE_S)
+        assert replies == {boot: {"boot": boot, "sum": 42} for boot in ("boot-1", "boot-2", "boot-3")}
+        assert sorted(done) == [(boot, {"a": 41}) for boot in ("boot-1", "boot-2", "boot-3")]
+        done.clear()
+        replies = await states[1].commands.ask("add", {"a": 1}, instance="boot-3", timeout_s=PATIENCE_S)
+        assert list(replies) == ["boot-3"]
+        replies = await states[1].commands.ask("add", {"a": 2}, instance="boot-2", timeout_s=PATIENCE_S)
+        assert done == [("boot-3", {"a": 1}), ("boot-2", {"a": 2})]
+
+
+async def test_an_instance_that_cannot_answer_has_no_reply(tmp_path: Path) -> None:
+    """One that fails, or is of a version that does not know the command, is missing after the time for it."""
+    async with together(tmp_path / "state", 3) as (one, two, _):
+
+        async def fail(_: Any) -> Any:
+            raise ZeroDivisionError
+
+        async def agree(_: Any) -> Any:
+            return "yes"
+
+        one.commands.handle("try", agree)
+        two.commands.handle("try", fail)
+        assert await one.commands.ask("try", timeout_s=0.5) == {"boot-1": "yes"}
+        one.commands.handle("again", agree)
+        two.commands.handle("again", agree)
+        replies = await one.commands.ask("again", instance="boot-2", timeout_s=PATIENCE_S)
+        assert replies == {"boot-2": "yes"}
+
+
+async def test_an_instance_alone_answers_itself(tmp_path: Path) -> None:
+    """The only process of a database has no follower, writes no row, and answers each command."""
+    with opened(tmp_path / "state") as state:
+        state.follow(lambda _: None)
+
+        async def double(argument: Any) -> Any:
+            return 2 * argument
+
+        state.commands.handle("double", double)
+        assert await state.commands.ask("double", 21) == {"boot-1": 42}
+        assert await state.commands.ask("double", 21, instance="boot-9") == {}
+        (own,) = state.instances.live()
+        assert (own.boot_id, own.worker, own.pid, own.heartbeat_age_s) == ("boot-1", None, os.getpid(), 0.0)
+        change = await state.ring.add("web", caller=ALICE)
+        (answer,) = await state.instances.with_ring(change.generation)
+        assert answer.has_it
+        assert state.follower is None
+    with closing(sqlite3.connect(state.path)) as connection:
+        for table in ("instances", "commands", "replies"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
+
+
+async def test_what_is_over_is_forgotten(tmp_path: Path) -> None:
+    """Commands and replies go after a minute, instances an hour after their end."""
+    async with together(tmp_path / "state", 2) as (one, two):
+
+        async def agree(_: Any) -> Any:
+            return True
+
+        for state in (one, two):
+            state.commands.handle("try", agree)
+        await one.commands.ask("try", timeout_s=PATIENCE_S)
+        change_database(one, "UPDATE commands SET at = at - 61")
+        change_database(
+            one,
+            """INSERT INTO instances SELECT 'old', name, worker, address, pid, version, started_at,
+            heartbeat_at - 3700, NULL, generation, intake, streams FROM instances WHERE boot_id = 'boot-1'""",
+        )
+        await one.commands.ask("try", timeout_s=PATIENCE_S)
+        one.instances.forget_task.due = 0.0
+        one.instances.announce()
+
+        def left() -> tuple[int, int, int]:
+            with closing(sqlite3.connect(one.path)) as connection:
+                query = "SELECT count(*) FROM "
+                commands, replies, instances = (
+                    connection.execute(query + table).fetchone()[0]
+                    for table in ("commands", "replies", "instances")
+                )
+            return commands, replies, instances
+
+        await until(lambda: left() == (1, 1, 2))
