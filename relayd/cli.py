@@ -190,7 +190,12 @@ def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
     _daemon_command(
         commands, "reload", "control:reload", "read configuration, certificates and the provider's key again"
     )
-    _daemon_command(commands, "drain", "control:drain", "let open streams finish, then stop the daemon")
+    drain = _daemon_command(
+        commands, "drain", "control:drain", "let open streams finish, then stop the daemon"
+    )
+    drain.add_argument(
+        "--instance", metavar="NAME", help="stop only this one of several instances that share the relay"
+    )
     backup = _daemon_command(commands, "backup", "backup:run", "copy keys, audit and log into one file")
     backup.add_argument("file", metavar="FILE", type=Path, help="a new file; it is never overwritten")
 

@@ -190,11 +190,7 @@ class Server:
             write_timeout_s=settings.server.write_timeout_s,
         )
         self._listener = Listener(
-            make_app(self._context),
-            sockets,
-            proxies=self._context.proxies,
-            tls=self._tls,
-            share=None if self._supervisor is None else self._supervisor.share,
+            make_app(self._context), sockets, proxies=self._context.proxies, tls=self._tls
         )
         self._apply(settings)
         host, port = self._listener.address
@@ -232,7 +228,7 @@ class Server:
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:
         """Answer the operator too, after `start`."""
-        settings = self._config.current
+        settings, identity = self._config.current, self._state.instances.identity
         context = AdminContext(
             facts=DaemonFacts(
                 boot_id=self._boot_id,
@@ -241,7 +237,8 @@ class Server:
                 upstream=self._upstream_options(settings).base_url,
                 demo=self._demo is not None,
                 state_dir=str(settings.state_dir),
-                instance=socket.gethostname(),
+                instance=identity.name,
+                worker=identity.worker,
             ),
             limits=lambda: Limits(
                 max_streams=self._config.current.server.max_streams,

@@ -57,7 +57,7 @@ class Relay:
 
 
 @asynccontextmanager
-async def running_relay(
+async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
     *,
     upstream_url: Callable[[FaultUpstream], str] = lambda upstream: upstream.base_url,
     tls: TlsFiles | None = None,
@@ -65,6 +65,8 @@ async def running_relay(
     send_buffer_bytes: int = 0,
     toml: str = "",
     clock: Callable[[], float] = time.time,
+    directory: StateDirectory | None = None,
+    worker: int | None = None,
     **settings: Any,
 ) -> AsyncIterator[Relay]:
     """Run a daemon until the block ends.
@@ -76,6 +78,8 @@ async def running_relay(
         send_buffer_bytes: what the kernel takes for a client that does not read; 0: as in the product.
         toml: its relayd.toml, for what has no name of its own: tables such as `prices`.
         clock: of the state.
+        directory: where its state is, if that is not a new one.
+        worker: its number among the daemons that share the directory, from 1; None: it is the only one.
         settings: by their names with two underscores for the dot, as `server__max_streams=3`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -84,17 +88,20 @@ async def running_relay(
             chosen = _settings(home, toml, {"upstream__base_url": upstream_url(upstream), **settings})
             records: list[RequestRecord] = []
             event_bus = EventBus()
+            boot_id = "boot" if worker is None else f"boot-{worker}"
 
             def on_commit(events: Sequence[LogEvent]) -> None:
                 records.extend(event.record for event in events if isinstance(event, Ended))
                 event_bus.publish(events)
 
             state = state_class.open(
-                StateDirectory(chosen.state_dir),
-                boot_id="boot",
+                directory or StateDirectory(chosen.state_dir),
+                boot_id=boot_id,
                 keep_days=1,
                 max_mib=10,
                 on_commit=on_commit,
+                worker=worker,
+                is_shared=worker is not None,
                 clock=clock,
             )
             state.ring.ensure_initial_key(KEY)
@@ -109,7 +116,7 @@ async def running_relay(
             server = Server(
                 ConfigReloader(chosen, lambda: chosen, manager),
                 state,
-                boot_id="boot",
+                boot_id=boot_id,
                 demo=False,
                 announce=announce,
                 manager=manager,

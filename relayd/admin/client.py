@@ -26,6 +26,7 @@ from relayd.admin.schema import (
     AuditPage,
     ClientChange,
     Clients,
+    Drain,
     ErrorReply,
     Event,
     ExtendKey,
@@ -234,9 +235,9 @@ class AdminClient:
         """Read the configuration again; `Refused` if it cannot be used."""
         return await self._ask("POST", "/reload", Reloaded)
 
-    async def drain(self) -> Status:
-        """Let open streams finish within the drain timeout, then stop the daemon."""
-        return await self._ask("POST", "/drain", Status)
+    async def drain(self, instance: str | None = None) -> Status:
+        """Let open streams finish within the drain timeout, then stop all instances, or the one named."""
+        return await self._ask("POST", "/drain", Status, Drain(instance))
 
     async def _change_key(
         self, path: tuple[str, ...], body: msgspec.Struct | None, generation: int, idempotency_key: str
@@ -252,8 +253,9 @@ class AdminClient:
         sent = b"" if body is None else msgspec.json.encode(body)
         return self._decoded(await self._ask_bytes(method, target, headers, sent), kind)
 
-    async def _ask(self, method: str, target: str, kind: type[T]) -> T:
-        return self._decoded(await self._ask_bytes(method, target), kind)
+    async def _ask(self, method: str, target: str, kind: type[T], body: object = None) -> T:
+        sent = b"" if body is None else msgspec.json.encode(body)
+        return self._decoded(await self._ask_bytes(method, target, None, sent), kind)
 
     async def _ask_bytes(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""

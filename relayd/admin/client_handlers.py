@@ -21,10 +21,11 @@ _UNUSED = Use()
 
 
 class _ClientsRoute(RingHandler):
-    def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
+    async def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        instances = self.context.have_ring(change.generation)
-        self.send_ring(change.generation, ClientChange(**asdict(change), cut=cut, instances=instances))
+        instances = await self.context.state.instances.with_ring(change.generation)
+        document = ClientChange(**asdict(change), cut=cut, instances=tuple(instances))
+        self.send_ring(change.generation, document)
 
 
 class ClientsHandler(_ClientsRoute):
@@ -35,7 +36,7 @@ class ClientsHandler(_ClientsRoute):
         context = self.context
         # The generation first, as for the keys.
         generation = context.state.ring.generation
-        open_streams = Counter(stream.record.client for stream in context.streams)
+        open_streams = Counter(stream.client for stream in (await self.all_instances.progress()).streams)
         clients = await context.read_log(lambda: json_list(_infos(context.state, open_streams)))
         self.send_ring(generation, {"generation": generation, "clients": clients})
 
@@ -46,7 +47,7 @@ class ClientsHandler(_ClientsRoute):
         if not isinstance(name, str):
             raise AdminError.bad_request('Name the client: {"name": "web"}, and its bounds beside it.')
         ring, caller = self.context.state.ring, await self.caller()
-        self.send_client(await ring.add_client(name, bounds, caller=caller))
+        await self.send_client(await ring.add_client(name, bounds, caller=caller))
 
 
 class ClientHandler(_ClientsRoute):
@@ -57,17 +58,23 @@ class ClientHandler(_ClientsRoute):
     async def patch(self, name: str) -> None:
         """Change the bounds that the body names; null removes one."""
         changes, ring = self.body(dict[str, Any]), self.context.state.ring
-        self.send_client(await ring.set_client(name, changes, caller=await self.caller()))
+        await self.send_client(await ring.set_client(name, changes, caller=await self.caller()))
 
     async def delete(self, name: str) -> None:
         """Remove a client and revoke its keys; with `?cut=true` end its open streams, too."""
-        streams, cut = self.context.streams, self.flag("cut")
-        change = await self.context.state.ring.remove_client(name, cut=cut, caller=await self.caller())
+        cut, ring = self.flag("cut"), self.context.state.ring
+        change = await ring.remove_client(name, cut=cut, caller=await self.caller())
         keys = set(change.revoked)
         if not change.already_done:
-            # Also the streams of keys that had ended before; a repeated answer may meet a new client.
-            keys.update(stream.record.key_id or "" for stream in streams if stream.record.client == name)
-        self.send_client(change, sum(map(streams.cut_key, keys)) if cut else 0)
+            # Streams of keys that had ended before end as well; a repeated answer may meet a new client.
+            keys.update(
+                key.id
+                for key in ring.keys()  # noqa: SIM118 - a list, not a dict
+                if key.client == name
+                and key.state not in LIVE_STATES
+                and key.created_at >= change.client.created_at
+            )
+        await self.send_client(change, await self.all_instances.count_cut(keys) if cut else 0)
 
 
 def _infos(state: State, open_streams: Mapping[str | None, int]) -> Iterator[ClientInfo]:

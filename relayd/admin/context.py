@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from relayd import __version__
 from relayd.admin.events import EventBus
@@ -23,12 +22,13 @@ from relayd.admin.schema import (
     DiskUse,
     EngineKind,
     EngineStatus,
-    Instance,
-    InstanceRing,
+    InstanceCounts,
+    InstanceInfo,
     Instances,
     LogHealth,
     PeriodUse,
     Progress,
+    Rates,
     Reloaded,
     RingSummary,
     RouteState,
@@ -37,7 +37,7 @@ from relayd.admin.schema import (
     StreamCounts,
     StreamProgress,
 )
-from relayd.relay.accepting import Accepting
+from relayd.relay.accepting import Accepting, AcceptState
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.routes import Route
 from relayd.relay.stream import RelayStream
@@ -59,6 +59,15 @@ class Limits:
     max_streams: int
     drain_timeout_s: float
     grace_s: float
+
+
+class Figures(NamedTuple):
+    """What the status of a relay sums up over its instances."""
+
+    streams: StreamCounts
+    max_streams: int
+    rates: Rates
+    log: LogHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +115,22 @@ class AdminContext:
 
     async def status(self) -> Status:
         """Return all figures as they are now; the disk is examined in a thread."""
-        limits, log = self.limits(), self.state.log
+        figures, limits, instances = self.figures(), self.limits(), self.instances().instances
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
         loop = asyncio.get_running_loop()
         today, month = await loop.run_in_executor(self._use_thread, _use, self.state)
         return Status(
-            **msgspec.structs.asdict(self.facts),
+            **asdict(self.facts),
             version=__version__,
             pid=os.getpid(),
             uptime_s=max(0, int(time.time() - epoch_s(self.facts.started_at))),
             intake=self.accepting.state,
             seq=self.event_bus.newest_seq,
-            streams=_stream_counts(self.streams),
-            max_streams=limits.max_streams,
+            streams=figures.streams,
+            max_streams=figures.max_streams,
             drain_timeout_s=limits.drain_timeout_s,
-            rates=self.metrics.recent.rates(self.streams.deltas),
-            log=LogHealth(queued=log.queued, lost=log.lost, error=log.error or disk_error),
+            rates=figures.rates,
+            log=replace(figures.log, error=figures.log.error or disk_error),
             disk=disk,
             ring=_ring_summary(self.state.ring),
             routes=[_route_status(route) for route in self.routes()],
@@ -129,40 +138,56 @@ class AdminContext:
             month=month,
             first_key=self.first_key(),
             engine=self._engine(disk_error),
+            instances=InstanceCounts(len(instances), sum(instance.has_ring for instance in instances)),
         )
+
+    def figures(self) -> Figures:
+        """Return what this instance adds to the status of the relay."""
+        log = self.state.log
+        return Figures(
+            streams=_stream_counts(self.streams),
+            max_streams=self.limits().max_streams,
+            rates=self.metrics.recent.rates(self.streams.deltas),
+            log=LogHealth(queued=log.queued, lost=log.lost, error=log.error),
+        )
+
+    async def metrics_text(self) -> str:
+        """Return the metrics of this instance in Prometheus' text format, version 0.0.4."""
+        return self.metrics.render(await self.status(), self.streams.deltas)
+
+    def drain(self) -> None:
+        """Accept nothing more and begin to stop, unless this instance does so already."""
+        if self.accepting.state is not AcceptState.DRAINING:
+            self.accepting.drain()
+            self.stop()
 
     def instances(self) -> Instances:
-        """Return the processes that serve this relay."""
-        generation = self.state.ring.generation
-        return Instances(generation, [self._self(generation)])
-
-    def have_ring(self, generation: int) -> tuple[InstanceRing, ...]:
-        """Return which instances have a change of keys or clients that led to this generation."""
-        facts, own = self.facts, self.state.ring.generation
-        return (
-            InstanceRing(
-                name=facts.instance, boot_id=facts.boot_id, generation=own, has_it=own >= generation
-            ),
+        """Return the live processes that serve this relay, by name."""
+        live = self.state.instances.live()
+        generation = max(instance.generation for instance in live)
+        return Instances(
+            generation,
+            [
+                InstanceInfo(
+                    **asdict(instance),
+                    has_ring=instance.generation == generation,
+                    is_self=instance.boot_id == self.facts.boot_id,
+                )
+                for instance in live
+            ],
         )
 
-    def _self(self, generation: int) -> Instance:
-        facts = self.facts
-        return Instance(
-            name=facts.instance,
-            boot_id=facts.boot_id,
-            worker=facts.worker,
-            address=facts.address,
-            pid=os.getpid(),
-            version=__version__,
-            started_at=facts.started_at,
-            generation=generation,
-            intake=self.accepting.state,
-            streams=len(self.streams),
-            is_self=True,
+    def _engine(self, disk_error: str | None) -> EngineStatus:
+        follower = self.state.follower
+        error = disk_error if follower is None else disk_error or follower.error
+        latency_s = None if follower is None else follower.latency_s
+        return EngineStatus(
+            kind=EngineKind.SQLITE,
+            where=str(self.state.path),
+            ok=error is None,
+            error=error,
+            latency_ms=None if latency_s is None else round(latency_s * 1000, 1),
         )
-
-    def _engine(self, error: str | None) -> EngineStatus:
-        return EngineStatus(kind=EngineKind.SQLITE, where=str(self.state.path), ok=error is None, error=error)
 
     def as_of_now(self, record: RequestRecord) -> RequestRecord:
         """Return a record as it is now: of an open stream, the disk has only the beginning."""

@@ -10,13 +10,15 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
+from relayd.admin.all_instances import AllInstances
 from relayd.admin.context import AdminContext
 from relayd.admin.errors import AdminError, as_admin_error
-from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, ErrorDetail, ErrorReply
+from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, VERSION_MISMATCH, Drain, ErrorDetail, ErrorReply
 from relayd.admin.unix_socket import identify_peer
 from relayd.json_handler import JsonHandler
 from relayd.relay.accepting import AcceptState
@@ -34,12 +36,14 @@ class AdminHandler(JsonHandler):
     """A route of the admin API. Methods raise; `write_error` is the one place that renders errors."""
 
     context: AdminContext
+    all_instances: AllInstances
     query_names: frozenset[str] = frozenset()
     """The parameters that the query may have."""
 
-    def initialize(self, context: AdminContext) -> None:
+    def initialize(self, context: AdminContext, all_instances: AllInstances) -> None:
         """Keep what the application passes on."""
         self.context = context
+        self.all_instances = all_instances
 
     def set_default_headers(self) -> None:
         """Set the headers of every answer, errors included."""
@@ -150,7 +154,7 @@ class StatusHandler(AdminHandler):
 
     async def get(self) -> None:
         """Send the state of the daemon at a glance."""
-        self.send_json(await self.context.status())
+        self.send_json(await self.all_instances.status())
 
 
 class InstancesHandler(AdminHandler):
@@ -165,9 +169,8 @@ class MetricsHandler(AdminHandler):
     """`GET /metrics`."""
 
     async def get(self) -> None:
-        """Send all metrics in Prometheus' text format, version 0.0.4."""
-        context = self.context
-        text = context.metrics.render(await context.status(), context.streams.deltas)
+        """Send the metrics of all instances in Prometheus' text format, version 0.0.4."""
+        text = await self.all_instances.metrics()
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.finish(text)
 
@@ -189,9 +192,9 @@ class ControlHandler(AdminHandler):
 class InflightHandler(AdminHandler):
     """`GET /inflight`."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Send where each open stream is, as the `progress` event of `/events` says it."""
-        progress = self.context.progress()
+        progress = await self.all_instances.progress()
         self.send_json({"at": progress.at, "streams": progress.streams})
 
 
@@ -201,7 +204,7 @@ class CancelHandler(ControlHandler):
     async def delete(self, request_id: str) -> None:
         """End one open stream."""
         peer = await self.peer()
-        if not self.context.streams.cancel(request_id):
+        if not await self.all_instances.cancel(request_id):
             await self.audit("cancel", "not_found", peer, request_id[:40])
             raise AdminError.not_found(f"No open stream has the id {request_id[:40]!r}; it may have ended.")
         await self.audit("cancel", "done", peer, request_id)
@@ -213,18 +216,14 @@ class PauseHandler(ControlHandler):
 
     async def post(self, action: str) -> None:
         """Stop accepting new requests, or accept them again."""
-        accepting, peer = self.context.accepting, await self.peer()
-        if accepting.state is AcceptState.DRAINING:
-            await self.audit(action, "draining", peer)
-            raise AdminError(
-                HTTPStatus.CONFLICT, "draining", f"The daemon is stopping; it is too late to {action}."
-            )
-        if action == "pause":
-            accepting.pause()
-        else:
-            accepting.resume()
+        peer = await self.peer()
+        try:
+            silent = await self.all_instances.set_intake(action)
+        except AdminError as refusal:
+            await self.audit(action, refusal.code, peer)
+            raise
         await self.audit(action, "done", peer)
-        self.send_json(await self.context.status())
+        self.send_json(replace(await self.all_instances.status(), silent=silent))
 
 
 class ReloadHandler(ControlHandler):
@@ -233,8 +232,7 @@ class ReloadHandler(ControlHandler):
     async def post(self) -> None:
         """Read the configuration again and say what changed; if it cannot be used, nothing changes."""
         peer = await self.peer()
-        # The reload outlives the client that asked for it.
-        report = await asyncio.shield(self.context.reload())
+        report = await self.all_instances.reload()
         await self.audit("reload", "done" if report.error is None else "refused", peer)
         if report.error is not None:
             raise AdminError(
@@ -248,12 +246,15 @@ class DrainHandler(ControlHandler):
 
     async def post(self) -> None:
         """Answer, then begin to stop as on SIGTERM; a second drain is only answered."""
-        accepting, peer = self.context.accepting, await self.peer()
-        is_first = accepting.state is not AcceptState.DRAINING
-        accepting.drain()
+        name, peer, accepting = self.body(Drain).instance, await self.peer(), self.context.accepting
+        target = None if name is None else self.all_instances.find(name)
+        is_first = (target is None or target.is_self) and accepting.state is not AcceptState.DRAINING
+        if is_first:
+            accepting.drain()
         try:
-            await self.audit("drain", "done", peer)
-            await self.send_json(await self.context.status())
+            silent = await self.all_instances.drain_others(None if target is None else target.boot_id)
+            await self.audit("drain", "done", peer, None if target is None else target.name)
+            await self.send_json(replace(await self.all_instances.status(), silent=silent))
         except StreamClosedError:
             _log.info("The client that asked for the drain left before the answer.")
         finally:

@@ -57,12 +57,11 @@ class RingHandler(AdminHandler):
         self.set_header("Etag", f'"{generation}"')
         self.send_json(document)
 
-    def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
+    async def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        instances = self.context.have_ring(change.generation)
-        self.send_ring(
-            change.generation, KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=instances)
-        )
+        instances = await self.context.state.instances.with_ring(change.generation)
+        document = KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=tuple(instances))
+        self.send_ring(change.generation, document)
 
 
 class KeysHandler(RingHandler):
@@ -81,9 +80,9 @@ class KeysHandler(RingHandler):
         """Make a first key for a new client, or import a key of the operator's own."""
         wanted, caller, ring = self.body(AddKey), await self.caller(), self.context.state.ring
         if wanted.secret is None:
-            self.send_change(await ring.add(wanted.client, caller=caller))
+            await self.send_change(await ring.add(wanted.client, caller=caller))
         else:
-            self.send_change(await ring.import_key(wanted.client, wanted.secret, caller=caller))
+            await self.send_change(await ring.import_key(wanted.client, wanted.secret, caller=caller))
 
 
 class KeyChangeHandler(RingHandler):
@@ -106,6 +105,6 @@ class KeyChangeHandler(RingHandler):
                 cut = self.body(RevokeKey).cut
                 change = await ring.revoke(key_id, cut=cut, caller=await self.caller())
                 if cut:
-                    self.send_change(change, self.context.streams.cut_key(change.key.id))
+                    await self.send_change(change, await self.all_instances.count_cut([change.key.id]))
                     return
-        self.send_change(change)
+        await self.send_change(change)

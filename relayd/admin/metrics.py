@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ _MAX_FIRST_TOKENS = 1000
 _MAX_CLIENT_LABELS = 200
 _OTHER_CLIENTS = "(other)"
 """No client has this name."""
+
+_COMMENT = re.compile(r"# (HELP|TYPE) (\S+)")
+_SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(\{?)")
 
 # The time at which each counter was made says nothing that the start of the process does not.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
@@ -98,11 +102,38 @@ class Metrics:
             if counter is not None:
                 counter.inc()
 
-    def render(self, status: Status, deltas: int) -> bytes:
+    def render(self, status: Status, deltas: int) -> str:
         """Return all metrics in Prometheus' text format, version 0.0.4."""
         current = CollectorRegistry()
         current.register(_StatusCollector(status, deltas))
-        return generate_latest(self._registry) + generate_latest(current)
+        return (generate_latest(self._registry) + generate_latest(current)).decode()
+
+
+def merged(texts: Mapping[str, str]) -> str:
+    """Return one text with the metrics of several instances, each sample labelled with its instance.
+
+    The format wants all samples of a metric in one group, below its comments.
+
+    Args:
+        texts: what `render` returned at each instance, by the instance's name.
+    """
+    comments: dict[str, dict[str, str]] = {}
+    """By metric and kind of comment; of instances with different words, the last."""
+    samples: dict[str, list[str]] = {}
+    for instance, text in texts.items():
+        escaped = instance.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        label = f'instance="{escaped}"'
+        metric = ""
+        for line in text.split("\n"):
+            if comment := _COMMENT.match(line):
+                metric = comment[2]
+                comments.setdefault(metric, {})[comment[1]] = line
+            elif sample := _SAMPLE.match(line):
+                rest = line[sample.end() :]
+                labelled = f"{sample[1]}{{{label},{rest}" if sample[2] else f"{sample[1]}{{{label}}}{rest}"
+                samples.setdefault(metric, []).append(labelled)
+    lines = (line for metric in comments for line in [*comments[metric].values(), *samples.get(metric, ())])
+    return "".join(f"{line}\n" for line in lines)
 
 
 class _ByClient:

@@ -19,6 +19,8 @@ from relayd.state.records import (
     DiskUse,
     Ended,
     Gap,
+    Instance,
+    InstanceRing,
     KeyChangeResult,
     KeyInfo,
     KeyState,
@@ -163,25 +165,11 @@ class InstanceCounts(msgspec.Struct, frozen=True):
     have_ring: int = 1
 
 
-class Instance(msgspec.Struct, kw_only=True, frozen=True):
+class InstanceInfo(Instance, kw_only=True, frozen=True):
     """One process that serves this relay. Of another one, all is as of its last heartbeat."""
 
-    name: str
-    boot_id: str
-    worker: int | None = None
-    """The number of a worker, from 1; None if the daemon there is a single process."""
-    address: str
-    """Where it serves clients, as a URL."""
-    pid: int
-    version: str
-    started_at: str
-    heartbeat_age_s: float = 0.0
-    generation: int
-    """Of the ring that is in force there."""
     has_ring: bool = True
-    """Whether that is the newest ring."""
-    intake: AcceptState
-    streams: int
+    """Whether the newest ring is in force there."""
     is_self: bool = msgspec.field(name="self", default=False)
     """Whether this is the instance that answers."""
 
@@ -190,17 +178,7 @@ class Instances(msgspec.Struct, frozen=True):
     """`GET /instances`: all that are live, by name; `generation` is that of the newest ring."""
 
     generation: int
-    instances: list[Instance]
-
-
-class InstanceRing(msgspec.Struct, kw_only=True, frozen=True):
-    """Whether an instance has a change of keys or clients, when the change was answered."""
-
-    name: str
-    boot_id: str
-    generation: int
-    """Of the ring that is in force there."""
-    has_it: bool
+    instances: list[InstanceInfo]
 
 
 class RouteState(StrEnum):
@@ -252,6 +230,7 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     seq: int
     streams: StreamCounts
     max_streams: int
+    """The limits of all instances together."""
     drain_timeout_s: float
     rates: Rates
     log: LogHealth
@@ -266,6 +245,9 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     engine: EngineStatus = EngineStatus(kind=EngineKind.SQLITE, where="")
     """An older daemon doesn't send it."""
     instances: InstanceCounts = InstanceCounts()
+    silent: tuple[str, ...] = ()
+    """Live instances that did not answer within a second. Their figures are missing here, and a pause, a
+    resume or a drain reaches them later, if at all."""
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -279,6 +261,8 @@ class Reloaded(msgspec.Struct, frozen=True):
     """What is new and worth knowing."""
     error: str | None = None
     """Why nothing changed."""
+    failed: list[str] = []
+    """Other instances where nothing changed, each with its reason."""
 
 
 class Ring(msgspec.Struct, frozen=True):
@@ -387,6 +371,12 @@ class ExtendKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /keys/{id}/extend`: moves the end later by this many seconds."""
 
     by_s: float
+
+
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /drain`: the instance of this name, or all of them."""
+
+    instance: str | None = None
 
 
 class RevokeKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

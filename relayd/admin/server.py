@@ -15,6 +15,7 @@ from tornado.netutil import add_accept_handler
 from tornado.web import Application
 from typing_extensions import override
 
+from relayd.admin.all_instances import AllInstances
 from relayd.admin.client_handlers import ClientHandler, ClientsHandler
 from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
@@ -59,8 +60,9 @@ class AdminServer:
     def __init__(self, listening: socket.socket, context: AdminContext) -> None:
         self._listening = listening
         self._context = context
+        self._all_instances = AllInstances(context)
         self._http_server = _BoundedServer(
-            _application(context),
+            _application(context, self._all_instances),
             # A program that has its answer, a refused follower for one, holds no place.
             no_keep_alive=True,
             idle_connection_timeout=_IDLE_TIMEOUT_S,
@@ -69,7 +71,7 @@ class AdminServer:
             max_header_size=_MAX_HEADER_BYTES,
         )
         self._stop_accepting: Callable[[], None] = lambda: None
-        self._ticking: asyncio.Task[None] | None = None
+        self._ticking: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Answer from now on.
@@ -80,27 +82,44 @@ class AdminServer:
         context = self._context
         context.event_bus.open(context.metrics.event_logged)
         context.event_bus.advance(await context.read_log(context.state.reader.newest_seq))
-        self._ticking = asyncio.create_task(self._tick(), name="admin tick")
+        self._all_instances.start()
+        self._ticking = [
+            asyncio.create_task(self._tick(), name="admin tick"),
+            asyncio.create_task(self._tell_progress(), name="admin progress"),
+        ]
         self._stop_accepting = add_accept_handler(self._listening, self._http_server.accept)
 
     async def _tick(self) -> None:
-        """Once a second, begin a slot of the rates and tell the readers where the open streams are."""
+        """Once a second, begin a slot of the rates."""
         context = self._context
-        were_open = False
         while True:
             await asyncio.sleep(_TICK_S)
             context.metrics.recent.begin_second(context.streams.deltas)
-            are_open = len(context.streams) > 0
-            if len(context.event_bus) and (are_open or were_open):
-                context.event_bus.publish_progress(context.progress())
+
+    async def _tell_progress(self) -> None:
+        """Once a second, tell the readers where the open streams are, and once when none is left."""
+        event_bus, loop = self._context.event_bus, asyncio.get_running_loop()
+        were_open, due = False, loop.time()
+        while True:
+            # The other instances are asked, which takes a part of the second.
+            due = max(due + _TICK_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+            if not len(event_bus):
+                were_open = False
+                continue
+            progress = await self._all_instances.progress()
+            are_open = bool(progress.streams)
+            if are_open or were_open:
+                event_bus.publish_progress(progress)
             were_open = are_open
 
     async def close(self) -> None:
         """End the readers of events and the queries under way, then every connection, then the threads."""
         self._stop_accepting()
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.gather(self._ticking, return_exceptions=True)
+        for task in self._ticking:
+            task.cancel()
+        await asyncio.gather(*self._ticking, return_exceptions=True)
+        await self._all_instances.close()
         self._context.event_bus.close()
         # Closing a connection waits for its handler: a heavy filter would hold up the end for seconds.
         self._context.state.reader.close()
@@ -108,8 +127,8 @@ class AdminServer:
         await self._context.close()
 
 
-def _application(context: AdminContext) -> Application:
-    arguments: dict[str, Any] = {"context": context}
+def _application(context: AdminContext, all_instances: AllInstances) -> Application:
+    arguments: dict[str, Any] = {"context": context, "all_instances": all_instances}
     return Application(
         [
             (r"/status", StatusHandler, arguments),

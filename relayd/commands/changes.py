@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
 from relayd.admin.client import AnswerUnknown, Refused
+from relayd.admin.schema import InstanceRing
 
 _TRIES = 5
 
@@ -42,3 +43,15 @@ async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
             if refusal.status != HTTPStatus.PRECONDITION_FAILED:
                 raise
     return await attempt()
+
+
+def have_it(instances: Sequence[InstanceRing]) -> list[str]:
+    """Return the sentence on which instances have a change; none if there is only one."""
+    count = len(instances)
+    if count <= 1:
+        return []
+    late = [instance.name for instance in instances if not instance.has_it]
+    if not late:
+        return [f"All {count} instances have it."]
+    sentence = f"{count - len(late)} of {count} instances have it; not yet: {', '.join(late)}."
+    return [f"{sentence} `relayd status` shows when all do."]

@@ -9,7 +9,7 @@ from functools import partial
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
-from relayd.commands.changes import once, retried
+from relayd.commands.changes import have_it, once, retried
 from relayd.commands.client_options import bounds_in
 from relayd.commands.console import Console, ago, counted, show, streams_after, usd
 from relayd.commands.keys import show_secret
@@ -57,7 +57,8 @@ async def add(args: Namespace, console: Console) -> int:
     key_id = "" if change.key is None else f" {change.key.id}"
     sentence = f"Client {args.name} is added ({bounds}), with the key{key_id}."
     way_back = f"Make another, which you can see: relayd keys rotate {args.name} --grace 0s"
-    return show_secret(console, change.secret, sentence, way_back, _how_to_use(change.client, address))
+    more = [*have_it(change.instances), *_how_to_use(change.client, address)]
+    return show_secret(console, change.secret, sentence, way_back, more)
 
 
 async def set_bounds(args: Namespace, console: Console) -> int:
@@ -66,7 +67,7 @@ async def set_bounds(args: Namespace, console: Console) -> int:
     change = await _change(client, partial(client.set_client, args.name, bounds_in(args, _BOUNDS)))
     bounds = _bounds(change.client, time.time()) or "none"
     sentence = f"Client {args.name} has these bounds from its next request on: {bounds}."
-    return show(args, console, change, sentence)
+    return show(args, console, change, " ".join([sentence, *have_it(change.instances)]))
 
 
 async def remove(args: Namespace, console: Console) -> int:
@@ -76,7 +77,7 @@ async def remove(args: Namespace, console: Console) -> int:
     streams = streams_after(change.cut if args.cut else None)
     keys = counted(len(change.revoked), "key")
     sentence = f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}"
-    return show(args, console, change, sentence)
+    return show(args, console, change, " ".join([sentence, *have_it(change.instances)]))
 
 
 async def _change(client: AdminClient, change: Callable[..., Awaitable[ClientChange]]) -> ClientChange:

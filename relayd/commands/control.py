@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from relayd.admin.schema import AcceptState, PeriodUse, RouteStatus, Status, epoch_s
-from relayd.commands.console import Console, counted, left, show, size, usd
+from relayd.admin.schema import AcceptState, EngineKind, PeriodUse, RouteStatus, Status, epoch_s
+from relayd.commands.console import EXIT_FAILED, Console, counted, left, show, size, usd
 from relayd.durations import millis, short
 from relayd.hints import typeable
 from relayd.printable import printable
@@ -48,7 +48,7 @@ async def pause(args: Namespace, console: Console) -> int:
     """Refuse new requests."""
     status = await console.client(args.socket).pause()
     count = _open_streams(status)
-    return show(
+    return _show(
         args,
         console,
         status,
@@ -60,15 +60,16 @@ async def pause(args: Namespace, console: Console) -> int:
 async def resume(args: Namespace, console: Console) -> int:
     """Accept new requests again."""
     status = await console.client(args.socket).resume()
-    return show(args, console, status, f"Live: new requests are accepted at {status.address}.")
+    return _show(args, console, status, f"Live: new requests are accepted at {status.address}.")
 
 
 async def reload(args: Namespace, console: Console) -> int:
     """Read configuration, certificates and the provider's key again, and say what changed."""
     report = await console.client(args.socket).reload()
+    exit_status = EXIT_FAILED if report.failed else 0
     if args.json:
         console.json(report)
-        return 0
+        return exit_status
     for change in report.changed:
         console.say(f"Changed: {change}.")
     if report.waiting:
@@ -77,19 +78,39 @@ async def reload(args: Namespace, console: Console) -> int:
         console.say("The configuration has not changed.")
     for note in report.notes:
         console.note(f"Note: {note}")
-    return 0
+    for failure in report.failed:
+        console.note(f"relayd: Nothing changed on {failure}")
+    return exit_status
 
 
 async def drain(args: Namespace, console: Console) -> int:
     """Let the open streams finish, then stop the daemon."""
-    status = await console.client(args.socket).drain()
+    client = console.client(args.socket)
+    status = await client.drain(args.instance)
+    if args.instance is not None:
+        sentence = (
+            f"Draining {args.instance}: its open streams may take {status.drain_timeout_s:g} s more, then it "
+            "stops. The other instances serve on."
+        )
+        return _show(args, console, status, sentence)
     count = _open_streams(status)
     rest = (
         f"{counted(count, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
         if count
         else "no stream is open, so relayd stops now."
     )
-    return show(args, console, status, f"Draining: new requests get 503; {rest}")
+    return _show(args, console, status, f"Draining: new requests get 503; {rest}")
+
+
+def _show(args: Namespace, console: Console, status: Status, sentence: str) -> int:
+    """Say what a command did; return 1 if an instance did not answer it."""
+    show(args, console, status, sentence)
+    if not status.silent:
+        return 0
+    console.note(
+        f"relayd: No answer came from {', '.join(status.silent)} within a second; there it may happen later."
+    )
+    return EXIT_FAILED
 
 
 def _open_streams(status: Status) -> int:
@@ -128,6 +149,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     phases = f"{streams.connecting} connecting, {streams.waiting} waiting, {streams.streaming} streaming"
     counts = f"{counted(rates.requests_1m, 'request')} in 1m, {counted(rates.errors_5m, 'error')} in 5m"
     queue = f"{log.queued} waiting for the disk, {counted(log.lost, 'record')} lost"
+    instances, engine = status.instances, status.engine
     rows = [
         ("relayd", typeable(f"{status.version}, {_INTAKE[status.intake]}")),
         ("up", f"{short(status.uptime_s)} (pid {status.pid}, boot {status.boot_id})"),
@@ -145,6 +167,15 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"),
         ("state", status.state_dir),
     ]
+    if engine.kind is EngineKind.POSTGRESQL:
+        took = "" if engine.latency_ms is None else f", answers within {engine.latency_ms:.1f} ms"
+        rows.append(("database", f"PostgreSQL, {engine.where}{took}"))
+    if instances.live > 1:
+        have = f"{instances.have_ring} of {instances.live} have the newest keys"
+        rows.append(("instances", f"{have}; this is the answer of {status.instance}"))
     if status.first_key is not None:
         rows.append(("first key", status.first_key))
-    return rows if log.error is None else [*rows, ("PROBLEM", log.error)]
+    if status.silent:
+        rows.append(("PROBLEM", f"No answer within a second from {', '.join(status.silent)}"))
+    rows += [("PROBLEM", problem) for problem in dict.fromkeys((engine.error, log.error)) if problem]
+    return rows

@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, Refused
 from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring
-from relayd.commands.changes import once, retried
+from relayd.commands.changes import have_it, once, retried
 from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show, streams_after
 
 _DEAD_SHOWN = 5
@@ -56,7 +56,7 @@ async def import_key(args: Namespace, console: Console) -> int:
     given = getpass("The key, which is not shown: ") if sys.stdin.isatty() else sys.stdin.readline()
     client = console.client(args.socket)
     change = await _change(client, lambda _ring: partial(client.add_key, args.name, given.strip()))
-    return show(
+    return _show(
         args, console, change, f"Client {args.name} has the given key now; its id is {change.key.id}."
     )
 
@@ -87,7 +87,7 @@ async def extend(args: Namespace, console: Console) -> int:
         lambda ring: partial(client.extend_key, _key_id(ring, args.id, [KeyState.RETIRING]), by_s=args.by),
     )
     until = change.key.expires_at or change.key.created_at
-    return show(
+    return _show(
         args, console, change, f"Key {change.key.id} works until {until} ({left(until, time.time())})."
     )
 
@@ -97,7 +97,7 @@ async def undo(args: Namespace, console: Console) -> int:
     client = console.client(args.socket)
     change = await _change(client, lambda ring: partial(client.undo_key, _key_to_undo(ring, args.name).id))
     gone = "" if change.old is None else f"; {change.old.id} is revoked"
-    return show(args, console, change, f"Key {change.key.id} of {change.key.client} is active again{gone}.")
+    return _show(args, console, change, f"Key {change.key.id} of {change.key.client} is active again{gone}.")
 
 
 async def revoke(args: Namespace, console: Console) -> int:
@@ -116,7 +116,7 @@ async def revoke(args: Namespace, console: Console) -> int:
     sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
     if not any(key.client == name and key.state in LIVE_STATES for key in (await client.keys()).keys):
         sentence += f" {name} has no key now: relayd keys add {name}"
-    return show(args, console, change, sentence)
+    return _show(args, console, change, sentence)
 
 
 async def _change(client: AdminClient, choose: Callable[[Ring], Change]) -> KeyChange:
@@ -169,11 +169,16 @@ def _key_to_undo(ring: Ring, name: str) -> KeyInfo:
     return max(retiring, key=lambda key: (key.replaced_by in active, key.expires_at or ""))
 
 
+def _show(args: Namespace, console: Console, change: KeyChange, sentence: str) -> int:
+    return show(args, console, change, " ".join([sentence, *have_it(change.instances)]))
+
+
 def _show_new(args: Namespace, console: Console, change: KeyChange, *sentences: str) -> int:
     if args.json:
         console.json(change)
         return 0
-    return show_secret(console, change.secret, sentences[0], _way_back(change), sentences[1:])
+    more = [*sentences[1:], *have_it(change.instances)]
+    return show_secret(console, change.secret, sentences[0], _way_back(change), more)
 
 
 def show_secret(

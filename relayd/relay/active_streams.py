@@ -13,7 +13,8 @@ class ActiveStreams:
 
     def __init__(self) -> None:
         self._streams: dict[str, RelayStream] = {}
-        self._cut_keys: set[str] = set()
+        self._cut_keys: dict[str, int] = {}
+        """How many streams of each key the cut has ended."""
         self._stop_error: RelayError | None = None
         self._closed_deltas = 0
 
@@ -22,7 +23,9 @@ class ActiveStreams:
         self._streams[stream.record.id] = stream
         if self._stop_error is not None:
             stream.stop(self._stop_error)
-        if stream.record.key_id in self._cut_keys:
+        key_id = stream.record.key_id
+        if key_id in self._cut_keys:
+            self._cut_keys[key_id] += 1
             stream.stop(_key_revoked())
 
     def remove(self, stream: RelayStream) -> None:
@@ -55,15 +58,16 @@ class ActiveStreams:
         return True
 
     def cut_key(self, key_id: str) -> int:
-        """End the streams of a key, and those of requests that it opened before; return how many are open.
+        """End the streams of a key, and those of requests that it opened before; return how many so far.
 
         The key must be revoked for good: no later request gets in with it.
         """
-        self._cut_keys.add(key_id)
-        cut = [stream for stream in self if stream.record.key_id == key_id]
-        for stream in cut:
-            stream.stop(_key_revoked())
-        return len(cut)
+        if key_id not in self._cut_keys:
+            cut = [stream for stream in self if stream.record.key_id == key_id]
+            self._cut_keys[key_id] = len(cut)
+            for stream in cut:
+                stream.stop(_key_revoked())
+        return self._cut_keys[key_id]
 
     def stop_all(self, error: RelayError) -> int:
         """End every open stream, and every later one, with the same error; return how many are open."""

@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from relayd.state.directory import StateDirectory
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
 from tests.harness import KEY, Relay, running_relay
+from tests.state.harness import BorrowedDirectory
 from tests.wire import Reply, Wire, body, post, until
 
 NOON_S = 1_800_000_000.0
@@ -84,27 +85,63 @@ async def admin_api(
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[AdminHarness]:
     """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart."""
-    state_dir, event_bus, accepting = home / "state", EventBus(), Accepting()
+    event_bus = EventBus()
+    state = State.open(
+        StateDirectory(home / "state"),
+        boot_id=boot_id,
+        keep_days=keep_days,
+        max_mib=512,
+        on_commit=event_bus.publish,
+        clock=clock,
+    )
+    async with _serving(state, home / "state", event_bus, event_write_timeout_s) as api:
+        yield api
+
+
+@asynccontextmanager
+async def admin_apis(home: Path, count: int) -> AsyncIterator[list[AdminHarness]]:
+    """Serve the admin APIs of several instances on one database; each has heard of all others."""
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(StateDirectory(home / "state"))
+        apis = [await stack.enter_async_context(_instance(home, directory, n + 1)) for n in range(count)]
+        await until(lambda: all(len(api.state.instances.live()) == count for api in apis))
+        yield apis
+
+
+@asynccontextmanager
+async def _instance(home: Path, directory: StateDirectory, number: int) -> AsyncIterator[AdminHarness]:
+    event_bus = EventBus()
+    state = State.open(
+        BorrowedDirectory(directory),
+        boot_id=f"boot-{number}",
+        worker=number,
+        is_shared=True,
+        keep_days=30,
+        max_mib=512,
+        on_commit=event_bus.publish,
+    )
+    async with _serving(state, home / str(number), event_bus) as api:
+        yield api
+
+
+@asynccontextmanager
+async def _serving(
+    state: State, socket_dir: Path, event_bus: EventBus, event_write_timeout_s: float = 10.0
+) -> AsyncIterator[AdminHarness]:
+    accepting, identity = Accepting(), state.instances.identity
     stopped: list[bool] = []
-    with open_admin_socket(state_dir / "admin.sock", group="", state_dir=state_dir) as admin_socket:
-        state = State.open(
-            StateDirectory(state_dir),
-            boot_id=boot_id,
-            keep_days=keep_days,
-            max_mib=512,
-            on_commit=event_bus.publish,
-            clock=clock,
-        )
+    with open_admin_socket(socket_dir / "admin.sock", group="", state_dir=socket_dir) as admin_socket:
         state.ring.ensure_initial_key(KEY)
         context = AdminContext(
             facts=DaemonFacts(
-                boot_id=boot_id,
+                boot_id=identity.boot_id,
                 started_at=utc_text(NOON_S),
                 address="http://a",
                 upstream="http://b",
                 demo=False,
-                state_dir=str(state_dir),
-                instance="a",
+                state_dir=str(state.path.parent),
+                instance=identity.name,
+                worker=identity.worker,
             ),
             limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),
             state=state,
@@ -136,6 +173,21 @@ async def whole_daemon() -> AsyncIterator[tuple[Relay, AdminClient]]:
     """Run a daemon with its public side and the fault upstream; its ring has `KEY`."""
     async with running_relay() as relay:
         yield relay, AdminClient(relay.state.path.parent / "admin.sock")
+
+
+@asynccontextmanager
+async def whole_daemons(home: Path, count: int) -> AsyncIterator[list[tuple[Relay, AdminClient]]]:
+    """Run several daemons on one database; each has heard of all others."""
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(StateDirectory(home / "state"))
+        relays = [
+            await stack.enter_async_context(
+                running_relay(directory=BorrowedDirectory(directory), worker=number)
+            )
+            for number in range(1, count + 1)
+        ]
+        await until(lambda: all(len(relay.state.instances.live()) == count for relay in relays))
+        yield [(relay, AdminClient(relay.settings.admin.socket)) for relay in relays]
 
 
 async def open_chat(relay: Relay, model: str, key: str = KEY) -> tuple[Wire, Reply]:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from relayd import __version__
+from relayd.admin.client import AdminClient, Refused
+from relayd.admin.metrics import merged
 from relayd.admin.schema import (
     AcceptState,
     EngineKind,
     EngineStatus,
-    Instance,
     InstanceCounts,
-    InstanceRing,
+    InstanceInfo,
     Instances,
+    Progress,
+    Reloaded,
+    StreamCounts,
 )
-from relayd.state.records import utc_text
-from tests.admin.harness import NOON_S, admin_api, raw
+from tests.admin.harness import (
+    admin_api,
+    admin_apis,
+    open_chat,
+    raw,
+    read_to_end,
+    whole_daemons,
+)
+from tests.wire import DONE, PATIENCE_S, until
+
+_HOST = socket.gethostname()
 
 
 async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
@@ -25,13 +44,15 @@ async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
         found = await api.client.instances()
         status = await api.client.status()
         document = (await raw(api.socket, "GET", "/instances")).json
-    alone = Instance(
-        name="a",
+    alone = InstanceInfo(
+        name=_HOST,
         boot_id="boot",
+        worker=None,
         address="http://a",
         pid=os.getpid(),
         version=__version__,
-        started_at=utc_text(NOON_S),
+        started_at=found.instances[0].started_at,
+        heartbeat_age_s=0.0,
         generation=1,
         intake=AcceptState.OPEN,
         streams=0,
@@ -39,14 +60,152 @@ async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
     )
     assert found == Instances(1, [alone])
     assert document["instances"][0]["self"] is True
-    assert (status.instance, status.worker, status.instances) == ("a", None, InstanceCounts(1, 1))
+    assert (status.instance, status.worker, status.instances) == (_HOST, None, InstanceCounts(1, 1))
     assert status.engine == EngineStatus(kind=EngineKind.SQLITE, where=str(tmp_path / "state" / "relayd.db"))
 
 
+async def test_every_instance_lists_all(tmp_path: Path) -> None:
+    """By name; each says which one it is, and the status counts them."""
+    async with admin_apis(tmp_path, 3) as apis:
+        for number, api in enumerate(apis, 1):
+            found = await api.client.instances()
+            assert [one.name for one in found.instances] == [f"{_HOST}-{n}" for n in (1, 2, 3)]
+            assert [one.is_self for one in found.instances] == [n == number for n in (1, 2, 3)]
+            status = await api.client.status()
+            assert (status.instance, status.worker) == (f"{_HOST}-{number}", number)
+            assert status.instances.live == 3
+            assert (status.max_streams, status.silent) == (300, ())
+
+
 async def test_a_change_says_which_instances_have_it(tmp_path: Path) -> None:
-    """Alone, the one that answers has it at once; so for keys and for clients."""
-    async with admin_api(tmp_path) as api:
-        key = await api.client.add_key("web", generation=1, idempotency_key="one")
-        client = await api.client.set_client("web", {"note": "n"}, generation=2, idempotency_key="two")
-    assert key.instances == (InstanceRing(name="a", boot_id="boot", generation=2, has_it=True),)
-    assert client.instances == (InstanceRing(name="a", boot_id="boot", generation=3, has_it=True),)
+    """All that follow have it within the second that the answer takes at most; clients, too."""
+    async with admin_apis(tmp_path, 3) as apis:
+        key = await apis[1].client.add_key("web", generation=1, idempotency_key="one")
+        assert [one.has_it for one in key.instances] == [True] * 3
+        assert [api.state.ring.generation for api in apis] == [2, 2, 2]
+        client = await apis[2].client.set_client("web", {"note": "n"}, generation=2, idempotency_key="two")
+        assert [(one.name, one.generation, one.has_it) for one in client.instances] == [
+            (f"{_HOST}-{number}", 3, True) for number in (1, 2, 3)
+        ]
+
+
+async def test_pause_and_resume_reach_all_and_are_in_the_audit_once(tmp_path: Path) -> None:
+    """When the answer comes, no instance takes new work; the same for the way back."""
+    async with admin_apis(tmp_path, 3) as apis:
+        assert (await apis[0].client.pause()).silent == ()
+        assert [api.accepting.state for api in apis] == [AcceptState.PAUSED] * 3
+        assert (await apis[2].client.resume()).silent == ()
+        assert [api.accepting.state for api in apis] == [AcceptState.OPEN] * 3
+        entries = (await apis[1].client.audit(limit=2)).entries
+    assert [(entry.action, entry.boot_id) for entry in entries] == [("resume", "boot-3"), ("pause", "boot-1")]
+
+
+async def test_a_drain_stops_all_or_the_one_that_is_named(tmp_path: Path) -> None:
+    """By its name or its boot id; a name that none has is refused with those that are."""
+    async with admin_apis(tmp_path, 3) as apis:
+        with pytest.raises(Refused, match=f"{_HOST}-2") as refusal:
+            await apis[0].client.drain("elsewhere")
+        assert refusal.value.status == 404
+        assert [api.stopped for api in apis] == [[], [], []]
+        await apis[0].client.drain(f"{_HOST}-2")
+        assert [api.stopped for api in apis] == [[], [True], []]
+        await apis[2].client.drain("boot-2")
+        assert [api.stopped for api in apis] == [[], [True], []]
+        await apis[0].client.drain()
+        assert [api.stopped for api in apis] == [[True], [True], [True]]
+        entries = (await apis[1].client.audit(limit=3)).entries
+        assert [entry.detail for entry in entries] == [None, f"{_HOST}-2", f"{_HOST}-2"]
+
+
+async def _progress(client: AdminClient) -> Progress:
+    """Return the next progress event."""
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Progress):
+                return event
+    raise AssertionError("the events ended")
+
+
+async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path) -> None:
+    """With the instance that has it; its client is told as by its own instance."""
+    async with whole_daemons(tmp_path, 2) as [(one, _), (_, other)]:
+        wire, reply = await open_chat(one, "demo:deltas=10000,interval_ms=50")
+        request_id = str(reply.header("X-Request-Id"))
+        progress = await _progress(other)
+        assert [(stream.id, stream.instance) for stream in progress.streams] == [(request_id, f"{_HOST}-1")]
+        assert (await other.status()).streams == StreamCounts(streaming=1)
+        assert (await other.clients()).clients[0].open_streams == 1
+        await other.cancel(request_id)
+        await read_to_end(wire, reply)
+        wire.finish()
+        assert reply.error == "cancelled: The operator of this relay cancelled the request."
+        assert reply.lines[-1] == DONE
+        with pytest.raises(Refused) as refusal:
+            await other.cancel(request_id)
+        assert refusal.value.status == 404
+
+
+async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> None:
+    """The answer counts those of all instances."""
+    async with whole_daemons(tmp_path, 2) as relays:
+        opened = [await open_chat(relay, "demo:deltas=10000,interval_ms=50") for relay, _ in relays]
+        client = relays[0][1]
+        ring = await client.keys()
+        change = await client.revoke_key(
+            ring.keys[0].id, cut=True, generation=ring.generation, idempotency_key="cut"
+        )
+        for wire, reply in opened:
+            await read_to_end(wire, reply)
+            wire.finish()
+            assert reply.error == "key_revoked: The key of this request was revoked."
+        assert change.cut == 2
+        assert [one.has_it for one in change.instances] == [True, True]
+
+
+async def test_a_reload_reaches_all(tmp_path: Path) -> None:
+    """The report is that of the instance that was asked."""
+    async with whole_daemons(tmp_path, 2) as [(_, client), _]:
+        assert await client.reload() == Reloaded()
+
+
+async def test_metrics_are_those_of_all_instances(tmp_path: Path) -> None:
+    """Each sample has its instance, and a counter counts what happened there alone."""
+    async with whole_daemons(tmp_path, 2) as [(one, client), (other, _)]:
+        assert (await one.ask("demo:deltas=3,interval_ms=1")).error is None
+        assert (await other.ask("demo:deltas=5,interval_ms=1")).error is None
+        await client.add_key("web", generation=1, idempotency_key="one")
+        await until(lambda: len(one.records) + len(other.records) == 2)
+        text = await client.metrics()
+    found = {
+        (
+            sample.name,
+            sample.labels["instance"],
+            sample.labels.get("outcome") or sample.labels.get("action"),
+        ): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    first, second = f"{_HOST}-1", f"{_HOST}-2"
+    assert found["relayd_deltas_total", first, None] == 3
+    assert found["relayd_deltas_total", second, None] == 5
+    assert found["relayd_requests_total", second, "completed"] == 1
+    assert found["relayd_key_changes_total", first, "add"] == 1
+    assert found["relayd_key_changes_total", second, "add"] == 0
+    assert text.count("# TYPE relayd_deltas_total counter\n") == 1
+
+
+def test_merged_metrics_keep_names_and_values_apart() -> None:
+    """Whatever an instance is called, and whatever is in the values of labels."""
+    text = (
+        '# HELP a_total Words.\n# TYPE a_total counter\na_total{client="x{y} z"} 1.0\n'
+        "# HELP b B.\n# TYPE b gauge\nb 2.0\n"
+    )
+    names = ["one", 'back\\slash "quoted"']
+    families = list(text_string_to_metric_families(merged(dict.fromkeys(names, text))))
+    assert [family.name for family in families] == ["a", "b"]
+    assert [(sample.labels, sample.value) for sample in families[0].samples] == [
+        ({"instance": name, "client": "x{y} z"}, 1.0) for name in names
+    ]
+    assert [(sample.labels, sample.value) for sample in families[1].samples] == [
+        ({"instance": name}, 2.0) for name in names
+    ]

@@ -128,7 +128,7 @@ async def test_metrics_count_tokens_and_money_by_client(tmp_path: Path) -> None:
         record.usage_source = UsageSource.PROVIDER
         metrics.request_ended(record)
     async with admin_api(tmp_path) as api:
-        lines = metrics.render(await api.client.status(), 0).decode().splitlines()
+        lines = metrics.render(await api.client.status(), 0).splitlines()
     assert 'relayd_tokens_total{client="client-7",kind="prompt"} 10.0' in lines
     assert 'relayd_tokens_total{client="(other)",kind="completion"} 500.0' in lines
     assert 'relayd_cost_usd_total{client="(other)"} 50.0' in lines

@@ -51,7 +51,7 @@ async def test_reload_says_what_changed() -> None:
         ran = await relayd(client.socket, "reload")
         assert (ran.status, ran.out) == (0, "The configuration has not changed.\n")
         document = json.loads((await relayd(client.socket, "reload", "--json")).out)
-        assert document == {"changed": [], "waiting": [], "notes": [], "error": None}
+        assert document == {"changed": [], "waiting": [], "notes": [], "error": None, "failed": []}
 
 
 async def test_cancel_names_the_request() -> None:

@@ -128,7 +128,7 @@ def opened(
         state.close()
 
 
-class _Borrowed(StateDirectory):
+class BorrowedDirectory(StateDirectory):
     """A locked directory as a process has it that was forked from the one that locked it."""
 
     def __init__(self, owner: StateDirectory) -> None:
@@ -147,7 +147,7 @@ def opened_together(
         states = []
         for number in range(1, count + 1):
             state = State.open(
-                _Borrowed(directory),
+                BorrowedDirectory(directory),
                 boot_id=f"boot-{number}",
                 worker=number,
                 is_shared=True,
