@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import math
 import operator
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cache, partial
+from itertools import product
 from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, window_names
 from relayd.state.columns import storable_int, storable_text
 from relayd.state.database import Database, Transaction
-from relayd.state.engine import Connection, Dialect, EngineError
+from relayd.state.engine import Connection, Dialect, EngineError, Fault
 from relayd.state.errors import StateBusy
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 from relayd.state.writer import Task, Writer
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 NANO = 1_000_000_000
 RESERVE_TIMEOUT_S = 10.0
 """Less than the time after which a silent response gets a heartbeat, and with it its status."""
@@ -54,7 +59,6 @@ _READ_WINDOW = 'SELECT requests, tokens, nano_usd FROM windows WHERE "window" = 
 _INSERT_RESERVATION = """INSERT INTO reservations
     (id, boot_id, client, key_id, model, day, prompt_tokens, completion_tokens, nano_usd)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_DELETE_RESERVATION = "DELETE FROM reservations WHERE id = ?"
 _ON_SAME_USAGE = """ON CONFLICT (period, client, key_id, model) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens,
@@ -73,10 +77,6 @@ _ADD_TO_USAGE = f"""INSERT INTO usage ({", ".join(_USAGE_COLUMNS)})
         THEN :model ELSE '{_OTHER_MODELS}' END,
         :requests, :prompt_tokens, :cached_tokens, :completion_tokens, :nano_usd, :estimated
     WHERE true {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
-_CHARGE_ORPHANS = f"""INSERT INTO usage ({", ".join(_USAGE_COLUMNS)})
-    SELECT substr(day, 1, :length), client, key_id, model, count(*), sum(prompt_tokens), 0,
-        sum(completion_tokens), sum(nano_usd), count(*)
-    FROM reservations WHERE boot_id != :boot_id GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"""  # noqa: S608 - own columns
 _PRUNE_WINDOWS = """DELETE FROM windows WHERE ("window", client) IN (
     SELECT "window", client FROM windows
     WHERE "window" < :before AND length("window") = :length LIMIT :rows)"""
@@ -94,6 +94,32 @@ def _add_to_window(dialect: Dialect) -> str:
     return (
         f'INSERT INTO windows ("window", client, {", ".join(names)}) VALUES (:window, :client, {added})'  # noqa: S608 - own columns
         f' ON CONFLICT ("window", client) DO UPDATE SET {sums}'
+    )
+
+
+@cache
+def _lock_windows(count: int) -> str:
+    """Return the statement that reads so many windows, missing ones too, and keeps them for the transaction.
+
+    It takes them in the order of the parameters: in the same order everywhere, no two wait for each other.
+    """
+    return (
+        'INSERT INTO windows ("window", client, requests, tokens, nano_usd)'  # noqa: S608 - placeholders
+        f" VALUES {', '.join(['(?, ?, 0, 0, 0)'] * count)}"
+        ' ON CONFLICT ("window", client) DO UPDATE SET requests = windows.requests'
+        ' RETURNING "window", client, requests, tokens, nano_usd'
+    )
+
+
+@cache
+def _charge_orphans(dialect: Dialect) -> str:
+    """Return the statement that adds what runs of the daemon that are not live had reserved to the usage."""
+    return (
+        f"INSERT INTO usage ({', '.join(_USAGE_COLUMNS)})"  # noqa: S608 - own columns
+        " SELECT substr(day, 1, :length), client, key_id, model, count(*), sum(prompt_tokens), 0,"
+        " sum(completion_tokens), sum(nano_usd), count(*)"
+        f" FROM reservations WHERE boot_id NOT IN ({dialect.listed(':live')})"
+        f" GROUP BY 1, 2, 3, 4 {_ON_SAME_USAGE}"
     )
 
 
@@ -205,6 +231,8 @@ class Budget:
         self._asks: deque[_Ask] = deque()
         self._open: dict[str, _Reservation] = {}
         """What this process reserved and did not settle, by request id; changed by the writer alone."""
+        self._in_doubt: deque[tuple[Transaction, dict[str, _Reservation]]] = deque()
+        """Reservations that were refused because it is not known whether their commit took place."""
         self._lost: deque[tuple[str, RequestRecord | None]] = deque()
         """Requests whose end the log will not bring: what to charge, or None for what never began."""
         self.lost_task = Task("charges of lost requests", math.inf, self._settle_lost)
@@ -282,26 +310,34 @@ class Budget:
         answers: list[_Answer] = []
         now_s = self._clock()
         windows = window_names(now_s)
-        with self._database.transaction(durable=False) as transaction:
-            ledger = _Ledger(transaction.connection)
-            rows = []
-            for demand, _ in asks:
-                client = demand.client
-                used = ledger.used(client.name, windows)
-                try:
-                    use = _check(demand, used, now_s)
-                except OverBudget as refusal:
-                    answers.append(refusal)
-                    continue
-                ledger.add(client.name, windows, use)
-                made[demand.request_id] = _Reservation(client.name, windows, use)
-                prompt = min(demand.prompt_tokens, use.tokens)
-                model = storable_text(demand.model)
-                asked = (demand.request_id, transaction.boot_id, client.name, demand.key_id, model)
-                rows.append((*asked, windows.day, prompt, use.tokens - prompt, use.nano_usd))
-                answers.append(_standings(client, ledger.used(client.name, windows), now_s))
-            ledger.store()
-            transaction.connection.executemany(_INSERT_RESERVATION, rows)
+        transaction = None
+        try:
+            with self._database.transaction(durable=False) as transaction:
+                ledger = _Ledger(transaction.connection)
+                ledger.lock({demand.client.name for demand, _ in asks}, windows)
+                rows = []
+                for demand, _ in asks:
+                    client = demand.client
+                    used = ledger.used(client.name, windows)
+                    try:
+                        use = _check(demand, used, now_s)
+                    except OverBudget as refusal:
+                        answers.append(refusal)
+                        continue
+                    ledger.add(client.name, windows, use)
+                    made[demand.request_id] = _Reservation(client.name, windows, use)
+                    prompt = min(demand.prompt_tokens, use.tokens)
+                    model = storable_text(demand.model)
+                    asked = (demand.request_id, transaction.boot_id, client.name, demand.key_id, model)
+                    rows.append((*asked, windows.day, prompt, use.tokens - prompt, use.nano_usd))
+                    answers.append(_standings(client, ledger.used(client.name, windows), now_s))
+                ledger.store()
+                transaction.connection.executemany(_INSERT_RESERVATION, rows)
+        except EngineError as error:
+            if transaction is not None and error.fault is Fault.UNKNOWN:
+                self._in_doubt.append((transaction, made))
+                self._writer.wake(self.lost_task)
+            raise
         self._open |= made
         return answers
 
@@ -324,43 +360,58 @@ class Budget:
         Raises:
             EngineError: the rest waits on.
         """
+        while self._in_doubt:
+            transaction, made = self._in_doubt[0]
+            if self._database.resolve(transaction):
+                self._open |= made
+                self._lost.extend((request_id, None) for request_id in made)
+            self._in_doubt.popleft()
         for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
-            request_id, record = self._lost.popleft()
-            try:
-                with self._database.transaction(durable=False) as transaction:
-                    if record is None:
-                        self._take_back(transaction, request_id)
-                    else:
-                        self.settle(transaction, [record])
-            except EngineError:
-                self._lost.appendleft((request_id, record))
-                raise
+            self._settle_one(*self._lost[0])
+            self._lost.popleft()
         return 0.0 if self._lost else None
+
+    def _settle_one(self, request_id: str, record: RequestRecord | None) -> None:
+        transaction = None
+        try:
+            with self._database.transaction(durable=False) as transaction:
+                # Everything but a reservation waits for the log first.
+                transaction.lock()
+                if record is None:
+                    self._take_back(transaction, request_id)
+                else:
+                    self.settle(transaction, [record])
+        except EngineError as error:
+            # Charged once at most: what is not known to be charged, is not charged again.
+            if transaction is None or error.fault is not Fault.UNKNOWN or request_id in self._open:
+                raise
+            _log.error("It is not known whether the request %r was charged: %s", request_id, error)
 
     def _take_back(self, transaction: Transaction, request_id: str) -> None:
         """Remove the reservation of a request that ended while it was made, if its end did not."""
         reservation = self._open.get(request_id)
         if reservation is not None:
-            ledger = _Ledger(transaction.connection)
-            ledger.add(reservation.client, reservation.windows, Use().minus(reservation.use))
-            ledger.store()
-            transaction.connection.execute(_DELETE_RESERVATION, (request_id,))
+            if _remove_reservations(transaction.connection, [request_id]):
+                ledger = _Ledger(transaction.connection)
+                ledger.add(reservation.client, reservation.windows, Use().minus(reservation.use))
+                ledger.store()
             transaction.after_commit.append(partial(self._forget, [request_id]))
 
-    def settle(self, transaction: Transaction, records: Iterable[RequestRecord]) -> None:
+    def settle(self, transaction: Transaction, records: Sequence[RequestRecord]) -> None:
         """Replace the reservations of requests that ended by what they used, in the transaction of their end.
+
+        A reservation that is gone was charged in full by another instance, which took this one for dead.
 
         Raises:
             EngineError: roll back; nothing is settled.
         """
         ledger = _Ledger(transaction.connection)
         usage = _UsageSums()
-        settled: list[str] = []
+        settled = [record.id for record in records if record.id in self._open]
+        removed = _remove_reservations(transaction.connection, settled)
         for record in records:
             reservation = self._open.get(record.id)
-            if reservation is not None:
-                settled.append(record.id)
-            elif not _is_charged(record):
+            if record.id not in removed and (reservation is not None or not _is_charged(record)):
                 continue
             client = storable_text(record.client or "")
             used = _use_of(record)
@@ -374,28 +425,27 @@ class Budget:
             usage.add(windows.day, record, used)
         ledger.store()
         usage.store(transaction.connection)
-        transaction.connection.executemany(_DELETE_RESERVATION, [(request_id,) for request_id in settled])
         transaction.after_commit.append(partial(self._forget, settled))
 
     def _forget(self, settled: Sequence[str]) -> None:
         for request_id in settled:
             del self._open[request_id]
 
-    def charge_orphans(self) -> float:
-        """Charge in full what earlier runs of the daemon reserved and, because of a crash, did not settle.
+    def charge_orphans(self, transaction: Transaction, live: str) -> None:
+        """Charge in full what dead runs of the daemon reserved and did not settle.
 
-        Return infinity: once is enough.
+        Args:
+            transaction: of the end of their requests; it has the lock of the log.
+            live: the boot ids of all others, as JSON.
 
         Raises:
-            EngineError: nothing is done; call again.
+            EngineError: roll back; nothing is charged.
         """
-        connection, boot_id = self._database.connection, self._database.boot_id
-        if connection.execute("SELECT 1 FROM reservations WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchone():
-            with self._database.transaction(durable=False):
-                for length in (_DAY_CHARS, _MONTH_CHARS):
-                    connection.execute(_CHARGE_ORPHANS, {"boot_id": boot_id, "length": length})
-                connection.execute("DELETE FROM reservations WHERE boot_id != ?", (boot_id,))
-        return math.inf
+        connection = transaction.connection
+        for length in (_DAY_CHARS, _MONTH_CHARS):
+            connection.execute(_charge_orphans(connection.dialect), {"live": live, "length": length})
+        listed = connection.dialect.listed("?")
+        connection.execute(f"DELETE FROM reservations WHERE boot_id NOT IN ({listed})", (live,))  # noqa: S608 - a placeholder
 
     def prune(self) -> float | None:
         """Remove windows that are long over, and old usage; return 0 if more wait.
@@ -409,6 +459,7 @@ class Budget:
         today = local_date(now_s)
         minute = window_names(now_s - 300).minute
         with self._database.transaction(durable=False) as transaction:
+            transaction.lock()
             execute = transaction.connection.execute
             removed = [
                 execute(statement, {"before": before, "length": len(before), "rows": _CHUNK_ROWS}).rowcount
@@ -430,6 +481,14 @@ class _Ledger:
         self._connection = connection
         self._stored: dict[tuple[str, str], Use] = {}
         self._added: dict[tuple[str, str], Use] = {}
+
+    def lock(self, clients: Collection[str], windows: WindowNames) -> None:
+        """Read the windows of clients; nothing else changes them before the transaction ends."""
+        # Where a transaction locks the whole database, each is read when it is needed.
+        if clients and self._connection.dialect.for_update:
+            places = [place for at in sorted(product(windows, clients)) for place in at]
+            for window, client, *counts in self._connection.execute(_lock_windows(len(places) // 2), places):
+                self._stored[window, client] = Use(*counts)
 
     def used(self, client: str, windows: WindowNames) -> tuple[Use, Use, Use]:
         """Return what a client used and reserved in each window."""
@@ -456,7 +515,7 @@ class _Ledger:
         rows = [
             {"window": window, "client": client}
             | {name: storable_int(n) for name, n in use._asdict().items()}
-            for (window, client), use in self._added.items()
+            for (window, client), use in sorted(self._added.items())
         ]
         self._connection.executemany(_add_to_window(self._connection.dialect), rows)
 
@@ -492,9 +551,21 @@ class _UsageSums:
     def store(self, connection: Connection) -> None:
         rows = [
             dict(zip(_USAGE_COLUMNS, (*at, *map(storable_int, sums)), strict=True))
-            for at, sums in self._sums.items()
+            for at, sums in sorted(self._sums.items())
         ]
         connection.executemany(_ADD_TO_USAGE, rows)
+
+
+def _remove_reservations(connection: Connection, request_ids: Sequence[str]) -> set[str]:
+    """Remove reservations; return the ids of those that were there."""
+    if not request_ids:
+        return set()
+    listed = connection.dialect.listed("?")
+    rows = connection.execute(
+        f"DELETE FROM reservations WHERE id IN ({listed}) RETURNING id",  # noqa: S608 - a placeholder
+        (msgspec.json.encode(request_ids).decode(),),
+    )
+    return {request_id for (request_id,) in rows}
 
 
 async def _in_time(answer: Awaitable[T]) -> T:

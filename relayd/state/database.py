@@ -24,6 +24,8 @@ class Transaction:
         self.events: list[LogEvent] = []
         self.after_commit: list[Callable[[], None]] = []
         """Run after the commit, before the events are published."""
+        self.number = 0
+        """Its number in the database, if that gives numbers."""
         self._stored_seq: int | None = None
         self._seq = 0
 
@@ -52,10 +54,20 @@ class Transaction:
 class Database:
     """Owns the writing connection; used by one thread at a time."""
 
-    def __init__(self, engine: Engine, connection: Connection, boot_id: str, on_commit: OnCommit) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connection: Connection,
+        boot_id: str,
+        on_commit: OnCommit,
+        *,
+        is_shared: bool = False,
+    ) -> None:
         self.engine = engine
         self.connection = connection
         self.boot_id = boot_id
+        self.is_shared = is_shared
+        """Whether other processes write to it too."""
         self._on_commit = on_commit
 
     @contextmanager
@@ -71,7 +83,7 @@ class Database:
         """
         self.connection.rollback()
         transaction = Transaction(self.connection, self.boot_id)
-        self.connection.begin(durable=durable)
+        transaction.number = self.connection.begin(durable=durable)
         try:
             yield transaction
             transaction.store_seq()
@@ -83,6 +95,22 @@ class Database:
                 # The next transaction tries again before it begins; the first error is the one to raise.
                 _log.warning("A failed transaction could not be rolled back yet: %s", error)
             raise
+        self._note_committed(transaction)
+
+    def resolve(self, transaction: Transaction) -> bool:
+        """Return whether a transaction is in force whose commit broke off (`Fault.UNKNOWN`).
+
+        If it is, what follows a commit is done now.
+
+        Raises:
+            EngineError: that can't be known yet.
+        """
+        is_committed = self.connection.is_committed(transaction.number)
+        if is_committed:
+            self._note_committed(transaction)
+        return is_committed
+
+    def _note_committed(self, transaction: Transaction) -> None:
         for callback in transaction.after_commit:
             callback()
         self._publish(transaction.events)

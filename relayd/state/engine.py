@@ -146,12 +146,23 @@ class Connection(ABC):
         """Return whether a transaction is open."""
 
     @abstractmethod
-    def begin(self, *, durable: bool) -> None:
-        """Begin to write. A durable transaction survives a power cut, not only the end of the process."""
+    def begin(self, *, durable: bool) -> int:
+        """Begin to write; return the number of the transaction, for `is_committed`.
+
+        A durable transaction survives a power cut, not only the end of the process.
+        """
 
     @abstractmethod
     def commit(self) -> None:
         """End the transaction; it is in force."""
+
+    @abstractmethod
+    def is_committed(self, number: int) -> bool:
+        """Return whether a transaction is in force whose commit ended with `Fault.UNKNOWN`.
+
+        Raises:
+            EngineError: it is still under way, or that can't be known yet.
+        """
 
     @abstractmethod
     def rollback(self) -> None:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from relayd import __version__
 from relayd.state.database import Database, Transaction
-from relayd.state.engine import Connection, Dialect, EngineError
+from relayd.state.engine import Connection, EngineError
 from relayd.state.errors import StateError
 from relayd.state.records import Instance, InstanceRing, utc_text
 from relayd.state.writer import Task, Writer
@@ -276,9 +276,9 @@ def _by_clock(connection: Connection, statement: str) -> str:
     return statement.format(now=connection.dialect.now_s)
 
 
-def live_boots(dialect: Dialect) -> str:
-    """Return the query for the boots that live; a boot that is not among them is over."""
-    return _LIVE_BOOTS.format(now=dialect.now_s)
+def read_live_boots(connection: Connection) -> set[str]:
+    """Return the boots that live; a boot that is not among them is over. Raises EngineError."""
+    return {boot_id for (boot_id,) in connection.execute(_by_clock(connection, _LIVE_BOOTS))}
 
 
 def _instance(row: Sequence[Any]) -> Instance:

@@ -6,8 +6,11 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 from relayd.state.columns import Row, to_row, upsert_sql
 from relayd.state.database import Database, Transaction
@@ -34,6 +37,19 @@ class EntryKind(Enum):
 
 
 Entry = tuple[EntryKind, RequestRecord]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction writes."""
+
+    entries: Sequence[Entry]
+    losses: int
+    """How many losses it reports."""
+    starts: dict[str, int] = field(default_factory=dict)
+    """The places of the starts among them, by request id."""
+    late_ends: int = 0
+    """Ends of requests that another instance has closed: it took this one for dead."""
 
 
 class RequestLog:
@@ -71,6 +87,7 @@ class RequestLog:
         # Each counter has one writing thread.
         self._refused = 0
         self._unwritable = 0
+        self._late = 0
         self._reported = 0
         self._error: str | None = None
         self._loss_reason = "the disk is too slow"
@@ -78,6 +95,8 @@ class RequestLog:
         """The place of each open request's start in the log."""
         self._suspects = 0
         """How many of the oldest entries are written one by one: one of them can't be written."""
+        self._in_doubt: tuple[Transaction, _Batch] | None = None
+        """The oldest entries, if it is not known whether they are committed."""
 
     def started(self, record: RequestRecord) -> None:
         """Queue the start of a request, admitted or refused; the record is copied."""
@@ -102,7 +121,7 @@ class RequestLog:
     @property
     def lost(self) -> int:
         """Return how many requests were lost since this start of the daemon."""
-        return self._refused + self._unwritable
+        return self._refused + self._unwritable + self._late
 
     @property
     def error(self) -> str | None:
@@ -129,8 +148,12 @@ class RequestLog:
             return None
         limit = 1 if self._suspects else BATCH_ENTRIES
         entries = [self._waiting[at] for at in range(min(len(self._waiting), limit))]
+        was_in_doubt = self._in_doubt is not None
         try:
-            self._commit(entries)
+            if self._in_doubt is not None:
+                self._resolve(*self._in_doubt)
+            else:
+                self._commit(entries)
         except Exception as error:
             if isinstance(error, EngineError) and error.fault is not Fault.DATA:
                 return self._wait_for_the_disk(error)
@@ -140,13 +163,10 @@ class RequestLog:
                 self._suspects = len(entries)
                 return 0.0
             self._drop(*entries[0], error)
-        for _ in entries:
-            self._waiting.popleft()
-        self._suspects = max(0, self._suspects - len(entries))
         if self._error is not None:
             _log.warning("The request log can be written again; %d requests were lost", self.lost)
             self._error = None
-        has_more = len(entries) == limit or self.lost != self._reported
+        has_more = was_in_doubt or len(entries) == limit or self.lost != self._reported
         return 0.0 if has_more else None
 
     def drain(self, until: float) -> None:
@@ -155,31 +175,75 @@ class RequestLog:
             time.sleep(delay_s)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
+        batch = _Batch(entries, self.lost - self._reported)
+        transaction = None
+        try:
+            with self._database.transaction(durable=False) as transaction:
+                self._write_batch(transaction, batch)
+        except EngineError as error:
+            if transaction is not None and error.fault is Fault.UNKNOWN:
+                self._in_doubt = transaction, batch
+            raise
+        self._note_written(batch)
+
+    def _write_batch(self, transaction: Transaction, batch: _Batch) -> None:
         rows: dict[int, Row] = {}
-        starts: dict[str, int] = {}
-        lost = self.lost - self._reported
-        with self._database.transaction(durable=False) as transaction:
-            for kind, record in entries:
-                seq = starts.get(record.id) or self._start_seqs.get(record.id)
-                if kind is EntryKind.START or seq is None:
-                    seq = starts[record.id] = record.seq = transaction.next_seq()
-                    rows[seq] = to_row(record, seq, None)
-                    shown = record if kind is EntryKind.START else record.as_started()
-                    transaction.events.append(Started(seq, record.boot_id, shown))
-                if kind is EntryKind.END:
-                    record.seq = seq
-                    end_seq = transaction.next_seq()
-                    rows[seq] = to_row(record, seq, end_seq)
-                    transaction.events.append(Ended(end_seq, record.boot_id, record))
-            upsert(transaction.connection, list(rows.values()))
-            self._settle(transaction, [record for kind, record in entries if kind is EntryKind.END])
-            if lost:
-                _record_loss(transaction, lost, utc_text(self._clock()), self._loss_reason)
-        self._reported += lost
-        self._start_seqs |= starts
-        for kind, record in entries:
+        starts = batch.starts
+        ends = [record for kind, record in batch.entries if kind is EntryKind.END]
+        closed = self._closed_elsewhere(transaction, ends)
+        for kind, record in batch.entries:
+            seq = starts.get(record.id) or self._start_seqs.get(record.id)
+            if kind is EntryKind.START or seq is None:
+                seq = starts[record.id] = record.seq = transaction.next_seq()
+                rows[seq] = to_row(record, seq, None)
+                shown = record if kind is EntryKind.START else record.as_started()
+                transaction.events.append(Started(seq, record.boot_id, shown))
+            if kind is EntryKind.END and record.id not in closed:
+                record.seq = seq
+                end_seq = transaction.next_seq()
+                rows[seq] = to_row(record, seq, end_seq)
+                transaction.events.append(Ended(end_seq, record.boot_id, record))
+        batch.late_ends = len(closed)
+        upsert(transaction.connection, list(rows.values()))
+        self._settle(transaction, ends)
+        if batch.losses:
+            _record_loss(transaction, batch.losses, utc_text(self._clock()), self._loss_reason)
+
+    def _closed_elsewhere(self, transaction: Transaction, ends: Sequence[RequestRecord]) -> Collection[str]:
+        """Return which of these requests another instance has closed as crashed, which stays their end."""
+        ids = [record.id for record in ends if record.id in self._start_seqs]
+        if not ids or not self._database.is_shared:
+            return ()
+        # Before it is asked: whoever closes requests holds the lock too.
+        transaction.lock()
+        chosen = f"id IN ({transaction.connection.dialect.listed('?')})"
+        rows = transaction.connection.execute(
+            f"SELECT id FROM requests WHERE {chosen} AND end_seq IS NOT NULL",  # noqa: S608 - a placeholder
+            (msgspec.json.encode(ids).decode(),),
+        )
+        return {request_id for (request_id,) in rows}
+
+    def _note_written(self, batch: _Batch) -> None:
+        self._reported += batch.losses
+        if batch.late_ends:
+            self._late += batch.late_ends
+            self._loss_reason = "another instance had closed them: this one was not heard of for too long"
+        self._start_seqs |= batch.starts
+        for kind, record in batch.entries:
             if kind is EntryKind.END:
                 self._start_seqs.pop(record.id, None)
+        self._forget(len(batch.entries))
+
+    def _forget(self, entries: int) -> None:
+        for _ in range(entries):
+            self._waiting.popleft()
+        self._suspects = max(0, self._suspects - entries)
+
+    def _resolve(self, transaction: Transaction, batch: _Batch) -> None:
+        """Find out whether the entries in doubt are committed; raise EngineError if that is not known yet."""
+        if self._database.resolve(transaction):
+            self._note_written(batch)
+        self._in_doubt = None
 
     def _wait_for_the_disk(self, error: EngineError) -> float:
         sentence = str(error.told)
@@ -195,6 +259,7 @@ class RequestLog:
         _log.error("The record of request %r can't be written: %s", record.id, error)
         self._loss_reason = f"a record that can't be written: {error}"
         self._unwritable += 1
+        self._forget(1)
         if kind is EntryKind.END:
             self._settle_lost(record)
 

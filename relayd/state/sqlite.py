@@ -138,7 +138,7 @@ class SqliteConnection(Connection):
         """Return whether a transaction is open."""
         return self.raw.in_transaction
 
-    def begin(self, *, durable: bool) -> None:
+    def begin(self, *, durable: bool) -> int:
         """Begin to write, alone: with synchronous=FULL if durable, else with NORMAL."""
         self.check_in_place()
         level = "FULL" if durable else "NORMAL"
@@ -147,12 +147,18 @@ class SqliteConnection(Connection):
             self._synchronous = level
         self.execute("BEGIN IMMEDIATE")
         self._is_durable = durable
+        return 0
 
     def commit(self) -> None:
         """End the transaction; it is in force."""
         self.execute("COMMIT")
         self._has_durable_wal |= self._is_durable
         self._has_wal, self._is_idle = True, False
+
+    def is_committed(self, number: int) -> bool:
+        """Return False: whether a commit took place is always known."""
+        del number
+        return False
 
     def rollback(self) -> None:
         """End the transaction, if there is one; nothing has changed."""

@@ -7,17 +7,16 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import ClassVar, Self
 
 from relayd.state.audit import Audit
 from relayd.state.budget import Budget
-from relayd.state.crash_recovery import close_crashed
+from relayd.state.crash_recovery import CrashRecovery
 from relayd.state.database import Database, OnCommit
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import Engine, EngineError, Fault, as_state_errors
 from relayd.state.follower import Follower
-from relayd.state.instances import Commands, Identity, Instances, News
+from relayd.state.instances import Commands, Identity, Instances, News, read_live_boots
 from relayd.state.keyring import KeyRing
 from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
@@ -27,6 +26,8 @@ from relayd.state.sqlite import Sqlite
 from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
+_RECOVER_EVERY_S = 5.0
+"""With `DEAD_AFTER_S`, the requests of a dead instance are closed within 30 s."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,9 @@ class State:
         """None in the only process of a database."""
         self.audit = Audit(self._writer, lambda: self.ring.generation, clock)
         self.budget = Budget(self._writer, database, clock)
+        self._crash_recovery = CrashRecovery(
+            database, self.budget, read_live_boots if identity.is_shared else None
+        )
         self.log = RequestLog(
             database,
             lambda: self._writer.wake(log_task),
@@ -79,8 +83,7 @@ class State:
             stored_task,
             self.ring.expiry_task,
             Task("key uses", 1.0 if identity.is_shared else 5.0, self.ring.store_uses),
-            Task("crash recovery", 1.0, partial(close_crashed, database)),
-            Task("charges of crashed requests", 1.0, self.budget.charge_orphans),
+            Task("crash recovery", _RECOVER_EVERY_S if identity.is_shared else 1.0, self._crash_recovery.run),
             Task("windows that are over", 60.0, self.budget.prune),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
@@ -129,7 +132,7 @@ class State:
             engine = engine or Sqlite(directory.database)
             with as_state_errors(engine):
                 connection = undo.enter_context(closing(engine.open()))
-                database = Database(engine, connection, boot_id, on_commit)
+                database = Database(engine, connection, boot_id, on_commit, is_shared=is_shared)
                 identity = Identity(boot_id, worker, is_shared)
                 state = cls(directory, database, identity, keep_days=keep_days, max_mib=max_mib, clock=clock)
                 state._recover()
@@ -143,8 +146,8 @@ class State:
                 self.commands.begin(self._database.connection)
                 self.instances.beat()
             self.ring.store_expired()
-            close_crashed(self._database)
-            self.budget.charge_orphans()
+            while self._crash_recovery.run() == 0.0:
+                pass
         except EngineError as error:
             if error.fault is not Fault.FULL:
                 raise
