@@ -43,6 +43,8 @@ _STORE_CLIENT = (
     f" {', '.join(f'{column} = excluded.{column}' for column in _STORED_COLUMNS if column != 'name')}"
 )
 _MARK = "SELECT generation, changed_at, changed_by, change FROM ring"
+_HAS_CHANGE = """SELECT 1 FROM audit WHERE generation = :generation AND at = :changed_at
+    AND login = :changed_by AND action = :change AND result = 'done' LIMIT 1"""
 _USE = KeyUse.__struct_fields__
 _STORE_USE = """UPDATE keys SET
     first_used_at = CASE WHEN first_used_at <= :first_used_at THEN first_used_at ELSE :first_used_at END,
@@ -121,6 +123,11 @@ def load_ring(
 def ring_mark(connection: Connection) -> RingMark:
     """Return the last change of the ring in the database."""
     return RingMark(*connection.execute(_MARK).fetchone())
+
+
+def has_change(connection: Connection, mark: RingMark) -> bool:
+    """Return whether the audit has this change of the ring."""
+    return connection.execute(_HAS_CHANGE, mark._asdict()).fetchone() is not None
 
 
 def find_by_digest(connection: Connection, key_digest: bytes) -> KeyInfo | None:

@@ -29,6 +29,7 @@ from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_cha
 from relayd.state.key_store import (
     DEAD_KEYS_SHOWN,
     REMOVED_CLIENTS_SHOWN,
+    has_change,
     load_ring,
     load_uses,
     mark_expired,
@@ -59,6 +60,7 @@ from relayd.state.records import (
     epoch_s,
     utc_text,
 )
+from relayd.state.retention import AUDIT_DAYS
 from relayd.state.writer import Task, Writer
 
 __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
@@ -292,9 +294,7 @@ class KeyRing:
 
         def work(transaction: Transaction) -> InitialKey:
             had_keys = self._directory.generation > 0
-            transaction.lock()
-            known = self.mark
-            _check_successor(ring_mark(transaction.connection), known)
+            self._check_successor(transaction)
             initial = ensure_initial_key(transaction, authorization_key, self._clock(), had_keys=had_keys)
             self._adopt_after_commit(transaction, [DEFAULT_CLIENT])
             return initial
@@ -382,10 +382,7 @@ class KeyRing:
             raise unavailable from error
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> Change:
-        transaction.lock()
-        # In this order: it may become newer meanwhile.
-        known = self.mark
-        _check_successor(ring_mark(transaction.connection), known)
+        self._check_successor(transaction)
         change = apply_change(transaction, request, self._clock(), self._find_expired())
         self._adopt_after_commit(transaction, [storable_text(request.subject)])
         return change
@@ -411,6 +408,28 @@ class KeyRing:
         if ring.mark != before:
             self.on_change()
 
+    def _check_successor(self, transaction: Transaction) -> None:
+        """Do nothing if the ring in the database is the one in force here, or a later one.
+
+        A standby that lost commits, or a backup that was restored, would make revoked keys valid again.
+
+        Raises:
+            StateReplaced: it is not.
+        """
+        transaction.lock()
+        # In this order: it may become newer meanwhile.
+        known = self.mark
+        found = ring_mark(transaction.connection)
+        if not self._is_successor(transaction.connection, found, known):
+            raise _replaced(found, known)
+
+    def _is_successor(self, connection: Connection, found: RingMark, known: RingMark) -> bool:
+        if found.generation <= known.generation or known.changed_at is None:
+            return found == known or found.generation > known.generation
+        # Others may have gone on from an older ring. The audit tells, as far back as it goes.
+        is_forgotten = known.changed_at < utc_text(self._clock() - (AUDIT_DAYS - 1) * 86_400)
+        return is_forgotten or has_change(connection, known)
+
     def follow(self, connection: Connection, known: RingMark, found: RingMark) -> None:
         """Adopt what other instances changed; on the follower's thread.
 
@@ -423,12 +442,11 @@ class KeyRing:
             EngineError, StateDamaged: it can't be read.
         """
         seen_at = time.monotonic()
-        try:
-            _check_successor(found, known)
-        except StateReplaced as error:
+        if not self._is_successor(connection, found, known):
+            sentence = str(_replaced(found, known))
             if self._refused is None:
-                _log.error("%s", error)
-            self._refused = str(error)
+                _log.error("%s", sentence)
+            self._refused = sentence
         else:
             if self._refused is not None:
                 _log.warning("The database has the key ring that is in force here again, or a later one")
@@ -506,6 +524,16 @@ class KeyRing:
                 self._writer.wake(self.expiry_task)
 
 
+def _replaced(found: RingMark, known: RingMark) -> StateReplaced:
+    return StateReplaced(
+        f"The database came back with another key ring (generation {found.generation}, "
+        f"{found.changed_at or 'no change'}) than the one in force here (generation {known.generation}, "
+        f"{known.changed_at or 'no change'}): it lost changes, or a backup was restored. The keys in force "
+        "here stay so, and can't be changed, until the lost changes are back; to accept the ring of the "
+        "database as it is, restart all instances and look at `relayd keys list`."
+    )
+
+
 def _told(error: Exception) -> str:
     return str(error.told if isinstance(error, EngineError) else error)
 
@@ -513,25 +541,6 @@ def _told(error: Exception) -> str:
 def _canonical(changes: Mapping[str, object]) -> str:
     """Return the same text for the same changes."""
     return f" {msgspec.json.encode(changes, order='sorted').decode()}"
-
-
-def _check_successor(found: RingMark, known: RingMark) -> None:
-    """Do nothing if a ring in the database is the one in force here, or a later one.
-
-    A standby that lost commits, or a backup that was restored, would make revoked keys valid again.
-
-    Raises:
-        StateReplaced: it is not.
-    """
-    is_other = found.generation == known.generation and found != known
-    if found.generation < known.generation or is_other:
-        raise StateReplaced(
-            f"The database came back with another key ring (generation {found.generation}, "
-            f"{found.changed_at or 'no change'}) than the one in force here (generation {known.generation}, "
-            f"{known.changed_at or 'no change'}): it lost changes, or a backup was restored. The keys in "
-            "force here stay so, and can't be changed, until the lost changes are back; to accept the ring "
-            "of the database as it is, restart all instances and look at `relayd keys list`."
-        )
 
 
 class _KeyUses:

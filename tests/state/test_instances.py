@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -103,6 +106,19 @@ async def test_each_instance_changes_what_the_others_made(tmp_path: Path) -> Non
             assert state.ring.verify(key_of(change)) == KeyOwner(key_id, "web")
 
 
+def test_processes_change_keys_at_the_same_time(tmp_path: Path) -> None:
+    """Each change of each process has its own generation and place in the log, and all have all keys."""
+    state_dir = tmp_path / "state"
+    command = [sys.executable, "-m", "tests.state.instances_child", str(state_dir), "3", "5"]
+    told = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S).stdout
+    clients = sorted(f"client-{number}-{at}" for number in (1, 2, 3) for at in range(5))
+    assert [json.loads(line) for line in told.splitlines()] == [clients] * 3
+    with opened(state_dir) as state:
+        assert state.ring.generation == 15
+        entries = state.reader.audit().entries[::-1]
+    assert [(entry.seq, entry.generation) for entry in entries] == [(n, n) for n in range(1, 16)]
+
+
 async def test_the_answer_says_which_instances_have_the_change(tmp_path: Path) -> None:
     """All that follow are told to have it; one that does not is named without it, and waited for in vain."""
     with opened_together(tmp_path / "state", 3) as states:
@@ -177,6 +193,23 @@ async def test_an_older_ring_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
         change_database(one, "UPDATE ring SET changed_at = '2026-01-01T00:00:00.000Z'")
         await until(lambda: one.ring.error is not None)
         assert two.ring.verify(key_of(second)) is not None
+
+
+async def test_a_ring_that_went_on_from_an_older_one_is_refused(tmp_path: Path) -> None:
+    """Also if it has more changes by now than the one in memory: those that it lost are not among them."""
+    async with together(tmp_path / "state", 2) as (one, two):
+        first = await one.ring.add("web", caller=ALICE)
+        await one.ring.revoke(first.key.id, cut=False, caller=ALICE)
+        await two.instances.with_ring(2, PATIENCE_S)
+        change_database(one, "UPDATE audit SET at = '2026-01-01T00:00:00.000Z' WHERE generation = 2")
+        change_database(one, "UPDATE keys SET state = 'active', revoked_at = NULL, generation = 4")
+        change_database(one, "UPDATE ring SET generation = 4, changed_at = '2026-01-02T00:00:00.000Z'")
+        await until(lambda: one.ring.error is not None and two.ring.error is not None)
+        for state in (one, two):
+            assert state.ring.generation == 2
+            assert state.ring.verify(key_of(first)) is None
+            with pytest.raises(RingUnavailable, match="another key ring"):
+                await state.ring.add("other", caller=ALICE)
 
 
 # Who is there.

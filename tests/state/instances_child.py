@@ -1,0 +1,67 @@
+"""Instances of one relay, each in a process of its own, that change keys at the same time.
+
+As a program it is told the state directory, how many instances, and how many clients each makes. Each prints
+a line of JSON once it has all clients of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from relayd.state.directory import StateDirectory
+from relayd.state.state import State
+from tests.state.harness import ALICE, Published, opened
+from tests.wire import until
+
+
+async def make_clients(state: State, number: int, clients: int, expected: int) -> None:
+    """Make clients; print what this instance has once the ring has all of all instances."""
+    state.follow(lambda _: None)
+    for at in range(clients):
+        await state.ring.add_client(f"client-{number}-{at}", {}, caller=ALICE)
+    await until(lambda: state.ring.generation == expected)
+    keys = state.ring.keys()
+    # Short enough to be written at once.
+    line = json.dumps(sorted(key.client for key in keys))
+    os.write(1, f"{line}\n".encode())
+    await state.commands.close()
+
+
+def serve(directory: StateDirectory, number: int, clients: int, expected: int) -> None:
+    """Be one instance."""
+    state = State.open(
+        directory,
+        boot_id=f"boot-{number}",
+        worker=number,
+        is_shared=True,
+        keep_days=30,
+        max_mib=512,
+        on_commit=Published(),
+    )
+    asyncio.run(make_clients(state, number, clients, expected))
+    state.close()
+
+
+def main() -> None:
+    """Fork the instances as a supervisor does, once the tables are made."""
+    path, instances, clients = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    with opened(path):
+        pass
+    directory = StateDirectory(path)
+    children = []
+    for number in range(1, instances + 1):
+        child = os.fork()
+        if child == 0:
+            serve(directory, number, clients, instances * clients)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
