@@ -43,6 +43,11 @@ class History:
         """True when the statistics have every record on disk."""
         self._loading = asyncio.Lock()
 
+    def reaches_back(self, to_s: float) -> bool:
+        """Return whether the statistics have every record from this time on."""
+        oldest_s = self.state.stats.oldest_s
+        return self.exhausted or self.counted_all or (oldest_s is not None and oldest_s <= to_s)
+
     async def load_older(self) -> bool:
         """Load one more page of older records; returns False if there are none, or no room."""
         state = self.state

@@ -281,5 +281,6 @@ def _stream_progress(stream: RelayStream, now_s: float, instance: str) -> Stream
         bytes_out=record.bytes_out,
         stalled_ms=round(stream.stalled_s * 1000),
         last_delta_ms=None if last_delta_at is None else round((now_s - last_delta_at) * 1000),
+        first_token_ms=record.first_token_ms,
         instance=instance,
     )

@@ -62,6 +62,8 @@ class StreamProgress(msgspec.Struct, kw_only=True, frozen=True):
     stalled_ms: int
     last_delta_ms: int | None
     """Since the last delta; None before the first."""
+    first_token_ms: int | None = None
+    """After its start; None before the first delta."""
     instance: str = ""
     """The name of the instance that relays it."""
 

@@ -137,6 +137,7 @@ class Past:
                 bytes_out=61 * deltas,
                 stalled_ms=0,
                 last_delta_ms=20,
+                first_token_ms=1000,
             )
             for record in self.records
             if record.outcome is None

@@ -6,15 +6,16 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from relayd.admin.schema import KeyState
+from relayd.admin.schema import KeyState, Progress
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post
+from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
 
@@ -135,3 +136,33 @@ async def test_the_new_key_is_never_thrown_away_unasked(tmp_path: Path) -> None:
             assert await terminal.ended() in {"0", ""}
     [saved] = files(tmp_path, "relayd-key-*")
     assert saved.read_text().startswith("rly_")
+
+
+@needs_tmux
+async def test_what_is_not_known_is_not_invented(tmp_path: Path) -> None:
+    """A stream that was open before has the daemon's first-token time; a restart keeps errors and no rate."""
+    async with daemon_in(tmp_path) as daemon, await Wire.open(daemon.port) as wire:
+        wire.send(post(KEY, body(SLOW)))
+        await wire.head()
+        first_ms = await first_token_of_a_stream(daemon, age_ms=3000)
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("● LIVE +run 1 ").search)
+            await terminal.until(lambda screen: re.search(rf" run .* {duration(first_ms)} .*▸", screen))
+            await asyncio.to_thread(daemon.kill)
+            await terminal.until(header("○").search)
+            await asyncio.to_thread(daemon.start)
+            terminal.press("R")
+            await terminal.until(header("● LIVE +run 0  0 tok/s .* err 1/5m").search)
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}
+
+
+async def first_token_of_a_stream(daemon: Daemon, age_ms: int) -> int:
+    """Wait until the one open stream is so old; returns when its first token came, as the daemon tells it."""
+    async with aclosing(daemon.admin.events()) as events:
+        async for event in events:
+            if isinstance(event, Progress) and event.streams[0].age_ms >= age_ms:
+                first_ms = event.streams[0].first_token_ms
+                assert first_ms is not None
+                return first_ms
+    raise AssertionError("the daemon closed its events")

@@ -37,9 +37,10 @@ async def test_the_screens_look_as_they_did(tmp_path: Path, size: tuple[int, int
     """Requests, In flight, Clients and a dialog; at 140x40 with all that stands beside and below them."""
     name = f"{size[0]}x{size[1]}"
     async with app_with_past(tmp_path, size=size) as (harness, past):
-        past.now_s += 2
-        past.tell_progress(age_s=3)
-        await until(lambda: harness.state.open_streams.deltas_per_s)
+        for age_s in (2, 3):
+            past.now_s += 1
+            past.tell_progress(age_s)
+            await until(lambda: harness.state.open_streams.at_s == past.now_s)
         await harness.redraw()
         compare(harness, past, f"requests-{name}")
         await harness.press("2")

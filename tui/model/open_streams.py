@@ -11,6 +11,8 @@ from tui.model.units import unix_s
 
 HISTORY_S = 60
 _SMOOTH = 0.5
+_LEAST_S = 0.2
+"""A shorter time tells no rate."""
 _SHARED = [name for name in StreamProgress.__struct_fields__ if name in RequestRecord.__struct_fields__]
 """What a progress event and a record both say of a request."""
 
@@ -22,10 +24,8 @@ class OpenStream:
     progress: StreamProgress
     at_s: float
     """The time of that event by the daemon's clock."""
-    deltas_per_s: float = 0.0
-    """Smoothed over about two seconds."""
-    first_token_ms: int | None = None
-    """About when the first token came: halfway between the reports around it."""
+    deltas_per_s: float | None = None
+    """Smoothed over about two seconds; None until two reports tell it."""
     seq: int | None = None
     """The place of its record in the log, once that is known."""
 
@@ -33,8 +33,6 @@ class OpenStream:
         """Put the live numbers into the record that its start left open."""
         for name in _SHARED:
             setattr(record, name, getattr(self.progress, name))
-        if record.first_token_ms is None:
-            record.first_token_ms = self.first_token_ms
 
     def record(self) -> RequestRecord:
         """Return what is known of its record from here alone."""
@@ -54,33 +52,31 @@ class OpenStreams:
     def __init__(self) -> None:
         self.streams: dict[str, OpenStream] = {}
         self.history: deque[float] = deque([0.0] * HISTORY_S, maxlen=HISTORY_S)
+        self.deltas_per_s: float | None = None
+        """All streams together, over the last second; None until two reports tell it."""
         self.at_s = 0.0
-
-    @property
-    def deltas_per_s(self) -> float:
-        """All streams together, over the last second."""
-        return self.history[-1]
 
     def progress(self, event: Progress) -> None:
         """Take over where every open stream is now."""
         at_s = epoch_s(event.at)
-        elapsed = at_s - self.at_s if self.at_s else 1.0
-        moved = 0.0
+        elapsed_s = at_s - self.at_s if self.at_s else None
+        moved: float | None = 0.0
         streams: dict[str, OpenStream] = {}
         for given in event.streams:
             known = self.streams.get(given.id)
-            before = known.progress.deltas if known is not None else 0
-            new = max(0, given.deltas - before)
-            seconds = max(0.2, elapsed if known is not None else given.age_ms / 1000)
-            fresh = new / seconds
-            moved += fresh * min(seconds, elapsed)
-            rate = fresh if known is None else known.deltas_per_s * (1 - _SMOOTH) + fresh * _SMOOTH
+            new = _new_deltas(given, known, elapsed_s)
+            moved = None if moved is None or new is None else moved + new
             seq = None if known is None else known.seq
-            first_ms = _first_token_ms(given, known)
-            streams[given.id] = OpenStream(printable_struct(given), at_s, rate, first_ms, seq)
+            streams[given.id] = OpenStream(printable_struct(given), at_s, _rate(given, known), seq)
         self.streams = streams
         self.at_s = at_s
-        self._note(moved / max(0.2, elapsed), elapsed)
+        if not streams:
+            self.deltas_per_s = 0.0
+        elif moved is None or elapsed_s is None:
+            self.deltas_per_s = None
+        else:
+            self.deltas_per_s = moved / max(_LEAST_S, elapsed_s)
+        self._note(self.deltas_per_s or 0.0, elapsed_s or 1.0)
 
     def _note(self, rate: float, elapsed_s: float) -> None:
         for _ in range(min(HISTORY_S, round(elapsed_s) - 1)):
@@ -113,13 +109,29 @@ class OpenStreams:
         self.streams.pop(request_id, None)
 
     def clear(self) -> None:
-        """Nothing is known to be open."""
+        """Nothing is known to be open, and no rate."""
         self.streams.clear()
+        self.deltas_per_s = None
+        self.at_s = 0.0
 
 
-def _first_token_ms(given: StreamProgress, known: OpenStream | None) -> int | None:
-    if known is not None and known.first_token_ms is not None:
-        return known.first_token_ms
-    if not given.deltas:
+def _new_deltas(given: StreamProgress, known: OpenStream | None, elapsed_s: float | None) -> int | None:
+    """Return how many deltas came since the report before; None if that is not known."""
+    if known is not None:
+        return max(0, given.deltas - known.progress.deltas)
+    began_since = elapsed_s is not None and given.age_ms <= elapsed_s * 1000
+    return given.deltas if began_since else None
+
+
+def _rate(given: StreamProgress, known: OpenStream | None) -> float | None:
+    """Return the deltas a second of a stream, from its first token on; None if that is not known."""
+    if known is None or given.first_token_ms is None:
         return None
-    return (given.age_ms + (known.progress.age_ms if known is not None else 0)) // 2
+    # Deltas after the first one, over the time after it.
+    new = given.deltas - max(1, known.progress.deltas)
+    seconds = (given.age_ms - max(known.progress.age_ms, given.first_token_ms)) / 1000
+    if seconds < _LEAST_S:
+        return known.deltas_per_s
+    fresh = max(0, new) / seconds
+    before = known.deltas_per_s
+    return fresh if before is None else before * (1 - _SMOOTH) + fresh * _SMOOTH

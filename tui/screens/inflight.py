@@ -79,7 +79,7 @@ class StreamList(ItemList[OpenStream]):
             "phase": (progress.phase.value, Role.RUN if progress.deltas else Role.WAIT),
             "age": (duration(progress.age_ms + late_ms), Role.TEXT),
             "tokens": (count(progress.deltas), Role.TEXT),
-            "tok/s": (rate(item.deltas_per_s) if progress.deltas else "—", Role.STREAM),
+            "tok/s": ("—" if item.deltas_per_s is None else rate(item.deltas_per_s), Role.STREAM),
             "last": (duration(last_ms), Role.WARN if stale else Role.DIM),
             "waits for": (progress.waiting_for, Role.CLIENT if slow_reader else Role.DIM),
             "id": (progress.id, Role.DIM),

@@ -59,7 +59,7 @@ class MainScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Show everything from top to bottom."""
         context = self.context
-        yield StatusBar(context.state, context.now_s, context.place)
+        yield StatusBar(context)
         yield TabBar(self._badge, self._first)
         yield Notice(context.state, context.now_s)
         with ContentSwitcher(id="panes", initial=self._first):

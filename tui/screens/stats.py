@@ -193,8 +193,7 @@ class StatsPane(Pane):
         """Show new numbers."""
         stats, now_s = self.state.stats, self.context.now_s()
         summary = stats.summary(self.window, now_s)
-        reaches_back = stats.oldest_s is not None and stats.oldest_s <= now_s - self.window.span_s
-        complete = reaches_back or self.context.feed.history.counted_all
+        complete = self.context.feed.history.reaches_back(now_s - self.window.span_s)
         self.query_one(WindowLine).show(summary, complete=complete)
         if self.state.status is not None:
             self.query_one(RouteLines).show(self.state.status.routes)

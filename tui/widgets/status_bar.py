@@ -9,6 +9,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from relayd.admin.schema import AcceptState, Status, epoch_s
+from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
@@ -36,11 +37,12 @@ _WHAT_IS_SHOWN = {
 class StatusBar(Bar):
     """One line; on a wide and high screen a second one with the last minutes as sparklines."""
 
-    def __init__(self, state: AppState, now_s: Callable[[], float], place: str) -> None:
+    def __init__(self, context: Context) -> None:
         super().__init__(id="status")
-        self._state = state
-        self._now_s = now_s
-        self._place = place
+        self._state = context.state
+        self._now_s = context.now_s
+        self._place = context.place
+        self._reaches_back = context.feed.history.reaches_back
 
     def pieces(self, y: int, width: int) -> Iterable[Piece]:
         """Return the line at `y`."""
@@ -79,14 +81,23 @@ class StatusBar(Bar):
             at_most = f" {len(live.streams)} left, at most {status.drain_timeout_s:.0f} s"
             groups.append([(at_most, look[Role.WARN] + _BOLD)])
         groups.append([("  run ", dim), (str(len(live.streams)), strong)])
-        groups.append([("  ", dim), (rate(live.deltas_per_s), strong), (" tok/s", dim)])
-        errors = rates.errors_5m
-        error_group: list[Piece] = [("  err ", dim), (str(errors), bad if errors else text), ("/5m", dim)]
+        tokens = rates.deltas_per_s if not live.streams else live.deltas_per_s
+        groups.append([("  ", dim), ("—" if tokens is None else rate(tokens), strong), (" tok/s", dim)])
+        errors = self._errors(status)
+        words = "—" if errors is None else str(errors)
+        error_group: list[Piece] = [("  err ", dim), (words, bad if errors else text), ("/5m", dim)]
         if rates.first_token_p50_ms is not None:
             p50, p95 = duration(rates.first_token_p50_ms), duration(rates.first_token_p95_ms)
             short = p50.removesuffix("s") if p50.endswith("s") and not p50.endswith("ms") else p50
             groups.append([("  first ", dim), (f"{short}/{p95}", text)])
         return [*groups, error_group]
+
+    def _errors(self, status: Status) -> int | None:
+        """Return the errors of the last minutes; None if neither log nor daemon reaches so far back."""
+        window, now_s = WINDOWS[0], self._now_s()
+        if self._reaches_back(now_s - window.span_s):
+            return sum(bucket.all.errors for bucket in self._state.stats.buckets(window, now_s))
+        return status.rates.errors_5m if status.uptime_s >= window.span_s else None
 
     def _routes(self) -> list[Piece]:
         status = self._state.status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from relayd.admin.schema import (
     Phase,
     Progress,
@@ -73,3 +75,22 @@ def test_a_stream_finds_its_record_whichever_came_first() -> None:
     row = state.view.get(record_key(3))
     assert isinstance(row, RequestRecord)
     assert (row.phase, row.deltas) == (Phase.STREAMING, 4)
+
+
+def test_a_rate_is_that_of_the_stream_from_its_first_token_or_not_known() -> None:
+    """40 a second after a second of waiting are 40 at once, never 20; one met midway has none at first."""
+    state = AppState(1000)
+    running = an_open(0)
+    state.started(Started(1, "boot-1", running))
+    rates: list[tuple[float | None, float | None]] = []
+    for age_s in (1, 2, 3):
+        event = progress_of(running, Phase.STREAMING, 1 + 40 * age_s - 20)
+        [stream] = event.streams
+        moved = replace(stream, age_ms=1000 * age_s, first_token_ms=500)
+        state.progress(Progress(utc_text(NOON_S + age_s), [moved]))
+        rates.append((state.open_streams.streams[running.id].deltas_per_s, state.open_streams.deltas_per_s))
+    assert rates == [(40.0, None), (40.0, 40.0), (40.0, 40.0)]
+    state.open_streams.clear()
+    state.progress(Progress(utc_text(NOON_S + 4), [replace(moved, age_ms=4000)]))
+    assert state.open_streams.streams[running.id].deltas_per_s is None
+    assert state.open_streams.deltas_per_s is None
