@@ -34,7 +34,7 @@ from relayd.public.listener import Listener
 from relayd.public.page import load_page, notice
 from relayd.public.tls import TlsFiles
 from relayd.public.v1_endpoints import V1Rules
-from relayd.relay.accepting import Accepting
+from relayd.relay.accepting import Accepting, AcceptState
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.prices import Price, Pricing
@@ -145,8 +145,11 @@ class Server:
         return await self.stop()
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Build the public side."""
+        """Build the public side. An instance that joins a paused relay is paused, too."""
         settings = self._config.current
+        intakes = {other.intake for other in self._state.instances.others()} - {AcceptState.DRAINING}
+        if intakes == {AcceptState.PAUSED}:
+            self.accepting.pause()
         if self._demo is not None:
             self._demo.start()
         self._disconnects = DisconnectWatcher()

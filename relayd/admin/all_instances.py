@@ -247,6 +247,7 @@ class AllInstances:
             accepting.pause()
         else:
             accepting.resume()
+        self._instances.announce()
         return accepting.state
 
     async def _drain(self, asking: str) -> AcceptState:

@@ -159,6 +159,7 @@ class AdminContext:
         """Accept nothing more and begin to stop, unless this instance does so already."""
         if self.accepting.state is not AcceptState.DRAINING:
             self.accepting.drain()
+            self.state.instances.announce()
             self.stop()
 
     def instances(self) -> Instances:

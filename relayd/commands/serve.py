@@ -210,6 +210,8 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         keep_days=settings.log.retention_days,
         max_mib=settings.log.max_mib,
         on_commit=event_bus.publish,
+        worker=None if supervisor is None else supervisor.number,
+        is_shared=supervisor is not None,
     )
     given = settings.authorization_key
     try:

@@ -145,6 +145,7 @@ class State:
             if self.instances.identity.is_shared:
                 self.commands.begin(self._database.connection)
                 self.instances.beat()
+                self.instances.read(self._database.connection)
             self.ring.store_expired()
             while self._crash_recovery.run() == 0.0:
                 pass

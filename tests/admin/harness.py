@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,17 +175,18 @@ async def whole_daemon() -> AsyncIterator[tuple[Relay, AdminClient]]:
         yield relay, AdminClient(relay.state.path.parent / "admin.sock")
 
 
+def shared_relay(directory: StateDirectory, worker: int) -> AbstractAsyncContextManager[Relay]:
+    """Run a daemon whose database is in this directory, as that of other ones."""
+    return running_relay(directory=BorrowedDirectory(directory), worker=worker)
+
+
 @asynccontextmanager
 async def whole_daemons(home: Path, count: int) -> AsyncIterator[list[tuple[Relay, AdminClient]]]:
     """Run several daemons on one database; each has heard of all others."""
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(StateDirectory(home / "state"))
-        relays = [
-            await stack.enter_async_context(
-                running_relay(directory=BorrowedDirectory(directory), worker=number)
-            )
-            for number in range(1, count + 1)
-        ]
+        numbers = range(1, count + 1)
+        relays = [await stack.enter_async_context(shared_relay(directory, number)) for number in numbers]
         await until(lambda: all(len(relay.state.instances.live()) == count for relay in relays))
         yield [(relay, AdminClient(relay.settings.admin.socket)) for relay in relays]
 

@@ -25,12 +25,14 @@ from relayd.admin.schema import (
     Reloaded,
     StreamCounts,
 )
+from relayd.state.directory import StateDirectory
 from tests.admin.harness import (
     admin_api,
     admin_apis,
     open_chat,
     raw,
     read_to_end,
+    shared_relay,
     whole_daemons,
 )
 from tests.wire import DONE, PATIENCE_S, until
@@ -98,6 +100,19 @@ async def test_pause_and_resume_reach_all_and_are_in_the_audit_once(tmp_path: Pa
         assert [api.accepting.state for api in apis] == [AcceptState.OPEN] * 3
         entries = (await apis[1].client.audit(limit=2)).entries
     assert [(entry.action, entry.boot_id) for entry in entries] == [("resume", "boot-3"), ("pause", "boot-1")]
+
+
+async def test_an_instance_that_joins_a_paused_relay_is_paused(tmp_path: Path) -> None:
+    """As a worker that takes the place of one that died; one that joins a live relay is live."""
+    with StateDirectory(tmp_path / "state") as directory:
+        async with shared_relay(directory, 1) as first:
+            async with shared_relay(directory, 2) as second:
+                assert second.server.accepting.refusal is None
+                await until(lambda: len(first.state.instances.live()) == 2)
+                await AdminClient(first.settings.admin.socket).pause()
+                assert (await second.ask()).status == 503
+            async with shared_relay(directory, 3) as third:
+                assert third.server.accepting.refusal is not None
 
 
 async def test_a_drain_stops_all_or_the_one_that_is_named(tmp_path: Path) -> None:
