@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from relayd.state.engine import Connection, Engine, EngineError
+from relayd.state.engine import Connection, Engine, EngineError, Fault
 from relayd.state.records import LogEvent
 
 OnCommit = Callable[[Sequence[LogEvent]], None]
@@ -24,8 +24,8 @@ class Transaction:
         self.events: list[LogEvent] = []
         self.after_commit: list[Callable[[], None]] = []
         """Run after the commit, before the events are published."""
-        self.number = 0
-        """Its number in the database, if that gives numbers."""
+        self.is_committed: bool | None = None
+        """None while the transaction is open, or its outcome is not known."""
         self._stored_seq: int | None = None
         self._seq = 0
 
@@ -69,6 +69,8 @@ class Database:
         self.is_shared = is_shared
         """Whether other processes write to it too."""
         self._on_commit = on_commit
+        self._unknown: Transaction | None = None
+        """Its COMMIT got no answer; nothing else begins before its outcome is known."""
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[Transaction]:
@@ -78,39 +80,57 @@ class Database:
             durable: the commit survives a power cut, not only the end of the process.
 
         Raises:
-            EngineError: the database refused; nothing changed.
+            EngineError: the database refused; nothing changed. But with `Fault.UNKNOWN`, the commit got no
+                answer: the next transaction finds out, before it begins, and so does `resolve`.
             Exception: whatever the block raises; nothing changed.
         """
+        self._settle_unknown()
         self.connection.rollback()
         transaction = Transaction(self.connection, self.boot_id)
-        transaction.number = self.connection.begin(durable=durable)
+        self.connection.begin(durable=durable)
         try:
             yield transaction
             transaction.store_seq()
             self.connection.commit()
-        except BaseException:
-            try:
-                self.connection.rollback()
-            except EngineError as error:
-                # The next transaction tries again before it begins; the first error is the one to raise.
-                _log.warning("A failed transaction could not be rolled back yet: %s", error)
+        except BaseException as error:
+            if isinstance(error, EngineError) and error.fault is Fault.UNKNOWN:
+                self._unknown = transaction
+            else:
+                self._roll_back(transaction)
             raise
-        self._note_committed(transaction)
+        self._finish(transaction)
+
+    def _settle_unknown(self) -> None:
+        if self._unknown is not None:
+            is_committed = self.connection.was_committed()
+            transaction, self._unknown = self._unknown, None
+            if is_committed:
+                self._finish(transaction)
+            else:
+                transaction.is_committed = False
 
     def resolve(self, transaction: Transaction) -> bool:
-        """Return whether a transaction is in force whose commit broke off (`Fault.UNKNOWN`).
+        """Return whether a transaction is in force whose commit got no answer (`Fault.UNKNOWN`).
 
-        If it is, what follows a commit is done now.
+        If it is, what follows a commit is done, once.
 
         Raises:
-            EngineError: that can't be known yet.
+            EngineError: it can't be known yet.
         """
-        is_committed = self.connection.is_committed(transaction.number)
-        if is_committed:
-            self._note_committed(transaction)
-        return is_committed
+        if transaction.is_committed is None:
+            self._settle_unknown()
+        return transaction.is_committed is True
 
-    def _note_committed(self, transaction: Transaction) -> None:
+    def _roll_back(self, transaction: Transaction) -> None:
+        transaction.is_committed = False
+        try:
+            self.connection.rollback()
+        except EngineError as error:
+            # The next transaction tries again before it begins; the first error is the one to raise.
+            _log.warning("A failed transaction could not be rolled back yet: %s", error)
+
+    def _finish(self, transaction: Transaction) -> None:
+        transaction.is_committed = True
         for callback in transaction.after_commit:
             callback()
         self._publish(transaction.events)

@@ -32,8 +32,12 @@ class StateDirectory:
     database lost its keys, or is an older one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, has_database: bool = True) -> None:
         """Make the directory (0700) and the file (0600) if they are missing, and lock the directory.
+
+        Args:
+            path: of the directory.
+            has_database: False if the database is a server's.
 
         Raises:
             StateUnreachable: not possible, or the directory is another user's, or others may write to it.
@@ -55,7 +59,8 @@ class StateDirectory:
             try:
                 self._take()
                 self.generation = self._read_generation()
-                self._make_database()
+                if has_database:
+                    self._make_database()
             except BaseException:
                 self.close()
                 raise
@@ -71,6 +76,16 @@ class StateDirectory:
             os.ftruncate(self._lock, len(text))
         except OSError as error:
             _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
+
+    def free_bytes(self) -> int:
+        """Return what is free on the disk of the directory.
+
+        Raises:
+            StateUnreachable: the disk does not answer.
+        """
+        with _explained(self.path):
+            disk = os.statvfs(self.path)
+        return disk.f_bavail * disk.f_frsize
 
     def close(self) -> None:
         """Let another daemon use the directory; a second call does nothing."""

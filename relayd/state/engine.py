@@ -42,6 +42,15 @@ class Fault(Enum):
     """The connection broke during COMMIT: the transaction may have been committed, or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the database answers; if not, since which Unix time, and why."""
+
+    is_ok: bool = True
+    since_s: float | None = None
+    error: str | None = None
+
+
 class EngineError(Exception):
     """The database refused; `str` is its own reason.
 
@@ -146,19 +155,20 @@ class Connection(ABC):
         """Return whether a transaction is open."""
 
     @abstractmethod
-    def begin(self, *, durable: bool) -> int:
-        """Begin to write; return the number of the transaction, for `is_committed`.
-
-        A durable transaction survives a power cut, not only the end of the process.
-        """
+    def begin(self, *, durable: bool) -> None:
+        """Begin to write. A durable transaction survives a power cut, not only the end of the process."""
 
     @abstractmethod
     def commit(self) -> None:
-        """End the transaction; it is in force."""
+        """End the transaction; it is in force.
+
+        Raises:
+            EngineError: nothing has changed; but with `Fault.UNKNOWN`, only `was_committed` tells.
+        """
 
     @abstractmethod
-    def is_committed(self, number: int) -> bool:
-        """Return whether a transaction is in force whose commit ended with `Fault.UNKNOWN`.
+    def was_committed(self) -> bool:
+        """Return whether the last transaction is in force, whose commit ended with `Fault.UNKNOWN`.
 
         Raises:
             EngineError: it is still under way, or that can't be known yet.
@@ -193,8 +203,20 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def set_version(self, version: int) -> None:
-        """Store how many migrations the database has seen."""
+    def oldest_reader(self) -> int:
+        """Return how many migrations a relayd has to know to use the database as it is."""
+
+    @abstractmethod
+    def set_version(self, version: int, oldest_reader: int) -> None:
+        """Store how many migrations the database has seen, and how many its users have to know."""
+
+    @abstractmethod
+    def begin_migration(self) -> None:
+        """Begin to change the schema, alone among all processes."""
+
+    @abstractmethod
+    def end_migration(self) -> None:
+        """Commit the new schema."""
 
     @abstractmethod
     def columns(self, table: str) -> set[str]:
@@ -217,6 +239,8 @@ class Engine(ABC):
     where: str
     """Names the database for people; without secrets."""
     dialect: Dialect
+    is_shared: bool
+    """Whether other machines may use the same database."""
 
     @abstractmethod
     def open(self) -> Connection:
@@ -240,9 +264,18 @@ class Engine(ABC):
             EngineError, StateError: the message says what to do.
         """
 
+    @property
+    def health(self) -> Health:
+        """Return whether the database answers; cheap, for any thread."""
+        return Health()
+
     @abstractmethod
-    def disk_use(self) -> DiskUse:
-        """Return what the database takes of the disk, and what is left.
+    def close(self) -> None:
+        """Let go of what the engine itself holds; its writing connection is closed already."""
+
+    @abstractmethod
+    def disk_use(self) -> DiskUse | None:
+        """Return what the database takes of the disk, and what is left; None if it is on no disk of ours.
 
         Raises:
             StateBusy: the disk does not answer.

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -22,7 +23,7 @@ from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_c
 from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
-from relayd.state.engine import Connection, EngineError
+from relayd.state.engine import Connection, EngineError, Fault
 from relayd.state.errors import RingError, RingStale, RingUnavailable, StateError, StateReplaced
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
@@ -66,6 +67,8 @@ from relayd.state.writer import Task, Writer
 __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]
 
 _START_TIMEOUT_S = 30.0
+_OUTCOME_TIMEOUT_S = 5.0
+_OUTCOME_CHECK_S = 0.1
 _SUBJECT_CHARS = 200
 _CLOCKS_DIFFER_S = 60.0
 """How far the clocks of two machines may be apart for each to see what the other stored."""
@@ -368,18 +371,43 @@ class KeyRing:
 
     async def _change(self, action: str, subject: str, parameters: str, rule: Rule, caller: Caller) -> Change:
         request = ChangeRequest(action, subject, f"{action} {subject}{parameters}", rule, caller)
+        tried: list[tuple[Transaction, Change]] = []
+
+        def apply(transaction: Transaction) -> Change:
+            tried.append((transaction, self._apply(request, transaction)))
+            return tried[-1][1]
+
         try:
-            return await asyncio.wrap_future(self._writer.submit(partial(self._apply, request)))
+            return await asyncio.wrap_future(self._writer.submit(apply))
         except RingError as refusal:
             await self._audit_refusal(request, refusal)
             raise
         except (EngineError, StateError) as error:
+            if isinstance(error, EngineError) and error.fault is Fault.UNKNOWN:
+                transaction, change = tried[-1]
+                if await self._is_committed(transaction, error):
+                    return change
             _log.error("A %s of %s could not be written to disk: %s", action, subject[:64], error)
             unavailable = RingUnavailable(
                 f"The change could not be written to disk; nothing is changed. {_told(error)}"
             )
             await self._audit_refusal(request, unavailable)
             raise unavailable from error
+
+    async def _is_committed(self, transaction: Transaction, error: EngineError) -> bool:
+        """Wait until it is known what became of a change whose commit got no answer.
+
+        Raises:
+            RingUnavailable: it is not known in time.
+        """
+        end_s = time.monotonic() + _OUTCOME_TIMEOUT_S
+        while transaction.is_committed is None:
+            if time.monotonic() > end_s:
+                raise RingUnavailable(str(error.told)) from error
+            with suppress(EngineError):
+                await asyncio.wrap_future(self._writer.call(partial(self._database.resolve, transaction)))
+            await asyncio.sleep(_OUTCOME_CHECK_S)
+        return transaction.is_committed
 
     def _apply(self, request: ChangeRequest, transaction: Transaction) -> Change:
         self._check_successor(transaction)

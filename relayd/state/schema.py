@@ -130,14 +130,22 @@ _INSTANCES = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED), _INSTANCES)
 
 
+OLDEST_READER = len(MIGRATIONS)
+"""How many of them a relayd has to know to use a database that has seen all of them, beside newer ones.
+
+A migration that an older relayd would not survive raises it."""
+
+
 def check_version(connection: Connection) -> int:
-    """Return how many migrations the database has seen: as many as this relayd knows, or fewer.
+    """Return how many migrations the database has seen, of those that this relayd knows.
 
     Raises:
         StateOtherFormat: a newer relayd wrote it.
         StateDamaged: it is the database of some other program.
     """
     version = connection.version()
+    if version > len(MIGRATIONS) >= connection.oldest_reader():
+        return len(MIGRATIONS)
     if not 0 <= version <= len(MIGRATIONS):
         raise StateOtherFormat(
             f"The database {connection.where} has format {version}, this relayd knows up to "
@@ -165,14 +173,14 @@ def migrate(connection: Connection) -> None:
     """
     if is_current(connection):
         return
-    connection.begin(durable=True)
+    connection.begin_migration()
     for step in MIGRATIONS[check_version(connection) :]:
         for statement in step:
             connection.define(statement)
     for column in _missing_columns(connection):
         connection.define(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
-    connection.set_version(len(MIGRATIONS))
-    connection.commit()
+    connection.set_version(len(MIGRATIONS), OLDEST_READER)
+    connection.end_migration()
 
 
 def _missing_columns(connection: Connection) -> list[str]:

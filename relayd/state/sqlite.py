@@ -138,7 +138,7 @@ class SqliteConnection(Connection):
         """Return whether a transaction is open."""
         return self.raw.in_transaction
 
-    def begin(self, *, durable: bool) -> int:
+    def begin(self, *, durable: bool) -> None:
         """Begin to write, alone: with synchronous=FULL if durable, else with NORMAL."""
         self.check_in_place()
         level = "FULL" if durable else "NORMAL"
@@ -147,7 +147,6 @@ class SqliteConnection(Connection):
             self._synchronous = level
         self.execute("BEGIN IMMEDIATE")
         self._is_durable = durable
-        return 0
 
     def commit(self) -> None:
         """End the transaction; it is in force."""
@@ -155,9 +154,8 @@ class SqliteConnection(Connection):
         self._has_durable_wal |= self._is_durable
         self._has_wal, self._is_idle = True, False
 
-    def is_committed(self, number: int) -> bool:
-        """Return False: whether a commit took place is always known."""
-        del number
+    def was_committed(self) -> bool:
+        """Return False: a commit that failed did nothing."""
         return False
 
     def rollback(self) -> None:
@@ -219,9 +217,22 @@ class SqliteConnection(Connection):
             raise StateDamaged(f"{self.path} is a database, but not one of relayd. Choose another state_dir.")
         return version
 
-    def set_version(self, version: int) -> None:
+    def oldest_reader(self) -> int:
+        """Return how many migrations a relayd has to know: all."""
+        return self.version()
+
+    def set_version(self, version: int, oldest_reader: int) -> None:
         """Store how many migrations the file has seen."""
+        del oldest_reader
         self.execute(f"PRAGMA user_version = {version}")
+
+    def begin_migration(self) -> None:
+        """Begin to change the schema, alone."""
+        self.begin(durable=True)
+
+    def end_migration(self) -> None:
+        """Commit the new schema."""
+        self.commit()
 
     def columns(self, table: str) -> set[str]:
         """Return the names of a table's columns."""
@@ -256,6 +267,7 @@ class Sqlite(Engine):
     """The database in the file at a path."""
 
     kind = "sqlite"
+    is_shared = False
     dialect = SQLITE
 
     def __init__(self, path: Path, connect: Connect = sqlite3.connect) -> None:
@@ -338,6 +350,9 @@ class Sqlite(Engine):
         except OSError as error:
             raise StateBusy(f"The disk of {self.path} can't be examined: {error.strerror}.") from error
         return DiskUse(used, disk.f_bavail * disk.f_frsize)
+
+    def close(self) -> None:
+        """Do nothing: readers close their own connections."""
 
     def how_to_restore(self) -> str:
         """Return the end of a sentence: how to put a backup in place of the database."""

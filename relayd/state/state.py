@@ -132,6 +132,7 @@ class State:
             engine = engine or Sqlite(directory.database)
             with as_state_errors(engine):
                 connection = undo.enter_context(closing(engine.open()))
+                is_shared = is_shared or engine.is_shared
                 database = Database(engine, connection, boot_id, on_commit, is_shared=is_shared)
                 identity = Identity(boot_id, worker, is_shared)
                 state = cls(directory, database, identity, keep_days=keep_days, max_mib=max_mib, clock=clock)
@@ -177,7 +178,7 @@ class State:
         """
         with as_state_errors(self.engine):
             self._database.connection.check_in_place()
-        return self.engine.disk_use()
+        return self.engine.disk_use() or DiskUse(0, self._directory.free_bytes())
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and release the file; False if something could not be written in time. Blocks."""
@@ -187,6 +188,7 @@ class State:
         if is_ended:
             # Else the thread still writes: the lock is held until the process ends.
             self._directory.close()
+            self.engine.close()
         return is_ended and not self.log.queued
 
     def _finish(self, until: float) -> None:

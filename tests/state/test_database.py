@@ -75,8 +75,9 @@ def test_the_disk_is_measured(tmp_path: Path) -> None:
     """Bytes of the database with its WAL, and what is free beside them; a missing directory is told."""
     with opened_database(tmp_path / "state") as database:
         used = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
-        assert database.engine.disk_use().database_bytes == used > 0
-        assert database.engine.disk_use().free_bytes > 0
+        disk = Sqlite(file_of(database)).disk_use()
+        assert disk.database_bytes == used > 0
+        assert disk.free_bytes > 0
     with pytest.raises(StateBusy, match="can't be examined"):
         Sqlite(tmp_path / "gone" / FILE_NAME).disk_use()
 
