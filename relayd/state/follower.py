@@ -35,8 +35,7 @@ class Follower:
     def __init__(
         self, database: Database, ring: KeyRing, instances: Instances, commands: Commands, news: News
     ) -> None:
-        self.error: str | None = None
-        """Why the database can't be read now, as a sentence; None while it can."""
+        self._error: str | None = None
         self.latency_s: float | None = None
         """How long the last look took."""
         self._database = database
@@ -51,6 +50,11 @@ class Follower:
         self._uses_due = 0.0
         # A daemon thread: a disk that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="relayd-state-follower", daemon=True)
+
+    @property
+    def error(self) -> str | None:
+        """Return why the database can't be followed now, as a sentence; None while it is."""
+        return self._error or self._ring.error
 
     def start(self, on_news: Callable[[int], None]) -> None:
         """Begin, on the running loop; `on_news` is called there with the newest place in the log."""
@@ -76,17 +80,17 @@ class Follower:
                     with engine.reading(lambda: self._is_closing, _LOOK_TIMEOUT_S) as connection:
                         self._look(connection)
             except StateError as error:
-                if self.error is None and not self._is_closing:
+                if self._error is None and not self._is_closing:
                     _log.error("What other instances do can't be read: %s", error)
-                self.error = str(error)
+                self._error = str(error)
                 self._ring.doubt()
             except Exception:  # noqa: BLE001 - a bug must not end the thread: revoked keys would stay valid here
                 _log.exception("The follower failed")
             else:
                 self.latency_s = time.monotonic() - began
-                if self.error is not None:
+                if self._error is not None:
                     _log.warning("What other instances do can be read again")
-                    self.error = None
+                    self._error = None
             self._wake.wait(_HURRY_S if self._news.is_awaited else LOOK_EVERY_S)
             self._wake.clear()
 

@@ -30,6 +30,8 @@ from relayd.state.writer import Task, Writer
 HEARTBEAT_S = 2.0
 DEAD_AFTER_S = 15.0
 """An instance whose last heartbeat is older is taken for dead, by the clock of the database."""
+_MAX_GAP_S = 3 * HEARTBEAT_S
+"""Between two heartbeats; after a longer one, an instance was out of touch."""
 _FORGET_AFTER_S = 3600.0
 _COMMANDS_KEPT_S = 60.0
 _COMMANDS_AT_ONCE = 100
@@ -169,7 +171,16 @@ class Instances:
         self._started_at = utc_text(clock())
         self._others: tuple[Sequence[Instance], float] = ((), time.monotonic())
         """The others that lived when they were read, and the monotonic time of that."""
-        self._beaten_at = time.monotonic()
+        self._beaten_at = self._in_touch_since = time.monotonic()
+
+    @property
+    def can_judge(self) -> bool:
+        """Return whether this process was in touch for long enough to say which of the others are dead.
+
+        After the database was down, or this process stood still, the heartbeats of all are old.
+        """
+        now = time.monotonic()
+        return now - self._beaten_at < _MAX_GAP_S and now - self._in_touch_since > DEAD_AFTER_S
 
     @property
     def own(self) -> Instance:
@@ -250,6 +261,8 @@ class Instances:
             transaction.connection.execute(
                 _by_clock(transaction.connection, _BEAT), msgspec.structs.asdict(self.own)
             )
+        if beaten_at - self._beaten_at > _MAX_GAP_S:
+            self._in_touch_since = beaten_at
         self._beaten_at = beaten_at
 
     def end(self) -> None:

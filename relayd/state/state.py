@@ -83,7 +83,7 @@ class State:
             stored_task,
             self.ring.expiry_task,
             Task("key uses", 1.0 if identity.is_shared else 5.0, self.ring.store_uses),
-            Task("crash recovery", _RECOVER_EVERY_S if identity.is_shared else 1.0, self._crash_recovery.run),
+            Task("crash recovery", _RECOVER_EVERY_S if identity.is_shared else 1.0, self._close_crashed),
             Task("windows that are over", 60.0, self.budget.prune),
             Task("retention", 10.0, self._retention.prune_requests),
             Task("retention of the audit", 600.0, self._retention.prune_audit),
@@ -148,13 +148,18 @@ class State:
                 self.instances.beat()
                 self.instances.read(self._database.connection)
             self.ring.store_expired()
-            while self._crash_recovery.run() == 0.0:
+            while self._close_crashed() == 0.0:
                 pass
         except EngineError as error:
             if error.fault is not Fault.FULL:
                 raise
             # The tasks try again.
             _log.error("Work that an earlier run left can't be written yet: %s", error)
+
+    def _close_crashed(self) -> float | None:
+        if self.instances.identity.is_shared and not self.instances.can_judge:
+            return None
+        return self._crash_recovery.run()
 
     def follow(self, on_news: Callable[[int], None]) -> None:
         """Take part in what other instances do, from now on; nothing to do in the only process.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,6 +243,44 @@ async def test_an_instance_without_heartbeats_is_dead(tmp_path: Path) -> None:
         change_database(one, row, "here", -1000.0)
         await until(lambda: len(one.instances.live()) == 2)
         assert [other.boot_id for other in one.instances.others()] == ["here"]
+
+
+async def test_only_an_instance_in_touch_judges_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are dead after 15 s in which this one was in touch, not because it was out of touch itself."""
+    now_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now_s)
+    monkeypatch.setattr("relayd.state.instances.time", clock)
+    monkeypatch.setattr("relayd.state.state._RECOVER_EVERY_S", 0.01)
+    with opened(tmp_path / "state", boot_id="dead") as state:
+        state.log.started(a_record(1, "dead"))
+    async with together(tmp_path / "state", 1) as (one,):
+
+        async def beat_after(pause_s: float) -> None:
+            nonlocal now_s
+            now_s += pause_s
+            one.instances.announce()
+            await until(lambda: one.instances.own.heartbeat_age_s == 0.0)
+
+        def is_closed() -> bool:
+            record = one.reader.get("req-000001")
+            assert record is not None
+            return record.outcome is not None
+
+        for _ in range(3):
+            await beat_after(4.9)
+            assert not is_closed()
+        now_s += 4.9
+        await until(is_closed)
+        now_s += 10.0
+        change_database(one, "UPDATE requests SET end_seq = NULL, outcome = NULL")
+        await beat_after(0.0)
+        for _ in range(3):
+            await beat_after(4.9)
+            assert not is_closed()
+        now_s += 4.9
+        await until(is_closed)
 
 
 async def test_the_log_of_one_is_news_for_the_others(tmp_path: Path) -> None:
