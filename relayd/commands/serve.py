@@ -35,6 +35,7 @@ from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.directory import StateDirectory, refuse_network_file_system
+from relayd.state.engine import Engine
 from relayd.state.errors import RingError, StateError
 from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
@@ -135,7 +136,8 @@ def _serve(plan: _Plan) -> int:
         for sock in sockets:
             held.enter_context(sock)
         # Before the admin socket, which is usually in it.
-        directory = StateDirectory(settings.state_dir)
+        has_database = not settings.state.url.get_secret_value()
+        directory = StateDirectory(settings.state_dir, has_database=has_database)
         with ExitStack() as undo:
             undo.enter_context(directory)
             admin_socket = held.enter_context(
@@ -155,7 +157,8 @@ def _serve(plan: _Plan) -> int:
 def _supervise(plan: _Plan, place: _Place) -> int:
     """Serve with several processes, as their supervisor. The last of them to end gives up the lock."""
     settings = plan.settings
-    refuse_network_file_system(settings.state_dir)
+    if not settings.state.url.get_secret_value():
+        refuse_network_file_system(settings.state_dir)
 
     def work(link: SupervisorLink) -> int:
         try:
@@ -200,6 +203,16 @@ def _public_sockets(plan: _Plan) -> list[socket.socket]:
         raise _ListenError(f"{where} set server.host and server.port to an address that is free.") from error
 
 
+def _engine(settings: Settings) -> Engine | None:
+    """Return the database that several machines share; None: it is a file in the state directory."""
+    url = settings.state.url.get_secret_value()
+    if not url:
+        return None
+    from relayd.state.postgres import Postgres  # noqa: PLC0415 - psycopg takes memory and time, and few need it
+
+    return Postgres(url)
+
+
 async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | None) -> int:
     settings = plan.settings
     boot_id = new_boot_id()
@@ -212,7 +225,10 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         on_commit=event_bus.publish,
         worker=None if supervisor is None else supervisor.number,
         is_shared=supervisor is not None,
+        engine=_engine(settings),
     )
+    if state.follower is not None:
+        state.ring.stale_after_s = settings.state.stale_after_s
     given = settings.authorization_key
     try:
         initial = state.ring.ensure_initial_key(given.get_secret_value() if given is not None else None)

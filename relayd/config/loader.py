@@ -18,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 from relayd.config.errors import ConfigError, shown
 from relayd.config.schema import KEYS, Origin, OriginKind, Settings
 from relayd.config.sources import (
+    SECRET_FILES,
     SECRETS,
     SYSTEM_CONFIG,
     Entry,
@@ -77,7 +78,7 @@ def load(
         reader.variables(environ, OriginKind.ENVIRONMENT),
         reader.command_line(cli),
     ]
-    layers = _with_key_file(weakest_first, reader)
+    layers = _with_key_files(weakest_first, reader)
     # Each source is checked by itself: a wrong value is a problem even if a stronger source hides it.
     checked = [_checked(layer, reader.problems) for layer in layers]
     if reader.problems:
@@ -107,13 +108,14 @@ def _credentials(env: Mapping[str, str], cwd: Path) -> Callable[[str], Path | Se
     return lambda name: cwd / directory / name if directory else None
 
 
-def _with_key_file(layers: Sequence[Layer], reader: SourceReader) -> list[Layer]:
-    """Add the key of the strongest `openai_api_key_file`, just below the layer that names the file."""
+def _with_key_files(layers: Sequence[Layer], reader: SourceReader) -> list[Layer]:
+    """Add the secret of the strongest key that names its file, just below the layer that does."""
     result = list(layers)
-    for number, layer in reversed(list(enumerate(layers))):
-        if "openai_api_key_file" in layer:
-            result.insert(number, reader.key_file(layer["openai_api_key_file"]))
-            break
+    for file_key, secret in SECRET_FILES.items():
+        for number, layer in reversed(list(enumerate(result))):
+            if file_key in layer:
+                result.insert(number, reader.key_file(secret, layer[file_key]))
+                break
     return result
 
 
@@ -196,6 +198,11 @@ def _conflicts(settings: Settings) -> Iterator[Finding]:
         yield _error(origins[cause], cause, f"the path of admin.socket {limit}; set a shorter {cause}.")
 
 
+def _has_password(url: SecretStr) -> bool:
+    text = url.get_secret_value()
+    return ":" in text.partition("://")[2].rpartition("@")[0] or "password=" in text
+
+
 def _unused_secrets(layers: Sequence[Layer]) -> Iterator[str]:
     """Yield a warning for each secret that is set twice: perhaps the unused one was intended."""
     for name in SECRETS:
@@ -212,17 +219,19 @@ def _cautions(settings: Settings, cwd: Path, listening: Sequence[tuple[str, int]
         yield from _unused_address(settings, listening)
     in_dotenv = any(settings.origins[name].kind is OriginKind.DOTENV for name in SECRETS)
     route_files = [route.openai_api_key_file for route in upstream.route]
-    secret_files = (settings.tls.key, settings.openai_api_key_file, cwd / ".env" if in_dotenv else None)
+    named = (settings.tls.key, settings.openai_api_key_file, settings.state.url_file)
+    secret_files = (*named, cwd / ".env" if in_dotenv else None)
     for path in (*secret_files, *route_files):
         if path is not None and is_world_readable(path):
             yield f"{printable(str(path))}: every user of this machine can read this key; chmod 600 it."
     path = settings.config_file
-    is_in_file = settings.origins["upstream.proxy"].kind is OriginKind.FILE
-    if is_in_file and "@" in upstream.proxy.get_secret_value() and path and is_world_readable(path):
-        yield (
-            f"{printable(str(path))}: every user of this machine can read the proxy's password;"
-            " close it to others, or set RELAYD_UPSTREAM__PROXY instead."
-        )
+    for name, whose in (("upstream.proxy", "the proxy's"), ("state.url", "the database's")):
+        is_in_file = settings.origins[name].kind is OriginKind.FILE
+        if is_in_file and _has_password(settings.value(name)) and path and is_world_readable(path):
+            yield (
+                f"{printable(str(path))}: every user of this machine can read {whose} password;"
+                f" close it to others, or set RELAYD_{name.upper().replace('.', '__')} instead."
+            )
     for host in () if settings.tls.cert else hosts:
         if not _is_loopback(host):
             name = "ListenStream=" if listening else "server.host "

@@ -20,6 +20,7 @@ from relayd.config.values import (
     Allowed,
     AuthorizationKey,
     BaseUrl,
+    DatabaseUrl,
     EndpointPatterns,
     Group,
     Host,
@@ -179,6 +180,18 @@ class TlsSettings(Section):
     key: Path | None = _key(None, "file with its private key, PEM")
 
 
+class StateSettings(Section):
+    """Where keys, clients, usage, audit and log are kept."""
+
+    url: DatabaseUrl = _key(
+        SecretStr(""), "a PostgreSQL database for several machines; empty: SQLite in state_dir", restart=True
+    )
+    url_file: Path | None = _key(None, "a file that contains only the URL; mode 0600", restart=True)
+    stale_after_s: float = _seconds(
+        300.0, "without the database, keys work for this long; then they get 503", restart=True
+    )
+
+
 class LogSettings(Section):
     """What is written to stderr, and how much of the request log is kept on disk."""
 
@@ -241,6 +254,7 @@ class Settings(Section):
     v1: V1Settings = V1Settings()
     aliases: Mapping[str, ModelName] = _key({}, "what the provider is asked for when clients ask for a model")
     prices: Mapping[str, Price] = _key({}, "US dollars a million tokens, by model; they replace relayd's own")
+    state: StateSettings = StateSettings()
     keys: KeysSettings = KeysSettings()
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()

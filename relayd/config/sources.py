@@ -41,6 +41,8 @@ VARIABLES: Mapping[str, str] = KEPT_NAMES | {
     if key.in_file and not key.is_table
 }
 """Every environment variable that relayd reads, with its dotted key."""
+SECRET_FILES = {"openai_api_key_file": "openai_api_key", "state.url_file": "state.url"}
+"""The keys that name a file, and the secret that is in it."""
 SECRETS = [name for name, key in KEYS.items() if key.secret]
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -300,10 +302,10 @@ class SourceReader:
             return None
         return self._secret_file(key, found, self._name(found), OriginKind.CREDENTIAL)
 
-    def key_file(self, named: Entry | None) -> Layer:
-        """Read the file that `openai_api_key_file` names."""
-        found = self._key_file(KEYS["openai_api_key"], named)
-        return {} if found is None else {"openai_api_key": found}
+    def key_file(self, name: str, named: Entry | None) -> Layer:
+        """Read the file that contains only this secret."""
+        found = self._key_file(KEYS[name], named)
+        return {} if found is None else {name: found}
 
     def _key_file(self, key: Key, named: Entry | None) -> Entry | None:
         if named is None or not isinstance(named.value, Path):

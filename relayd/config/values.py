@@ -100,6 +100,14 @@ def _check_proxy_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _check_database_url(secret: SecretStr) -> SecretStr:
+    """Accept the URL of a PostgreSQL database, or an empty text for none; libpq reads it."""
+    url = secret.get_secret_value()
+    if url and (not url.startswith(("postgresql://", "postgres://")) or not url.isprintable()):
+        raise ValueError
+    return secret
+
+
 def _check_origin(origin: str) -> str:
     """Accept `*`, or an origin as browsers send it (RFC 6454, section 6.2): another never matches."""
     if origin == "*":
@@ -214,6 +222,11 @@ ProxyUrl = Annotated[
         "an http://, https:// or socks5:// URL with a host and, if need be, user:password@ before it "
         '(percent-encoded), or "" for none'
     ),
+]
+DatabaseUrl = Annotated[
+    SecretStr,
+    AfterValidator(_check_database_url),
+    Allowed('the URL of a PostgreSQL database, as postgresql://user@host/database, or "" for none'),
 ]
 Group = Annotated[str, AfterValidator(_check_group), Allowed('a Unix group of this machine, or "" for none')]
 # None, here and in RouteUrl, is only ever the default, which pydantic does not check.

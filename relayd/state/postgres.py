@@ -167,7 +167,7 @@ class _Raw(psycopg.Connection[tuple[Any, ...]]):
                 if not ready and self.limit.is_reached():
                     gen.close()
                     self.close()
-                    raise _TooLate("it does not answer")
+                    raise _TooLate("no answer in time")
                 wanted = gen.send(ready)
         except StopIteration as ended:
             result: RV = ended.value
@@ -621,7 +621,7 @@ class Postgres(Engine):
 
     def explain(self, error: psycopg.Error) -> EngineError:
         """Return what an error of psycopg means."""
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error).strip().partition("\n")[0].removeprefix("connection is bad: ")
         fault = _fault(error)
         told: StateError
         if fault is Fault.UNREACHABLE:

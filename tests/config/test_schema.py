@@ -103,7 +103,9 @@ def test_every_key_says_what_it_may_be() -> None:
             continue
         assert key.allowed.text
         assert key.is_list == bool(key.allowed.item)
-        assert key.secret == (key.name in {"openai_api_key", "authorization_key", "upstream.proxy"})
+        assert key.secret == (
+            key.name in {"openai_api_key", "authorization_key", "upstream.proxy", "state.url"}
+        )
         assert key.in_file == (key.name not in {"openai_api_key", "authorization_key"})
 
 
@@ -119,6 +121,9 @@ def test_all_but_these_keys_change_live() -> None:
         "server.trusted_proxies",
         "upstream.base_url",
         "upstream.proxy",
+        "state.url",
+        "state.url_file",
+        "state.stale_after_s",
         "admin.socket",
         "admin.group",
     }
