@@ -198,6 +198,17 @@ def _add_control(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     backup = _daemon_command(commands, "backup", "backup:run", "copy keys, audit and log into one file")
     backup.add_argument("file", metavar="FILE", type=Path, help="a new file; it is never overwritten")
+    migrate = _command(
+        commands,
+        "migrate-state",
+        "relayd.commands.migrate_state:run",
+        "copy the state of a stopped daemon from SQLite into PostgreSQL",
+    )
+    migrate.add_argument(
+        "url", metavar="URL", help="an empty database: postgresql://USER@HOST/NAME; - reads it from stdin"
+    )
+    migrate.add_argument("--config", metavar="FILE", type=Path, help="the daemon's relayd.toml")
+    _add_socket_and_json(migrate)
 
 
 def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -57,7 +57,7 @@ class StateDirectory:
                     raise StateUnreachable(f"{file} is not a regular file: move it away.")
             self._lock = os.open(path / LOCK_NAME, _OPEN, 0o600)
             try:
-                self._take()
+                _take(self._lock, path)
                 self.generation = self._read_generation()
                 if has_database:
                     self._make_database()
@@ -99,15 +99,6 @@ class StateDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateBusy(
-                f"Another relayd uses the state directory {self.path}. Stop it first, or give this one a "
-                "state_dir of its own."
-            ) from error
-
     def _read_generation(self) -> int:
         text = os.pread(self._lock, 20, 0)
         # Whatever else is in it, there was something to remember.
@@ -145,6 +136,35 @@ class StateDirectory:
         for side in (wal_path(path), shm_path(path)):
             with suppress(FileNotFoundError):
                 side.chmod(0o600)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Keep daemons out of a directory that is there, whoever owns it.
+
+    Raises:
+        StateBusy: a daemon uses it.
+        StateUnreachable: it can't be locked.
+    """
+    with ExitStack() as stack:
+        with _explained(path):
+            owner = path.stat()
+            lock = os.open(path / LOCK_NAME, _OPEN, 0o600)
+            stack.callback(os.close, lock)
+            if os.geteuid() == 0:
+                os.fchown(lock, owner.st_uid, owner.st_gid)
+        _take(lock, path)
+        yield
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StateBusy(
+            f"Another relayd uses the state directory {path}. Stop it first, or give this one a state_dir of "
+            "its own."
+        ) from error
 
 
 @contextmanager

@@ -572,6 +572,17 @@ class Postgres(Engine):
             self.breaker.open(error)
             raise
 
+    def connect_patiently(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """Return a connection without limits of time, for work that a person watches.
+
+        Raises:
+            EngineError: the server can't be reached, or does not let us in.
+        """
+        raw = self._connect(is_writer=True)
+        raw.limit = _Limit(math.inf)
+        raw.execute(b"SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        return raw
+
     def _connect(self, *, is_writer: bool) -> _Raw:
         settings = {
             "statement_timeout": f"{TIMEOUT_S * 900 if is_writer else 0:.0f}ms",

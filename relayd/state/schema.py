@@ -129,7 +129,8 @@ _INSTANCES = (
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED), _INSTANCES)
 
-
+UNFINISHED_COPY = "unfinished_copy"
+"""A table that is there while `relayd migrate-state` copies into the database."""
 OLDEST_READER = len(MIGRATIONS)
 """How many of them a relayd has to know to use a database that has seen all of them, beside newer ones.
 
@@ -140,9 +141,14 @@ def check_version(connection: Connection) -> int:
     """Return how many migrations the database has seen, of those that this relayd knows.
 
     Raises:
-        StateOtherFormat: a newer relayd wrote it.
+        StateOtherFormat: a newer relayd wrote it, or `relayd migrate-state` has not finished.
         StateDamaged: it is the database of some other program.
     """
+    if connection.columns(UNFINISHED_COPY):
+        raise StateOtherFormat(
+            f"The database {connection.where} has a part of a copy: run relayd migrate-state again to "
+            "complete it."
+        )
     version = connection.version()
     if version > len(MIGRATIONS) >= connection.oldest_reader():
         return len(MIGRATIONS)
@@ -174,13 +180,18 @@ def migrate(connection: Connection) -> None:
     if is_current(connection):
         return
     connection.begin_migration()
+    bring_up_to_date(connection)
+    connection.end_migration()
+
+
+def bring_up_to_date(connection: Connection) -> None:
+    """Make what is missing, within `begin_migration` and `end_migration`."""
     for step in MIGRATIONS[check_version(connection) :]:
         for statement in step:
             connection.define(statement)
     for column in _missing_columns(connection):
         connection.define(f"ALTER TABLE requests ADD COLUMN {column} {COLUMNS[column]}")
     connection.set_version(len(MIGRATIONS), OLDEST_READER)
-    connection.end_migration()
 
 
 def _missing_columns(connection: Connection) -> list[str]:
