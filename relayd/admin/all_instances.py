@@ -22,6 +22,7 @@ from relayd.admin.metrics import merged
 from relayd.admin.schema import (
     AcceptState,
     InstanceInfo,
+    InstanceRing,
     LogHealth,
     Progress,
     Rates,
@@ -33,6 +34,8 @@ from relayd.admin.schema import (
 from relayd.state.instances import Activity
 
 _log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 1.0
 
 Handler = Callable[[Any], Awaitable[object]]
 T = TypeVar("T")
@@ -153,6 +156,10 @@ class AllInstances:
         """Return how many streams ended because these keys were revoked with a cut."""
         return sum((await self._ask("cut", int, list(key_ids))).replies.values())
 
+    async def have(self, generation: int) -> tuple[InstanceRing, ...]:
+        """Return which instances have the ring of this generation, when all do or a second has passed."""
+        return tuple(await self._instances.with_ring(generation, ANSWER_WITHIN_S))
+
     async def set_intake(self, action: str) -> tuple[str, ...]:
         """Pause or resume everywhere; return the names of the instances that did not answer.
 
@@ -205,7 +212,7 @@ class AllInstances:
             for instance in self._instances.live()
             if boot_id in (None, instance.boot_id)
         }
-        found = await self._commands.ask(kind, argument, instance=boot_id)
+        found = await self._commands.ask(kind, argument, instance=boot_id, timeout_s=ANSWER_WITHIN_S)
         replies: dict[str, T] = {}
         for replier, document in found.items():
             try:

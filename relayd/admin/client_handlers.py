@@ -23,8 +23,8 @@ _UNUSED = Use()
 class _ClientsRoute(RingHandler):
     async def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        instances = await self.context.state.instances.with_ring(change.generation)
-        document = ClientChange(**asdict(change), cut=cut, instances=tuple(instances))
+        instances = await self.all_instances.have(change.generation)
+        document = ClientChange(**asdict(change), cut=cut, instances=instances)
         self.send_ring(change.generation, document)
 
 

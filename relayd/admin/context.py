@@ -179,12 +179,14 @@ class AdminContext:
         )
 
     def _engine(self, disk_error: str | None) -> EngineStatus:
-        follower = self.state.follower
-        error = disk_error if follower is None else disk_error or follower.error
-        latency_s = None if follower is None else follower.latency_s
+        state = self.state
+        follower_error, latency_s = (
+            (None, None) if state.follower is None else (state.follower.error, state.follower.latency_s)
+        )
+        error = disk_error or follower_error or state.ring.error
         return EngineStatus(
-            kind=EngineKind.SQLITE,
-            where=str(self.state.path),
+            kind=EngineKind(state.engine.kind),
+            where=state.engine.where,
             ok=error is None,
             error=error,
             latency_ms=None if latency_s is None else round(latency_s * 1000, 1),
@@ -206,7 +208,7 @@ class AdminContext:
         )
 
 
-def _disk(state: State) -> tuple[DiskUse, str | None]:
+def _disk(state: State) -> tuple[DiskUse | None, str | None]:
     """Return the use of the disk; if it does not answer, zeros and the reason."""
     try:
         return state.disk_use(), None

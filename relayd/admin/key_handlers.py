@@ -59,8 +59,8 @@ class RingHandler(AdminHandler):
 
     async def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
-        instances = await self.context.state.instances.with_ring(change.generation)
-        document = KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=tuple(instances))
+        instances = await self.all_instances.have(change.generation)
+        document = KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=instances)
         self.send_ring(change.generation, document)
 
 

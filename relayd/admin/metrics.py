@@ -201,11 +201,19 @@ class _StatusCollector(Collector):
             ("relayd_streams_limit", "Limit of open streams.", status.max_streams),
             ("relayd_log_queued", "Records that are not on disk yet.", status.log.queued),
             ("relayd_log_failing", "1 while records cannot be written.", status.log.error is not None),
-            ("relayd_database_bytes", "Size of the database.", disk.database_bytes),
-            ("relayd_disk_free_bytes", "Free space on the disk of the database.", disk.free_bytes),
             ("relayd_ring_generation", "Changes of the key ring.", ring.generation),
+            ("relayd_instances", "Live instances of this relay.", status.instances.live),
+            ("relayd_instances_current", "Those with the newest keys.", status.instances.have_ring),
+            ("relayd_database_failing", "1 while the database does not answer.", not status.engine.ok),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        if disk is not None:
+            yield GaugeMetricFamily(
+                "relayd_database_bytes", "Size of the database.", value=disk.database_bytes
+            )
+            yield GaugeMetricFamily(
+                "relayd_disk_free_bytes", "Free space on the disk of the database.", value=disk.free_bytes
+            )
         requests = CounterMetricFamily("relayd_route_requests", "Requests to each route.", labels=["route"])
         failures = CounterMetricFamily("relayd_route_failures", "Those that failed.", labels=["route"])
         cooling = GaugeMetricFamily("relayd_route_cooling", "1 while it cools down.", labels=["route"])

@@ -236,7 +236,8 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     drain_timeout_s: float
     rates: Rates
     log: LogHealth
-    disk: DiskUse
+    disk: DiskUse | None
+    """None if the database is another machine's."""
     ring: RingSummary
     routes: list[RouteStatus] = []
     today: PeriodUse | None = None

@@ -164,9 +164,10 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ("used", f"{_used(status.today)} today, {_used(status.month)} this month"),
         ("keys", f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"),
         ("log", f"{counted(status.seq, 'event')}, {queue}"),
-        ("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"),
-        ("state", status.state_dir),
     ]
+    if disk is not None:
+        rows.append(("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"))
+    rows.append(("state", status.state_dir))
     if engine.kind is EngineKind.POSTGRESQL:
         took = "" if engine.latency_ms is None else f", answers within {engine.latency_ms:.1f} ms"
         rows.append(("database", f"PostgreSQL, {engine.where}{took}"))

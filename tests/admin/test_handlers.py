@@ -150,6 +150,7 @@ async def test_status_has_every_figure_of_its_type(tmp_path: Path) -> None:
         status = await api.client.status()
         assert (status.version, status.boot_id, status.seq) == (__version__, "boot", 1)
         assert (status.ring.generation, status.ring.active, status.streams.waiting) == (1, 1, 0)
+        assert status.disk is not None
         assert status.disk.database_bytes > 0
         assert status.log.error is None
         sent = (await raw(api.socket, "GET", "/status")).json

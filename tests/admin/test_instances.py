@@ -40,6 +40,12 @@ from tests.wire import DONE, PATIENCE_S, until
 _HOST = socket.gethostname()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, an instance that lives answers in time."""
+    monkeypatch.setattr("relayd.admin.all_instances.ANSWER_WITHIN_S", PATIENCE_S)
+
+
 async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
     """With the ring of its own state, and no worker's number."""
     async with admin_api(tmp_path) as api:
