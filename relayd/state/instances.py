@@ -464,6 +464,7 @@ def _insert_command(transaction: Transaction, row: tuple[str, str | None, str, s
     command_id: int = transaction.connection.execute(_NEW_COMMAND).fetchone()[0]
     insert = _by_clock(transaction.connection, _INSERT_COMMAND)
     transaction.connection.execute(insert, (command_id, *row))
+    transaction.connection.notify()
     return command_id
 
 
