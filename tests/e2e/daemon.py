@@ -136,10 +136,12 @@ class Daemon:
 
     def kill(self) -> None:
         """End it at once with all its processes, as a crash of the machine would."""
+        # Workers drain when their supervisor dies, and a supervisor replaces workers that die.
+        self.process.send_signal(signal.SIGSTOP)
         workers = [os.pidfd_open(pid) for pid in self.worker_pids]
-        self.process.kill()
         for worker in workers:
             signal.pidfd_send_signal(worker, signal.SIGKILL)
+        self.process.kill()
         self.process.wait(60)
         for worker in workers:
             # Readable when the process has ended (pidfd_open(2)); the workers are no children of this one.

@@ -15,12 +15,21 @@ from typing import Any
 
 import pytest
 
+from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingStale, RingUnavailable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
-from relayd.state.records import KeyChangeResult
+from relayd.state.records import KeyChangeResult, Outcome
 from relayd.state.state import State
-from tests.state.harness import ALICE, SharedDatabase, a_record, as_ended, opened
+from tests.state.harness import (
+    ALICE,
+    BorrowedDirectory,
+    Published,
+    SharedDatabase,
+    a_record,
+    as_ended,
+    opened,
+)
 from tests.support.postgres import Postgres as PostgresServer
 from tests.wire import PATIENCE_S, until
 
@@ -301,6 +310,33 @@ async def test_an_instance_without_heartbeats_is_dead(database: SharedDatabase) 
         database.execute(row, "here", -1000.0)
         await until(lambda: len(one.instances.live()) == 2)
         assert [other.boot_id for other in one.instances.others()] == ["here"]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first of all", "the next of its number"])
+async def test_a_worker_ends_those_whose_place_it_takes(tmp_path: Path, *, is_first: bool) -> None:
+    """All others, or the one that had its number: nothing waits until their heartbeats are old."""
+    database = SharedDatabase(tmp_path)
+    with database.opened(2) as states:
+        states[1].log.started(a_record(1, "boot-2"))
+        await until(lambda: not states[1].log.queued)
+        with StateDirectory(tmp_path / "lock") as lock:
+            new = State.open(
+                BorrowedDirectory(lock),
+                boot_id="new",
+                worker=2,
+                is_shared=True,
+                is_first=is_first,
+                keep_days=30,
+                max_mib=512,
+                on_commit=Published(),
+                engine=database.engine(),
+            )
+            found = new.reader.get("req-000001")
+            new.close()
+        live = {boot for (boot,) in database.execute("SELECT boot_id FROM instances WHERE ended_at IS NULL")}
+    assert live == (set() if is_first else {"boot-1"})
+    assert found is not None
+    assert found.outcome is (Outcome.CRASHED if is_first else None)
 
 
 async def test_only_an_instance_in_touch_judges_the_others(
