@@ -20,6 +20,7 @@ from relayd.public.tls import TlsFiles
 from relayd.reload import ConfigReloader
 from relayd.server import Server
 from relayd.state.directory import StateDirectory
+from relayd.state.postgres import Postgres
 from relayd.state.records import Ended, LogEvent, RequestRecord
 from relayd.state.state import State
 from relayd.systemd import ServiceManager
@@ -67,6 +68,8 @@ async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
     clock: Callable[[], float] = time.time,
     directory: StateDirectory | None = None,
     worker: int | None = None,
+    database_url: str | None = None,
+    boot_id: str = "boot",
     **settings: Any,
 ) -> AsyncIterator[Relay]:
     """Run a daemon until the block ends.
@@ -80,6 +83,8 @@ async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
         clock: of the state.
         directory: where its state is, if that is not a new one.
         worker: its number among the daemons that share the directory, from 1; None: it is the only one.
+        database_url: of the PostgreSQL database that it shares with others; None: SQLite.
+        boot_id: of this run; a worker's ends with its number.
         settings: by their names with two underscores for the dot, as `server__max_streams=3`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +93,7 @@ async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
             chosen = _settings(home, toml, {"upstream__base_url": upstream_url(upstream), **settings})
             records: list[RequestRecord] = []
             event_bus = EventBus()
-            boot_id = "boot" if worker is None else f"boot-{worker}"
+            own_boot_id = boot_id if worker is None else f"{boot_id}-{worker}"
 
             def on_commit(events: Sequence[LogEvent]) -> None:
                 records.extend(event.record for event in events if isinstance(event, Ended))
@@ -96,12 +101,13 @@ async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
 
             state = state_class.open(
                 directory or StateDirectory(chosen.state_dir),
-                boot_id=boot_id,
+                boot_id=own_boot_id,
                 keep_days=1,
                 max_mib=10,
                 on_commit=on_commit,
                 worker=worker,
-                is_shared=worker is not None,
+                is_shared=worker is not None or database_url is not None,
+                engine=None if database_url is None else Postgres(database_url),
                 clock=clock,
             )
             state.ring.ensure_initial_key(KEY)
@@ -116,7 +122,7 @@ async def running_relay(  # noqa: PLR0913 - each is a fact of its own, by name
             server = Server(
                 ConfigReloader(chosen, lambda: chosen, manager),
                 state,
-                boot_id=boot_id,
+                boot_id=own_boot_id,
                 demo=False,
                 announce=announce,
                 manager=manager,

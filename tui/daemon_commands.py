@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
 from typing import Protocol, TypeVar
 
 from relayd.admin.client import AdminClient, AdminClientError, AnswerUnknown, Refused
@@ -100,8 +101,10 @@ class DaemonCommands:
             for attempt in tries:
                 try:
                     return await question(idempotency_key)
-                except Refused:
-                    raise
+                except Refused as refused:
+                    # A daemon that can't answer now does not know either what became of the first question.
+                    if not asking.lost or refused.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                        raise
                 except AdminClientError as error:
                     # A first question that did not arrive changed nothing; after a lost answer it is unknown.
                     if attempt == 1 and not isinstance(error, AnswerUnknown):

@@ -194,14 +194,17 @@ class AllInstances:
         """Return the live instance of this name or boot id; for the name of a host, one of its workers.
 
         Raises:
-            AdminError: there is none.
+            AdminError: there is none, or there are several of this name.
         """
         instances = self._context.instances().instances
-        for instance in instances:
-            if name in (instance.name, instance.boot_id, instance.name.removesuffix(f"-{instance.worker}")):
-                return instance
-        known = _listed(f"{instance.name} (boot {instance.boot_id})" for instance in instances)
-        raise AdminError.not_found(f"No live instance has the name {name[:40]!r}. These live: {known}.")
+        found = [one for one in instances if name in (one.name, one.boot_id)] or [
+            one for one in instances if one.worker is not None and one.name == f"{name}-{one.worker}"
+        ][:1]
+        if len(found) == 1:
+            return found[0]
+        what = "Several instances have" if found else "No live instance has"
+        known = _listed(f"{one.name} (boot {one.boot_id}, {one.address})" for one in instances)
+        raise AdminError.not_found(f"{what} the name {name[:40]!r}; name one by its boot id. Live: {known}.")
 
     async def _ask(
         self, kind: str, reply: type[T], argument: object = None, boot_id: str | None = None

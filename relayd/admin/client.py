@@ -19,6 +19,7 @@ import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from relayd.admin.schema import (
+    OUTCOME_UNKNOWN,
     PROTOCOL,
     PROTOCOL_HEADER,
     VERSION_MISMATCH,
@@ -74,7 +75,7 @@ class VersionMismatch(AdminClientError):
 
 
 class AnswerUnknown(AdminClientError):
-    """A change was sent, and its answer never came: ask again, with the same idempotency key."""
+    """A change was sent, and what became of it is not known: ask again, with the same idempotency key."""
 
 
 class Refused(AdminClientError):
@@ -468,6 +469,8 @@ def _refusal(status: int, body: bytes) -> AdminClientError:
         return Refused(status, "unknown", f"The daemon answered with status {status}.")
     if detail.code == VERSION_MISMATCH:
         return VersionMismatch(detail.message)
+    if detail.code == OUTCOME_UNKNOWN:
+        return AnswerUnknown(detail.message)
     return Refused(status, detail.code, detail.message)
 
 

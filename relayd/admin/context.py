@@ -183,7 +183,7 @@ class AdminContext:
         follower_error, latency_s = (
             (None, None) if state.follower is None else (state.follower.error, state.follower.latency_s)
         )
-        error = disk_error or follower_error or state.ring.error
+        error = state.engine.health.error or disk_error or follower_error or state.ring.error
         return EngineStatus(
             kind=EngineKind(state.engine.kind),
             where=state.engine.where,

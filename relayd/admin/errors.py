@@ -13,6 +13,7 @@ from relayd.state.errors import (
     IdempotencyMismatch,
     NoSuchClient,
     NoSuchKey,
+    OutcomeUnknown,
     RingError,
     RingUnavailable,
     StateError,
@@ -28,6 +29,7 @@ _RING_STATUS: dict[type[RingError], HTTPStatus] = {
     BadChange: HTTPStatus.BAD_REQUEST,
     IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     RingUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    OutcomeUnknown: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _HTTP_MESSAGES = {
     HTTPStatus.NOT_FOUND: "There is nothing at this path; docs/operations.md lists the paths.",

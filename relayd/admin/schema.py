@@ -8,6 +8,7 @@ import msgspec
 
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
+from relayd.state.errors import OutcomeUnknown
 from relayd.state.filter import Filter, FilterError, parse_filter
 from relayd.state.records import (
     LIVE_STATES,
@@ -43,6 +44,8 @@ PROTOCOL_HEADER = "Relayd-Admin"
 """In every answer; a question that carries another number is refused."""
 VERSION_MISMATCH = "version_mismatch"
 """The code of that refusal."""
+OUTCOME_UNKNOWN = OutcomeUnknown.code
+"""The code of an answer to a change that the database may have made, or not."""
 
 
 class StreamProgress(msgspec.Struct, kw_only=True, frozen=True):

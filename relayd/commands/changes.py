@@ -26,8 +26,14 @@ async def once(change: Callable[..., Awaitable[T]], generation: int) -> T:
     request = partial(change, generation=generation, idempotency_key=uuid.uuid4().hex)
     try:
         return await request()
-    except AnswerUnknown:
-        return await request()
+    except AnswerUnknown as unknown:
+        try:
+            return await request()
+        except Refused as refusal:
+            if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            # That the second did not happen says nothing of the first.
+            raise unknown from refusal
 
 
 async def retried(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -77,16 +77,6 @@ class StateDirectory:
         except OSError as error:
             _log.warning("%s could not be written: %s", self.path / LOCK_NAME, error.strerror)
 
-    def free_bytes(self) -> int:
-        """Return what is free on the disk of the directory.
-
-        Raises:
-            StateUnreachable: the disk does not answer.
-        """
-        with _explained(self.path):
-            disk = os.statvfs(self.path)
-        return disk.f_bavail * disk.f_frsize
-
     def close(self) -> None:
         """Let another daemon use the directory; a second call does nothing."""
         if self._lock >= 0:

@@ -53,6 +53,7 @@ class RingError(Exception):
     ├── BadChange             a name, a bound, a duration or an idempotency key that can't be
     ├── IdempotencyMismatch   the same Idempotency-Key came with another change
     └── RingUnavailable       the disk refused; the old ring stays in force
+        └── OutcomeUnknown    the database did not say whether the change is in force
     """
 
     code = "refused"
@@ -103,3 +104,9 @@ class RingUnavailable(RingError):
     """The change could not be put on disk; the old ring stays in force."""
 
     code = "ring_unavailable"
+
+
+class OutcomeUnknown(RingUnavailable):
+    """The connection to the database broke during the commit; the same Idempotency-Key tells the outcome."""
+
+    code = "outcome_unknown"

@@ -24,7 +24,14 @@ from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import Connection, EngineError, Fault
-from relayd.state.errors import RingError, RingStale, RingUnavailable, StateError, StateReplaced
+from relayd.state.errors import (
+    OutcomeUnknown,
+    RingError,
+    RingStale,
+    RingUnavailable,
+    StateError,
+    StateReplaced,
+)
 from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
 from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
 from relayd.state.key_store import (
@@ -398,12 +405,12 @@ class KeyRing:
         """Wait until it is known what became of a change whose commit got no answer.
 
         Raises:
-            RingUnavailable: it is not known in time.
+            OutcomeUnknown: it is not known in time.
         """
         end_s = time.monotonic() + _OUTCOME_TIMEOUT_S
         while transaction.is_committed is None:
             if time.monotonic() > end_s:
-                raise RingUnavailable(str(error.told)) from error
+                raise OutcomeUnknown(str(error.told)) from error
             with suppress(EngineError):
                 await asyncio.wrap_future(self._writer.call(partial(self._database.resolve, transaction)))
             await asyncio.sleep(_OUTCOME_CHECK_S)
@@ -420,7 +427,6 @@ class KeyRing:
         # caller was cancelled meanwhile.
         ring = load_ring(transaction.connection, subjects, since=self.generation)
         transaction.after_commit.append(partial(self._adopt, ring))
-        transaction.connection.notify()
 
     def _adopt(self, ring: StoredRing) -> None:
         """Take what was loaded since a generation in force here; do nothing if that is older by now."""

@@ -105,7 +105,6 @@ class State:
         on_commit: OnCommit,
         worker: int | None = None,
         is_shared: bool = False,
-        is_first: bool = False,
         clock: Callable[[], float] = time.time,
         engine: Engine | None = None,
     ) -> Self:
@@ -122,7 +121,6 @@ class State:
                 must be quick.
             worker: the number of this process among those of its machine, from 1; None: it is the only one.
             is_shared: whether other processes may use the same database; then `follow` must be called, too.
-            is_first: whether no other process can use the state directory yet, as its lock says.
             clock: returns the Unix time.
             engine: the database; None: `relayd.db` in the directory.
 
@@ -138,25 +136,20 @@ class State:
                 database = Database(engine, connection, boot_id, on_commit, is_shared=is_shared)
                 identity = Identity(boot_id, worker, is_shared)
                 state = cls(directory, database, identity, keep_days=keep_days, max_mib=max_mib, clock=clock)
-                # Only a file is guarded by the lock.
-                state._recover(is_first=is_first and not engine.is_shared)
+                state._recover()
             undo.pop_all()
         state._writer.start(state._tasks)
         return state
 
-    def _recover(self, *, is_first: bool) -> None:
-        is_shared = self.instances.identity.is_shared
+    def _recover(self) -> None:
         try:
-            if is_shared:
+            if self.instances.identity.is_shared:
                 self.commands.begin(self._database.connection)
-                if not self.engine.is_shared:
-                    self.instances.end_predecessors(of_all_workers=is_first)
                 self.instances.beat()
                 self.instances.read(self._database.connection)
             self.ring.store_expired()
-            if is_first or not is_shared:
-                while self._crash_recovery.run() == 0.0:
-                    pass
+            while self._close_crashed() == 0.0:
+                pass
         except EngineError as error:
             if error.fault is not Fault.FULL:
                 raise
@@ -181,8 +174,10 @@ class State:
         """Set how much of the request log is kept from now on."""
         self._retention.set_limits(keep_days=keep_days, max_mib=max_mib)
 
-    def disk_use(self) -> DiskUse:
-        """Return what the state takes of the disk, and what is left. A few quick system calls.
+    def disk_use(self) -> DiskUse | None:
+        """Return what the state takes of the disk, and what is left; None if it is on no disk of ours.
+
+        A few quick system calls.
 
         Raises:
             StateBusy: the file system does not answer.
@@ -190,7 +185,7 @@ class State:
         """
         with as_state_errors(self.engine):
             self._database.connection.check_in_place()
-        return self.engine.disk_use() or DiskUse(0, self._directory.free_bytes())
+        return self.engine.disk_use()
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and release the file; False if something could not be written in time. Blocks."""

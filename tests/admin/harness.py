@@ -100,10 +100,11 @@ async def admin_api(
 
 @asynccontextmanager
 async def admin_apis(home: Path, count: int) -> AsyncIterator[list[AdminHarness]]:
-    """Serve the admin APIs of several instances on one database; each has heard of all others."""
+    """Serve the admin APIs of several workers on one database; each has heard of all others."""
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(StateDirectory(home / "state"))
-        apis = [await stack.enter_async_context(_instance(home, directory, n + 1)) for n in range(count)]
+        numbers = range(1, count + 1)
+        apis = [await stack.enter_async_context(_instance(home, directory, number)) for number in numbers]
         await until(lambda: all(len(api.state.instances.live()) == count for api in apis))
         yield apis
 
@@ -175,18 +176,29 @@ async def whole_daemon() -> AsyncIterator[tuple[Relay, AdminClient]]:
         yield relay, AdminClient(relay.state.path.parent / "admin.sock")
 
 
-def shared_relay(directory: StateDirectory, worker: int) -> AbstractAsyncContextManager[Relay]:
+def worker_of(directory: StateDirectory, number: int) -> AbstractAsyncContextManager[Relay]:
     """Run a daemon whose database is in this directory, as that of other ones."""
-    return running_relay(directory=BorrowedDirectory(directory), worker=worker)
+    return running_relay(directory=BorrowedDirectory(directory), worker=number)
 
 
 @asynccontextmanager
-async def whole_daemons(home: Path, count: int) -> AsyncIterator[list[tuple[Relay, AdminClient]]]:
-    """Run several daemons on one database; each has heard of all others."""
+async def whole_daemons(
+    home: Path, count: int, url: str | None = None
+) -> AsyncIterator[list[tuple[Relay, AdminClient]]]:
+    """Run several daemons on one database, each of which has heard of all others.
+
+    Args:
+        home: for what they share.
+        count: how many.
+        url: of a PostgreSQL database; None: they are workers on one SQLite file.
+    """
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(StateDirectory(home / "state"))
-        numbers = range(1, count + 1)
-        relays = [await stack.enter_async_context(shared_relay(directory, number)) for number in numbers]
+        if url is None:
+            directory = stack.enter_context(StateDirectory(home / "state"))
+            daemons = [worker_of(directory, number) for number in range(1, count + 1)]
+        else:
+            daemons = [running_relay(database_url=url, boot_id=f"boot-{n}") for n in range(1, count + 1)]
+        relays = [await stack.enter_async_context(daemon) for daemon in daemons]
         await until(lambda: all(len(relay.state.instances.live()) == count for relay in relays))
         yield [(relay, AdminClient(relay.settings.admin.socket)) for relay in relays]
 

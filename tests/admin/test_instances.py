@@ -32,9 +32,10 @@ from tests.admin.harness import (
     open_chat,
     raw,
     read_to_end,
-    shared_relay,
     whole_daemons,
+    worker_of,
 )
+from tests.support.postgres import Postgres
 from tests.wire import DONE, PATIENCE_S, until
 
 _HOST = socket.gethostname()
@@ -111,13 +112,13 @@ async def test_pause_and_resume_reach_all_and_are_in_the_audit_once(tmp_path: Pa
 async def test_an_instance_that_joins_a_paused_relay_is_paused(tmp_path: Path) -> None:
     """As a worker that takes the place of one that died; one that joins a live relay is live."""
     with StateDirectory(tmp_path / "state") as directory:
-        async with shared_relay(directory, 1) as first:
-            async with shared_relay(directory, 2) as second:
+        async with worker_of(directory, 1) as first:
+            async with worker_of(directory, 2) as second:
                 assert second.server.accepting.refusal is None
                 await until(lambda: len(first.state.instances.live()) == 2)
                 await AdminClient(first.settings.admin.socket).pause()
                 assert (await second.ask()).status == 503
-            async with shared_relay(directory, 3) as third:
+            async with worker_of(directory, 3) as third:
                 assert third.server.accepting.refusal is not None
 
 
@@ -147,13 +148,20 @@ async def _progress(client: AdminClient) -> Progress:
     raise AssertionError("the events ended")
 
 
-async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    """The shared database; None if it is a SQLite file."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path, url: str | None) -> None:
     """With the instance that has it; its client is told as by its own instance."""
-    async with whole_daemons(tmp_path, 2) as [(one, _), (_, other)]:
+    async with whole_daemons(tmp_path, 2, url) as [(one, _), (_, other)]:
         wire, reply = await open_chat(one, "demo:deltas=10000,interval_ms=50")
         request_id = str(reply.header("X-Request-Id"))
         progress = await _progress(other)
-        assert [(stream.id, stream.instance) for stream in progress.streams] == [(request_id, f"{_HOST}-1")]
+        name = one.state.instances.identity.name
+        assert [(stream.id, stream.instance) for stream in progress.streams] == [(request_id, name)]
         assert (await other.status()).streams == StreamCounts(streaming=1)
         assert (await other.clients()).clients[0].open_streams == 1
         await other.cancel(request_id)
@@ -166,9 +174,9 @@ async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path
         assert refusal.value.status == 404
 
 
-async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> None:
+async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path, url: str | None) -> None:
     """The answer counts those of all instances."""
-    async with whole_daemons(tmp_path, 2) as relays:
+    async with whole_daemons(tmp_path, 2, url) as relays:
         opened = [await open_chat(relay, "demo:deltas=10000,interval_ms=50") for relay, _ in relays]
         client = relays[0][1]
         ring = await client.keys()
@@ -181,6 +189,40 @@ async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> N
             assert reply.error == "key_revoked: The key of this request was revoked."
         assert change.cut == 2
         assert [one.has_it for one in change.instances] == [True, True]
+
+
+async def _until(client: AdminClient, *, is_ok: bool) -> None:
+    """Wait until the status says so of the database."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await client.status()).engine.ok is not is_ok:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.05)
+
+
+async def test_without_its_database_an_instance_shows_and_commands_itself(
+    tmp_path: Path, postgres: Postgres, postgres_url: str
+) -> None:
+    """Its streams go on and can be cancelled, a change fails, the status says why; then all is as before."""
+    async with whole_daemons(tmp_path, 2, postgres_url) as [(one, client), _]:
+        wire, reply = await open_chat(one, "demo:deltas=100000,interval_ms=50")
+        postgres.kill()
+        await _until(client, is_ok=False)
+        status = await client.status()
+        assert status.streams == StreamCounts(streaming=1)
+        assert (status.engine.kind, status.disk) == (EngineKind.POSTGRESQL, None)
+        assert status.engine.error is not None
+        with pytest.raises(Refused) as refusal:
+            await client.add_key("web", generation=1, idempotency_key="one")
+        assert refusal.value.status == 503
+        assert (await client.pause()).intake is AcceptState.PAUSED
+        await client.cancel(str(reply.header("X-Request-Id")))
+        await read_to_end(wire, reply)
+        wire.finish()
+        assert reply.lines[-1] == DONE
+        postgres.start()
+        await _until(client, is_ok=True)
+        await until(lambda: len(one.state.instances.live()) == 2)
+        change = await client.add_key("web", generation=1, idempotency_key="two")
+        assert [instance.has_it for instance in change.instances] == [True, True]
 
 
 async def test_a_reload_reaches_all(tmp_path: Path) -> None:

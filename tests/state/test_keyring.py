@@ -440,7 +440,7 @@ async def test_a_change_is_refused_once_the_database_has_left_its_place(tmp_path
         with pytest.raises(StateReplaced):
             state.disk_use()
         (tmp_path / "kept").rename(state.path)
-        assert state.disk_use().database_bytes > 0
+        assert state.disk_use() is not None
         assert (await rotate(state.ring, second.key.id)).generation == 3
 
 
