@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.e2e.daemon import Daemon
 from tests.support.loop import TestLoop, VirtualClockLoop
 from tests.support.postgres import Postgres
 
@@ -29,7 +30,14 @@ gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let attacks and loads be chosen larger than the suite has time for."""
+    """Let attacks and loads be larger than the suite has time for, and daemons have several processes."""
+    parser.addoption(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many processes serve in the tests of tests/e2e",
+    )
     parser.addoption("--size", choices=("small", "large"), default="small", help="of what tests/load does")
 
 
@@ -41,6 +49,7 @@ def large(request: pytest.FixtureRequest) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the markers of async tests; pytest-tornasync reads `timeout`."""
+    Daemon.workers = config.getoption("--workers")
     config.addinivalue_line("markers", "virtual_clock: its time passes only while all wait")
     config.addinivalue_line(
         "markers", "timeout(seconds): how long this async test may take (default: --async-test-timeout)"

@@ -71,6 +71,8 @@ class Feed:
         self._down_since_s: float | None = None
         self.clients_in_sight = False
         """Set by the screen that shows the clients, each time it draws them: they are then asked for soon."""
+        self.instances_in_sight = False
+        """The same for the screen that shows the instances."""
         self._retry = asyncio.Event()
         self._poll_now = asyncio.Event()
         self._heard_s: float | None = None
@@ -234,6 +236,9 @@ class Feed:
         status = await self._client.status()
         self._heard()
         state.set_status(status)
+        # Which of them lived on tells whether the daemon was restarted.
+        with suppress(Refused):
+            state.set_instances(await self._client.instances())
         after = state.log_seq
         if after is None:
             state.new_boot(status.boot_id, status.seq, 0)
@@ -305,6 +310,9 @@ class Feed:
                 if self._state.retiring() or self.clients_in_sight or turn % _RING_EVERY == 0:
                     self.clients_in_sight = False
                     await self.refresh_ring()
+                if self._state.is_shared or self.instances_in_sight:
+                    self.instances_in_sight = False
+                    self._state.set_instances(await self._client.instances())
             self._changed()
 
     async def _load_backlog(self) -> None:

@@ -18,6 +18,7 @@ from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange
 from tui.context import Context
 from tui.daemon_commands import RingChange
 from tui.model.clients import FIELDS, texts_of
+from tui.model.instances import which_have_it
 from tui.model.secret import Secret
 from tui.model.text import printable_struct
 from tui.model.units import clock, in_words, plural
@@ -188,9 +189,8 @@ class RingActions:
         )
         if done is not None:
             key, cut = done.answer.key, done.answer.cut
-            self._app.notify(
-                _with_cut(f"The key {key.id} of {key.client} is revoked", done.change.cut, asked=cut)
-            )
+            revoked = _with_cut(f"The key {key.id} of {key.client} is revoked", done.change.cut, asked=cut)
+            self._app.notify(f"{revoked} {which_have_it(done.change.instances)}".rstrip())
 
     # Clients.
 
@@ -319,6 +319,7 @@ class RingActions:
                     return None
                 news = await self._changed_since(generation)
             finally:
+                self._context.feed.look_soon()
                 await self._refresh_ring()
 
     async def _changed_since(self, generation: int) -> str:
@@ -349,7 +350,7 @@ class RingActions:
             SecretDialog(
                 client,
                 secret,
-                note,
+                f"{note}\n{which_have_it(done.change.instances)}".rstrip(),
                 lambda text: send(text, "The key", secret=True),
                 self._context.home,
             )

@@ -8,7 +8,7 @@ from functools import partial
 from textual.app import App
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import AcceptState, RequestRecord
+from relayd.admin.schema import AcceptState, InstanceInfo, RequestRecord
 from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.model.app_state import AppState
@@ -49,10 +49,10 @@ class StreamActions:
         else:
             self._start(self._resume, group="resume")
 
-    def drain(self) -> None:
-        """Ask, with the count and an estimate, then let the daemon finish and stop."""
+    def drain(self, instance: InstanceInfo | None = None) -> None:
+        """Ask, with the count and an estimate, then let one instance, or all, finish and stop."""
         if self._may_change():
-            self._start(self._drain)
+            self._start(partial(self._drain, instance))
 
     def _may_change(self, reason: str = "") -> bool:
         reason = self._commands.refusal() or reason
@@ -88,19 +88,23 @@ class StreamActions:
     async def _resume(self) -> None:
         await self._change("Resume intake", self._client.resume, "The daemon takes new work again.")
 
-    async def _drain(self) -> None:
+    async def _drain(self, instance: InstanceInfo | None) -> None:
         status = self._state.status
         at_most = f"{status.drain_timeout_s:.0f} s" if status is not None else "the drain timeout"
-        open_now = plural(len(self._state.open_streams.streams), "stream")
+        streams, what, name = len(self._state.open_streams.streams), "the daemon", None
+        if self._state.is_shared and status is not None:
+            what = f"all {status.instances.live} instances"
+        if instance is not None:
+            streams, what, name = instance.streams, instance.name, instance.name
         question = Confirm(
-            "Drain, then stop the daemon?",
-            f"{open_now} open now. They may finish, for at most {at_most};"
+            f"Drain, then stop {what}?",
+            f"{plural(streams, 'stream')} open now. They may finish, for at most {at_most};"
             " what is left then ends with `draining`.\n"
-            "After that the daemon stops. It does not come back unless a supervisor starts it.",
+            f"After that, {what} will not serve until something starts it again.",
             "Drain and stop",
         )
         if await self._ask(question):
-            await self._change("Drain the daemon", self._client.drain, "Draining.")
+            await self._change(f"Drain {what}", partial(self._client.drain, name), "Draining.")
 
     async def _ask(self, question: Confirm) -> bool:
         """Show a dialog, unless one is open: a double click asks once."""

@@ -225,6 +225,7 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         on_commit=event_bus.publish,
         worker=None if supervisor is None else supervisor.number,
         is_shared=supervisor is not None,
+        is_first=supervisor is None or supervisor.is_first,
         engine=_engine(settings),
     )
     if state.follower is not None:

@@ -179,6 +179,13 @@ class Connection(ABC):
         """End the transaction, if there is one; nothing has changed."""
 
     @abstractmethod
+    def notify(self) -> None:
+        """Let other processes look at the database as soon as this transaction is committed.
+
+        A hint, where the database has such a thing: nothing may rely on it.
+        """
+
+    @abstractmethod
     def check_in_place(self) -> None:
         """Raise `EngineError` if this is not the database that was opened; any thread may ask."""
 
@@ -231,6 +238,31 @@ class Connection(ABC):
         """Close the connection."""
 
 
+class Watch(ABC):
+    """A connection of its own for one thread that looks at the database again and again."""
+
+    @property
+    @abstractmethod
+    def connection(self) -> Connection:
+        """Return the connection, which only reads; each statement has two seconds.
+
+        Raises:
+            EngineError, StateError: there is none.
+        """
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> None:
+        """Return at the next notification, at `wake`, or when the time is over."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Let `wait` return. For any thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+
 class Engine(ABC):
     """One database; makes connections to it."""
 
@@ -263,6 +295,10 @@ class Engine(ABC):
         Raises:
             EngineError, StateError: the message says what to do.
         """
+
+    @abstractmethod
+    def watch(self) -> Watch:
+        """Return a connection for one thread, which is made when it is used first."""
 
     @property
     def health(self) -> Health:

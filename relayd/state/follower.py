@@ -17,7 +17,6 @@ from relayd.state.keyring import KeyRing
 LOOK_EVERY_S = 0.25
 _HURRY_S = 0.02
 """While a coroutine waits for what other instances write."""
-_LOOK_TIMEOUT_S = 2.0
 _USES_EVERY_S = 1.0
 _HEAD = """SELECT
     (SELECT value FROM meta WHERE name = 'seq'), (SELECT value FROM meta WHERE name = 'command'),
@@ -44,7 +43,7 @@ class Follower:
         self._commands = commands
         self._news = news
         self._on_news: Callable[[int], None] = lambda _: None
-        self._wake = threading.Event()
+        self._watch = database.engine.watch()
         self._is_closing = False
         self._seq = 0
         self._uses_due = 0.0
@@ -60,14 +59,16 @@ class Follower:
         """Begin, on the running loop; `on_news` is called there with the newest place in the log."""
         self._on_news = on_news
         self._news.open()
-        self._news.hurry = self._wake.set
+        self._news.hurry = self._watch.wake
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the thread. Blocks."""
         self._is_closing = True
-        self._wake.set()
-        if self._thread.is_alive():
+        self._watch.wake()
+        if self._thread.ident is None:
+            self._watch.close()
+        else:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -77,8 +78,7 @@ class Follower:
             try:
                 with as_state_errors(engine):
                     self._database.connection.check_in_place()
-                    with engine.reading(lambda: self._is_closing, _LOOK_TIMEOUT_S) as connection:
-                        self._look(connection)
+                    self._look(self._watch.connection)
             except StateError as error:
                 if self._error is None and not self._is_closing:
                     _log.error("What other instances do can't be read: %s", error)
@@ -91,8 +91,8 @@ class Follower:
                 if self._error is not None:
                     _log.warning("What other instances do can be read again")
                     self._error = None
-            self._wake.wait(_HURRY_S if self._news.is_awaited else LOOK_EVERY_S)
-            self._wake.clear()
+            self._watch.wait(_HURRY_S if self._news.is_awaited else LOOK_EVERY_S)
+        self._watch.close()
 
     def _look(self, connection: Connection) -> None:
         # Before the disk is looked at: what is in memory by then is on it.

@@ -46,6 +46,8 @@ _BEAT = """INSERT INTO instances (boot_id, name, worker, address, pid, version, 
     ON CONFLICT (boot_id) DO UPDATE SET address = excluded.address, generation = excluded.generation,
         intake = excluded.intake, streams = excluded.streams, heartbeat_at = excluded.heartbeat_at"""
 _END = "UPDATE instances SET ended_at = {now}, streams = 0 WHERE boot_id = ?"
+_END_PREDECESSORS = """UPDATE instances SET ended_at = {now}, streams = 0
+    WHERE ended_at IS NULL AND boot_id != :boot_id"""
 _READ_INSTANCES = f"""SELECT boot_id, name, worker, address, pid, version, started_at,
         {{now}} - heartbeat_at, generation, intake, streams
     FROM instances WHERE boot_id IN ({_LIVE_BOOTS})"""  # noqa: S608 - own SQL
@@ -274,6 +276,20 @@ class Instances:
         with self._database.transaction(durable=False) as transaction:
             transaction.connection.execute(_by_clock(transaction.connection, _END), (self.identity.boot_id,))
 
+    def end_predecessors(self, *, of_all_workers: bool) -> None:
+        """Write that the processes have ended whose place this one takes; a dead one could not.
+
+        Args:
+            of_all_workers: whether this is the first process of all; else it has the place of one worker.
+
+        Raises:
+            EngineError: nothing is written.
+        """
+        statement = _END_PREDECESSORS if of_all_workers else f"{_END_PREDECESSORS} AND worker = :worker"
+        mine = {"boot_id": self.identity.boot_id, "worker": self.identity.worker}
+        with self._database.transaction(durable=False) as transaction:
+            transaction.connection.execute(_by_clock(transaction.connection, statement), mine)
+
     def forget(self) -> None:
         """Remove the rows of instances that are long over, and of old commands. All instances do it.
 
@@ -464,6 +480,7 @@ def _insert_command(transaction: Transaction, row: tuple[str, str | None, str, s
     command_id: int = transaction.connection.execute(_NEW_COMMAND).fetchone()[0]
     insert = _by_clock(transaction.connection, _INSERT_COMMAND)
     transaction.connection.execute(insert, (command_id, *row))
+    transaction.connection.notify()
     return command_id
 
 

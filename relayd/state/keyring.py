@@ -427,6 +427,7 @@ class KeyRing:
         # caller was cancelled meanwhile.
         ring = load_ring(transaction.connection, subjects, since=self.generation)
         transaction.after_commit.append(partial(self._adopt, ring))
+        transaction.connection.notify()
 
     def _adopt(self, ring: StoredRing) -> None:
         """Take what was loaded since a generation in force here; do nothing if that is older by now."""

@@ -10,6 +10,8 @@ import logging
 import math
 import re
 import secrets
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +36,7 @@ from relayd.state.engine import (
     Health,
     Parameters,
     Result,
+    Watch,
 )
 from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
 from relayd.state.records import DiskUse
@@ -268,6 +271,13 @@ class PostgresConnection(Connection):
             if not self.is_broken:
                 self._run(b"ROLLBACK")
 
+    def notify(self) -> None:
+        """Wake the watches of all processes when the transaction is committed.
+
+        The commit takes a lock of the whole server for it: not for what happens with each request.
+        """
+        self._run(_NOTIFY)
+
     def check_in_place(self) -> None:
         """Do nothing: the server looks after its files."""
 
@@ -401,6 +411,63 @@ class PostgresConnection(Connection):
         return EngineError(str(error), Fault.INTERRUPTED, told)
 
 
+class PostgresWatch(PostgresConnection, Watch):
+    """A connection of its own that is notified: those of `reading` may all be taken by long queries."""
+
+    def __init__(self, engine: Postgres) -> None:
+        super().__init__(engine, is_writer=False)
+        self._woken, self._wake = socket.socketpair()
+        self._woken.settimeout(0)
+        self._wake.settimeout(0)
+
+    @property
+    def connection(self) -> Connection:
+        """Return this."""
+        return self
+
+    def wait(self, timeout_s: float) -> None:
+        """Return at a notification, at `wake`, or when the time is over.
+
+        The next statement takes what was notified from the connection, so that no notification is read here.
+        """
+        # Not select(), which knows no descriptor above 1023.
+        news = select.poll()
+        news.register(self._woken, select.POLLIN)
+        if self._raw is not None:
+            news.register(self._raw, select.POLLIN)
+        news.poll(timeout_s * 1000)
+        with suppress(BlockingIOError):
+            self._woken.recv(_MAX_WAKES)
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        with suppress(OSError):
+            self._wake.send(b"\0")
+
+    def close(self) -> None:
+        """Close the connection."""
+        super().close()
+        self._woken.close()
+        self._wake.close()
+
+    def _connected(self) -> _Raw:
+        is_new = self._raw is None
+        raw = super()._connected()
+        if is_new:
+            self._run_once(_LISTEN, None)
+        return raw
+
+    def _explain(self, error: psycopg.Error) -> EngineError:
+        if not isinstance(error, _TooLate):
+            return super()._explain(error)
+        # What it asks takes the server a moment.
+        late = self._engine.unreachable(str(error))
+        self._engine.breaker.open(late)
+        return late
+
+
+_LISTEN, _NOTIFY = b"LISTEN relayd", b"NOTIFY relayd"
+_MAX_WAKES = 1024
 _MARK = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _ASK = (
     "INSERT INTO meta (name, value) VALUES (?, 0)"
@@ -615,6 +682,10 @@ class Postgres(Engine):
     def how_to_restore(self) -> str:
         """Return the end of a sentence: how to put a backup in place of the database."""
         return "stop every relayd, and restore the database from its backup (pg_restore)."
+
+    def watch(self) -> PostgresWatch:
+        """Return a connection for one thread."""
+        return PostgresWatch(self)
 
     def close(self) -> None:
         """Close what reads, and end the probes."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from relayd.state.engine import Connection, Dialect, Engine, EngineError, Fault, Parameters, Result
+from relayd.state.engine import Connection, Dialect, Engine, EngineError, Fault, Parameters, Result, Watch
 from relayd.state.errors import (
     StateBusy,
     StateDamaged,
@@ -163,6 +164,9 @@ class SqliteConnection(Connection):
         if self.raw.in_transaction:
             self.execute("ROLLBACK")
 
+    def notify(self) -> None:
+        """Do nothing: the others look often enough."""
+
     def check_in_place(self) -> None:
         """Do nothing if the open files are those at the path; any thread may ask.
 
@@ -263,6 +267,37 @@ class SqliteConnection(Connection):
         return value
 
 
+class SqliteWatch(Watch):
+    """Looks when it is told to, or after a while: SQLite does not notify."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: SqliteConnection | None = None
+        self._news = threading.Event()
+
+    @property
+    def connection(self) -> SqliteConnection:
+        """Return the connection."""
+        if self._connection is None:
+            with explained(self._path):
+                self._connection = SqliteConnection(self._path, open_read_only(self._path))
+        return self._connection
+
+    def wait(self, timeout_s: float) -> None:
+        """Return at `wake`, or when the time is over."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._news.set()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.raw.close()
+
+
 class Sqlite(Engine):
     """The database in the file at a path."""
 
@@ -350,6 +385,10 @@ class Sqlite(Engine):
         except OSError as error:
             raise StateBusy(f"The disk of {self.path} can't be examined: {error.strerror}.") from error
         return DiskUse(used, disk.f_bavail * disk.f_frsize)
+
+    def watch(self) -> SqliteWatch:
+        """Return a connection for one thread."""
+        return SqliteWatch(self.path)
 
     def close(self) -> None:
         """Do nothing: readers close their own connections."""

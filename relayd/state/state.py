@@ -105,6 +105,7 @@ class State:
         on_commit: OnCommit,
         worker: int | None = None,
         is_shared: bool = False,
+        is_first: bool = False,
         clock: Callable[[], float] = time.time,
         engine: Engine | None = None,
     ) -> Self:
@@ -121,6 +122,7 @@ class State:
                 must be quick.
             worker: the number of this process among those of its machine, from 1; None: it is the only one.
             is_shared: whether other processes may use the same database; then `follow` must be called, too.
+            is_first: whether no other process can use the state directory yet, as its lock says.
             clock: returns the Unix time.
             engine: the database; None: `relayd.db` in the directory.
 
@@ -136,20 +138,25 @@ class State:
                 database = Database(engine, connection, boot_id, on_commit, is_shared=is_shared)
                 identity = Identity(boot_id, worker, is_shared)
                 state = cls(directory, database, identity, keep_days=keep_days, max_mib=max_mib, clock=clock)
-                state._recover()
+                # Only a file is guarded by the lock.
+                state._recover(is_first=is_first and not engine.is_shared)
             undo.pop_all()
         state._writer.start(state._tasks)
         return state
 
-    def _recover(self) -> None:
+    def _recover(self, *, is_first: bool) -> None:
+        is_shared = self.instances.identity.is_shared
         try:
-            if self.instances.identity.is_shared:
+            if is_shared:
                 self.commands.begin(self._database.connection)
+                if not self.engine.is_shared:
+                    self.instances.end_predecessors(of_all_workers=is_first)
                 self.instances.beat()
                 self.instances.read(self._database.connection)
             self.ring.store_expired()
-            while self._close_crashed() == 0.0:
-                pass
+            if is_first or not is_shared:
+                while self._crash_recovery.run() == 0.0:
+                    pass
         except EngineError as error:
             if error.fault is not Fault.FULL:
                 raise

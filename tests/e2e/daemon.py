@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from relayd.admin.client import AdminClient
 from relayd.state.reader import LogReader
@@ -40,6 +41,9 @@ class Daemon:
         env: more environment; `AUTHORIZATION_KEY` is `KEY` unless it says otherwise, empty leaves it out.
     """
 
+    workers: ClassVar[int] = 1
+    """How many processes serve, unless the settings say it: pytest's `--workers`."""
+
     def __init__(
         self,
         home: Path,
@@ -53,6 +57,7 @@ class Daemon:
         self._env = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, **(env or {})}
         self.settings: dict[str, Any] = {
             "server.port": 0,
+            "server.workers": self.workers,
             "state_dir": str(self.state_dir),
             **(settings or {}),
         }
@@ -69,8 +74,13 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Its process id; with several workers, that of their supervisor."""
         return self.process.pid
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers, oldest first; if there is only one process, none."""
+        return children(self.pid)
 
     @property
     def stderr(self) -> str:
@@ -125,9 +135,18 @@ class Daemon:
         return self.wait(60)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it at once with all its processes, as a crash of the machine would."""
+        # Workers drain when their supervisor dies, and a supervisor replaces workers that die.
+        self.process.send_signal(signal.SIGSTOP)
+        workers = [os.pidfd_open(pid) for pid in self.worker_pids]
+        for worker in workers:
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
         self.process.kill()
         self.process.wait(60)
+        for worker in workers:
+            # Readable when the process has ended (pidfd_open(2)); the workers are no children of this one.
+            assert select.select([worker], [], [], 60)[0]
+            os.close(worker)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -156,6 +175,11 @@ class Daemon:
         record = reader.get(request_id)
         assert record is not None
         return record
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children, oldest first."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def command(*arguments: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections import Counter
@@ -53,7 +54,8 @@ async def test_open_streams_finish_and_stragglers_get_a_line(tmp_path: Path) -> 
             assert (await kept.reply()).status == 400
             began_at = time.monotonic()
             daemon.signal(signal.SIGTERM)
-            await until(lambda: "draining: 2 streams open, at most 10 s" in daemon.stderr)
+            await until(lambda: re.search(r"draining: \d streams? open, at most 10 s", daemon.stderr))
+            await until(lambda: _refuses(daemon))
             with pytest.raises(ConnectionRefusedError):
                 await Wire.open(daemon.port)
             kept.send(post(KEY, body("demo")))

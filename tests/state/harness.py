@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from relayd.state.database import Database
 from relayd.state.directory import FILE_NAME, StateDirectory
+from relayd.state.engine import Engine
 from relayd.state.keyring import Caller
+from relayd.state.postgres import Postgres
 from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
@@ -138,27 +141,51 @@ class BorrowedDirectory(StateDirectory):
         """Leave the lock to its owner."""
 
 
-@contextmanager
-def opened_together(
-    state_dir: Path, count: int, *, clock: Callable[[], float] = time.time
-) -> Iterator[list[State]]:
-    """Open one database several times, as the instances of one relay do: `boot-1`, `boot-2` and so on."""
-    with StateDirectory(state_dir) as directory, ExitStack() as stack:
-        states = []
-        for number in range(1, count + 1):
-            state = State.open(
-                BorrowedDirectory(directory),
-                boot_id=f"boot-{number}",
-                worker=number,
-                is_shared=True,
-                keep_days=30,
-                max_mib=512,
-                on_commit=Published(),
-                clock=clock,
-            )
-            stack.callback(state.close)
-            states.append(state)
-        yield states
+@dataclass(frozen=True, slots=True)
+class SharedDatabase:
+    """A database that several instances use: the SQLite file of one machine, or PostgreSQL for several."""
+
+    home: Path
+    """Has the state directories."""
+    url: str | None = None
+    """Of PostgreSQL; None: SQLite."""
+
+    def engine(self) -> Engine:
+        """Return one process's way to it."""
+        return Sqlite(self.home / "state" / FILE_NAME) if self.url is None else Postgres(self.url)
+
+    @contextmanager
+    def opened(self, count: int) -> Iterator[list[State]]:
+        """Open it several times, as the instances of one relay do: `boot-1`, `boot-2` and so on."""
+        with ExitStack() as stack:
+            owner = stack.enter_context(StateDirectory(self.home / "state"))
+            states = []
+            for number in range(1, count + 1):
+                state = State.open(
+                    self.directory(owner, number),
+                    boot_id=f"boot-{number}",
+                    worker=number,
+                    is_shared=True,
+                    keep_days=30,
+                    max_mib=512,
+                    on_commit=Published(),
+                    engine=self.engine(),
+                )
+                stack.callback(state.close)
+                states.append(state)
+            yield states
+
+    def directory(self, owner: StateDirectory, number: int) -> StateDirectory:
+        """Return the state directory of an instance: that of its machine, or the one that workers share."""
+        if self.url is None:
+            return BorrowedDirectory(owner)
+        return StateDirectory(self.home / f"state-{number}", has_database=False)
+
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Do to the database what no relayd does."""
+        engine = self.engine()
+        with closing(engine), closing(engine.open()) as connection:
+            return connection.execute(statement, values).rows
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Instances of one relay, each in a process of its own, that change keys at the same time.
 
-As a program it is told the state directory, how many instances, and how many clients each makes. Each prints
-a line of JSON once it has all clients of all.
+As a program it is told how many instances, how many clients each makes, and where the database is. Each
+instance prints a line of JSON once it has all clients of all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from relayd.state.directory import StateDirectory
 from relayd.state.state import State
-from tests.state.harness import ALICE, Published, opened
+from tests.state.harness import ALICE, Published, SharedDatabase
 from tests.wire import until
 
 
@@ -31,36 +31,37 @@ async def make_clients(state: State, number: int, clients: int, expected: int) -
     await state.commands.close()
 
 
-def serve(directory: StateDirectory, number: int, clients: int, expected: int) -> None:
+def serve(database: SharedDatabase, owner: StateDirectory, number: int, clients: int, expected: int) -> None:
     """Be one instance."""
     state = State.open(
-        directory,
+        database.directory(owner, number),
         boot_id=f"boot-{number}",
         worker=number,
         is_shared=True,
         keep_days=30,
         max_mib=512,
         on_commit=Published(),
+        engine=database.engine(),
     )
     asyncio.run(make_clients(state, number, clients, expected))
     state.close()
 
 
 def main() -> None:
-    """Fork the instances as a supervisor does, once the tables are made."""
-    path, instances, clients = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    with opened(path):
-        pass
-    directory = StateDirectory(path)
+    """Fork the instances, as a supervisor does."""
+    instances, clients, home, *url = sys.argv[1:]
+    database = SharedDatabase(Path(home), url[0] if url else None)
+    expected = int(instances) * int(clients)
     children = []
-    for number in range(1, instances + 1):
-        child = os.fork()
-        if child == 0:
-            serve(directory, number, clients, instances * clients)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    with StateDirectory(database.home / "state") as owner:
+        for number in range(1, int(instances) + 1):
+            child = os.fork()
+            if child == 0:
+                serve(database, owner, number, int(clients), expected)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,36 @@ from typing import Any
 
 import pytest
 
-from relayd.state.errors import RingUnavailable
+from relayd.state.directory import StateDirectory
+from relayd.state.errors import RingStale, RingUnavailable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
-from relayd.state.records import KeyChangeResult
+from relayd.state.records import KeyChangeResult, Outcome
 from relayd.state.state import State
-from tests.state.harness import ALICE, a_record, as_ended, opened, opened_together
+from tests.state.harness import (
+    ALICE,
+    BorrowedDirectory,
+    Published,
+    SharedDatabase,
+    a_record,
+    as_ended,
+    opened,
+)
+from tests.support.postgres import Postgres as PostgresServer
 from tests.wire import PATIENCE_S, until
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> SharedDatabase:
+    """A database for several instances, of each engine."""
+    is_file = request.param == "sqlite"
+    return SharedDatabase(tmp_path, None if is_file else request.getfixturevalue("postgres_url"))
+
+
 @asynccontextmanager
-async def together(state_dir: Path, count: int) -> AsyncIterator[list[State]]:
+async def together(database: SharedDatabase, count: int) -> AsyncIterator[list[State]]:
     """Yield several instances of one relay, once each has heard of all the others."""
-    with opened_together(state_dir, count) as states:
+    with database.opened(count) as states:
         for state in states:
             state.follow(lambda _: None)
         await until(lambda: all(len(state.instances.live()) == count for state in states))
@@ -55,18 +72,18 @@ def states_of(state: State) -> list[str]:
     return [key.state.value for key in keys]
 
 
-def change_database(state: State, statement: str, *values: object) -> None:
-    """Do to the database what no relayd does."""
-    with closing(sqlite3.connect(state.path)) as connection, connection:
-        connection.execute(statement, values)
+def trouble_of(state: State) -> str | None:
+    """Return why an instance can't follow the others."""
+    assert state.follower is not None
+    return state.follower.error
 
 
 # Changes of keys and clients.
 
 
-async def test_a_change_holds_in_every_instance(tmp_path: Path) -> None:
+async def test_a_change_holds_in_every_instance(database: SharedDatabase) -> None:
     """Keys and clients that one instance makes, changes or ends are so in the others, too."""
-    async with together(tmp_path / "state", 3) as (one, two, three):
+    async with together(database, 3) as (one, two, three):
         added = await one.ring.add_client("web", {"max_streams": 3}, caller=ALICE)
         assert added.secret is not None
         assert added.key is not None
@@ -91,9 +108,9 @@ async def test_a_change_holds_in_every_instance(tmp_path: Path) -> None:
             assert states_of(state) == ["revoked", "revoked"]
 
 
-async def test_each_instance_changes_what_the_others_made(tmp_path: Path) -> None:
+async def test_each_instance_changes_what_the_others_made(database: SharedDatabase) -> None:
     """Changes in turn, each of what another made: one that is not followed yet is the base of the next."""
-    async with together(tmp_path / "state", 3) as states:
+    async with together(database, 3) as states:
         key_id = (await states[0].ring.add("web", caller=ALICE)).key.id
         for turn in range(12):
             change = await states[turn % 3].ring.rotate(key_id, grace_s=600, caller=ALICE)
@@ -107,22 +124,24 @@ async def test_each_instance_changes_what_the_others_made(tmp_path: Path) -> Non
             assert state.ring.verify(key_of(change)) == KeyOwner(key_id, "web")
 
 
-def test_processes_change_keys_at_the_same_time(tmp_path: Path) -> None:
+def test_processes_change_keys_at_the_same_time(database: SharedDatabase) -> None:
     """Each change of each process has its own generation and place in the log, and all have all keys."""
-    state_dir = tmp_path / "state"
-    command = [sys.executable, "-m", "tests.state.instances_child", str(state_dir), "3", "5"]
+    with database.opened(1):
+        """Make the tables."""
+    where = [str(database.home)] if database.url is None else [str(database.home), database.url]
+    command = [sys.executable, "-m", "tests.state.instances_child", "3", "5", *where]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S).stdout
     clients = sorted(f"client-{number}-{at}" for number in (1, 2, 3) for at in range(5))
     assert [json.loads(line) for line in told.splitlines()] == [clients] * 3
-    with opened(state_dir) as state:
+    with database.opened(1) as (state,):
         assert state.ring.generation == 15
         entries = state.reader.audit().entries[::-1]
     assert [(entry.seq, entry.generation) for entry in entries] == [(n, n) for n in range(1, 16)]
 
 
-async def test_the_answer_says_which_instances_have_the_change(tmp_path: Path) -> None:
+async def test_the_answer_says_which_instances_have_the_change(database: SharedDatabase) -> None:
     """All that follow are told to have it; one that does not is named without it, and waited for in vain."""
-    with opened_together(tmp_path / "state", 3) as states:
+    with database.opened(3) as states:
         for state in states[:2]:
             state.follow(lambda _: None)
         await until(lambda: len(states[0].instances.live()) == 3)
@@ -136,9 +155,9 @@ async def test_the_answer_says_which_instances_have_the_change(tmp_path: Path) -
         assert [answer.has_it for answer in answers] == [True, True, False]
 
 
-async def test_a_cut_reaches_every_instance(tmp_path: Path) -> None:
+async def test_a_cut_reaches_every_instance(database: SharedDatabase) -> None:
     """Each is told once which keys lose their streams: that of a revoke, all of a removed client."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
         cuts: list[tuple[str, str]] = []
         for state in (one, two):
             boot_id = state.instances.identity.boot_id
@@ -158,9 +177,9 @@ async def test_a_cut_reaches_every_instance(tmp_path: Path) -> None:
         assert one.ring.client("other") is not None, other
 
 
-async def test_evidence_counts_everywhere(tmp_path: Path) -> None:
+async def test_evidence_counts_everywhere(database: SharedDatabase) -> None:
     """The uses of a key through all instances are shown by each: the first of all and the last of all."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
         change = await one.ring.add("web", caller=ALICE)
         await one.instances.with_ring(change.generation, PATIENCE_S)
         one.ring.record_use(change.key.id, "192.0.2.1")
@@ -174,13 +193,13 @@ async def test_evidence_counts_everywhere(tmp_path: Path) -> None:
         assert one.reader.keys()[1][0].first_used_ip == "192.0.2.1"
 
 
-async def test_an_older_ring_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_older_ring_is_refused(database: SharedDatabase, caplog: pytest.LogCaptureFixture) -> None:
     """If the database lost a change, the ring in memory stays in force, changes fail, and it says why."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
         first = await one.ring.add("web", caller=ALICE)
         second = await one.ring.rotate(first.key.id, grace_s=600, caller=ALICE)
         await one.instances.with_ring(second.generation, PATIENCE_S)
-        change_database(one, "UPDATE ring SET generation = generation - 1")
+        database.execute("UPDATE ring SET generation = generation - 1")
         await until(lambda: one.ring.error is not None and two.ring.error is not None)
         assert "another key ring (generation 1, " in (two.ring.error or "")
         assert "another key ring" in caplog.text
@@ -189,22 +208,22 @@ async def test_an_older_ring_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
             assert state.ring.verify(key_of(second)) is not None
             with pytest.raises(RingUnavailable, match=r"nothing is changed\. .*another key ring"):
                 await state.ring.revoke(second.key.id, cut=False, caller=ALICE)
-        change_database(one, "UPDATE ring SET generation = generation + 1")
+        database.execute("UPDATE ring SET generation = generation + 1")
         await until(lambda: one.ring.error is None and two.ring.error is None)
-        change_database(one, "UPDATE ring SET changed_at = '2026-01-01T00:00:00.000Z'")
+        database.execute("UPDATE ring SET changed_at = '2026-01-01T00:00:00.000Z'")
         await until(lambda: one.ring.error is not None)
         assert two.ring.verify(key_of(second)) is not None
 
 
-async def test_a_ring_that_went_on_from_an_older_one_is_refused(tmp_path: Path) -> None:
+async def test_a_ring_that_went_on_from_an_older_one_is_refused(database: SharedDatabase) -> None:
     """Also if it has more changes by now than the one in memory: those that it lost are not among them."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
         first = await one.ring.add("web", caller=ALICE)
         await one.ring.revoke(first.key.id, cut=False, caller=ALICE)
         await two.instances.with_ring(2, PATIENCE_S)
-        change_database(one, "UPDATE audit SET at = '2026-01-01T00:00:00.000Z' WHERE generation = 2")
-        change_database(one, "UPDATE keys SET state = 'active', revoked_at = NULL, generation = 4")
-        change_database(one, "UPDATE ring SET generation = 4, changed_at = '2026-01-02T00:00:00.000Z'")
+        database.execute("UPDATE audit SET at = '2026-01-01T00:00:00.000Z' WHERE generation = 2")
+        database.execute("UPDATE keys SET state = 'active', revoked_at = NULL, generation = 4")
+        database.execute("UPDATE ring SET generation = 4, changed_at = '2026-01-02T00:00:00.000Z'")
         await until(lambda: one.ring.error is not None and two.ring.error is not None)
         for state in (one, two):
             assert state.ring.generation == 2
@@ -213,12 +232,60 @@ async def test_a_ring_that_went_on_from_an_older_one_is_refused(tmp_path: Path) 
                 await state.ring.add("other", caller=ALICE)
 
 
+# The database stands still.
+
+
+async def test_a_revoke_holds_without_notifications(
+    database: SharedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are a hint: what they would say is found out anyway."""
+    monkeypatch.setattr("relayd.state.postgres.PostgresConnection.notify", lambda _: None)
+    async with together(database, 2) as (one, two):
+        change = await one.ring.add("web", caller=ALICE)
+        await until(lambda: two.ring.verify(key_of(change)) is not None)
+        await one.ring.revoke(change.key.id, cut=False, caller=ALICE)
+        await until(lambda: two.ring.verify(key_of(change)) is None)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_keys_work_while_postgresql_does_not(
+    tmp_path: Path, postgres: PostgresServer, postgres_url: str, how: str
+) -> None:
+    """Known keys stay valid, changes fail, and all is as before when the server answers again."""
+    async with together(SharedDatabase(tmp_path, postgres_url), 2) as (one, two):
+        change = await one.ring.add("web", caller=ALICE)
+        await until(lambda: two.ring.verify(key_of(change)) is not None)
+        if how == "killed":
+            postgres.kill()
+        else:
+            postgres.freeze()
+        await until(lambda: trouble_of(one) is not None and trouble_of(two) is not None)
+        for state in (one, two):
+            assert state.ring.verify(key_of(change)) is not None
+            assert not state.ring.is_stale
+            with pytest.raises(RingStale):
+                state.ring.verify(b"perhaps made elsewhere")
+        with pytest.raises(RingUnavailable, match="does not answer"):
+            await two.ring.revoke(change.key.id, cut=False, caller=ALICE)
+        assert await one.commands.ask("nothing", timeout_s=0.1) == {}
+        two.ring.stale_after_s = 0.0
+        with pytest.raises(RingStale, match="stale_after_s"):
+            two.ring.verify(key_of(change))
+        postgres.thaw()
+        postgres.start()
+        two.ring.stale_after_s = PATIENCE_S
+        await until(lambda: trouble_of(one) is None and trouble_of(two) is None)
+        assert two.ring.verify(b"perhaps made elsewhere") is None
+        await two.ring.revoke(change.key.id, cut=False, caller=ALICE)
+        await until(lambda: one.ring.verify(key_of(change)) is None)
+
+
 # Who is there.
 
 
-async def test_all_instances_see_each_other(tmp_path: Path) -> None:
+async def test_all_instances_see_each_other(database: SharedDatabase) -> None:
     """Each is listed with what it says of itself, until it ends."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
         two.instances.address = "http://127.0.0.2:3666"
         two.instances.activity = lambda: Activity("paused", 7)
         two.instances.announce()
@@ -234,28 +301,56 @@ async def test_all_instances_see_each_other(tmp_path: Path) -> None:
         assert [instance.boot_id for instance in one.instances.live()] == ["boot-1"]
 
 
-async def test_an_instance_without_heartbeats_is_dead(tmp_path: Path) -> None:
+async def test_an_instance_without_heartbeats_is_dead(database: SharedDatabase) -> None:
     """After 15 s without one it is not listed; the clock is that of the database."""
-    async with together(tmp_path / "state", 1) as (one,):
+    async with together(database, 1) as (one,):
         row = """INSERT INTO instances SELECT ?, name, worker, address, pid, version, started_at,
             heartbeat_at - ?, NULL, generation, intake, streams FROM instances WHERE boot_id = 'boot-1'"""
-        change_database(one, row, "long-dead", 100.0)
-        change_database(one, row, "here", -1000.0)
+        database.execute(row, "long-dead", 100.0)
+        database.execute(row, "here", -1000.0)
         await until(lambda: len(one.instances.live()) == 2)
         assert [other.boot_id for other in one.instances.others()] == ["here"]
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first of all", "the next of its number"])
+async def test_a_worker_ends_those_whose_place_it_takes(tmp_path: Path, *, is_first: bool) -> None:
+    """All others, or the one that had its number: nothing waits until their heartbeats are old."""
+    database = SharedDatabase(tmp_path)
+    with database.opened(2) as states:
+        states[1].log.started(a_record(1, "boot-2"))
+        await until(lambda: not states[1].log.queued)
+        with StateDirectory(tmp_path / "lock") as lock:
+            new = State.open(
+                BorrowedDirectory(lock),
+                boot_id="new",
+                worker=2,
+                is_shared=True,
+                is_first=is_first,
+                keep_days=30,
+                max_mib=512,
+                on_commit=Published(),
+                engine=database.engine(),
+            )
+            found = new.reader.get("req-000001")
+            new.close()
+        live = {boot for (boot,) in database.execute("SELECT boot_id FROM instances WHERE ended_at IS NULL")}
+    assert live == (set() if is_first else {"boot-1"})
+    assert found is not None
+    assert found.outcome is (Outcome.CRASHED if is_first else None)
+
+
 async def test_only_an_instance_in_touch_judges_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: SharedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others are dead after 15 s in which this one was in touch, not because it was out of touch itself."""
     now_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: now_s)
     monkeypatch.setattr("relayd.state.instances.time", clock)
     monkeypatch.setattr("relayd.state.state._RECOVER_EVERY_S", 0.01)
-    with opened(tmp_path / "state", boot_id="dead") as state:
-        state.log.started(a_record(1, "dead"))
-    async with together(tmp_path / "state", 1) as (one,):
+    with database.opened(1) as (state,):
+        state.log.started(a_record(1))
+    database.execute("UPDATE requests SET boot_id = 'dead'")
+    async with together(database, 1) as (one,):
 
         async def beat_after(pause_s: float) -> None:
             nonlocal now_s
@@ -274,7 +369,7 @@ async def test_only_an_instance_in_touch_judges_the_others(
         now_s += 4.9
         await until(is_closed)
         now_s += 10.0
-        change_database(one, "UPDATE requests SET end_seq = NULL, outcome = NULL")
+        database.execute("UPDATE requests SET end_seq = NULL, outcome = NULL")
         await beat_after(0.0)
         for _ in range(3):
             await beat_after(4.9)
@@ -283,9 +378,9 @@ async def test_only_an_instance_in_touch_judges_the_others(
         await until(is_closed)
 
 
-async def test_the_log_of_one_is_news_for_the_others(tmp_path: Path) -> None:
+async def test_the_log_of_one_is_news_for_the_others(database: SharedDatabase) -> None:
     """Each is told how far the log reaches, whoever wrote it, and can read all of it without a gap."""
-    with opened_together(tmp_path / "state", 2) as (one, two):
+    with database.opened(2) as (one, two):
         reached: list[int] = []
         two.follow(reached.append)
         for number in range(1, 4):
@@ -299,9 +394,9 @@ async def test_the_log_of_one_is_news_for_the_others(tmp_path: Path) -> None:
 # Commands.
 
 
-async def test_a_command_is_answered_by_all(tmp_path: Path) -> None:
+async def test_a_command_is_answered_by_all(database: SharedDatabase) -> None:
     """Each instance does it once, and the one who asked has all replies."""
-    async with together(tmp_path / "state", 3) as states:
+    async with together(database, 3) as states:
         done: list[tuple[str, Any]] = []
         for state in states:
 
@@ -320,9 +415,9 @@ async def test_a_command_is_answered_by_all(tmp_path: Path) -> None:
         assert done == [("boot-3", {"a": 1}), ("boot-2", {"a": 2})]
 
 
-async def test_an_instance_that_cannot_answer_has_no_reply(tmp_path: Path) -> None:
+async def test_an_instance_that_cannot_answer_has_no_reply(database: SharedDatabase) -> None:
     """One that fails, or is of a version that does not know the command, is missing after the time for it."""
-    async with together(tmp_path / "state", 3) as (one, two, _):
+    async with together(database, 3) as (one, two, _):
 
         async def fail(_: Any) -> Any:
             raise ZeroDivisionError
@@ -361,9 +456,9 @@ async def test_an_instance_alone_answers_itself(tmp_path: Path) -> None:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
 
 
-async def test_what_is_over_is_forgotten(tmp_path: Path) -> None:
+async def test_what_is_over_is_forgotten(database: SharedDatabase) -> None:
     """Commands and replies go after a minute, instances an hour after their end."""
-    async with together(tmp_path / "state", 2) as (one, two):
+    async with together(database, 2) as (one, two):
 
         async def agree(_: Any) -> Any:
             return True
@@ -371,9 +466,8 @@ async def test_what_is_over_is_forgotten(tmp_path: Path) -> None:
         for state in (one, two):
             state.commands.handle("try", agree)
         await one.commands.ask("try", timeout_s=PATIENCE_S)
-        change_database(one, "UPDATE commands SET at = at - 61")
-        change_database(
-            one,
+        database.execute("UPDATE commands SET at = at - 61")
+        database.execute(
             """INSERT INTO instances SELECT 'old', name, worker, address, pid, version, started_at,
             heartbeat_at - 3700, NULL, generation, intake, streams FROM instances WHERE boot_id = 'boot-1'""",
         )
@@ -382,12 +476,10 @@ async def test_what_is_over_is_forgotten(tmp_path: Path) -> None:
         one.instances.announce()
 
         def left() -> tuple[int, int, int]:
-            with closing(sqlite3.connect(one.path)) as connection:
-                query = "SELECT count(*) FROM "
-                commands, replies, instances = (
-                    connection.execute(query + table).fetchone()[0]
-                    for table in ("commands", "replies", "instances")
-                )
+            commands, replies, instances = (
+                database.execute(f"SELECT count(*) FROM {table}")[0][0]  # noqa: S608
+                for table in ("commands", "replies", "instances")
+            )
             return commands, replies, instances
 
         await until(lambda: left() == (1, 1, 2))

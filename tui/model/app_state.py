@@ -16,6 +16,7 @@ from relayd.admin.schema import (
     Clients,
     Ended,
     Gap,
+    Instances,
     KeyInfo,
     KeyState,
     Lost,
@@ -79,6 +80,8 @@ class AppState:
         self._clients_generation = 0
         self.clients_known = False
         """Whether the daemon has told of the clients."""
+        self.instances: Instances | None = None
+        """The processes that serve this relay; None until they are asked for."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
@@ -134,6 +137,17 @@ class AppState:
         self._clients_generation = clients.generation
         self.clients_known = True
 
+    def set_instances(self, instances: Instances) -> None:
+        """Take over the processes that serve this relay."""
+        self.instances = Instances(
+            instances.generation, [printable_struct(instance) for instance in instances.instances]
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes serve this relay."""
+        return self.status is not None and self.status.instances.live > 1
+
     def set_usage(self, client: str, usage: Usage) -> None:
         """Take over what one client used each day."""
         self.usage_by_day = (client, usage)
@@ -158,12 +172,16 @@ class AppState:
         )
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
-        """Say in the list that the daemon that answers now is not the one before."""
+        """Say in the list that the daemon that answers now is not the one before, unless both serve."""
         boot_id = printable_text(boot_id)
-        if self.boot_id and boot_id != self.boot_id:
+        if self.boot_id and boot_id != self.boot_id and self.boot_id not in self._live_boots():
             self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
             self.open_streams.clear()
         self.boot_id = boot_id
+
+    def _live_boots(self) -> set[str]:
+        """Return the boot ids of all processes that serve this relay, as far as they are known."""
+        return set() if self.instances is None else {one.boot_id for one in self.instances.instances}
 
     def backlog(self, records: list[RequestRecord], *, count: bool = True) -> None:
         """Add a page of records from disk, newest first; with `count` they go into the statistics."""
@@ -175,18 +193,18 @@ class AppState:
         for record in clean:
             if count:
                 self.stats.add(record)
-            if record.outcome is None and record.boot_id == self.boot_id:
+            if record.outcome is None and record.boot_id in {self.boot_id, *self._live_boots()}:
                 self.open_streams.started(record)
 
     def started(self, event: Started) -> None:
         """Add a request that has started."""
         record = printable_struct(event.record)
         record.seq = record.seq or event.seq
-        self._continue(event.boot_id, event.seq, record)
         self._note_evidence(record)
         self.store.put(record)
         self.stats.add(record)
         self.open_streams.started(record)
+        self._advance(event.seq)
 
     def ended(self, event: Ended) -> None:
         """Close a request that has ended."""
@@ -238,11 +256,6 @@ class AppState:
         self.view.judge_again(
             record_key(stream.seq) for stream in self.open_streams.streams.values() if stream.seq is not None
         )
-
-    def _continue(self, boot_id: str, seq: int, record: RequestRecord) -> None:
-        if boot_id != self.boot_id:
-            self.new_boot(boot_id, seq, round(epoch_s(record.started_at) * 1000))
-        self._advance(seq)
 
     def _advance(self, seq: int) -> None:
         self.log_seq = max(seq, self.log_seq or 0)

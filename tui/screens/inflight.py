@@ -19,6 +19,7 @@ from tui.widgets.bars import Hint
 from tui.widgets.line_list import Field, ItemList, LineList
 
 _STALE_MS = 3000
+_WIDE = 110
 
 
 class StreamList(ItemList[OpenStream]):
@@ -52,6 +53,8 @@ class StreamList(ItemList[OpenStream]):
             Field("last", 5, right=True),
             Field("waits for", 9),
         ]
+        if self._state.is_shared and not self._brief:
+            fixed.append(Field("instance", 10 if width < _WIDE else 20))
         left = max(8, width - 2 - sum(field.width + 1 for field in fixed))
         client = min(20, max(8, left * 2 // 5))
         model = min(16, max(6, left - client - 1))
@@ -82,6 +85,7 @@ class StreamList(ItemList[OpenStream]):
             "tok/s": ("—" if item.deltas_per_s is None else rate(item.deltas_per_s), Role.STREAM),
             "last": (duration(last_ms), Role.WARN if stale else Role.DIM),
             "waits for": (progress.waiting_for, Role.CLIENT if slow_reader else Role.DIM),
+            "instance": (progress.instance, Role.DIM),
             "id": (progress.id, Role.DIM),
         }
         if self._state.connection is not Connection.LIVE:

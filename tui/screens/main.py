@@ -76,8 +76,10 @@ class MainScreen(Screen[None]):
         high = self.size.width >= WIDE and self.size.height >= _HIGH
         self.query_one(StatusBar).styles.height = 2 if high else 1
 
-    def _badge(self, tab: str) -> str:
+    def _badge(self, tab: str) -> str | None:
         state = self.context.state
+        if tab == "instances":
+            return "" if state.is_shared else None
         if tab == "inflight":
             return str(len(state.open_streams.streams) or "")
         return "!" if tab == "clients" and state.dead_keys_in_use(self.context.now_s()) else ""

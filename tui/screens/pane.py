@@ -1,4 +1,4 @@
-"""What the five screens have in common."""
+"""What the screens have in common."""
 
 from __future__ import annotations
 

@@ -95,6 +95,7 @@ TABS = (
     Tab("3", "stats", "Stats"),
     Tab("4", "clients", "Clients"),
     Tab("5", "audit", "Audit"),
+    Tab("6", "instances", "Instances"),
 )
 
 
@@ -102,13 +103,13 @@ class TabBar(ClickBar):
     """The screens by number.
 
     Args:
-        badge: returns what stands behind a screen's name.
+        badge: returns what stands behind a screen's name; None for a tab that is shown only while it is on.
         current: the name of the screen that is on.
     """
 
     DEFAULT_CSS = "TabBar { background: transparent; }"
 
-    def __init__(self, badge: Callable[[str], str], current: str) -> None:
+    def __init__(self, badge: Callable[[str], str | None], current: str) -> None:
         super().__init__(id="tabs")
         self._badge = badge
         self.current = current
@@ -117,7 +118,10 @@ class TabBar(ClickBar):
         """Return all tabs."""
         dim, key = style(self.app, Role.DIM), style(self.app, Role.KEY)
         for tab in TABS:
-            label = f"{tab.key} {tab.title} {self._badge(tab.name)}".rstrip()
+            badge = self._badge(tab.name)
+            if badge is None and tab.name != self.current:
+                continue
+            label = f"{tab.key} {tab.title} {badge or ''}".rstrip()
             part = [self.choice(label, chosen=True)]
             if tab.name != self.current:
                 part = [(f" {label[:1]}", key), (f"{label[1:]} ", dim)]

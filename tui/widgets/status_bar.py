@@ -77,6 +77,12 @@ class StatusBar(Bar):
         groups: list[list[Piece]] = []
         if status.log.error or status.log.lost:
             groups.append([(f"  LOG LOSES {status.log.lost}", bad)])
+        if not status.engine.ok:
+            groups.append([("  DATABASE DOWN", bad)])
+        if self._state.is_shared:
+            live_count, have_ring = status.instances.live, status.instances.have_ring
+            role = Role.TEXT if have_ring == live_count else Role.WARN
+            groups.append([("  keys on ", dim), (f"{have_ring} of {live_count}", look[role])])
         if status.intake is AcceptState.DRAINING:
             at_most = f" {len(live.streams)} left, at most {status.drain_timeout_s:.0f} s"
             groups.append([(at_most, look[Role.WARN] + _BOLD)])
@@ -162,7 +168,7 @@ class Notice(Static):
 
     def refresh_data(self) -> None:
         """Say how things stand."""
-        text = "\n".join([*self._connection(), *self._asking()])
+        text = "\n".join([*self._connection(), *self._trouble(), *self._asking()])
         if text != self._shown:
             self._shown = text
             self.update(Text(text, style=style(self.app, Role.WARN)))
@@ -173,6 +179,15 @@ class Notice(Static):
         if state.problem and state.connection is not Connection.LIVE:
             problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
             yield f"{state.connection}: {problem} {_WHAT_IS_SHOWN[state.connection]}"
+
+    def _trouble(self) -> Iterable[str]:
+        status = self._state.status
+        if status is None or self._state.connection is not Connection.LIVE:
+            return
+        if not status.engine.ok:
+            yield f"DATABASE: {status.engine.error or 'It does not answer'}"
+        if status.silent:
+            yield f"NO ANSWER from {', '.join(status.silent)}: figures of it are missing."
 
     def _asking(self) -> Iterable[str]:
         now_s = self._now_s()

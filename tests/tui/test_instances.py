@@ -1,0 +1,55 @@
+"""Several processes of one relay, seen from the app on one admin socket."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from relayd.admin.schema import InstanceRing
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import Wire, body, post
+from tui.model.instances import which_have_it
+
+SLOW = "demo:deltas=40000,interval_ms=25"
+
+
+@needs_tmux
+async def test_all_workers_are_seen_and_have_a_rotation(tmp_path: Path) -> None:
+    """Header, tab and view show both; a stream names its instance; a rotation says who has it."""
+    daemon = Daemon(tmp_path, settings={"server.workers": 2})
+    await asyncio.to_thread(daemon.start)
+    try:
+        async with await Wire.open(daemon.port) as wire:
+            wire.send(post(KEY, body(SLOW)))
+            await wire.head()
+            with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal:
+                await terminal.until("● LIVE  keys on 2 of 2  run 1 ")
+                terminal.press("2")
+                await terminal.until(lambda screen: re.search(r"▶default .* streaming .* \S+-[12]\s", screen))
+                terminal.press("6")
+                await terminal.until(lambda screen: len(re.findall(r"-[12] .* newest live ", screen)) == 2)
+                terminal.press("D")
+                await terminal.until(lambda screen: re.search(r"Drain, then stop \S+-1\?", screen))
+                terminal.press("Escape")
+                await terminal.until(lambda screen: "Drain, then" not in screen)
+                terminal.press("K", "r")
+                await terminal.until("Rotate the key of default?")
+                terminal.press("y")
+                await terminal.until("2 of 2 instances have it.")
+                assert "daemon restarted" not in terminal.screen()
+                terminal.press("s")
+                await terminal.until("Saved to")
+                terminal.press("C-q")
+                assert await terminal.ended() in {"0", ""}
+    finally:
+        await asyncio.to_thread(daemon.stop)
+
+
+def test_those_that_do_not_have_a_change_are_named() -> None:
+    """Alone, an instance says nothing; of several, those that are behind are named."""
+    one = InstanceRing(name="a", boot_id="1", generation=2, has_it=True)
+    late = InstanceRing(name="b-2", boot_id="2", generation=1, has_it=False)
+    assert which_have_it([one]) == ""
+    assert which_have_it([one, late]) == "1 of 2 instances have it; not yet: b-2."
