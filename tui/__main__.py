@@ -18,6 +18,7 @@ from relayd import __version__
 if TYPE_CHECKING:
     from relayd.admin.archive import Archive
     from relayd.admin.client import AdminClient
+    from relayd.admin.schema import Status
     from tui.app import RelaydApp
 
 _LEAVE_WITHIN_S = 2.0
@@ -74,12 +75,13 @@ async def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
     from tui.app import Options, RelaydApp  # noqa: PLC0415 - line mode does without Textual
     from tui.settings import SettingsFile, config_dir  # noqa: PLC0415 - as above
 
-    def open_archive() -> Archive | None:
+    def open_archive(status: Status | None) -> Archive | None:
         from relayd.admin.archive import Archive  # noqa: PLC0415 - only when the daemon is down
-        from relayd.admin.paths import database_path, socket_path  # noqa: PLC0415 - as above
+        from relayd.admin.paths import database_path, known_database, socket_path  # noqa: PLC0415
 
-        path = database_path(env, socket_path(env, options.socket))
-        return Archive(path) if path.exists() else None
+        asked = socket_path(env, options.socket)
+        path = database_path(env, asked) if status is None else known_database(status)
+        return None if path is None or not path.exists() else Archive(path)
 
     app = RelaydApp(
         _client(options, env),

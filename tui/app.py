@@ -24,6 +24,7 @@ from textual.timer import Timer
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
 from relayd.admin.client import AdminClient
+from relayd.admin.schema import Status
 from tui.context import Context
 from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
@@ -95,7 +96,7 @@ class RelaydApp(App[int]):
         options: how this run was asked for.
         settings_file: what is remembered between runs.
         now_s: returns the time.
-        open_archive: opens the daemon's database while no daemon answers, if there is one.
+        open_archive: opens the database of the daemon, given its last status, if there is a file.
     """
 
     TITLE = "relayd"
@@ -110,7 +111,7 @@ class RelaydApp(App[int]):
         settings_file: SettingsFile,
         *,
         now_s: Callable[[], float] = time.time,
-        open_archive: Callable[[], Archive | None] | None = None,
+        open_archive: Callable[[Status | None], Archive | None] | None = None,
     ) -> None:
         # Textual looks at NO_COLOR here, before the theme is known: with ANSI colours it can leave them out.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)

@@ -18,7 +18,7 @@ from relayd.admin.client import (
     Refused,
     VersionMismatch,
 )
-from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started, Status
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
@@ -49,7 +49,7 @@ class Feed:
         client: the daemon.
         changed: called after every change; must return at once.
         backlog_records: how many of the newest records are loaded at the start.
-        open_archive: opens the daemon's database while no daemon answers, if there is one.
+        open_archive: opens the database of the daemon, given its last status, if there is a file.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Feed:
         *,
         changed: Callable[[], None],
         backlog_records: int,
-        open_archive: Callable[[], Archive | None] | None = None,
+        open_archive: Callable[[Status | None], Archive | None] | None = None,
     ) -> None:
         self.history = History(state, lambda: self._archive or client, changed)
         self._state = state
@@ -101,6 +101,7 @@ class Feed:
     async def close(self) -> None:
         """Close the database, if it was opened."""
         archive, self._archive = self._archive, None
+        self._state.reads_disk = False
         if archive is not None:
             await archive.close()
 
@@ -193,7 +194,8 @@ class Feed:
 
     async def _read_archive(self) -> None:
         if self._archive is None:
-            self._archive = self._open_archive() if self._open_archive is not None else None
+            self._archive = self._open_archive(self._state.status) if self._open_archive is not None else None
+            self._state.reads_disk = self._archive is not None
         elif self._down_since_s is None or time.monotonic() - self._down_since_s > _SETTLES_S:
             return
         if self._archive is None:

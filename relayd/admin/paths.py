@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from relayd.admin.schema import EngineKind, Status
 from relayd.paths import default_state_dir, demo_state_dir
 
 SERVICE_DIRS = (Path("/run/relayd"), Path("/var/lib/relayd"))
@@ -40,10 +41,23 @@ def socket_path(
 
 
 def database_path(env: Mapping[str, str], socket: Path, *, services: Sequence[Path] = SERVICE_DIRS) -> Path:
-    """Return the path of the database: beside the socket, else in the state directory or the service's."""
-    own = state_dir(env) / DATABASE
-    places = [socket.parent / DATABASE, own, *(service / DATABASE for service in services)]
-    return next(filter(_exists, places), own)
+    """Return the path of the database of the daemon behind this socket: never that of another daemon.
+
+    It is beside the socket. If the socket has a directory of its own, the database is in the service's state
+    directory, or in the one that the environment names together with this socket.
+    """
+    places = [socket.parent / DATABASE]
+    if socket.parent in services:
+        places += [service / DATABASE for service in services]
+    named = env.get("RELAYD_STATE_DIR")
+    if named and env.get("RELAYD_ADMIN__SOCKET") and socket == socket_path(env):
+        places.append(Path(named).expanduser() / DATABASE)
+    return next(filter(_exists, places), places[0])
+
+
+def known_database(status: Status) -> Path | None:
+    """Return the path of the database of the daemon that told this status; None if it is a server."""
+    return Path(status.state_dir) / DATABASE if status.engine.kind is EngineKind.SQLITE else None
 
 
 def _exists(path: Path) -> bool:

@@ -52,12 +52,18 @@ def test_without_a_home_the_user_database_has_one() -> None:
     assert socket_path({}).is_absolute()
 
 
-def test_the_database_is_beside_the_socket_or_in_the_state_directory_or_the_services(tmp_path: Path) -> None:
-    """A socket of its own directory, as in /run, leaves the database where the state is."""
-    env, run, service = {"RELAYD_STATE_DIR": str(tmp_path / "state")}, tmp_path / "run", tmp_path / "service"
-    found = [database_path(env, run / "admin.sock", services=[service])]
-    for directory in (service, tmp_path / "state", run):
+def test_the_database_belongs_to_the_socket(tmp_path: Path) -> None:
+    """Beside it; for a socket of its own directory the service's, or what the environment names with it."""
+    run, state, service, other = (tmp_path / name for name in ("run", "state", "service", "other"))
+    for directory in (run, state, service, other):
         directory.mkdir()
+    for directory in (state, service, other):
         (directory / "relayd.db").touch()
-        found.append(database_path(env, run / "admin.sock", services=[service]))
-    assert [path.parent.name for path in found] == ["state", "service", "state", "run"]
+    both = {"RELAYD_STATE_DIR": str(state), "RELAYD_ADMIN__SOCKET": str(run / "admin.sock")}
+    assert database_path(both, other / "admin.sock") == other / "relayd.db"
+    assert database_path(both, run / "admin.sock") == state / "relayd.db"
+    assert database_path({}, run / "admin.sock", services=[run, service]) == service / "relayd.db"
+    assert (
+        database_path({"RELAYD_STATE_DIR": str(state)}, run / "admin.sock", services=[service])
+        == run / "relayd.db"
+    )

@@ -135,7 +135,9 @@ class Daemon:
         return self.wait(60)
 
     def kill(self) -> None:
-        """End it at once with all its processes, as a crash of the machine would."""
+        """End it at once with all its processes, as a crash of the machine would, unless it has ended."""
+        if self.process.poll() is not None:
+            return
         # Workers drain when their supervisor dies, and a supervisor replaces workers that die.
         self.process.send_signal(signal.SIGSTOP)
         workers = [os.pidfd_open(pid) for pid in self.worker_pids]

@@ -148,7 +148,7 @@ async def running_app(
     """Run the app on this daemon."""
     options = Options("demo", readonly, {"HOME": str(home), **_TRUECOLOR}, redraw_every_s=0.0)
     app = RelaydApp(
-        client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda: archive
+        client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda _: archive
     )
     async with app.run_test(size=size, notifications=True) as pilot:
         yield AppHarness(app, pilot)

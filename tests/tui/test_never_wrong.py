@@ -11,8 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from relayd.admin.schema import KeyState, Progress
+from tests.admin.harness import admin_api
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
+from tests.tui.terminal import Terminal
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post
 from tui.model.units import duration
@@ -166,3 +168,18 @@ async def first_token_of_a_stream(daemon: Daemon, age_ms: int) -> int:
                 assert first_ms is not None
                 return first_ms
     raise AssertionError("the daemon closed its events")
+
+
+async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> None:
+    """A socket where nobody answers, another daemon's directory in the environment: no keys of that."""
+    async with admin_api(tmp_path) as other:
+        [key] = other.state.ring.keys()
+    env = {"RELAYD_STATE_DIR": str(other.state.path.parent)}
+    arguments = ("-m", "tui", "--socket", str(tmp_path / "elsewhere" / "admin.sock"))
+    with Terminal(arguments, tmp_path, env=env) as terminal:
+        await terminal.until(lambda raw: b"No relayd answers" in raw)
+        terminal.send(b"K")
+        shown = await terminal.until(lambda raw: b"the clients are not known" in raw)
+        assert key.id.encode() not in shown
+        terminal.send(b"Q")
+        assert await terminal.ended() == 0

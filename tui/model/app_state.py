@@ -89,6 +89,8 @@ class AppState:
         self.connection = Connection.CONNECTING
         self.problem = ""
         """Why there is no live contact, and what to do: sentences."""
+        self.reads_disk = False
+        """Whether history comes from the daemon's database, while no daemon answers."""
         self.silent_since_s = 0.0
         """Since when nothing was heard, while STALE."""
         self.asking: list[Asking] = []

@@ -25,12 +25,13 @@ _BOLD = Style(bold=True)
 _WARN_BEFORE_S = 120
 _WARN_IF_USED_S = 600
 _ASKING_SHOWN_AFTER_S = 0.5
+_NO_HISTORY = "There is no database beside its socket to read history from. "
 _WHAT_IS_SHOWN = {
     Connection.CONNECTING: "Connecting.",
     Connection.STALE: "Figures are from then; a change waits for its answer.",
-    Connection.DOWN: "History is read from disk; nothing can be changed. Trying again; R tries now.",
+    Connection.DOWN: "Nothing can be changed. Trying again; R tries now.",
     Connection.DENIED: "Nothing can be read. R tries again.",
-    Connection.MISMATCH: "Reading may work; nothing can be changed.",
+    Connection.MISMATCH: "Nothing can be changed.",
 }
 
 
@@ -178,7 +179,10 @@ class Notice(Static):
         state = self._state
         if state.problem and state.connection is not Connection.LIVE:
             problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
-            yield f"{state.connection}: {problem} {_WHAT_IS_SHOWN[state.connection]}"
+            disk = ""
+            if state.connection in {Connection.DOWN, Connection.MISMATCH}:
+                disk = "History is read from disk. " if state.reads_disk else _NO_HISTORY
+            yield f"{state.connection}: {problem} {disk}{_WHAT_IS_SHOWN[state.connection]}"
 
     def _trouble(self) -> Iterable[str]:
         status = self._state.status
