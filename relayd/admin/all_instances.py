@@ -27,6 +27,7 @@ from relayd.admin.schema import (
     Progress,
     Rates,
     Reloaded,
+    RequestRecord,
     Status,
     StreamCounts,
     StreamProgress,
@@ -61,6 +62,7 @@ class AllInstances:
         handlers: dict[str, Handler] = {
             "figures": self._tell_figures,
             "streams": self._tell_streams,
+            "record": self._tell_record,
             "metrics": self._tell_metrics,
             "cancel": self._cancel,
             "cut": self._count_cut,
@@ -123,6 +125,13 @@ class AllInstances:
         self._streams = {boot_id: streams for boot_id, streams in known.items() if boot_id in live}
         streams = [stream for streams in self._streams.values() for stream in streams]
         return Progress(progress.at, sorted(streams, key=lambda stream: -stream.age_ms))
+
+    async def as_of_now(self, record: RequestRecord) -> RequestRecord:
+        """Return a record as it is now, if its stream is open; the disk has only the beginning."""
+        if record.outcome is not None or record.boot_id == self._own_id:
+            return self._context.as_of_now(record)
+        answers = await self._ask("record", RequestRecord, record, record.boot_id)
+        return answers.replies.get(record.boot_id, record)
 
     async def metrics(self) -> str:
         """Return the metrics of all instances; of several, each sample is labelled with its instance."""
@@ -240,6 +249,9 @@ class AllInstances:
 
     async def _tell_streams(self, _argument: object) -> list[StreamProgress]:
         return self._context.progress().streams
+
+    async def _tell_record(self, record: object) -> RequestRecord:
+        return self._context.as_of_now(msgspec.convert(record, RequestRecord))
 
     async def _tell_metrics(self, _argument: object) -> str:
         return await self._context.metrics_text()

@@ -73,7 +73,7 @@ class RequestRecordHandler(AdminHandler):
             raise AdminError.not_found(
                 f"The log has no request {request_id[:40]!r}: it never existed, or is no longer kept."
             )
-        self.send_json(self.context.as_of_now(record))
+        self.send_json(await self.all_instances.as_of_now(record))
 
 
 class UsageHandler(AdminHandler):

@@ -52,7 +52,7 @@ async def pause(args: Namespace, console: Console) -> int:
         args,
         console,
         status,
-        f"Paused: new requests get 503; {counted(count, 'open stream')} may finish. "
+        f"Paused{_all(status)}: new requests get 503; {counted(count, 'open stream')} may finish. "
         "`relayd resume` accepts new requests again.",
     )
 
@@ -79,7 +79,7 @@ async def reload(args: Namespace, console: Console) -> int:
     for note in report.notes:
         console.note(f"Note: {note}")
     for failure in report.failed:
-        console.note(f"relayd: Nothing changed on {failure}")
+        console.note(f"relayd: Not reloaded on {failure}")
     return exit_status
 
 
@@ -99,7 +99,7 @@ async def drain(args: Namespace, console: Console) -> int:
         if count
         else "no stream is open, so relayd stops now."
     )
-    return _show(args, console, status, f"Draining: new requests get 503; {rest}")
+    return _show(args, console, status, f"Draining{_all(status)}: new requests get 503; {rest}")
 
 
 def _show(args: Namespace, console: Console, status: Status, sentence: str) -> int:
@@ -111,6 +111,10 @@ def _show(args: Namespace, console: Console, status: Status, sentence: str) -> i
         f"relayd: No answer came from {', '.join(status.silent)} within a second; there it may happen later."
     )
     return EXIT_FAILED
+
+
+def _all(status: Status) -> str:
+    return f" all {status.instances.live} instances" if status.instances.live > 1 else ""
 
 
 def _open_streams(status: Status) -> int:

@@ -21,8 +21,10 @@ from relayd.admin.schema import (
     InstanceCounts,
     InstanceInfo,
     Instances,
+    Phase,
     Progress,
     Reloaded,
+    Started,
     StreamCounts,
 )
 from relayd.state.directory import StateDirectory
@@ -139,12 +141,16 @@ async def test_a_drain_stops_all_or_the_one_that_is_named(tmp_path: Path) -> Non
         assert [entry.detail for entry in entries] == [None, f"{_HOST}-2", f"{_HOST}-2"]
 
 
-async def _progress(client: AdminClient) -> Progress:
-    """Return the next progress event."""
-    async with asyncio.timeout(PATIENCE_S), aclosing(client.events()) as events:
+async def _progress(client: AdminClient, request_id: str) -> Progress:
+    """Return the next progress event, once the log has the start of a request."""
+    progress, is_logged = None, False
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.events(after=0)) as events:
         async for event in events:
             if isinstance(event, Progress):
-                return event
+                progress = event
+            is_logged |= isinstance(event, Started) and event.record.id == request_id
+            if progress is not None and is_logged:
+                return progress
     raise AssertionError("the events ended")
 
 
@@ -159,10 +165,12 @@ async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path
     async with whole_daemons(tmp_path, 2, url) as [(one, _), (_, other)]:
         wire, reply = await open_chat(one, "demo:deltas=10000,interval_ms=50")
         request_id = str(reply.header("X-Request-Id"))
-        progress = await _progress(other)
+        progress = await _progress(other, request_id)
         name = one.state.instances.identity.name
         assert [(stream.id, stream.instance) for stream in progress.streams] == [(request_id, name)]
         assert (await other.status()).streams == StreamCounts(streaming=1)
+        record = await other.request(request_id)
+        assert (record.phase, record.deltas > 0, record.outcome) == (Phase.STREAMING, True, None)
         assert (await other.clients()).clients[0].open_streams == 1
         await other.cancel(request_id)
         await read_to_end(wire, reply)

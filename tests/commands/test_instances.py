@@ -68,13 +68,13 @@ async def test_an_instance_that_does_not_answer_is_named(
         _fall_silent(two, "intake")
         paused = await relayd(one.socket, "pause")
         assert paused.status == 1
-        assert paused.out.startswith("Paused: ")
+        assert paused.out.startswith("Paused all 2 instances: ")
         assert f"No answer came from {_HOST}-2 within a second" in paused.err
         assert (one.accepting.refusal is None, two.accepting.refusal is None) == (False, True)
         _fall_silent(two, "reload")
         reloaded = await relayd(one.socket, "reload")
         assert (reloaded.status, reloaded.out) == (1, "The configuration has not changed.\n")
-        assert reloaded.err == f"relayd: Nothing changed on {_HOST}-2: no answer yet\n"
+        assert reloaded.err == f"relayd: Not reloaded on {_HOST}-2: no answer yet\n"
         _fall_silent(two, "cancel")
         cancelled = await relayd(one.socket, "cancel", "some-id")
         assert cancelled.status == 1
