@@ -439,8 +439,10 @@ class KeyRing:
                 return
             self._snapshot = self._snapshot.updated(ring)
             self._directory.note_generation(ring.generation)
-        if ring.cut:
-            self.on_cut(tuple(ring.cut))
+        # The other thread may have been told of some of them.
+        cut = [key_id for key_id, generation in ring.cut.items() if generation > before.generation]
+        if cut:
+            self.on_cut(cut)
         if ring.mark != before:
             self.on_change()
 
