@@ -74,10 +74,17 @@ class Instance:
         return _ROOT / chosen.lstrip("/") / "relayd.db"
 
     def _state_dir(self) -> str:
+        return str(self._settings().get("state_dir", ""))
+
+    def _has_shared_database(self) -> bool:
+        state = self._settings().get("state")
+        return isinstance(state, dict) and bool(state.get("url") or state.get("url_file"))
+
+    def _settings(self) -> Mapping[str, object]:
         try:
-            return str(tomllib.loads(self.config.read_text(encoding="utf-8")).get("state_dir", ""))
+            return tomllib.loads(self.config.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # a trial start says what is wrong with it
-            return ""
+            return {}
 
     def backup_in(self, release: Path) -> Path:
         """Return where its database is kept as that release left it."""
@@ -149,6 +156,9 @@ class Instance:
                 "RELAYD_SERVER__PORT": "0",
                 "OPENAI_API_KEY": "not-needed-to-start",
             }
+            if self._has_shared_database():
+                # A trial must not change its tables while older releases use them.
+                env |= {"RELAYD_STATE__URL": "", "RELAYD_STATE__URL_FILE": ""}
             return _start_problem(
                 [release / "bin/relayd", "serve", "--config", self.config], trial, env, user
             )

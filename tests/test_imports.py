@@ -36,7 +36,7 @@ _SHARED = {
 """Modules that every package may import."""
 _ONLY_FROM = {
     "relayd.cli": {"relayd.__main__"},
-    "relayd.commands": {"relayd.cli", "relayd.commands", "relayd.init"},
+    "relayd.commands": {"relayd.cli", "relayd.commands", "relayd.doctor", "relayd.init"},
     "tui": {"relayd.cli", "tui"},
 }
 _NEVER = {

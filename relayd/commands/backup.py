@@ -7,7 +7,10 @@ from pathlib import Path
 
 from relayd.admin.client import NoDaemon, VersionMismatch
 from relayd.admin.paths import DATABASE, database_path
+from relayd.admin.schema import EngineKind
 from relayd.commands.console import Console, size
+from relayd.commands.effective_settings import load_effective
+from relayd.config import ConfigError
 from relayd.state.backup import back_up
 from relayd.state.errors import StateError
 
@@ -16,9 +19,17 @@ async def run(args: Namespace, console: Console) -> int:
     """Copy the database of the daemon at the socket, also while the daemon is down."""
     client = console.client(args.socket)
     try:
-        database = Path((await client.status()).state_dir) / DATABASE
+        status = await client.status()
     except (NoDaemon, VersionMismatch):
-        database = database_path(console.env, client.socket)
+        database, is_shared = database_path(console.env, client.socket), _is_configured_to_share()
+    else:
+        database, is_shared = Path(status.state_dir) / DATABASE, status.engine.kind is EngineKind.POSTGRESQL
+    if is_shared:
+        console.note(
+            "relayd: The state is in PostgreSQL, and not in the state directory any more. Back it up there: "
+            "pg_dump --format=custom --file=FILE NAME"
+        )
+        return 1
     try:
         backup = back_up(database, args.file.absolute())
     except StateError as error:
@@ -32,3 +43,12 @@ async def run(args: Namespace, console: Console) -> int:
             f"({size(backup.bytes)})."
         )
     return 0
+
+
+def _is_configured_to_share() -> bool:
+    """Return whether the daemon, which does not run, would use PostgreSQL."""
+    try:
+        effective = load_effective(None)
+    except ConfigError:
+        return False
+    return bool(effective.settings.state.url.get_secret_value()) or "state.url" in effective.hidden

@@ -10,13 +10,13 @@ import json
 import ssl
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from relayd.commands.effective_settings import EffectiveSettings, load_effective
+from relayd.commands.effective_settings import EffectiveSettings, check_database, load_effective
 from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings
 from relayd.config.schema import route_credential
 from relayd.config.toml import nested, table_toml, toml_value
@@ -50,11 +50,23 @@ def run(args: Namespace) -> int:
         return 1
     if args.upstream:
         return uvloop.run(_check_upstream(checked.settings, as_json=args.json))
+    database = check_database(checked)
+    if has_errors(database):
+        errors = [finding for finding in database if finding.severity is Severity.ERROR]
+        sys.stderr.writelines(typeable(f"relayd: {_sentence(finding)}\n") for finding in errors)
+        if args.json:
+            _print_json({"ok": False, "problems": [finding.as_json() for finding in errors]})
+        return 1
     if args.json:
-        _print_json(_document(checked))
+        _print_json(_document(checked) | {"database": [finding.as_json() for finding in database]})
     else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(checked))
+        sys.stdout.writelines(f"{line}\n" for line in _lines(checked, database))
     return 0
+
+
+def _sentence(finding: Finding) -> str:
+    remedy = finding.remedy
+    return f"{finding.message} {remedy[0].upper()}{remedy[1:]}." if remedy else finding.message
 
 
 async def _check_upstream(settings: Settings, *, as_json: bool) -> int:
@@ -112,7 +124,7 @@ def _notes(settings: Settings) -> list[str]:
     return []
 
 
-def _lines(checked: EffectiveSettings) -> Iterator[str]:
+def _lines(checked: EffectiveSettings, database: Sequence[Finding]) -> Iterator[str]:
     settings, path = checked.settings, checked.settings.config_file
     yield f"# {printable(str(path))} is good." if path else "# There is no relayd.toml; the defaults apply."
     if checked.service is not None:
@@ -138,6 +150,7 @@ def _lines(checked: EffectiveSettings) -> Iterator[str]:
         )
     remarks = [f"# Warning: {typeable(sentence)}" for sentence in _warnings(checked)]
     remarks += [f"# Note: {sentence}" for sentence in _notes(settings)]
+    remarks += [f"# {finding.where.capitalize()}: {typeable(_sentence(finding))}" for finding in database]
     yield from ("", *remarks) if remarks else ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from relayd.config.schema import route_credential
 from relayd.config.sources import SECRETS, SYSTEM_CONFIG
 from relayd.findings import Finding, Severity
 from relayd.printable import printable
+from relayd.state.errors import StateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +137,19 @@ def _is_hidden(file: Path) -> bool:
 def is_route_key(credential: str) -> bool:
     """Return whether a credential is the provider's key of a route."""
     return credential.startswith(route_credential(""))
+
+
+def check_database(effective: EffectiveSettings) -> list[Finding]:
+    """Look at the database that several machines share; nothing is found if there is none. Blocks."""
+    url = effective.settings.state.url.get_secret_value()
+    if not url:
+        return []
+    # psycopg takes memory and time, and few need it.
+    from relayd.commands.check_engine import check_engine  # noqa: PLC0415 - as said
+    from relayd.state.postgres import Postgres  # noqa: PLC0415 - as said
+
+    try:
+        with closing(Postgres(url)) as engine:
+            return list(check_engine(engine))
+    except StateError as fault:
+        return [Finding(Severity.ERROR, "database", str(fault), key="state.url")]

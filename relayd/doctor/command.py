@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from relayd.commands.effective_settings import check_database, load_effective
+from relayd.config import ConfigError
 from relayd.doctor.http_client import Site
 from relayd.doctor.public_checks import check_public
 from relayd.doctor.stream_checks import Target, check_streams
@@ -37,7 +39,9 @@ def run(args: Namespace) -> int:
 
 async def _run(args: Namespace, url: SplitResult, tls: ssl.SSLContext | None, key: str) -> int:
     target = Target(Site(url, args.address or await _resolve(url), tls), key)
-    findings = await collect(examine(target, origin=args.origin), None if args.json else sys.stdout)
+    out = None if args.json else sys.stdout
+    findings = await collect(examine(target, origin=args.origin), out)
+    findings += await collect(_examine_database(), out)
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     if args.json:
         facts = [finding.as_json() for finding in findings]
@@ -66,6 +70,18 @@ async def examine(target: Target, *, origin: str | None = None) -> AsyncIterator
             yield finding
     except CheckFailed as failed:
         yield failed.finding
+
+
+async def _examine_database() -> AsyncIterator[Finding]:
+    """Look at the database of the relay whose configuration this machine has, if it has one."""
+    try:
+        effective = load_effective(None)
+        for finding in await asyncio.to_thread(check_database, effective):
+            yield finding
+        if "state.url" in effective.hidden:
+            yield skipped("database", f"Not checked: only root can read {effective.hidden['state.url']}.")
+    except ConfigError:
+        yield skipped("database", "Not checked: the configuration of this machine has errors (relayd check).")
 
 
 def parse_url(text: str) -> SplitResult:

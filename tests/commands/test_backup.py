@@ -12,6 +12,8 @@ import pytest
 
 from tests.admin.harness import admin_api
 from tests.commands.harness import relayd, run
+from tests.e2e.daemon import Daemon
+from tests.state.harness import opened
 
 
 async def test_it_copies_the_database_of_the_daemon_at_the_socket(tmp_path: Path) -> None:
@@ -42,6 +44,23 @@ async def test_it_works_while_no_daemon_runs(tmp_path: Path, monkeypatch: pytest
     assert answer["database"] == f"{state_dir}/relayd.db"
     assert answer["bytes"] == (tmp_path / "b.db").stat().st_size
     assert answer["generation"] > 0
+
+
+def test_a_state_in_postgresql_is_backed_up_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """An old SQLite file beside it is no backup; said without a daemon, and with one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relayd.toml").write_text(f'state_dir = "kept"\nstate.url = "{postgres_url}"\n')
+    with opened(tmp_path / "kept"):
+        pass
+    refused = [run("backup", "b.db", "--socket", "kept/admin.sock")]
+    with Daemon(tmp_path, settings={"state_dir": "kept", "state.url": postgres_url}):
+        refused.append(run("backup", "b.db", "--socket", "kept/admin.sock"))
+    for backup in refused:
+        assert (backup.status, backup.out) == (1, "")
+        assert "pg_dump" in backup.err
+    assert not (tmp_path / "b.db").exists()
 
 
 def test_without_a_database_it_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

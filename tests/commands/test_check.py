@@ -17,6 +17,7 @@ from relayd.commands.check import run
 from relayd.config import KEYS
 from tests.config.harness import ConfigHarness
 from tests.support.certificates import Authority
+from tests.support.postgres import Postgres as Server
 
 CANARY = "canary-4711-do-not-show"
 ENV = {"OPENAI_API_KEY": CANARY, "SERVER_PORT": "81", "STATE_DIRECTORY": "/var/lib/relayd"}
@@ -476,3 +477,38 @@ def test_tls_files_are_tried_before_a_restart_needs_them(checker: Checker) -> No
         found = [(one["where"], one["key"]) for one in told["problems"]]
         assert found == ([(f"relayd.toml:{2 if name == 'tls.cert' else 3}", name)] if name else [])
         assert words in err
+
+
+def test_the_shared_database_is_looked_at(checker: Checker, postgres_url: str) -> None:
+    """What is found of it follows the settings; its URL is not shown."""
+    status, out, err = checker.run(f"[state]\nurl = '{postgres_url}'", env=ENV)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines[-5:]] == [
+        "# Database",
+        "# Latency",
+        "# Clock",
+        "# Durability",
+        "# Tables",
+    ]
+    assert "# url: set (from relayd.toml:2)" in lines
+    assert postgres_url not in out
+    _, out, _ = checker.run(env=ENV, as_json=True)
+    assert next(finding["where"] for finding in json.loads(out)["database"]) == "database"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_shared_database_that_is_gone_is_an_error(
+    checker: Checker, postgres: Server, postgres_url: str, *, as_json: bool
+) -> None:
+    """One sentence without its password, and exit status 1."""
+    postgres.stop()
+    url = postgres_url.replace("relayd@", f"relayd:{CANARY}@")
+    status, out, err = checker.run(env=ENV | {"RELAYD_STATE__URL": url}, as_json=as_json)
+    assert status == 1
+    assert err.startswith("relayd: The database 'test")
+    assert err.count("\n") == 1
+    assert CANARY not in out + err
+    assert (
+        [problem["where"] for problem in json.loads(out)["problems"]] == ["database"] if as_json else not out
+    )

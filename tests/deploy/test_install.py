@@ -182,6 +182,17 @@ def test_settings_that_only_the_unit_has_do_not_hinder_an_upgrade(host: Host) ->
     assert host.current != before
 
 
+def test_a_trial_stays_away_from_a_shared_database(host: Host) -> None:
+    """It uses the copy of the file: older releases may be using the tables that it would migrate."""
+    host.config.write_text(
+        '[state]\nurl_file = "/nowhere/state_url"\nurl = "postgresql://nowhere.invalid/db"\n'
+    )
+    status, said = host.run(release=_BROKEN)
+    assert status == 1
+    assert "no module named relayd" in said
+    assert host.run()[0] == 0
+
+
 def test_a_rollback_brings_a_failed_service_up(host: Host) -> None:
     """Socket and service failed with the new release: both are reset and started on the one before."""
     working = host.current

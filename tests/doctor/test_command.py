@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from tests.e2e.daemon import KEY, Daemon, command, environment
 from tests.wire import HOST, PATIENCE_S
 
 
-async def _doctor(home: Path, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+async def _doctor(
+    home: Path, *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *command("doctor", *words),
-        env=environment(home, {}),
+        env=environment(home, env or {}),
         cwd=home,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -65,6 +68,17 @@ async def test_for_programs_it_is_one_document(tmp_path: Path, daemon: Daemon) -
         "remedy": "",
         "key": "",
     }
+
+
+async def test_on_a_machine_of_the_relay_its_database_is_examined(
+    tmp_path: Path, daemon: Daemon, postgres_url: str
+) -> None:
+    """As `relayd check` does it, by the configuration of this machine."""
+    url = f"http://{HOST}:{daemon.port}"
+    _, out, err = await _doctor(tmp_path, url, env={"RELAYD_STATE__URL": postgres_url})
+    assert err == ""
+    assert re.search(r"(?m)^ok +database +'test\d+' at /\S+ is PostgreSQL \d+", out)
+    assert "ok       tables" in out
 
 
 @pytest.mark.parametrize(
