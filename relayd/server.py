@@ -125,8 +125,10 @@ class Server:
         if self._supervisor is not None and self._supervisor.has_reloaded:
             # The settings are those of the supervisor's start; the other workers have newer ones.
             await self._config.reload(self._apply)
-        self._listener.start()
         await self.start_admin(admin_socket, event_bus)
+        # Else a key would be refused here, or accepted, that others changed since the ring was loaded.
+        await self._state.caught_up()
+        self._listener.start()
         # What was built lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -37,6 +37,8 @@ class Follower:
         self._error: str | None = None
         self.latency_s: float | None = None
         """How long the last look took."""
+        self.has_looked = False
+        """Whether this instance knows what the others changed until it began to follow them."""
         self._database = database
         self._ring = ring
         self._instances = instances
@@ -104,6 +106,7 @@ class Follower:
             self._ring.load_uses(connection)
             self._uses_due = time.monotonic() + _USES_EVERY_S
         self._commands.read(connection, command)
+        self.has_looked = True
         if seq != self._seq or self._news.is_awaited:
             self._seq = seq
             self._news.tell(self._on_news, seq)

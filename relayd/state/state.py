@@ -27,6 +27,7 @@ from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
 _RECOVER_EVERY_S = 5.0
+_CATCH_UP_S = 2.0
 """With `DEAD_AFTER_S`, the requests of a dead instance are closed within 30 s."""
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class State:
         self._writer = Writer(database)
         self._retention = Retention(database, keep_days=keep_days, max_mib=max_mib, clock=clock)
         self.ring = self.ring_class(self._writer, database, directory, clock)
-        news = News()
+        self._news = news = News()
         self.instances = Instances(
             identity, self._writer, database, news, lambda: self.ring.generation, clock
         )
@@ -176,6 +177,12 @@ class State:
         """
         if self.follower is not None:
             self.follower.start(on_news)
+
+    async def caught_up(self) -> None:
+        """Wait until what others changed during the start is known here, at most 2 s; after `follow`."""
+        follower = self.follower
+        if follower is not None:
+            await self._news.wait_until(lambda: follower.has_looked, _CATCH_UP_S)
 
     def set_retention(self, *, keep_days: int, max_mib: int) -> None:
         """Set how much of the request log is kept from now on."""

@@ -108,6 +108,15 @@ async def test_a_change_holds_in_every_instance(database: SharedDatabase) -> Non
             assert states_of(state) == ["revoked", "revoked"]
 
 
+async def test_an_instance_knows_what_changed_during_its_start(database: SharedDatabase) -> None:
+    """Else it would refuse a key that was made, and accept one that was revoked, when it begins to serve."""
+    with database.opened(2) as (one, starting):
+        change = await one.ring.add("web", caller=ALICE)
+        starting.follow(lambda _: None)
+        await starting.caught_up()
+        assert starting.ring.verify(key_of(change)) == KeyOwner(change.key.id, "web")
+
+
 async def test_each_instance_changes_what_the_others_made(database: SharedDatabase) -> None:
     """Changes in turn, each of what another made: one that is not followed yet is the base of the next."""
     async with together(database, 3) as states:
