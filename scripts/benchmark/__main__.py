@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from benchmark.programs import CannotRunError
-from benchmark.relays import ROOT, Relay, at_v1, before, ferrogw, nginx, this_tree, with_bounds
+from benchmark.relays import ROOT, Relay, at_v1, before, ferrogw, nginx, on_postgresql, this_tree, with_bounds
 from benchmark.rows import ADDED, COST, OWN_ROWS, SHARED_ROWS, Bench, Figures, Run
 
 _PAGE = ROOT / "docs/performance.md"
@@ -136,7 +136,7 @@ def main() -> None:
     except CannotRunError as reason:
         raise SystemExit(str(reason)) from None
     ours = versions[-1]
-    peers = [] if args.quick else [at_v1(ours), with_bounds(ours), *_peers(results)]
+    peers = [] if args.quick else [*_variants(ours), *_peers(results)]
     averages, direct = [], {}
     shared = [name for name in args.rows if name in SHARED_ROWS]
     with Bench() as bench:
@@ -182,6 +182,12 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"There is no row {', '.join(unknown)}; there are {', '.join(_ROWS)}.")
     args.rows = args.rows or (_QUICK_ROWS if args.quick else _ROWS)
     return args
+
+
+def _variants(relayd: Relay) -> list[Relay]:
+    """Return the same relayd, used in other ways."""
+    shared = on_postgresql(relayd)
+    return [at_v1(relayd), with_bounds(relayd), shared, with_bounds(shared, "PostgreSQL, bounded")]
 
 
 def _peers(results: Results) -> list[Relay]:

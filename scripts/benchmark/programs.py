@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_HOST = "127.0.0.1"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STOP_TIMEOUT_S = 10
 _MAX_DESCRIPTORS = 16_384
@@ -78,12 +79,33 @@ class Program:
         Raises:
             CannotRunError: it ended, or did not listen in time.
         """
+        self._wait_until_listening(lambda: socket.create_connection((_HOST, port), timeout=1), timeout_s)
+
+    def wait_listening_at(self, path: Path, timeout_s: float) -> None:
+        """Wait until the program accepts connections at a Unix socket.
+
+        Raises:
+            CannotRunError: it ended, or did not listen in time.
+        """
+
+        def connect() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(path))
+            except OSError:
+                connection.close()
+                raise
+            return connection
+
+        self._wait_until_listening(connect, timeout_s)
+
+    def _wait_until_listening(self, connect: Callable[[], socket.socket], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 raise CannotRunError(f"It ended with status {self._process.returncode}: {self._log_end()}")
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                connect().close()
                 return
             time.sleep(0.05)
         raise CannotRunError(f"It did not listen within {timeout_s:g} s: {self._log_end()}")
@@ -136,7 +158,7 @@ def free_port() -> int:
     while True:
         port = random.randrange(ephemeral_from // 2, ephemeral_from)  # noqa: S311 - nothing secret
         with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(("127.0.0.1", port))
+            sock.bind((_HOST, port))
             return port
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.programs import CannotRunError
+from benchmark import postgresql
+from benchmark.programs import CannotRunError, Program
 
 KEY = "bench-key-of-the-benchmark-0001"
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,7 @@ class Relay:
         start: given a folder for this run, the relay's port and the upstream's port.
         terminal_app: the command of the app that comes with it, and its environment; None for a peer.
         setup: given the same folder, a command to run once it listens; None: nothing.
+        database: given the same folder and a core, start what the relay keeps its state in; None: nothing.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Relay:
     start: Callable[[Path, int, int], Start]
     terminal_app: Start | None = None
     setup: Callable[[Path], Start] | None = None
+    database: Callable[[Path, int], Program] | None = None
 
 
 def this_tree() -> Relay:
@@ -117,7 +120,17 @@ def at_v1(relayd: Relay) -> Relay:
     return replace(relayd, name="/v1", start=start)
 
 
-def with_bounds(relayd: Relay) -> Relay:
+def on_postgresql(relayd: Relay) -> Relay:
+    """Return the same relayd, which keeps its state in a PostgreSQL of this machine."""
+
+    def start(folder: Path, port: int, upstream: int) -> Start:
+        start = relayd.start(folder, port, upstream)
+        return replace(start, env=start.env | {"RELAYD_STATE__URL": postgresql.url(folder)})
+
+    return replace(relayd, name="PostgreSQL", start=start, database=postgresql.start)
+
+
+def with_bounds(relayd: Relay, name: str = "bounded") -> Relay:
     """Return the same relayd, whose client has every bound that counts, none of which it reaches."""
 
     def setup(folder: Path) -> Start:
@@ -138,7 +151,7 @@ def with_bounds(relayd: Relay) -> Relay:
         command = [python, "-m", "relayd", "clients", "set", "default", *bounds, "--socket", socket]
         return replace(start, command=command)
 
-    return replace(relayd, name="bounded", setup=setup)
+    return replace(relayd, name=name, setup=setup)
 
 
 def _environment(name: str, pip_arguments: list[str]) -> Path:

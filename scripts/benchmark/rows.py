@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Bench:
 
     def _folder(self, name: str) -> Path:
         """Return a new folder that any user may enter (nginx's worker is not root)."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._root))
+        folder = Path(tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", name), dir=self._root))
         folder.chmod(0o755)
         return folder
 
@@ -96,8 +97,11 @@ class Bench:
         port, folder = free_port(), self._folder(relay.name)
         start = relay.start(folder, port, self._upstream_port)
         core = self.cores.measured if core is None else core
-        program = Program(start.command, core=core, env=environment(start), folder=folder)
-        try:
+        with ExitStack() as stack:
+            if relay.database is not None:
+                stack.callback(relay.database(folder, self.cores.load).stop)
+            program = Program(start.command, core=core, env=environment(start), folder=folder)
+            stack.callback(program.stop)
             program.wait_listening(port, _START_TIMEOUT_S)
             if relay.setup is not None:
                 setup = relay.setup(folder)
@@ -110,8 +114,6 @@ class Bench:
                 )
             time.sleep(_SETTLE_S)
             yield Run(self, relay, program, start, port, folder)
-        finally:
-            program.stop()
 
     def direct(self) -> Run:
         """Return a run without a relay: its clients ask the upstream."""
@@ -216,6 +218,15 @@ def _churn(run: Run) -> Figures:
     return {
         f"{COST} a one-delta request": cpu_s * 1e6 / max(1, result["complete"]),
         "one-delta requests/s": result["complete"] / result["seconds"],
+    }
+
+
+def _first(run: Run) -> Figures:
+    """Measure what a person waits for: about a hundred requests a second, on a relay that is warm by now."""
+    result, _ = run.play({"workers": 16, "deltas": 1, "interval_ms": 0, "wait_ms": 150, "for_s": 8})
+    return {
+        f"{ADDED} to the first delta, warm, ms p50": result["first_ms"]["p50"],
+        f"{ADDED} to the first delta, warm, ms p99": result["first_ms"]["p99"],
     }
 
 
@@ -333,7 +344,7 @@ def _terminal(run: Run) -> Figures:
     return figures
 
 
-SHARED_ROWS = {"idle": _idle, "paced": _paced, "long": _long, "churn": _churn}
+SHARED_ROWS = {"idle": _idle, "paced": _paced, "long": _long, "churn": _churn, "first": _first}
 """Measured in every round, one after the other on one start of each relay."""
 OWN_ROWS = {"held": _held, "growth": _growth, "rotation": _rotation, "tui": _terminal}
 """Measured once, each on a relayd of its own, and only for this tree: they have goals of their own."""
