@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
 from tests.wire import DONE, Reply, Wire, body, post
 
@@ -45,6 +47,35 @@ def loaded_daemon(
         chosen = {"upstream.base_url": base_url, **wide, **(settings or {})}
         with Daemon(home, settings=chosen, env=env) as daemon:
             yield daemon
+
+
+@contextmanager
+def small_disk(place: Path, mib: int) -> Iterator[Path]:
+    """Mount a tmpfs of this size; skip the test if this user may not."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "relayd-test", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, check=False, timeout=30)
+    if mounted.returncode:
+        pytest.skip(
+            f"cannot mount a tmpfs ({mounted.stderr.decode().strip()}); as root, or in"
+            " `unshare --map-root-user --mount`"
+        )
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
+
+
+def fill(ballast: Path) -> None:
+    """Take every free block of the file system into this file."""
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            while True:
+                try:
+                    file.write(b"x" * size)
+                except OSError:
+                    break
+    assert os.statvfs(ballast).f_bavail == 0
 
 
 @dataclass(frozen=True, slots=True)

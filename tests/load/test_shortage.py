@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
@@ -16,7 +14,16 @@ import pytest
 
 from relayd.state.records import Outcome
 from tests.e2e.daemon import KEY, Daemon
-from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary, report
+from tests.load.harness import (
+    Usage,
+    ask_as,
+    fill,
+    fresh_address,
+    loaded_daemon,
+    ordinary,
+    report,
+    small_disk,
+)
 from tests.wire import DONE_BYTES, HOST, PATIENCE_S, Wire, body, post, until
 
 _PIPELINED = 500
@@ -47,37 +54,8 @@ async def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
 
 
 @contextmanager
-def _small_disk(place: Path, mib: int) -> Iterator[Path]:
-    """Mount a tmpfs of this size; skip the test if this user may not."""
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "relayd-test", str(place)]
-    mounted = subprocess.run(mount, capture_output=True, check=False, timeout=30)
-    if mounted.returncode:
-        pytest.skip(
-            f"cannot mount a tmpfs ({mounted.stderr.decode().strip()}); as root, or in"
-            " `unshare --map-root-user --mount`"
-        )
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
-
-
-def _fill(ballast: Path) -> None:
-    """Take every free block of the file system into this file."""
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 16, 1 << 12, 1):
-            while True:
-                try:
-                    file.write(b"x" * size)
-                except OSError:
-                    break
-    assert os.statvfs(ballast).f_bavail == 0
-
-
-@contextmanager
-def _daemon_on_small_disk(home: Path, mib: int) -> Iterator[tuple[Daemon, Path]]:
-    with _small_disk(home / "disk", mib) as disk, loaded_daemon(home, {"state_dir": str(disk)}) as daemon:
+def _daemon_onsmall_disk(home: Path, mib: int) -> Iterator[tuple[Daemon, Path]]:
+    with small_disk(home / "disk", mib) as disk, loaded_daemon(home, {"state_dir": str(disk)}) as daemon:
         daemon.state_dir = disk
         yield daemon, disk / "ballast"
 
@@ -88,9 +66,9 @@ async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
 ) -> None:
     """While it is full, answers are whole and the log waits; after it, each has its record or is counted."""
     clients, rounds = (50, 60) if large else (5, 3)
-    with _daemon_on_small_disk(tmp_path, 64) as (daemon, ballast):
+    with _daemon_onsmall_disk(tmp_path, 64) as (daemon, ballast):
         assert (await ordinary(daemon.port, clients, 1)).wrong == 0
-        _fill(ballast)
+        fill(ballast)
         flood = asyncio.create_task(_refused_until_some_are_lost(daemon), name="refused requests")
         assert (await ordinary(daemon.port, clients, rounds)).wrong == 0
         refused = await flood
@@ -143,12 +121,12 @@ def _on_disk(daemon: Daemon) -> tuple[int, int]:
 
 async def test_a_daemon_that_dies_while_the_disk_is_full_comes_back(tmp_path: Path) -> None:
     """The ring that is there is enough to serve by; what was left open is closed once there is space."""
-    with _daemon_on_small_disk(tmp_path, 16) as (daemon, ballast):
+    with _daemon_onsmall_disk(tmp_path, 16) as (daemon, ballast):
         async with await Wire.open(daemon.port) as wire:
             wire.send(post(KEY, body("demo:deltas=1000,interval_ms=100")))
             lost = await wire.head()
             await until(lambda: len(daemon.records()) == 1)
-            _fill(ballast)
+            fill(ballast)
             daemon.kill()
         daemon.start()
         asked = 0

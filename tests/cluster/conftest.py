@@ -1,0 +1,30 @@
+"""The relay that most tests of this directory break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Machine, machines
+
+
+@pytest.fixture
+def streams(*, large: bool) -> int:
+    """How many streams are open at a time."""
+    return 200 if large else 20
+
+
+@pytest.fixture
+def relay(tmp_path: Path, postgres_url: str, *, large: bool) -> Iterator[list[Machine]]:
+    """Machines that share a database."""
+    with machines(tmp_path, 3 if large else 2, {"state.url": postgres_url}) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")  # so that nothing is started before
+def soak(request: pytest.FixtureRequest) -> None:
+    """Skip the test that asks for this in the ordinary suite."""
+    if request.config.getoption("--size") != "large":
+        pytest.skip("it takes minutes: --size large")
