@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import math
 import operator
 from collections import deque
@@ -27,12 +26,11 @@ from relayd.state.calendar import Window, WindowNames, local_date, resets_at_s, 
 from relayd.state.columns import storable_int, storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.engine import Connection, Dialect, EngineError, Fault
-from relayd.state.errors import StateBusy
+from relayd.state.errors import StateBusy, StateUnreachable
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 from relayd.state.writer import Task, Writer
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 NANO = 1_000_000_000
 RESERVE_TIMEOUT_S = 10.0
 """Less than the time after which a silent response gets a heartbeat, and with it its status."""
@@ -235,6 +233,8 @@ class Budget:
         """Reservations that were refused because it is not known whether their commit took place."""
         self._lost: deque[tuple[str, RequestRecord | None]] = deque()
         """Requests whose end the log will not bring: what to charge, or None for what never began."""
+        self._attempt: Transaction | None = None
+        """The last attempt to settle the first of them, if it failed."""
         self.lost_task = Task("charges of lost requests", math.inf, self._settle_lost)
         self._reads: set[Future[tuple[list[Standing], tuple[Use, Use, Use]]]] = set()
 
@@ -247,6 +247,10 @@ class Budget:
             OverBudget: a bound does not allow it; nothing is reserved.
             StateError: it can't be stored.
         """
+        health = self._database.engine.health
+        if not health.is_ok:
+            # At once: the writer may wait for a connection.
+            raise StateUnreachable(health.error or "The database does not answer.")
         _check_room(self._asks)
         loop = asyncio.get_running_loop()
         demand = replace(demand, most=demand.most.clamped(), least=demand.least.clamped())
@@ -367,25 +371,25 @@ class Budget:
                 self._lost.extend((request_id, None) for request_id in made)
             self._in_doubt.popleft()
         for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
-            self._settle_one(*self._lost[0])
+            self._settle_first()
             self._lost.popleft()
         return 0.0 if self._lost else None
 
-    def _settle_one(self, request_id: str, record: RequestRecord | None) -> None:
-        transaction = None
-        try:
-            with self._database.transaction(durable=False) as transaction:
-                # Everything but a reservation waits for the log first.
-                transaction.lock()
-                if record is None:
-                    self._take_back(transaction, request_id)
-                else:
-                    self.settle(transaction, [record])
-        except EngineError as error:
-            # Charged once at most: what is not known to be charged, is not charged again.
-            if transaction is None or error.fault is not Fault.UNKNOWN or request_id in self._open:
-                raise
-            _log.error("It is not known whether the request %r was charged: %s", request_id, error)
+    def _settle_first(self) -> None:
+        """Settle the first of what the log will not bring, unless an earlier attempt did it."""
+        if self._attempt is not None and self._database.resolve(self._attempt):
+            self._attempt = None
+            return
+        request_id, record = self._lost[0]
+        with self._database.transaction(durable=False) as transaction:
+            self._attempt = transaction
+            # What changes more than reservations and windows waits for the log first.
+            transaction.lock()
+            if record is None:
+                self._take_back(transaction, request_id)
+            else:
+                self.settle(transaction, [record])
+        self._attempt = None
 
     def _take_back(self, transaction: Transaction, request_id: str) -> None:
         """Remove the reservation of a request that ended while it was made, if its end did not."""

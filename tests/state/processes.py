@@ -19,7 +19,8 @@ from relayd.state.budget import Budget, Demand, Standing, Use
 from relayd.state.crash_recovery import CrashRecovery
 from relayd.state.database import Database
 from relayd.state.engine import Connection, Engine
-from relayd.state.errors import StateBusy
+from relayd.state.errors import StateError
+from relayd.state.postgres import Postgres
 from relayd.state.reader import LogReader
 from relayd.state.records import Client, LogEvent, RequestRecord
 from relayd.state.request_log import RequestLog
@@ -120,12 +121,13 @@ class Process:
     def close(self) -> None:
         """Write what waits, and close the connection."""
         self.writer.close(PATIENCE_S, self.log.drain)
+        self.database.engine.close()
         self._runner.close()
 
 
 def engine_at(place: str) -> Engine:
     """Return the engine of a place as a program is given it."""
-    return Sqlite(Path(place))
+    return Postgres(place) if place.startswith("postgresql:") else Sqlite(Path(place))
 
 
 @contextmanager
@@ -178,7 +180,7 @@ def _reserve(process: Process, number: int) -> dict[str, list[int]]:
             demands = [
                 demand
                 for demand, answer in zip(demands, answers, strict=True)
-                if isinstance(answer, StateBusy)
+                if isinstance(answer, StateError)
             ]
     return passed
 

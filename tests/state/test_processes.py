@@ -9,17 +9,26 @@ from pathlib import Path
 import pytest
 
 from relayd.state.budget import OverBudget, Use
+from relayd.state.engine import EngineError
+from relayd.state.errors import StateError, StateUnreachable
 from relayd.state.records import Ended, Lost, Outcome, Started, UsageSource
-from tests.state.harness import make_database
+from relayd.state.request_log import RETRY_S
+from tests.state.harness import a_record, as_ended, make_database, wait_until
+from tests.state.lossy_proxy import LossyProxy
 from tests.state.processes import CLIENTS, REQUESTS, Process, engine_at, programs, tell
 from tests.state.test_budget import a_client, a_demand
+from tests.support.postgres import Postgres
+from tests.wire import PATIENCE_S
 
 _TOKENS = a_client(tokens_per_day=1000)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> str:
-    """Where a new database is."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new database is: the path of a file, or a URL."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
     return str(make_database(tmp_path / "state"))
 
 
@@ -50,6 +59,18 @@ def replayed(process: Process) -> list[Started | Ended | Lost]:
     ]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     return events
+
+
+def settle_lost(process: Process) -> None:
+    """Settle what the log will not bring, once the database answers."""
+
+    def is_settled() -> bool:
+        try:
+            return process.do(process.budget.lost_task.run) is None
+        except EngineError:
+            return False
+
+    wait_until(is_settled)
 
 
 def test_processes_share_the_bounds_and_the_log(place: str) -> None:
@@ -136,3 +157,85 @@ def test_a_process_that_was_taken_for_dead_charges_and_ends_nothing_twice(
     with_room = other.reserve(a_demand(5, _TOKENS, 660))
     assert isinstance(with_room[0], list)
     assert isinstance(other.reserve(a_demand(6, _TOKENS, 1))[0], OverBudget)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, postgres: Postgres) -> Iterator[LossyProxy]:
+    """A way to PostgreSQL that can lose the answer to a COMMIT."""
+    with LossyProxy(tmp_path, postgres.directory) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(proxy: LossyProxy, tmp_path: Path, postgres: Postgres, postgres_url: str) -> Iterator[Process]:
+    """A process whose connections go through the proxy."""
+    url = postgres_url.replace(str(postgres.directory), str(tmp_path))
+    process = Process(engine_at(url), "boot-1")
+    yield process
+    proxy.mend()
+    process.close()
+
+
+@pytest.mark.parametrize("is_done_first", [True, False])
+def test_a_batch_whose_commit_got_no_answer_is_written_once(
+    proxy: LossyProxy, far: Process, *, is_done_first: bool
+) -> None:
+    """Whether the server did it or not: each request is in the log once, and charged once."""
+    (first,) = far.start(1)
+    far.reserve(a_demand(1, _TOKENS, 300))
+    first.prompt_tokens, first.completion_tokens = 10, 30
+    proxy.lose_commit(is_done_first=is_done_first)
+    far.log.ended(as_ended(first))
+    far.log.started(a_record(2, "boot-1"))
+    assert far.do(far.log.write) == RETRY_S
+    assert proxy.broken.is_set()
+    assert "is known once the database answers" in (far.log.error or "")
+    far.log.started(a_record(3, "boot-1"))
+    assert far.do(far.log.write) == RETRY_S
+    proxy.mend()
+    far.write()
+    events = [(type(event), event.record.id) for event in replayed(far) if not isinstance(event, Lost)]
+    assert events == [
+        (Started, "req-000001"),
+        (Ended, "req-000001"),
+        (Started, "req-000002"),
+        (Started, "req-000003"),
+    ]
+    assert far.published == replayed(far)
+    assert far.used(_TOKENS) == Use(1, 40, 12_500_000)
+    assert far.rows("SELECT * FROM reservations") == []
+    assert (far.log.lost, far.log.error, far.log.queued) == (0, None, 0)
+
+
+@pytest.mark.parametrize("is_done_first", [True, False])
+def test_a_reservation_whose_commit_got_no_answer_is_refused_and_not_kept(
+    proxy: LossyProxy, far: Process, *, is_done_first: bool
+) -> None:
+    """Its client gets 503, the next ones at once; when the database is back, it has reserved nothing."""
+    far.reserve(a_demand(1, _TOKENS, 300))
+    proxy.lose_commit(is_done_first=is_done_first)
+    (answer,) = far.reserve(a_demand(2, _TOKENS, 400))
+    assert isinstance(answer, StateError)
+    (answer,) = far.reserve(a_demand(3, _TOKENS, 100))
+    assert isinstance(answer, StateUnreachable)
+    proxy.mend()
+    settle_lost(far)
+    assert far.used(_TOKENS) == Use(1, 300, 0)
+    assert far.rows("SELECT id FROM reservations") == [("req-000001",)]
+
+
+@pytest.mark.parametrize("is_done_first", [True, False])
+def test_a_lost_charge_whose_commit_got_no_answer_is_charged_once(
+    proxy: LossyProxy, far: Process, *, is_done_first: bool
+) -> None:
+    """A request that the log has no room for is charged once, with a reservation or without."""
+    far.reserve(a_demand(1, _TOKENS, 300))
+    proxy.lose_commit(is_done_first=is_done_first)
+    for number in (1, 2):
+        record = a_record(number, "boot-1")
+        record.prompt_tokens, record.completion_tokens = 10, 30
+        far.budget.settle_lost(as_ended(record))
+    assert proxy.broken.wait(PATIENCE_S)
+    proxy.mend()
+    settle_lost(far)
+    assert far.used(_TOKENS) == Use(2, 80, 25_000_000)
