@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
@@ -18,7 +20,7 @@ from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estim
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import TokenCounts
 from relayd.state.bounds import allows
-from relayd.state.budget import NANO, Demand, OverBudget, Standing, Use
+from relayd.state.budget import NANO, Demand, OverBudget, Standing, TooManyStreams, Use
 from relayd.state.calendar import Window
 from relayd.state.errors import StateError
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
@@ -26,6 +28,9 @@ from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
 OWN_USAGE_PATH = "/v1/usage"
 """Where every client may see what it used."""
 _RETRY_AFTER_S = 5
+_STREAM_RETRY_S = 0.1
+_STREAM_ATTEMPTS = 5
+"""Of a client that has all its streams: the end of one is on disk a tenth of a second later."""
 _UNUSED = frozenset({"upstream_rejected", "upstream_limited", "upstream_auth", "upstream_unreachable"})
 """Errors after which the provider has done nothing that it charges for."""
 _WINDOW_WORDS = {Window.MINUTE: "a minute", Window.DAY: "a day", Window.MONTH: "a month"}
@@ -64,8 +69,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Budget(Protocol):
     """Where reservations are made."""
 
+    def counts(self, client: Client) -> bool:
+        """Return whether requests of a client have to be reserved."""
+
     async def reserve(self, demand: Demand) -> list[Standing]:
-        """Reserve. Raises OverBudget or StateError."""
+        """Reserve. Raises OverBudget, TooManyStreams or StateError."""
 
     async def standing(self, client: Client) -> tuple[list[Standing], tuple[Use, Use, Use]]:
         """Return where a client stands, and what it used in each window. Raises StateError."""
@@ -119,12 +127,7 @@ class Allowances:
             RelayError: `busy`, it has as many as it may have.
         """
         if client.max_streams is not None and self._streams[client.name] >= client.max_streams:
-            raise RelayError(
-                ErrorCode.BUSY,
-                f"The client '{client.name}' has reached its limit of {client.max_streams} requests at once; "
-                "wait for one to end.",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            raise _too_many_streams(client)
         self._streams[client.name] += 1
 
     def release(self, client: Client) -> None:
@@ -132,6 +135,10 @@ class Allowances:
         self._streams[client.name] -= 1
         if not self._streams[client.name]:
             del self._streams[client.name]
+
+    def open_streams(self, client: Client) -> int:
+        """Return how many requests of a client are open in this process."""
+        return self._streams[client.name]
 
     def check(self, client: Client, model: str, wanted: Wanted) -> None:
         """Raise unless the client may ask this of a model, whose name is the provider's own.
@@ -206,6 +213,7 @@ class Meter:
         record: RequestRecord,
         wanted: Wanted | None,
     ) -> None:
+        self._allowances = allowances
         self._estimates = allowances.estimates
         self._pricing = allowances.pricing
         self._budget = allowances.budget
@@ -219,7 +227,7 @@ class Meter:
     @property
     def reserve(self) -> Callable[[], Awaitable[None]] | None:
         """What to await before the provider is asked; None for a client that has nothing to wait for."""
-        return self._reserve if self._client.bounded else None
+        return self._reserve if self._budget.counts(self._client) else None
 
     async def _reserve(self) -> None:
         """Reserve the most that the request may use.
@@ -228,7 +236,9 @@ class Meter:
             RelayError: `over_budget`, `busy` or `state_unavailable`.
         """
         try:
-            self.standings = await self._budget.reserve(self._demand())
+            self.standings = await self._reserve_in_turn()
+        except TooManyStreams as refusal:
+            raise _too_many_streams(self._client) from refusal
         except OverBudget as refusal:
             self.standings = [refusal.standing]
             raise _refusal(self._client, refusal, self._clock()) from refusal
@@ -238,6 +248,14 @@ class Meter:
                 "This relay cannot count what its clients use at the moment; try again shortly.",
                 recorded=f"A reservation failed. {error}",
             ) from error
+
+    async def _reserve_in_turn(self) -> list[Standing]:
+        """Reserve; wait a moment for the end of a request of another process, which is on disk after it."""
+        for _ in range(_STREAM_ATTEMPTS - 1):
+            with suppress(TooManyStreams):
+                return await self._budget.reserve(self._demand())
+            await asyncio.sleep(_STREAM_RETRY_S)
+        return await self._budget.reserve(self._demand())
 
     def _demand(self) -> Demand:
         client, record, wanted = self._client, self._record, self._wanted
@@ -260,6 +278,7 @@ class Meter:
             most=most,
             least=least if is_guess else most,
             prompt_tokens=prompt,
+            streams=self._allowances.open_streams(client),
         )
 
     def _usual_output(self, model: str) -> int:
@@ -332,6 +351,15 @@ def _was_used(record: RequestRecord) -> bool:
     code = None if record.error is None else record.error.code
     # A server error before the first token is no answer.
     return code not in _UNUSED and (code != "upstream_failed" or record.deltas > 0)
+
+
+def _too_many_streams(client: Client) -> RelayError:
+    return RelayError(
+        ErrorCode.BUSY,
+        f"The client '{client.name}' has reached its limit of {client.max_streams} requests at once; "
+        "wait for one to end.",
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _refusal(client: Client, refusal: OverBudget, now_s: float) -> RelayError:

@@ -57,6 +57,7 @@ _READ_WINDOW = 'SELECT requests, tokens, nano_usd FROM windows WHERE "window" = 
 _INSERT_RESERVATION = """INSERT INTO reservations
     (id, boot_id, client, key_id, model, day, prompt_tokens, completion_tokens, nano_usd)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_OPEN_ELSEWHERE = "SELECT count(*) FROM reservations WHERE client = ? AND boot_id != ?"
 _ON_SAME_USAGE = """ON CONFLICT (period, client, key_id, model) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens,
@@ -174,6 +175,8 @@ class Demand:
     least: Use
     """Equal to `most`; but if the length of the answer is a guess, without the answer."""
     prompt_tokens: int = 0
+    streams: int = 1
+    """How many requests of the client this process has open, with this one."""
 
 
 class Standing(NamedTuple):
@@ -198,6 +201,10 @@ class OverBudget(Exception):
         super().__init__(f"{standing.bound.field}: {standing.used} + {wanted} > {standing.limit}")
         self.standing = standing
         self.wanted = wanted
+
+
+class TooManyStreams(Exception):
+    """The client has as many requests open as it may have, those of other processes among them."""
 
 
 class _Reservation(NamedTuple):
@@ -238,13 +245,17 @@ class Budget:
         self.lost_task = Task("charges of lost requests", math.inf, self._settle_lost)
         self._reads: set[Future[tuple[list[Standing], tuple[Use, Use, Use]]]] = set()
 
+    def counts(self, client: Client) -> bool:
+        """Return whether requests of a client have to be reserved."""
+        return client.bounded or (self._database.is_shared and client.max_streams is not None)
+
     async def reserve(self, demand: Demand) -> list[Standing]:
         """Put a reservation on disk; return where the client stands with each of its bounds then.
 
         What comes while the last commit runs shares the next one. Cancelled, it takes back what was reserved.
 
         Raises:
-            OverBudget: a bound does not allow it; nothing is reserved.
+            OverBudget, TooManyStreams: a bound does not allow it; nothing is reserved.
             StateError: it can't be stored.
         """
         health = self._database.engine.health
@@ -324,8 +335,9 @@ class Budget:
                     client = demand.client
                     used = ledger.used(client.name, windows)
                     try:
+                        self._check_streams(transaction, demand)
                         use = _check(demand, used, now_s)
-                    except OverBudget as refusal:
+                    except (OverBudget, TooManyStreams) as refusal:
                         answers.append(refusal)
                         continue
                     ledger.add(client.name, windows, use)
@@ -344,6 +356,15 @@ class Budget:
             raise
         self._open |= made
         return answers
+
+    def _check_streams(self, transaction: Transaction, demand: Demand) -> None:
+        """Raise TooManyStreams if other processes have what is left of the client's streams."""
+        most = demand.client.max_streams
+        if most is None or not self._database.is_shared:
+            return
+        row = transaction.connection.execute(_OPEN_ELSEWHERE, (demand.client.name, transaction.boot_id))
+        if row.fetchone()[0] + demand.streams > most:
+            raise TooManyStreams
 
     def _deliver(self, asks: Sequence[_Ask], answers: Sequence[_Answer]) -> None:
         """Answer those who wait; on the event loop."""

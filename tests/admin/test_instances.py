@@ -38,7 +38,7 @@ from tests.admin.harness import (
     worker_of,
 )
 from tests.support.postgres import Postgres
-from tests.wire import DONE, PATIENCE_S, until
+from tests.wire import DONE, PATIENCE_S, ask, body, until
 
 _HOST = socket.gethostname()
 
@@ -231,6 +231,26 @@ async def test_without_its_database_an_instance_shows_and_commands_itself(
         await until(lambda: len(one.state.instances.live()) == 2)
         change = await client.add_key("web", generation=1, idempotency_key="two")
         assert [instance.has_it for instance in change.instances] == [True, True]
+
+
+async def test_a_client_has_its_streams_once(tmp_path: Path) -> None:
+    """A request beyond them is refused, whichever instances have them; it passes once one has ended."""
+    async with whole_daemons(tmp_path, 2) as [(one, client), (other, _)]:
+        made = await client.add_client("web", {"max_streams": 1}, generation=1, idempotency_key="add")
+        assert made.secret is not None
+        await until(lambda: other.state.ring.client("web") is not None)
+        wire, reply = await open_chat(one, "demo:deltas=10000,interval_ms=50", made.secret)
+        refused = await ask(other.port, made.secret, body("demo"))
+        assert (refused.status, refused.error) == (
+            429,
+            "busy: The client 'web' has reached its limit of 1 requests at once; wait for one to end.",
+        )
+        await client.cancel(str(reply.header("X-Request-Id")))
+        await read_to_end(wire, reply)
+        wire.finish()
+        async with asyncio.timeout(PATIENCE_S):
+            while (await ask(other.port, made.secret, body("demo"))).status != 200:
+                pass
 
 
 async def test_a_reload_reaches_all(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from relayd.state.budget import Demand, TooManyStreams, Use
 from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingStale, RingUnavailable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
-from relayd.state.records import KeyChangeResult, Outcome
+from relayd.state.records import Client, KeyChangeResult, Outcome
 from relayd.state.state import State
 from tests.state.harness import (
     ALICE,
@@ -241,6 +242,30 @@ async def test_a_ring_that_went_on_from_an_older_one_is_refused(database: Shared
                 await state.ring.add("other", caller=ALICE)
 
 
+async def test_the_streams_of_a_client_are_bounded_over_all(database: SharedDatabase) -> None:
+    """What one instance has open is not left for the others, until it ends."""
+    async with together(database, 2) as (one, two):
+        client = Client(name="web", created_at="2026-01-01T00:00:00.000Z", max_streams=2)
+        use = Use(1, 10, 0)
+
+        def demand(number: int, streams: int) -> Demand:
+            return Demand(f"req-{number:06d}", client, "k", "gpt-4o-mini", use, use, streams=streams)
+
+        assert one.budget.counts(client)
+        await one.budget.reserve(demand(1, 1))
+        await two.budget.reserve(demand(2, 1))
+        for state in (one, two):
+            with pytest.raises(TooManyStreams):
+                await state.budget.reserve(demand(3, 2))
+        record = a_record(1)
+        one.log.started(record)
+        one.log.ended(as_ended(record))
+        await until(lambda: database.execute("SELECT id FROM reservations") == [("req-000002",)])
+        await two.budget.reserve(demand(3, 2))
+        with pytest.raises(TooManyStreams):
+            await one.budget.reserve(demand(4, 1))
+
+
 # The database stands still.
 
 
@@ -454,6 +479,7 @@ async def test_an_instance_alone_answers_itself(tmp_path: Path) -> None:
         state.commands.handle("double", double)
         assert await state.commands.ask("double", 21) == {"boot-1": 42}
         assert await state.commands.ask("double", 21, instance="boot-9") == {}
+        assert not state.budget.counts(Client(name="web", created_at="", max_streams=2))
         (own,) = state.instances.live()
         assert (own.boot_id, own.worker, own.pid, own.heartbeat_age_s) == ("boot-1", None, os.getpid(), 0.0)
         change = await state.ring.add("web", caller=ALICE)
