@@ -83,7 +83,13 @@ class RingActions:
             now = self._current(key)
             if now.state is not KeyState.ACTIVE:
                 return f"The key {key.id} of {key.client} is {now.state.value} now."
-            return AskGrace(f"Rotate the key of {key.client}?", self._rotation_in_words(now), "Rotate")
+            status = self._state.status
+            return AskGrace(
+                f"Rotate the key of {key.client}?",
+                self._rotation_in_words(now),
+                "Rotate",
+                default_s=None if status is None else status.grace_s,
+            )
 
         done = await self._ask_and_change(
             f"Rotate the key of {key.client}",
@@ -139,7 +145,7 @@ class RingActions:
                 f"Extend the old key of {key.client}?",
                 f"Key {key.id} ends at {clock(epoch_s(now.expires_at))}. Later by:",
                 "Extend",
-                default="15m",
+                default_s=900,
             )
 
         done = await self._ask_and_change(

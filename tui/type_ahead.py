@@ -57,8 +57,8 @@ class TypeAhead:
             self._held.append(event)
 
     async def _act(self, event: events.Key) -> None:
-        app, field = self._app, self._app.focused
-        if app.screen.is_modal or (isinstance(field, Input) and event.is_printable):
+        field = self._app.focused
+        if isinstance(field, Input) and event.is_printable:
             await self._forward(event)
         elif isinstance(field, Input) and event is not self._next:
             # Enter and the like come after what was typed: the field takes that in at its own pace.

@@ -129,6 +129,7 @@ class AdminContext:
             streams=figures.streams,
             max_streams=figures.max_streams,
             drain_timeout_s=limits.drain_timeout_s,
+            grace_s=limits.grace_s,
             rates=figures.rates,
             log=replace(figures.log, error=figures.log.error or disk_error),
             disk=disk,

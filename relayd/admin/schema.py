@@ -237,6 +237,8 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     max_streams: int
     """The limits of all instances together."""
     drain_timeout_s: float
+    grace_s: float | None = None
+    """Of a rotation that names none; an older daemon doesn't send it."""
     rates: Rates
     log: LogHealth
     disk: DiskUse | None

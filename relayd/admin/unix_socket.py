@@ -6,9 +6,11 @@ import fcntl
 import grp
 import os
 import pwd
+import shlex
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,10 +233,25 @@ def explain_denial(path: Path) -> str:
     )
     if mode & (stat.S_IRGRP | stat.S_IWGRP if barrier == path else stat.S_IXGRP):
         return f"{reason} Join the group and log in again: sudo usermod -aG {group} {user}"
+    if info.st_uid == os.geteuid():
+        right = "u+rw" if barrier == path else "u+x"
+        return f"{reason} It is yours: chmod {right} {shlex.quote(str(barrier))}"
     return (
-        f"{reason} Act as the owner: sudo -u {owner} relayd --help. Or set admin.group in relayd.toml, "
+        f"{reason} Act as the owner: {_as_user(owner, path)} -- or set admin.group in relayd.toml, "
         f"restart relayd, and join that group: sudo usermod -aG GROUP {user}"
     )
+
+
+def _as_user(user: str, path: Path) -> str:
+    """Return the running command as another user would type it; sudo keeps neither environment nor PATH."""
+    program = Path(sys.argv[0]).absolute()
+    command = [str(program)]
+    if program.name == "__main__.py":
+        command = [sys.executable, "-m", program.parent.name]
+    arguments = sys.argv[1:]
+    if "--socket" not in arguments:
+        arguments += ["--socket", str(path)]
+    return f"sudo -u {user} {shlex.join([*command, *arguments])}"
 
 
 def _first_barrier(path: Path) -> Path:

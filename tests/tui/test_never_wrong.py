@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from relayd.admin.schema import KeyState, Progress
@@ -16,16 +17,16 @@ from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
 from tests.tui.terminal import Terminal
 from tests.tui.tmux import Tmux, needs_tmux
-from tests.wire import Wire, body, post
+from tests.wire import Wire, ask, body, post
 from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
 
 
 @asynccontextmanager
-async def daemon_in(home: Path) -> AsyncIterator[Daemon]:
+async def daemon_in(home: Path, settings: Mapping[str, Any] | None = None) -> AsyncIterator[Daemon]:
     """A daemon, ended with the block, also if it is stopped."""
-    daemon = Daemon(home)
+    daemon = Daemon(home, settings=settings)
     await asyncio.to_thread(daemon.start)
     try:
         yield daemon
@@ -38,13 +39,19 @@ def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
     return Tmux(("--socket", str(daemon.state_dir / "admin.sock")), daemon.home, size)
 
 
-async def rotate(daemon: Daemon, key_id: str) -> str:
+async def rotate(daemon: Daemon, key_id: str, grace_s: float = 3600) -> str:
     """Rotate as another operator; returns the id of the new key."""
     generation = (await daemon.admin.keys()).generation
     change = await daemon.admin.rotate_key(
-        key_id, grace_s=3600, generation=generation, idempotency_key=uuid4().hex
+        key_id, grace_s=grace_s, generation=generation, idempotency_key=uuid4().hex
     )
     return change.key.id
+
+
+async def add_client(daemon: Daemon, name: str) -> str:
+    """Add a client; returns the id of its key."""
+    generation = (await daemon.admin.keys()).generation
+    return (await daemon.admin.add_key(name, generation=generation, idempotency_key=uuid4().hex)).key.id
 
 
 async def undo(daemon: Daemon, key_id: str) -> None:
@@ -183,3 +190,59 @@ async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> N
         assert key.id.encode() not in shown
         terminal.send(b"Q")
         assert await terminal.ended() == 0
+
+
+@needs_tmux
+async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: Path) -> None:
+    """A line for each in its grace; near its end a key in use rings the bell; an end is told, too."""
+    async with daemon_in(tmp_path) as daemon:
+        [old] = (await daemon.admin.keys()).keys
+        web, ci = await add_client(daemon, "web"), await add_client(daemon, "ci")
+        await rotate(daemon, ci, grace_s=1)
+        await rotate(daemon, web)
+        await rotate(daemon, old.id, grace_s=110)
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("2 OLD KEYS, default .* unused").search)
+            await terminal.until(f"The old key {web} of web ends in 59:")
+            await terminal.until(f"The old key {ci} of ci has ended at")
+            assert not terminal.has_rung()
+            assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
+            await terminal.until("and 1 address used it")
+            assert terminal.has_rung()
+            generation = (await daemon.admin.keys()).generation
+            await daemon.admin.revoke_key(
+                old.id, cut=False, generation=generation, idempotency_key=uuid4().hex
+            )
+            terminal.press("4", "Home", "j")
+            screen = await terminal.until("was used default  127.0.0.1")
+            assert "still used" not in screen
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}
+
+
+@needs_tmux
+async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_path: Path) -> None:
+    """The grace is that of the configuration; a revoke names the streams; Enter does it from anywhere."""
+    async with daemon_in(tmp_path, {"keys.grace_s": 7200}) as daemon, await Wire.open(daemon.port) as wire:
+        wire.send(post(KEY, body(SLOW)))
+        await wire.head()
+        [old] = (await daemon.admin.keys()).keys
+        with terminal_on(daemon) as terminal:
+            await terminal.until(header("● LIVE +run 1 ").search)
+            terminal.press("K", "r")
+            await terminal.until("(•) 2 hours")
+            terminal.press("Escape")
+            await terminal.until(lambda screen: "2 hours" not in screen)
+            new = await rotate(daemon, old.id)
+            terminal.press("5")
+            await terminal.until(f"{old.id} → {new}")
+            terminal.press("4", "!")
+            await terminal.until("Type the last four")
+            terminal.type(old.id[-4:])
+            await terminal.until("1 stream open with it goes on.")
+            terminal.press("Tab", "Space")
+            await terminal.until("1 stream open with it ends too.")
+            terminal.press("Enter")
+            await terminal.until("is revoked; 1 stream cut.")
+            terminal.press("Q")
+            assert await terminal.ended() in {"0", ""}

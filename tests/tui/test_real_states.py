@@ -168,6 +168,7 @@ async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, clo
             said = await terminal.until(lambda raw: b"0000)" in raw)
             assert b"DENIED" in said
             assert b"permission" in said
+            assert b"chmod u+" in said
             door.chmod(mode)
             terminal.send(b"R")
             await terminal.until(lambda raw: "● LIVE".encode() in raw)

@@ -73,6 +73,10 @@ class Tmux:
             command, env=env, check=True, capture_output=True, text=True, timeout=PATIENCE_S
         ).stdout
 
+    def has_rung(self) -> bool:
+        """Whether the bell has rung."""
+        return self._tmux("display-message", "-p", "#{window_bell_flag}").strip() == "1"
+
     def screen(self) -> str:
         """What the terminal shows now."""
         return self._tmux("capture-pane", "-p")

@@ -23,6 +23,7 @@ class Use:
     requests: int = 0
     refused: int = 0
     refused_last_s: float = 0.0
+    served_last_s: float = 0.0
 
 
 class Evidence:
@@ -97,6 +98,13 @@ class Evidence:
         """Return the uses of this key that were refused since `since_s`, the latest first."""
         return [use for use in self.stragglers(key_id) if use.refused and use.refused_last_s >= since_s]
 
+    def last_use(self, key: KeyInfo) -> tuple[float, str] | None:
+        """Return when and from where a key was last accepted, by the ring and by the records seen."""
+        found = [(use.served_last_s, use.ip) for use in self._uses.get(key.id, {}).values() if use.requests]
+        if key.last_used_at is not None:
+            found.append((epoch_s(key.last_used_at), key.last_used_ip or ""))
+        return max(found, default=None)
+
     def straggler_count(self, keys: Iterable[KeyInfo]) -> int:
         """Return how many addresses still use a retiring key."""
         return sum(
@@ -130,6 +138,7 @@ def _note(uses: dict[tuple[str, str], Use], record: RequestRecord, at_s: float) 
         use.refused_last_s = max(use.refused_last_s, at_s)
     else:
         use.requests += 1
+        use.served_last_s = max(use.served_last_s, at_s)
     use.last_s = max(use.last_s, at_s)
 
 

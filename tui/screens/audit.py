@@ -31,7 +31,7 @@ class AuditList(ItemList[AuditEntry]):
             "result": (item.result, Role.GOOD if item.result == "done" else Role.BAD),
             "by": (item.login, Role.TEXT),
             "client": (item.client or "—", Role.TEXT),
-            "keys and detail": ("  ".join(filter(None, [", ".join(item.key_ids), item.detail])), Role.DIM),
+            "keys and detail": ("  ".join(filter(None, [_keys(item), item.detail])), Role.DIM),
         }
 
     def empty_text(self) -> tuple[str, ...]:
@@ -81,8 +81,15 @@ class AuditPane(Pane):
         return [Hint("↑↓", "move", ""), CLIENTS_HINT, *HELP_HINTS, BACK_HINT]
 
 
+def _keys(entry: AuditEntry) -> str:
+    """Return the keys of a change; of two, the one that gave way comes first."""
+    if entry.action in {"rotate", "undo"}:
+        return " → ".join(reversed(entry.key_ids))
+    return ", ".join(entry.key_ids)
+
+
 def _in_words(entry: AuditEntry) -> str:
-    keys = f", keys {', '.join(entry.key_ids)}" if entry.key_ids else ""
+    keys = f", keys {_keys(entry)}" if entry.key_ids else ""
     client = f" for client {entry.client}" if entry.client else ""
     return (
         f"{day_clock(epoch_s(entry.at))}  {entry.action}: {entry.result}{client}{keys}\n"

@@ -79,9 +79,10 @@ class KeyList(ItemList[KeyInfo]):
         if not live:
             used = len(evidence.refused(key.id, now_s - RECENT_S))
         retiring = key.state is KeyState.RETIRING and key.expires_at
+        last_use = evidence.last_use(key)
         last = "never"
-        if key.last_used_at:
-            last = f"{age(now_s - epoch_s(key.last_used_at)):>3} ago  {key.last_used_ip or ''}"
+        if last_use is not None:
+            last = f"{age(now_s - last_use[0]):>3} ago  {last_use[1]}"
         return {
             "key id": (key.id, Role.STRONG if live else text),
             "print": (key.fingerprint, Role.DIM),
@@ -200,7 +201,10 @@ class ClientSummary(Static):
         if not still and key.state is KeyState.RETIRING:
             text.append("  Not used since it was replaced.\n", self._look(Role.GOOD))
         for use in still[:_MAX_USES]:
-            self._use(text, use, "since the rotation")
+            if key.state is KeyState.RETIRING:
+                self._use(text, use, "still used ", "since the rotation")
+            else:
+                self._use(text, use, "was used ", "since the rotation, before it ended")
         for use in [use for use in uses if use.refused][:_MAX_USES]:
             text.append("  refused ", self._look(Role.BAD))
             text.append(
@@ -219,11 +223,11 @@ class ClientSummary(Static):
             self._look(Role.DIM),
         )
         for use in uses[:_MAX_USES]:
-            self._use(text, use, "seen")
+            self._use(text, use, "", "seen")
 
-    def _use(self, text: Text, use: Use, since: str) -> None:
-        last_s = self._now_s() - use.last_s
-        text.append("  still used " if since != "seen" else "  ", self._look(Role.WARN))
+    def _use(self, text: Text, use: Use, how: str, since: str) -> None:
+        last_s = self._now_s() - use.served_last_s
+        text.append(f"  {how}", self._look(Role.WARN))
         text.append(f"{use.client}  {use.ip}", self._look(Role.TEXT))
         text.append(
             f"  last {age(last_s)} ago, {plural(use.requests, 'request')} {since}\n", self._look(Role.DIM)

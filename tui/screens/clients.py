@@ -92,18 +92,26 @@ class ClientList(ItemList[ClientInfo]):
         gone = client.removed_at is not None
         text = Role.DIM if gone else Role.TEXT
         near = nearest(client)
-        last_s = None if client.last_used_at is None else self._now_s() - epoch_s(client.last_used_at)
+        last_s = self._last_use(client)
         return {
             "client": (client.name, Role.DIM if gone else Role.STRONG),
             "keys": self._state_of_keys(client),
             "req/d": (count(client.today.requests) if known else "—", text),
             "tok/d": (count(client.today.tokens) if known else "—", text),
             "US$ this month": self._money(client),
-            "used": ("—" if last_s is None else age(last_s), text),
+            "used": ("—" if last_s is None else age(self._now_s() - last_s), text),
             " note": (f" {client.note}", text)
             if near is None
             else (f" {near.share:.0%} of {near.short}", role_of(near)),
         }
+
+    def _last_use(self, client: ClientInfo) -> float | None:
+        """Return when any key of a client was last accepted."""
+        uses = [self._state.evidence.last_use(key) for key in self._keys.get(client.name, [])]
+        found = [use[0] for use in uses if use is not None]
+        if client.last_used_at is not None:
+            found.append(epoch_s(client.last_used_at))
+        return max(found, default=None)
 
     def _money(self, client: ClientInfo) -> tuple[str, Role]:
         if not self._state.clients_known:

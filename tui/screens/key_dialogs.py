@@ -18,43 +18,54 @@ from relayd.admin.schema import LIVE_STATES, KeyInfo
 from relayd.durations import parse_duration
 from tui.clipboard import NoClipboard, private_file
 from tui.model.secret import Secret
-from tui.model.units import in_words
+from tui.model.units import in_words, plural
 from tui.screens.dialogs import Dialog, paragraph
 from tui.widgets.choices import Choices
 
 REVEAL_S = 30.0
 _GRACES = ("5m", "15m", "1h", "24h")
-_DEFAULT_GRACE = "1h"
+_DEFAULT_GRACE_S = 3600.0
 _LAST = 4
 
 
 class AskGrace(Dialog[float]):
-    """How long, in seconds: for the grace of a rotation, and for its extension."""
+    """How long, in seconds: for the grace of a rotation, and for its extension.
 
-    def __init__(self, title: str, text: str, yes: str, *, default: str = _DEFAULT_GRACE) -> None:
+    Args:
+        title: the first line.
+        text: what will happen.
+        yes: the button that acts.
+        default_s: what is chosen at first; one hour if None.
+    """
+
+    def __init__(self, title: str, text: str, yes: str, *, default_s: float | None = None) -> None:
         super().__init__(title, yes=yes)
         self._text = text
-        self._default = default
+        default_s = _DEFAULT_GRACE_S if default_s is None else default_s
+        self._graces_s = sorted({*map(parse_duration, _GRACES), default_s})
+        self._default_s = default_s
 
     def body(self) -> Iterable[Widget]:
         """Say what will happen, and offer durations."""
         yield paragraph(self._text)
-        labels = [*(in_words(parse_duration(grace)) for grace in _GRACES), "other"]
-        yield Choices(labels, [_GRACES.index(self._default)], id="grace")
+        labels = [*map(in_words, self._graces_s), "other"]
+        yield Choices(labels, [self._graces_s.index(self._default_s)], id="grace")
         yield Input(placeholder="other: 10m, 2h, 7d", id="other", compact=True)
         yield paragraph("", id="fault", note=True)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         if event.value:
-            self.query_one(Choices).choose(len(_GRACES))
+            self.query_one(Choices).choose(len(self._graces_s))
 
     def accept(self) -> None:
         """Answer with the seconds, if there are any."""
         chosen = self.query_one(Choices).index
-        text = _GRACES[chosen] if chosen < len(_GRACES) else self.query_one(Input).value.strip()
+        if chosen < len(self._graces_s):
+            self.dismiss(self._graces_s[chosen])
+            return
         try:
-            seconds = parse_duration(text)
+            seconds = parse_duration(self.query_one(Input).value.strip())
         except ValueError as error:
             self.explain(f"{error}.")
             return
@@ -116,6 +127,7 @@ class AskRevoke(Dialog[Revocation]):
             return self._chosen
         return found[0] if len(found) == 1 else None
 
+    @on(Choices.Changed)
     @on(Input.Changed, "#last")
     def _show_named(self) -> None:
         key = self._named()
@@ -126,7 +138,13 @@ class AskRevoke(Dialog[Revocation]):
     def _description(self, key: KeyInfo | None, typed: str) -> str:
         if key is not None:
             count = self._open_streams.get(key.id, 0)
-            return f"Ends the {key.state.value} key {key.id} of {key.client}; {count} of its streams open."
+            cut = bool(self.query_one("#cut", Choices).chosen)
+            one = count == 1
+            verb = ("ends too" if one else "end too") if cut else ("goes on" if one else "go on")
+            streams = (
+                f"{plural(count, 'stream')} open with it {verb}" if count else "No stream is open with it"
+            )
+            return f"Ends the {key.state.value} key {key.id} of {key.client}.\n{streams}."
         if len(typed) < _LAST:
             return ""
         if self._matching(typed):

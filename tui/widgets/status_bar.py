@@ -8,9 +8,10 @@ from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
-from relayd.admin.schema import AcceptState, Status, epoch_s
+from relayd.admin.schema import AcceptState, Status
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
+from tui.model.old_keys import old_key
 from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
 from tui.model.units import age, clock, countdown, duration, plural, rate
@@ -22,8 +23,7 @@ from tui.widgets.plot import sparkline
 WIDE = 100
 _SPARK = 24
 _BOLD = Style(bold=True)
-_WARN_BEFORE_S = 120
-_WARN_IF_USED_S = 600
+_MAX_OLD_KEYS = 4
 _ASKING_SHOWN_AFTER_S = 0.5
 _NO_HISTORY = "There is no database beside its socket to read history from. "
 _WHAT_IS_SHOWN = {
@@ -126,13 +126,11 @@ class StatusBar(Bar):
         retiring = state.retiring()
         if not retiring:
             return []
-        key = retiring[0]
-        left_s = epoch_s(key.expires_at) - now_s if key.expires_at else 0
-        users = state.evidence.straggler_count(retiring)
-        last_s = max((use.last_s for use in state.evidence.stragglers(key.id)), default=0.0)
-        urgent = left_s < _WARN_BEFORE_S and now_s - last_s < _WARN_IF_USED_S
-        words = f" OLD KEY {countdown(left_s)} {plural(users, 'user') if users else 'unused'} "
-        if urgent:
+        old = old_key(retiring[0], state.evidence, now_s)
+        name = "OLD KEY" if len(retiring) == 1 else f"{len(retiring)} OLD KEYS, {old.key.client}"
+        users = old.users
+        words = f" {name} {countdown(old.left_s)} {plural(users, 'user') if users else 'unused'} "
+        if old.is_urgent:
             return [(words, style(self.app, Role.ALARM))]
         return [(words, style(self.app, Role.WARN) + _BOLD if users else style(self.app, Role.DIM))]
 
@@ -166,10 +164,12 @@ class Notice(Static):
         self._state = state
         self._now_s = now_s
         self._shown = ""
+        self._rung: set[str] = set()
+        """The keys for whose end the bell has rung."""
 
     def refresh_data(self) -> None:
         """Say how things stand."""
-        text = "\n".join([*self._connection(), *self._trouble(), *self._asking()])
+        text = "\n".join([*self._connection(), *self._trouble(), *self._asking(), *self._old_keys()])
         if text != self._shown:
             self._shown = text
             self.update(Text(text, style=style(self.app, Role.WARN)))
@@ -192,6 +192,24 @@ class Notice(Static):
             yield f"DATABASE: {status.engine.error or 'It does not answer'}"
         if status.silent:
             yield f"NO ANSWER from {', '.join(status.silent)}: figures of it are missing."
+
+    def _old_keys(self) -> Iterable[str]:
+        """Say how each rotation stands that needs a look, and ring once for a key in use near its end."""
+        now_s, evidence = self._now_s(), self._state.evidence
+        old_keys = [old_key(key, evidence, now_s) for key in self._state.ring.keys if key.expires_at]
+        urgent = {old.key.id for old in old_keys if old.is_urgent}
+        if urgent - self._rung:
+            self.app.bell()
+        self._rung |= urgent
+        alone = len(self._state.retiring()) < 2  # noqa: PLR2004 - the header tells of one
+        sentences = [
+            sentence
+            for old in sorted(old_keys, key=lambda old: (not old.is_urgent, old.left_s <= 0, old.left_s))
+            if (sentence := old.sentence(is_alone=alone))
+        ]
+        yield from sentences[:_MAX_OLD_KEYS]
+        if len(sentences) > _MAX_OLD_KEYS:
+            yield f"{plural(len(sentences) - _MAX_OLD_KEYS, 'more old key')}; K shows all."
 
     def _asking(self) -> Iterable[str]:
         now_s = self._now_s()

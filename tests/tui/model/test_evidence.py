@@ -87,3 +87,14 @@ def test_a_flood_of_addresses_is_bounded() -> None:
     users = evidence.users(NEW, NOON_S + 10_000)
     latest = range(5 * MAX_USERS + 49, 4 * MAX_USERS + 49, -1)
     assert [use.ip for use in users] == [f"10.0.{seq // 250}.{seq % 250}" for seq in latest]
+
+
+def test_a_keys_last_use_is_the_newer_of_what_the_ring_and_the_records_tell() -> None:
+    """A refusal is no use; the ring is asked less often than records come."""
+    evidence, key = Evidence(), a_key(last_used_at=utc_text(NOON_S + 1), last_used_ip="192.0.2.1")
+    assert evidence.last_use(a_key()) is None
+    assert evidence.last_use(key) == (NOON_S + 1, "192.0.2.1")
+    evidence.saw(a_record(14, ip="192.0.2.7"))
+    evidence.saw(a_record(20, ip="192.0.2.9", outcome=Outcome.DENIED))
+    assert evidence.last_use(key) == (NOON_S + 14, "192.0.2.7")
+    assert evidence.last_use(a_key()) == (NOON_S + 14, "192.0.2.7")

@@ -208,7 +208,7 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
         old, new = await keys_of(daemon, "undone")
         assert (old.state, new.state) == (KeyState.ACTIVE, KeyState.REVOKED)
         await harness.press("5")
-        await harness.shows(f"undone {old.id}, {new.id}")
+        await harness.shows(f"undone {new.id} → {old.id}")
 
 
 async def client_of(daemon: Daemon, name: str) -> ClientInfo:
