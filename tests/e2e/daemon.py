@@ -28,6 +28,9 @@ from tests.wire import HOST, Reply, until
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
 _START_S = 60.0
+_START_TIME = 17
+"""The place in /proc/PID/stat, after the parent's number."""
+_ALL_SERVE = re.compile(r"all \d+ workers serve")
 _URL = re.compile(r"serving on https?://(127\.[0-9.]+):([0-9]+)")
 
 
@@ -113,13 +116,20 @@ class Daemon:
         """Start the process and wait until it accepts work."""
         known = self._stderr.stat().st_size if self._stderr.exists() else 0
         self.launch()
+        serving = self._wait_for(_URL, known)
+        self.host, self.port = serving[1], int(serving[2])
+        if self.settings["server.workers"] > 1:
+            self._wait_for(_ALL_SERVE, known)
+        return self
+
+    def _wait_for(self, line: re.Pattern[str], known: int) -> re.Match[str]:
+        """Return the match in what it writes to stderr, after what was known."""
         deadline = time.monotonic() + _START_S
-        while (serving := _URL.search(self.stderr, known)) is None:
+        while (found := line.search(self.stderr, known)) is None:
             assert self.process.poll() is None, f"the daemon ended at its start:\n{self.stderr}"
             assert time.monotonic() < deadline, f"the daemon does not serve:\n{self.stderr}"
             time.sleep(0.01)
-        self.host, self.port = serving[1], int(serving[2])
-        return self
+        return found
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -180,8 +190,18 @@ class Daemon:
 
 
 def children(pid: int) -> list[int]:
-    """Return the process ids of a process's children, oldest first."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the process ids of a process's children, oldest first.
+
+    The kernel's own list of them may lack some while processes end (proc(5), children).
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # The name before it may hold anything, a parenthesis too.
+            _, parent, *rest = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(parent) == pid:
+                found.append((int(rest[_START_TIME]), int(process.name)))
+    return [child for _, child in sorted(found)]
 
 
 def command(*arguments: str) -> list[str]:
