@@ -305,7 +305,9 @@ class Server:
         """Do what the supervisor says, which counts the signals."""
         match order:
             case Order.DRAIN:
-                self._drain_from_now_on()
+                # Else the operator asked this worker to drain all, and it stops as soon as it has answered.
+                if self.accepting.state is not AcceptState.DRAINING:
+                    self._drain_from_now_on()
             case Order.FORCE:
                 self._force_requested.set()
             case Order.RELOAD:

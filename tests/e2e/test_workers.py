@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from relayd.admin.schema import Instance
+from relayd.state.directory import LOCK_NAME
 from relayd.state.records import Outcome
 from tests.e2e.daemon import KEY, Daemon
 from tests.wire import DONE, PATIENCE_S, Reply, Wire, ask, body, post, until
@@ -46,6 +48,15 @@ async def _both(daemon: Daemon) -> Sequence[Instance]:
         while len(instances := (await daemon.admin.instances()).instances) < 2:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.02)
     return instances
+
+
+def _is_unlocked(file: Path) -> bool:
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 async def test_a_worker_that_is_killed_takes_only_its_own_streams_along(tmp_path: Path) -> None:
@@ -129,7 +140,7 @@ async def test_the_state_is_free_when_the_last_worker_has_ended(tmp_path: Path) 
             assert await asyncio.to_thread(daemon.wait) == 1
             assert "Another relayd uses the state directory" in daemon.stderr
         await until(lambda: daemon.stderr.count("stopped\n") == 2)
-        await until(lambda: not (daemon.state_dir / "relayd.db-wal").exists())
+        await until(lambda: _is_unlocked(daemon.state_dir / LOCK_NAME))
         daemon.start()
         assert (await ask(daemon.port, KEY, body("demo:deltas=1"))).status == 200
         assert daemon.stop() == 0
