@@ -27,8 +27,8 @@ from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
 _RECOVER_EVERY_S = 5.0
-_CATCH_UP_S = 2.0
 """With `DEAD_AFTER_S`, the requests of a dead instance are closed within 30 s."""
+_CATCH_UP_S = 2.0
 _log = logging.getLogger(__name__)
 
 
