@@ -134,12 +134,21 @@ def start_json(dialect: Dialect) -> str:
     return dialect.json_object(RequestStart.__struct_fields__, seq="start_seq")
 
 
-def upsert_sql(rows: int) -> str:
-    """Return the statement that inserts so many rows, or brings those that are there up to date."""
+def upsert_sql(values: str) -> str:
+    """Return the statement that inserts rows, or brings those that are there up to date.
+
+    Args:
+        values: what follows the columns: `VALUES` or a query.
+    """
     fixed = ("start_seq", "id", "boot_id", "started_at")
     updates = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS if column not in fixed)
-    one_row = f"({', '.join('?' * len(COLUMNS))})"
     return (
-        f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES {', '.join([one_row] * rows)}"  # noqa: S608 - own columns
+        f"INSERT INTO requests ({', '.join(COLUMNS)}) {values}"
         f" ON CONFLICT (start_seq) DO UPDATE SET {updates}"
     )
+
+
+def values_sql(rows: int) -> str:
+    """Return the placeholders of so many rows."""
+    one_row = f"({', '.join('?' * len(COLUMNS))})"
+    return f"VALUES {', '.join([one_row] * rows)}"

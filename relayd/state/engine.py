@@ -122,6 +122,13 @@ class Dialect(ABC):
         """Return the query for the texts of a parameter that is a JSON array; its column is `value`."""
 
     @abstractmethod
+    def rows_of_json(self, table: str, columns: Iterable[str], parameter: str) -> str | None:
+        """Return the query for the rows of a parameter that is a JSON array of objects, in a table's types.
+
+        None if it is slower than a parameter for each value.
+        """
+
+    @abstractmethod
     def greatest(self, *expressions: str) -> str:
         """Return the greatest of several values."""
 

@@ -122,6 +122,11 @@ class PostgresDialect(Dialect):
         elements = f"json_array_elements_text(CAST({parameter} AS json))"
         return f"SELECT value FROM {elements} AS listed (value)"  # noqa: S608 - a placeholder
 
+    def rows_of_json(self, table: str, columns: Iterable[str], parameter: str) -> str:
+        """Return the query for rows: with a parameter for each value, psycopg takes four times as long."""
+        rows = f"json_populate_recordset(CAST(NULL AS {table}), CAST({parameter} AS json))"
+        return f"SELECT {', '.join(columns)} FROM {rows}"  # noqa: S608 - own names
+
     def greatest(self, *expressions: str) -> str:
         """Return the greatest of several values."""
         return f"greatest({', '.join(expressions)})"

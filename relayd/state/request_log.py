@@ -12,7 +12,7 @@ from enum import Enum
 
 import msgspec
 
-from relayd.state.columns import Row, to_row, upsert_sql
+from relayd.state.columns import COLUMNS, Row, to_row, upsert_sql, values_sql
 from relayd.state.database import Database, Transaction
 from relayd.state.engine import Connection, EngineError, Fault
 from relayd.state.records import Ended, Lost, RequestRecord, Started, utc_text
@@ -24,7 +24,7 @@ RETRY_S = 0.25
 
 # Fixed sizes, so that the statements stay prepared. One statement for many rows, because the GIL is
 # released and taken again at each step: under load that costs more than the work itself.
-_UPSERTS = {size: upsert_sql(size) for size in (32, 8, 1)}
+_UPSERTS = {size: upsert_sql(values_sql(size)) for size in (32, 8, 1)}
 
 _log = logging.getLogger(__name__)
 
@@ -266,6 +266,11 @@ class RequestLog:
 
 def upsert(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert the rows, or bring those that are there (same `start_seq`) to their end."""
+    whole = connection.dialect.rows_of_json("requests", COLUMNS, "?")
+    if whole is not None and rows:
+        text = msgspec.json.encode([dict(zip(COLUMNS, row, strict=True)) for row in rows]).decode()
+        connection.execute(upsert_sql(whole), (text,))
+        return
     at = 0
     for size, statement in _UPSERTS.items():
         while len(rows) - at >= size:

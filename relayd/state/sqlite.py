@@ -81,6 +81,10 @@ class SqliteDialect(Dialect):
         """Return the query for the texts of a JSON array."""
         return f"SELECT value FROM json_each({parameter})"  # noqa: S608 - a placeholder
 
+    def rows_of_json(self, table: str, columns: Iterable[str], parameter: str) -> None:
+        """Return None."""
+        del table, columns, parameter
+
     def greatest(self, *expressions: str) -> str:
         """Return the greatest of several values."""
         return f"max({', '.join(expressions)})"

@@ -239,3 +239,33 @@ def test_a_lost_charge_whose_commit_got_no_answer_is_charged_once(
     proxy.mend()
     settle_lost(far)
     assert far.used(_TOKENS) == Use(2, 80, 25_000_000)
+
+
+def test_records_wait_for_a_database_that_is_down_and_losses_are_counted(
+    postgres: Postgres, postgres_url: str
+) -> None:
+    """What finds room in memory is written when it is back, what does not is told; bounds refuse at once."""
+    process = Process(engine_at(postgres_url), "boot-1")
+    process.log._capacity = 3
+    (first,) = process.start(0)
+    postgres.kill()
+    records = [a_record(number, "boot-1") for number in range(1, 6)]
+    for record in records:
+        process.log.started(record)
+    assert process.do(process.log.write) == RETRY_S
+    for record in (first, *records):
+        process.log.ended(as_ended(record))
+    assert "does not answer" in (process.log.error or "")
+    assert (process.log.queued, process.log.lost) == (7, 2)
+    assert not process.database.engine.health.is_ok
+    (answer,) = process.reserve(a_demand(9, _TOKENS))
+    assert isinstance(answer, StateUnreachable)
+    postgres.start()
+    process.write()
+    *events, lost = replayed(process)
+    ended = {event.record.id for event in events if isinstance(event, Ended)}
+    assert ended == {f"req-{number:06d}" for number in range(4)}
+    assert isinstance(lost, Lost)
+    assert (lost.count, process.log.lost, process.log.error) == (2, 2, None)
+    assert isinstance(process.reserve(a_demand(9, _TOKENS))[0], list)
+    process.close()
