@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from relayd.state import postgres
 from relayd.state.budget import Budget, Demand, Standing, Use
 from relayd.state.crash_recovery import CrashRecovery
 from relayd.state.database import Database
@@ -127,7 +128,9 @@ class Process:
 
 def engine_at(place: str) -> Engine:
     """Return the engine of a place as a program is given it."""
-    return Postgres(place) if place.startswith("postgresql:") else Sqlite(Path(place))
+    if place.startswith("postgresql:"):
+        return Postgres(f"{place}&connect_timeout={PATIENCE_S:.0f}")
+    return Sqlite(Path(place))
 
 
 @contextmanager
@@ -205,6 +208,8 @@ def _record(process: Process, passed: dict[str, list[int]]) -> None:
 
 
 def _run(place: str, boot_id: str) -> None:
+    # A busy machine may need longer.
+    postgres.TIMEOUT_S = PATIENCE_S
     process = Process(engine_at(place), boot_id)
     passed: dict[str, list[int]] = {}
     for line in sys.stdin:

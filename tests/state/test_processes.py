@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relayd.state import postgres as postgres_engine
 from relayd.state.budget import OverBudget, Use
 from relayd.state.engine import EngineError
 from relayd.state.errors import StateError, StateUnreachable
@@ -21,6 +22,12 @@ from tests.support.postgres import Postgres
 from tests.wire import PATIENCE_S
 
 _TOKENS = a_client(tokens_per_day=1000)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PostgreSQL take as long as a busy machine needs."""
+    monkeypatch.setattr(postgres_engine, "TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
