@@ -52,6 +52,8 @@ MAX_READERS = 8
 _MAX_IDLE = 4
 _CHECK_S = 0.1
 """How often a wait looks whether it should end."""
+_READ_TIMEOUT_S = 15
+"""After which the server ends a query, whose reader has gone before."""
 _IN_TRANSACTION_TIMEOUT_S = 10
 """After which the server undoes a transaction of a machine that went away."""
 _MARKERS_KEPT = timedelta(days=90)
@@ -657,7 +659,7 @@ class Postgres(Engine):
 
     def _connect(self, *, is_writer: bool) -> _Raw:
         settings = {
-            "statement_timeout": f"{TIMEOUT_S * 900 if is_writer else 0:.0f}ms",
+            "statement_timeout": f"{TIMEOUT_S * 900 if is_writer else _READ_TIMEOUT_S * 1000:.0f}ms",
             "lock_timeout": f"{TIMEOUT_S * 900:.0f}ms",
             "idle_in_transaction_session_timeout": f"{_IN_TRANSACTION_TIMEOUT_S}s",
             # Ours hold under these alone.
@@ -730,7 +732,8 @@ _TOLD = {
 def _fault(error: psycopg.Error) -> Fault:
     """Return what kind of failure an SQLSTATE is (PostgreSQL's documentation, appendix A)."""
     state = error.sqlstate or ""
-    if state.startswith(("22", "23")) or (not state and isinstance(error, psycopg.DataError)):
+    if state.startswith(("22", "23")) or (not state and not isinstance(error, psycopg.OperationalError)):
+        # Without a state, psycopg refused what it was to send.
         return Fault.DATA
     if state in {"53100", "58030"}:
         return Fault.FULL
@@ -739,8 +742,6 @@ def _fault(error: psycopg.Error) -> Fault:
         return Fault.BUSY
     # 42501: no permission.
     if state.startswith(("42", "XX")) and state != "42501":
-        return Fault.DAMAGED
-    if not state and isinstance(error, psycopg.ProgrammingError):
         return Fault.DAMAGED
     return Fault.UNREACHABLE
 

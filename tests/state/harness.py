@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relayd.state import postgres
 from relayd.state.database import Database
 from relayd.state.directory import FILE_NAME, StateDirectory
-from relayd.state.engine import Engine
+from relayd.state.engine import Engine, EngineError, Fault, Parameters, Result
+from relayd.state.errors import StateBusy
 from relayd.state.keyring import Caller
-from relayd.state.postgres import Postgres
+from relayd.state.postgres import Postgres, PostgresConnection
 from relayd.state.records import LogEvent, Outcome, Peer, Phase, RecordedError, RequestRecord, utc_text
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
+from tests.support.postgres import Postgres as Server
+from tests.wire import PATIENCE_S
 
 FIRST_RELEASE = Path(__file__).with_name("first_release.sql")
 """What the first release wrote."""
@@ -94,6 +98,124 @@ class Disk:
             raise sqlite3.OperationalError("database or disk is full")
 
 
+class PostgresDatabases:
+    """A database on one server for each state directory of a test."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._template = server.create_database()
+        engine = Postgres(server.url(self._template))
+        engine.open().close()
+        engine.close()
+        self._names: dict[Path, str] = {}
+
+    def url(self, state_dir: Path) -> str:
+        """Return the URL of a directory's database, which has the tables of an empty relay."""
+        if state_dir not in self._names:
+            self._names[state_dir] = self._server.create_database(self._template)
+        return patient_url(self._server.url(self._names[state_dir]))
+
+    def drop(self) -> None:
+        """Remove all of them."""
+        for name in self._names.values():
+            self._server.drop_database(name)
+        self._names.clear()
+
+
+def patient_url(url: str) -> str:
+    """Return a URL with which a busy machine has time to connect."""
+    return f"{url}&connect_timeout={PATIENCE_S:.0f}"
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Let PostgreSQL take as long as a busy machine needs."""
+    usual = postgres.TIMEOUT_S
+    postgres.TIMEOUT_S = PATIENCE_S
+    try:
+        yield
+    finally:
+        postgres.TIMEOUT_S = usual
+
+
+_databases: list[PostgresDatabases] = []
+"""Not empty while the harness opens PostgreSQL."""
+
+
+@contextmanager
+def on_postgres(databases: PostgresDatabases) -> Iterator[None]:
+    """Open PostgreSQL instead of SQLite."""
+    _databases.append(databases)
+    try:
+        with patience():
+            yield
+    finally:
+        _databases.pop()
+        databases.drop()
+
+
+class _FailingConnection(PostgresConnection):
+    disk: Disk
+
+    def begin(self, *, durable: bool) -> None:
+        self._check("BEGIN")
+        super().begin(durable=durable)
+
+    def commit(self) -> None:
+        try:
+            self._check("COMMIT")
+        except EngineError:
+            self.rollback()
+            raise
+        super().commit()
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            self._check("ROLLBACK")
+        super().rollback()
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> Result:
+        self._check(sql)
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Sequence[Parameters]) -> None:
+        self._check(sql)
+        super().executemany(sql, rows)
+
+    def _check(self, sql: str) -> None:
+        try:
+            self.disk.check(sql)
+        except sqlite3.OperationalError as error:
+            told = StateBusy(f"The database cannot be written ({error}). Check the free space of its disk.")
+            raise EngineError(str(error), Fault.FULL, told) from error
+
+
+class _FailingPostgres(Postgres):
+    def __init__(self, url: str, disk: Disk) -> None:
+        super().__init__(url)
+        self._disk = disk
+
+    def open(self) -> PostgresConnection:
+        super().open().close()
+        connection = _FailingConnection(self, is_writer=True)
+        connection.disk = self._disk
+        return connection
+
+
+def engine_for(state_dir: Path, disk: Disk | None = None) -> Engine:
+    """Return the engine that a test's state directory is opened with."""
+    if _databases:
+        url = _databases[-1].url(state_dir)
+        return Postgres(url) if disk is None else _FailingPostgres(url, disk)
+    path = state_dir / FILE_NAME
+    return Sqlite(path) if disk is None else Sqlite(path, disk.connect)
+
+
+def directory_for(state_dir: Path) -> StateDirectory:
+    """Lock a test's state directory."""
+    return StateDirectory(state_dir, has_database=not _databases)
+
+
 def make_database(state_dir: Path) -> Path:
     """Make a state directory with an empty database file; return the file's path."""
     with StateDirectory(state_dir) as directory:
@@ -117,13 +239,13 @@ def opened(
 ) -> Iterator[State]:
     """Open a state directory; close it in good order at the end."""
     state = State.open(
-        StateDirectory(state_dir),
+        directory_for(state_dir),
         boot_id=boot_id,
         keep_days=30,
         max_mib=max_mib,
         on_commit=published or Published(),
         clock=clock,
-        engine=None if disk is None else Sqlite(state_dir / FILE_NAME, disk.connect),
+        engine=engine_for(state_dir, disk),
     )
     try:
         yield state
@@ -197,9 +319,9 @@ def opened_database(
     disk: Disk | None = None,
 ) -> Iterator[Database]:
     """Open a database for writing, without a thread beside the test."""
-    path = make_database(state_dir)
-    engine = Sqlite(path) if disk is None else Sqlite(path, disk.connect)
-    with closing(engine.open()) as connection:
+    with directory_for(state_dir):
+        engine = engine_for(state_dir, disk)
+    with closing(engine), closing(engine.open()) as connection:
         yield Database(engine, connection, boot_id, published or Published())
 
 

@@ -21,6 +21,8 @@ from relayd.state.records import Client, KeyInfo, KeyState, utc_text
 from relayd.state.state import State
 from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 
 def once(key: str, generation: int | None = None) -> Caller:
     """Return a caller with an idempotency key."""

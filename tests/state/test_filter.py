@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word,
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
 from relayd.state.sqlite import SQLITE
-from tests.state.harness import a_record, as_ended, opened_database
+from tests.state.harness import a_record, as_ended, on_postgres, opened_database
 
 
 @pytest.mark.parametrize(
@@ -248,10 +249,15 @@ def cases(draw: st.DrawFn) -> tuple[RequestRecord, Filter]:
     return record, Filter("", tuple(draw(st.lists(some, max_size=2))))
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    """A real database on disk."""
-    with opened_database(tmp_path_factory.mktemp("state")) as database:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def connection(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Connection]:
+    """A real database of each kind."""
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            stack.enter_context(on_postgres(request.getfixturevalue("postgres_databases")))
+        database = stack.enter_context(opened_database(tmp_path_factory.mktemp("state")))
         yield database.connection
 
 

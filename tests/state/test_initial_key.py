@@ -16,6 +16,8 @@ from relayd.state.keys import new_key
 from relayd.state.records import KeyState
 from tests.state.harness import ALICE, Clock, Disk, opened
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 GIVEN = "a-key-of-my-own-0123456789"
 
 
@@ -125,6 +127,7 @@ async def test_a_ring_of_dead_keys_is_not_empty(tmp_path: Path) -> None:
         assert state.ring.verify(GIVEN.encode()) is None
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("loss", ["the file", "the rows"])
 async def test_a_ring_that_was_filled_is_never_filled_again(tmp_path: Path, loss: str) -> None:
     """Keys that are lost do not come back from the environment; the start says how to get a new one."""

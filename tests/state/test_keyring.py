@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from relayd.state.database import Database
-from relayd.state.directory import FILE_NAME, StateDirectory
+from relayd.state.directory import StateDirectory
 from relayd.state.engine import EngineError
 from relayd.state.errors import (
     BadChange,
@@ -34,7 +34,9 @@ from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_t
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from relayd.state.writer import Writer
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, opened, wait_until
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, engine_for, opened, wait_until
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 BOB = Caller(Peer(uid=1001, pid=77, login="bob"))
 
@@ -162,7 +164,7 @@ async def test_expired_keys_are_marked_on_disk(tmp_path: Path) -> None:
 
 def stored_state(state_dir: Path, key_id: str) -> str:
     """Return the state of a key as it is on disk."""
-    with closing(sqlite3.connect(state_dir / FILE_NAME)) as connection:
+    with closing(engine_for(state_dir)) as engine, engine.reading(lambda: False, 10.0) as connection:
         (found,) = connection.execute("SELECT state FROM keys WHERE id = ?", (key_id,)).fetchone()
     return str(found)
 
@@ -220,6 +222,7 @@ async def test_uses_show_at_once_and_reach_the_disk(tmp_path: Path) -> None:
         assert (key.last_used_at, key.last_used_ip) == (utc_text(NOON_S + 4), "192.0.2.9")
 
 
+@pytest.mark.sqlite
 def test_uses_that_the_disk_refused_are_written_later(tmp_path: Path) -> None:
     """A full disk delays the note of a use, it does not lose it; without a use nothing is written."""
     disk = Disk()
@@ -398,6 +401,7 @@ async def test_refusals_are_audited_and_change_nothing(tmp_path: Path) -> None:
         assert (state.ring.keys(), state.ring.generation) == (before, 1)
 
 
+@pytest.mark.sqlite
 async def test_an_older_ring_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Once, with both generations: a backup was restored, or a damaged WAL took the newest changes along."""
     with opened(tmp_path / "state") as state:
@@ -420,6 +424,7 @@ async def test_an_older_ring_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
 # Bad disks.
 
 
+@pytest.mark.sqlite
 async def test_a_change_is_refused_once_the_database_has_left_its_place(tmp_path: Path) -> None:
     """Every change says so and leaves the ring as it is, and so does the state of the disk."""
     with opened(tmp_path / "state") as state:
@@ -526,6 +531,7 @@ async def test_a_caller_who_leaves_does_not_part_memory_and_disk(tmp_path: Path)
         assert shown(state.ring, first.key.id).state is KeyState.RETIRING
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("damage", ["DELETE FROM ring", "UPDATE keys SET created_at = x'00ff'"])
 async def test_a_ring_that_makes_no_sense_stops_the_start(tmp_path: Path, damage: str) -> None:
     """Rather than run without knowing which keys are good, the start ends with a sentence."""
@@ -543,6 +549,7 @@ async def test_a_ring_that_makes_no_sense_stops_the_start(tmp_path: Path, damage
         )
 
 
+@pytest.mark.sqlite
 async def test_the_file_itself_refuses_a_second_active_key(tmp_path: Path) -> None:
     """Whatever a bug decides, a client can't get two active keys on disk."""
     with opened(tmp_path / "state") as state:

@@ -1,15 +1,39 @@
-"""What is PostgreSQL's own: connections that break, waits that end, commits without an answer."""
+"""What is PostgreSQL's own: connections that break, waits that end, commits without an answer, versions."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
+import pytest
+
+from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
+from relayd.state.engine import EngineError, Fault, as_state_errors
+from relayd.state.errors import StateDamaged, StateUnreachable
 from relayd.state.filter import parse_filter
 from relayd.state.keyring import KeyOwner
-from relayd.state.postgres import Postgres
+from relayd.state.postgres import TIMEOUT_S, Postgres, PostgresConnection
 from relayd.state.state import State
-from tests.state.harness import ALICE, Published, a_record, as_ended
+from tests.state.harness import ALICE, Published, a_record, as_ended, patience, patient_url, wait_until
+from tests.support.postgres import Postgres as Server
+from tests.wire import PATIENCE_S
+
+
+@pytest.fixture
+def engine(postgres_url: str) -> Iterator[Postgres]:
+    """A database on a server that the test may stop, kill and freeze."""
+    with patience(), closing(Postgres(patient_url(postgres_url))) as engine:
+        yield engine
+
+
+def counted(database: Database) -> int:
+    """Count once more, in a transaction of its own."""
+    with database.transaction(durable=True) as transaction:
+        return transaction.next_seq()
 
 
 async def test_keys_log_and_audit_live_in_postgresql(tmp_path: Path, postgres_url: str) -> None:
@@ -42,3 +66,190 @@ async def test_keys_log_and_audit_live_in_postgresql(tmp_path: Path, postgres_ur
     assert state.ring.verify(made.secret.encode()) == KeyOwner(made.key.id, "web")
     assert [entry.action for entry in state.reader.audit().entries] == ["add"]
     assert state.close()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["relayd.lock"]
+
+
+def test_a_restart_of_the_server_is_not_noticed_between_transactions(
+    postgres: Server, engine: Postgres
+) -> None:
+    """The connections that it broke are made anew, for the writer and for readers."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+        assert counted(database) == 1
+        with engine.reading(lambda: False, PATIENCE_S) as reader:
+            assert reader.execute("SELECT 1").rows == [(1,)]
+        postgres.restart()
+        assert counted(database) == 2
+        with engine.reading(lambda: False, PATIENCE_S) as reader:
+            assert reader.execute("SELECT value FROM meta WHERE name = 'seq'").rows == [(2,)]
+        assert engine.health.is_ok
+
+
+def test_a_transaction_that_breaks_changes_nothing(postgres: Server, engine: Postgres) -> None:
+    """Its statements are not repeated on a new connection; the next transaction works."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+
+        def breaks() -> None:
+            with database.transaction(durable=True) as transaction:
+                transaction.next_seq()
+                postgres.restart()
+                with pytest.raises(EngineError):
+                    transaction.connection.execute("SELECT 1")
+                transaction.connection.execute("SELECT 1")
+
+        with pytest.raises(EngineError, match="broke") as refused:
+            breaks()
+        assert refused.value.fault is Fault.UNREACHABLE
+        assert counted(database) == 1
+
+
+def test_a_server_that_stands_still_is_waited_for_once(postgres: Server, engine: Postgres) -> None:
+    """The first statement waits 2 s and no longer, all others fail at once; it goes on without a restart."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+        counted(database)
+        connection._timeout_s = TIMEOUT_S
+        with postgres.frozen():
+            with pytest.raises(EngineError) as refused:
+                counted(database)
+            assert isinstance(refused.value.told, StateUnreachable)
+            assert str(postgres.directory) in str(refused.value.told)
+            assert not engine.health.is_ok
+            assert engine.health.error == str(refused.value.told)
+            # With a wait for each, this would take minutes.
+            for _ in range(50):
+                with pytest.raises(EngineError):
+                    counted(database)
+                with pytest.raises(EngineError), engine.reading(lambda: False, PATIENCE_S):
+                    pytest.fail("it began")
+        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+        assert counted(database) == 2
+
+
+def test_a_reader_that_is_closed_waits_no_longer(postgres: Server, engine: Postgres) -> None:
+    """A query ends as soon as its reader is closed, whatever the server does."""
+    engine.open().close()
+    asked: list[None] = []
+
+    def is_cancelled() -> bool:
+        asked.append(None)
+        return True
+
+    with (
+        pytest.raises(EngineError) as refused,
+        engine.reading(is_cancelled, PATIENCE_S) as reader,
+        postgres.frozen(),
+    ):
+        reader.execute("SELECT 1")
+    assert refused.value.fault is Fault.INTERRUPTED
+    assert asked
+
+
+class LosesTheAnswer(PostgresConnection):
+    """Its connection breaks at a COMMIT: before the server has it, or after."""
+
+    is_committed = True
+    is_lost = False
+
+    def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
+        if not self.is_lost or not query.endswith(b"COMMIT"):
+            return super()._run_once(query, parameters)  # type: ignore[arg-type]
+        if self.is_committed:
+            super()._run_once(query, parameters)  # type: ignore[arg-type]
+        assert self._raw is not None
+        self._raw.close()
+        return super()._run_once(query, parameters)  # type: ignore[arg-type]
+
+
+def attempt(database: Database, done: list[str]) -> tuple[Transaction, Fault | None]:
+    """Commit something; return what is known of it by then, and the fault of the commit."""
+    transactions: list[Transaction] = []
+    try:
+        with database.transaction(durable=True) as transaction:
+            transactions.append(transaction)
+            transaction.next_seq()
+            transaction.after_commit.append(lambda: done.append("done"))
+    except EngineError as error:
+        return transactions[0], error.fault
+    return transactions[0], None
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_commit_without_an_answer_is_looked_up(engine: Postgres, *, is_committed: bool) -> None:
+    """Its caller learns what became of it, and what follows a commit is done."""
+    engine.open().close()
+    with closing(LosesTheAnswer(engine, is_writer=True)) as connection:
+        database, done = Database(engine, connection, "boot-1", Published()), list[str]()
+        counted(database)
+        connection.is_lost, connection.is_committed = True, is_committed
+        transaction, fault = attempt(database, done)
+        connection.is_lost = False
+        assert fault is (None if is_committed else Fault.UNREACHABLE)
+        assert transaction.is_committed is is_committed
+        assert counted(database) == (3 if is_committed else 2)
+        assert done == (["done"] if is_committed else [])
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
+    engine: Postgres, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+) -> None:
+    """While the server is away its outcome is unknown; then, what follows a commit is done once, or never."""
+    engine.open().close()
+    with closing(LosesTheAnswer(engine, is_writer=True)) as connection:
+        database, done = Database(engine, connection, "boot-1", Published()), list[str]()
+        counted(database)
+        connection.is_lost, connection.is_committed = True, is_committed
+        is_away = threading.Event()
+        is_away.set()
+
+        def probe() -> None:
+            if is_away.is_set():
+                raise engine.unreachable("away")
+
+        monkeypatch.setattr(engine.breaker, "_probe", probe)
+        engine.breaker.open(engine.unreachable("away"))
+        transaction, fault = attempt(database, done)
+        connection.is_lost = False
+        assert (fault, transaction.is_committed, done) == (Fault.UNKNOWN, None, [])
+        with pytest.raises(EngineError):
+            database.resolve(transaction)
+        with pytest.raises(EngineError):
+            counted(database)
+        is_away.clear()
+        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+        assert database.resolve(transaction) is is_committed
+        assert done == (["done"] if is_committed else [])
+        assert counted(database) == (3 if is_committed else 2)
+        assert database.resolve(transaction) is is_committed
+        assert done == (["done"] if is_committed else [])
+
+
+def test_a_database_of_another_program_is_refused(engine: Postgres, postgres_url: str) -> None:
+    """Its tables are not touched."""
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("CREATE TABLE clients (name text)")
+        with pytest.raises(StateDamaged, match="a table 'clients' of another program"):
+            engine.open()
+        assert other.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://relayd:s3cret@/x?port=none&host=/nowhere", "'x' at /nowhere:none does not answer"),
+        ("postgresql://relayd:s3cret@/x?host=/nowhere", r"'x' at /nowhere:5432 does not answer"),
+        ("postgresql://relayd:s3cret@/x?colour=red", "not the URL of a PostgreSQL database"),
+    ],
+)
+def test_the_password_is_in_no_message(url: str, says: str) -> None:
+    """Messages name the database and its host; a URL that can't be read is not repeated."""
+
+    def open_it() -> None:
+        with closing(Postgres(url)) as engine, as_state_errors(engine):
+            engine.open()
+
+    with pytest.raises(StateUnreachable, match=says) as refused:
+        open_it()
+    assert "s3cret" not in str(refused.value)

@@ -19,6 +19,8 @@ from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from tests.state.harness import ALICE, Published, a_record, as_ended, opened, wait_until
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 
 def fill(state: State, count: int) -> None:
     """So many requests, every third of which failed, all on disk."""
@@ -132,6 +134,7 @@ async def test_audit_is_paged(tmp_path: Path) -> None:
         assert first.entries[0].key_ids == ("k1", "k2")
 
 
+@pytest.mark.sqlite
 async def test_the_file_alone_is_enough(tmp_path: Path) -> None:
     """After the daemon ended, everything can be read from the file, by a reader of its own."""
     with opened(tmp_path / "state") as state:
@@ -194,6 +197,7 @@ def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pyt
         assert len(state.reader.page(hard, limit=1000).records) == 1000
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     "damage",
     [

@@ -10,24 +10,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relayd.state.engine import Connection
+from relayd.state.database import Database
 from relayd.state.reader import LogReader
 from relayd.state.records import Ended, LogEvent, Lost, RequestRecord, Started
 from relayd.state.request_log import BATCH_ENTRIES, RETRY_S, RequestLog
-from relayd.state.sqlite import Sqlite
-from tests.state.harness import Clock, Disk, Published, a_record, as_ended, file_of, opened_database
+from tests.state.harness import Clock, Disk, Published, a_record, as_ended, opened_database
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 
 class Harness:
     """A request log on a disk, written when the test says so."""
 
-    def __init__(self, connection: Connection, log: RequestLog, disk: Disk, published: Published) -> None:
-        self.connection = connection
+    def __init__(self, database: Database, log: RequestLog, disk: Disk, published: Published) -> None:
+        self.engine = database.engine
+        self.connection = database.connection
         self.log = log
         self.disk = disk
         self.published = published
         self.woken: list[None] = []
-        self.path = Path()
 
     def request(self, number: int, status: int = 200, boot_id: str = "boot-1") -> RequestRecord:
         """Queue a request that starts and ends at once."""
@@ -38,7 +39,7 @@ class Harness:
 
     def replayed(self) -> list[LogEvent]:
         """Return what the log on disk says happened."""
-        events = LogReader(Sqlite(self.path)).events(0, 5000)
+        events = LogReader(self.engine).events(0, 5000)
         return [event for event in events if isinstance(event, Started | Ended | Lost)]
 
 
@@ -50,8 +51,7 @@ def harness(state_dir: Path, capacity: int = 10_000, boot_id: str = "boot-1") ->
         log = RequestLog(
             database, lambda: made.woken.append(None), Clock(), lambda *_: None, lambda _: None, capacity
         )
-        made = Harness(database.connection, log, disk, published)
-        made.path = file_of(database)
+        made = Harness(database, log, disk, published)
         yield made
 
 
@@ -121,6 +121,7 @@ def test_what_a_full_disk_refuses_is_kept_and_tried_again(good: Harness, failing
     assert [event.seq for event in good.published.events] == [1, 2, 3, 4]
 
 
+@pytest.mark.sqlite
 def test_a_real_full_database(good: Harness) -> None:
     """SQLite's own limit on pages acts like a full disk: refused, kept, and written once it is lifted."""
     pages = good.connection.execute("PRAGMA page_count").fetchone()[0]
@@ -220,14 +221,14 @@ def test_hostile_text_is_stored_harmlessly(good: Harness) -> None:
     record.prompt_tokens = 10**30
     good.log.started(record)
     assert good.log.write() is None
-    stored = LogReader(Sqlite(good.path)).get(record.id)
+    stored = LogReader(good.engine).get(record.id)
     assert stored is not None
     assert (stored.user_agent, stored.model, stored.prompt_tokens) == ("a\ufffdb", "\ufffd", 2**63 - 1)
 
 
-def test_two_daemons_share_one_sequence(good: Harness) -> None:
+def test_two_daemons_share_one_sequence(tmp_path: Path, good: Harness) -> None:
     """The old and the new daemon may write side by side: places in the log never collide."""
-    with harness(good.path.parent, boot_id="boot-2") as other:
+    with harness(tmp_path / "state", boot_id="boot-2") as other:
         for number in range(10):
             good.request(number)
             good.log.write()

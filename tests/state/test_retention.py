@@ -15,8 +15,9 @@ from relayd.state.reader import LogReader
 from relayd.state.records import Audited, AuditEntry, Ended, Gap, Started, utc_text
 from relayd.state.request_log import RequestLog
 from relayd.state.retention import CHUNK_ROWS, Retention
-from relayd.state.sqlite import Sqlite
-from tests.state.harness import ALICE, NOON_S, Clock, a_record, as_ended, file_of, opened_database
+from tests.state.harness import ALICE, NOON_S, Clock, a_record, as_ended, opened_database
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 DAY_S = 86_400
 
@@ -27,11 +28,11 @@ class Harness:
     def __init__(self, database: Database, *, max_mib: int) -> None:
         self.clock = Clock()
         self.database = database
-        self.path = file_of(database)
+        self.path = Path(database.engine.where)
         self.connection = database.connection
         self.log = RequestLog(database, lambda: None, self.clock, lambda *_: None, lambda _: None, 10**6)
         self.retention = Retention(database, keep_days=30, max_mib=max_mib, clock=self.clock)
-        self.reader = LogReader(Sqlite(self.path))
+        self.reader = LogReader(database.engine)
 
     def requests(self, numbers: range, days_ago: float = 0.0) -> None:
         """Write requests that started so long ago."""
@@ -109,6 +110,7 @@ def test_a_long_request_does_not_tear_a_hole(log: Harness) -> None:
     assert events[-1].record.id == "req-000900"
 
 
+@pytest.mark.sqlite
 def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
     """Beyond the size, the oldest go whatever their age, and the file gives space back."""
     with harness(tmp_path / "state", max_mib=2) as log:
@@ -125,6 +127,7 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
         assert isinstance(log.reader.events(0)[0], Gap)
 
 
+@pytest.mark.sqlite
 def test_free_pages_are_given_back_piece_by_piece(log: Harness) -> None:
     """After many requests went, the file shrinks, a bounded piece a round."""
     log.requests(range(12_000), days_ago=31)

@@ -30,6 +30,8 @@ from tests.state.harness import (
     wait_until,
 )
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 
 def test_a_request_is_on_disk_and_published_as_it_starts_and_ends(tmp_path: Path) -> None:
     """The path of every request: noted, committed, published, readable, there after a restart."""
@@ -71,6 +73,7 @@ async def test_an_act_that_can_t_be_audited_is_told(tmp_path: Path) -> None:
         disk.mended()
 
 
+@pytest.mark.sqlite
 async def test_a_backup_in_place_of_a_database_in_use_is_what_the_next_start_has(tmp_path: Path) -> None:
     """Nothing of the old WAL comes into it, and the old database is whole where it was moved to."""
     with opened(tmp_path / "state") as state:
@@ -91,6 +94,7 @@ async def test_a_backup_in_place_of_a_database_in_use_is_what_the_next_start_has
         assert moved.execute("SELECT count(*) FROM keys").fetchone() == (4,)
 
 
+@pytest.mark.sqlite
 def test_a_clean_end_leaves_no_wal(tmp_path: Path) -> None:
     """After the close there is no WAL left, and a second close does no harm."""
     with opened(tmp_path / "state") as state:
@@ -110,6 +114,7 @@ def try_to_open(state_dir: Path) -> None:
         pass
 
 
+@pytest.mark.sqlite
 def test_a_start_on_a_full_disk_serves_by_the_ring_that_is_there(tmp_path: Path) -> None:
     """What a start has to note waits with the log: itself, and what a crash left open before it."""
     with opened(tmp_path / "state", boot_id="crashed") as state:
@@ -150,6 +155,7 @@ def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
     assert "relayd-state-writer" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.sqlite
 def test_a_start_that_cannot_be_noted_for_another_reason_fails_in_words(tmp_path: Path) -> None:
     """A database that is not what it should be is no full disk; no thread stays behind."""
     try_to_open(tmp_path / "state")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from relayd.state.records import utc_text
 from relayd.state.stored_objects import Owner
 from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened, wait_until
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 _WEB = Owner("web", "first", "responses", utc_text(NOON_S))
 _PHONE = Owner("phone", None, "conversations", utc_text(NOON_S))

@@ -244,10 +244,10 @@ class Postgres:
         hosts = f"host={self.directory},{other.directory}&port=5432,5432"
         return f"postgresql://{user}@/{database}?{hosts}&target_session_attrs=read-write"
 
-    def create_database(self) -> str:
-        """Create an empty database and return its name."""
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database, empty or a copy of another one, and return its name."""
         name = f"test{next(self._numbers)}"
-        self.execute("CREATE DATABASE {} OWNER relayd", name)
+        self.execute("CREATE DATABASE {} OWNER relayd TEMPLATE {}", name, template)
         return name
 
     def drop_database(self, name: str) -> None:
