@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +117,17 @@ class Program:
     def cpu_s(self) -> float:
         """Return the CPU seconds of the program and its running children."""
         return sum(cpu_s(pid) for pid in self._pids())
+
+    def workers_cpu_s(self) -> dict[int, float]:
+        """Return the CPU seconds of each worker by its process id; of the program itself if it has none."""
+        program, *workers = self._pids()
+        return {pid: cpu_s(pid) for pid in workers or [program]}
+
+    def run_on(self, cores: Collection[int]) -> None:
+        """Let all processes and threads of the program run on these cores, from now on."""
+        for pid in self._pids():
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(task.name), cores)
 
     def resident_mib(self) -> float:
         """Return the resident memory of the program and its children."""

@@ -130,6 +130,16 @@ def on_postgresql(relayd: Relay) -> Relay:
     return replace(relayd, name="PostgreSQL", start=start, database=postgresql.start)
 
 
+def with_workers(relayd: Relay, count: int) -> Relay:
+    """Return the same relayd with so many processes."""
+
+    def start(folder: Path, port: int, upstream: int) -> Start:
+        start = relayd.start(folder, port, upstream)
+        return replace(start, env=start.env | {"RELAYD_SERVER__WORKERS": str(count)})
+
+    return replace(relayd, name=f"{count} workers", start=start)
+
+
 def with_bounds(relayd: Relay, name: str = "bounded") -> Relay:
     """Return the same relayd, whose client has every bound that counts, none of which it reaches."""
 

@@ -22,7 +22,7 @@ import httpx2
 
 from benchmark import terminal
 from benchmark.programs import Cores, Program, free_port, on_core
-from benchmark.relays import ROOT, Relay, Start, environment
+from benchmark.relays import ROOT, Relay, Start, environment, with_workers
 
 Figures = dict[str, float]
 Group = dict[str, Any]
@@ -43,6 +43,8 @@ _ROTATE_EVERY_S = 0.25
 _GRACE_S = 1.0
 _EXPIRY_TOLERANCE_S = 0.1
 _CALLERS = 4
+_A_WORKERS_STREAMS = 80
+_WORKER_ROUNDS = 5
 
 
 class Bench:
@@ -171,6 +173,19 @@ class Run:
             self.notes.append(f"{group}: {result['errors']}")
         return result, self._cpu_s() - before_s
 
+    def rate(self, group: Group) -> float:
+        """Return how many deltas a second the relay relays when its busiest worker has a core to itself."""
+        assert self._program is not None  # noqa: S101 - only relays have this row
+        before_s = self._program.workers_cpu_s()
+        result, _ = self.play(group)
+        after_s = self._program.workers_cpu_s()
+        return float(result["deltas"]) / max(after_s[pid] - before_s[pid] for pid in before_s)
+
+    def use_both_cores(self) -> None:
+        """Share the load's core as well."""
+        assert self._program is not None  # noqa: S101 - as above
+        self._program.run_on({self.bench.cores.measured, self.bench.cores.load})
+
     def _cpu_s(self) -> float:
         return self._program.cpu_s() if self._program else 0.0
 
@@ -252,6 +267,30 @@ def _growth(run: Run) -> Figures:
         if early_mib is None and streams >= _GROWTH_FROM:
             early_mib = run.resident_mib()
     return {"MiB of growth, 10,000th to 100,000th stream": run.resident_mib() - (early_mib or 0.0)}
+
+
+def _workers(run: Run) -> Figures:
+    """Compare two workers with one, each worker with the same load; the CPU of the load does not count."""
+    one_rates, two_rates, one_ms, two_ms = [], [], [], []
+    with run.bench.running(with_workers(run.relay, 2)) as two:
+        for each in (run, two):
+            each.use_both_cores()
+            each.play(_streams(_A_WORKERS_STREAMS, 100, 10, 1.0))
+        for _ in range(_WORKER_ROUNDS):
+            one_rates.append(run.rate(_streams(_A_WORKERS_STREAMS, 300, 10, 1.0)))
+            two_rates.append(two.rate(_streams(2 * _A_WORKERS_STREAMS, 300, 10, 1.0)))
+            for each, found in ((run, one_ms), (two, two_ms)):
+                result, _ = each.play(_streams(_A_WORKERS_STREAMS, 300, 10, 1.0))
+                found.append(result["age_ms"]["p99"])
+        run.notes += two.notes
+    ratios = [two_rate / one_rate for one_rate, two_rate in zip(one_rates, two_rates, strict=True)]
+    return {
+        "deltas/s of 1 worker, with a core of its own": statistics.median(one_rates),
+        "deltas/s of 2 workers, each with a core": statistics.median(two_rates),
+        "deltas/s of 2 workers by those of 1": statistics.median(ratios),
+        "ms p99 of a delta, 1 worker, load included": statistics.median(one_ms),
+        "ms p99 of a delta, 2 workers, load included": statistics.median(two_ms),
+    }
 
 
 class _Callers:
@@ -346,5 +385,5 @@ def _terminal(run: Run) -> Figures:
 
 SHARED_ROWS = {"idle": _idle, "paced": _paced, "long": _long, "churn": _churn, "first": _first}
 """Measured in every round, one after the other on one start of each relay."""
-OWN_ROWS = {"held": _held, "growth": _growth, "rotation": _rotation, "tui": _terminal}
+OWN_ROWS = {"held": _held, "growth": _growth, "rotation": _rotation, "workers": _workers, "tui": _terminal}
 """Measured once, each on a relayd of its own, and only for this tree: they have goals of their own."""
