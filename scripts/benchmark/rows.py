@@ -271,7 +271,10 @@ def _growth(run: Run) -> Figures:
 
 def _workers(run: Run) -> Figures:
     """Compare two workers with one, each worker with the same load; the CPU of the load does not count."""
-    one_rates, two_rates, one_ms, two_ms = [], [], [], []
+    one_rates: list[float] = []
+    two_rates: list[float] = []
+    one_ms: list[float] = []
+    two_ms: list[float] = []
     with run.bench.running(with_workers(run.relay, 2)) as two:
         for each in (run, two):
             each.use_both_cores()
