@@ -10,6 +10,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id, public_url
 from relayd.state.directory import StateDirectory, refuse_network_file_system
 from relayd.state.engine import Engine
-from relayd.state.errors import RingError, StateError
+from relayd.state.errors import RingError, StateError, StateUnreachable
 from relayd.state.keyring import InitialKey, InitialKeyOutcome
 from relayd.state.state import State
 from relayd.supervisor import Supervisor, SupervisorLink
@@ -45,6 +46,8 @@ from relayd.systemd import ServiceManager, SystemdError, inherited_sockets, watc
 _log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.0005
+_NEXT_START_S = 10.0
+"""How long systemd waits for the end of a process that cannot reach its database."""
 
 _TRY_BODY = '{"messages":[{"role":"user","content":"Say hi"}]}'
 
@@ -89,7 +92,7 @@ def run(args: Namespace) -> int:
     try:
         return _serve(_Plan(settings, reread, inherited, demo))
     except _REFUSALS as error:
-        return _refuse(str(error))
+        return _refuse_start(error, settings)
     except OSError as error:
         return _refuse(f"relayd cannot start: {error}")
 
@@ -164,7 +167,7 @@ def _supervise(plan: _Plan, place: _Place) -> int:
         try:
             return _run_server(plan, place, link)
         except _REFUSALS as error:
-            return _refuse(str(error))
+            return _refuse_start(error, settings)
 
     # Import nothing and collect nothing more: what the workers have in common stays shared.
     gc.collect()
@@ -323,6 +326,15 @@ def _find_first_key(path: Path, client: str) -> str:
         "No authorization key has been used yet. If the first one was lost, make another: "
         f"relayd keys rotate {client} --grace 0s"
     )
+
+
+def _refuse_start(error: Exception, settings: Settings) -> int:
+    status = _refuse(str(error))
+    is_shared = bool(settings.state.url.get_secret_value())
+    if is_shared and isinstance(error, StateUnreachable) and "NOTIFY_SOCKET" in os.environ:
+        # After five quick starts systemd gives up; after a power cut, the database may come up much later.
+        time.sleep(_NEXT_START_S)
+    return status
 
 
 def _refuse(sentence: str) -> int:

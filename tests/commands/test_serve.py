@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,28 @@ def test_another_relayd_at_the_port_is_named(
     with Daemon(tmp_path / "other") as other:
         monkeypatch.setenv("SERVER_PORT", str(other.port))
         assert f"Address already in use by another relayd (pid {other.pid}); stop" in _refused(capsys)
+
+
+def test_without_its_database_systemd_does_not_give_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The end comes late enough for any number of restarts (at most 5 in 10 s); a person does not wait."""
+    sleep, slept_s = time.sleep, []
+
+    def sleep_less(duration_s: float) -> None:
+        if duration_s < 1:  # other threads' own
+            sleep(duration_s)
+        else:
+            slept_s.append(duration_s)
+
+    monkeypatch.setattr("time.sleep", sleep_less)
+    monkeypatch.setenv("RELAYD_STATE__URL", f"postgresql://relayd@/relayd?host={tmp_path}")
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert "does not answer" in _refused(capsys)
+    assert slept_s == []
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
+    assert "does not answer" in _refused(capsys)
+    assert slept_s == [10.0]
 
 
 def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
