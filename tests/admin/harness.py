@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typing_extensions import override
 
 from relayd.admin.client import AdminClient
@@ -29,7 +30,7 @@ from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
 from tests.harness import KEY, Relay, running_relay
 from tests.state.harness import BorrowedDirectory
-from tests.wire import Reply, Wire, body, post, until
+from tests.wire import PATIENCE_S, Reply, Wire, body, post, until
 
 NOON_S = 1_800_000_000.0
 
@@ -176,6 +177,13 @@ async def whole_daemon() -> AsyncIterator[tuple[Relay, AdminClient]]:
         yield relay, AdminClient(relay.state.path.parent / "admin.sock")
 
 
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let databases and instances answer as late as on the busiest machine."""
+    monkeypatch.setattr("relayd.admin.all_instances.ANSWER_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("relayd.state.sqlite.BUSY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("relayd.state.postgres.TIMEOUT_S", PATIENCE_S)
+
+
 def worker_of(directory: StateDirectory, number: int) -> AbstractAsyncContextManager[Relay]:
     """Run a daemon whose database is in this directory, as that of other ones."""
     return running_relay(directory=BorrowedDirectory(directory), worker=number)
@@ -197,6 +205,7 @@ async def whole_daemons(
             directory = stack.enter_context(StateDirectory(home / "state"))
             daemons = [worker_of(directory, number) for number in range(1, count + 1)]
         else:
+            url = f"{url}&connect_timeout={PATIENCE_S:.0f}"
             daemons = [running_relay(database_url=url, boot_id=f"boot-{n}") for n in range(1, count + 1)]
         relays = [await stack.enter_async_context(daemon) for daemon in daemons]
         await until(lambda: all(len(relay.state.instances.live()) == count for relay in relays))

@@ -31,6 +31,7 @@ from relayd.state.directory import StateDirectory
 from tests.admin.harness import (
     admin_api,
     admin_apis,
+    be_patient,
     open_chat,
     raw,
     read_to_end,
@@ -46,7 +47,7 @@ _HOST = socket.gethostname()
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, an instance that lives answers in time."""
-    monkeypatch.setattr("relayd.admin.all_instances.ANSWER_WITHIN_S", PATIENCE_S)
+    be_patient(monkeypatch)
 
 
 async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
@@ -75,8 +76,8 @@ async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
     assert status.engine == EngineStatus(kind=EngineKind.SQLITE, where=str(tmp_path / "state" / "relayd.db"))
 
 
-async def test_every_instance_lists_all(tmp_path: Path) -> None:
-    """By name; each says which one it is, and the status counts them."""
+async def test_every_instance_lists_all_and_a_change_says_which_have_it(tmp_path: Path) -> None:
+    """By name, and each says which one it is; so for keys and for clients."""
     async with admin_apis(tmp_path, 3) as apis:
         for number, api in enumerate(apis, 1):
             found = await api.client.instances()
@@ -86,11 +87,6 @@ async def test_every_instance_lists_all(tmp_path: Path) -> None:
             assert (status.instance, status.worker) == (f"{_HOST}-{number}", number)
             assert status.instances.live == 3
             assert (status.max_streams, status.silent) == (300, ())
-
-
-async def test_a_change_says_which_instances_have_it(tmp_path: Path) -> None:
-    """All that follow have it within the second that the answer takes at most; clients, too."""
-    async with admin_apis(tmp_path, 3) as apis:
         key = await apis[1].client.add_key("web", generation=1, idempotency_key="one")
         assert [one.has_it for one in key.instances] == [True] * 3
         assert [api.state.ring.generation for api in apis] == [2, 2, 2]
@@ -120,6 +116,8 @@ async def test_an_instance_that_joins_a_paused_relay_is_paused(tmp_path: Path) -
                 await until(lambda: len(first.state.instances.live()) == 2)
                 await AdminClient(first.settings.admin.socket).pause()
                 assert (await second.ask()).status == 503
+                # As it stands in the database.
+                await until(lambda: second.state.instances.others()[0].intake == AcceptState.PAUSED)
             async with worker_of(directory, 3) as third:
                 assert third.server.accepting.refusal is not None
 
@@ -182,9 +180,9 @@ async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path
         assert refusal.value.status == 404
 
 
-async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path, url: str | None) -> None:
-    """The answer counts those of all instances."""
-    async with whole_daemons(tmp_path, 2, url) as relays:
+async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> None:
+    """The answer counts those of all instances; a reload reaches all as well."""
+    async with whole_daemons(tmp_path, 2) as relays:
         opened = [await open_chat(relay, "demo:deltas=10000,interval_ms=50") for relay, _ in relays]
         client = relays[0][1]
         ring = await client.keys()
@@ -197,6 +195,7 @@ async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path, url:
             assert reply.error == "key_revoked: The key of this request was revoked."
         assert change.cut == 2
         assert [one.has_it for one in change.instances] == [True, True]
+        assert await client.reload() == Reloaded()
 
 
 async def _until(client: AdminClient, *, is_ok: bool) -> None:
@@ -251,12 +250,6 @@ async def test_a_client_has_its_streams_once(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while (await ask(other.port, made.secret, body("demo"))).status != 200:
                 pass
-
-
-async def test_a_reload_reaches_all(tmp_path: Path) -> None:
-    """The report is that of the instance that was asked."""
-    async with whole_daemons(tmp_path, 2) as [(_, client), _]:
-        assert await client.reload() == Reloaded()
 
 
 async def test_metrics_are_those_of_all_instances(tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from relayd.admin.schema import InstanceRing
 from relayd.commands.changes import have_it
-from tests.admin.harness import AdminHarness, admin_apis
+from tests.admin.harness import AdminHarness, admin_apis, be_patient
 from tests.commands.harness import relayd
-from tests.wire import PATIENCE_S
 
 _HOST = socket.gethostname()
 
@@ -33,7 +32,7 @@ def test_a_change_names_the_instances_that_do_not_have_it_yet() -> None:
 
 async def test_commands_tell_of_all_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The status counts them, a change says who has it, and a drain may name one."""
-    monkeypatch.setattr("relayd.admin.all_instances.ANSWER_WITHIN_S", PATIENCE_S)
+    be_patient(monkeypatch)
     async with admin_apis(tmp_path, 2) as [one, two]:
         status = await relayd(one.socket, "status")
         assert f"instances    2 of 2 have the newest keys; this is the answer of {_HOST}-1" in status.lines
@@ -63,6 +62,7 @@ async def test_an_instance_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others have done what was asked, and the exit status says that it is not done everywhere."""
+    be_patient(monkeypatch)
     monkeypatch.setattr("relayd.admin.all_instances.ANSWER_WITHIN_S", 0.1)
     async with admin_apis(tmp_path, 2) as [one, two]:
         _fall_silent(two, "intake")
