@@ -186,9 +186,8 @@ def mark_expired(connection: Connection, key_ids: Collection[str]) -> None:
 
 def store_uses(connection: Connection, uses: Mapping[str, KeyUse]) -> None:
     """Store the uses of keys, by id, beside those that other instances have stored."""
-    # In one order everywhere: rows of two transactions are never locked crosswise.
     connection.executemany(
-        _STORE_USE, [msgspec.structs.asdict(use) | {"id": key_id} for key_id, use in sorted(uses.items())]
+        _STORE_USE, [msgspec.structs.asdict(use) | {"id": key_id} for key_id, use in uses.items()]
     )
 
 

@@ -633,6 +633,8 @@ class _KeyUses:
             return
         try:
             with database.transaction(durable=False) as transaction:
+                # Before the rows of keys, which a change of keys locks too.
+                transaction.lock()
                 store_uses(transaction.connection, unwritten)
         except BaseException:
             with self._lock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -253,3 +255,10 @@ def test_the_password_is_in_no_message(url: str, says: str) -> None:
     with pytest.raises(StateUnreachable, match=says) as refused:
         open_it()
     assert "s3cret" not in str(refused.value)
+
+
+def test_without_a_url_psycopg_is_not_imported() -> None:
+    """SQLite costs no more memory and time than before there was another engine."""
+    program = "import sys, relayd.commands.serve, relayd.server; print('psycopg' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
