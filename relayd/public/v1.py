@@ -32,7 +32,7 @@ from relayd.relay.passthrough import EVENT_STREAM, PassthroughAnswer
 from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest
 from relayd.state.errors import StateError
-from relayd.state.stored_objects import Owner
+from relayd.state.stored_objects import STORED_WITHIN_S, Owner
 
 _PASSED_IN = ("Accept", "OpenAI-Beta", "Idempotency-Key")
 _PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-model", b"content-encoding"})
@@ -290,7 +290,7 @@ class V1Handler(AdmittingHandler):
             owner = self.context.stored_objects.recent(object_id)
             if owner is None:
                 try:
-                    owner = await asyncio.to_thread(self.context.find_owner, object_id)
+                    owner = await self._find_owner(object_id)
                 except StateError as error:
                     raise RelayError(
                         ErrorCode.STATE_UNAVAILABLE,
@@ -304,6 +304,15 @@ class V1Handler(AdmittingHandler):
             self.context.stored_objects.keep(object_id, owner)
             route = owner.route
         return replace(request, route=route) if references else request
+
+    async def _find_owner(self, object_id: str) -> Owner | None:
+        find = self.context.find_owner
+        owner = await asyncio.to_thread(find, object_id)
+        if owner is None and self.context.stored_objects.is_shared:
+            # Another instance may have made it a moment ago.
+            await asyncio.sleep(STORED_WITHIN_S)
+            owner = await asyncio.to_thread(find, object_id)
+        return owner
 
     # Models.
 

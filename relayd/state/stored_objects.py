@@ -10,6 +10,8 @@ from relayd.state.database import Database
 from relayd.state.engine import Connection
 from relayd.state.records import Client, utc_text
 
+STORED_WITHIN_S = 0.25
+"""After an object was made, its owner is in the database: the time of a group and a commit, and some more."""
 _KEPT = 2000
 """Owners in memory; most objects are used again within minutes."""
 _CAPACITY = 10_000
@@ -52,6 +54,11 @@ class StoredObjects:
         self._recent: OrderedDict[str, Owner] = OrderedDict()
         self._waiting: dict[str, Owner] = {}
         """Added on the event loop, removed by the writer: each step of a dict is atomic."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether other processes may have made objects that are only in the database."""
+        return self._database.is_shared
 
     def add(self, object_id: str, owner: Owner) -> None:
         """Note who made an object; the first owner of an id keeps it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from relayd.state.records import Outcome, RequestRecord, UsageSource
+from relayd.state.reader import LogReader
+from relayd.state.records import Outcome, RequestRecord, UsageSource, utc_text
+from relayd.state.stored_objects import Owner, StoredObjects
 from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
 from tests.public.test_allowances import OPERATOR, a_key
 from tests.wire import HOST, QUESTION, Reply, Wire, fetch, post, until
@@ -652,6 +655,24 @@ async def test_a_query_that_is_not_utf_8_passes() -> None:
             for _ in range(2):
                 wire.send(f"GET /v1/responses/{made}?stream=%ff HTTP/1.1\r\n{_KEY_LINE}\r\n".encode())
                 assert (await wire.reply()).status == 200
+
+
+async def test_what_another_instance_stored_a_moment_ago_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose next request goes to another instance gets no 404 because the database is not so far."""
+    looked: list[str] = []
+
+    def object_owner(_: LogReader, object_id: str) -> Owner | None:
+        looked.append(object_id)
+        return Owner("default", None, "responses", utc_text(time.time())) if len(looked) > 1 else None
+
+    monkeypatch.setattr(LogReader, "object_owner", object_owner)
+    monkeypatch.setattr(StoredObjects, "is_shared", True)
+    async with running_relay() as relay:
+        made = json.loads((await ask_v1(relay, _response(), "/v1/responses")).body)["id"]
+        relay.state.stored_objects._recent.clear()
+        await until(lambda: not relay.state.stored_objects._waiting)
+        assert (await get_v1(relay, f"/v1/responses/{made}")).status == 200
+        assert looked == [made, made]
 
 
 async def test_what_a_client_stored_is_its_own() -> None:
