@@ -125,12 +125,10 @@ class Load:
     Args:
         machines: each gets an equal share of the clients.
         streams: how many clients there are.
-        key: returns the key for the next request.
+        key: returns the key for the next request to a machine.
     """
 
-    def __init__(
-        self, machines: Sequence[Machine], streams: int, *, key: Callable[[], str] = lambda: KEY
-    ) -> None:
+    def __init__(self, machines: Sequence[Machine], streams: int, *, key: Callable[[Machine], str]) -> None:
         self.answers: list[Answer] = []
         self._machines = [machines[n % len(machines)] for n in range(streams)]
         self._key = key
@@ -194,7 +192,7 @@ class Load:
         try:
             async with await Wire.open(machine.port, machine.host) as wire, asyncio.timeout(PATIENCE_S):
                 end = "broken"
-                wire.send(post(self._key(), payload))
+                wire.send(post(self._key(machine), payload))
                 reply = await wire.head()
                 request_id = reply.header("X-Request-Id")
                 async for _ in wire.pieces(reply):
@@ -381,9 +379,9 @@ class Trial:
     def __init__(self, machines: Sequence[Machine], streams: int, changes: KeyChanges, bounded: str) -> None:
         self.machines = machines
         self.changes = changes
-        self.load = Load(machines, streams, key=changes.valid)
+        self.load = Load(machines, streams, key=self._valid_key)
         bounded_streams = max(len(machines), streams // 10)
-        self.bounded = Load(machines, bounded_streams, key=lambda: bounded)
+        self.bounded = Load(machines, bounded_streams, key=lambda _: bounded)
         self._allowed: defaultdict[Machine, set[str]] = defaultdict(set)
         self._killed_at: dict[Machine, float] = {}
         self._killed_workers: set[str] = set()
@@ -404,10 +402,19 @@ class Trial:
         self._killed_at[machine] = time.monotonic()
         machine.kill()
 
-    def freeze(self, machine: Machine) -> None:
-        """Let a machine stand still; others may record what it has open as ended by a crash."""
+    async def freeze(self, machine: Machine) -> None:
+        """Let a machine stand still; others may record what it has open as ended by a crash.
+
+        When it goes on, its time limits are over for connections that it has not read from yet.
+        """
         self._presumed_dead.add(machine)
+        self._allowed[machine] = {"broken"}
+        await self.load.more(machine)
         machine.signal(signal.SIGSTOP)
+
+    def _valid_key(self, machine: Machine) -> str:
+        """Return a key that is still valid when the machine reads it, however late that is."""
+        return KEY if machine in self._presumed_dead else self.changes.valid()
 
     async def start(self, machine: Machine) -> None:
         """Start a machine again."""

@@ -30,7 +30,7 @@ async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], 
         under_trial.changes.outage(killed, frozen, silent=True),
     ):
         under_trial.kill(killed)
-        under_trial.freeze(frozen)
+        await under_trial.freeze(frozen)
         await under_trial.load.more(killed, end="refused")
         await under_trial.load.more(other)
 
