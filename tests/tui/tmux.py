@@ -32,10 +32,14 @@ class Tmux:
         arguments: of `python -m tui`.
         home: HOME of the app.
         size: columns and rows.
+        in_shell: start an interactive shell, and the app in it, so that the app can be suspended.
     """
 
-    def __init__(self, arguments: Sequence[str], home: Path, size: tuple[int, int]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], home: Path, size: tuple[int, int], *, in_shell: bool = False
+    ) -> None:
         self._arguments = arguments
+        self._in_shell = in_shell
         self._home = home
         self._size = size
         # Not in the test's own directory: the path of a Unix socket holds 107 bytes.
@@ -47,7 +51,18 @@ class Tmux:
         config.write_text(_CONFIG)
         program = shlex.join([sys.executable, "-m", "tui", *self._arguments])
         size = ["-x", str(self._size[0]), "-y", str(self._size[1])]
-        self._tmux("-f", str(config), "new-session", "-d", *size, "-c", str(ROOT), f"exec {program}")
+        self._tmux(
+            "-f",
+            str(config),
+            "new-session",
+            "-d",
+            *size,
+            "-c",
+            str(ROOT),
+            f"exec {'sh -i' if self._in_shell else program}",
+        )
+        if self._in_shell:
+            self.type(f"{program}\n")
         return self
 
     def __exit__(
@@ -72,6 +87,11 @@ class Tmux:
         return subprocess.run(
             command, env=env, check=True, capture_output=True, text=True, timeout=PATIENCE_S
         ).stdout
+
+    @property
+    def pid(self) -> int:
+        """The process id of the app, or of the shell that it is in."""
+        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
 
     def has_rung(self) -> bool:
         """Whether the bell has rung."""

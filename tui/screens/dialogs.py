@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
 from typing import ClassVar, Generic, TypeVar
 
 from textual import on
@@ -23,7 +24,6 @@ from tui.widgets.columns import COLUMN_NAMES
 T = TypeVar("T")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _FULL = re.compile(r"(\d{4})-(\d{2})-(\d{2})[ T](\d{1,2}):(\d{2})(?::(\d{2}))?")
-_DAY_S = 86_400
 
 
 class Dialog(ModalScreen[T | None], Generic[T]):
@@ -142,15 +142,20 @@ def parse_moment(text: str, now_s: float) -> float:
         ValueError: the sentence says how times are written.
     """
     text = text.strip()
-    now = time.localtime(now_s)
     short, full = _CLOCK.fullmatch(text), _FULL.fullmatch(text)
-    if full is not None:
-        year, month, day, hour, minute, second = (int(part or 0) for part in full.groups())
-        return time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
-    if short is not None:
-        hour, minute, second = (int(part or 0) for part in short.groups())
-        at_s = time.mktime((now.tm_year, now.tm_mon, now.tm_mday, hour, minute, second, 0, 0, -1))
-        return at_s - _DAY_S if at_s > now_s else at_s
+    try:
+        if full is not None:
+            year, month, day, *clock = (int(part or 0) for part in full.groups())
+            return datetime.combine(
+                date(year, month, day), clock_time(clock[0], clock[1], clock[2])
+            ).timestamp()
+        if short is not None:
+            hour, minute, second = (int(part or 0) for part in short.groups())
+            at = datetime.combine(date.fromtimestamp(now_s), clock_time(hour, minute, second))  # noqa: DTZ012 - local
+            # By the calendar: a day on which the clocks change has not 24 hours.
+            return (at if at.timestamp() <= now_s else at - timedelta(days=1)).timestamp()
+    except ValueError:
+        raise ValueError(f"There is no such time: {text}.") from None
     try:
         return now_s - parse_duration(text)
     except ValueError:

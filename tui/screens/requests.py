@@ -456,6 +456,8 @@ class RequestsPane(Pane):
         if at_s is None:
             return
         await self._load_back_to(at_s)
+        # Only in the order of time is there a place for it.
+        self._view.sort(Order.TIME)
         index = self._view.index_of_time(at_s)
         self.rows.set_following(following=False)
         self.rows.go_to(index)

@@ -121,7 +121,7 @@ class TallyList(ItemList[tuple[str, Tally]]):
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
         numbers = (("req", 5), ("err", 5), ("first p50/p95", 13), ("dur p50", 7))
-        name = Field(self.field, max(8, min(30, width - 35)))
+        name = Field(self.field, max(8, min(30, width - 36)))
         return [name, *(Field(title, size, right=True) for title, size in numbers)]
 
     def cells(self, item: tuple[str, Tally]) -> dict[str, tuple[str, Role]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -25,7 +26,10 @@ from tui.widgets.cells import Piece, fit, width_of
 class _FilterInput(Input):
     """The text box. Enter and Escape return the focus immediately: the next key goes to the list."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", show=False),
+        Binding("tab,shift+tab", "submit", "Keep the filter", show=False),
+    ]
 
     def __init__(self, submit: Callable[[], None], leave: Callable[[], None]) -> None:
         hint = "status>=500 model~gpt-4   a bare word matches anywhere"
@@ -43,15 +47,16 @@ class _FilterInput(Input):
 
 
 class _Line(Bar):
-    """One line, drawn by the filter line."""
+    """One line or more, drawn by the filter line."""
 
-    def __init__(self, draw: Callable[[int], list[Piece]], *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+    def __init__(self, draw: Callable[[int], list[list[Piece]]], *, id: str) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
         self._draw = draw
 
-    def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one line
+    def pieces(self, y: int, width: int) -> Iterable[Piece]:
         """Return the line."""
-        return self._draw(width)
+        lines = self._draw(width)
+        return lines[y] if y < len(lines) else []
 
 
 class FilterLine(Vertical):
@@ -127,6 +132,8 @@ class FilterLine(Vertical):
 
     def redraw(self) -> None:
         """Draw what changed."""
+        fault = self.query_one("#filter-fault", _Line)
+        fault.styles.height = len(self._fault_pieces(self.size.width))
         for bar in self.query(_Line):
             bar.redraw()
 
@@ -151,7 +158,7 @@ class FilterLine(Vertical):
         self._on_close()
         self.post_message(self.Closed(text))
 
-    def _state_pieces(self, width: int) -> list[Piece]:
+    def _state_pieces(self, width: int) -> list[list[Piece]]:
         view = self._state.view
         dim, text, key = (style(self.app, role) for role in (Role.DIM, Role.TEXT, Role.KEY))
         right = [*self._count_pieces(), self._follow_piece()]
@@ -159,7 +166,7 @@ class FilterLine(Vertical):
         if view.filter is not None:
             shown = printable_text(view.filter.text) + ("" if view.filtering else "  (off; f)")
             look = text if view.filtering else dim
-        return [(" / ", key), (fit(shown, max(0, width - width_of(right) - 3)), look), *right]
+        return [[(" / ", key), (fit(shown, max(0, width - width_of(right) - 3)), look), *right]]
 
     def _count_pieces(self) -> list[Piece]:
         view, total = self._state.view, self._state.store.record_count
@@ -178,13 +185,16 @@ class FilterLine(Vertical):
         new = f" {self._new_count:,} new (End)" if self._new_count else " (End)"
         return f" FROZEN{new} ", style(self.app, Role.WARN)
 
-    def _fault_pieces(self, width: int) -> list[Piece]:  # noqa: ARG002 - cut where the line ends
-        """Return what is wrong, pointing at the place; else how many match."""
+    def _fault_pieces(self, width: int) -> list[list[Piece]]:
+        """Return what is wrong, pointing at the place, in as many lines as it needs; else what matches."""
         if self._fault is not None:
+            bad, words = style(self.app, Role.BAD), printable_text(str(self._fault))
             pad = " " * min(60, self._fault.position)
-            mark = "^" * max(1, min(20, self._fault.length))
-            return [(f"{pad}{mark} {printable_text(str(self._fault))}", style(self.app, Role.BAD))]
+            mark = f"{pad}{'^' * max(1, min(20, self._fault.length))}"
+            if len(mark) + 1 + len(words) <= width:
+                return [[(f"{mark} {words}", bad)]]
+            return [[(mark, bad)], *([(f" {line}", bad)] for line in wrap(words, max(20, width - 2)))]
         view = self._state.view
         more = " so far" if view.scanning else ""
         words = f"{plural(view.match_count, 'match', 'matches')}{more}" if view.filter else "everything"
-        return [(f"{words} · Enter keeps it · Esc goes back", style(self.app, Role.DIM))]
+        return [[(f"{words} · Enter keeps it · Esc goes back", style(self.app, Role.DIM))]]

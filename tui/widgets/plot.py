@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.widget import Widget
 
 from tui.theme import Role, style
-from tui.widgets.cells import fit
 
 _SCALE = 7
 _FULL = "█"
@@ -52,15 +50,9 @@ class Plot(Widget):
     def render(self) -> Text:
         """Return title with the newest values, columns with a scale, and clock."""
         width, height = self.size
-        text = Text(no_wrap=True)
-        text.append(fit(self._title, min(cell_len(self._title), width)), style(self.app, Role.STRONG))
-        for line in self._lines:
-            # The last bucket has only begun: the one before it is the newest that can be compared.
-            newest = line.values[-2] if len(line.values) > 1 else 0.0
-            most = max(line.values, default=0.0)
-            text.append(f"   {line.name} ", style(self.app, Role.DIM))
-            text.append(f"{self._unit(newest)}", style(self.app, line.role))
-            text.append(f" (top {self._unit(most)})", style(self.app, Role.DIM))
+        text = self._head(with_tops=True)
+        if text.cell_len > width:
+            text = self._head(with_tops=False)
         room, rows = max(1, width - _SCALE), max(1, height - 2)
         top = nice_top(max((max(line.values, default=0.0) for line in self._lines), default=0.0))
         drawn = [columns(resampled(line.values, room), rows, top) for line in self._lines]
@@ -73,6 +65,20 @@ class Plot(Widget):
         left, right = self._times
         gap = max(1, room - len(left) - len(right))
         text.append(f"\n{' ' * _SCALE}{left}{' ' * gap}{right}", style(self.app, Role.DIM))
+        return text
+
+    def _head(self, *, with_tops: bool) -> Text:
+        """Return the title with the newest values, and with the greatest ones where there is room."""
+        text = Text(no_wrap=True)
+        text.append(self._title, style(self.app, Role.STRONG))
+        for line in self._lines:
+            # The last bucket has only begun: the one before it is the newest that can be compared.
+            newest = line.values[-2] if len(line.values) > 1 else 0.0
+            text.append(f"   {line.name} ", style(self.app, Role.DIM))
+            text.append(self._unit(newest), style(self.app, line.role))
+            if with_tops:
+                most = max(line.values, default=0.0)
+                text.append(f" (top {self._unit(most)})", style(self.app, Role.DIM))
         return text
 
     def _row(self, text: Text, rows: list[str]) -> None:

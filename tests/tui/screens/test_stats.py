@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -65,3 +66,16 @@ async def test_a_route_that_cools_down_is_in_the_header_and_explained_on_stats(t
             await harness.shows("ROUTE main IS TRIED NEXT", "route main cooling tried with the next request")
             daemon.routes = (replace(daemon.routes[0], state=RouteState.OK, until=None),)
             await until(lambda: "route main" not in harness.text())
+
+
+async def test_at_100x30_no_unit_is_cut(tmp_path: Path) -> None:
+    """The title of a plot gives up its greatest values before it is cut; each duration has its unit."""
+    async with app_with_past(tmp_path, size=(100, 30)) as (harness, _):
+        await harness.press("3")
+        await harness.shows("filter by it")
+        lines = harness.text().splitlines()
+        title = next(line for line in lines if "First token" in line)
+        assert re.search(r"p95 \S+ +p50 \S+$", title)
+        rows = [line for line in lines if "gpt-" in line]
+        assert len(rows) == 3
+        assert [row for row in rows if not re.search(r"s +\S+ .*s$", row)] == []

@@ -1,0 +1,45 @@
+"""The app gives the terminal to the shell and takes it back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.admin.harness import admin_api
+from tests.tui.tmux import Tmux, needs_tmux
+
+
+@needs_tmux
+async def test_ctrl_z_and_a_stop_from_outside_leave_the_shell_and_come_back_whole(tmp_path: Path) -> None:
+    """In the shell the app's screen is gone; after `fg` every line is as it was, and keys work."""
+    async with admin_api(tmp_path) as api:
+        api.log(5)
+        with Tmux(("--socket", str(api.socket)), tmp_path, (80, 24), in_shell=True) as terminal:
+            before = await terminal.until(lambda screen: "● LIVE" in screen and "5 records" in screen)
+            for stop in (None, signal.SIGTSTP, signal.SIGSTOP):
+                if stop is None:
+                    terminal.press("C-z")
+                else:
+                    os.kill(_child(terminal.pid), stop)
+                # A stop that can't be caught leaves the app's screen there, with the shell's words on it.
+                await terminal.until("Stopped")
+                terminal.type("fg\n")
+                await terminal.until(lambda screen: _body(screen) == _body(before))
+            terminal.press("4")
+            await terminal.until("US$ this month")
+            terminal.press("1")
+            await terminal.until(lambda screen: _body(screen) == _body(before))
+            terminal.press("Q")
+            await terminal.until(lambda screen: "LIVE" not in screen)
+
+
+def _child(pid: int) -> int:
+    """The process that a shell has started."""
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def _body(screen: str) -> list[str]:
+    """The screen without its first line, whose figures move."""
+    return screen.splitlines()[1:]
