@@ -445,7 +445,9 @@ class Commands:
         if newest > self._newest:
             place = self._newest, self._boot_id, self._boot_id, _COMMANDS_AT_ONCE
             rows = connection.execute(_READ_COMMANDS, place).fetchall()
-            self._newest = rows[-1][0] if len(rows) == _COMMANDS_AT_ONCE else newest
+            # There may be newer ones by now than the newest that was seen.
+            last: int = rows[-1][0] if rows else newest
+            self._newest = last if len(rows) == _COMMANDS_AT_ONCE else max(last, newest)
             self._news.tell(self._start, rows)
         for command_id in tuple(self._replies):
             replies = connection.execute(_READ_REPLIES, (command_id,)).fetchall()
