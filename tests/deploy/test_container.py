@@ -23,7 +23,7 @@ from tests.wire import DONE, PATIENCE_S, ask, body, until
 _TOP = Path(__file__).parents[2]
 _BASE = "docker.io/library/debian:bookworm-slim"
 _KEY = "the-key-of-the-container-tests"
-_MAX_BYTES = 220_000_000
+_MAX_BYTES = 235_000_000
 _STEP_TIMEOUT_S = 600.0
 _COMPOSE = ["docker-compose", "-f", f"{_TOP}/docs/deploy/compose.yaml"]
 # Caddy signs for this name itself.
@@ -140,7 +140,7 @@ async def _port(process: asyncio.subprocess.Process) -> int:
 
 
 def test_the_image_is_small_and_holds_no_tool_that_installs(podman: Podman) -> None:
-    """Less than 220 MB with Debian in it, and what only builds the wheel is left behind."""
+    """Less than 235 MB with Debian in it, and what only builds the wheel is left behind."""
     assert int(podman.run("image", "inspect", "--format={{.Size}}", "relayd")) < _MAX_BYTES
     mounted = Path(podman.run("image", "mount", "relayd"))
     assert not (mounted / "src").exists()
