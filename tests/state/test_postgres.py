@@ -12,10 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from relayd.state import keyring
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import EngineError, Fault, as_state_errors
-from relayd.state.errors import StateDamaged, StateUnreachable
+from relayd.state.errors import RingUnavailable, StateDamaged, StateUnreachable
 from relayd.state.filter import parse_filter
 from relayd.state.keyring import KeyOwner
 from relayd.state.postgres import TIMEOUT_S, Postgres, PostgresConnection
@@ -226,6 +227,68 @@ def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
         assert counted(database) == (3 if is_committed else 2)
         assert database.resolve(transaction) is is_committed
         assert done == (["done"] if is_committed else [])
+
+
+class LosesAChange(PostgresConnection):
+    """Loses the server in the next COMMIT of a change of keys."""
+
+    is_armed = False
+    is_committed = True
+    is_changing = False
+
+    def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
+        self.is_changing = query != b"BEGIN" and (self.is_changing or query.startswith(b"UPDATE ring"))
+        if not query.endswith(b"COMMIT") or not (self.is_changing and self.is_armed):
+            return super()._run_once(query, parameters)  # type: ignore[arg-type]
+        self.is_armed = False
+        if self.is_committed:
+            super()._run_once(query, parameters)  # type: ignore[arg-type]
+        assert self._raw is not None
+        self._raw.close()
+        self._engine.breaker.open(self._engine.unreachable("away"))
+        return super()._run_once(query, parameters)  # type: ignore[arg-type]
+
+
+class Unsteady(Postgres):
+    """Its writer loses a change."""
+
+    def open(self) -> PostgresConnection:
+        """Return the connection, on the newest schema."""
+        super().open().close()
+        return LosesAChange(self, is_writer=True)
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_a_change_of_keys_waits_for_its_outcome(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+) -> None:
+    """In force, it is acknowledged with the new key after all; else the old key is the only one."""
+    monkeypatch.setattr(keyring, "_OUTCOME_TIMEOUT_S", PATIENCE_S)
+    with patience():
+        state = State.open(
+            StateDirectory(tmp_path / "state", has_database=False),
+            boot_id="boot-1",
+            keep_days=30,
+            max_mib=512,
+            on_commit=Published(),
+            engine=Unsteady(patient_url(postgres_url)),
+        )
+        old = await state.ring.add("web", caller=ALICE)
+        connection = state._database.connection
+        assert isinstance(connection, LosesAChange)
+        connection.is_committed, connection.is_armed = is_committed, True
+        if is_committed:
+            new = await state.ring.rotate(old.key.id, grace_s=0, caller=ALICE)
+            assert new.secret is not None
+            assert state.ring.verify(new.secret.encode()) == KeyOwner(new.key.id, "web")
+        else:
+            with pytest.raises(RingUnavailable, match="nothing is changed"):
+                await state.ring.rotate(old.key.id, grace_s=0, caller=ALICE)
+            assert old.secret is not None
+            assert state.ring.verify(old.secret.encode()) == KeyOwner(old.key.id, "web")
+        wait_until(lambda: state.engine.health.is_ok, PATIENCE_S)
+        assert state.ring.generation == state.reader.keys()[0] == (2 if is_committed else 1)
+        assert state.close()
 
 
 def test_a_database_of_another_program_is_refused(engine: Postgres, postgres_url: str) -> None:
