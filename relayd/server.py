@@ -229,6 +229,8 @@ class Server:
         self._upstream.configure(
             self._provider_key(settings), self._upstream_options(settings), self._routes(settings)
         )
+        if self._state.follower is not None:
+            self._state.ring.stale_after_s = settings.state.stale_after_s
         self._state.set_retention(keep_days=settings.log.retention_days, max_mib=settings.log.max_mib)
 
     async def start_admin(self, admin_socket: AdminSocket, event_bus: EventBus) -> None:

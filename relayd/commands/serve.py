@@ -231,8 +231,6 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         is_first=supervisor is None or supervisor.is_first,
         engine=_engine(settings),
     )
-    if state.follower is not None:
-        state.ring.stale_after_s = settings.state.stale_after_s
     given = settings.authorization_key
     try:
         initial = state.ring.ensure_initial_key(given.get_secret_value() if given is not None else None)

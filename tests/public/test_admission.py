@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import AsyncExitStack
 from http import HTTPStatus
@@ -248,6 +249,16 @@ async def test_keys_work_from_memory_while_the_database_is_down_and_then_no_key_
             record.error.message[:35] for record in relay.records if record.error and record.status == 503
         }
         assert said == {"The database cannot be asked, and t", "The database could not be asked for"}
+
+
+@pytest.mark.parametrize("worker", [None, 1])
+async def test_how_long_keys_work_from_memory_changes_with_a_reload(worker: int | None) -> None:
+    """`state.stale_after_s` holds where other processes may change keys; the only process needs no limit."""
+    async with running_relay(worker=worker, state__stale_after_s=7) as relay:
+        assert relay.state.ring.stale_after_s == (7 if worker else math.inf)
+        changed = relay.settings.state.model_copy(update={"stale_after_s": 8})
+        relay.server._apply(relay.settings.model_copy(update={"state": changed}))
+        assert relay.state.ring.stale_after_s == (8 if worker else math.inf)
 
 
 async def test_a_bug_in_admission_is_told_and_recorded(
