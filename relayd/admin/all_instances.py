@@ -85,6 +85,8 @@ class AllInstances:
         self._instances.activity = lambda: Activity(context.accepting.state, len(context.streams))
         context.state.ring.on_cut = cut
         context.state.follow(context.event_bus.advance)
+        # Its row is from before it served.
+        self._instances.announce()
 
     async def close(self) -> None:
         """End what the others asked for and is not done."""
