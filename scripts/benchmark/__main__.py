@@ -169,7 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description=__doc__,
-        epilog=f"Rows: {', '.join(_ROWS)}. All are measured if none is named, in about fifteen minutes.",
+        epilog=f"Rows: {', '.join(_ROWS)}. All are measured if none is named, in about twenty minutes.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
     parser.add_argument("--against", metavar="REV", help="also measure this git revision")
