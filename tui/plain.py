@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TextIO
 
 from relayd.admin.client import AdminClient, AdminClientError, follow
-from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, RequestRecord, epoch_s
+from relayd.admin.schema import (
+    LIVE_STATES,
+    Audited,
+    Ended,
+    Event,
+    Gap,
+    Hello,
+    KeyInfo,
+    KeyState,
+    Lost,
+    RequestRecord,
+    Ring,
+    epoch_s,
+)
 from relayd.pipes import while_read
 from tui.model.descriptions import cause
 from tui.model.text import printable_struct, printable_text
 from tui.model.units import clock, duration, plural
 
 _BACKLOG = 10
+_WATCH_EVERY_S = 2.0
+_SILENT_AFTER_S = 3.0
 
 
 def ended_line(record: RequestRecord) -> str:
@@ -73,9 +88,22 @@ class _LineMode:
         self._out = out
         self._boot_id = ""
         self._problem = ""
+        self._is_silent = False
+        self._live: dict[str, KeyInfo] = {}
+        """The keys that worked when they were last looked at."""
 
     async def run(self) -> None:
         """Write lines until cancelled."""
+        # No task group: a broken pipe must reach the caller as itself.
+        watch = asyncio.create_task(self._watch(), name="plain-watch")
+        try:
+            await self._follow()
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+    async def _follow(self) -> None:
         events = follow(self._client.events, on_trouble=self._complain, patient=True)
         async with aclosing(events):
             async for event in events:
@@ -85,12 +113,42 @@ class _LineMode:
                 elif (line := event_line(event)) is not None:
                     self._write(line)
 
+    async def _watch(self) -> None:
+        """Tell what no event tells: that a key has ended, and that the daemon is silent."""
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            if not self._boot_id:
+                continue
+            try:
+                ring = await asyncio.wait_for(self._client.keys(), _SILENT_AFTER_S)
+            except TimeoutError:
+                if not self._is_silent:
+                    self._write("no answer: the daemon says nothing; it may be stopped, or wait for its disk")
+                self._is_silent = True
+            except AdminClientError:
+                # The stream of events says why the daemon can't be asked, and says it once.
+                continue
+            else:
+                if self._is_silent:
+                    self._write("the daemon answers again")
+                self._is_silent = False
+                self._tell_ends(ring)
+
+    def _tell_ends(self, ring: Ring) -> None:
+        """Tell which keys have reached their end; the audit tells of those that were revoked."""
+        keys = [printable_struct(key) for key in ring.keys]
+        for key in keys:
+            if key.id in self._live and key.state is KeyState.EXPIRED and key.expires_at:
+                self._write(f"{clock(epoch_s(key.expires_at))} key ended: {key.id} of {key.client}")
+        self._live = {key.id: key for key in keys if key.state in LIVE_STATES}
+
     async def _greet(self, hello: Hello) -> None:
         """Write the newest requests at the start; later, that the daemon is another one."""
         if not self._boot_id:
             try:
                 status = printable_struct(await self._client.status())
                 page = await self._client.requests(before=hello.seq + 1, limit=_BACKLOG)
+                self._tell_ends(await self._client.keys())
             except AdminClientError as error:
                 self._complain(error)
                 return

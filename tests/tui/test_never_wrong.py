@@ -246,3 +246,18 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
             await terminal.until("is revoked; 1 stream cut.")
             terminal.press("Q")
             assert await terminal.ended() in {"0", ""}
+
+
+async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs(tmp_path: Path) -> None:
+    """Neither is an event of the log; both are lines."""
+    async with daemon_in(tmp_path) as daemon:
+        [old] = (await daemon.admin.keys()).keys
+        arguments = ("-m", "tui", "--plain", "--socket", str(daemon.state_dir / "admin.sock"))
+        with Terminal(arguments, tmp_path) as terminal:
+            await terminal.until(lambda raw: b"relayd 0" in raw)
+            await rotate(daemon, old.id, grace_s=1)
+            await terminal.until(lambda raw: f"key ended: {old.id} of default".encode() in raw)
+            daemon.signal(signal.SIGSTOP)
+            await terminal.until(lambda raw: b"no answer: " in raw)
+            daemon.signal(signal.SIGCONT)
+            await terminal.until(lambda raw: b"the daemon answers again" in raw)
