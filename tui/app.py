@@ -29,7 +29,7 @@ from tui.context import Context
 from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
-from tui.feed import Feed
+from tui.feed import STALE_AFTER_S, Feed
 from tui.model.app_state import AppState, Asking, Connection
 from tui.model.text import printable_text
 from tui.screens.dialogs import Confirm, Dialog
@@ -57,6 +57,7 @@ class Options:
     readonly: bool = False
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     redraw_every_s: float = REDRAW_EVERY_S
+    stale_after_s: float = STALE_AFTER_S
 
 
 class CrashConsole(Console):
@@ -134,6 +135,7 @@ class RelaydApp(App[int]):
             changed=self.changed,
             backlog_records=settings_file.settings.backlog_records,
             open_archive=open_archive,
+            stale_after_s=options.stale_after_s,
         )
         commands = DaemonCommands(
             client, self.state, readonly=options.readonly, now_s=now_s, changed=self.changed

@@ -50,6 +50,7 @@ class Feed:
         changed: called after every change; must return at once.
         backlog_records: how many of the newest records are loaded at the start.
         open_archive: opens the database of the daemon, given its last status, if there is a file.
+        stale_after_s: how long the daemon may say nothing.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Feed:
         changed: Callable[[], None],
         backlog_records: int,
         open_archive: Callable[[Status | None], Archive | None] | None = None,
+        stale_after_s: float = STALE_AFTER_S,
     ) -> None:
         self.history = History(state, lambda: self._archive or client, changed)
         self._state = state
@@ -67,6 +69,7 @@ class Feed:
         self._changed = changed
         self._backlog_records = backlog_records
         self._open_archive = open_archive
+        self._stale_after_s = stale_after_s
         self._archive: Archive | None = None
         self._down_since_s: float | None = None
         self.clients_in_sight = False
@@ -149,7 +152,7 @@ class Feed:
             if now_s - before_s > 2 * _WATCH_EVERY_S:
                 # This app was stopped, or busy: what the daemon said meanwhile is not read yet.
                 self._heard_s = now_s
-            elif now_s - self._heard_s > STALE_AFTER_S:
+            elif now_s - self._heard_s > self._stale_after_s:
                 self._before_silence = (self._state.connection, self._state.problem)
                 self._state.silent_since_s = time.time() - (now_s - self._heard_s)
                 since = clock(self._state.silent_since_s)

@@ -146,7 +146,9 @@ async def running_app(
     now_s: Callable[[], float] = time.time,
 ) -> AsyncIterator[AppHarness]:
     """Run the app on this daemon."""
-    options = Options("demo", readonly, {"HOME": str(home), **_TRUECOLOR}, redraw_every_s=0.0)
+    # Silence is tried in a real terminal: here a busy machine must not look like a daemon that hangs.
+    env = {"HOME": str(home), **_TRUECOLOR}
+    options = Options("demo", readonly, env, redraw_every_s=0.0, stale_after_s=PATIENCE_S)
     app = RelaydApp(
         client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda _: archive
     )
