@@ -58,6 +58,7 @@ _IN_TRANSACTION_TIMEOUT_S = 10
 """After which the server undoes a transaction of a machine that went away."""
 _MARKERS_KEPT = timedelta(days=90)
 _BATCH = 100
+_LATE = "no answer in time"
 _SCHEMA_LOCK = 0x72656C617964
 """Names relayd's advisory lock: the bytes of its name."""
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|\?|(?<![:\w]):([a-z_]+)|%""")
@@ -158,7 +159,7 @@ class _Limit:
     is_cancelled: Callable[[], bool] | None = None
 
     def is_reached(self) -> bool:
-        return time.monotonic() > self.end_s or (self.is_cancelled is not None and self.is_cancelled())
+        return time.monotonic() >= self.end_s or (self.is_cancelled is not None and self.is_cancelled())
 
 
 class _Raw(psycopg.Connection[tuple[Any, ...]]):
@@ -177,11 +178,16 @@ class _Raw(psycopg.Connection[tuple[Any, ...]]):
                 if not ready and self.limit.is_reached():
                     gen.close()
                     self.close()
-                    raise _TooLate("no answer in time")
+                    raise _TooLate(_LATE)
                 wanted = gen.send(ready)
         except StopIteration as ended:
             result: RV = ended.value
             return result
+
+
+def _interrupted(reason: str) -> EngineError:
+    told = StateBusy("The query took too long and was stopped. Ask for less: a narrower filter.")
+    return EngineError(reason, Fault.INTERRUPTED, told)
 
 
 class PostgresConnection(Connection):
@@ -399,6 +405,8 @@ class PostgresConnection(Connection):
     def _run_once(self, query: bytes, parameters: Parameters | None) -> Result:
         raw = self._connected()
         raw.limit = self.limit or _Limit(time.monotonic() + self._timeout_s)
+        if raw.limit.is_reached():
+            raise _interrupted(_LATE)
         try:
             cursor = raw.execute(query, parameters)
             return Result(cursor.fetchall() if cursor.description else [], cursor.rowcount)
@@ -414,8 +422,7 @@ class PostgresConnection(Connection):
             late = self._engine.unreachable(str(error))
             self._engine.breaker.open(late)
             return late
-        told = StateBusy("The query took too long and was stopped. Ask for less: a narrower filter.")
-        return EngineError(str(error), Fault.INTERRUPTED, told)
+        return _interrupted(str(error))
 
 
 class PostgresWatch(PostgresConnection, Watch):
