@@ -135,6 +135,7 @@ class Supervisor:
         self._work = work
         self._sockets = sockets
         self._manager = manager
+        self._is_watched = watchdog_s is not None
         self._tick_s = (watchdog_s or _WATCHDOG_S) / _BEATS_A_PERIOD
         self._workers = [_Worker(number) for number in range(1, count + 1)]
         self._selector = selectors.DefaultSelector()
@@ -393,5 +394,6 @@ class Supervisor:
                 if worker.silent_ticks == _MAX_SILENT_TICKS + 1:
                     _log.error("worker %d (pid %d) is stuck: killing it", worker.number, worker.pid)
                     os.kill(worker.pid, signal.SIGKILL)
-        if self._is_announced and all(worker.silent_ticks <= _MAX_SILENT_TICKS for worker in self._workers):
+        has_all = all(worker.silent_ticks <= _MAX_SILENT_TICKS for worker in self._workers)
+        if self._is_watched and self._is_announced and has_all:
             self._manager.ping()
