@@ -37,6 +37,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.fixture
+def lone_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon without old keys, whose lines below the tabs would take rows of a small screen."""
+    with Daemon(tmp_path_factory.mktemp("lone")) as daemon:
+        yield daemon
+
+
 async def add_client(daemon: Daemon, name: str) -> KeyChange:
     """A new client; returns its key and the text of it."""
     generation = (await daemon.admin.keys()).generation
@@ -356,10 +363,10 @@ async def test_a_client_with_only_an_old_key_gets_a_new_one(daemon: Daemon, tmp_
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=["80x24", "140x40"])
 async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_requests(
-    daemon: Daemon, tmp_path: Path, size: tuple[int, int]
+    lone_daemon: Daemon, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     """The row has the money against its bound; Enter opens it, `f` and a key's Enter filter the requests."""
-    name = f"open{size[0]}"
+    name, daemon = f"open{size[0]}", lone_daemon
     async with keys_screen(daemon, tmp_path, name, size=size) as (harness, made):
         await set_client(
             daemon, name, tokens_per_day=10_000, note="a page", expires_at="2035-01-01T00:00:00Z"
