@@ -195,7 +195,11 @@ class Server:
             write_timeout_s=settings.server.write_timeout_s,
         )
         self._listener = Listener(
-            make_app(self._context), sockets, proxies=self._context.proxies, tls=self._tls
+            make_app(self._context),
+            sockets,
+            proxies=self._context.proxies,
+            tls=self._tls,
+            share=None if self._supervisor is None else self._supervisor.share,
         )
         self._apply(settings)
         host, port = self._listener.address

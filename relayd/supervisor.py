@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from relayd.processes import Terminal
+from relayd.public.balance import Balance, Share
 from relayd.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
@@ -51,16 +52,25 @@ class SupervisorLink(ServiceManager):
         sock: connected to the supervisor; closed here.
         beat_every_s: how often the supervisor wants a sign of life.
         number: of this worker, from 1.
+        share: of this worker, of all connections.
         is_first: whether no worker was there before, in this run of the supervisor.
         has_reloaded: whether the configuration was read again since the supervisor's start.
     """
 
     def __init__(
-        self, sock: socket.socket, *, beat_every_s: float, number: int, is_first: bool, has_reloaded: bool
+        self,
+        sock: socket.socket,
+        *,
+        beat_every_s: float,
+        number: int,
+        share: Share,
+        is_first: bool,
+        has_reloaded: bool,
     ) -> None:
         super().__init__(sock, ping_every_s=beat_every_s)
         self._link = sock
         self.number = number
+        self.share = share
         self.is_first = is_first
         self.has_reloaded = has_reloaded
 
@@ -138,6 +148,7 @@ class Supervisor:
         self._is_watched = watchdog_s is not None
         self._tick_s = (watchdog_s or _WATCHDOG_S) / _BEATS_A_PERIOD
         self._workers = [_Worker(number) for number in range(1, count + 1)]
+        self._balance = Balance(count)
         self._selector = selectors.DefaultSelector()
         self._terminal = Terminal()
         self._has_begun = False
@@ -284,6 +295,7 @@ class Supervisor:
                     link,
                     beat_every_s=self._tick_s,
                     number=worker.number,
+                    share=self._balance.share(worker.number),
                     is_first=not self._has_begun,
                     has_reloaded=self._has_reloaded,
                 )
@@ -305,6 +317,7 @@ class Supervisor:
     def _on_end(self, worker: _Worker, status: int) -> None:
         pid, worker.pid = worker.pid, 0
         self._unlink(worker)
+        self._balance.share(worker.number).withdraw()
         if worker.is_reloading:
             self._end_reload(worker)
         if self._is_stopping:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
+from relayd.public.balance import Share
 from relayd.public.client_address import TrustedProxies, network_of
 from relayd.public.framing import (
     MAX_HEAD_BYTES,
@@ -29,6 +30,8 @@ _BACKLOG = 1024
 _ACCEPTS_PER_TURN = 16
 """Serving a new connection costs 0.2 to 0.5 ms; the kernel keeps the others meanwhile."""
 _RETRY_ACCEPT_S = 0.2
+_LEAVE_TO_OTHERS_S = 0.002
+"""How long a connection waits for the worker with the fewest; after that, that one is busy or stuck."""
 _SEND_BUFFER_BYTES = 128 << 10
 _LAST_HEADS_S = 1.0
 """How long a connection that was just accepted may take to send its request while the daemon stops."""
@@ -94,6 +97,7 @@ class Listener:
         sockets: listening and non-blocking; closed by `stop_accepting`.
         proxies: trusted proxies, which stand for many clients.
         tls: the certificate; None: plain HTTP.
+        share: of the connections to all processes that accept from these sockets; None: this is the only one.
     """
 
     def __init__(
@@ -103,10 +107,12 @@ class Listener:
         *,
         proxies: TrustedProxies,
         tls: TlsFiles | None,
+        share: Share | None = None,
     ) -> None:
         self._sockets = list(sockets)
         self._proxies = proxies
         self._tls = tls
+        self._share = share
         self._loop = asyncio.get_running_loop()
         self._server = HTTPServer(
             app,
@@ -144,23 +150,34 @@ class Listener:
 
     def start(self) -> None:
         """Accept connections."""
+        self._tell_share()
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                sock, peer = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            if self._share is not None and self._share.is_another_next():
+                self._look_away(listening, _LEAVE_TO_OTHERS_S)
                 return
-            except OSError as error:
-                self._pause(listening, error)
+            if not self._accept_one(listening):
                 return
-            try:
-                self._serve(sock, peer)
-            except OSError as error:
-                _log.debug("a connection from %s ended before it was served: %s", peer[0], error)
-                sock.close()
+
+    def _accept_one(self, listening: socket.socket) -> bool:
+        """Return whether there may be more to accept."""
+        try:
+            sock, peer = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
+            self._look_away(listening, _RETRY_ACCEPT_S)
+            return False
+        try:
+            self._serve(sock, peer)
+        except OSError as error:
+            _log.debug("a connection from %s ended before it was served: %s", peer[0], error)
+            sock.close()
+        return True
 
     def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         network = "" if peer[0] in self._proxies else network_of(peer[0])
@@ -178,9 +195,11 @@ class Listener:
             stream = TlsRequestStream(wrapped, peer[0], self._timeouts, self._lingering)
         self._open[network] += 1
         self._streams.add(stream)
+        self._tell_share()
 
         def forget(stream: RequestStream) -> None:
             self._streams.discard(stream)
+            self._tell_share()
             self._open[network] -= 1
             if not self._open[network]:
                 del self._open[network]
@@ -188,19 +207,25 @@ class Listener:
         stream.on_closed = forget
         self._server.handle_stream(stream, peer)
 
-    def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """Look away for a moment: out of descriptors or memory, the socket stays readable."""
-        _log.warning("accepting paused for %g s: %s", _RETRY_ACCEPT_S, error)
-        self._loop.remove_reader(listening.fileno())
-        self._loop.call_later(_RETRY_ACCEPT_S, self._resume, listening)
+    def _tell_share(self) -> None:
+        if self._share is not None and self._sockets:
+            self._share.set(len(self._streams))
 
-    def _resume(self, listening: socket.socket) -> None:
+    def _look_away(self, listening: socket.socket, for_s: float) -> None:
+        """Accept nothing for a moment, then one connection in any case: the socket stays readable."""
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(for_s, self._look_again, listening)
+
+    def _look_again(self, listening: socket.socket) -> None:
         if listening in self._sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
+            self._accept_one(listening)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; an open connection ends with its next response."""
         self._server.conn_params.no_keep_alive = True
+        if self._share is not None:
+            self._share.withdraw()
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()
