@@ -109,7 +109,8 @@ async def test_the_disk_of_the_database_is_full(
 
 async def test_a_worker_is_killed(tmp_path: Path, streams: int, *, large: bool) -> None:
     """Its streams break, no other does, and no connection is refused; another one takes its place."""
-    with machines(tmp_path, 1, {"server.workers": 2}) as relay:
+    # Whether all workers serve is told at this level, which is waited for.
+    with machines(tmp_path, 1, {"server.workers": 2, "log.level": "info"}) as relay:
         async with trial(relay, streams, strict=large) as under_trial:
             await under_trial.kill_worker(relay[0])
             await under_trial.load.more(*relay, end="whole")
