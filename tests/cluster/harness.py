@@ -496,11 +496,11 @@ async def trial(machines: Sequence[Machine], streams: int, *, strict: bool) -> A
             other tests keep the cores busy.
     """
     bound = _TOKENS * max(len(machines), streams // 10) * 5
-    bounded = (await add_client(machines[0], "bounded", {"tokens_per_month": bound})).secret
-    assert bounded is not None
-    await known_everywhere(machines[0])
+    added = await add_client(machines[0], "bounded", {"tokens_per_month": bound})
+    assert added.secret is not None
+    await known_everywhere(machines, added.generation)
     async with KeyChanges(machines, HOLDS_AFTER_S if strict else inf) as changes:
-        under_trial = Trial(machines, streams, changes, bounded)
+        under_trial = Trial(machines, streams, changes, added.secret)
         async with under_trial.load, under_trial.bounded:
             await under_trial.load.more(*machines)
             await changes.more()
@@ -521,13 +521,14 @@ async def add_client(machine: Machine, name: str, bounds: Mapping[str, object] |
     )
 
 
-async def known_everywhere(machine: Machine) -> None:
-    """Wait until all instances have the ring that this machine has, or a newer one."""
-    generation = (await machine.admin.keys()).generation
+async def known_everywhere(machines: Sequence[Machine], generation: int) -> None:
+    """Wait until all processes of these machines have a generation of the ring."""
+    number = sum(machine.instances for machine in machines)
 
     async def known() -> bool:
-        instances = (await machine.admin.instances()).instances
-        return all(instance.generation >= generation for instance in instances)
+        # One that has just begun to serve may not be listed yet.
+        instances = (await machines[0].admin.instances()).instances
+        return sum(instance.generation >= generation for instance in instances) == number
 
     await eventually(known)
 

@@ -24,7 +24,7 @@ async def test_a_revocation_holds_on_every_machine(tmp_path: Path, postgres_url:
     """Each time, within a second after it was acknowledged."""
     with machines(tmp_path, _MACHINES, {"state.url": postgres_url}) as relay:
         added = [await add_client(relay[n % _MACHINES], f"client-{n}") for n in range(_TIMES)]
-        await known_everywhere(relay[0])
+        await known_everywhere(relay, added[-1].generation)
         late_s = [
             await _seconds_until_revoked(relay, relay[n % _MACHINES], change)
             for n, change in enumerate(added)
