@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -342,9 +342,9 @@ class Commands:
     ) -> dict[str, Any]:
         """Return the replies of all live instances by boot id, this one's among them.
 
-        An instance that failed, does not know this kind of command or took too long has no reply. Without
-        other instances the disk is not touched. If the database does not answer, there is only the reply of
-        this instance.
+        An instance that failed, does not know this kind of command or took too long has no reply. The only
+        process of a database does not touch the disk. If the database does not answer, there is only the reply
+        of this instance.
 
         Args:
             kind: what `handle` was told.
@@ -352,23 +352,20 @@ class Commands:
             instance: the boot id of the only one to ask.
             timeout_s: how long the others have.
         """
-        others = {other.boot_id for other in self._instances.others()}
-        if instance is not None:
-            others &= {instance}
         replies: dict[str, Any] = {}
-        with self._asked(kind, argument, others, instance) as asking:
+        with self._asked(kind, argument, instance) as asking:
             if instance in (None, self._boot_id):
                 reply = await self._do(kind, msgspec.to_builtins(argument))
                 if reply is not None:
                     replies[self._boot_id] = msgspec.json.decode(reply)
-            return replies | await self._collect(asking, others, timeout_s)
+            return replies | await self._collect(asking, timeout_s)
 
     @contextmanager
     def _asked(
-        self, kind: str, argument: object, others: Collection[str], target: str | None
-    ) -> Iterator[asyncio.Future[int] | None]:
+        self, kind: str, argument: object, target: str | None
+    ) -> Iterator[asyncio.Future[_Asked] | None]:
         """Begin to ask the others; while the block runs, their replies are collected."""
-        if not others:
+        if not self._instances.identity.is_shared or target == self._boot_id:
             yield None
             return
         text = msgspec.json.encode(argument).decode()
@@ -379,22 +376,20 @@ class Commands:
             yield asking
         finally:
             if asking.done() and not asking.cancelled() and asking.exception() is None:
-                self._replies.pop(asking.result(), None)
+                self._replies.pop(asking.result().command_id, None)
             asking.cancel()
 
-    def _expect(self, asking: asyncio.Future[int]) -> None:
+    def _expect(self, asking: asyncio.Future[_Asked]) -> None:
         if not asking.cancelled() and asking.exception() is None:
-            self._replies[asking.result()] = {}
+            self._replies[asking.result().command_id] = {}
 
-    async def _collect(
-        self, asking: asyncio.Future[int] | None, others: set[str], timeout_s: float
-    ) -> dict[str, Any]:
+    async def _collect(self, asking: asyncio.Future[_Asked] | None, timeout_s: float) -> dict[str, Any]:
         if asking is None:
             return {}
         end = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                command_id = await asking
+                command_id, others = await asking
         except (EngineError, StateError, TimeoutError) as error:
             _log.warning("The other instances can't be asked: %s", str(error) or "the database is too slow")
             return {}
@@ -478,12 +473,21 @@ class Commands:
             replies.update((boot_id, msgspec.json.decode(reply)) for boot_id, reply in rows)
 
 
-def _insert_command(transaction: Transaction, row: tuple[str, str | None, str, str]) -> int:
+class _Asked(NamedTuple):
+    command_id: int
+    others: set[str]
+    """The boot ids of those that are to reply."""
+
+
+def _insert_command(transaction: Transaction, row: tuple[str, str | None, str, str]) -> _Asked:
     command_id: int = transaction.connection.execute(_NEW_COMMAND).fetchone()[0]
     insert = _by_clock(transaction.connection, _INSERT_COMMAND)
     transaction.connection.execute(insert, (command_id, *row))
     transaction.connection.notify()
-    return command_id
+    sender, target, *_ = row
+    # Not those that this process has heard of: one that has just joined would be left out.
+    others = read_live_boots(transaction.connection) - {sender}
+    return _Asked(command_id, others if target is None else others & {target})
 
 
 def _insert_reply(transaction: Transaction, row: tuple[int, str, str]) -> None:

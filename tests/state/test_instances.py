@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -447,6 +448,25 @@ async def test_a_command_is_answered_by_all(database: SharedDatabase) -> None:
         assert list(replies) == ["boot-3"]
         replies = await states[1].commands.ask("add", {"a": 2}, instance="boot-2", timeout_s=PATIENCE_S)
         assert done == [("boot-3", {"a": 1}), ("boot-2", {"a": 2})]
+
+
+async def test_an_instance_that_has_just_joined_is_asked(database: SharedDatabase) -> None:
+    """Also by one that has not heard of it yet: a pause would be in force on one of two workers."""
+    with database.opened(2) as (one, two):
+
+        async def agree(_: Any) -> Any:
+            return True
+
+        for state in (one, two):
+            state.commands.handle("try", agree)
+        two.follow(lambda _: None)
+        assert one.instances.others() == []
+        asking = asyncio.create_task(one.commands.ask("try", timeout_s=PATIENCE_S), name="ask")
+        await asyncio.sleep(0)
+        one.follow(lambda _: None)
+        assert await asking == {"boot-1": True, "boot-2": True}
+        for state in (one, two):
+            await state.commands.close()
 
 
 async def test_an_instance_that_cannot_answer_has_no_reply(database: SharedDatabase) -> None:
