@@ -343,8 +343,8 @@ class Commands:
         """Return the replies of all live instances by boot id, this one's among them.
 
         An instance that failed, does not know this kind of command or took too long has no reply. The only
-        process of a database does not touch the disk. If the database does not answer, there is only the reply
-        of this instance.
+        process of a database does not touch the disk. If the database does not answer, there is only the
+        reply of this instance.
 
         Args:
             kind: what `handle` was told.
