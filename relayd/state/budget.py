@@ -10,7 +10,7 @@ import asyncio
 import copy
 import math
 import operator
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
@@ -322,6 +322,7 @@ class Budget:
 
     def _reserve(self, asks: Sequence[_Ask]) -> list[_Answer]:
         made: dict[str, _Reservation] = {}
+        reserved = Counter(reservation.client for reservation in self._open.values())
         answers: list[_Answer] = []
         now_s = self._clock()
         windows = window_names(now_s)
@@ -335,12 +336,13 @@ class Budget:
                     client = demand.client
                     used = ledger.used(client.name, windows)
                     try:
-                        self._check_streams(transaction, demand)
+                        self._check_streams(transaction, demand, reserved[client.name])
                         use = _check(demand, used, now_s)
                     except (OverBudget, TooManyStreams) as refusal:
                         answers.append(refusal)
                         continue
                     ledger.add(client.name, windows, use)
+                    reserved[client.name] += 1
                     made[demand.request_id] = _Reservation(client.name, windows, use)
                     prompt = min(demand.prompt_tokens, use.tokens)
                     model = storable_text(demand.model)
@@ -357,13 +359,21 @@ class Budget:
         self._open |= made
         return answers
 
-    def _check_streams(self, transaction: Transaction, demand: Demand) -> None:
-        """Raise TooManyStreams if other processes have what is left of the client's streams."""
+    def _check_streams(self, transaction: Transaction, demand: Demand, reserved: int) -> None:
+        """Raise TooManyStreams if other processes have what is left of the client's streams.
+
+        Args:
+            transaction: which holds the client's rows.
+            demand: what is asked.
+            reserved: how many requests of the client this process has reserved and not settled.
+        """
         most = demand.client.max_streams
         if most is None or not self._database.is_shared:
             return
         row = transaction.connection.execute(_OPEN_ELSEWHERE, (demand.client.name, transaction.boot_id))
-        if row.fetchone()[0] + demand.streams > most:
+        # Of the open ones, some wait to be reserved like this one; of the reserved ones, some have ended.
+        own = min(demand.streams, reserved + 1)
+        if row.fetchone()[0] + own > most:
             raise TooManyStreams
 
     def _deliver(self, asks: Sequence[_Ask], answers: Sequence[_Answer]) -> None:

@@ -267,6 +267,26 @@ async def test_the_streams_of_a_client_are_bounded_over_all(database: SharedData
             await one.budget.reserve(demand(4, 1))
 
 
+async def test_a_crowd_at_one_instance_gets_all_that_is_left_of_the_streams(database: SharedDatabase) -> None:
+    """Those that wait with it take nothing from a request: some of them will be refused."""
+    async with together(database, 2) as (one, two):
+        client = Client(name="web", created_at="2026-01-01T00:00:00.000Z", max_streams=5)
+        use = Use(1, 10, 0)
+
+        async def ask(state: State, numbers: range) -> int:
+            demands = [
+                Demand(f"req-{n:06d}", client, "k", "gpt-4o-mini", use, use, streams=5) for n in numbers
+            ]
+            answers = await asyncio.gather(*map(state.budget.reserve, demands), return_exceptions=True)
+            refused = sum(isinstance(answer, TooManyStreams) for answer in answers)
+            assert refused + sum(isinstance(answer, list) for answer in answers) == len(numbers), answers
+            return len(numbers) - refused
+
+        assert await ask(two, range(2)) == 2
+        assert await ask(one, range(2, 7)) == 3
+        assert await ask(two, range(7, 12)) == 0
+
+
 # The database stands still.
 
 
