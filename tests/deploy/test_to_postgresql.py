@@ -184,6 +184,14 @@ async def test_a_relay_moves_to_postgresql_and_a_second_machine_joins(
         # Of the relay before the move, the same after it, and the second.
         await until(lambda: _processes_in_the_log(postgres_url) == 3)
 
+        # By mistake: the relay must not go back to its SQLite file, with the keys of that day.
+        moved = one.config.read_text()
+        for mode in ("move", "join"):
+            status, said = await one.run_script(mode, postgres_url)
+            assert (status, "names a database already" in said) == (1, True), said
+        assert one.config.read_text() == moved
+        assert await one.answers(late)
+
 
 def _processes_in_the_log(url: str) -> object:
     with psycopg.connect(url) as connection:

@@ -14,6 +14,10 @@ stop=${STOP:-systemctl stop relayd.socket relayd.service}
 start=${START:-systemctl start relayd.socket relayd.service}
 before=$config.before-postgresql
 
+if grep -Eq '^[[:space:]]*url(_file)?[[:space:]]*=' "$config"; then
+  echo "$config names a database already; nothing is changed. Was a move cut off? Then undo it: mv $before $config" >&2
+  exit 1
+fi
 # Whatever fails from here on: the relay runs as before. The SQLite file is never changed.
 cp -p "$config" "$before"
 trap 'mv "$before" "$config"; sh -c "$start"; echo "Not moved; relayd runs as before." >&2; exit 1' EXIT
