@@ -480,6 +480,11 @@ class PostgresWatch(PostgresConnection, Watch):
         return late
 
 
+_NO_URL = (
+    "state.url is not the URL of a PostgreSQL database. Write it like "
+    "postgresql://relayd:PASSWORD@db.example/relayd; what has a meaning in URLs, such as @ and / in the "
+    "password, is percent-encoded."
+)
 _LISTEN, _NOTIFY = b"LISTEN relayd", b"NOTIFY relayd"
 _MAX_WAKES = 1024
 _MARK = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -552,15 +557,15 @@ class Postgres(Engine):
         """Read the URL; nothing connects yet.
 
         Raises:
-            StateUnreachable: it is not one; the message has no part of it.
+            StateUnreachable: it is not one, or libpq takes a part of the password for the address; the message
+                has no part of it.
         """
         try:
             given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
         except psycopg.ProgrammingError:
-            raise StateUnreachable(
-                "state.url is not the URL of a PostgreSQL database. Write it like "
-                "postgresql://relayd@db.example/relayd"
-            ) from None
+            raise StateUnreachable(_NO_URL) from None
+        if _is_misread(given):
+            raise StateUnreachable(_NO_URL)
         self._given = given
         self._conninfo = make_conninfo("", **_DEFAULTS | given)
         self.where = _where(given)
@@ -751,6 +756,13 @@ def _fault(error: psycopg.Error) -> Fault:
     if state.startswith(("42", "XX")) and state != "42501":
         return Fault.DAMAGED
     return Fault.UNREACHABLE
+
+
+def _is_misread(given: dict[str, str]) -> bool:
+    """Return whether a password that is not percent-encoded may have become host, port or database."""
+    ports = given.get("port", "").split(",")
+    address = given.get("host", "") + given.get("dbname", "")
+    return "@" in address or not all(port.isdecimal() or not port for port in ports)
 
 
 def _where(given: dict[str, str]) -> str:

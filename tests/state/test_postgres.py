@@ -304,7 +304,11 @@ def test_a_database_of_another_program_is_refused(engine: Postgres, postgres_url
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://relayd:s3cret@/x?port=none&host=/nowhere", "'x' at /nowhere:none does not answer"),
+        ("postgresql://relayd:s3cret@/x?port=none&host=/nowhere", "not the URL of a PostgreSQL database"),
+        # Passwords that are not percent-encoded end where a part of the address begins.
+        ("postgresql://relayd:p@s3cret@127.0.0.1:1/x", "is percent-encoded"),
+        ("postgresql://relayd:p/s3cret@127.0.0.1:1/x", "is percent-encoded"),
+        ("postgresql://relayd:1/s3cret@127.0.0.1:1/x", "is percent-encoded"),
         ("postgresql://relayd:s3cret@/x?host=/nowhere", r"'x' at /nowhere:5432 does not answer"),
         ("postgresql://relayd:s3cret@/x?colour=red", "not the URL of a PostgreSQL database"),
     ],
