@@ -195,11 +195,11 @@ class PostgresConnection(Connection):
 
     dialect = POSTGRES
 
-    def __init__(self, engine: Postgres, *, is_writer: bool) -> None:
+    def __init__(self, engine: Postgres, *, is_writer: bool, raw: _Raw | None = None) -> None:
         self.where = engine.where
         self._engine = engine
         self._is_writer = is_writer
-        self._raw: _Raw | None = None
+        self._raw = raw
         self._in_transaction = False
         self._timeout_s = TIMEOUT_S
         self.limit: _Limit | None = None
@@ -485,6 +485,7 @@ _NO_URL = (
     "postgresql://relayd:PASSWORD@db.example/relayd; what has a meaning in URLs, such as @ and / in the "
     "password, is percent-encoded."
 )
+_NO_PERMISSION = "42501"
 _LISTEN, _NOTIFY = b"LISTEN relayd", b"NOTIFY relayd"
 _MAX_WAKES = 1024
 _MARK = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -584,7 +585,8 @@ class Postgres(Engine):
         Raises:
             EngineError, StateError: the message says what to do.
         """
-        connection = PostgresConnection(self, is_writer=True)
+        # Not through the breaker: what starts does not try again.
+        connection = PostgresConnection(self, is_writer=True, raw=self._connect(is_writer=True))
         try:
             self._check_server(connection)
             migrate(connection)
@@ -725,6 +727,12 @@ class Postgres(Engine):
         reason = str(error).strip().partition("\n")[0].removeprefix("connection is bad: ")
         fault = _fault(error)
         told: StateError
+        if error.sqlstate == _NO_PERMISSION:
+            told = StateUnreachable(
+                f"The database {self.where} does not let its user do this ({reason}). Make the user the owner "
+                "of the database and of its tables."
+            )
+            return EngineError(reason, fault, told)
         if fault is Fault.UNREACHABLE:
             return self.unreachable(reason)
         if fault is Fault.DAMAGED:
@@ -752,8 +760,7 @@ def _fault(error: psycopg.Error) -> Fault:
     # A deadlock, a lock that was not given, a statement that took too long.
     if state.startswith(("40", "55")) or state == "57014":
         return Fault.BUSY
-    # 42501: no permission.
-    if state.startswith(("42", "XX")) and state != "42501":
+    if state.startswith(("42", "XX")) and state != _NO_PERMISSION:
         return Fault.DAMAGED
     return Fault.UNREACHABLE
 

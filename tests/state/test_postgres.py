@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from relayd.state import keyring
 from relayd.state.database import Database, Transaction
@@ -299,6 +300,21 @@ def test_a_database_of_another_program_is_refused(engine: Postgres, postgres_url
         with pytest.raises(StateDamaged, match="a table 'clients' of another program"):
             engine.open()
         assert other.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
+
+
+def test_a_start_that_fails_says_so_once(
+    postgres: Server, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not try again. A database that belongs to somebody else answers, and says what is missing."""
+    postgres.execute("ALTER DATABASE {} OWNER TO postgres", str(conninfo_to_dict(postgres_url)["dbname"]))
+    for url, says in (
+        (postgres_url, "Make the user the owner of the database"),
+        ("postgresql://relayd@/x?host=/nowhere", "does not answer"),
+    ):
+        with closing(Postgres(url)) as engine, pytest.raises(StateUnreachable, match=says):  # noqa: SIM117
+            with as_state_errors(engine):
+                engine.open()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
