@@ -190,7 +190,7 @@ class AdminContext:
             where=state.engine.where,
             ok=error is None,
             error=error,
-            latency_ms=None if latency_s is None else round(latency_s * 1000, 1),
+            latency_ms=None if latency_s is None or error is not None else round(latency_s * 1000, 1),
         )
 
     def as_of_now(self, record: RequestRecord) -> RequestRecord:

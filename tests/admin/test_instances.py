@@ -217,6 +217,7 @@ async def test_without_its_database_an_instance_shows_and_commands_itself(
         assert status.streams == StreamCounts(streaming=1)
         assert (status.engine.kind, status.disk) == (EngineKind.POSTGRESQL, None)
         assert status.engine.error is not None
+        assert status.engine.latency_ms is None
         with pytest.raises(Refused) as refusal:
             await client.add_key("web", generation=1, idempotency_key="one")
         assert refusal.value.status == 503
