@@ -115,7 +115,7 @@ async def revoke(args: Namespace, console: Console) -> int:
     streams = streams_after(change.cut if args.cut else None)
     sentence = f"Key {change.key.id} of {name} is revoked. {streams}"
     if not any(key.client == name and key.state in LIVE_STATES for key in (await client.keys()).keys):
-        sentence += f" {name} has no key now: relayd keys add {name}"
+        sentence += f" {name} has no key now: `relayd keys add {name}` makes one."
     return _show(args, console, change, sentence)
 
 

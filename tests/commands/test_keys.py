@@ -121,7 +121,7 @@ async def test_extend_undo_and_revoke_say_what_is_so_now(tmp_path: Path) -> None
         dead = await relayd(api.socket, "keys", "revoke", old)
         assert re.fullmatch(
             rf"Key {old} of default is revoked\. Its open streams continue to their end\. "
-            r"default has no key now: \S*relayd keys add default\n",
+            r"default has no key now: `\S*relayd keys add default` makes one\.\n",
             dead.out,
         )
         cut = await relayd(api.socket, "keys", "revoke", old, "--cut")
