@@ -160,7 +160,7 @@ class EngineStatus(msgspec.Struct, kw_only=True, frozen=True):
     error: str | None = None
     """What is wrong, in words for the operator; None if it is well."""
     latency_ms: float | None = None
-    """How long the last look at a shared database took; None if there is none, or something is wrong with it."""
+    """How long the last look at a shared database took; None if there is none, or it is not well."""
 
 
 class InstanceCounts(msgspec.Struct, frozen=True):

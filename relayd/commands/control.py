@@ -52,7 +52,7 @@ async def pause(args: Namespace, console: Console) -> int:
         args,
         console,
         status,
-        f"Paused{_all(status)}: new requests get 503; {counted(count, 'open stream')} may finish. "
+        f"Paused{_which(status)}: new requests get 503; {counted(count, 'open stream')} may finish. "
         "`relayd resume` accepts new requests again.",
     )
 
@@ -99,7 +99,7 @@ async def drain(args: Namespace, console: Console) -> int:
         if count
         else "no stream is open, so relayd stops now."
     )
-    return _show(args, console, status, f"Draining{_all(status)}: new requests get 503; {rest}")
+    return _show(args, console, status, f"Draining{_which(status)}: new requests get 503; {rest}")
 
 
 def _show(args: Namespace, console: Console, status: Status, sentence: str) -> int:
@@ -113,8 +113,12 @@ def _show(args: Namespace, console: Console, status: Status, sentence: str) -> i
     return EXIT_FAILED
 
 
-def _all(status: Status) -> str:
-    return f" all {status.instances.live} instances" if status.instances.live > 1 else ""
+def _which(status: Status) -> str:
+    """Return which instances have done it, if there are several."""
+    live, silent = status.instances.live, len(status.silent)
+    if live <= 1:
+        return ""
+    return f" {live - silent} of {live} instances" if silent else f" all {live} instances"
 
 
 def _open_streams(status: Status) -> int:

@@ -558,8 +558,8 @@ class Postgres(Engine):
         """Read the URL; nothing connects yet.
 
         Raises:
-            StateUnreachable: it is not one, or libpq takes a part of the password for the address; the message
-                has no part of it.
+            StateUnreachable: it is none, or libpq takes a part of the password for the address. The
+                message has no part of it.
         """
         try:
             given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
@@ -729,8 +729,8 @@ class Postgres(Engine):
         told: StateError
         if error.sqlstate == _NO_PERMISSION:
             told = StateUnreachable(
-                f"The database {self.where} does not let its user do this ({reason}). Make the user the owner "
-                "of the database and of its tables."
+                f"The database {self.where} does not let its user do this ({reason}). Make the user the "
+                "owner of the database and of its tables."
             )
             return EngineError(reason, fault, told)
         if fault is Fault.UNREACHABLE:

@@ -68,7 +68,7 @@ async def test_an_instance_that_does_not_answer_is_named(
         _fall_silent(two, "intake")
         paused = await relayd(one.socket, "pause")
         assert paused.status == 1
-        assert paused.out.startswith("Paused all 2 instances: ")
+        assert paused.out.startswith("Paused 1 of 2 instances: ")
         assert f"No answer came from {_HOST}-2 within a second" in paused.err
         assert (one.accepting.refusal is None, two.accepting.refusal is None) == (False, True)
         _fall_silent(two, "reload")
