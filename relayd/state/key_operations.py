@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -80,7 +80,7 @@ _change = msgspec.json.Decoder(Change)
 
 
 def apply_change(
-    transaction: Transaction, request: ChangeRequest, now_s: float, expired: Collection[str]
+    transaction: Transaction, request: ChangeRequest, now_s: float, expired: Mapping[str, str]
 ) -> Change:
     """Decide and store a change.
 
@@ -88,7 +88,7 @@ def apply_change(
         transaction: all or nothing of the change is part of it.
         request: the change.
         now_s: the Unix time.
-        expired: retiring keys that have expired, also if the clock was set back since.
+        expired: the ends of retiring keys that have expired, by id, also if the clock was set back since.
 
     Raises:
         RingError: the change is refused; roll back.

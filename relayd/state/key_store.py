@@ -175,12 +175,16 @@ def store_client(connection: Connection, client: Client, generation: int) -> Non
     )
 
 
-def mark_expired(connection: Connection, key_ids: Collection[str]) -> None:
-    """Store that these retiring keys have expired, so that a clock set back can't revive them."""
-    chosen = connection.dialect.listed("?")
-    connection.execute(
-        f"UPDATE keys SET state = 'expired' WHERE state = 'retiring' AND id IN ({chosen})",  # noqa: S608 - own SQL
-        (msgspec.json.encode(list(key_ids)).decode(),),
+def mark_expired(connection: Connection, ends: Mapping[str, str]) -> None:
+    """Store that retiring keys have expired, so that a clock set back can't revive them.
+
+    Args:
+        connection: in a transaction.
+        ends: the ends that were seen to pass, by id; a key that was extended meanwhile has not expired.
+    """
+    connection.executemany(
+        "UPDATE keys SET state = 'expired' WHERE state = 'retiring' AND id = ? AND expires_at <= ?",
+        sorted(ends.items()),
     )
 
 

@@ -186,8 +186,9 @@ class KeyRing:
         self._directory = directory
         self._clock = clock
         self._uses = _KeyUses()
-        self._expired: set[str] = set()
-        """Keys once seen expired, until the disk has it: a clock set back must not revive them."""
+        self._ended: dict[str, str] = {}
+        """The ends of keys that were seen to pass, until the disk has it: a clock set back must not revive
+        them. Another instance may have moved such an end without this one knowing yet."""
         self.expiry_task = Task("expired keys", 1.0, self.store_expired)
         self.on_change: Callable[[], None] = lambda: None
         """Called after each new generation, on the writer's thread or the follower's; must be quick."""
@@ -245,7 +246,7 @@ class KeyRing:
                 raise RingStale("The database cannot be asked, and the key is not one that is known here.")
             return None
         owner = snapshot.owners[theirs]
-        return None if owner.key_id in self._expired else owner
+        return None if self._has_expired(owner.key_id) else owner
 
     def former_owner(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a key that `verify` refused: for the record, never for the answer."""
@@ -541,24 +542,31 @@ class KeyRing:
         Raises:
             EngineError: nothing is written; the next call tries again.
         """
-        expired = self._find_expired()
-        if expired:
+        self._note_expired()
+        ended = self._ended.copy()
+        if ended:
             with self._database.transaction(durable=True) as transaction:
                 transaction.lock()
-                mark_expired(transaction.connection, expired)
-                self._adopt_after_commit(transaction, expired)
-            self._expired -= expired
+                mark_expired(transaction.connection, ended)
+                self._adopt_after_commit(transaction, ended)
+            for key_id in ended:
+                self._ended.pop(key_id, None)
 
-    def _find_expired(self) -> set[str]:
-        """Return the live keys that have expired by now, or had expired before the clock was set back."""
+    def _find_expired(self) -> dict[str, str]:
+        """Return the ends of the live keys that have expired by now, or had before the clock was set back."""
         self._note_expired()
-        return set(self._expired)
+        return {key_id: end for key_id, end in self._ended.copy().items() if self._has_expired(key_id)}
+
+    def _has_expired(self, key_id: str) -> bool:
+        """Return whether the end that a key has now was seen to pass."""
+        key, seen = self._snapshot.keys.get(key_id), self._ended.get(key_id)
+        return bool(key and key.expires_at and seen and key.expires_at <= seen)
 
     def _note_expired(self) -> None:
-        now_s = self._clock()
-        for key_id, end_s in self._snapshot.ends_s.items():
-            if end_s <= now_s and key_id not in self._expired:
-                self._expired.add(key_id)
+        now_s, snapshot = self._clock(), self._snapshot
+        for key_id, end_s in snapshot.ends_s.items():
+            if end_s <= now_s and not self._has_expired(key_id):
+                self._ended[key_id] = snapshot.keys[key_id].expires_at or ""
                 self._writer.wake(self.expiry_task)
 
 

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -241,6 +242,21 @@ async def test_a_ring_that_went_on_from_an_older_one_is_refused(database: Shared
             assert state.ring.verify(key_of(first)) is None
             with pytest.raises(RingUnavailable, match="another key ring"):
                 await state.ring.add("other", caller=ALICE)
+
+
+async def test_a_key_that_was_extended_elsewhere_lives_on(
+    database: SharedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that does not know it yet sees the old end pass; the key is not stored as expired."""
+    with database.opened(1) as (state,):
+        old = await state.ring.add("web", caller=ALICE)
+        await state.ring.rotate(old.key.id, grace_s=600, caller=ALICE)
+    with database.opened(2) as (one, behind):
+        await one.ring.extend(old.key.id, by_s=3600, caller=ALICE)
+        monkeypatch.setattr(behind.ring, "_clock", lambda: time.time() + 700)
+        assert behind.ring.verify(key_of(old)) is None
+        await until(lambda: behind.ring.verify(key_of(old)) is not None)
+        assert [key.state.value for key in one.reader.keys()[1]] == ["retiring", "active"]
 
 
 async def test_the_streams_of_a_client_are_bounded_over_all(database: SharedDatabase) -> None:
