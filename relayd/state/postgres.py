@@ -207,6 +207,7 @@ class PostgresConnection(Connection):
         self._marker = f"commit {datetime.now(UTC):%Y-%m-%d} {secrets.token_hex(8)}"
         """The name of the row of `meta` that tells whether the last transaction was committed."""
         self._commits = 0
+        """How many transactions began: the value of that row, if the last one was committed."""
 
     @property
     def is_broken(self) -> bool:
@@ -236,9 +237,20 @@ class PostgresConnection(Connection):
         return self._in_transaction
 
     def begin(self, *, durable: bool) -> None:
-        """Begin to write; whether commits survive a power cut is the server's `synchronous_commit`."""
+        """Begin to write; whether commits survive a power cut is the server's `synchronous_commit`.
+
+        The row that tells the outcome is written first: as long as the server has this transaction, it has
+        the row's lock, also before it reads the COMMIT.
+        """
         del durable
-        self._run(b"BEGIN")
+        self._commits += 1
+        try:
+            self._run(b"BEGIN; " + _translate(_MARK), (self._marker, self._commits))
+        except EngineError:
+            if not self.is_broken:
+                with suppress(EngineError):
+                    self._run(b"ROLLBACK")
+            raise
         self._in_transaction = True
 
     def commit(self) -> None:
@@ -248,9 +260,8 @@ class PostgresConnection(Connection):
             EngineError: nothing has changed; but with `Fault.UNKNOWN` the connection broke before the answer
                 came, and `was_committed` tells once the server can be reached.
         """
-        self._commits += 1
         try:
-            self._run(_translate(_MARK) + b"; COMMIT", (self._marker, self._commits))
+            self._run(b"COMMIT")
         except EngineError as error:
             self._in_transaction = False
             if not self.is_broken:
@@ -272,7 +283,8 @@ class PostgresConnection(Connection):
     def was_committed(self) -> bool:
         """Return whether the last transaction was committed, although its answer was lost.
 
-        An attempt to write its row waits for the old connection's transaction, if the server still has it.
+        An attempt to write its row waits for the old connection's transaction, if the server still has it, and
+        ends with an error if that takes too long.
         """
         (found,) = self._run(_translate(_ASK), (self._marker,)).rows[0]
         return bool(found == self._commits)
@@ -357,7 +369,9 @@ class PostgresConnection(Connection):
 
     def begin_migration(self) -> None:
         """Begin to change the schema, alone among all processes."""
-        self.begin(durable=True)
+        # Without the row that tells the outcome: `meta` may not be there.
+        self._run(b"BEGIN")
+        self._in_transaction = True
         self._timeout_s = MIGRATION_TIMEOUT_S
         self.execute(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT_S:.0f}s'")
         self.execute(f"SET LOCAL lock_timeout = '{MIGRATION_TIMEOUT_S:.0f}s'")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -231,6 +233,44 @@ def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
         assert done == (["done"] if is_committed else [])
 
 
+def test_a_commit_that_the_server_has_not_read_is_undecided(
+    engine: Postgres, postgres_url: str
+) -> None:
+    """It is not taken for undone and repeated: the server may still do it, once."""
+    with closing(engine.open()) as connection, psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("CREATE TABLE numbers (number int)")
+        database, transactions = Database(engine, connection, "boot-1", Published()), list[Transaction]()
+        (backend,) = connection.execute("SELECT pg_backend_pid()").rows[0]
+
+        def commits() -> None:
+            with database.transaction(durable=True) as transaction:
+                transactions.append(transaction)
+                transaction.connection.execute("INSERT INTO numbers VALUES (1)")
+                os.kill(backend, signal.SIGSTOP)
+                connection._timeout_s = 0.5
+
+        try:
+            with pytest.raises(EngineError) as refused:
+                commits()
+            assert refused.value.fault is Fault.UNKNOWN
+            wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+            with pytest.raises(EngineError):
+                database.resolve(transactions[0])
+            assert transactions[0].is_committed is None
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        connection._timeout_s = PATIENCE_S
+
+        def is_known() -> bool:
+            with suppress(EngineError):
+                database.resolve(transactions[0])
+            return transactions[0].is_committed is not None
+
+        wait_until(is_known, PATIENCE_S)
+        assert transactions[0].is_committed
+        assert other.execute("SELECT number FROM numbers").fetchall() == [(1,)]
+
+
 class LosesAChange(PostgresConnection):
     """Loses the server in the next COMMIT of a change of keys."""
 
@@ -239,7 +279,7 @@ class LosesAChange(PostgresConnection):
     is_changing = False
 
     def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
-        self.is_changing = query != b"BEGIN" and (self.is_changing or query.startswith(b"UPDATE ring"))
+        self.is_changing = not query.startswith(b"BEGIN") and (self.is_changing or query.startswith(b"UPDATE ring"))
         if not query.endswith(b"COMMIT") or not (self.is_changing and self.is_armed):
             return super()._run_once(query, parameters)  # type: ignore[arg-type]
         self.is_armed = False
