@@ -199,6 +199,7 @@ class PostgresConnection(Connection):
         self.where = engine.where
         self._engine = engine
         self._is_writer = is_writer
+        self._is_needed = is_writer
         self._raw = raw
         self._in_transaction = False
         self._timeout_s = TIMEOUT_S
@@ -283,8 +284,8 @@ class PostgresConnection(Connection):
     def was_committed(self) -> bool:
         """Return whether the last transaction was committed, although its answer was lost.
 
-        An attempt to write its row waits for the old connection's transaction, if the server still has it, and
-        ends with an error if that takes too long.
+        An attempt to write its row waits for the old connection's transaction, if the server still has it,
+        and ends with an error if that takes too long.
         """
         (found,) = self._run(_translate(_ASK), (self._marker,)).rows[0]
         return bool(found == self._commits)
@@ -310,13 +311,14 @@ class PostgresConnection(Connection):
         """Do nothing: the server does it."""
 
     def used_bytes(self) -> int:
-        """Return about how many bytes the request log takes: its live rows, of the size of the newest.
+        """Return about how many bytes the request log takes: its rows, of the size of the newest.
 
-        The size of its files would not do: they never shrink, whatever is removed.
+        Each has two places of the log. The size of its files would not do: they never shrink, whatever is
+        removed. Nor would the server's statistics, which may have counted rows twice or not at all.
         """
         (used,) = self.execute(
-            "SELECT coalesce((SELECT n_live_tup FROM pg_stat_user_tables"
-            " WHERE relid = to_regclass('requests')), 0)"
+            "SELECT (SELECT sum(CASE name WHEN 'seq' THEN value ELSE -value END) / 2 FROM meta"
+            " WHERE name IN ('seq', 'floor_seq'))"
             " * (SELECT coalesce(avg(pg_column_size(newest.*)), 0) + 200 FROM"
             " (SELECT * FROM requests ORDER BY start_seq DESC LIMIT 100) AS newest)"
         ).rows[0]
@@ -404,15 +406,16 @@ class PostgresConnection(Connection):
         if self._raw is None:
             if self._in_transaction:
                 raise self._engine.unreachable("the connection broke")
-            self._raw = self._engine.connect(is_writer=self._is_writer)
+            self._raw = self._engine.connect(is_writer=self._is_writer, is_needed=self._is_needed)
         return self._raw
 
     def _run(self, query: bytes, parameters: Parameters | None = None) -> Result:
+        is_new = self.is_broken
         try:
             return self._run_once(query, parameters)
         except EngineError as error:
             # A connection that broke while nothing was asked, such as by the server's restart, is no news.
-            if self._in_transaction or not self.is_broken or error.fault is not Fault.UNREACHABLE:
+            if self._in_transaction or is_new or not self.is_broken or error.fault is not Fault.UNREACHABLE:
                 raise
         return self._run_once(query, parameters)
 
@@ -425,14 +428,17 @@ class PostgresConnection(Connection):
             cursor = raw.execute(query, parameters)
             return Result(cursor.fetchall() if cursor.description else [], cursor.rowcount)
         except psycopg.Error as error:
-            if raw.closed:
+            explained = self._explain(error)
+            # A server that only reads now is left, too: another of the URL's hosts may have its place.
+            if raw.closed or explained.fault is Fault.UNREACHABLE:
+                raw.close()
                 self._raw = None
-            raise self._explain(error) from error
+            raise explained from error
 
     def _explain(self, error: psycopg.Error) -> EngineError:
         if not isinstance(error, _TooLate):
             return self._engine.explain(error)
-        if self._is_writer:
+        if self._is_needed:
             late = self._engine.unreachable(str(error))
             self._engine.breaker.open(late)
             return late
@@ -444,6 +450,7 @@ class PostgresWatch(PostgresConnection, Watch):
 
     def __init__(self, engine: Postgres) -> None:
         super().__init__(engine, is_writer=False)
+        self._is_needed = True
         self._woken, self._wake = socket.socketpair()
         self._woken.settimeout(0)
         self._wake.settimeout(0)
@@ -484,14 +491,6 @@ class PostgresWatch(PostgresConnection, Watch):
         if is_new:
             self._run_once(_LISTEN, None)
         return raw
-
-    def _explain(self, error: psycopg.Error) -> EngineError:
-        if not isinstance(error, _TooLate):
-            return super()._explain(error)
-        # What it asks takes the server a moment.
-        late = self._engine.unreachable(str(error))
-        self._engine.breaker.open(late)
-        return late
 
 
 _NO_URL = (
@@ -538,8 +537,13 @@ class Breaker:
         with self._lock:
             if self._error is not None or self._closed.is_set():
                 return
+            try:
+                # First: without a probe it would stay open for ever.
+                threading.Thread(target=self._wait_for_answer, name="relayd-state-probe", daemon=True).start()
+            except RuntimeError as refused:
+                _log.error("%s It is asked again by each request: %s", error.told, refused)
+                return
             self._error, self._since_s = error, time.time()
-            threading.Thread(target=self._wait_for_answer, name="relayd-state-probe", daemon=True).start()
         _log.error("%s Trying again each second.", error.told)
 
     def close(self) -> None:
@@ -661,8 +665,12 @@ class Postgres(Engine):
             )
         return connection
 
-    def connect(self, *, is_writer: bool) -> _Raw:
+    def connect(self, *, is_writer: bool, is_needed: bool) -> _Raw:
         """Return a new connection; while the server is known to be gone, fail at once.
+
+        Args:
+            is_writer: it may write.
+            is_needed: relayd can't do without it: if there is none, the server is taken for gone.
 
         Raises:
             EngineError: the server can't be reached, or does not let us in.
@@ -671,7 +679,9 @@ class Postgres(Engine):
         try:
             return self._connect(is_writer=is_writer)
         except EngineError as error:
-            self.breaker.open(error)
+            # A reader's failure is its own: the server may have no connection to spare for one more query.
+            if is_needed:
+                self.breaker.open(error)
             raise
 
     def connect_patiently(self) -> psycopg.Connection[tuple[Any, ...]]:
@@ -700,10 +710,15 @@ class Postgres(Engine):
             raw = _Raw.connect(
                 self._conninfo, autocommit=True, row_factory=tuple_row, cursor_factory=psycopg.ClientCursor
             )
-            raw.adapters.register_loader("json", TextLoader)
-            raw.limit = _Limit(time.monotonic() + TIMEOUT_S)
+        except psycopg.Error as error:
+            raise self.explain(error) from error
+        raw.adapters.register_loader("json", TextLoader)
+        raw.limit = _Limit(time.monotonic() + TIMEOUT_S)
+        try:
             raw.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()).encode())
         except psycopg.Error as error:
+            # The error, which the breaker keeps, would keep the connection.
+            raw.close()
             raise self.explain(error) from error
         return raw
 
@@ -766,7 +781,10 @@ _TOLD = {
 def _fault(error: psycopg.Error) -> Fault:
     """Return what kind of failure an SQLSTATE is (PostgreSQL's documentation, appendix A)."""
     state = error.sqlstate or ""
-    if state.startswith(("22", "23")) or (not state and not isinstance(error, psycopg.OperationalError)):
+    # 54: a limit that no repetition changes, such as the size of an index entry.
+    if state.startswith(("21", "22", "23", "54")) or (
+        not state and not isinstance(error, psycopg.OperationalError)
+    ):
         # Without a state, psycopg refused what it was to send.
         return Fault.DATA
     if state in {"53100", "58030"}:
@@ -783,7 +801,7 @@ def _is_misread(given: dict[str, str]) -> bool:
     """Return whether a password that is not percent-encoded may have become host, port or database."""
     ports = given.get("port", "").split(",")
     address = given.get("host", "") + given.get("dbname", "")
-    return "@" in address or not all(port.isdecimal() or not port for port in ports)
+    return "@" in address or not all(port.strip().isdecimal() or not port for port in ports)
 
 
 def _where(given: dict[str, str]) -> str:

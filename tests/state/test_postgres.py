@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from relayd.state import keyring
+from relayd.state import postgres as postgres_engine
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import EngineError, Fault, as_state_errors
@@ -23,6 +27,7 @@ from relayd.state.errors import RingUnavailable, StateDamaged, StateUnreachable
 from relayd.state.filter import parse_filter
 from relayd.state.keyring import KeyOwner
 from relayd.state.postgres import TIMEOUT_S, Postgres, PostgresConnection
+from relayd.state.request_log import RequestLog
 from relayd.state.state import State
 from tests.state.harness import ALICE, Published, a_record, as_ended, patience, patient_url, wait_until
 from tests.support.postgres import Postgres as Server
@@ -233,9 +238,16 @@ def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
         assert done == (["done"] if is_committed else [])
 
 
-def test_a_commit_that_the_server_has_not_read_is_undecided(
-    engine: Postgres, postgres_url: str
-) -> None:
+def is_resolved(database: Database, transaction: Transaction) -> bool:
+    """Return whether a commit is known to be in force; it must not be known to be undone."""
+    try:
+        assert database.resolve(transaction)
+    except EngineError:
+        return False
+    return True
+
+
+def test_a_commit_that_the_server_has_not_read_is_undecided(engine: Postgres, postgres_url: str) -> None:
     """It is not taken for undone and repeated: the server may still do it, once."""
     with closing(engine.open()) as connection, psycopg.connect(postgres_url, autocommit=True) as other:
         other.execute("CREATE TABLE numbers (number int)")
@@ -261,13 +273,7 @@ def test_a_commit_that_the_server_has_not_read_is_undecided(
             os.kill(backend, signal.SIGCONT)
         connection._timeout_s = PATIENCE_S
 
-        def is_known() -> bool:
-            with suppress(EngineError):
-                database.resolve(transactions[0])
-            return transactions[0].is_committed is not None
-
-        wait_until(is_known, PATIENCE_S)
-        assert transactions[0].is_committed
+        wait_until(lambda: is_resolved(database, transactions[0]), PATIENCE_S)
         assert other.execute("SELECT number FROM numbers").fetchall() == [(1,)]
 
 
@@ -279,7 +285,9 @@ class LosesAChange(PostgresConnection):
     is_changing = False
 
     def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
-        self.is_changing = not query.startswith(b"BEGIN") and (self.is_changing or query.startswith(b"UPDATE ring"))
+        self.is_changing = not query.startswith(b"BEGIN") and (
+            self.is_changing or query.startswith(b"UPDATE ring")
+        )
         if not query.endswith(b"COMMIT") or not (self.is_changing and self.is_armed):
             return super()._run_once(query, parameters)  # type: ignore[arg-type]
         self.is_armed = False
@@ -379,6 +387,104 @@ def test_the_password_is_in_no_message(url: str, says: str) -> None:
     with pytest.raises(StateUnreachable, match=says) as refused:
         open_it()
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_reader_without_a_connection_shuts_nobody_out(engine: Postgres, postgres: Server) -> None:
+    """The server has none to spare for a query: the writer, which has its own, is not taken for cut off."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+        postgres.execute("ALTER ROLE relayd CONNECTION LIMIT 1")
+        try:
+            with (
+                pytest.raises(EngineError, match="too many connections"),
+                engine.reading(lambda: False, PATIENCE_S),
+            ):
+                pytest.fail("it began")
+            assert engine.health.is_ok
+            assert counted(database) == 1
+        finally:
+            postgres.execute("ALTER ROLE relayd CONNECTION LIMIT -1")
+
+
+def test_a_server_that_only_reads_now_is_left(engine: Postgres) -> None:
+    """A fenced primary keeps its connections: the next transaction looks for the server that writes."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+        connection.execute("SET default_transaction_read_only = on")
+        assert counted(database) == 1
+
+        def breaks() -> None:
+            with database.transaction(durable=True) as transaction:
+                transaction.connection.execute("SET transaction_read_only = on")
+                transaction.next_seq()
+
+        with pytest.raises(EngineError, match="read-only") as refused:
+            breaks()
+        assert refused.value.fault is Fault.UNREACHABLE
+        assert connection.is_broken
+        assert counted(database) == 2
+
+
+def test_a_value_that_no_repetition_makes_fit_is_its_own_fault(engine: Postgres) -> None:
+    """An index entry is bounded: what is too long for it is dropped, not tried for ever."""
+    text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(200))
+    with closing(engine.open()) as connection, pytest.raises(EngineError) as refused:
+        connection.execute("INSERT INTO stored_objects VALUES (?, 'web', NULL, 'responses', '')", (text,))
+    assert refused.value.fault is Fault.DATA
+
+
+def test_a_breaker_without_a_thread_for_its_probe_stays_closed(
+    engine: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would ever ask the server again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        engine.breaker.open(engine.unreachable("away"))
+    engine.breaker.check()
+    assert engine.health.is_ok
+
+
+def test_a_connection_that_can_t_be_set_up_is_closed(
+    engine: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server gets it back at once, also while the error is kept."""
+    made: list[psycopg.Connection] = []
+
+    class Refused(postgres_engine._Raw):
+        def execute(self, *_: object, **__: object) -> NoReturn:
+            made.append(self)
+            raise psycopg.OperationalError("refused")
+
+    monkeypatch.setattr(postgres_engine, "_Raw", Refused)
+    with pytest.raises(EngineError, match="refused"):
+        engine.open()
+    assert [raw.closed for raw in made] == [True]
+
+
+def test_the_size_of_the_log_is_not_that_of_the_statistics(engine: Postgres, postgres_url: str) -> None:
+    """Those count rows twice that one session wrote and analysed: half of the log would be removed."""
+    with closing(engine.open()) as connection:
+        database = Database(engine, connection, "boot-1", Published())
+        log = RequestLog(database, lambda: None, lambda: 0.0, lambda *_: None, lambda _: None)
+        for number in range(100):
+            record = a_record(number)
+            log.started(record)
+            log.ended(as_ended(record))
+        log.drain(until=math.inf)
+        connection.execute("ANALYZE requests")
+        (pid,) = connection.execute("SELECT pg_backend_pid()").rows[0]
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        # Its statistics are there when it is gone.
+        gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: other.execute(gone, (pid,)).fetchone() == (0,), PATIENCE_S)
+        size = other.execute("SELECT sum(pg_column_size(requests.*)) FROM requests").fetchone()
+    assert size is not None
+    with closing(engine.open()) as connection:
+        assert connection.used_bytes() == pytest.approx(int(size[0]) + 100 * 200, rel=0.01)
 
 
 def test_without_a_url_psycopg_is_not_imported() -> None:
