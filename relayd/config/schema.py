@@ -187,9 +187,7 @@ class StateSettings(Section):
         SecretStr(""), "a PostgreSQL database for several machines; empty: SQLite in state_dir", restart=True
     )
     url_file: Path | None = _key(None, "a file that contains only the URL; mode 0600", restart=True)
-    stale_after_s: float = _seconds(
-        300.0, "without the database, keys work for this long; then they get 503", restart=True
-    )
+    stale_after_s: float = _seconds(300.0, "without the database, keys work for this long; then they get 503")
 
 
 class LogSettings(Section):

@@ -119,7 +119,10 @@ async def _check_readiness(site: Site) -> Finding:
     if answer.status == HTTPStatus.OK:
         return ok("intake", "New requests are accepted.")
     reason = answer.event(0).get("reason") or f"/readyz answers {answer.status}"
-    return warning("intake", str(reason), "relayd status says more; relayd resume accepts requests again")
+    remedy = "relayd status says more"
+    if answer.event(0).get("status") == "paused":
+        remedy += "; relayd resume accepts requests again"
+    return warning("intake", str(reason), remedy)
 
 
 async def _check_preflight(site: Site, origin: str | None) -> Finding:
@@ -185,7 +188,8 @@ async def _check_refusal(site: Site, origin: str | None) -> Finding:
     """Check that the refusal of a request without a key comes through as relayd wrote it."""
     asked = origin or _UNKNOWN_ORIGIN
     answer = await site.ask("POST", "/chat", {"Origin": asked}, json.dumps({"messages": []}).encode())
-    if answer.header("X-Relayd-Error") == "unauthorized" and answer.event(0).get("error") is True:
+    # Not `unauthorized` where relayd can take no request, of whomever.
+    if answer.header("X-Relayd-Error") and answer.event(0).get("error") is True:
         wrong_origin = _judge_origin(answer, asked, is_named=origin is not None)
         # A mere warning was given for the preflight already.
         if wrong_origin and wrong_origin.severity is Severity.ERROR:

@@ -16,6 +16,7 @@ from typing import Any
 
 from relayd.doctor.http_client import ANSWER_TIMEOUT_S, Answer, NoAnswer, Site
 from relayd.findings import CheckFailed, Finding, error, ok, warning
+from relayd.relay.errors import ErrorCode
 from relayd.relay.probe import PROBE_MODEL
 
 _LINES = 20
@@ -112,9 +113,10 @@ async def _facts(target: Target) -> dict[str, Any]:
     facts = _content(answer)
     if "version" not in facts:
         reason = answer.event(0).get("content") or f"HTTP {answer.status}"
-        raise CheckFailed(
-            "key", f"The relay cannot be tested: {reason}", "upgrade relayd if it is older than this one"
-        )
+        remedy = "upgrade relayd if it is older than this one"
+        if answer.header("X-Relayd-Error") == ErrorCode.STATE_UNAVAILABLE:
+            remedy = "relayd status says more"
+        raise CheckFailed("key", f"The relay cannot be tested: {reason}", remedy)
     return facts
 
 

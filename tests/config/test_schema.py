@@ -123,7 +123,6 @@ def test_all_but_these_keys_change_live() -> None:
         "upstream.proxy",
         "state.url",
         "state.url_file",
-        "state.stale_after_s",
         "admin.socket",
         "admin.group",
     }

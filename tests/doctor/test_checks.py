@@ -17,6 +17,7 @@ from relayd.findings import Severity
 from tests.doctor.fault_proxy import fault_proxy
 from tests.doctor.harness import NAME, SETTINGS, Tls, errors, examined, site_at, target_behind
 from tests.e2e.daemon import KEY, Daemon
+from tests.harness import running_relay
 from tests.wire import HOST
 
 
@@ -162,6 +163,18 @@ async def test_a_paused_relay_is_a_warning(tls: Tls, daemon: Daemon) -> None:
     finally:
         await daemon.admin.resume()
     assert [f.severity for f in findings if f.where == "intake"] == [Severity.WARNING]
+
+
+async def test_a_relay_without_its_database_is_no_fault_of_the_proxy(tls: Tls) -> None:
+    """The errors are relayd's own, and what helps is neither `resume` nor an upgrade."""
+    async with running_relay() as relay, target_behind("", relay.port, tls) as target:
+        relay.state.ring.stale_after_s = 0.0
+        relay.state.ring.confirm(0.0)
+        findings = {finding.where: finding for finding in await examined(target)}
+    assert findings["errors"].severity is Severity.OK
+    assert findings["intake"].message.startswith("The database could not be asked")
+    assert findings["key"].message.startswith("The relay cannot be tested: state_unavailable")
+    assert {findings[name].remedy for name in ("intake", "key")} == {"relayd status says more"}
 
 
 async def test_a_closed_port_is_named() -> None:
