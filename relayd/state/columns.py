@@ -137,6 +137,8 @@ def start_json(dialect: Dialect) -> str:
 def upsert_sql(values: str) -> str:
     """Return the statement that inserts rows, or brings those that are there up to date.
 
+    A row of another request at the same place stays as it is.
+
     Args:
         values: what follows the columns: `VALUES` or a query.
     """
@@ -144,7 +146,7 @@ def upsert_sql(values: str) -> str:
     updates = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS if column not in fixed)
     return (
         f"INSERT INTO requests ({', '.join(COLUMNS)}) {values}"
-        f" ON CONFLICT (start_seq) DO UPDATE SET {updates}"
+        f" ON CONFLICT (start_seq) DO UPDATE SET {updates} WHERE requests.id = excluded.id"
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from relayd.state.engine import Connection, Engine, EngineError, Fault
-from relayd.state.records import LogEvent
+from relayd.state.records import LogEvent, Lost, utc_text
 
 OnCommit = Callable[[Sequence[LogEvent]], None]
 """Called on the thread that committed, after each commit, with its events in order; must be quick."""
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 class Transaction:
     """One open transaction: its connection, and the events that it will have caused."""
 
-    def __init__(self, connection: Connection, boot_id: str) -> None:
+    def __init__(self, connection: Connection, boot_id: str, known_seq: int = 0) -> None:
         self.connection = connection
         self.boot_id = boot_id
         self.events: list[LogEvent] = []
@@ -26,6 +27,7 @@ class Transaction:
         """Run after the commit, before the events are published."""
         self.is_committed: bool | None = None
         """None while the transaction is open, or its outcome is not known."""
+        self._known_seq = known_seq
         self._stored_seq: int | None = None
         self._seq = 0
 
@@ -37,7 +39,27 @@ class Transaction:
         if self._stored_seq is None:
             for_update = self.connection.dialect.for_update
             query = f"SELECT value FROM meta WHERE name = 'seq'{for_update}"  # noqa: S608 - own SQL
-            self._stored_seq = self._seq = self.connection.execute(query).fetchone()[0]
+            stored: int = self.connection.execute(query).fetchone()[0]
+            self._stored_seq = self._seq = stored
+            if stored < self._known_seq:
+                self._go_on_after_loss(self._known_seq - stored)
+
+    def _go_on_after_loss(self, places: int) -> None:
+        """Leave out places of the log that were seen in use, and are lost: each is given once."""
+        _log.error("The database lost the newest %d places of the log, as a standby does that was behind", places)
+        self._seq = self._known_seq
+        self.record_loss(places, utc_text(time.time()), "the database lost the newest part of the log")
+
+    def record_loss(self, count: int, at: str, reason: str) -> None:
+        """Store in the log that at most so many records are gone for good."""
+        row = (self.next_seq(), self.boot_id, at, count, reason)
+        self.connection.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", row)
+        self.events.append(Lost(*row))
+
+    @property
+    def last_seq(self) -> int:
+        """Return the last place that was given away, or was found; 0 without the lock."""
+        return self._seq
 
     def next_seq(self) -> int:
         """Return a new place in the log; it leaves no gap, because it counts only once committed."""
@@ -69,8 +91,19 @@ class Database:
         self.is_shared = is_shared
         """Whether other processes write to it too."""
         self._on_commit = on_commit
+        self._known_seq = 0
+        """The newest place in the log that was seen in a shared database."""
         self._unknown: Transaction | None = None
         """Its COMMIT got no answer; nothing else begins before its outcome is known."""
+
+    @property
+    def is_undecided(self) -> bool:
+        """Return whether a commit got no answer, and what became of it is not known yet. For any thread."""
+        return self._unknown is not None
+
+    def note_seq(self, seq: int) -> None:
+        """Note that a shared database had a place of the log: it is not given again. For any thread."""
+        self._known_seq = max(self._known_seq, seq)
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[Transaction]:
@@ -86,7 +119,7 @@ class Database:
         """
         self._settle_unknown()
         self.connection.rollback()
-        transaction = Transaction(self.connection, self.boot_id)
+        transaction = Transaction(self.connection, self.boot_id, self._known_seq)
         self.connection.begin(durable=durable)
         try:
             yield transaction
@@ -131,6 +164,8 @@ class Database:
 
     def _finish(self, transaction: Transaction) -> None:
         transaction.is_committed = True
+        if self.is_shared:
+            self.note_seq(transaction.last_seq)
         for callback in transaction.after_commit:
             callback()
         self._publish(transaction.events)

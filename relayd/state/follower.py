@@ -100,6 +100,7 @@ class Follower:
         # Before the disk is looked at: what is in memory by then is on it.
         known = self._ring.mark
         seq, command, *found = connection.execute(_HEAD).fetchone()
+        self._database.note_seq(seq)
         self._ring.follow(connection, known, RingMark(*found))
         self._instances.read(connection)
         if time.monotonic() >= self._uses_due:

@@ -15,7 +15,7 @@ import msgspec
 from relayd.state.columns import COLUMNS, Row, to_row, upsert_sql, values_sql
 from relayd.state.database import Database, Transaction
 from relayd.state.engine import Connection, EngineError, Fault
-from relayd.state.records import Ended, Lost, RequestRecord, Started, utc_text
+from relayd.state.records import Ended, RequestRecord, Started, utc_text
 
 CAPACITY = 10_000
 BATCH_ENTRIES = 512
@@ -190,9 +190,11 @@ class RequestLog:
         rows: dict[int, Row] = {}
         starts = batch.starts
         ends = [record for kind, record in batch.entries if kind is EntryKind.END]
-        closed = self._closed_elsewhere(transaction, ends)
+        closed, startless = self._changed_elsewhere(transaction, ends)
         for kind, record in batch.entries:
-            seq = starts.get(record.id) or self._start_seqs.get(record.id)
+            seq = starts.get(record.id)
+            if seq is None and record.id not in startless:
+                seq = self._start_seqs.get(record.id)
             if kind is EntryKind.START or seq is None:
                 seq = starts[record.id] = record.seq = transaction.next_seq()
                 rows[seq] = to_row(record, seq, None)
@@ -207,21 +209,28 @@ class RequestLog:
         upsert(transaction.connection, list(rows.values()))
         self._settle(transaction, ends)
         if batch.losses:
-            _record_loss(transaction, batch.losses, utc_text(self._clock()), self._loss_reason)
+            transaction.record_loss(batch.losses, utc_text(self._clock()), self._loss_reason)
 
-    def _closed_elsewhere(self, transaction: Transaction, ends: Sequence[RequestRecord]) -> Collection[str]:
-        """Return which of these requests another instance has closed as crashed, which stays their end."""
-        ids = [record.id for record in ends if record.id in self._start_seqs]
+    def _changed_elsewhere(
+        self, transaction: Transaction, ends: Sequence[RequestRecord]
+    ) -> tuple[Collection[str], Collection[str]]:
+        """Return which of these requests another instance has closed as crashed, which stays their end.
+
+        And those whose start is lost: a standby took over that did not have it.
+        """
+        ids = {record.id for record in ends if record.id in self._start_seqs}
         if not ids or not self._database.is_shared:
-            return ()
+            return (), ()
         # Before it is asked: whoever closes requests holds the lock too.
         transaction.lock()
         chosen = f"id IN ({transaction.connection.dialect.listed('?')})"
         rows = transaction.connection.execute(
-            f"SELECT id FROM requests WHERE {chosen} AND end_seq IS NOT NULL",  # noqa: S608 - a placeholder
-            (msgspec.json.encode(ids).decode(),),
+            f"SELECT id, end_seq FROM requests WHERE {chosen}",  # noqa: S608 - a placeholder
+            (msgspec.json.encode(sorted(ids)).decode(),),
         )
-        return {request_id for (request_id,) in rows}
+        found: dict[str, int | None] = dict(rows)
+        closed = {request_id for request_id, end_seq in found.items() if end_seq is not None}
+        return closed, ids - found.keys()
 
     def _note_written(self, batch: _Batch) -> None:
         self._reported += batch.losses
@@ -277,10 +286,3 @@ def upsert(connection: Connection, rows: Sequence[Row]) -> None:
             values = [value for row in rows[at : at + size] for value in row]
             connection.execute(statement, values)
             at += size
-
-
-def _record_loss(transaction: Transaction, count: int, at: str, reason: str) -> None:
-    seq = transaction.next_seq()
-    row = (seq, transaction.boot_id, at, count, reason)
-    transaction.connection.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", row)
-    transaction.events.append(Lost(*row))

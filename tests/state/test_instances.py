@@ -22,7 +22,7 @@ from relayd.state.directory import StateDirectory
 from relayd.state.errors import RingStale, RingUnavailable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
-from relayd.state.records import Client, KeyChangeResult, Outcome
+from relayd.state.records import Client, KeyChangeResult, Lost, Outcome, Started
 from relayd.state.state import State
 from tests.state.harness import (
     ALICE,
@@ -301,6 +301,46 @@ async def test_a_crowd_at_one_instance_gets_all_that_is_left_of_the_streams(data
         assert await ask(two, range(2)) == 2
         assert await ask(one, range(2, 7)) == 3
         assert await ask(two, range(7, 12)) == 0
+
+
+async def test_a_place_in_the_log_is_given_once(database: SharedDatabase) -> None:
+    """Also if the database lost it meanwhile: no request overwrites another."""
+    async with together(database, 2) as (one, two):
+        first, second = a_record(1, "boot-1"), a_record(2, "boot-2")
+        one.log.started(first)
+        await until(lambda: not one.log.queued)
+        # What a standby would have that took over without the last commit.
+        database.execute("DELETE FROM requests")
+        database.execute("UPDATE meta SET value = 0 WHERE name = 'seq'")
+        two.log.started(second)
+        await until(lambda: not two.log.queued)
+        one.log.ended(as_ended(first))
+        await until(lambda: not one.log.queued)
+        two.log.ended(as_ended(second))
+        await until(lambda: not two.log.queued)
+        for record in (first, second):
+            found = one.reader.get(record.id)
+            assert found is not None
+            assert (found.boot_id, found.outcome) == (record.boot_id, Outcome.COMPLETED)
+        assert (one.log.lost, two.log.lost) == (0, 0)
+
+
+async def test_the_log_says_what_the_database_lost(database: SharedDatabase) -> None:
+    """It goes on behind the places that were seen in use, for those who have read that far."""
+    async with together(database, 1) as (one,):
+        record = a_record(1)
+        one.log.started(record)
+        one.log.ended(as_ended(record))
+        await until(lambda: not one.log.queued)
+        database.execute("DELETE FROM requests")
+        database.execute("UPDATE meta SET value = 0 WHERE name = 'seq'")
+        one.log.started(a_record(2))
+        await until(lambda: not one.log.queued)
+        lost, started = one.reader.events(2)
+        assert isinstance(lost, Lost)
+        assert (lost.seq, lost.count, lost.reason) == (3, 2, "the database lost the newest part of the log")
+        assert isinstance(started, Started)
+        assert (started.seq, started.record.id) == (4, "req-000002")
 
 
 # The database stands still.
