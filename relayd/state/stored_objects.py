@@ -16,6 +16,8 @@ _KEPT = 2000
 """Owners in memory; most objects are used again within minutes."""
 _CAPACITY = 10_000
 _BATCH = 512
+_MAX_ID_CHARS = 1000
+"""No provider's are as long; an index of PostgreSQL could not take a much longer one."""
 _RESPONSES_KEPT_S = 60 * 24 * 3600.0
 """OpenAI keeps responses for 30 days; conversations and files until they are deleted."""
 
@@ -61,8 +63,8 @@ class StoredObjects:
         return self._database.is_shared
 
     def add(self, object_id: str, owner: Owner) -> None:
-        """Note who made an object; the first owner of an id keeps it."""
-        if self.recent(object_id) is not None:
+        """Note who made an object; the first owner of an id keeps it. A far too long id has no owner."""
+        if len(object_id) > _MAX_ID_CHARS or self.recent(object_id) is not None:
             return
         self.keep(object_id, owner)
         if len(self._waiting) < _CAPACITY:

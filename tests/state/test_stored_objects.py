@@ -78,6 +78,17 @@ def test_many_owners_stay_known_while_the_disk_refuses(tmp_path: Path) -> None:
         assert state.reader.object_owner("resp_0") == _WEB
 
 
+def test_an_id_that_no_index_could_hold_has_no_owner(tmp_path: Path) -> None:
+    """It would keep all behind it from being stored."""
+    long_id = "resp_" + "".join(chr(33 + (n * n) % 90) for n in range(6000))
+    with opened(tmp_path, clock=Clock()) as state:
+        state.stored_objects.add(long_id, _WEB)
+        state.stored_objects.add("resp_1", _WEB)
+        wait_until(lambda: state.reader.object_owner("resp_1") == _WEB)
+        assert state.stored_objects.recent(long_id) is None
+        assert state.reader.object_owner(long_id) is None
+
+
 def test_what_the_provider_no_longer_has_is_forgotten(tmp_path: Path) -> None:
     """A response after two months; a conversation never."""
     clock = Clock()
