@@ -172,7 +172,7 @@ class AdminContext:
             [
                 InstanceInfo(
                     **asdict(instance),
-                    has_ring=instance.generation == generation,
+                    has_ring=instance.generation == generation >= 0,
                     is_self=instance.boot_id == self.facts.boot_id,
                 )
                 for instance in live

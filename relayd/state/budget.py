@@ -11,7 +11,7 @@ import copy
 import math
 import operator
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -57,7 +57,6 @@ _READ_WINDOW = 'SELECT requests, tokens, nano_usd FROM windows WHERE "window" = 
 _INSERT_RESERVATION = """INSERT INTO reservations
     (id, boot_id, client, key_id, model, day, prompt_tokens, completion_tokens, nano_usd)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_OPEN_ELSEWHERE = "SELECT count(*) FROM reservations WHERE client = ? AND boot_id != ?"
 _ON_SAME_USAGE = """ON CONFLICT (period, client, key_id, model) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens,
@@ -262,6 +261,11 @@ class Budget:
         if not health.is_ok:
             # At once: the writer may wait for a connection.
             raise StateUnreachable(health.error or "The database does not answer.")
+        if self._database.is_undecided:
+            # The transaction would wait for what the server makes of the last one.
+            raise StateUnreachable(
+                "The database did not answer a commit, and does not say yet what became of it."
+            )
         _check_room(self._asks)
         loop = asyncio.get_running_loop()
         demand = replace(demand, most=demand.most.clamped(), least=demand.least.clamped())
@@ -331,12 +335,13 @@ class Budget:
             with self._database.transaction(durable=False) as transaction:
                 ledger = _Ledger(transaction.connection)
                 ledger.lock({demand.client.name for demand, _ in asks}, windows)
+                elsewhere = self._count_elsewhere(transaction, [demand.client for demand, _ in asks])
                 rows = []
                 for demand, _ in asks:
                     client = demand.client
                     used = ledger.used(client.name, windows)
                     try:
-                        self._check_streams(transaction, demand, reserved[client.name])
+                        _check_streams(demand, reserved[client.name], elsewhere.get(client.name, 0))
                         use = _check(demand, used, now_s)
                     except (OverBudget, TooManyStreams) as refusal:
                         answers.append(refusal)
@@ -359,22 +364,25 @@ class Budget:
         self._open |= made
         return answers
 
-    def _check_streams(self, transaction: Transaction, demand: Demand, reserved: int) -> None:
-        """Raise TooManyStreams if other processes have what is left of the client's streams.
+    def _count_elsewhere(self, transaction: Transaction, clients: Iterable[Client]) -> dict[str, int]:
+        """Return how many requests of each client other processes have open, if its streams are bounded.
 
         Args:
-            transaction: which holds the client's rows.
-            demand: what is asked.
-            reserved: how many requests of the client this process has reserved and not settled.
+            transaction: which holds the clients' rows.
+            clients: those that ask.
         """
-        most = demand.client.max_streams
-        if most is None or not self._database.is_shared:
-            return
-        row = transaction.connection.execute(_OPEN_ELSEWHERE, (demand.client.name, transaction.boot_id))
-        # Of the open ones, some wait to be reserved like this one; of the reserved ones, some have ended.
-        own = min(demand.streams, reserved + 1)
-        if row.fetchone()[0] + own > most:
-            raise TooManyStreams
+        if not self._database.is_shared:
+            return {}
+        names = {client.name for client in clients if client.max_streams is not None}
+        if not names:
+            return {}
+        listed = transaction.connection.dialect.listed("?")
+        rows = transaction.connection.execute(
+            f"SELECT client, count(*) FROM reservations WHERE client IN ({listed}) AND boot_id != ?"  # noqa: S608 - a placeholder
+            " GROUP BY client",
+            (msgspec.json.encode(sorted(names)).decode(), transaction.boot_id),
+        )
+        return dict(rows)
 
     def _deliver(self, asks: Sequence[_Ask], answers: Sequence[_Answer]) -> None:
         """Answer those who wait; on the event loop."""
@@ -639,6 +647,20 @@ def _standings(client: Client, used: Sequence[Use], now_s: float) -> list[Standi
         for bound in BOUNDS
         if (limit := _limit(client, bound)) is not None
     ]
+
+
+def _check_streams(demand: Demand, reserved: int, elsewhere: int) -> None:
+    """Raise TooManyStreams if other processes have what is left of the client's streams.
+
+    Args:
+        demand: what is asked.
+        reserved: how many requests of the client this process has reserved and not settled.
+        elsewhere: how many other processes have open; 0 if there are none.
+    """
+    most = demand.client.max_streams
+    # Of the open ones, some wait to be reserved like this one; of the reserved ones, some have ended.
+    if most is not None and elsewhere and elsewhere + min(demand.streams, reserved + 1) > most:
+        raise TooManyStreams
 
 
 def _check(demand: Demand, used: Sequence[Use], now_s: float) -> Use:

@@ -46,7 +46,9 @@ class Transaction:
 
     def _go_on_after_loss(self, places: int) -> None:
         """Leave out places of the log that were seen in use, and are lost: each is given once."""
-        _log.error("The database lost the newest %d places of the log, as a standby does that was behind", places)
+        _log.error(
+            "The database lost the newest %d places of the log, as a standby does that was behind", places
+        )
         self._seq = self._known_seq
         self.record_loss(places, utc_text(time.time()), "the database lost the newest part of the log")
 

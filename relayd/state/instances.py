@@ -146,7 +146,7 @@ class Instances:
     """This process and the others that share its relay, as far as it has heard of them.
 
     Args:
-        generation: returns that of the ring in force here.
+        generation: returns that of the ring in force here; -1 if the database has another ring.
         clock: returns the Unix time.
     """
 

@@ -77,6 +77,8 @@ _START_TIMEOUT_S = 30.0
 _OUTCOME_TIMEOUT_S = 5.0
 _OUTCOME_CHECK_S = 0.1
 _SUBJECT_CHARS = 200
+_UNCONFIRMED_S = 1.0
+"""A shared database that was not asked for longer may have a key that is not known here yet."""
 _CLOCKS_DIFFER_S = 60.0
 """How far the clocks of two machines may be apart for each to see what the other stored."""
 _ABOUT_CLIENTS = frozenset({"add", "import", "add_client", "set_client", "remove_client"})
@@ -191,7 +193,7 @@ class KeyRing:
         them. Another instance may have moved such an end without this one knowing yet."""
         self.expiry_task = Task("expired keys", 1.0, self.store_expired)
         self.on_change: Callable[[], None] = lambda: None
-        """Called after each new generation, on the writer's thread or the follower's; must be quick."""
+        """Called when `agreed_generation` has changed, on the writer's or the follower's thread; quick."""
         self.on_cut: Callable[[Sequence[str]], None] = lambda _: None
         """Called with the ids of keys whose open streams end, on the same threads; must be quick."""
         self._adopting = threading.Lock()
@@ -226,6 +228,13 @@ class KeyRing:
         """Whether a shared database has not been asked for too long to go on."""
         return time.monotonic() - self._confirmed_at > self.stale_after_s
 
+    @property
+    def _may_be_elsewhere(self) -> bool:
+        """Whether the database may have a key that is unknown here."""
+        if self._is_in_doubt:
+            return True
+        return self._database.is_shared and time.monotonic() - self._confirmed_at > _UNCONFIRMED_S
+
     def verify(self, presented: bytes) -> KeyOwner | None:
         """Return the owner of a valid key, else None. Takes equally long for every wrong key.
 
@@ -242,7 +251,7 @@ class KeyRing:
         is_known = sum(map(hmac.compare_digest, snapshot.live, repeat(theirs))) > 0
         self._note_expired()
         if not is_known:
-            if self._is_in_doubt and presented and theirs not in snapshot.owners:
+            if presented and theirs not in snapshot.owners and self._may_be_elsewhere:
                 raise RingStale("The database cannot be asked, and the key is not one that is known here.")
             return None
         owner = snapshot.owners[theirs]
@@ -284,6 +293,11 @@ class KeyRing:
     def generation(self) -> int:
         """Return how often the ring has changed."""
         return self._snapshot.mark.generation
+
+    @property
+    def agreed_generation(self) -> int:
+        """Return the same, if the ring in force here is one that the database has or had; else -1."""
+        return self.generation if self._refused is None else -1
 
     @property
     def mark(self) -> RingMark:
@@ -485,13 +499,18 @@ class KeyRing:
             sentence = str(_replaced(found, known))
             if self._refused is None:
                 _log.error("%s", sentence)
-            self._refused = sentence
-        else:
-            if self._refused is not None:
-                _log.warning("The database has the key ring that is in force here again, or a later one")
+                self._refused = sentence
+                self.on_change()
+            # It was asked; but others may have taken its ring, and made keys since.
+            self._confirmed_at = seen_at
+            self._is_in_doubt = True
+            return
+        if found.generation > self.generation:
+            self._adopt(load_ring(connection, (), since=known.generation))
+        if self._refused is not None:
+            _log.warning("The database has the key ring that is in force here again, or a later one")
             self._refused = None
-            if found.generation > self.generation:
-                self._adopt(load_ring(connection, (), since=known.generation))
+            self.on_change()
         self.confirm(seen_at)
 
     async def _audit_refusal(self, request: ChangeRequest, refusal: RingError) -> None:

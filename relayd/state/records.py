@@ -262,7 +262,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_age_s: float
     """Since it last wrote to the database, by the clock of the database."""
     generation: int
-    """Of the key ring that it has in force."""
+    """Of the key ring that it has in force; -1 while that is not the one of the database."""
     intake: str
     """Whether it accepts requests: `live`, `paused` or `draining`."""
     streams: int

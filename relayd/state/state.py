@@ -57,7 +57,7 @@ class State:
         self.ring = self.ring_class(self._writer, database, directory, clock)
         self._news = news = News()
         self.instances = Instances(
-            identity, self._writer, database, news, lambda: self.ring.generation, clock
+            identity, self._writer, database, news, lambda: self.ring.agreed_generation, clock
         )
         self.commands = Commands(self._writer, self.instances, news)
         self.follower: Follower | None = None

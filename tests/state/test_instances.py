@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,12 @@ import pytest
 
 from relayd.state.budget import Demand, TooManyStreams, Use
 from relayd.state.directory import StateDirectory
-from relayd.state.errors import RingStale, RingUnavailable
+from relayd.state.engine import EngineError, Fault, Parameters, Result
+from relayd.state.errors import RingStale, RingUnavailable, StateUnreachable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import Client, KeyChangeResult, Lost, Outcome, Started
+from relayd.state.sqlite import SqliteConnection
 from relayd.state.state import State
 from tests.state.harness import (
     ALICE,
@@ -259,6 +261,130 @@ async def test_a_key_that_was_extended_elsewhere_lives_on(
         assert [key.state.value for key in one.reader.keys()[1]] == ["retiring", "active"]
 
 
+async def test_an_instance_with_another_ring_does_not_have_a_change(
+    database: SharedDatabase, tmp_path: Path
+) -> None:
+    """Those that keep the newer ring of before are not told to have what is made from the older one."""
+    async with together(database, 2) as (one, two):
+        await one.ring.add("web", caller=ALICE)
+        before = database.execute("SELECT generation, changed_at, changed_by, change FROM ring")[0]
+        lost = await one.ring.add("other", caller=ALICE)
+        await one.instances.with_ring(lost.generation, PATIENCE_S)
+        # What a standby would have that took over without the last change.
+        update = "UPDATE ring SET generation = ?, changed_at = ?, changed_by = ?, change = ?"
+        database.execute(update, *before)
+        for table, own in (("keys", "client"), ("clients", "name"), ("audit", "client")):
+            database.execute(f"DELETE FROM {table} WHERE {own} = 'other'")  # noqa: S608 - own SQL
+        await until(lambda: one.ring.error is not None and two.ring.error is not None)
+        for state in (one, two):
+            await until(lambda state=state: [each.generation for each in state.instances.live()] == [-1, -1])  # type: ignore[misc]
+            assert state.ring.verify(key_of(lost)) is not None
+            with pytest.raises(RingStale):
+                state.ring.verify(b"perhaps made since")
+        with StateDirectory(tmp_path / "lock", has_database=False) as lock:
+            restarted = State.open(
+                BorrowedDirectory(lock),
+                boot_id="boot-3",
+                worker=3,
+                is_shared=True,
+                keep_days=30,
+                max_mib=512,
+                on_commit=Published(),
+                engine=database.engine(),
+            )
+            with closing(restarted):
+                change = await restarted.ring.add("new", caller=ALICE)
+                assert change.generation == lost.generation
+                answers = await restarted.instances.with_ring(change.generation, 0.0)
+        assert {answer.boot_id: answer.has_it for answer in answers} == {
+            "boot-1": False,
+            "boot-2": False,
+            "boot-3": True,
+        }
+
+
+async def test_a_key_that_may_have_been_made_elsewhere_is_not_refused(
+    database: SharedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that has not looked at the database for a second does not say that a key is wrong."""
+    with database.opened(2) as (one, behind):
+        made = await one.ring.add("web", caller=ALICE)
+        monkeypatch.setattr(behind.ring, "_confirmed_at", time.monotonic() - 1.1)
+        with pytest.raises(RingStale):
+            behind.ring.verify(key_of(made))
+        assert behind.ring.verify(b"") is None
+        behind.follow(lambda _: None)
+        await until(lambda: _is_valid(behind, key_of(made)))
+
+
+def _is_refused(state: State, key: bytes) -> bool:
+    with suppress(RingStale):
+        return state.ring.verify(key) is None
+    return False
+
+
+def _is_valid(state: State, key: bytes) -> bool:
+    with suppress(RingStale):
+        return state.ring.verify(key) is not None
+    return False
+
+
+async def test_after_a_commit_without_an_answer_nothing_waits_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with bounds is refused at once, until the database says what became of the commit."""
+    client = Client(name="web", created_at="2026-01-01T00:00:00.000Z", max_streams=100)
+    use = Use(1, 10, 0)
+
+    def demand(number: int) -> Demand:
+        return Demand(f"req-{number:06d}", client, "k", "gpt-4o-mini", use, use)
+
+    def no_answer() -> None:
+        raise EngineError("no answer", Fault.UNKNOWN, StateUnreachable("no answer"))
+
+    with SharedDatabase(tmp_path).opened(1) as (one,):
+        connection = one._database.connection
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "was_committed", no_answer)
+            patch.setattr(connection, "commit", no_answer)
+            with pytest.raises(StateUnreachable):
+                await one.budget.reserve(demand(1))
+            with pytest.raises(StateUnreachable, match="did not answer a commit"):
+                await one.budget.reserve(demand(2))
+            patch.setattr(connection, "commit", type(connection).commit.__get__(connection))
+            patch.setattr(connection, "was_committed", lambda: False)
+            await until(lambda: not one._database.is_undecided)
+            await one.budget.reserve(demand(3))
+
+
+async def test_the_streams_elsewhere_are_counted_once_for_all_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each request: the client's windows are locked meanwhile."""
+    client = Client(name="web", created_at="2026-01-01T00:00:00.000Z", max_streams=100)
+    use = Use(1, 10, 0)
+    statements: list[str] = []
+    execute = SqliteConnection.execute
+
+    def note(self: SqliteConnection, sql: str, parameters: Parameters = ()) -> Result:
+        statements.append(sql)
+        return execute(self, sql, parameters)
+
+    monkeypatch.setattr(SqliteConnection, "execute", note)
+    with SharedDatabase(tmp_path).opened(1) as (one,):
+        with closing(sqlite3.connect(one.engine.where, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            demands = [
+                Demand(f"req-{n:06d}", client, "k", "gpt-4o-mini", use, use, streams=n) for n in range(50)
+            ]
+            tasks = [asyncio.create_task(one.budget.reserve(demand)) for demand in demands]
+            # Each task runs until its demand waits.
+            await asyncio.sleep(0)
+            connection.execute("ROLLBACK")
+        await asyncio.gather(*tasks)
+    assert sum("count(*) FROM reservations" in sql for sql in statements) in {1, 2}
+
+
 async def test_the_streams_of_a_client_are_bounded_over_all(database: SharedDatabase) -> None:
     """What one instance has open is not left for the others, until it ends."""
     async with together(database, 2) as (one, two):
@@ -386,7 +512,8 @@ async def test_keys_work_while_postgresql_does_not(
         postgres.start()
         two.ring.stale_after_s = PATIENCE_S
         await until(lambda: trouble_of(one) is None and trouble_of(two) is None)
-        assert two.ring.verify(b"perhaps made elsewhere") is None
+        # The follower has looked; how long ago is the machine's affair.
+        await until(lambda: _is_refused(two, b"perhaps made elsewhere"))
         await two.ring.revoke(change.key.id, cut=False, caller=ALICE)
         await until(lambda: one.ring.verify(key_of(change)) is None)
 
