@@ -6,6 +6,7 @@ A release must start on the machine's configuration and a copy of its database b
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -33,6 +34,7 @@ _BEFORE = _PREFIX / "before"
 _COMMANDS = (Path("bin/relayd"), Path("bin/relayd-tui"))
 """Linked from /usr/local, as what is in share: man pages and shell completions."""
 _START_TIMEOUT_S = 60.0
+_SIGNAL_CHECK_S = 0.5
 _ANYBODY = 65534
 
 
@@ -172,7 +174,6 @@ def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], u
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
@@ -181,12 +182,13 @@ def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], u
         return str(error)
     timer = threading.Timer(_START_TIMEOUT_S, process.kill)
     timer.start()
-    said = ""
+    output, serves = b"", False
     with process:
         try:
-            for line in process.stdout or ():
-                said += line
-                if "serving on" in line:
+            for chunk in _output(process):
+                output += chunk
+                if not serves and b"serving on" in output:
+                    serves = True
                     process.terminate()
             process.wait()
         except InterruptedInstallError:
@@ -195,7 +197,23 @@ def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], u
         finally:
             timer.cancel()
             timer.join()  # a thread could take a signal that _uninterrupted holds back
-    return "" if "serving on" in said else said.strip() or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
+    said = output.decode(errors="replace").strip()
+    return "" if serves else said or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
+
+
+def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """Yield what a process says until it ends.
+
+    A signal between two reads does not interrupt the second, which could block for ever: Python then runs
+    the handler only after it.
+    """
+    assert process.stdout is not None
+    while True:
+        if select.select([process.stdout], [], [], _SIGNAL_CHECK_S)[0]:
+            chunk = os.read(process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                return
+            yield chunk
 
 
 @cache
@@ -213,12 +231,15 @@ def _instances() -> Iterator[Instance]:
 
 
 def _run(*words: str | Path, env: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
-    )
-    if done.returncode:
-        raise InstallError(f"{' '.join(map(str, words))} failed:\n{done.stdout.strip()}")
-    return done.stdout
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) as process:
+        try:
+            said = b"".join(_output(process)).decode(errors="replace")
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise InstallError(f"{' '.join(map(str, words))} failed:\n{said.strip()}")
+    return said
 
 
 def _interrupt(number: int, _frame: object) -> None:

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -432,6 +433,39 @@ async def test_an_interrupted_upgrade_leaves_nothing(host: Host, number: signal.
     assert list((host.root / "tmp").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
+
+
+@pytest.mark.parametrize("step", ["build", "trial"])
+def test_a_signal_that_interrupts_no_read_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It comes just before a read that blocks; here another thread takes it, with the same effect."""
+    monkeypatch.setattr(install, "_START_TIMEOUT_S", 300.0)
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    code = f"import time; open({str(begun)!r}, 'w').close(); time.sleep(60); open({str(ended)!r}, 'w').close()"
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise install.InterruptedInstallError
+
+    def send() -> None:
+        while not begun.exists() and not stopped.wait(0.01):
+            pass
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    stopped, sender = threading.Event(), threading.Thread(target=send)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        sender.start()
+        with pytest.raises(install.InterruptedInstallError):
+            if step == "build":
+                install._run(sys.executable, "-c", code)
+            else:
+                install._start_problem([sys.executable, "-c", code], str(tmp_path), dict(os.environ), None)
+    finally:
+        stopped.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert not ended.exists()
 
 
 def test_a_switch_that_has_begun_is_completed(host: Host) -> None:
