@@ -442,7 +442,9 @@ def test_a_signal_that_interrupts_no_read_is_obeyed(
     """It comes just before a read that blocks; here another thread takes it, with the same effect."""
     monkeypatch.setattr(install, "_START_TIMEOUT_S", 300.0)
     begun, ended = tmp_path / "begun", tmp_path / "ended"
-    code = f"import time; open({str(begun)!r}, 'w').close(); time.sleep(60); open({str(ended)!r}, 'w').close()"
+    code = (
+        f"import time; open({str(begun)!r}, 'w').close(); time.sleep(60); open({str(ended)!r}, 'w').close()"
+    )
 
     def interrupt(_number: int, _frame: object) -> None:
         raise install.InterruptedInstallError
@@ -452,15 +454,19 @@ def test_a_signal_that_interrupts_no_read_is_obeyed(
             pass
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
+    def run() -> None:
+        words = [sys.executable, "-c", code]
+        if step == "build":
+            install._run(*words)
+        else:
+            install._start_problem(words, str(tmp_path), dict(os.environ), None)
+
     stopped, sender = threading.Event(), threading.Thread(target=send)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         sender.start()
         with pytest.raises(install.InterruptedInstallError):
-            if step == "build":
-                install._run(sys.executable, "-c", code)
-            else:
-                install._start_problem([sys.executable, "-c", code], str(tmp_path), dict(os.environ), None)
+            run()
     finally:
         stopped.set()
         sender.join()
