@@ -73,7 +73,9 @@ def run(args: Namespace) -> int:
         if demo and settings.origins["state_dir"].variable in {"HOME", "XDG_STATE_HOME"}:
             options["state_dir"] = demo_state_dir(settings.state_dir)
             settings = read(cli=options)
-        if not demo:
+        if demo:
+            _refuse_shared_database(settings)
+        else:
             _require_provider_key(settings)
     except (ConfigError, SystemdError) as error:
         return _refuse(str(error))
@@ -112,6 +114,16 @@ def _require_provider_key(settings: Settings) -> None:
     if remedy is not None:
         message = f"it is missing; {remedy}, or try relayd without one: relayd serve --demo"
         raise ConfigError([Finding(Severity.ERROR, "provider key", message, key="openai_api_key")])
+
+
+def _refuse_shared_database(settings: Settings) -> None:
+    """Raise ConfigError if a demo would use a database: real relays would accept its keys."""
+    if settings.state.url.get_secret_value():
+        message = (
+            "it would share keys, clients and log with the relays of the database in state.url; "
+            "start it without one: RELAYD_STATE__URL= RELAYD_STATE__URL_FILE= relayd serve --demo"
+        )
+        raise ConfigError([Finding(Severity.ERROR, "demo", message, key="state.url")])
 
 
 class _ListenError(Exception):

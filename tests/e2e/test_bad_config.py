@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relayd.cli import main
+from relayd.config import load
 from tests.e2e.daemon import KEY, PROVIDER_KEY, command, environment
 from tests.wire import HOST
 
@@ -90,6 +91,20 @@ def test_a_provider_key_is_needed(tmp_path: Path) -> None:
     assert served.stderr.startswith("provider key: it is missing; set OPENAI_API_KEY or openai_api_key_file")
     assert "relayd serve --demo" in served.stderr
     assert "Traceback" not in served.stderr
+
+
+@pytest.mark.parametrize("option", ["--demo", "--demo-without-key"])
+def test_a_demo_does_not_use_the_database_of_real_relays(tmp_path: Path, option: str) -> None:
+    """They would accept its keys; it is said how to start it apart, and that works."""
+    (tmp_path / "relayd.toml").write_text('[state]\nurl = "postgresql://relayd@127.0.0.1:1/relayd"\n')
+    served = _relayd(tmp_path, "serve", option, env={})
+    assert served.returncode == 1
+    assert served.stderr.startswith("demo: it would share keys")
+    assert "Traceback" not in served.stderr
+    env = dict.fromkeys(re.findall(r"(RELAYD_STATE__\w+)=", served.stderr), "")
+    assert sorted(env) == ["RELAYD_STATE__URL", "RELAYD_STATE__URL_FILE"]
+    settings = load(cli={}, config_path=None, env={"HOME": str(tmp_path), **env}, cwd=tmp_path)
+    assert settings.state.url.get_secret_value() == ""
 
 
 def test_a_port_must_be_free(tmp_path: Path) -> None:
