@@ -2,7 +2,8 @@
 
 The tables are made first, with one named `unfinished_copy` beside them, which keeps every relayd away. Rows
 follow in the order of their keys and are committed in steps, so that an interrupted copy continues where
-it was. When both sides have the same rows, `unfinished_copy` is removed: the database is then in use.
+it was. When both sides have the same rows, it is renamed: the database may then be used. Until a relay
+uses it, the copy can be made again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _STEP_ROWS = 10_000
 """How many rows are committed together; at most so many are copied again after an interruption."""
 _NOT_COPIED = {"boots", "instances", "commands", "replies"}
 """Tables about processes, none of which runs now."""
+_FINISHED_COPY = "finished_copy"
+"""What `unfinished_copy` is called once the database may be used."""
 _LOCK = 0x636F7079
 """Names the lock of a copy among the advisory locks of a database."""
 _LOCK_TIMEOUT_S = 30
@@ -61,7 +64,7 @@ class Copied(msgspec.Struct, frozen=True):
     source: str
     target: str
     is_continued: bool
-    """Whether an interrupted copy was completed."""
+    """Whether an interrupted copy was completed; or it was complete, and only its end was not heard of."""
     rows: dict[str, int]
     """How many rows each table has."""
     digests: dict[str, str]
@@ -93,7 +96,7 @@ def copy_state(database: Path, engine: Postgres, on_progress: OnProgress) -> Cop
 
     Args:
         database: the SQLite file; no daemon may use it.
-        engine: an empty database, or one with an unfinished copy of this file.
+        engine: an empty database, or one with a copy of this file that no relay has used.
         on_progress: called after some thousand rows.
 
     Raises:
@@ -187,13 +190,17 @@ def _digest(rows: Iterable[_Row], step: str, table: _Table, on_progress: OnProgr
 
 
 def _prepare(engine: Postgres, tables: list[_Table], digests: dict[str, str]) -> bool:
-    """Make the tables, or find them with a part of this copy; return whether they were there.
+    """Make the tables, or find them with a part of this copy or all of it; return whether they were there.
 
-    A part of what the file was earlier is removed.
+    What the file was earlier is removed.
     """
     with closing(PostgresConnection(engine, is_writer=True)) as connection:
         connection.begin_migration()
-        if not connection.columns(UNFINISHED_COPY):
+        if connection.columns(UNFINISHED_COPY):
+            pass
+        elif connection.columns(_FINISHED_COPY) and not connection.execute("SELECT 1 FROM instances").rows:
+            connection.execute(f"ALTER TABLE {_FINISHED_COPY} RENAME TO {UNFINISHED_COPY}")
+        else:
             if connection.version():
                 raise StateDamaged(
                     f"The database {engine.where} has the state of a relay already. Name an empty one, or "
@@ -206,8 +213,11 @@ def _prepare(engine: Postgres, tables: list[_Table], digests: dict[str, str]) ->
         begun = dict(connection.execute(f"SELECT * FROM {UNFINISHED_COPY}").rows)  # noqa: S608 - own table
         is_continued = begun == digests
         if not is_continued:
+            whole = ", ".join(f'"{table.name}"' for table in tables if table.names is None)
+            connection.execute(f"TRUNCATE {whole}")
             for table in tables:
-                connection.execute(f"DELETE FROM {table.selected}")  # noqa: S608 - own table
+                if table.names is not None:
+                    connection.execute(f"DELETE FROM {table.selected}")  # noqa: S608 - own table
             connection.execute(f"DELETE FROM {UNFINISHED_COPY}")  # noqa: S608 - own table
             for item in digests.items():
                 connection.execute(f"INSERT INTO {UNFINISHED_COPY} VALUES (?, ?)", item)  # noqa: S608 - own table
@@ -253,4 +263,4 @@ def _finish(
                     "Remove its tables, and copy again."
                 )
             target.execute(f'ANALYZE "{table.name}"'.encode())
-        target.execute(f"DROP TABLE {UNFINISHED_COPY}".encode())
+        target.execute(f"ALTER TABLE {UNFINISHED_COPY} RENAME TO {_FINISHED_COPY}".encode())

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -40,7 +41,7 @@ from relayd.state.engine import (
 )
 from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
 from relayd.state.records import DiskUse
-from relayd.state.schema import is_current, migrate
+from relayd.state.schema import TABLES, is_current, migrate
 
 TIMEOUT_S = 2.0
 """How long one statement may take, and one attempt to connect to one host; the least that libpq knows."""
@@ -339,8 +340,10 @@ class PostgresConnection(Connection):
     def _meta(self, name: str) -> int:
         if self.execute("SELECT to_regclass('meta') IS NULL").rows == [(True,)]:
             taken = self.execute(
-                "SELECT relname FROM pg_class WHERE relname IN ('clients', 'keys', 'requests', 'usage')"
-                " AND relkind IN ('r', 'p', 'v') AND pg_table_is_visible(oid) LIMIT 1"
+                "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')"  # noqa: S608 - own SQL
+                " AND pg_table_is_visible(oid)"
+                f" AND relname IN ({POSTGRES.listed('?')}) LIMIT 1",
+                (msgspec.json.encode(TABLES).decode(),),
             ).rows
             if taken:
                 raise StateDamaged(

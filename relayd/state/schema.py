@@ -7,6 +7,8 @@ some gets them when it is opened. An older relayd can still use such a file.
 
 from __future__ import annotations
 
+import re
+
 from relayd.state.columns import COLUMNS
 from relayd.state.engine import Connection
 from relayd.state.errors import StateOtherFormat
@@ -129,9 +131,11 @@ _INSTANCES = (
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*_CLIENTS, *_USAGE, *_STORED), _INSTANCES)
 
+TABLES = re.findall(r"CREATE TABLE (\w+)", " ".join(statement for step in MIGRATIONS for statement in step))
+"""The names of all tables."""
 UNFINISHED_COPY = "unfinished_copy"
 """A table that is there while `relayd migrate-state` copies into the database."""
-OLDEST_READER = len(MIGRATIONS)
+OLDEST_READER = 3
 """How many of them a relayd has to know to use a database that has seen all of them, beside newer ones.
 
 A migration that an older relayd would not survive raises it."""

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 
@@ -25,7 +26,7 @@ from relayd.state.postgres import Postgres
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from relayd.state.stored_objects import Owner
-from tests.state.harness import ALICE, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, Published, a_record, as_ended, opened, wait_until
 from tests.support.postgres import Postgres as Server
 
 _STEP_ROWS = 100
@@ -189,6 +190,10 @@ def test_a_copy_of_what_has_changed_since_begins_again(
 
     with pytest.raises(KeyboardInterrupt):
         copy_state(source, target, stop)
+    with psycopg.connect(postgres_url) as server:
+        # Row by row, it would take too long for a large part.
+        for table in _TABLES - {"meta"}:
+            server.execute(f'CREATE RULE keep AS ON DELETE TO "{table}" DO INSTEAD NOTHING'.encode())
     with closing(sqlite3.connect(source)) as connection, connection:
         connection.execute("UPDATE requests SET deltas = 7 WHERE id = 'req-000001'")
         connection.execute("DELETE FROM stored_objects WHERE id = 'B'")
@@ -212,15 +217,58 @@ def test_what_something_else_wrote_is_found(source: Path, target: Postgres, post
         target.open()
 
 
-def test_a_database_in_use_is_not_overwritten(source: Path, target: Postgres, postgres_url: str) -> None:
-    """Neither that of a relay nor that of another program; both stay as they are."""
+def test_a_complete_copy_is_found(source: Path, target: Postgres) -> None:
+    """The answer to its last commit was lost, so it is run again; nothing is copied once more."""
+    copied = _copied(source, target)
+    seen: list[Progress] = []
+    again = copy_state(source, target, seen.append)
+    assert again == msgspec.structs.replace(copied, is_continued=True)
+    assert "copied" not in {progress.step for progress in seen}
+    with closing(target.open()):
+        pass
+
+
+def test_a_complete_copy_that_nobody_used_is_made_again(
+    source: Path, target: Postgres, postgres_url: str
+) -> None:
+    """The relay served from its file again, because it did not hear that the copy was complete."""
     _copied(source, target)
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("UPDATE requests SET deltas = 7 WHERE id = 'req-000001'")
+    assert not _copied(source, target).is_continued
+    with psycopg.connect(postgres_url) as theirs, closing(sqlite3.connect(source)) as ours:
+        assert _rows(theirs, "requests") == _rows(ours, "requests")
+
+
+def test_a_database_in_use_is_not_overwritten(
+    source: Path, target: Postgres, postgres_url: str, tmp_path: Path
+) -> None:
+    """It stays as it is, also when the relay that used it has ended."""
+    _copied(source, target)
+    state = State.open(
+        StateDirectory(tmp_path / "user", has_database=False),
+        boot_id="user",
+        keep_days=30,
+        max_mib=512,
+        on_commit=Published(),
+        engine=Postgres(postgres_url),
+    )
+    assert state.close()
     with pytest.raises(StateDamaged, match="has the state of a relay already"):
         _copied(source, target)
+
+
+@pytest.mark.parametrize("table", ["keys", "audit", "windows"])
+def test_a_database_of_another_program_is_not_touched(
+    source: Path, target: Postgres, postgres_url: str, table: str
+) -> None:
+    """It has a table of a name that relayd needs, which is said."""
     with psycopg.connect(postgres_url) as other:
-        other.execute("DROP TABLE meta")
-    with pytest.raises(StateDamaged, match="of another program"):
+        other.execute(f"CREATE TABLE {table} (number INTEGER)".encode())
+    with pytest.raises(StateDamaged, match=f"has a table '{table}' of another program"):
         _copied(source, target)
+    with pytest.raises(StateDamaged, match=f"has a table '{table}' of another program"):
+        target.open()
 
 
 def test_a_daemon_that_uses_the_file_refuses_it(source: Path, target: Postgres) -> None:
