@@ -84,7 +84,7 @@ class AllInstances:
         self._instances.address = context.facts.address
         self._instances.activity = lambda: Activity(context.accepting.state, len(context.streams))
         context.state.ring.on_cut = cut
-        context.state.follow(context.event_bus.advance)
+        context.state.follow(context.event_bus.advance, context.drain)
         # Its row is from before it served.
         self._instances.announce()
 

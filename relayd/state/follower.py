@@ -13,6 +13,7 @@ from relayd.state.errors import StateError
 from relayd.state.instances import Commands, Instances, News
 from relayd.state.key_transitions import RingMark
 from relayd.state.keyring import KeyRing
+from relayd.state.schema import MIGRATIONS
 
 LOOK_EVERY_S = 0.25
 _HURRY_S = 0.02
@@ -20,6 +21,7 @@ _HURRY_S = 0.02
 _USES_EVERY_S = 1.0
 _HEAD = """SELECT
     (SELECT value FROM meta WHERE name = 'seq'), (SELECT value FROM meta WHERE name = 'command'),
+    (SELECT value FROM meta WHERE name = 'oldest_reader'),
     generation, changed_at, changed_by, change FROM ring"""
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Follower:
         self._commands = commands
         self._news = news
         self._on_news: Callable[[int], None] = lambda _: None
+        self._on_outdated: Callable[[], None] = lambda: None
+        self._is_outdated = False
         self._watch = database.engine.watch()
         self._is_closing = False
         self._seq = 0
@@ -57,9 +61,14 @@ class Follower:
         """Return why the database can't be followed now, as a sentence; None while it is."""
         return self._error or self._ring.error
 
-    def start(self, on_news: Callable[[int], None]) -> None:
-        """Begin, on the running loop; `on_news` is called there with the newest place in the log."""
-        self._on_news = on_news
+    def start(self, on_news: Callable[[int], None], on_outdated: Callable[[], None]) -> None:
+        """Begin, on the running loop.
+
+        Args:
+            on_news: called there with the newest place in the log.
+            on_outdated: called there once this release must not use the tables any more.
+        """
+        self._on_news, self._on_outdated = on_news, on_outdated
         self._news.open()
         self._news.hurry = self._watch.wake
         self._thread.start()
@@ -99,8 +108,17 @@ class Follower:
     def _look(self, connection: Connection) -> None:
         # Before the disk is looked at: what is in memory by then is on it.
         known = self._ring.mark
-        seq, command, *found = connection.execute(_HEAD).fetchone()
+        seq, command, oldest_reader, *found = connection.execute(_HEAD).fetchone()
         self._database.note_seq(seq)
+        # Of a SQLite file the format cannot change while a process has it open.
+        if not self._is_outdated and oldest_reader is not None and oldest_reader > len(MIGRATIONS):
+            self._is_outdated = True
+            _log.error(
+                "A newer relayd changed the tables of %s in a way that this one does not know, so it stops. "
+                "Upgrade it.",
+                connection.where,
+            )
+            self._news.tell(self._on_outdated)
         self._ring.follow(connection, known, RingMark(*found))
         self._instances.read(connection)
         if time.monotonic() >= self._uses_due:

@@ -169,14 +169,16 @@ class State:
             return None
         return self._crash_recovery.run()
 
-    def follow(self, on_news: Callable[[int], None]) -> None:
+    def follow(self, on_news: Callable[[int], None], on_outdated: Callable[[], None] = lambda: None) -> None:
         """Take part in what other instances do, from now on; nothing to do in the only process.
 
         Args:
             on_news: called on the running loop with the newest place in the log, when others wrote to it.
+            on_outdated: called on the running loop when a newer relayd has changed the tables so that this
+                one would spoil them.
         """
         if self.follower is not None:
-            self.follower.start(on_news)
+            self.follower.start(on_news, on_outdated)
 
     async def caught_up(self) -> None:
         """Wait until what others changed during the start is known here, at most 2 s; after `follow`."""

@@ -15,6 +15,7 @@ from relayd.state.errors import StateOtherFormat
 from relayd.state.postgres import Postgres
 from relayd.state.schema import MIGRATIONS
 from relayd.state.state import State
+from tests.e2e.daemon import Daemon
 from tests.state.harness import ALICE, Published, a_record, as_ended, wait_until
 
 _OURS = len(MIGRATIONS)
@@ -84,6 +85,16 @@ def test_an_older_release_refuses_tables_that_it_would_spoil(postgres_url: str) 
     _upgrade(postgres_url, oldest_reader=_OURS + 1)
     with closing(Postgres(postgres_url)) as engine, pytest.raises(StateOtherFormat, match="a newer relayd"):
         engine.open()
+
+
+def test_an_older_release_that_runs_stops_before_it_spoils_the_tables(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """It drains as on SIGTERM, and says why."""
+    with Daemon(tmp_path, settings={"state.url": postgres_url}) as daemon:
+        _upgrade(postgres_url, oldest_reader=_OURS + 1)
+        assert daemon.wait() == 0
+        assert "A newer relayd changed the tables" in daemon.stderr
 
 
 def test_many_that_start_at_once_make_the_tables_once(postgres_url: str) -> None:
