@@ -207,8 +207,7 @@ def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     A signal between two reads does not interrupt the second, which could block for ever: Python then runs
     the handler only after it.
     """
-    assert process.stdout is not None
-    while True:
+    while process.stdout is not None:
         if select.select([process.stdout], [], [], _SIGNAL_CHECK_S)[0]:
             chunk = os.read(process.stdout.fileno(), 1 << 16)
             if not chunk:
