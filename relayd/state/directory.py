@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
-from relayd.state.sqlite import how_to_restore, shm_path, wal_path
+from relayd.state.sqlite import FileId, file_id, how_to_restore, shm_path, wal_path
 
 FILE_NAME = "relayd.db"
 LOCK_NAME = "relayd.lock"
@@ -48,6 +48,8 @@ class StateDirectory:
         self.path = path
         self.generation = 0
         """Of the ring that was last in force here; 0 before the first key."""
+        self.database_id: FileId | None = None
+        """Which file is the database; processes that are forked later may open no other. None: no file is."""
         self.database = path / FILE_NAME
         with _explained(path):
             _make_private(path)
@@ -121,6 +123,7 @@ class StateDirectory:
         descriptor = os.open(path, _OPEN, 0o600)
         try:
             os.fchmod(descriptor, 0o600)
+            self.database_id = file_id(os.fstat(descriptor))
         finally:
             os.close(descriptor)
         for side in (wal_path(path), shm_path(path)):

@@ -48,9 +48,9 @@ _BEAT = """INSERT INTO instances (boot_id, name, worker, address, pid, version, 
 _END = "UPDATE instances SET ended_at = {now}, streams = 0 WHERE boot_id = ?"
 _END_PREDECESSORS = """UPDATE instances SET ended_at = {now}, streams = 0
     WHERE ended_at IS NULL AND boot_id != :boot_id"""
-_READ_INSTANCES = f"""SELECT boot_id, name, worker, address, pid, version, started_at,
-        {{now}} - heartbeat_at, generation, intake, streams
-    FROM instances WHERE boot_id IN ({_LIVE_BOOTS})"""  # noqa: S608 - own SQL
+_READ_INSTANCES = """SELECT boot_id, name, worker, address, pid, version, started_at,
+        {now} - heartbeat_at, generation, intake, streams
+    FROM instances WHERE ended_at IS NULL AND heartbeat_at > {now} - ?"""
 _FORGET_INSTANCES = f"DELETE FROM instances WHERE heartbeat_at < {{now}} - {_FORGET_AFTER_S}"  # noqa: S608 - own SQL
 
 _NEWEST_COMMAND = "SELECT value FROM meta WHERE name = 'command'"
@@ -210,12 +210,18 @@ class Instances:
     def others(self) -> list[Instance]:
         """Return the other live instances, as they were at their last heartbeats. No I/O."""
         others, read_at = self._others
-        age_s = time.monotonic() - read_at
+        age_s, dead_after_s = time.monotonic() - read_at, self._dead_after_s
         return [
             replace(other, heartbeat_age_s=other.heartbeat_age_s + age_s)
             for other in others
-            if other.heartbeat_age_s + age_s < DEAD_AFTER_S
+            if other.heartbeat_age_s + age_s < dead_after_s
         ]
+
+    @property
+    def _dead_after_s(self) -> float:
+        """Return how old heartbeats may be: while none can be written, those of all others grow old, too."""
+        own_age_s = time.monotonic() - self._beaten_at
+        return DEAD_AFTER_S if own_age_s < _MAX_GAP_S else DEAD_AFTER_S + own_age_s
 
     def live(self) -> list[Instance]:
         """Return all live instances, this one among them, by name. No I/O."""
@@ -246,7 +252,7 @@ class Instances:
             EngineError: it can't be read.
         """
         read_at = time.monotonic()
-        rows = connection.execute(_by_clock(connection, _READ_INSTANCES)).fetchall()
+        rows = connection.execute(_by_clock(connection, _READ_INSTANCES), (self._dead_after_s,)).fetchall()
         others = [one for one in map(_instance, rows) if one.boot_id != self.identity.boot_id]
         self._others = others, read_at
 

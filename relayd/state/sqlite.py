@@ -43,6 +43,8 @@ _ABOUT_DATA = (
     sqlite3.ProgrammingError,
 )
 
+FileId = tuple[int, int]
+"""Device and inode."""
 Connect = Callable[..., sqlite3.Connection]
 """`sqlite3.connect`, or what a test puts in its place."""
 
@@ -116,7 +118,7 @@ class SqliteConnection(Connection):
         # A WAL that a crash left may hold anything.
         self._has_durable_wal = self._has_wal = True
         self._is_idle = False
-        self._files: list[tuple[int, int] | None] | None = None
+        self._files: list[FileId | None] | None = None
         """Which files are open, once they are all there."""
 
     def note_files(self) -> None:
@@ -182,14 +184,7 @@ class SqliteConnection(Connection):
             EngineError: they are not.
         """
         if self._files is not None and _identify(self.path) != self._files:
-            raise EngineError(
-                "its files were moved, deleted or replaced",
-                Fault.REPLACED,
-                StateReplaced(
-                    f"The database {self.path} was moved, deleted or replaced while relayd runs, so nothing "
-                    f"is stored any more. Put its files back, or {how_to_restore(self.path)}"
-                ),
-            )
+            raise _replaced(self.path)
 
     def checkpoint(self) -> None:
         """Copy the WAL into the file; never waits for readers.
@@ -412,6 +407,32 @@ def shm_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-shm")
 
 
+def file_id(info: os.stat_result) -> FileId:
+    """Return what tells a file from one that is put in its place."""
+    return info.st_dev, info.st_ino
+
+
+def require_in_place(path: Path, known: FileId) -> None:
+    """Do nothing if the database at a path is still the one that was there.
+
+    Raises:
+        EngineError: it is not.
+    """
+    if _id_at(path) != known:
+        raise _replaced(path)
+
+
+def _replaced(path: Path) -> EngineError:
+    return EngineError(
+        "its files were moved, deleted or replaced",
+        Fault.REPLACED,
+        StateReplaced(
+            f"The database {path} was moved, deleted or replaced while relayd runs, so nothing is stored any "
+            f"more. Put its files back, or {how_to_restore(path)}"
+        ),
+    )
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Return a read-only connection to a file of any format.
 
@@ -472,17 +493,16 @@ def _explain(error: sqlite3.Error, code: int, path: Path) -> tuple[Fault, StateE
     )
 
 
-def _identify(path: Path) -> list[tuple[int, int] | None]:
-    """Return device and inode of the database, its WAL and its index; None for what is not there."""
-    found: list[tuple[int, int] | None] = []
-    for file in (path, wal_path(path), shm_path(path)):
-        try:
-            info = file.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((info.st_dev, info.st_ino))
-    return found
+def _identify(path: Path) -> list[FileId | None]:
+    """Return which files are the database, its WAL and its index; None for what is not there."""
+    return [_id_at(file) for file in (path, wal_path(path), shm_path(path))]
+
+
+def _id_at(file: Path) -> FileId | None:
+    try:
+        return file_id(file.stat())
+    except OSError:
+        return None
 
 
 def _size(path: Path) -> int:

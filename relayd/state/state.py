@@ -22,7 +22,7 @@ from relayd.state.reader import LogReader
 from relayd.state.records import DiskUse
 from relayd.state.request_log import RequestLog
 from relayd.state.retention import Retention
-from relayd.state.sqlite import Sqlite
+from relayd.state.sqlite import Sqlite, require_in_place
 from relayd.state.stored_objects import StoredObjects
 from relayd.state.writer import Task, Writer
 
@@ -134,6 +134,8 @@ class State:
             undo.enter_context(directory)
             engine = engine or Sqlite(directory.database)
             with as_state_errors(engine):
+                if directory.database_id is not None:
+                    require_in_place(directory.database, directory.database_id)
                 connection = undo.enter_context(closing(engine.open()))
                 is_shared = is_shared or engine.is_shared
                 database = Database(engine, connection, boot_id, on_commit, is_shared=is_shared)

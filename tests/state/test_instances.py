@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 from relayd.state.budget import Demand, TooManyStreams, Use
 from relayd.state.directory import StateDirectory
 from relayd.state.engine import EngineError, Fault, Parameters, Result
-from relayd.state.errors import RingStale, RingUnavailable, StateUnreachable
+from relayd.state.errors import RingStale, RingUnavailable, StateBusy, StateReplaced, StateUnreachable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import Client, KeyChangeResult, Lost, Outcome, Started
@@ -550,6 +551,32 @@ async def test_an_instance_without_heartbeats_is_dead(database: SharedDatabase) 
         assert [other.boot_id for other in one.instances.others()] == ["here"]
 
 
+async def test_a_relay_that_cannot_write_loses_sight_of_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk is full, no heartbeat is new: else a pause of one worker would look like one of all."""
+    now_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now_s)
+    database = SharedDatabase(tmp_path)
+    async with together(database, 2) as (one, two):
+        monkeypatch.setattr("relayd.state.instances.time", clock)
+        for state in (one, two):
+            state.instances.announce()
+        await until(lambda: all(state.instances.own.heartbeat_age_s == 0.0 for state in (one, two)))
+
+        def fail() -> None:
+            raise EngineError("disk full", Fault.FULL, StateBusy("The disk is full."))
+
+        for state in (one, two):
+            state.instances.beat_task.run = fail
+            state.instances.announce()
+        await until(lambda: all(state.instances.beat_task.is_failing for state in (one, two)))
+        database.execute("UPDATE instances SET heartbeat_at = heartbeat_at - 100")
+        await until(lambda: one.instances.others() == [])
+        now_s += 100.0
+        await until(lambda: [other.boot_id for other in one.instances.others()] == ["boot-2"])
+
+
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first of all", "the next of its number"])
 async def test_a_worker_ends_those_whose_place_it_takes(tmp_path: Path, *, is_first: bool) -> None:
     """All others, or the one that had its number: nothing waits until their heartbeats are old."""
@@ -614,6 +641,31 @@ async def test_only_an_instance_in_touch_judges_the_others(
             assert not is_closed()
         now_s += 4.9
         await until(is_closed)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["moved away", "replaced"])
+def test_a_worker_opens_no_other_database(tmp_path: Path, *, is_replaced: bool) -> None:
+    """Else it would serve with an empty ring, or with older keys, beside workers that have the right ones."""
+    with StateDirectory(tmp_path / "state") as lock:
+
+        def open_next() -> State:
+            return State.open(
+                BorrowedDirectory(lock),
+                boot_id="next",
+                worker=2,
+                is_shared=True,
+                keep_days=30,
+                max_mib=512,
+                on_commit=Published(),
+            )
+
+        open_next().close()
+        lock.database.rename(tmp_path / "moved.db")
+        if is_replaced:
+            shutil.copy(tmp_path / "moved.db", lock.database)
+        with pytest.raises(StateReplaced, match="moved, deleted or replaced"):
+            open_next()
+        assert lock.database.exists() == is_replaced
 
 
 async def test_the_log_of_one_is_news_for_the_others(database: SharedDatabase) -> None:
