@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import selectors
 import signal
@@ -32,6 +33,8 @@ _MAX_SILENT_TICKS = _BEATS_A_PERIOD // 2
 """A stuck worker is killed when half of the period is over: before systemd would kill all of them."""
 _SHORT_LIFE_S = 10.0
 _MAX_RESTART_DELAY_S = 30.0
+_MAX_START_S = 60.0
+"""How long a replacement may take to serve. The first worker of all brings the tables up to date first."""
 _MAX_FAILED_STARTS = 5
 _MAX_MESSAGE_BYTES = 4096
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -210,11 +213,21 @@ class Supervisor:
             elif number != signal.SIGHUP:
                 self._stop()
             elif not self._terminal.is_gone():
-                self._has_reloaded = True
-                self._tell_all(Order.RELOAD)
+                self._reload()
             elif not self._is_stopping:
                 _log.warning("the terminal was closed: stopping")
                 self._stop()
+
+    def _reload(self) -> None:
+        """Let all read the configuration again, also those that have not begun to serve."""
+        self._has_reloaded = True
+        if self._is_stopping:
+            return
+        if self._is_announced:
+            self._manager.reloading()
+        for worker in self._workers:
+            worker.is_reloading = worker.link is not None
+        self._tell_all(Order.RELOAD)
 
     def _stop(self) -> None:
         """Let all drain; if they do already, end their open streams."""
@@ -233,10 +246,14 @@ class Supervisor:
 
     def _tell_all(self, order: Order) -> None:
         for worker in self._workers:
-            if worker.link is not None:
-                # A worker that does not read is stuck or dead; `_tick` and `_reap` see to that.
-                with suppress(OSError):
-                    worker.link.send(order.encode())
+            self._tell(worker, order)
+
+    @staticmethod
+    def _tell(worker: _Worker, order: Order) -> None:
+        if worker.link is not None:
+            # A worker that does not read is stuck or dead; `_tick` and `_reap` see to that.
+            with suppress(OSError):
+                worker.link.send(order.encode())
 
     # Starts and ends.
 
@@ -256,6 +273,8 @@ class Supervisor:
                     self._postpone(worker)
 
     def _start(self, worker: _Worker) -> None:
+        # Also of a start that fails: the next one is due later and later.
+        worker.started_at_s = time.monotonic()
         # Not a pipe: each message is read as it was sent, and the end of either process is seen.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for sock in (ours, theirs):
@@ -274,7 +293,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
-        worker.pid, worker.link, worker.started_at_s = pid, ours, time.monotonic()
+        worker.pid, worker.link = pid, ours
         worker.is_ready = worker.is_reloading = False
         worker.silent_ticks = 0
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_messages(worker))
@@ -377,9 +396,7 @@ class Supervisor:
             case "READY=1":
                 self._end_reload(worker)
             case "RELOADING=1":
-                if not any(other.is_reloading for other in self._workers):
-                    self._manager.notify(message)
-                worker.is_reloading = self._has_reloaded = True
+                self._on_reloading(worker, message)
             case "STOPPING=1":
                 if not self._is_stopping:
                     # The operator told one of them.
@@ -388,25 +405,45 @@ class Supervisor:
 
     def _on_ready(self, worker: _Worker, message: str) -> None:
         worker.is_ready = self._has_begun = True
+        worker.silent_ticks = 0
         _log.info("worker %d (pid %d) serves", worker.number, worker.pid)
         if not self._is_announced and all(other.is_ready for other in self._workers):
             self._is_announced = True
             _log.info("all %d workers serve", len(self._workers))
             self._manager.notify(message)
 
+    def _on_reloading(self, worker: _Worker, message: str) -> None:
+        """Pass on what the operator told those that serve: the others cannot be asked yet."""
+        is_first = not any(other.is_reloading for other in self._workers)
+        worker.is_reloading = self._has_reloaded = True
+        if is_first and self._is_announced:
+            self._manager.notify(message)
+        if is_first and worker.is_ready:
+            for other in self._workers:
+                if not other.is_ready and other.link is not None:
+                    other.is_reloading = True
+                    self._tell(other, Order.RELOAD)
+
     def _end_reload(self, worker: _Worker) -> None:
         worker.is_reloading = False
-        if not any(other.is_reloading for other in self._workers):
+        if self._is_announced and not any(other.is_reloading for other in self._workers):
             self._manager.reloaded()
 
     def _tick(self) -> None:
-        """Kill each worker that was silent for half of the period; while there is none, ping systemd."""
+        """Kill each worker that was silent for half of the period; while there is none, ping systemd.
+
+        One that has closed its link while all stop writes its last records, and is not stuck.
+        """
         for worker in self._workers:
-            if worker.pid and worker.is_ready:
+            if worker.pid and self._has_begun and not (self._is_stopping and worker.link is None):
                 worker.silent_ticks += 1
-                if worker.silent_ticks == _MAX_SILENT_TICKS + 1:
-                    _log.error("worker %d (pid %d) is stuck: killing it", worker.number, worker.pid)
+                if worker.silent_ticks == self._allowed_ticks(worker) + 1:
+                    fault = "is stuck" if worker.is_ready else "does not begin to serve"
+                    _log.error("worker %d (pid %d) %s: killing it", worker.number, worker.pid, fault)
                     os.kill(worker.pid, signal.SIGKILL)
-        has_all = all(worker.silent_ticks <= _MAX_SILENT_TICKS for worker in self._workers)
+        has_all = all(worker.silent_ticks <= self._allowed_ticks(worker) for worker in self._workers)
         if self._is_watched and self._is_announced and has_all:
             self._manager.ping()
+
+    def _allowed_ticks(self, worker: _Worker) -> int:
+        return _MAX_SILENT_TICKS if worker.is_ready else math.ceil(_MAX_START_S / self._tick_s)

@@ -19,7 +19,7 @@ from tests.wire import PATIENCE_S
 # Each worker tells its start and its orders, and ends when it is told to. `trouble` is a file that a test
 # writes: what a worker of the same number does instead of serving.
 _PROGRAM = """
-import asyncio, logging, os, sys, time
+import asyncio, logging, os, signal, sys, time
 from pathlib import Path
 from relayd import supervisor
 from relayd.supervisor import Order, Supervisor, SupervisorLink
@@ -35,23 +35,45 @@ async def serve(link):
     tell(f"at {link.number} {time.monotonic()}")
     if trouble.exists() and trouble.read_text() == "dies":
         return 3
+    while trouble.exists() and trouble.read_text() == "hangs":
+        await asyncio.sleep(0.01)
     def obey(order):
         tell(f"{order.value} {link.number}")
         if order is Order.RELOAD:
             link.reloading()
             link.reloaded()
-        elif not trouble.exists() or order is Order.FORCE:
+            return
+        if order is Order.DRAIN:
+            link.stopping(10)
+        if not trouble.exists() or order is Order.FORCE or trouble.read_text() == "closes":
             ended.set()
     link.listen(obey)
+    # As when the operator asks one of them.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, obey, Order.RELOAD)
     link.ready("here")
     if trouble.exists() and trouble.read_text() == "drains":
         link.stopping(10)
     await ended.wait()
     link.close()
+    while trouble.exists() and trouble.read_text() == "closes":
+        await asyncio.sleep(0.01)
     return 1 if trouble.exists() and trouble.read_text() == "fails" else 0
 
+forks = 0
+fork = os.fork
+
+def fork_or_fail():
+    global forks
+    forks += 1
+    tell(f"fork {forks} at {time.monotonic()}")
+    if forks in {2, 3} and Path("no-processes").exists():
+        raise OSError("no more processes")
+    return fork()
+
+os.fork = fork_or_fail
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 supervisor._MAX_RESTART_DELAY_S = float(sys.argv[2])
+supervisor._MAX_START_S = float(sys.argv[3])
 sys.exit(
     Supervisor(
         2,
@@ -111,10 +133,15 @@ class _Program:
 
 @asynccontextmanager
 async def _program(
-    home: Path, *, watchdog_s: float = 0.0, restart_delay_s: float = 30.0, env: dict[str, str] | None = None
+    home: Path,
+    *,
+    watchdog_s: float = 0.0,
+    restart_delay_s: float = 30.0,
+    max_start_s: float = 60.0,
+    env: dict[str, str] | None = None,
 ) -> AsyncIterator[_Program]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _PROGRAM, str(watchdog_s), str(restart_delay_s)),
+        *(sys.executable, "-c", _PROGRAM, str(watchdog_s), str(restart_delay_s), str(max_start_s)),
         cwd=home,
         env={"PYTHONPATH": str(Path(__file__).parents[1]), **(env or {})},
         stdout=asyncio.subprocess.PIPE,
@@ -226,6 +253,16 @@ async def test_a_worker_that_dies_again_and_again_is_replaced_later_and_later(tm
         await program.until(r"worker 2 \(pid \d+\) serves")
 
 
+async def test_a_worker_that_cannot_be_forked_is_tried_later_and_later(tmp_path: Path) -> None:
+    """A machine without free processes is not asked without a pause."""
+    (tmp_path / "no-processes").touch()
+    async with _program(tmp_path) as program:
+        third = await program.until(r"fork 3 at (.*)")
+        fourth = await program.until(r"fork 4 at (.*)")
+        assert float(fourth[1]) - float(third[1]) >= 1.0
+        await program.serving()
+
+
 async def test_a_relay_that_cannot_start_any_worker_gives_up(tmp_path: Path) -> None:
     """So its service manager can act, and clients do not wait at a port that nothing serves."""
     async with _program(tmp_path, restart_delay_s=0.01) as program:
@@ -259,6 +296,35 @@ async def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path) -> None:
         assert program.pids[2] != stuck
 
 
+async def test_a_worker_that_hangs_before_it_serves_is_killed_and_replaced(tmp_path: Path) -> None:
+    """A replacement has a minute, here less, to begin."""
+    async with _program(tmp_path, watchdog_s=3.0, max_start_s=1.0) as program:
+        await program.serving()
+        program.trouble(2, "hangs")
+        os.kill(program.pids[2], signal.SIGKILL)
+        await program.until(r"start 2 .*")
+        await program.until(rf"worker 2 \(pid {program.pids[2]}\) does not begin to serve: killing it")
+        (tmp_path / "trouble-2").unlink()
+        await program.until(r"worker 2 \(pid \d+\) serves")
+
+
+async def test_a_worker_that_writes_its_last_records_is_not_stuck(tmp_path: Path) -> None:
+    """It gives no signs of life any more, and is given the time to end."""
+    address = f"@relayd-test-closes-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, watchdog_s=1.5, env={"NOTIFY_SOCKET": address}) as program:
+            await program.serving()
+            program.trouble(2, "closes")
+            program.process.send_signal(signal.SIGTERM)
+            await program.until("drain 2")
+            manager.forget()
+            for _ in range(6):
+                await manager.until("WATCHDOG=1")
+            (tmp_path / "trouble-2").unlink()
+            await program.rest()
+            assert await program.status() == 0
+
+
 async def test_the_watchdog_is_pinged_while_all_workers_live(tmp_path: Path) -> None:
     """So systemd knows that the relay is well."""
     address = f"@relayd-test-pings-{os.getpid()}"
@@ -285,3 +351,54 @@ async def test_a_reload_reaches_all_workers_also_those_that_come_later(tmp_path:
             os.kill(program.pids[1], signal.SIGKILL)
             await program.until(r"start 1 pid=\d+ first=False reloaded=True")
     assert {"reload 1", "reload 2"} <= set(program.told)
+
+
+async def test_a_reload_is_over_when_also_a_worker_that_starts_has_done_it(tmp_path: Path) -> None:
+    """The service manager hears one beginning and one end."""
+    address = f"@relayd-test-reload-start-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            await program.serving()
+            await manager.until("READY=1")
+            program.trouble(2, "hangs")
+            os.kill(program.pids[2], signal.SIGKILL)
+            await program.until(r"start 2 .*")
+            program.process.send_signal(signal.SIGHUP)
+            await program.until("reload 1")
+            (tmp_path / "trouble-2").unlink()
+            await program.until("reload 2")
+            heard = [(await manager.message())[0] for _ in range(2)]
+            program.process.send_signal(signal.SIGTERM)
+            while heard[-1] != "STOPPING=1":
+                heard.append((await manager.message())[0])
+    assert heard == ["RELOADING=1", "READY=1", "STOPPING=1"]
+
+
+async def test_a_reload_before_all_serve_is_no_readiness(tmp_path: Path) -> None:
+    """The first that the service manager hears is that all serve."""
+    address = f"@relayd-test-reload-early-{os.getpid()}"
+    with Manager(address) as manager:
+        (tmp_path / "trouble-2").write_text("hangs")
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            await program.until(r"start 2 .*")
+            program.process.send_signal(signal.SIGHUP)
+            await program.until("reload 1")
+            (tmp_path / "trouble-2").unlink()
+            await program.serving()
+            assert await manager.message() == ["READY=1", "STATUS=here"]
+
+
+async def test_what_one_worker_is_asked_to_reload_reaches_one_that_starts(tmp_path: Path) -> None:
+    """It was forked before, and cannot be asked by the others yet."""
+    address = f"@relayd-test-reload-one-{os.getpid()}"
+    with Manager(address) as manager:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+            await program.serving()
+            await manager.until("READY=1")
+            program.trouble(2, "hangs")
+            os.kill(program.pids[2], signal.SIGKILL)
+            await program.until(r"start 2 .*reloaded=False")
+            os.kill(program.pids[1], signal.SIGUSR1)
+            await manager.until("RELOADING=1")
+            (tmp_path / "trouble-2").unlink()
+            await program.until("reload 2")
