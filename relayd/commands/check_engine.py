@@ -70,7 +70,18 @@ def check_engine(engine: Postgres) -> Iterator[Finding]:
             yield _durability(facts)
             yield _tables(connection, facts)
     except StateError as fault:
-        yield error("database", str(fault), "")
+        if engine.is_standby():
+            yield _standby(engine)
+        else:
+            yield error("database", str(fault), "")
+
+
+def _standby(engine: Postgres) -> Finding:
+    return error(
+        "database",
+        f"{engine.where} is a standby, which only reads.",
+        "name the primary in state.url, or all servers",
+    )
 
 
 def _server(engine: Postgres, facts: _Facts) -> Iterator[Finding]:
@@ -81,8 +92,7 @@ def _server(engine: Postgres, facts: _Facts) -> Iterator[Finding]:
         remedy = "make another one: createdb --encoding=UTF8 --template=template0 NAME"
         yield error("database", f"The encoding of {engine.where} is {facts.encoding}.", remedy)
     elif facts.is_standby:
-        remedy = "name the primary in state.url, or all servers, with target_session_attrs=read-write"
-        yield error("database", f"{engine.where} is a standby, which only reads.", remedy)
+        yield _standby(engine)
     else:
         yield ok("database", f"{engine.where} is PostgreSQL {facts.version}.")
     is_local = facts.address is None or ipaddress.ip_address(facts.address).is_loopback
@@ -139,6 +149,9 @@ def _tables(connection: Connection, facts: _Facts) -> Finding:
             return ok("tables", "They are as this relayd needs them.")
     except StateError as fault:
         return error("tables", str(fault), "")
+    if facts.schema is None:
+        remedy = "create one of them, or let its search_path name one that is there, such as public"
+        return error("tables", "No schema of the role's search_path is there.", remedy)
     if not facts.may_create:
         remedy = "make the role in state.url the owner of the database: ALTER DATABASE NAME OWNER TO ROLE"
         return error("tables", f"relayd may not make tables in the schema {facts.schema}.", remedy)

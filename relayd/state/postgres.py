@@ -1,7 +1,8 @@
 """PostgreSQL: one database that several machines share, through psycopg.
 
-Every wait ends on this side: a server that was stopped still acknowledges TCP, and a statement_timeout needs
-a server that runs. Once the server does not answer, everything fails at once until a probe reaches it again.
+Every wait for the server ends on this side: a stopped one still acknowledges TCP, and a statement_timeout
+needs one that runs. Once it does not answer, everything fails at once until a probe reaches it again. Only
+the look-up of its name takes as long as the resolver likes; others then fail before it ends.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -680,12 +681,28 @@ class Postgres(Engine):
         """
         self.breaker.check()
         try:
-            return self._connect(is_writer=is_writer)
+            with self._fails_others() if is_needed else nullcontext():
+                return self._connect(is_writer=is_writer)
         except EngineError as error:
             # A reader's failure is its own: the server may have no connection to spare for one more query.
             if is_needed:
                 self.breaker.open(error)
             raise
+
+    @contextmanager
+    def _fails_others(self) -> Iterator[None]:
+        """Open the breaker if the block, which nothing bounds, takes too long: nobody else waits for it."""
+        # As long as it may take to connect, and to set what the connection needs.
+        late = threading.Timer(2 * TIMEOUT_S, self.breaker.open, [self.unreachable(_LATE)])
+        late.daemon = True
+        try:
+            late.start()
+        except RuntimeError as refused:
+            raise self.unreachable(str(refused)) from refused
+        try:
+            yield
+        finally:
+            late.cancel()
 
     def connect_patiently(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Return a connection without limits of time, for work that a person watches.
@@ -724,6 +741,15 @@ class Postgres(Engine):
             raw.close()
             raise self.explain(error) from error
         return raw
+
+    def is_standby(self) -> bool:
+        """Return whether a standby answers at the URL, whatever else it asks for. Blocks."""
+        conninfo = make_conninfo(self._conninfo, target_session_attrs="standby")
+        try:
+            _Raw.connect(conninfo).close()
+        except psycopg.Error:
+            return False
+        return True
 
     def _probe(self) -> None:
         self._connect(is_writer=True).close()

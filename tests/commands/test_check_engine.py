@@ -80,8 +80,15 @@ def test_a_standby_is_an_error() -> None:
         assert (alone.severity, "no standby has to have it" in alone.message) == (Severity.OK, True)
         with primary.standby() as standby:
             assert "of a standby" in _found(primary.url(name))["durability"].message
-            found = _found(f"{standby.url(name)}&target_session_attrs=any")["database"]
-            assert (found.severity, "is a standby" in found.message) == (Severity.ERROR, True)
+            for url in (standby.url(name), f"{standby.url(name)}&target_session_attrs=any"):
+                found = _found(url)["database"]
+                assert (found.severity, "is a standby" in found.message) == (Severity.ERROR, True)
+
+
+def test_a_search_path_without_a_schema_is_an_error(postgres_url: str) -> None:
+    """There is none to name."""
+    finding = _found(f"{postgres_url}&options=-csearch_path%3Dnowhere")["tables"]
+    assert (finding.severity, "search_path" in finding.message) == (Severity.ERROR, True)
 
 
 def test_a_server_that_does_not_answer_is_an_error(postgres: Server, postgres_url: str) -> None:

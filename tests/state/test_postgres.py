@@ -406,6 +406,33 @@ def test_a_reader_without_a_connection_shuts_nobody_out(engine: Postgres, postgr
             postgres.execute("ALTER ROLE relayd CONNECTION LIMIT -1")
 
 
+def test_a_name_that_is_not_found_is_waited_for_by_one(
+    engine: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the writer's look-up of the server's name hangs, which nothing bounds, all others fail."""
+    connection, is_found, connect = engine.open(), threading.Event(), engine._connect
+
+    def look_up(*, is_writer: bool) -> postgres_engine._Raw:
+        assert is_found.wait(PATIENCE_S)
+        return connect(is_writer=is_writer)
+
+    monkeypatch.setattr(engine, "_connect", look_up)
+    with closing(connection):
+        connection.close()
+        waiting = threading.Thread(target=connection.execute, args=["SELECT 1"])
+        try:
+            with monkeypatch.context() as context:
+                context.setattr(postgres_engine, "TIMEOUT_S", 0.1)
+                waiting.start()
+                wait_until(lambda: not engine.health.is_ok, PATIENCE_S)
+            with pytest.raises(EngineError, match="no answer in time"):
+                engine.breaker.check()
+        finally:
+            is_found.set()
+            waiting.join(PATIENCE_S)
+        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+
+
 def test_a_server_that_only_reads_now_is_left(engine: Postgres) -> None:
     """A fenced primary keeps its connections: the next transaction looks for the server that writes."""
     with closing(engine.open()) as connection:
