@@ -496,14 +496,14 @@ class KeyRing:
         """
         seen_at = time.monotonic()
         if not self._is_successor(connection, found, known):
-            sentence = str(_replaced(found, known))
-            if self._refused is None:
-                _log.error("%s", sentence)
-                self._refused = sentence
-                self.on_change()
             # It was asked; but others may have taken its ring, and made keys since.
-            self._confirmed_at = seen_at
             self._is_in_doubt = True
+            self._confirmed_at = seen_at
+            was_refused = self._refused is not None
+            self._refused = str(_replaced(found, known))
+            if not was_refused:
+                _log.error("%s", self._refused)
+                self.on_change()
             return
         if found.generation > self.generation:
             self._adopt(load_ring(connection, (), since=known.generation))
