@@ -10,7 +10,7 @@ from pathlib import Path
 
 COMMANDS = (
     *("serve", "reload", "check", "status", "keys", "clients", "usage", "log"),
-    *("cancel", "pause", "resume", "drain", "backup", "init", "doctor"),
+    *("cancel", "pause", "resume", "drain", "backup", "init", "doctor", "migrate-state"),
 )
 _HINT = re.compile(rf"(?<![\w./@-])(?=relayd-tui\b|relayd (?:{'|'.join(COMMANDS)})\b)")
 

@@ -23,11 +23,11 @@ from relayd.state.reader import LogReader
 from relayd.state.records import Phase, RequestRecord
 from relayd.state.sqlite import Sqlite
 from tests.support.upstream import fault_upstream_url
-from tests.wire import HOST, Reply, until
+from tests.wire import HOST, PATIENCE_S, Reply, until
 
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
-_START_S = 60.0
+_START_S = PATIENCE_S
 _START_TIME = 17
 """The place in /proc/PID/stat, after the parent's number."""
 _ALL_SERVE = re.compile(r"all \d+ workers serve")
