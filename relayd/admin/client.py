@@ -33,7 +33,7 @@ from relayd.admin.schema import (
     ExtendKey,
     Gap,
     Hello,
-    Instances,
+    InstanceList,
     KeyChange,
     Progress,
     Reloaded,
@@ -124,9 +124,9 @@ class AdminClient:
         """Return the state of the daemon at a glance."""
         return await self._ask("GET", "/status", Status)
 
-    async def instances(self) -> Instances:
+    async def instances(self) -> InstanceList:
         """Return the processes that serve the relay, by name."""
-        return await self._ask("GET", "/instances", Instances)
+        return await self._ask("GET", "/instances", InstanceList)
 
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100

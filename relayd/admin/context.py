@@ -24,7 +24,7 @@ from relayd.admin.schema import (
     EngineStatus,
     InstanceCounts,
     InstanceInfo,
-    Instances,
+    InstanceList,
     LogHealth,
     PeriodUse,
     Progress,
@@ -163,11 +163,11 @@ class AdminContext:
             self.state.instances.announce()
             self.stop()
 
-    def instances(self) -> Instances:
+    def instances(self) -> InstanceList:
         """Return the live processes that serve this relay, by name."""
         live = self.state.instances.live()
         generation = max(instance.generation for instance in live)
-        return Instances(
+        return InstanceList(
             generation,
             [
                 InstanceInfo(

@@ -179,7 +179,7 @@ class InstanceInfo(Instance, kw_only=True, frozen=True):
     """Whether this is the instance that answers."""
 
 
-class Instances(msgspec.Struct, frozen=True):
+class InstanceList(msgspec.Struct, frozen=True):
     """`GET /instances`: all that are live, by name; `generation` is that of the newest ring."""
 
     generation: int

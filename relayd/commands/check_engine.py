@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from relayd.findings import Finding, error, ok, warning
 from relayd.state.engine import Connection, as_state_errors
 from relayd.state.errors import StateError
-from relayd.state.postgres import Postgres, PostgresConnection
+from relayd.state.postgres import MIN_VERSION, Postgres, PostgresConnection
 from relayd.state.schema import check_version, is_current
 
-_MIN_VERSION = 13
 _ROUND_TRIPS = 5
 _SLOW_MS = 10.0
 _MAX_SKEW_S = 1.0
@@ -85,8 +84,8 @@ def _standby(engine: Postgres) -> Finding:
 
 
 def _server(engine: Postgres, facts: _Facts) -> Iterator[Finding]:
-    if facts.major < _MIN_VERSION:
-        remedy = f"relayd needs {_MIN_VERSION} or newer"
+    if facts.major < MIN_VERSION:
+        remedy = f"relayd needs {MIN_VERSION} or newer"
         yield error("database", f"{engine.where} is PostgreSQL {facts.version}.", remedy)
     elif facts.encoding != "UTF8":
         remedy = "make another one: createdb --encoding=UTF8 --template=template0 NAME"

@@ -39,7 +39,7 @@ _COMMANDS_AT_ONCE = 100
 # {now}: the Unix time by the clock of the database.
 _LIVE_BOOTS = f"""SELECT boot_id FROM instances
     WHERE ended_at IS NULL AND heartbeat_at > {{now}} - {DEAD_AFTER_S}"""  # noqa: S608 - own SQL
-_BEAT = """INSERT INTO instances (boot_id, name, worker, address, pid, version, started_at,
+_HEARTBEAT = """INSERT INTO instances (boot_id, name, worker, address, pid, version, started_at,
         generation, intake, streams, heartbeat_at)
     VALUES (:boot_id, :name, :worker, :address, :pid, :version, :started_at,
         :generation, :intake, :streams, {now})
@@ -164,7 +164,7 @@ class Instances:
         """Where this process serves clients; set when it does."""
         self.activity: Callable[[], Activity] = lambda: Activity("live", 0)
         """Returns what this process does now, on any thread; set when it serves."""
-        self.beat_task = Task("heartbeat", HEARTBEAT_S, self.beat)
+        self.heartbeat_task = Task("heartbeat", HEARTBEAT_S, self.send_heartbeat)
         self.forget_task = Task("instances and commands that are over", 60.0, self.forget)
         self._writer = writer
         self._database = database
@@ -205,7 +205,7 @@ class Instances:
     def announce(self) -> None:
         """Let the others see at once what has changed here. For any thread."""
         if self.identity.is_shared:
-            self._writer.wake(self.beat_task)
+            self._writer.wake(self.heartbeat_task)
 
     def others(self) -> list[Instance]:
         """Return the other live instances, as they were at their last heartbeats. No I/O."""
@@ -258,7 +258,7 @@ class Instances:
 
     # Tasks of the writer.
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Write that this process lives, and what it does.
 
         Raises:
@@ -267,7 +267,7 @@ class Instances:
         beaten_at = time.monotonic()
         with self._database.transaction(durable=False) as transaction:
             transaction.connection.execute(
-                _by_clock(transaction.connection, _BEAT), msgspec.structs.asdict(self.own)
+                _by_clock(transaction.connection, _HEARTBEAT), msgspec.structs.asdict(self.own)
             )
         if beaten_at - self._beaten_at > _MAX_GAP_S:
             self._in_touch_since = beaten_at

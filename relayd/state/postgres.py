@@ -48,7 +48,7 @@ TIMEOUT_S = 2.0
 """How long one statement may take, and one attempt to connect to one host; the least that libpq knows."""
 MIGRATION_TIMEOUT_S = 120.0
 PROBE_S = 1.0
-MIN_VERSION = 130_000
+MIN_VERSION = 13
 MAX_READERS = 8
 """How many connections read at once, beside the one that writes."""
 _MAX_IDLE = 4
@@ -623,9 +623,9 @@ class Postgres(Engine):
     def _check_server(self, connection: PostgresConnection) -> None:
         version = int(connection.execute("SHOW server_version_num").rows[0][0])
         encoding = connection.execute("SHOW server_encoding").rows[0][0]
-        if version < MIN_VERSION:
+        if version // 10_000 < MIN_VERSION:
             raise StateUnreachable(
-                f"PostgreSQL 13 or newer is needed; that of {self.where} is {version // 10_000}."
+                f"PostgreSQL {MIN_VERSION} or newer is needed; that of {self.where} is {version // 10_000}."
             )
         if encoding != "UTF8":
             raise StateUnreachable(

@@ -93,7 +93,7 @@ class State:
         if identity.is_shared:
             self.follower = Follower(database, self.ring, self.instances, self.commands, news)
             self.ring.on_change = self.instances.announce
-            self._tasks += [self.instances.beat_task, self.instances.forget_task]
+            self._tasks += [self.instances.heartbeat_task, self.instances.forget_task]
 
     @classmethod
     def open(  # noqa: PLR0913 - each is a fact of its own, by name
@@ -154,7 +154,7 @@ class State:
                 self.commands.begin(self._database.connection)
                 if not self.engine.is_shared:
                     self.instances.end_predecessors(of_all_workers=is_first)
-                self.instances.beat()
+                self.instances.send_heartbeat()
                 self.instances.read(self._database.connection)
             self.ring.store_expired()
             if is_first or not is_shared:

@@ -20,7 +20,7 @@ from relayd.admin.schema import (
     EngineStatus,
     InstanceCounts,
     InstanceInfo,
-    Instances,
+    InstanceList,
     Phase,
     Progress,
     Reloaded,
@@ -70,7 +70,7 @@ async def test_a_daemon_alone_is_its_only_instance(tmp_path: Path) -> None:
         streams=0,
         is_self=True,
     )
-    assert found == Instances(1, [alone])
+    assert found == InstanceList(1, [alone])
     assert document["instances"][0]["self"] is True
     assert (status.instance, status.worker, status.instances) == (_HOST, None, InstanceCounts(1, 1))
     assert status.engine == EngineStatus(kind=EngineKind.SQLITE, where=str(tmp_path / "state" / "relayd.db"))

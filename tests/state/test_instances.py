@@ -568,9 +568,9 @@ async def test_a_relay_that_cannot_write_loses_sight_of_nobody(
             raise EngineError("disk full", Fault.FULL, StateBusy("The disk is full."))
 
         for state in (one, two):
-            state.instances.beat_task.run = fail
+            state.instances.heartbeat_task.run = fail
             state.instances.announce()
-        await until(lambda: all(state.instances.beat_task.is_failing for state in (one, two)))
+        await until(lambda: all(state.instances.heartbeat_task.is_failing for state in (one, two)))
         database.execute("UPDATE instances SET heartbeat_at = heartbeat_at - 100")
         await until(lambda: one.instances.others() == [])
         now_s += 100.0

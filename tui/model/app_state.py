@@ -16,7 +16,7 @@ from relayd.admin.schema import (
     Clients,
     Ended,
     Gap,
-    Instances,
+    InstanceList,
     KeyInfo,
     KeyState,
     Lost,
@@ -80,7 +80,7 @@ class AppState:
         self._clients_generation = 0
         self.clients_known = False
         """Whether the daemon has told of the clients."""
-        self.instances: Instances | None = None
+        self.instances: InstanceList | None = None
         """The processes that serve this relay; None until they are asked for."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
@@ -139,9 +139,9 @@ class AppState:
         self._clients_generation = clients.generation
         self.clients_known = True
 
-    def set_instances(self, instances: Instances) -> None:
+    def set_instances(self, instances: InstanceList) -> None:
         """Take over the processes that serve this relay."""
-        self.instances = Instances(
+        self.instances = InstanceList(
             instances.generation, [printable_struct(instance) for instance in instances.instances]
         )
 
