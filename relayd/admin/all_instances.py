@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec.structs import replace
@@ -47,7 +48,7 @@ class _Answers(Generic[T]):
     replies: Mapping[str, T]
     """By boot id."""
     silent: tuple[str, ...]
-    """The names of the instances that gave no answer in time."""
+    """The names of the other instances that gave no answer in time, or could not be asked."""
 
 
 class AllInstances:
@@ -136,8 +137,8 @@ class AllInstances:
         return answers.replies.get(record.boot_id, record)
 
     async def metrics(self) -> str:
-        """Return the metrics of all instances; of several, each sample is labelled with its instance."""
-        if not self._instances.others():
+        """Return the metrics of all instances; if there may be several, each sample has its instance."""
+        if not self._instances.identity.is_shared:
             return await self._context.metrics_text()
         answers = await self._ask("metrics", str)
         return merged({self._label(boot_id): text for boot_id, text in answers.replies.items()})
@@ -221,11 +222,7 @@ class AllInstances:
         self, kind: str, reply: type[T], argument: object = None, boot_id: str | None = None
     ) -> _Answers[T]:
         """Ask all instances, or the one with a boot id."""
-        asked = {
-            instance.boot_id: instance.name
-            for instance in self._instances.live()
-            if boot_id in (None, instance.boot_id)
-        }
+        before = self._instances.last_known()
         found = await self._commands.ask(kind, argument, instance=boot_id, timeout_s=ANSWER_WITHIN_S)
         replies: dict[str, T] = {}
         for replier, document in found.items():
@@ -233,16 +230,30 @@ class AllInstances:
                 replies[replier] = msgspec.convert(document, reply)
             except msgspec.ValidationError as error:
                 _log.warning("The instance %s answered '%s' in another way: %s", replier, kind, error)
-        live = {instance.boot_id for instance in self._instances.live()}
-        silent = [name for one, name in asked.items() if one in live and one not in replies]
-        return _Answers(replies, tuple(silent))
+        now = self._instances.last_known()
+        others = found.others
+        if others is None:
+            # However long ago the database last told of them: that they ended is not known either.
+            others = frozenset(one for one in now if boot_id in (None, one))
+        # Not those that have ended meanwhile.
+        silent = others - replies.keys() - (before.keys() - now.keys())
+        return _Answers(replies, tuple(sorted(now[one].name if one in now else one for one in silent)))
 
     def _label(self, boot_id: str) -> str:
-        """Return the name of a live instance; with its boot id, if another has the same name."""
-        names = {instance.boot_id: instance.name for instance in self._instances.live()}
-        name = names.get(boot_id, boot_id)
-        is_unique = list(names.values()).count(name) <= 1
-        return name if is_unique else f"{name} (boot {boot_id})"
+        """Return the name of an instance; with its address, if another has the same name.
+
+        Without a boot id: metrics go on under the same name after a restart, and while the database is down.
+        """
+        known = {**self._instances.last_known(), self._own_id: self._instances.own}
+        one = known.get(boot_id)
+        if one is None:
+            return boot_id
+        namesakes = [other for other in known.values() if other.name == one.name]
+        if len(namesakes) == 1:
+            return one.name
+        if sum(other.address == one.address for other in namesakes) == 1:
+            return f"{one.name} ({urlsplit(one.address).netloc})"
+        return f"{one.name} (boot {boot_id})"
 
     # What this instance does when one of them asks, itself included.
 

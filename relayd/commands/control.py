@@ -115,10 +115,12 @@ def _show(args: Namespace, console: Console, status: Status, sentence: str) -> i
 
 def _which(status: Status) -> str:
     """Return which instances have done it, if there are several."""
-    live, silent = status.instances.live, len(status.silent)
-    if live <= 1:
+    silent = len(status.silent)
+    # Without a database, it is not known any more whether the silent ones live.
+    count = max(status.instances.live, silent + 1)
+    if count == 1:
         return ""
-    return f" {live - silent} of {live} instances" if silent else f" all {live} instances"
+    return f" {count - silent} of {count} instances" if silent else f" all {count} instances"
 
 
 def _open_streams(status: Status) -> int:

@@ -223,6 +223,11 @@ class Instances:
         own_age_s = time.monotonic() - self._beaten_at
         return DEAD_AFTER_S if own_age_s < _MAX_GAP_S else DEAD_AFTER_S + own_age_s
 
+    def last_known(self) -> dict[str, Instance]:
+        """Return the others, by boot id, that lived when the database last told of them. No I/O."""
+        others, _ = self._others
+        return {other.boot_id: other for other in others}
+
     def live(self) -> list[Instance]:
         """Return all live instances, this one among them, by name. No I/O."""
         return sorted([self.own, *self.others()], key=lambda one: (one.name, one.worker or 0, one.boot_id))
@@ -320,6 +325,13 @@ def _instance(row: Sequence[Any]) -> Instance:
     return Instance(**dict(zip(Instance.__struct_fields__, row, strict=True)))
 
 
+class Replies(dict[str, Any]):
+    """The replies to a command by boot id."""
+
+    others: frozenset[str] | None = frozenset()
+    """The boot ids of the other instances that were asked; None: they could not be asked."""
+
+
 class Commands:
     """Asks all instances, or one, to do something; does what others ask of this one.
 
@@ -345,7 +357,7 @@ class Commands:
 
     async def ask(
         self, kind: str, argument: object = None, *, instance: str | None = None, timeout_s: float = 1.0
-    ) -> dict[str, Any]:
+    ) -> Replies:
         """Return the replies of all live instances by boot id, this one's among them.
 
         An instance that failed, does not know this kind of command or took too long has no reply. The only
@@ -358,13 +370,15 @@ class Commands:
             instance: the boot id of the only one to ask.
             timeout_s: how long the others have.
         """
-        replies: dict[str, Any] = {}
+        replies = Replies()
         with self._asked(kind, argument, instance) as asking:
             if instance in (None, self._boot_id):
                 reply = await self._do(kind, msgspec.to_builtins(argument))
                 if reply is not None:
                     replies[self._boot_id] = msgspec.json.decode(reply)
-            return replies | await self._collect(asking, timeout_s)
+            if asking is not None:
+                await self._collect(replies, asking, timeout_s)
+        return replies
 
     @contextmanager
     def _asked(
@@ -389,19 +403,19 @@ class Commands:
         if not asking.cancelled() and asking.exception() is None:
             self._replies[asking.result().command_id] = {}
 
-    async def _collect(self, asking: asyncio.Future[_Asked] | None, timeout_s: float) -> dict[str, Any]:
-        if asking is None:
-            return {}
+    async def _collect(self, replies: Replies, asking: asyncio.Future[_Asked], timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 command_id, others = await asking
         except (EngineError, StateError, TimeoutError) as error:
             _log.warning("The other instances can't be asked: %s", str(error) or "the database is too slow")
-            return {}
-        replies = self._replies[command_id]
-        await self._news.wait_until(lambda: others <= replies.keys(), end - time.monotonic())
-        return dict(replies)
+            replies.others = None
+            return
+        replies.others = frozenset(others)
+        found = self._replies[command_id]
+        await self._news.wait_until(lambda: others <= found.keys(), end - time.monotonic())
+        replies.update(found)
 
     async def _do(self, kind: str, argument: Any) -> bytes | None:
         """Return this instance's reply as JSON; None if it has none."""

@@ -233,6 +233,47 @@ async def test_without_its_database_an_instance_shows_and_commands_itself(
         assert [instance.has_it for instance in change.instances] == [True, True]
 
 
+async def test_what_can_reach_nobody_says_so_however_long_the_database_is_down(
+    tmp_path: Path, postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may live: a pause is not done there, and no stream is said to have ended."""
+    async with whole_daemons(tmp_path, 2, postgres_url) as [(_, client), (other, its_client)]:
+        wire, reply = await open_chat(other, "demo:deltas=100000,interval_ms=50")
+        labels = _instance_labels(await client.metrics())
+        assert len(labels) == 2
+        postgres.kill()
+        await _until(client, is_ok=False)
+        # As if the last heartbeats were read long ago.
+        monkeypatch.setattr("relayd.state.instances.DEAD_AFTER_S", 0.0)
+        assert (await client.status()).instances.live == 1
+        for act in (client.pause, client.resume):
+            assert (await act()).silent == (other.state.instances.identity.name,)
+        with pytest.raises(Refused, match="No answer came from") as refusal:
+            await client.cancel(str(reply.header("X-Request-Id")))
+        assert refusal.value.status == 503
+        # A series that is collected goes on under its name.
+        [label] = _instance_labels(await client.metrics())
+        assert label in labels
+        await its_client.cancel(str(reply.header("X-Request-Id")))
+        await read_to_end(wire, reply)
+        wire.finish()
+
+
+def _instance_labels(text: str) -> set[str]:
+    return {
+        sample.labels["instance"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_of_one_host_name_are_told_apart_by_address(tmp_path: Path, postgres_url: str) -> None:
+    """A restart makes no new series, as a boot id would."""
+    async with whole_daemons(tmp_path, 2, postgres_url) as relays:
+        labels = _instance_labels(await relays[0][1].metrics())
+    assert labels == {f"{_HOST} (127.0.0.1:{relay.port})" for relay, _ in relays}
+
+
 async def test_a_client_has_its_streams_once(tmp_path: Path) -> None:
     """A request beyond them is refused, whichever instances have them; it passes once one has ended."""
     async with whole_daemons(tmp_path, 2) as [(one, client), (other, _)]:
