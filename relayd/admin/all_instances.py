@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -38,6 +39,8 @@ from relayd.state.instances import Activity
 _log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 1.0
+_LAST_ANSWER_S = 5.0
+"""A drain asks the others, writes the audit and asks for the status."""
 
 Handler = Callable[[Any], Awaitable[object]]
 T = TypeVar("T")
@@ -60,6 +63,9 @@ class AllInstances:
         self._own_id = context.facts.boot_id
         self._streams: dict[str, list[StreamProgress]] = {}
         """What each instance told last, by boot id."""
+        self._unanswered = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
         handlers: dict[str, Handler] = {
             "figures": self._tell_figures,
             "streams": self._tell_streams,
@@ -90,8 +96,23 @@ class AllInstances:
         self._instances.announce()
 
     async def close(self) -> None:
-        """End what the others asked for and is not done."""
+        """Let a drain be answered; end what the others asked for and is not done."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_ANSWER_S):
+                await self._answered.wait()
         await self._commands.close()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Keep `close` waiting: a worker is stopped by the drain of another that it passes on."""
+        self._unanswered += 1
+        self._answered.clear()
+        try:
+            yield
+        finally:
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._answered.set()
 
     async def status(self) -> Status:
         """Return the status, with streams, limits, rates and log of all instances.

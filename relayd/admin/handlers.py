@@ -252,9 +252,10 @@ class DrainHandler(ControlHandler):
         if is_first:
             accepting.drain()
         try:
-            silent = await self.all_instances.drain_others(None if target is None else target.boot_id)
-            await self.audit("drain", "done", peer, None if target is None else target.name)
-            await self.send_json(replace(await self.all_instances.status(), silent=silent))
+            with self.all_instances.answering():
+                silent = await self.all_instances.drain_others(None if target is None else target.boot_id)
+                await self.audit("drain", "done", peer, None if target is None else target.name)
+                await self.send_json(replace(await self.all_instances.status(), silent=silent))
         except StreamClosedError:
             _log.info("The client that asked for the drain left before the answer.")
         finally:

@@ -483,7 +483,8 @@ class Commands:
             return
         work = partial(_insert_reply, row=(command_id, self._boot_id, reply.decode()))
         try:
-            await asyncio.wrap_future(self._writer.submit(work, durable=False))
+            # An instance that was asked to stop still says that it does.
+            await asyncio.shield(asyncio.wrap_future(self._writer.submit(work, durable=False)))
         except (EngineError, StateError) as error:
             _log.warning("The reply to the command '%s' could not be stored: %s", kind, error)
 

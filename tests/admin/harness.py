@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,8 @@ class AdminHarness:
     state: State
     accepting: Accepting
     event_bus: EventBus
+    close: Callable[[], Coroutine[Any, Any, None]]
+    """Stops the admin API alone."""
     stopped: list[bool] = field(default_factory=list)
     """One entry for each time that the daemon was asked to stop."""
 
@@ -160,7 +162,7 @@ async def _serving(
         try:
             await server.start()
             path = admin_socket.path
-            yield AdminHarness(path, AdminClient(path), state, accepting, event_bus, stopped)
+            yield AdminHarness(path, AdminClient(path), state, accepting, event_bus, server.close, stopped)
         finally:
             await server.close()
             assert await asyncio.to_thread(state.close)

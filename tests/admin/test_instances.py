@@ -139,6 +139,20 @@ async def test_a_drain_stops_all_or_the_one_that_is_named(tmp_path: Path) -> Non
         assert [entry.detail for entry in entries] == [None, f"{_HOST}-2", f"{_HOST}-2"]
 
 
+async def test_a_drain_that_stops_the_worker_that_passes_it_on_is_answered(tmp_path: Path) -> None:
+    """Workers of a machine stop together: the one that is asked is told to stop in the middle of it."""
+    closing: list[asyncio.Task[None]] = []
+    async with admin_apis(tmp_path, 2) as [one, two]:
+
+        async def drain(_asking: object) -> AcceptState:
+            closing.append(asyncio.create_task(one.close(), name="close"))
+            return AcceptState.DRAINING
+
+        two.state.commands.handle("drain", drain)
+        assert (await one.client.drain(f"{_HOST}-2")).silent == ()
+        await asyncio.gather(*closing)
+
+
 async def _progress(client: AdminClient, request_id: str) -> Progress:
     """Return the next progress event, once the log has the start of a request."""
     progress, is_logged = None, False
