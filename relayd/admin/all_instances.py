@@ -272,7 +272,7 @@ class AllInstances:
         namesakes = [other for other in known.values() if other.name == one.name]
         if len(namesakes) == 1:
             return one.name
-        if sum(other.address == one.address for other in namesakes) == 1:
+        if one.address and sum(other.address == one.address for other in namesakes) == 1:
             return f"{one.name} ({urlsplit(one.address).netloc})"
         return f"{one.name} (boot {boot_id})"
 

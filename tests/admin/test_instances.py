@@ -284,6 +284,9 @@ def _instance_labels(text: str) -> set[str]:
 async def test_metrics_of_one_host_name_are_told_apart_by_address(tmp_path: Path, postgres_url: str) -> None:
     """A restart makes no new series, as a boot id would."""
     async with whole_daemons(tmp_path, 2, postgres_url) as relays:
+        instances = relays[0][0].state.instances
+        # It is known when the other has announced it.
+        await until(lambda: all(other.address for other in instances.others()))
         labels = _instance_labels(await relays[0][1].metrics())
     assert labels == {f"{_HOST} (127.0.0.1:{relay.port})" for relay, _ in relays}
 
