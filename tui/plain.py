@@ -24,6 +24,7 @@ from relayd.admin.schema import (
 )
 from relayd.pipes import while_read
 from tui.model.descriptions import cause
+from tui.model.instances import still_serving
 from tui.model.text import printable_struct, printable_text
 from tui.model.units import clock, duration, plural
 
@@ -87,6 +88,8 @@ class _LineMode:
         self._client = client
         self._out = out
         self._boot_id = ""
+        self._boots: set[str] = set()
+        """Of the processes that have served without a moment in which none of them did."""
         self._problem = ""
         self._is_silent = False
         self._live: dict[str, KeyInfo] = {}
@@ -121,6 +124,7 @@ class _LineMode:
                 continue
             try:
                 ring = await asyncio.wait_for(self._client.keys(), _SILENT_AFTER_S)
+                await asyncio.wait_for(self._note_boots(), _SILENT_AFTER_S)
             except TimeoutError:
                 if not self._is_silent:
                     self._write("no answer: the daemon says nothing; it may be stopped, or wait for its disk")
@@ -133,6 +137,11 @@ class _LineMode:
                     self._write("the daemon answers again")
                 self._is_silent = False
                 self._tell_ends(ring)
+
+    async def _note_boots(self) -> None:
+        """Note which processes serve this relay. Raises AdminClientError."""
+        live = {instance.boot_id for instance in (await self._client.instances()).instances}
+        self._boots = still_serving(self._boots, live)
 
     def _tell_ends(self, ring: Ring) -> None:
         """Tell which keys have reached their end; the audit tells of those that were revoked."""
@@ -149,6 +158,7 @@ class _LineMode:
                 status = printable_struct(await self._client.status())
                 page = await self._client.requests(before=hello.seq + 1, limit=_BACKLOG)
                 self._tell_ends(await self._client.keys())
+                await self._note_boots()
             except AdminClientError as error:
                 self._complain(error)
                 return
@@ -156,7 +166,11 @@ class _LineMode:
             for record in reversed(page.records):
                 self._write(ended_line(printable_struct(record)))
         elif hello.boot_id != self._boot_id:
-            self._write("daemon restarted: what was open then is lost")
+            # The stream of events says it if there is no contact after all.
+            with suppress(AdminClientError):
+                await self._note_boots()
+            if self._boot_id not in self._boots:
+                self._write("daemon restarted: what was open then is lost")
         self._boot_id = hello.boot_id
 
     def _complain(self, error: AdminClientError) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
 from relayd.admin.schema import InstanceRing
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post
-from tui.model.instances import which_have_it
+from tui.model.instances import still_serving, which_have_it
 
 SLOW = "demo:deltas=40000,interval_ms=25"
 
@@ -47,9 +49,47 @@ async def test_all_workers_are_seen_and_have_a_rotation(tmp_path: Path) -> None:
         await asyncio.to_thread(daemon.stop)
 
 
+@needs_tmux
+async def test_the_end_of_one_worker_is_no_restart(tmp_path: Path) -> None:
+    """Whichever worker the app asks, its end is not told as one of the whole relay."""
+    daemon = Daemon(tmp_path, settings={"server.workers": 2})
+    await asyncio.to_thread(daemon.start)
+    try:
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal:
+            await terminal.until("● LIVE  keys on 2 of 2")
+            terminal.press("6")
+            for worker in (1, 2):
+                pid = await _process(terminal, worker)
+                os.kill(pid, signal.SIGKILL)
+                # The same place, another process; the other worker served on.
+                await _process(terminal, worker, other_than=pid)
+                terminal.press("j")
+            terminal.press("1")
+            await terminal.until("● LIVE  keys on 2 of 2")
+            assert "daemon restarted" not in terminal.screen()
+    finally:
+        await asyncio.to_thread(daemon.stop)
+
+
+async def _process(terminal: Tmux, worker: int, other_than: int = 0) -> int:
+    """Return the process id of a worker, once the selected instance is this worker."""
+    pattern = re.compile(rf"-{worker}, worker.*process (?!{other_than},)(\d+), boot", re.DOTALL)
+    found = pattern.search(await terminal.until(pattern.search))
+    assert found is not None
+    return int(found[1])
+
+
 def test_those_that_do_not_have_a_change_are_named() -> None:
     """Alone, an instance says nothing; of several, those that are behind are named."""
     one = InstanceRing(name="a", boot_id="1", generation=2, has_it=True)
     late = InstanceRing(name="b-2", boot_id="2", generation=1, has_it=False)
     assert which_have_it([one]) == ""
     assert which_have_it([one, late]) == "1 of 2 instances have it; not yet: b-2."
+
+
+def test_a_relay_is_the_same_while_one_of_its_processes_lives_on() -> None:
+    """Also if all have been replaced, one after the other; not if none was left."""
+    boots = still_serving({"a1", "b1"}, {"a2", "b1"})
+    boots = still_serving(boots, {"a2", "b2"})
+    assert boots == {"a1", "b1", "a2", "b2"}
+    assert still_serving(boots, {"a3", "b3"}) == {"a3", "b3"}

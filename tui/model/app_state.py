@@ -29,6 +29,7 @@ from relayd.admin.schema import (
     epoch_s,
 )
 from tui.model.evidence import Evidence
+from tui.model.instances import still_serving
 from tui.model.open_streams import OpenStreams
 from tui.model.stats import Stats
 from tui.model.store import Mark, MarkKind, RecordStore, record_key
@@ -82,6 +83,8 @@ class AppState:
         """Whether the daemon has told of the clients."""
         self.instances: InstanceList | None = None
         """The processes that serve this relay; None until they are asked for."""
+        self._boots: set[str] = set()
+        """Of the processes that have served without a moment in which none of them did."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
@@ -144,6 +147,7 @@ class AppState:
         self.instances = InstanceList(
             instances.generation, [printable_struct(instance) for instance in instances.instances]
         )
+        self._boots = still_serving(self._boots, self._live_boots())
 
     @property
     def is_shared(self) -> bool:
@@ -174,9 +178,9 @@ class AppState:
         )
 
     def new_boot(self, boot_id: str, seq: int, at_ms: int) -> None:
-        """Say in the list that the daemon that answers now is not the one before, unless both serve."""
+        """Say in the list that the relay was restarted, unless others served on meanwhile."""
         boot_id = printable_text(boot_id)
-        if self.boot_id and boot_id != self.boot_id and self.boot_id not in self._live_boots():
+        if self.boot_id and boot_id != self.boot_id and self.boot_id not in self._boots:
             self.store.put_mark(seq, Mark(MarkKind.RESTART, at_ms))
             self.open_streams.clear()
         self.boot_id = boot_id

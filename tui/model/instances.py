@@ -17,6 +17,11 @@ def which_have_it(instances: Sequence[InstanceRing]) -> str:
     return f"{words}; not yet: {', '.join(behind)}." if behind else f"{words}."
 
 
+def still_serving(boots: set[str], live: set[str]) -> set[str]:
+    """Return the boots of the relay that serves now, the ended ones too: all, if one of them still lives."""
+    return boots | live if boots & live else live
+
+
 def in_words(instance: InstanceInfo, now_s: float, started_s: float) -> str:
     """Return all that is known of an instance, in sentences."""
     heard, up = f"{age(instance.heartbeat_age_s)} ago", age(now_s - started_s)
