@@ -12,6 +12,7 @@ from relayd.admin.schema import AcceptState, InstanceInfo, RequestRecord
 from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.model.app_state import AppState
+from tui.model.instances import stopping_with
 from tui.model.units import plural
 from tui.screens.dialogs import Confirm
 from tui.type_ahead import ASKS, Work
@@ -95,7 +96,9 @@ class StreamActions:
         if self._state.is_shared and status is not None:
             what = f"all {status.instances.live} instances"
         if instance is not None:
-            streams, what, name = instance.streams, instance.name, instance.name
+            known = [] if self._state.instances is None else self._state.instances.instances
+            what, streams = stopping_with(instance, known)
+            name = instance.name
         question = Confirm(
             f"Drain, then stop {what}?",
             f"{plural(streams, 'stream')} open now. They may finish, for at most {at_most};"

@@ -178,6 +178,18 @@ class InstanceInfo(Instance, kw_only=True, frozen=True):
     is_self: bool = msgspec.field(name="self", default=False)
     """Whether this is the instance that answers."""
 
+    @property
+    def host(self) -> str:
+        """The name without the number of the worker."""
+        return self.name if self.worker is None else self.name.removesuffix(f"-{self.worker}")
+
+    def stops_with(self, other: InstanceInfo) -> bool:
+        """Return whether both are the same, or workers of one machine: a drain stops these together."""
+        are_workers = self.worker is not None and other.worker is not None
+        return self.boot_id == other.boot_id or (
+            are_workers and (self.host, self.address) == (other.host, other.address)
+        )
+
 
 class InstanceList(msgspec.Struct, frozen=True):
     """`GET /instances`: all that are live, by name; `generation` is that of the newest ring."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 
-from relayd.admin.schema import AcceptState, EngineKind, PeriodUse, RouteStatus, Status, epoch_s
+from relayd.admin.schema import AcceptState, EngineKind, InstanceInfo, PeriodUse, RouteStatus, Status, epoch_s
 from relayd.commands.console import EXIT_FAILED, Console, counted, left, show, size, usd
 from relayd.durations import millis, short
 from relayd.hints import typeable
@@ -86,13 +87,11 @@ async def reload(args: Namespace, console: Console) -> int:
 async def drain(args: Namespace, console: Console) -> int:
     """Let the open streams finish, then stop the daemon."""
     client = console.client(args.socket)
+    # As they are before it: afterwards, they end.
+    known = [] if args.instance is None else (await client.instances()).instances
     status = await client.drain(args.instance)
     if args.instance is not None:
-        sentence = (
-            f"Draining {args.instance}: its open streams may take {status.drain_timeout_s:g} s more, then it "
-            "stops. The other instances serve on."
-        )
-        return _show(args, console, status, sentence)
+        return _show(args, console, status, _draining(args.instance, known, status.drain_timeout_s))
     count = _open_streams(status)
     rest = (
         f"{counted(count, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
@@ -100,6 +99,19 @@ async def drain(args: Namespace, console: Console) -> int:
         else "no stream is open, so relayd stops now."
     )
     return _show(args, console, status, f"Draining{_which(status)}: new requests get 503; {rest}")
+
+
+def _draining(name: str, known: Sequence[InstanceInfo], timeout_s: float) -> str:
+    """Return what a drain of one instance does."""
+    named = [one for one in known if name in (one.name, one.boot_id, one.host)]
+    stopping = [one for one in known if any(map(one.stops_with, named))]
+    what, they = name, "its open streams may take {} s more, then it stops."
+    if len(stopping) > 1:
+        names = ", ".join(one.name for one in stopping)
+        what = f"all {len(stopping)} workers of {named[0].host} ({names})"
+        they = "their open streams may take {} s more, then they stop."
+    rest = " The other instances serve on." if len(known) > len(stopping) else ""
+    return f"Draining {what}: {they.format(f'{timeout_s:g}')}{rest}"
 
 
 def _show(args: Namespace, console: Console, status: Status, sentence: str) -> int:

@@ -44,7 +44,11 @@ async def test_commands_tell_of_all_instances(tmp_path: Path, monkeypatch: pytes
         added = json.loads((await relayd(two.socket, "clients", "add", "web", "--json")).out)
         assert [instance["has_it"] for instance in added["instances"]] == [True, True]
         drained = await relayd(one.socket, "drain", "--instance", f"{_HOST}-2")
-        assert drained.out.startswith(f"Draining {_HOST}-2: ")
+        # Workers of one machine stop together.
+        assert drained.out == (
+            f"Draining all 2 workers of {_HOST} ({_HOST}-1, {_HOST}-2): "
+            "their open streams may take 30 s more, then they stop.\n"
+        )
         assert (one.stopped, two.stopped) == ([], [True])
         unknown = await relayd(one.socket, "drain", "--instance", "elsewhere")
         assert (unknown.status, unknown.out) == (1, "")

@@ -8,11 +8,11 @@ import re
 import signal
 from pathlib import Path
 
-from relayd.admin.schema import InstanceRing
+from relayd.admin.schema import InstanceInfo, InstanceRing
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post
-from tui.model.instances import still_serving, which_have_it
+from tui.model.instances import still_serving, stopping_with, which_have_it
 
 SLOW = "demo:deltas=40000,interval_ms=25"
 
@@ -33,7 +33,9 @@ async def test_all_workers_are_seen_and_have_a_rotation(tmp_path: Path) -> None:
                 terminal.press("6")
                 await terminal.until(lambda screen: len(re.findall(r"-[12] .* newest live ", screen)) == 2)
                 terminal.press("D")
-                await terminal.until(lambda screen: re.search(r"Drain, then stop \S+-1\?", screen))
+                await terminal.until(
+                    lambda screen: re.search(r"Drain, then stop all 2 workers of \S+\?", screen)
+                )
                 terminal.press("Escape")
                 await terminal.until(lambda screen: "Drain, then" not in screen)
                 terminal.press("K", "r")
@@ -77,6 +79,31 @@ async def _process(terminal: Tmux, worker: int, other_than: int = 0) -> int:
     found = pattern.search(await terminal.until(pattern.search))
     assert found is not None
     return int(found[1])
+
+
+def test_a_drain_counts_the_streams_of_all_workers_that_stop() -> None:
+    """Those of one machine stop together; others of the same database serve on."""
+
+    def instance(host: str, worker: int | None, streams: int) -> InstanceInfo:
+        name = host if worker is None else f"{host}-{worker}"
+        return InstanceInfo(
+            boot_id=name,
+            name=name,
+            worker=worker,
+            address=f"http://{host}",
+            pid=1,
+            version="1",
+            started_at="",
+            heartbeat_age_s=0.0,
+            generation=1,
+            intake="live",
+            streams=streams,
+        )
+
+    known = [instance("a", 1, 2), instance("a", 2, 5), instance("b", 1, 7), instance("c", None, 1)]
+    assert stopping_with(known[1], known) == ("all 2 workers of a", 7)
+    assert stopping_with(known[2], known) == ("b-1", 7)
+    assert stopping_with(known[3], known) == ("c", 1)
 
 
 def test_those_that_do_not_have_a_change_are_named() -> None:

@@ -22,6 +22,14 @@ def still_serving(boots: set[str], live: set[str]) -> set[str]:
     return boots | live if boots & live else live
 
 
+def stopping_with(instance: InstanceInfo, known: Sequence[InstanceInfo]) -> tuple[str, int]:
+    """Return in words what a drain of an instance stops, and how many streams are open there."""
+    stopping = [one for one in known if one.stops_with(instance)]
+    if len(stopping) < 2:  # noqa: PLR2004 - with other workers of its machine
+        return instance.name, instance.streams
+    return f"all {len(stopping)} workers of {instance.host}", sum(one.streams for one in stopping)
+
+
 def in_words(instance: InstanceInfo, now_s: float, started_s: float) -> str:
     """Return all that is known of an instance, in sentences."""
     heard, up = f"{age(instance.heartbeat_age_s)} ago", age(now_s - started_s)
