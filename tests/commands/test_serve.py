@@ -109,11 +109,12 @@ def test_without_its_database_systemd_does_not_give_up(
 
     monkeypatch.setattr("time.sleep", sleep_less)
     monkeypatch.setenv("RELAYD_STATE__URL", f"postgresql://relayd@/relayd?host={tmp_path}")
+    monkeypatch.setenv("OPENAI_API_KEY", _KEY)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert "does not answer" in _refused(capsys)
+    assert "does not answer" in _refused(capsys, demo=False)
     assert slept_s == []
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
-    assert "does not answer" in _refused(capsys)
+    assert "does not answer" in _refused(capsys, demo=False)
     assert slept_s == [10.0]
 
 
