@@ -11,15 +11,15 @@ from tests.cluster.harness import Machine, machines
 
 
 @pytest.fixture
-def streams(*, large: bool) -> int:
+def streams() -> int:
     """How many streams are open at a time."""
-    return 200 if large else 20
+    return 200
 
 
 @pytest.fixture
-def relay(tmp_path: Path, postgres_url: str, *, large: bool) -> Iterator[list[Machine]]:
+def relay(tmp_path: Path, postgres_url: str) -> Iterator[list[Machine]]:
     """Machines that share a database."""
-    with machines(tmp_path, 3 if large else 2, {"state.url": postgres_url}) as made:
+    with machines(tmp_path, 3, {"state.url": postgres_url}) as made:
         yield made
 
 

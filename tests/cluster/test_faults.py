@@ -18,10 +18,9 @@ from tests.cluster.harness import Machine, eventually, machines, trial
 from tests.load.harness import fill, small_disk
 from tests.support.postgres import Postgres
 
-pytestmark = pytest.mark.timeout(seconds=600)
+pytestmark = [pytest.mark.timeout(seconds=600), pytest.mark.usefixtures("soak")]
 
 
-@pytest.mark.usefixtures("soak")
 async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], streams: int) -> None:
     """Streams of the third are whole. It records what the others left open as ended by a crash, once."""
     killed, frozen, other = relay
@@ -44,18 +43,15 @@ async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], 
         await under_trial.changes.known_to(frozen)
 
 
-async def test_the_database_is_killed(
-    relay: list[Machine], streams: int, postgres: Postgres, *, large: bool
-) -> None:
+async def test_the_database_is_killed(relay: list[Machine], streams: int, postgres: Postgres) -> None:
     """Streams and keys do not notice it, clients with bounds are refused, and all is well after its start."""
-    async with trial(relay, streams, strict=large) as under_trial, under_trial.changes.outage(*relay):
+    async with trial(relay, streams, strict=True) as under_trial, under_trial.changes.outage(*relay):
         await asyncio.to_thread(postgres.kill)
         await under_trial.without_database()
         await asyncio.to_thread(postgres.start)
         await under_trial.connected()
 
 
-@pytest.mark.usefixtures("soak")
 async def test_the_database_stands_still(relay: list[Machine], streams: int, postgres: Postgres) -> None:
     """The kernel still takes connections for it, and what is sent to it."""
     async with trial(relay, streams, strict=True) as under_trial, under_trial.changes.outage(*relay):
@@ -65,7 +61,6 @@ async def test_the_database_stands_still(relay: list[Machine], streams: int, pos
         await under_trial.connected()
 
 
-@pytest.mark.usefixtures("soak")
 async def test_a_standby_takes_over(tmp_path: Path, streams: int) -> None:
     """With synchronous replication, it has all that was acknowledged."""
     with Postgres() as primary:
@@ -91,7 +86,6 @@ def small_postgres(tmp_path: Path) -> Iterator[tuple[Postgres, Path]]:
             yield server, disk / "ballast"
 
 
-@pytest.mark.usefixtures("soak")
 async def test_the_disk_of_the_database_is_full(
     tmp_path: Path, streams: int, small_postgres: tuple[Postgres, Path]
 ) -> None:
@@ -107,11 +101,11 @@ async def test_the_disk_of_the_database_is_full(
             await under_trial.connected()
 
 
-async def test_a_worker_is_killed(tmp_path: Path, streams: int, *, large: bool) -> None:
+async def test_a_worker_is_killed(tmp_path: Path, streams: int) -> None:
     """Its streams break, no other does, and no connection is refused; another one takes its place."""
     # Whether all workers serve is told at this level, which is waited for.
     with machines(tmp_path, 1, {"server.workers": 2, "log.level": "info"}) as relay:
-        async with trial(relay, streams, strict=large) as under_trial:
+        async with trial(relay, streams, strict=True) as under_trial:
             await under_trial.kill_worker(relay[0])
             await under_trial.load.more(*relay, end="whole")
 

@@ -15,11 +15,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sqlite: of a module that runs on both engines, only on SQLite")
 
 
+_SOON = {"test_instances", "test_keyring", "test_postgres", "test_processes", "test_request_log"}
+"""Which modules always run on PostgreSQL too; the others only with `--size large`, to save a minute."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses `engine_kind` twice."""
     if "engine_kind" in metafunc.fixturenames:
         is_sqlite = metafunc.definition.get_closest_marker("sqlite") is not None
-        kinds = ["sqlite"] if is_sqlite else ["sqlite", "postgresql"]
+        is_large = metafunc.config.getoption("--size") == "large"
+        is_soon = is_large or metafunc.module.__name__.rpartition(".")[2] in _SOON
+        kinds = ["sqlite"] if is_sqlite or not is_soon else ["sqlite", "postgresql"]
         metafunc.parametrize("engine_kind", kinds, indirect=True, scope="function")
 
 
