@@ -45,6 +45,8 @@ async def test_open_streams_finish_and_stragglers_get_a_line(tmp_path: Path) -> 
     """A stream that ends within the drain timeout is whole; another gets `draining` and the done line."""
     drain_s = 10.0
     with Daemon(tmp_path, settings={"server.drain_timeout_s": drain_s}) as daemon:
+        if daemon.settings["server.workers"] > 1:
+            pytest.skip("a worker without a stream ends at once, and with it its kept connections")
         async with (
             await Wire.open(daemon.port) as kept,
             _stream(daemon, _ENDLESS) as endless,
