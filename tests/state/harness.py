@@ -283,19 +283,26 @@ class SharedDatabase:
             owner = stack.enter_context(StateDirectory(self.home / "state"))
             states = []
             for number in range(1, count + 1):
-                state = State.open(
-                    self.directory(owner, number),
-                    boot_id=f"boot-{number}",
-                    worker=number,
-                    is_shared=True,
-                    keep_days=30,
-                    max_mib=512,
-                    on_commit=Published(),
-                    engine=self.engine(),
-                )
+                state = self.instance(self.directory(owner, number), number)
                 stack.callback(state.close)
                 states.append(state)
             yield states
+
+    def instance(
+        self, directory: StateDirectory, number: int, *, boot_id: str = "", is_first: bool = False
+    ) -> State:
+        """Open it as one instance does: `boot-1` for the first, unless it is given another boot id."""
+        return State.open(
+            directory,
+            boot_id=boot_id or f"boot-{number}",
+            worker=number,
+            is_shared=True,
+            is_first=is_first,
+            keep_days=30,
+            max_mib=512,
+            on_commit=Published(),
+            engine=self.engine(),
+        )
 
     def directory(self, owner: StateDirectory, number: int) -> StateDirectory:
         """Return the state directory of an instance: that of its machine, or the one that workers share."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from relayd.state.directory import StateDirectory
 from relayd.state.state import State
-from tests.state.harness import ALICE, Published, SharedDatabase
+from tests.state.harness import ALICE, SharedDatabase
 from tests.wire import until
 
 
@@ -33,16 +33,7 @@ async def make_clients(state: State, number: int, clients: int, expected: int) -
 
 def serve(database: SharedDatabase, owner: StateDirectory, number: int, clients: int, expected: int) -> None:
     """Be one instance."""
-    state = State.open(
-        database.directory(owner, number),
-        boot_id=f"boot-{number}",
-        worker=number,
-        is_shared=True,
-        keep_days=30,
-        max_mib=512,
-        on_commit=Published(),
-        engine=database.engine(),
-    )
+    state = database.instance(database.directory(owner, number), number)
     asyncio.run(make_clients(state, number, clients, expected))
     state.close()
 

@@ -30,7 +30,6 @@ from relayd.state.state import State
 from tests.state.harness import (
     ALICE,
     BorrowedDirectory,
-    Published,
     SharedDatabase,
     a_record,
     as_ended,
@@ -283,16 +282,7 @@ async def test_an_instance_with_another_ring_does_not_have_a_change(
             with pytest.raises(RingStale):
                 state.ring.verify(b"perhaps made since")
         with StateDirectory(tmp_path / "lock", has_database=False) as lock:
-            restarted = State.open(
-                BorrowedDirectory(lock),
-                boot_id="boot-3",
-                worker=3,
-                is_shared=True,
-                keep_days=30,
-                max_mib=512,
-                on_commit=Published(),
-                engine=database.engine(),
-            )
+            restarted = database.instance(BorrowedDirectory(lock), 3)
             with closing(restarted):
                 change = await restarted.ring.add("new", caller=ALICE)
                 assert change.generation == lost.generation
@@ -585,17 +575,7 @@ async def test_a_worker_ends_those_whose_place_it_takes(tmp_path: Path, *, is_fi
         states[1].log.started(a_record(1, "boot-2"))
         await until(lambda: not states[1].log.queued)
         with StateDirectory(tmp_path / "lock") as lock:
-            new = State.open(
-                BorrowedDirectory(lock),
-                boot_id="new",
-                worker=2,
-                is_shared=True,
-                is_first=is_first,
-                keep_days=30,
-                max_mib=512,
-                on_commit=Published(),
-                engine=database.engine(),
-            )
+            new = database.instance(BorrowedDirectory(lock), 2, boot_id="new", is_first=is_first)
             found = new.reader.get("req-000001")
             new.close()
         live = {boot for (boot,) in database.execute("SELECT boot_id FROM instances WHERE ended_at IS NULL")}
@@ -649,15 +629,7 @@ def test_a_worker_opens_no_other_database(tmp_path: Path, *, is_replaced: bool) 
     with StateDirectory(tmp_path / "state") as lock:
 
         def open_next() -> State:
-            return State.open(
-                BorrowedDirectory(lock),
-                boot_id="next",
-                worker=2,
-                is_shared=True,
-                keep_days=30,
-                max_mib=512,
-                on_commit=Published(),
-            )
+            return SharedDatabase(tmp_path).instance(BorrowedDirectory(lock), 2, boot_id="next")
 
         open_next().close()
         lock.database.rename(tmp_path / "moved.db")
