@@ -23,7 +23,7 @@ from tui.model.secret import Secret
 from tui.model.text import printable_struct
 from tui.model.units import clock, in_words, plural
 from tui.screens.client_dialogs import AskClient, AskRemove
-from tui.screens.dialogs import Confirm, Dialog
+from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.key_dialogs import AskGrace, AskRevoke, Revocation, SecretDialog
 
 _MAX_NAMED = 4
@@ -82,7 +82,7 @@ class RingActions:
         def question() -> AskGrace | str:
             now = self._current(key)
             if now.state is not KeyState.ACTIVE:
-                return f"The key {key.id} of {key.client} is {now.state.value} now."
+                return _is_now(now)
             status = self._state.status
             return AskGrace(
                 f"Rotate the key of {key.client}?",
@@ -140,7 +140,7 @@ class RingActions:
         def question() -> AskGrace | str:
             now = self._current(key)
             if now.state is not KeyState.RETIRING or now.expires_at is None:
-                return f"The key {key.id} of {key.client} is {now.state.value} now."
+                return _is_now(now)
             return AskGrace(
                 f"Extend the old key of {key.client}?",
                 f"Key {key.id} ends at {clock(epoch_s(now.expires_at))}. Later by:",
@@ -162,7 +162,7 @@ class RingActions:
         def question() -> Confirm | str:
             now = self._current(key)
             if now.state is not KeyState.RETIRING:
-                return f"The key {key.id} of {key.client} is {now.state.value} now."
+                return _is_now(now)
             return Confirm(
                 f"Undo the rotation of {key.client}?",
                 f"The old key {key.id} is primary again. The new key {now.replaced_by or ''} is revoked now"
@@ -206,9 +206,8 @@ class RingActions:
         while True:
             generation = self._state.generation
             names = frozenset(name for name, known in self._state.clients.items() if known.removed_at is None)
-            form = await self._ask(
-                AskClient(None, texts, fault, name=name, names=names, now_s=self._context.now_s)
-            )
+            question = AskClient(None, texts, fault, name=name, names=names, now_s=self._context.now_s)
+            form = await ask(self._app, question)
             if form is None:
                 return
             name, texts = form.name, form.texts
@@ -235,7 +234,7 @@ class RingActions:
         texts, fault = texts_of(client), ""
         while True:
             generation = self._state.generation
-            form = await self._ask(AskClient(client, texts, fault, now_s=self._context.now_s))
+            form = await ask(self._app, AskClient(client, texts, fault, now_s=self._context.now_s))
             if form is None:
                 return
             wanted = partial(self._client.set_client, client.name, form.changes)
@@ -286,12 +285,6 @@ class RingActions:
 
     # What they share.
 
-    async def _ask(self, question: Dialog[A]) -> A | None:
-        """Show a dialog, unless one is open: a double click asks once."""
-        if self._app.screen.is_modal:
-            return None
-        return await self._app.push_screen_wait(question)
-
     async def _ask_and_change(
         self,
         what: str | Callable[[A], str],
@@ -313,7 +306,7 @@ class RingActions:
                 self._app.notify(f"Not done. {news or dialog}", severity="error")
                 return None
             dialog.news = news
-            answer = await self._ask(dialog)
+            answer = await ask(self._app, dialog)
             if answer is None:
                 return None
             words = what if isinstance(what, str) else what(answer)
@@ -366,6 +359,10 @@ class RingActions:
         # Without a connection the reconnect does it.
         with suppress(AdminClientError):
             await self._context.feed.refresh_ring()
+
+
+def _is_now(key: KeyInfo) -> str:
+    return f"The key {key.id} of {key.client} is {key.state.value} now."
 
 
 def _with_cut(done: str, streams: int, *, asked: bool) -> str:

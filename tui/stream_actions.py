@@ -14,7 +14,7 @@ from tui.feed import Feed
 from tui.model.app_state import AppState
 from tui.model.instances import stopping_with
 from tui.model.units import plural
-from tui.screens.dialogs import Confirm
+from tui.screens.dialogs import Confirm, ask
 from tui.type_ahead import ASKS, Work
 
 
@@ -73,7 +73,7 @@ class StreamActions:
             "Cancel the request",
             no="Leave it",
         )
-        if await self._ask(question):
+        if await ask(self._app, question):
             cancelling = partial(self._client.cancel, record.id)
             await self._change("Cancel a request", cancelling, "The daemon cancelled the request.")
 
@@ -83,7 +83,7 @@ class StreamActions:
             "New requests get 503 with Retry-After until you resume. Open streams continue.",
             "Pause",
         )
-        if await self._ask(question):
+        if await ask(self._app, question):
             await self._change("Pause intake", self._client.pause, "Intake is paused; P resumes it.")
 
     async def _resume(self) -> None:
@@ -106,15 +106,8 @@ class StreamActions:
             f"After that, {what} will not serve until something starts it again.",
             "Drain and stop",
         )
-        if await self._ask(question):
+        if await ask(self._app, question):
             await self._change(f"Drain {what}", partial(self._client.drain, name), "Draining.")
-
-    async def _ask(self, question: Confirm) -> bool:
-        """Show a dialog, unless one is open: a double click asks once."""
-        if self._app.screen.is_modal:
-            return False
-        answer = await self._app.push_screen_wait(question)
-        return answer is not None
 
     async def _change(self, what: str, change: Callable[[], Awaitable[object]], success: str) -> None:
         try:

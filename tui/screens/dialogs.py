@@ -9,7 +9,7 @@ from datetime import time as clock_time
 from typing import ClassVar, Generic, TypeVar
 
 from textual import on
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
@@ -108,6 +108,13 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's signature
         """Return whether an action can be done: a dialog without the button that acts has no key for it."""
         return action != "yes" or bool(self._yes)
+
+
+async def ask(app: App[int], dialog: Dialog[T]) -> T | None:
+    """Show a dialog, unless one is open: a double click asks once."""
+    if app.screen.is_modal:
+        return None
+    return await app.push_screen_wait(dialog)
 
 
 def paragraph(text: str, *, id: str | None = None, note: bool = False) -> Static:  # noqa: A002 - Textual's name for it
