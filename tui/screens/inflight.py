@@ -16,7 +16,7 @@ from tui.model.units import count, duration, rate
 from tui.screens.pane import CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 
 _STALE_MS = 3000
 _WIDE = 110
@@ -88,9 +88,7 @@ class StreamList(ItemList[OpenStream]):
             "instance": (progress.instance, Role.DIM),
             "id": (progress.id, Role.DIM),
         }
-        if self._state.connection is not Connection.LIVE:
-            return {title: (text, Role.DIM) for title, (text, _) in cells.items()}
-        return cells
+        return cells if self._state.connection is Connection.LIVE else dimmed(cells)
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that all is quiet, or that there is no news."""

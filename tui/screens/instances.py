@@ -18,7 +18,7 @@ from tui.model.units import age, duration
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 
 _WIDE = 110
 _LATE_S = 5.0
@@ -53,22 +53,20 @@ class InstanceList(ItemList[InstanceInfo]):
 
     def cells(self, item: InstanceInfo) -> dict[str, tuple[str, Role]]:
         """Return one instance."""
-        live = self._state.connection is Connection.LIVE
-        text = Role.TEXT if live else Role.DIM
         late = item.heartbeat_age_s > _LATE_S
         is_open = item.intake == AcceptState.OPEN
         cells = {
             "instance": (item.name, Role.STRONG),
-            "serves": (item.address or "—", text),
+            "serves": (item.address or "—", Role.TEXT),
             "keys": ("newest", Role.GOOD) if item.has_ring else ("older", Role.BAD),
             "intake": (item.intake, Role.GOOD if is_open else Role.WARN),
-            "streams": (str(item.streams), text),
-            "heard": (age(item.heartbeat_age_s), Role.WARN if late else text),
-            "up": (age(self._now_s() - epoch_s(item.started_at)), text),
-            "version": (item.version, text),
+            "streams": (str(item.streams), Role.TEXT),
+            "heard": (age(item.heartbeat_age_s), Role.WARN if late else Role.TEXT),
+            "up": (age(self._now_s() - epoch_s(item.started_at)), Role.TEXT),
+            "version": (item.version, Role.TEXT),
             "process": (str(item.pid), Role.DIM),
         }
-        return cells if live else {title: (words, Role.DIM) for title, (words, _) in cells.items()}
+        return cells if self._state.connection is Connection.LIVE else dimmed(cells)
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that nothing is known."""

@@ -6,7 +6,7 @@ in the list is kept as keys, so rows that come or go above never move what the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -370,3 +370,8 @@ class ItemList(LineList, Generic[T]):
         lead = "▶" if selected and self.cursor_shown else " "
         # The titles reach over the scrollbar's column.
         return [(lead, style(self.app, Role.ACCENT)), *self.item_pieces(self.items[index], width + 1)]
+
+
+def dimmed(cells: Mapping[str, tuple[str, Role]]) -> dict[str, tuple[str, Role]]:
+    """Return the cells of an item of which there is no news."""
+    return {title: (text, Role.DIM) for title, (text, _) in cells.items()}
