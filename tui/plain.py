@@ -15,7 +15,6 @@ from relayd.admin.schema import (
     Event,
     Gap,
     Hello,
-    KeyInfo,
     KeyState,
     Lost,
     RequestRecord,
@@ -92,8 +91,8 @@ class _LineMode:
         """Of the processes that have served without a moment in which none of them did."""
         self._problem = ""
         self._is_silent = False
-        self._live: dict[str, KeyInfo] = {}
-        """The keys that worked when they were last looked at."""
+        self._live: set[str] = set()
+        """The ids of the keys that worked when they were last looked at."""
 
     async def run(self) -> None:
         """Write lines until cancelled."""
@@ -149,7 +148,7 @@ class _LineMode:
         for key in keys:
             if key.id in self._live and key.state is KeyState.EXPIRED and key.expires_at:
                 self._write(f"{clock(epoch_s(key.expires_at))} key ended: {key.id} of {key.client}")
-        self._live = {key.id: key for key in keys if key.state in LIVE_STATES}
+        self._live = {key.id for key in keys if key.state in LIVE_STATES}
 
     async def _greet(self, hello: Hello) -> None:
         """Write the newest requests at the start; later, that the daemon is another one."""
