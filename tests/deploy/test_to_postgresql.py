@@ -49,7 +49,6 @@ class Machine:
         self.daemon.configure({})
         shutil.copy(home / "relayd.toml", self.config)
         self._home = home
-        self._has_started = False
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -68,19 +67,12 @@ class Machine:
             finally:
                 listener.shutdown(socket.SHUT_RDWR)
                 thread.join(PATIENCE_S)
-                if self.is_running:
-                    self.daemon.kill()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its daemon runs."""
-        return self._has_started and self.daemon.process.poll() is None
+                self.daemon.kill()
 
     def start(self) -> None:
         """Start its daemon, unless that runs."""
-        if not self.is_running:
+        if not self.daemon.is_running:
             self.daemon.start()
-            self._has_started = True
 
     def _obey(self, listener: socket.socket) -> None:
         while True:
@@ -90,7 +82,7 @@ class Machine:
                 return
             with connection:
                 word = connection.recv(16)
-                if word == b"stop" and self.is_running:
+                if word == b"stop" and self.daemon.is_running:
                     self.daemon.stop()
                 elif word == b"start":
                     self.start()

@@ -76,6 +76,11 @@ class Daemon:
         return self._process
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Its process id; with several workers, that of their supervisor."""
         return self.process.pid
@@ -145,8 +150,8 @@ class Daemon:
         return self.wait(60)
 
     def kill(self) -> None:
-        """End it at once with all its processes, as a crash of the machine would, unless it has ended."""
-        if self.process.poll() is not None:
+        """End it at once with all its processes, as a crash of the machine would, unless it does not run."""
+        if not self.is_running:
             return
         # Workers drain when their supervisor dies, and a supervisor replaces workers that die.
         self.process.send_signal(signal.SIGSTOP)
@@ -166,8 +171,7 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+        self.kill()
 
     def records(self) -> list[RequestRecord]:
         """Return all records on disk, newest first."""
