@@ -29,7 +29,7 @@ from relayd.state.directory import StateDirectory
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
 from tests.harness import KEY, Relay, running_relay
-from tests.state.harness import BorrowedDirectory
+from tests.state.harness import BorrowedDirectory, patient_url
 from tests.wire import PATIENCE_S, Reply, Wire, body, post, until
 
 NOON_S = 1_800_000_000.0
@@ -207,7 +207,7 @@ async def whole_daemons(
             directory = stack.enter_context(StateDirectory(home / "state"))
             daemons = [worker_of(directory, number) for number in range(1, count + 1)]
         else:
-            url = f"{url}&connect_timeout={PATIENCE_S:.0f}"
+            url = patient_url(url)
             daemons = [running_relay(database_url=url, boot_id=f"boot-{n}") for n in range(1, count + 1)]
         relays = [await stack.enter_async_context(daemon) for daemon in daemons]
         await until(lambda: all(len(relay.state.instances.live()) == count for relay in relays))

@@ -38,7 +38,7 @@ from relayd.admin.schema import (
     Progress,
 )
 from tests.e2e.daemon import KEY, Daemon
-from tests.load.harness import provider, report
+from tests.load.harness import fresh_address, provider, report
 from tests.wire import DONE, PATIENCE_S, Wire, ask, body, post
 
 HOLDS_AFTER_S = 1.0
@@ -54,7 +54,6 @@ _RING_UNAVAILABLE = "ring_unavailable"
 """The code of a change that the database cannot take."""
 _MAY_BE_LOST_S = 3.0
 """Of the log of a process that is killed; it is written in groups, and others use the disk as well."""
-_addresses = count(1)
 
 T = TypeVar("T")
 
@@ -74,11 +73,10 @@ class Machine(Daemon):
 
     def __init__(self, home: Path, settings: Mapping[str, Any]) -> None:
         home.mkdir()
-        number = next(_addresses)
         super().__init__(
             home,
             settings={
-                "server.host": f"127.65.{number >> 8 & 255}.{number & 255}",
+                "server.host": fresh_address(),
                 "server.max_streams_per_address": 1000,
                 "log.level": "warning",
                 **settings,

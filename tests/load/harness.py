@@ -98,7 +98,7 @@ class Usage:
 
 
 def fresh_address() -> str:
-    """Return an address of this machine that no other client of this process came from, nor a proxy."""
+    """Return an address of this machine that no other client or daemon of this process has, nor a proxy."""
     number = next(_addresses)
     return f"127.64.{number >> 8 & 255}.{number & 255}"
 

@@ -27,7 +27,7 @@ from relayd.state.records import Client, LogEvent, RequestRecord
 from relayd.state.request_log import RequestLog
 from relayd.state.sqlite import Sqlite
 from relayd.state.writer import Writer
-from tests.state.harness import Clock, a_record, as_ended
+from tests.state.harness import Clock, a_record, as_ended, patient_url
 from tests.state.test_budget import a_client, a_demand
 from tests.wire import PATIENCE_S
 
@@ -129,7 +129,7 @@ class Process:
 def engine_at(place: str) -> Engine:
     """Return the engine of a place as a program is given it."""
     if place.startswith("postgresql:"):
-        return Postgres(f"{place}&connect_timeout={PATIENCE_S:.0f}")
+        return Postgres(patient_url(place))
     return Sqlite(Path(place))
 
 

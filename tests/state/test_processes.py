@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state import postgres as postgres_engine
 from relayd.state.budget import OverBudget, Use
 from relayd.state.engine import EngineError
 from relayd.state.errors import StateError, StateUnreachable
 from relayd.state.records import Ended, Lost, Outcome, Started, UsageSource
 from relayd.state.request_log import RETRY_S
-from tests.state.harness import a_record, as_ended, make_database, wait_until
+from tests.state.harness import a_record, as_ended, make_database, patience, wait_until
 from tests.state.lossy_proxy import LossyProxy
 from tests.state.processes import CLIENTS, REQUESTS, Process, engine_at, programs, tell
 from tests.state.test_budget import a_client, a_demand
@@ -25,9 +24,10 @@ _TOKENS = a_client(tokens_per_day=1000)
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patience() -> Iterator[None]:
     """Let PostgreSQL take as long as a busy machine needs."""
-    monkeypatch.setattr(postgres_engine, "TIMEOUT_S", PATIENCE_S)
+    with patience():
+        yield
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
