@@ -130,6 +130,16 @@ class _Program:
         """Let the worker of a number do something else than serve."""
         (self.home / f"trouble-{number}").write_text(what)
 
+    def well(self, number: int) -> None:
+        """End the trouble of the worker of a number."""
+        (self.home / f"trouble-{number}").unlink()
+
+    async def replaced_by_one_that_hangs(self, number: int) -> str:
+        """Kill the worker of a number; return what is told of the start of the next, which does not serve."""
+        self.trouble(number, "hangs")
+        os.kill(self.pids[number], signal.SIGKILL)
+        return (await self.until(rf"start {number} .*"))[0]
+
 
 @asynccontextmanager
 async def _program(
@@ -249,7 +259,7 @@ async def test_a_worker_that_dies_again_and_again_is_replaced_later_and_later(tm
         first = await program.until(r"at 2 (.*)")
         second = await program.until(r"at 2 (.*)")
         assert float(second[1]) - float(first[1]) >= 1.0
-        (tmp_path / "trouble-2").unlink()
+        program.well(2)
         await program.until(r"worker 2 \(pid \d+\) serves")
 
 
@@ -300,11 +310,9 @@ async def test_a_worker_that_hangs_before_it_serves_is_killed_and_replaced(tmp_p
     """A replacement has a minute, here less, to begin."""
     async with _program(tmp_path, watchdog_s=3.0, max_start_s=1.0) as program:
         await program.serving()
-        program.trouble(2, "hangs")
-        os.kill(program.pids[2], signal.SIGKILL)
-        await program.until(r"start 2 .*")
+        await program.replaced_by_one_that_hangs(2)
         await program.until(rf"worker 2 \(pid {program.pids[2]}\) does not begin to serve: killing it")
-        (tmp_path / "trouble-2").unlink()
+        program.well(2)
         await program.until(r"worker 2 \(pid \d+\) serves")
 
 
@@ -320,7 +328,7 @@ async def test_a_worker_that_writes_its_last_records_is_not_stuck(tmp_path: Path
             manager.forget()
             for _ in range(6):
                 await manager.until("WATCHDOG=1")
-            (tmp_path / "trouble-2").unlink()
+            program.well(2)
             await program.rest()
             assert await program.status() == 0
 
@@ -360,12 +368,10 @@ async def test_a_reload_is_over_when_also_a_worker_that_starts_has_done_it(tmp_p
         async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
             await program.serving()
             await manager.until("READY=1")
-            program.trouble(2, "hangs")
-            os.kill(program.pids[2], signal.SIGKILL)
-            await program.until(r"start 2 .*")
+            await program.replaced_by_one_that_hangs(2)
             program.process.send_signal(signal.SIGHUP)
             await program.until("reload 1")
-            (tmp_path / "trouble-2").unlink()
+            program.well(2)
             await program.until("reload 2")
             heard = [(await manager.message())[0] for _ in range(2)]
             program.process.send_signal(signal.SIGTERM)
@@ -383,7 +389,7 @@ async def test_a_reload_before_all_serve_is_no_readiness(tmp_path: Path) -> None
             await program.until(r"start 2 .*")
             program.process.send_signal(signal.SIGHUP)
             await program.until("reload 1")
-            (tmp_path / "trouble-2").unlink()
+            program.well(2)
             await program.serving()
             assert await manager.message() == ["READY=1", "STATUS=here"]
 
@@ -395,10 +401,9 @@ async def test_what_one_worker_is_asked_to_reload_reaches_one_that_starts(tmp_pa
         async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
             await program.serving()
             await manager.until("READY=1")
-            program.trouble(2, "hangs")
-            os.kill(program.pids[2], signal.SIGKILL)
-            await program.until(r"start 2 .*reloaded=False")
+            started = await program.replaced_by_one_that_hangs(2)
+            assert started.endswith("reloaded=False")
             os.kill(program.pids[1], signal.SIGUSR1)
             await manager.until("RELOADING=1")
-            (tmp_path / "trouble-2").unlink()
+            program.well(2)
             await program.until("reload 2")
