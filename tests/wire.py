@@ -98,11 +98,6 @@ class Wire:
             sock.close()
             raise
 
-    @classmethod
-    async def open_unix(cls, path: Path) -> Self:
-        """Connect to a Unix socket."""
-        return cls(*await asyncio.wait_for(asyncio.open_unix_connection(path), PATIENCE_S))
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -110,12 +105,6 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.transport.abort()
-
-    @property
-    def local_port(self) -> int:
-        """The port of this end."""
-        port: int = self._writer.get_extra_info("sockname")[1]
-        return port
 
     @property
     def socket(self) -> socket.socket:
