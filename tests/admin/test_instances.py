@@ -39,7 +39,7 @@ from tests.admin.harness import (
     worker_of,
 )
 from tests.support.postgres import Postgres
-from tests.wire import DONE, PATIENCE_S, ask, body, until
+from tests.wire import DONE, PATIENCE_S, ask, body, eventually, until
 
 _HOST = socket.gethostname()
 
@@ -214,9 +214,11 @@ async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> N
 
 async def _until(client: AdminClient, *, is_ok: bool) -> None:
     """Wait until the status says so of the database."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (await client.status()).engine.ok is not is_ok:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.05)
+
+    async def says_so() -> bool:
+        return (await client.status()).engine.ok is is_ok
+
+    await eventually(says_so)
 
 
 async def test_without_its_database_an_instance_shows_and_commands_itself(

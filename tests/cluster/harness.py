@@ -39,7 +39,7 @@ from relayd.admin.schema import (
 )
 from tests.e2e.daemon import KEY, Daemon
 from tests.load.harness import fresh_address, provider, report
-from tests.wire import DONE, PATIENCE_S, Wire, ask, body, post
+from tests.wire import DONE, PATIENCE_S, Wire, ask, body, eventually, post
 
 HOLDS_AFTER_S = 1.0
 """A change of keys holds on every machine so long after it was acknowledged."""
@@ -302,7 +302,7 @@ class KeyChanges:
             _raise_from(self._tasks)
             return self.failures[_RING_UNAVAILABLE] > known
 
-        await eventually(happened)
+        await eventually_told(happened)
 
     async def known_to(self, machine: Machine) -> None:
         """Wait until a machine knows every change that was acknowledged; one that is lost never comes."""
@@ -313,7 +313,7 @@ class KeyChanges:
             states = {key.id: key.state for key in (await machine.admin.keys()).keys}
             return all(states.get(key_id) in allowed for key_id, allowed in wanted.items())
 
-        await eventually(known)
+        await eventually_told(known)
 
     async def _change_keys(self) -> None:
         for n in count():
@@ -432,7 +432,7 @@ class Trial:
         async def all_connected() -> bool:
             return all([(await machine.admin.status()).engine.ok for machine in self.machines])
 
-        await eventually(all_connected)
+        await eventually_told(all_connected)
 
     async def check(self, bound: int) -> str:
         """Check what must be true of every trial, when its load has ended; return a line for the report."""
@@ -458,7 +458,7 @@ class Trial:
             health = [(await machine.admin.status()).log for machine in self.machines]
             return not any(log.queued or log.error for log in health)
 
-        await eventually(written)
+        await eventually_told(written)
         logs = [await log_of(machine) for machine in self.machines]
         shortest = min(map(len, logs))
         assert all(log[:shortest] == logs[0][:shortest] for log in logs), "the machines show different logs"
@@ -530,7 +530,7 @@ async def known_everywhere(machines: Sequence[Machine], generation: int) -> None
         instances = (await machines[0].admin.instances()).instances
         return sum(instance.generation >= generation for instance in instances) == number
 
-    await eventually(known)
+    await eventually_told(known)
 
 
 async def change(machine: Machine, make: Callable[[int, str], Awaitable[T]]) -> T:
@@ -566,15 +566,16 @@ async def log_of(machine: Machine) -> list[LogEvent]:
     return events
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something is true that a daemon has to be asked for."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            # A worker that is killed takes the connections of its readers along.
-            with suppress(AdminClientError):
-                if await holds():
-                    return
-            await asyncio.sleep(_POLL_S)
+async def eventually_told(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a condition holds that a daemon has to be asked for, which may be killed meanwhile."""
+
+    async def is_told() -> bool:
+        # A worker that is killed takes the connections of its readers along.
+        with suppress(AdminClientError):
+            return await holds()
+        return False
+
+    await eventually(is_told)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]], error: BaseException | None, *, cancel: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.cluster.harness import Machine, eventually, machines, trial
+from tests.cluster.harness import Machine, eventually_told, machines, trial
 from tests.load.harness import fill, small_disk
 from tests.support.postgres import Postgres
 
@@ -37,7 +37,7 @@ async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], 
             page = await other.admin.requests(where="outcome=crashed", limit=1000)
             return len({record.boot_id for record in page.records}) == 2
 
-        await eventually(recorded)
+        await eventually_told(recorded)
         await under_trial.start(killed)
         frozen.signal(signal.SIGCONT)
         await under_trial.changes.known_to(frozen)
@@ -112,7 +112,7 @@ async def test_a_worker_is_killed(tmp_path: Path, streams: int) -> None:
             async def replaced() -> bool:
                 return len((await relay[0].admin.instances()).instances) == 2
 
-            await eventually(replaced)
+            await eventually_told(replaced)
 
 
 def _fill_log(server: Postgres) -> None:

@@ -20,7 +20,7 @@ import psycopg
 from relayd.state.postgres import Postgres
 from relayd.state.records import Phase
 from tests.e2e.daemon import KEY, Daemon, environment
-from tests.wire import DONE, PATIENCE_S, ask, body, until
+from tests.wire import DONE, PATIENCE_S, ask, body, eventually, until
 
 _SCRIPT = Path(__file__).parents[2] / "docs/deploy/postgresql/to-postgresql.sh"
 _CONTROL = """
@@ -170,9 +170,7 @@ async def test_a_relay_moves_to_postgresql_and_a_second_machine_joins(
             assert await machine.answers(web)
             assert await machine.answers(KEY)
         late = await _add_key(two, "late")
-        async with asyncio.timeout(PATIENCE_S):
-            while not await one.answers(late):  # noqa: ASYNC110 - the other machine announces nothing
-                await asyncio.sleep(0.05)
+        await eventually(lambda: one.answers(late))
         # Of the relay before the move, the same after it, and the second.
         await until(lambda: _processes_in_the_log(postgres_url) == 3)
 

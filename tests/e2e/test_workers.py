@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from relayd.admin.client import Refused
 from relayd.admin.schema import Outcome
 from relayd.state.directory import LOCK_NAME
 from tests.e2e.daemon import KEY, Daemon
-from tests.wire import PATIENCE_S, Reply, Wire, ask, body, fetch, post, until
+from tests.wire import PATIENCE_S, Reply, Wire, ask, body, eventually, fetch, post, until
 
 _STREAMS = 12
 _ENDLESS = "demo:deltas=100000,interval_ms=20"
@@ -51,7 +50,7 @@ async def _streams_on_all_workers(stack: AsyncExitStack, daemon: Daemon) -> list
         streams.append(await _stream(stack, daemon, _ENDLESS))
         return False
 
-    await _succeeds(all_have_some)
+    await eventually(all_have_some)
     return streams
 
 
@@ -59,13 +58,6 @@ async def _rest(wire: Wire, reply: Reply) -> Reply:
     async for _ in wire.pieces(reply):
         pass
     return reply
-
-
-async def _succeeds(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Try until it does: the worker that answers may not have heard of the other yet."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await attempt():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.02)
 
 
 def _is_unlocked(file: Path) -> bool:
@@ -148,7 +140,8 @@ async def test_one_admin_socket_reaches_all_workers(tmp_path: Path) -> None:
             async def counts_all() -> bool:
                 return (await daemon.admin.status()).streams.streaming == 4
 
-            await _succeeds(counts_all)
+            # The worker that answers may not have heard of the other's yet.
+            await eventually(counts_all)
             for wire, reply in streams:
                 request_id = reply.header("X-Request-Id")
                 assert request_id is not None
@@ -160,7 +153,7 @@ async def test_one_admin_socket_reaches_all_workers(tmp_path: Path) -> None:
                         return False
                     return True
 
-                await _succeeds(cancels)
+                await eventually(cancels)
                 assert ((await _rest(wire, reply)).error or "").startswith("cancelled: ")
         await daemon.admin.drain()
         assert await asyncio.to_thread(daemon.wait) == 0
