@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from relayd.admin.client import NoDaemon, VersionMismatch
-from relayd.admin.paths import DATABASE, database_path
-from relayd.admin.schema import EngineKind
+from relayd.admin.paths import database_path, known_database
 from relayd.commands.console import Console, size
 from relayd.commands.effective_settings import load_effective
 from relayd.config import ConfigError
@@ -19,12 +17,10 @@ async def run(args: Namespace, console: Console) -> int:
     """Copy the database of the daemon at the socket, also while the daemon is down."""
     client = console.client(args.socket)
     try:
-        status = await client.status()
+        database = known_database(await client.status())
     except (NoDaemon, VersionMismatch):
-        database, is_shared = database_path(console.env, client.socket), _is_configured_to_share()
-    else:
-        database, is_shared = Path(status.state_dir) / DATABASE, status.engine.kind is EngineKind.POSTGRESQL
-    if is_shared:
+        database = None if _is_configured_to_share() else database_path(console.env, client.socket)
+    if database is None:
         console.note(
             "relayd: The state is in PostgreSQL, and not in the state directory any more. Back it up there: "
             "pg_dump --format=custom --file=FILE NAME"
@@ -51,4 +47,4 @@ def _is_configured_to_share() -> bool:
         effective = load_effective(None)
     except ConfigError:
         return False
-    return bool(effective.settings.state.url.get_secret_value()) or "state.url" in effective.hidden
+    return effective.settings.state.is_on_server or "state.url" in effective.hidden

@@ -118,7 +118,7 @@ def _require_provider_key(settings: Settings) -> None:
 
 def _refuse_shared_database(settings: Settings) -> None:
     """Raise ConfigError if a demo would use a database: real relays would accept its keys."""
-    if settings.state.url.get_secret_value():
+    if settings.state.is_on_server:
         message = (
             "it would share keys, clients and log with the relays of the database in state.url; "
             "start it without one: RELAYD_STATE__URL= RELAYD_STATE__URL_FILE= relayd serve --demo"
@@ -151,7 +151,7 @@ def _serve(plan: _Plan) -> int:
         for sock in sockets:
             held.enter_context(sock)
         # Before the admin socket, which is usually in it.
-        has_database = not settings.state.url.get_secret_value()
+        has_database = not settings.state.is_on_server
         directory = StateDirectory(settings.state_dir, has_database=has_database)
         with ExitStack() as undo:
             undo.enter_context(directory)
@@ -172,7 +172,7 @@ def _serve(plan: _Plan) -> int:
 def _supervise(plan: _Plan, place: _Place) -> int:
     """Serve with several processes, as their supervisor. The last of them to end gives up the lock."""
     settings = plan.settings
-    if not settings.state.url.get_secret_value():
+    if not settings.state.is_on_server:
         refuse_network_file_system(settings.state_dir)
 
     def work(link: SupervisorLink) -> int:
@@ -232,6 +232,7 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
     settings = plan.settings
     boot_id = new_boot_id()
     event_bus = EventBus()
+    is_first = supervisor is None or supervisor.is_first
     state = State.open(
         place.directory,
         boot_id=boot_id,
@@ -240,7 +241,7 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         on_commit=event_bus.publish,
         worker=None if supervisor is None else supervisor.number,
         is_shared=supervisor is not None,
-        is_first=supervisor is None or supervisor.is_first,
+        is_first=is_first,
         engine=_engine(settings),
     )
     given = settings.authorization_key
@@ -251,7 +252,6 @@ async def _serve_at(plan: _Plan, place: _Place, supervisor: SupervisorLink | Non
         raise
     host, port, *_ = place.sockets[0].getsockname()
     url = public_url(host, port, tls=place.tls is not None)
-    is_first = supervisor is None or supervisor.is_first
     messages = _first_messages(initial, settings, url, demo=plan.demo) if is_first else []
 
     def announce(line: str) -> None:
@@ -340,7 +340,7 @@ def _find_first_key(path: Path, client: str) -> str:
 
 def _refuse_start(error: Exception, settings: Settings) -> int:
     status = _refuse(str(error))
-    is_shared = bool(settings.state.url.get_secret_value())
+    is_shared = settings.state.is_on_server
     if is_shared and isinstance(error, StateUnreachable) and "NOTIFY_SOCKET" in os.environ:
         # After five quick starts systemd gives up; after a power cut, the database may come up much later.
         time.sleep(_NEXT_START_S)

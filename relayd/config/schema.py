@@ -189,6 +189,11 @@ class StateSettings(Section):
     url_file: Path | None = _key(None, "a file that contains only the URL; mode 0600", restart=True)
     stale_after_s: float = _seconds(300.0, "without the database, keys work for this long; then they get 503")
 
+    @property
+    def is_on_server(self) -> bool:
+        """Whether it is in PostgreSQL, and not in a file of this machine."""
+        return bool(self.url.get_secret_value())
+
 
 class LogSettings(Section):
     """What is written to stderr, and how much of the request log is kept on disk."""
