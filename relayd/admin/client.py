@@ -251,12 +251,18 @@ class AdminClient:
         self, method: str, target: str, body: object, generation: int, idempotency_key: str, kind: type[T]
     ) -> T:
         headers = {"If-Match": f'"{generation}"', "Idempotency-Key": idempotency_key}
+        return await self._ask(method, target, kind, body, headers)
+
+    async def _ask(
+        self,
+        method: str,
+        target: str,
+        kind: type[T],
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         sent = b"" if body is None else msgspec.json.encode(body)
         return self._decoded(await self._ask_bytes(method, target, headers, sent), kind)
-
-    async def _ask(self, method: str, target: str, kind: type[T], body: object = None) -> T:
-        sent = b"" if body is None else msgspec.json.encode(body)
-        return self._decoded(await self._ask_bytes(method, target, None, sent), kind)
 
     async def _ask_bytes(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""

@@ -12,23 +12,15 @@ from relayd.admin.context import period_use
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import json_list
 from relayd.admin.key_handlers import RingHandler
-from relayd.admin.schema import ClientChange, ClientInfo
+from relayd.admin.schema import ClientInfo
 from relayd.state.budget import Use
-from relayd.state.records import LIVE_STATES, ClientChangeResult
+from relayd.state.records import LIVE_STATES
 from relayd.state.state import State
 
 _UNUSED = Use()
 
 
-class _ClientsRoute(RingHandler):
-    async def send_client(self, change: ClientChangeResult, cut: int = 0) -> None:
-        """Finish with the result of a change; `cut` is how many open streams it ended."""
-        instances = await self.all_instances.have(change.generation)
-        document = ClientChange(**asdict(change), cut=cut, instances=instances)
-        self.send_ring(change.generation, document)
-
-
-class ClientsHandler(_ClientsRoute):
+class ClientsHandler(RingHandler):
     """`GET /clients` and `POST /clients`."""
 
     async def get(self) -> None:
@@ -47,10 +39,10 @@ class ClientsHandler(_ClientsRoute):
         if not isinstance(name, str):
             raise AdminError.bad_request('Name the client: {"name": "web"}, and its bounds beside it.')
         ring, caller = self.context.state.ring, await self.caller()
-        await self.send_client(await ring.add_client(name, bounds, caller=caller))
+        await self.send_change(await ring.add_client(name, bounds, caller=caller))
 
 
-class ClientHandler(_ClientsRoute):
+class ClientHandler(RingHandler):
     """`PATCH /clients/{name}` and `DELETE /clients/{name}`."""
 
     query_names = frozenset({"cut"})
@@ -58,7 +50,7 @@ class ClientHandler(_ClientsRoute):
     async def patch(self, name: str) -> None:
         """Change the bounds that the body names; null removes one."""
         changes, ring = self.body(dict[str, Any]), self.context.state.ring
-        await self.send_client(await ring.set_client(name, changes, caller=await self.caller()))
+        await self.send_change(await ring.set_client(name, changes, caller=await self.caller()))
 
     async def delete(self, name: str) -> None:
         """Remove a client and revoke its keys; with `?cut=true` end its open streams, too."""
@@ -74,7 +66,7 @@ class ClientHandler(_ClientsRoute):
                 and key.state not in LIVE_STATES
                 and key.created_at >= change.client.created_at
             )
-        await self.send_client(change, await self.all_instances.count_cut(keys) if cut else 0)
+        await self.send_change(change, await self.all_instances.count_cut(keys) if cut else 0)
 
 
 def _infos(state: State, open_streams: Mapping[str | None, int]) -> Iterator[ClientInfo]:

@@ -9,9 +9,9 @@ import msgspec
 
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler, json_list
-from relayd.admin.schema import AddKey, ExtendKey, KeyChange, RevokeKey, RotateKey
+from relayd.admin.schema import AddKey, ClientChange, ExtendKey, KeyChange, RevokeKey, RotateKey
 from relayd.state.keyring import Caller
-from relayd.state.records import KeyChangeResult
+from relayd.state.records import ClientChangeResult, KeyChangeResult
 
 _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
@@ -57,10 +57,11 @@ class RingHandler(AdminHandler):
         self.set_header("Etag", f'"{generation}"')
         self.send_json(document)
 
-    async def send_change(self, change: KeyChangeResult, cut: int = 0) -> None:
+    async def send_change(self, change: KeyChangeResult | ClientChangeResult, cut: int = 0) -> None:
         """Finish with the result of a change; `cut` is how many open streams it ended."""
         instances = await self.all_instances.have(change.generation)
-        document = KeyChange(**msgspec.structs.asdict(change), cut=cut, instances=instances)
+        answer = KeyChange if isinstance(change, KeyChangeResult) else ClientChange
+        document = answer(**msgspec.structs.asdict(change), cut=cut, instances=instances)
         self.send_ring(change.generation, document)
 
 
