@@ -294,8 +294,6 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         worker.pid, worker.link = pid, ours
-        worker.is_ready = worker.is_reloading = False
-        worker.silent_ticks = 0
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_messages(worker))
 
     def _become(self, worker: _Worker, link: socket.socket) -> NoReturn:

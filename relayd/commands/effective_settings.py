@@ -94,7 +94,7 @@ def _credentials(service: InstalledService) -> _Credentials:
     for name, credential in service.credentials.items():
         if credential.is_missing and credential.file is not None:
             found.problems.append(_missing(service.unit, name, credential.file))
-        elif name not in SECRETS and not is_route_key(name):  # the daemon reads no others
+        elif name not in SECRETS and not _is_route_key(name):  # the daemon reads no others
             continue
         elif credential.file is None:
             found.unknown.append(credential.line)
@@ -134,7 +134,7 @@ def _is_hidden(file: Path) -> bool:
     return not os.access(file, os.R_OK, effective_ids=True)
 
 
-def is_route_key(credential: str) -> bool:
+def _is_route_key(credential: str) -> bool:
     """Return whether a credential is the provider's key of a route."""
     return credential.startswith(route_credential(""))
 
