@@ -114,11 +114,15 @@ class AdminContext:
             await asyncio.to_thread(threads.shutdown)
 
     async def status(self) -> Status:
-        """Return all figures as they are now; the disk is examined in a thread."""
+        """Return all figures as they are now; usage is read, and the disk is examined, in threads."""
+        loop = asyncio.get_running_loop()
+        status = await self._status_without_use()
+        today, month = await loop.run_in_executor(self._use_thread, _use, self.state)
+        return replace(status, today=today, month=month)
+
+    async def _status_without_use(self) -> Status:
         figures, limits, instances = self.figures(), self.limits(), self.instances().instances
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
-        loop = asyncio.get_running_loop()
-        today, month = await loop.run_in_executor(self._use_thread, _use, self.state)
         return Status(
             **asdict(self.facts),
             version=__version__,
@@ -135,8 +139,6 @@ class AdminContext:
             disk=disk,
             ring=_ring_summary(self.state.ring),
             routes=[_route_status(route) for route in self.routes()],
-            today=today,
-            month=month,
             first_key=self.first_key(),
             engine=self._engine(disk_error),
             instances=InstanceCounts(len(instances), sum(instance.has_ring for instance in instances)),
@@ -154,7 +156,7 @@ class AdminContext:
 
     async def metrics_text(self) -> str:
         """Return the metrics of this instance in Prometheus' text format, version 0.0.4."""
-        return self.metrics.render(await self.status(), self.streams.deltas)
+        return self.metrics.render(await self._status_without_use(), self.streams.deltas)
 
     def drain(self) -> None:
         """Accept nothing more and begin to stop, unless this instance does so already."""
@@ -184,7 +186,7 @@ class AdminContext:
         follower_error, latency_s = (
             (None, None) if state.follower is None else (state.follower.error, state.follower.latency_s)
         )
-        error = state.engine.health.error or disk_error or follower_error or state.ring.error
+        error = state.engine.error or disk_error or follower_error or state.ring.error
         return EngineStatus(
             kind=EngineKind(state.engine.kind),
             where=state.engine.where,

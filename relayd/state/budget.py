@@ -257,10 +257,10 @@ class Budget:
             OverBudget, TooManyStreams: a bound does not allow it; nothing is reserved.
             StateError: it can't be stored.
         """
-        health = self._database.engine.health
-        if not health.is_ok:
+        error = self._database.engine.error
+        if error is not None:
             # At once: the writer may wait for a connection.
-            raise StateUnreachable(health.error or "The database does not answer.")
+            raise StateUnreachable(error)
         if self._database.is_undecided:
             # The transaction would wait for what the server makes of the last one.
             raise StateUnreachable(
@@ -326,7 +326,6 @@ class Budget:
 
     def _reserve(self, asks: Sequence[_Ask]) -> list[_Answer]:
         made: dict[str, _Reservation] = {}
-        reserved = Counter(reservation.client for reservation in self._open.values())
         answers: list[_Answer] = []
         now_s = self._clock()
         windows = window_names(now_s)
@@ -336,6 +335,8 @@ class Budget:
                 ledger = _Ledger(transaction.connection)
                 ledger.lock({demand.client.name for demand, _ in asks}, windows)
                 elsewhere = self._count_elsewhere(transaction, [demand.client for demand, _ in asks])
+                # Looked at only beside those of other processes.
+                reserved = Counter(each.client for each in self._open.values() if each.client in elsewhere)
                 rows = []
                 for demand, _ in asks:
                     client = demand.client

@@ -42,15 +42,6 @@ class Fault(Enum):
     """The connection broke during COMMIT: the transaction may have been committed, or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the database answers; if not, since which Unix time, and why."""
-
-    is_ok: bool = True
-    since_s: float | None = None
-    error: str | None = None
-
-
 class EngineError(Exception):
     """The database refused; `str` is its own reason.
 
@@ -76,10 +67,6 @@ class Result:
     def fetchone(self) -> Any:
         """Return the first row, or None."""
         return self.rows[0] if self.rows else None
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows."""
-        return self.rows
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self.rows)
@@ -213,6 +200,7 @@ class Connection(ABC):
         """Return how many migrations the database has seen.
 
         Raises:
+            StateOtherFormat: it has a part of a copy.
             StateDamaged: it is the database of some other program.
         """
 
@@ -308,9 +296,9 @@ class Engine(ABC):
         """Return a connection for one thread, which is made when it is used first."""
 
     @property
-    def health(self) -> Health:
-        """Return whether the database answers; cheap, for any thread."""
-        return Health()
+    def error(self) -> str | None:
+        """Why the database does not answer, as a sentence; None while it does. Cheap, for any thread."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -19,10 +19,10 @@ LOOK_EVERY_S = 0.25
 _HURRY_S = 0.02
 """While a coroutine waits for what other instances write."""
 _USES_EVERY_S = 1.0
-_HEAD = """SELECT
+_HEAD = f"""SELECT
     (SELECT value FROM meta WHERE name = 'seq'), (SELECT value FROM meta WHERE name = 'command'),
     (SELECT value FROM meta WHERE name = 'oldest_reader'),
-    generation, changed_at, changed_by, change FROM ring"""
+    {", ".join(RingMark._fields)} FROM ring"""  # noqa: S608 - own columns
 
 _log = logging.getLogger(__name__)
 

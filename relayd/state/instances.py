@@ -257,7 +257,7 @@ class Instances:
             EngineError: it can't be read.
         """
         read_at = time.monotonic()
-        rows = connection.execute(_by_clock(connection, _READ_INSTANCES), (self._dead_after_s,)).fetchall()
+        rows = connection.execute(_by_clock(connection, _READ_INSTANCES), (self._dead_after_s,)).rows
         others = [one for one in map(_instance, rows) if one.boot_id != self.identity.boot_id]
         self._others = others, read_at
 
@@ -459,13 +459,13 @@ class Commands:
         self._newest = min(self._newest, newest)
         if newest > self._newest:
             place = self._newest, self._boot_id, self._boot_id, _COMMANDS_AT_ONCE
-            rows = connection.execute(_READ_COMMANDS, place).fetchall()
+            rows = connection.execute(_READ_COMMANDS, place).rows
             # There may be newer ones by now than the newest that was seen.
             last: int = rows[-1][0] if rows else newest
             self._newest = last if len(rows) == _COMMANDS_AT_ONCE else max(last, newest)
             self._news.tell(self._start, rows)
         for command_id in tuple(self._replies):
-            replies = connection.execute(_READ_REPLIES, (command_id,)).fetchall()
+            replies = connection.execute(_READ_REPLIES, (command_id,)).rows
             if replies:
                 self._news.tell(self._take, command_id, replies)
 

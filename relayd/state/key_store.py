@@ -42,7 +42,7 @@ _STORE_CLIENT = (
     " ON CONFLICT (name) DO UPDATE SET"
     f" {', '.join(f'{column} = excluded.{column}' for column in _STORED_COLUMNS if column != 'name')}"
 )
-_MARK = "SELECT generation, changed_at, changed_by, change FROM ring"
+_MARK = f"SELECT {', '.join(RingMark._fields)} FROM ring"  # noqa: S608 - own columns
 _HAS_CHANGE = """SELECT 1 FROM audit WHERE generation = :generation AND at = :changed_at
     AND login = :changed_by AND action = :change AND result = 'done' LIMIT 1"""
 _USE = KeyUse.__struct_fields__

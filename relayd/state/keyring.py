@@ -448,9 +448,7 @@ class KeyRing:
         """Take what was loaded since a generation in force here; do nothing if that is older by now."""
         with self._adopting:
             before = self._snapshot.mark
-            if ring.generation < before.generation:
-                return
-            if ring.generation == before.generation and ring.mark != before:
+            if ring.generation <= before.generation and ring.mark != before:
                 return
             self._snapshot = self._snapshot.updated(ring)
             self._directory.note_generation(ring.generation)

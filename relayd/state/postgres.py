@@ -35,14 +35,13 @@ from relayd.state.engine import (
     Engine,
     EngineError,
     Fault,
-    Health,
     Parameters,
     Result,
     Watch,
 )
 from relayd.state.errors import StateBusy, StateDamaged, StateError, StateOtherFormat, StateUnreachable
 from relayd.state.records import DiskUse
-from relayd.state.schema import TABLES, is_current, migrate
+from relayd.state.schema import TABLES, UNFINISHED_COPY, migrate, require_current
 
 TIMEOUT_S = 2.0
 """How long one statement may take, and one attempt to connect to one host; the least that libpq knows."""
@@ -331,7 +330,17 @@ class PostgresConnection(Connection):
         return False
 
     def version(self) -> int:
-        """Return how many migrations the database has seen."""
+        """Return how many migrations the database has seen.
+
+        Raises:
+            StateOtherFormat: `relayd migrate-state` has not finished.
+            StateDamaged: it is the database of some other program.
+        """
+        if self.columns(UNFINISHED_COPY):
+            raise StateOtherFormat(
+                f"The database {self.where} has a part of a copy: run relayd migrate-state again to complete "
+                "it."
+            )
         return self._meta("version")
 
     def oldest_reader(self) -> int:
@@ -519,16 +528,13 @@ class Breaker:
         self._probe = probe
         self._lock = threading.Lock()
         self._error: EngineError | None = None
-        self._since_s = 0.0
         self._closed = threading.Event()
 
     @property
-    def health(self) -> Health:
-        """Return whether the server answers."""
+    def error(self) -> str | None:
+        """Return why the server does not answer, as a sentence; None while it does."""
         error = self._error
-        return (
-            Health() if error is None else Health(is_ok=False, since_s=self._since_s, error=str(error.told))
-        )
+        return None if error is None else str(error.told)
 
     def check(self) -> None:
         """Raise `EngineError` while the server does not answer."""
@@ -547,7 +553,7 @@ class Breaker:
             except RuntimeError as refused:
                 _log.error("%s It is asked again by each request: %s", error.told, refused)
                 return
-            self._error, self._since_s = error, time.time()
+            self._error = error
         _log.error("%s Trying again each second.", error.told)
 
     def close(self) -> None:
@@ -589,7 +595,6 @@ class Postgres(Engine):
             raise StateUnreachable(_NO_URL) from None
         if _is_misread(given):
             raise StateUnreachable(_NO_URL)
-        self._given = given
         self._conninfo = make_conninfo("", **_DEFAULTS | given)
         self.where = _where(given)
         self.breaker = Breaker(self._probe)
@@ -597,9 +602,9 @@ class Postgres(Engine):
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @property
-    def health(self) -> Health:
-        """Return whether the server answers."""
-        return self.breaker.health
+    def error(self) -> str | None:
+        """Return why the server does not answer, as a sentence; None while it does."""
+        return self.breaker.error
 
     def open(self) -> PostgresConnection:
         """Return the writing connection, on the newest schema.
@@ -658,15 +663,10 @@ class Postgres(Engine):
     def _new_reader(self) -> PostgresConnection:
         connection = PostgresConnection(self, is_writer=False)
         try:
-            is_usable = is_current(connection)
+            require_current(connection)
         except BaseException:
             connection.close()
             raise
-        if not is_usable:
-            connection.close()
-            raise StateOtherFormat(
-                f"The database {self.where} has an old format; start this relayd once to bring it up to date."
-            )
         return connection
 
     def connect(self, *, is_writer: bool, is_needed: bool) -> _Raw:

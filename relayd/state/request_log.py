@@ -218,8 +218,10 @@ class RequestLog:
 
         And those whose start is lost: a standby took over that did not have it.
         """
+        if not self._database.is_shared:
+            return (), ()
         ids = {record.id for record in ends if record.id in self._start_seqs}
-        if not ids or not self._database.is_shared:
+        if not ids:
             return (), ()
         # Before it is asked: whoever closes requests holds the lock too.
         transaction.lock()

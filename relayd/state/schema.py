@@ -148,11 +148,6 @@ def check_version(connection: Connection) -> int:
         StateOtherFormat: a newer relayd wrote it, or `relayd migrate-state` has not finished.
         StateDamaged: it is the database of some other program.
     """
-    if connection.columns(UNFINISHED_COPY):
-        raise StateOtherFormat(
-            f"The database {connection.where} has a part of a copy: run relayd migrate-state again to "
-            "complete it."
-        )
     version = connection.version()
     if version > len(MIGRATIONS) >= connection.oldest_reader():
         return len(MIGRATIONS)
@@ -172,6 +167,19 @@ def is_current(connection: Connection) -> bool:
         StateOtherFormat, StateDamaged: as `check_version`.
     """
     return check_version(connection) == len(MIGRATIONS) and not _missing_columns(connection)
+
+
+def require_current(connection: Connection) -> None:
+    """Do nothing if the database has every table and column that this relayd reads.
+
+    Raises:
+        StateOtherFormat, StateDamaged: it has not, or as `check_version`.
+    """
+    if not is_current(connection):
+        raise StateOtherFormat(
+            f"The database {connection.where} has an old format; start this relayd once to bring it up to "
+            "date."
+        )
 
 
 def migrate(connection: Connection) -> None:

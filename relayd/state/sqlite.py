@@ -15,13 +15,12 @@ from relayd.state.errors import (
     StateBusy,
     StateDamaged,
     StateError,
-    StateOtherFormat,
     StateReplaced,
     StateUnreachable,
 )
 from relayd.state.filter import is_address_in
 from relayd.state.records import DiskUse
-from relayd.state.schema import check_version, is_current, migrate
+from relayd.state.schema import check_version, migrate, require_current
 
 BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another process; the old and the new daemon may overlap."""
@@ -362,11 +361,7 @@ class Sqlite(Engine):
         end_s = time.monotonic() + timeout_s
         with explained(self.path), closing(open_read_only(self.path)) as raw:
             connection = SqliteConnection(self.path, raw)
-            if not is_current(connection):
-                raise StateOtherFormat(
-                    f"The database {self.path} has an old format; start this relayd once to bring it up to "
-                    "date."
-                )
+            require_current(connection)
             raw.set_progress_handler(
                 lambda: is_cancelled() or time.monotonic() > end_s, _STEPS_BETWEEN_CHECKS
             )

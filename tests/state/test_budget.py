@@ -102,7 +102,7 @@ async def settle_lost(state: State) -> None:
 def rows(state: State, query: str) -> list[tuple[Any, ...]]:
     """Return what is on disk, seen from another connection."""
     with state.engine.reading(lambda: False, 10.0) as connection:
-        return connection.execute(query).fetchall()
+        return connection.execute(query).rows
 
 
 @pytest.mark.parametrize("requests", [50, 200])

@@ -93,7 +93,7 @@ def test_a_restart_of_the_server_is_not_noticed_between_transactions(
         assert counted(database) == 2
         with engine.reading(lambda: False, PATIENCE_S) as reader:
             assert reader.execute("SELECT value FROM meta WHERE name = 'seq'").rows == [(2,)]
-        assert engine.health.is_ok
+        assert engine.error is None
 
 
 def test_a_transaction_that_breaks_changes_nothing(postgres: Server, engine: Postgres) -> None:
@@ -126,15 +126,15 @@ def test_a_server_that_stands_still_is_waited_for_once(postgres: Server, engine:
                 counted(database)
             assert isinstance(refused.value.told, StateUnreachable)
             assert str(postgres.directory) in str(refused.value.told)
-            assert not engine.health.is_ok
-            assert engine.health.error == str(refused.value.told)
+            assert engine.error is not None
+            assert engine.error == str(refused.value.told)
             # With a wait for each, this would take minutes.
             for _ in range(50):
                 with pytest.raises(EngineError):
                     counted(database)
                 with pytest.raises(EngineError), engine.reading(lambda: False, PATIENCE_S):
                     pytest.fail("it began")
-        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+        wait_until(lambda: engine.error is None, PATIENCE_S)
         assert counted(database) == 2
 
 
@@ -230,7 +230,7 @@ def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
         with pytest.raises(EngineError):
             counted(database)
         is_away.clear()
-        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+        wait_until(lambda: engine.error is None, PATIENCE_S)
         assert database.resolve(transaction) is is_committed
         assert done == (["done"] if is_committed else [])
         assert counted(database) == (3 if is_committed else 2)
@@ -265,7 +265,7 @@ def test_a_commit_that_the_server_has_not_read_is_undecided(engine: Postgres, po
             with pytest.raises(EngineError) as refused:
                 commits()
             assert refused.value.fault is Fault.UNKNOWN
-            wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+            wait_until(lambda: engine.error is None, PATIENCE_S)
             with pytest.raises(EngineError):
                 database.resolve(transactions[0])
             assert transactions[0].is_committed is None
@@ -336,7 +336,7 @@ async def test_a_change_of_keys_waits_for_its_outcome(
                 await state.ring.rotate(old.key.id, grace_s=0, caller=ALICE)
             assert old.secret is not None
             assert state.ring.verify(old.secret.encode()) == KeyOwner(old.key.id, "web")
-        wait_until(lambda: state.engine.health.is_ok, PATIENCE_S)
+        wait_until(lambda: state.engine.error is None, PATIENCE_S)
         assert state.ring.generation == state.reader.keys()[0] == (2 if is_committed else 1)
         assert state.close()
 
@@ -400,7 +400,7 @@ def test_a_reader_without_a_connection_shuts_nobody_out(engine: Postgres, postgr
                 engine.reading(lambda: False, PATIENCE_S),
             ):
                 pytest.fail("it began")
-            assert engine.health.is_ok
+            assert engine.error is None
             assert counted(database) == 1
         finally:
             postgres.execute("ALTER ROLE relayd CONNECTION LIMIT -1")
@@ -424,13 +424,13 @@ def test_a_name_that_is_not_found_is_waited_for_by_one(
             with monkeypatch.context() as context:
                 context.setattr(postgres_engine, "TIMEOUT_S", 0.1)
                 waiting.start()
-                wait_until(lambda: not engine.health.is_ok, PATIENCE_S)
+                wait_until(lambda: engine.error is not None, PATIENCE_S)
             with pytest.raises(EngineError, match="no answer in time"):
                 engine.breaker.check()
         finally:
             is_found.set()
             waiting.join(PATIENCE_S)
-        wait_until(lambda: engine.health.is_ok, PATIENCE_S)
+        wait_until(lambda: engine.error is None, PATIENCE_S)
 
 
 def test_a_server_that_only_reads_now_is_left(engine: Postgres) -> None:
@@ -472,7 +472,7 @@ def test_a_breaker_without_a_thread_for_its_probe_stays_closed(
         context.setattr(threading.Thread, "start", refuse)
         engine.breaker.open(engine.unreachable("away"))
     engine.breaker.check()
-    assert engine.health.is_ok
+    assert engine.error is None
 
 
 def test_a_connection_that_can_t_be_set_up_is_closed(

@@ -264,7 +264,7 @@ def test_records_wait_for_a_database_that_is_down_and_losses_are_counted(
         process.log.ended(as_ended(record))
     assert "does not answer" in (process.log.error or "")
     assert (process.log.queued, process.log.lost) == (7, 2)
-    assert not process.database.engine.health.is_ok
+    assert process.database.engine.error is not None
     (answer,) = process.reserve(a_demand(9, _TOKENS))
     assert isinstance(answer, StateUnreachable)
     postgres.start()

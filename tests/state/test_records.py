@@ -131,4 +131,4 @@ def test_any_number_of_rows_is_stored_in_order(tmp_path: Path) -> None:
                 transaction.connection, [to_row(as_ended(a_record(n)), n, 100 + n) for n in range(1, 78, 2)]
             )
         rows = database.connection.execute("SELECT start_seq, end_seq, status FROM requests ORDER BY 1")
-        assert rows.fetchall() == [(n, 100 + n, 200) if n % 2 else (n, None, None) for n in range(1, 78)]
+        assert rows.rows == [(n, 100 + n, 200) if n % 2 else (n, None, None) for n in range(1, 78)]

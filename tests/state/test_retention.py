@@ -118,7 +118,7 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
             log.requests(range(start, start + 1000))
             log.prune()
             assert log.connection.used_bytes() <= 2 * 1024 * 1024
-        log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         # Up to 1 MiB of free pages stays for what comes next.
         assert log.path.stat().st_size <= 3.5 * 1024 * 1024
         kept = log.kept()
@@ -131,10 +131,10 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
 def test_free_pages_are_given_back_piece_by_piece(log: Harness) -> None:
     """After many requests went, the file shrinks, a bounded piece a round."""
     log.requests(range(12_000), days_ago=31)
-    log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = log.path.stat().st_size
     assert log.prune() > 12_000 // CHUNK_ROWS
-    log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    log.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert log.path.stat().st_size < before - 1_000_000
     assert log.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -162,7 +162,7 @@ def test_idempotency_keys_are_kept_for_two_days(log: Harness) -> None:
             "INSERT INTO idempotency VALUES (?, 'change', '{}', ?)", (name, utc_text(NOON_S - hours * 3600))
         )
     log.retention.prune_audit()
-    assert log.connection.execute("SELECT key FROM idempotency").fetchall() == [("young",)]
+    assert log.connection.execute("SELECT key FROM idempotency").rows == [("young",)]
 
 
 def test_a_thousand_reconnects_across_retention_miss_nothing_unsaid(log: Harness) -> None:
