@@ -123,14 +123,15 @@ class AllInstances:
         if not self._instances.others():
             return status
         answers = await self._ask("figures", Figures)
-        figures = [each for boot_id, each in answers.replies.items() if boot_id != self._own_id]
         own = Figures(status.streams, status.max_streams, status.rates, status.log)
+        others = [each for boot_id, each in answers.replies.items() if boot_id != self._own_id]
+        figures = [own, *others]
         return replace(
             status,
-            streams=_sum_of_streams([own.streams, *(each.streams for each in figures)]),
-            max_streams=own.max_streams + sum(each.max_streams for each in figures),
-            rates=_sum_of_rates(own.rates, [each.rates for each in figures]),
-            log=_sum_of_logs(own.log, [each.log for each in figures]),
+            streams=_sum_of_streams([each.streams for each in figures]),
+            max_streams=sum(each.max_streams for each in figures),
+            rates=_sum_of_rates([each.rates for each in figures]),
+            log=_sum_of_logs([each.log for each in figures]),
             silent=answers.silent,
         )
 
@@ -231,7 +232,7 @@ class AllInstances:
         """
         instances = self._context.instances().instances
         found = [one for one in instances if name in (one.name, one.boot_id)] or [
-            one for one in instances if one.worker is not None and one.name == f"{name}-{one.worker}"
+            one for one in instances if one.host == name
         ][:1]
         if len(found) == 1:
             return found[0]
@@ -325,19 +326,17 @@ def _sum_of_streams(counts: Sequence[StreamCounts]) -> StreamCounts:
     )
 
 
-def _sum_of_rates(own: Rates, others: Sequence[Rates]) -> Rates:
-    """Add what can be added: percentiles stay those of this instance."""
-    rates = [own, *others]
+def _sum_of_rates(rates: Sequence[Rates]) -> Rates:
+    """Add what can be added: percentiles stay those of the first."""
     return replace(
-        own,
+        rates[0],
         requests_1m=sum(each.requests_1m for each in rates),
         deltas_per_s=round(sum(each.deltas_per_s for each in rates), 1),
         errors_5m=sum(each.errors_5m for each in rates),
     )
 
 
-def _sum_of_logs(own: LogHealth, others: Sequence[LogHealth]) -> LogHealth:
-    logs = [own, *others]
+def _sum_of_logs(logs: Sequence[LogHealth]) -> LogHealth:
     return LogHealth(
         queued=sum(each.queued for each in logs),
         lost=sum(each.lost for each in logs),
