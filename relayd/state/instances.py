@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -371,7 +371,7 @@ class Commands:
             timeout_s: how long the others have.
         """
         replies = Replies()
-        with self._asked(kind, argument, instance) as asking:
+        async with self._asked(kind, argument, instance) as asking:
             if instance in (None, self._boot_id):
                 reply = await self._do(kind, msgspec.to_builtins(argument))
                 if reply is not None:
@@ -380,30 +380,34 @@ class Commands:
                 await self._collect(replies, asking, timeout_s)
         return replies
 
-    @contextmanager
-    def _asked(
+    @asynccontextmanager
+    async def _asked(
         self, kind: str, argument: object, target: str | None
-    ) -> Iterator[asyncio.Future[_Asked] | None]:
+    ) -> AsyncIterator[asyncio.Task[_Asked] | None]:
         """Begin to ask the others; while the block runs, their replies are collected."""
         if not self._instances.identity.is_shared or target == self._boot_id:
             yield None
             return
         text = msgspec.json.encode(argument).decode()
         work = partial(_insert_command, row=(self._boot_id, target, kind, text))
-        asking = asyncio.wrap_future(self._writer.submit(work, durable=False))
-        asking.add_done_callback(self._expect)
+        inserting = asyncio.wrap_future(self._writer.submit(work, durable=False))
+        asking = asyncio.create_task(self._expect(inserting), name=f"ask {kind}")
         try:
             yield asking
         finally:
-            if asking.done() and not asking.cancelled() and asking.exception() is None:
-                self._replies.pop(asking.result().command_id, None)
+            inserting.cancel()
             asking.cancel()
+            (asked,) = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(asked, _Asked):
+                del self._replies[asked.command_id]
 
-    def _expect(self, asking: asyncio.Future[_Asked]) -> None:
-        if not asking.cancelled() and asking.exception() is None:
-            self._replies[asking.result().command_id] = {}
+    async def _expect(self, inserting: asyncio.Future[_Asked]) -> _Asked:
+        """Wait until a command is stored; from then on its replies are collected."""
+        asked = await inserting
+        self._replies[asked.command_id] = {}
+        return asked
 
-    async def _collect(self, replies: Replies, asking: asyncio.Future[_Asked], timeout_s: float) -> None:
+    async def _collect(self, replies: Replies, asking: asyncio.Task[_Asked], timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):

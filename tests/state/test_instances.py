@@ -677,6 +677,27 @@ async def test_a_command_is_answered_by_all(database: SharedDatabase) -> None:
         assert done == [("boot-3", {"a": 1}), ("boot-2", {"a": 2})]
 
 
+async def test_a_command_that_is_stored_while_it_is_done_here_is_answered(database: SharedDatabase) -> None:
+    """The loop may hear of both in one turn; none of the replies is lost, and no question stays open."""
+    async with together(database, 2) as (one, two):
+
+        async def slow(_: Any) -> Any:
+            # Nothing else runs on the loop before the command is stored: the next call is done after it.
+            one._writer.call(lambda: None).result(PATIENCE_S)
+            await asyncio.sleep(0)
+            return True
+
+        async def quick(_: Any) -> Any:
+            return True
+
+        one.commands.handle("try", slow)
+        two.commands.handle("try", quick)
+        for _ in range(5):
+            replies = await one.commands.ask("try", timeout_s=PATIENCE_S)
+            assert replies == {"boot-1": True, "boot-2": True}
+        assert one.commands._replies == {}
+
+
 async def test_an_instance_that_has_just_joined_is_asked(database: SharedDatabase) -> None:
     """Also by one that has not heard of it yet: a pause would be in force on one of two workers."""
     with database.opened(2) as (one, two):
