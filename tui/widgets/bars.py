@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from rich.style import Style
 from textual import events
@@ -87,20 +88,33 @@ class Tab:
     key: str
     name: str
     title: str
+    short: str
+    """Where the titles don't fit; as long as possible for all of them to fit into 80 columns."""
+
+    @property
+    def titles(self) -> tuple[str, str, str]:
+        """The names by which the tab may be called, the longest first; at worst its key alone."""
+        return self.title, self.short, ""
 
 
-TABS = (
-    Tab("1", "requests", "Requests"),
-    Tab("2", "inflight", "In flight"),
-    Tab("3", "stats", "Stats"),
-    Tab("4", "clients", "Clients"),
-    Tab("5", "audit", "Audit"),
-    Tab("6", "instances", "Instances"),
+TABS = tuple(
+    tab
+    for tab in (
+        Tab("1", "requests", "Requests", "Reqs"),
+        Tab("2", "inflight", "In flight", "Open"),
+        Tab("3", "stats", "Stats", "Stats"),
+        Tab("4", "clients", "Clients", "Clients"),
+        Tab("5", "audit", "Audit", "Audit"),
+        Tab("6", "instances", "Instances", "Inst"),
+        Tab("7", "usage", "Usage", "Usage"),
+        Tab("8", "config", "Config", "Config"),
+    )
+    if find_spec(f"tui.screens.{tab.name}") is not None
 )
 
 
 class TabBar(ClickBar):
-    """The screens by number.
+    """The screens by number. Where the titles don't fit, all of them are shorter: no tab is cut off.
 
     Args:
         badge: returns what stands behind a screen's name; None for a tab that is shown only while it is on.
@@ -114,19 +128,33 @@ class TabBar(ClickBar):
         self._badge = badge
         self.current = current
 
-    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:  # noqa: ARG002 - as above
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
         """Return all tabs."""
         dim, key = style(self.app, Role.DIM), style(self.app, Role.KEY)
-        for tab in TABS:
-            badge = self._badge(tab.name)
-            if badge is None and tab.name != self.current:
-                continue
-            label = f"{tab.key} {tab.title} {badge or ''}".rstrip()
+        badges = [(tab, self._badge(tab.name)) for tab in TABS]
+        shown = [(tab, badge or "") for tab, badge in badges if badge is not None or tab.name == self.current]
+        labels, gap = _fitted(shown, width)
+        for (tab, _), label in zip(shown, labels, strict=True):
             part = [self.choice(label, chosen=True)]
             if tab.name != self.current:
                 part = [(f" {label[:1]}", key), (f"{label[1:]} ", dim)]
             yield part, f"screen.show_screen('{tab.name}')"
-            yield [(" ", dim)], ""
+            yield [(gap, dim)], ""
+
+
+def _fitted(tabs: Sequence[tuple[Tab, str]], width: int) -> tuple[list[str], str]:
+    """Return the labels of these tabs with their badges, and what stands between them, to fit if possible."""
+    for titles in zip(*(tab.titles for tab, _ in tabs), strict=True):
+        labels = [
+            " ".join(filter(None, (tab.key, title, badge)))
+            for (tab, badge), title in zip(tabs, titles, strict=True)
+        ]
+        # With a blank or a bracket on both sides of each; the last blank may be cut.
+        least = sum(len(label) + 2 for label in labels) - 1
+        for gap in (" ", ""):
+            if least + len(gap) * (len(labels) - 1) <= width:
+                return labels, gap
+    return labels, ""
 
 
 @dataclass(frozen=True, slots=True)
