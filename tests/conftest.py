@@ -38,13 +38,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many processes serve in the tests of tests/e2e",
     )
-    parser.addoption("--size", choices=("small", "large"), default="small", help="of what tests/load does")
+    parser.addoption(
+        "--size", choices=("small", "large"), default="small", help="large: also what takes long"
+    )
 
 
 @pytest.fixture
 def large(request: pytest.FixtureRequest) -> bool:
     """Whether attacks and loads have their full size."""
     return bool(request.config.getoption("--size") == "large")
+
+
+@pytest.fixture(scope="session")  # so that nothing is started before
+def only_large(request: pytest.FixtureRequest) -> None:
+    """Skip the test that asks for this in the ordinary suite."""
+    if request.config.getoption("--size") != "large":
+        pytest.skip("it takes long: --size large")
 
 
 def pytest_configure(config: pytest.Config) -> None:

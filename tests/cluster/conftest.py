@@ -21,10 +21,3 @@ def relay(tmp_path: Path, postgres_url: str) -> Iterator[list[Machine]]:
     """Machines that share a database."""
     with machines(tmp_path, 3, {"state.url": postgres_url}) as made:
         yield made
-
-
-@pytest.fixture(scope="session")  # so that nothing is started before
-def soak(request: pytest.FixtureRequest) -> None:
-    """Skip the test that asks for this in the ordinary suite."""
-    if request.config.getoption("--size") != "large":
-        pytest.skip("it takes minutes: --size large")

@@ -18,7 +18,7 @@ from tests.cluster.harness import Machine, eventually_told, machines, trial
 from tests.load.harness import fill, small_disk
 from tests.support.postgres import Postgres
 
-pytestmark = [pytest.mark.timeout(seconds=600), pytest.mark.usefixtures("soak")]
+pytestmark = [pytest.mark.timeout(seconds=600), pytest.mark.usefixtures("only_large")]
 
 
 async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], streams: int) -> None:

@@ -18,7 +18,7 @@ _MACHINES = 8
 _TIMES = 200
 
 
-@pytest.mark.usefixtures("soak")
+@pytest.mark.usefixtures("only_large")
 @pytest.mark.timeout(seconds=600)
 async def test_a_revocation_holds_on_every_machine(tmp_path: Path, postgres_url: str) -> None:
     """Each time, within a second after it was acknowledged."""

@@ -57,8 +57,7 @@ class Podman:
 @pytest.fixture(scope="module")
 def podman(request: pytest.FixtureRequest) -> Iterator[Podman]:
     """Build the image as docs/deploy.md says, on a base that debootstrap makes."""
-    if request.config.getoption("--size") != "large":
-        pytest.skip("it takes minutes: --size large")
+    request.getfixturevalue("only_large")
     require("debootstrap", "podman", "crun")
     if os.geteuid():
         pytest.skip("only root can make a Debian tree")

@@ -23,13 +23,10 @@ _SEEN = {
 }
 
 
+@pytest.mark.usefixtures("only_large")
 @pytest.mark.parametrize("kind", _SEEN)
-async def test_a_restart_of_one_after_the_other_breaks_no_answer(
-    kind: str, tmp_path: Path, *, large: bool
-) -> None:
+async def test_a_restart_of_one_after_the_other_breaks_no_answer(kind: str, tmp_path: Path) -> None:
     """Every answer that begins is complete; a request that is refused gets the code that says so."""
-    if not large:
-        pytest.skip("it takes some 10 s: --size large")
     require(kind)
     homes = [tmp_path / name for name in ("one", "two", "front")]
     for home in homes:

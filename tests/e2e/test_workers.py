@@ -105,10 +105,9 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_along(tmp_path
         assert await asyncio.to_thread(daemon.stop) == 0
 
 
-async def test_what_a_killed_worker_had_open_ends_as_crashed(tmp_path: Path, *, large: bool) -> None:
+@pytest.mark.usefixtures("only_large")  # a worker judges the others after 15 s
+async def test_what_a_killed_worker_had_open_ends_as_crashed(tmp_path: Path) -> None:
     """The others see to that; what the other one streams goes on."""
-    if not large:
-        pytest.skip("a worker judges the others after 15 s: --size large")
     with _workers(tmp_path, server__max_streams_per_address=1000) as daemon:
         async with AsyncExitStack() as stack:
             streams = await _streams_on_all_workers(stack, daemon)

@@ -1,1 +1,1 @@
-"""Attacks and loads on a real daemon; `--size large` (`scripts/soak`) takes the full numbers."""
+"""Attacks and loads on a real daemon; most of them only with `--size large` (`scripts/soak`)."""

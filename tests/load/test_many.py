@@ -18,14 +18,16 @@ from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordi
 from tests.support.upstream import fault_upstream_url
 from tests.wire import DONE, HOST, Wire, body, post, until
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _QUICK = "demo:text=words,deltas=5,interval_ms=0"
 _STOP_TIMEOUT_S = 60.0
 
 
 @pytest.mark.timeout(seconds=1200)
-async def test_many_streams_leave_nothing_behind(tmp_path: Path, *, large: bool) -> None:
+async def test_many_streams_leave_nothing_behind(tmp_path: Path) -> None:
     """No descriptor stays, every answer is whole, and memory stops growing after the first tenth."""
-    streams = 100_000 if large else 2000
+    streams = 100_000
     with loaded_daemon(tmp_path) as daemon:
         assert await _wrong_of(daemon.port, streams // 10) == 0
         early = Usage.of(daemon)
@@ -52,11 +54,11 @@ async def _wrong_of(port: int, streams: int) -> int:
 
 
 @pytest.mark.timeout(seconds=600)
-async def test_guessed_keys_are_refused_and_disturb_no_other_client(tmp_path: Path, *, large: bool) -> None:
+async def test_guessed_keys_are_refused_and_disturb_no_other_client(tmp_path: Path) -> None:
     """Each guess gets its 401, clients of other addresses are served, and memory does not grow."""
-    guesses, ip = 10_000 if large else 500, fresh_address()
+    guesses, ip = 10_000, fresh_address()
     with loaded_daemon(tmp_path, {"log.level": "error"}) as daemon:
-        others = asyncio.create_task(ordinary(daemon.port, 10, 20 if large else 3), name="ordinary clients")
+        others = asyncio.create_task(ordinary(daemon.port, 10, 20), name="ordinary clients")
         statuses = Counter[int]()
 
         async def guesser(numbers: Iterator[int]) -> None:
@@ -89,7 +91,7 @@ os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve"])
 
 
 @pytest.mark.timeout(seconds=600)
-async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path, *, large: bool) -> None:
+async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path) -> None:
     """A client that connects between two daemons waits; open streams are finished, or end with `draining`."""
     ends, stopping = Counter[str](), asyncio.Event()
     with socket.create_server((HOST, 0), backlog=1024) as listening:
@@ -102,7 +104,7 @@ async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Pa
         process = await _started(tmp_path, listening)
         clients = [asyncio.create_task(client(), name="client") for _ in range(10)]
         try:
-            for _ in range(20 if large else 2):
+            for _ in range(20):
                 known = ends.total()
                 await until(lambda known=known: ends.total() >= known + len(clients))  # type: ignore[misc]
                 process.send_signal(signal.SIGTERM)

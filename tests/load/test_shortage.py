@@ -26,6 +26,8 @@ from tests.load.harness import (
 )
 from tests.wire import DONE_BYTES, HOST, PATIENCE_S, Wire, body, post, until
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _PIPELINED = 500
 
 
@@ -61,11 +63,9 @@ def _daemon_onsmall_disk(home: Path, mib: int) -> Iterator[tuple[Daemon, Path]]:
 
 
 @pytest.mark.timeout(seconds=600)
-async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(
-    tmp_path: Path, *, large: bool
-) -> None:
+async def test_a_full_disk_stops_no_stream_and_loses_no_request_uncounted(tmp_path: Path) -> None:
     """While it is full, answers are whole and the log waits; after it, each has its record or is counted."""
-    clients, rounds = (50, 60) if large else (5, 3)
+    clients, rounds = 50, 60
     with _daemon_onsmall_disk(tmp_path, 64) as (daemon, ballast):
         assert (await ordinary(daemon.port, clients, 1)).wrong == 0
         fill(ballast)

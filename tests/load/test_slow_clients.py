@@ -16,6 +16,8 @@ from tests.e2e.daemon import KEY
 from tests.load.harness import Usage, fresh_address, loaded_daemon, ordinary, report, resumed, unread
 from tests.wire import Wire, body, post, until
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _CUT_TIMEOUT_S = 60
 _STUCK = {"X-Forwarded-For": "198.19.0.1"}
 
@@ -23,17 +25,17 @@ _STUCK = {"X-Forwarded-For": "198.19.0.1"}
 @pytest.mark.timeout(seconds=600)
 @pytest.mark.parametrize(("delta_bytes", "deltas"), [(200, 1500), (5000, 100)])
 async def test_clients_that_do_not_read_cost_little_and_disturb_no_other(
-    tmp_path: Path, delta_bytes: int, deltas: int, *, large: bool
+    tmp_path: Path, delta_bytes: int, deltas: int
 ) -> None:
     """Their memory is bounded, others lose no line, and a client that reads on gets all of it, exactly."""
-    stuck = 1000 if large else 30
+    stuck = 1000
     request = post(KEY, body(f"demo:text=x{delta_bytes},deltas={deltas},interval_ms=0"), _STUCK)
     with loaded_daemon(tmp_path, {"server.write_timeout_s": 300}) as daemon:
         await ordinary(daemon.port, 10, 2)
         async with AsyncExitStack() as stack:
             before = Usage.of(daemon)
             wires = await unread(stack, daemon.port, [request] * stuck)
-            assert (await ordinary(daemon.port, 10, 20 if large else 3)).wrong == 0
+            assert (await ordinary(daemon.port, 10, 20)).wrong == 0
             assert (await daemon.admin.status()).streams.streaming == stuck
             grown_kib = Usage.of(daemon).rss_kib - before.rss_kib
             report(f"{stuck} stuck readers, deltas of {delta_bytes} bytes: {grown_kib / 1024:+.0f} MiB")
@@ -65,7 +67,7 @@ async def test_clients_that_never_read_are_given_up(tmp_path: Path) -> None:
     ids=["head", "body", "refused body"],
 )
 async def test_clients_that_take_their_time_are_cut_in_time(
-    tmp_path: Path, start: bytes, trickle: bytes, *, large: bool
+    tmp_path: Path, start: bytes, trickle: bytes
 ) -> None:
     """A byte now and then buys no time, and others are served meanwhile."""
     settings = {"server.header_timeout_s": 5, "server.body_timeout_s": 5}
@@ -75,7 +77,7 @@ async def test_clients_that_take_their_time_are_cut_in_time(
         async with AsyncExitStack() as stack:
             others = asyncio.create_task(ordinary(daemon.port, 10, 5), name="ordinary clients")
             wires = []
-            for _ in range(1000 if large else 100):
+            for _ in range(1000):
                 wire = await stack.enter_async_context(await Wire.open(daemon.port, source=fresh_address()))
                 wire.send(start)
                 wires.append(wire)

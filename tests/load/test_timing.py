@@ -22,6 +22,8 @@ from relayd.state.keys import ALPHABET, CHECKSUM_CHARS, SECRET_CHARS, checksum, 
 from tests.load.harness import loaded_daemon
 from tests.wire import HOST, post
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _ROUNDS = 50_000
 _KEYS_PER_KIND = 1000
 _MAX_STANDARD_ERRORS = 4.0
@@ -71,10 +73,8 @@ def _measured(port: int, kinds: Mapping[str, Sequence[str]]) -> dict[str, list[i
 
 
 @pytest.mark.timeout(seconds=1800)
-async def test_the_time_of_a_refusal_tells_nothing(tmp_path: Path, *, large: bool) -> None:
+async def test_the_time_of_a_refusal_tells_nothing(tmp_path: Path) -> None:
     """Wrong prefix, wrong checksum, unknown id, and one character away from a live key take equally long."""
-    if not large:
-        pytest.skip("it takes minutes: --size large")
     with loaded_daemon(tmp_path, {"log.level": "error"}) as daemon:
         made = await daemon.admin.add_key("near", generation=1, idempotency_key="near")
         assert made.secret is not None

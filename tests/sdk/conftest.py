@@ -33,10 +33,9 @@ def beating_v1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V1]:
 
 
 @pytest.fixture
-def llm(*, large: bool) -> Path:
+def llm(request: pytest.FixtureRequest) -> Path:
     """The program `llm`; skips the test unless it is installed and there is time for it."""
-    if not large:
-        pytest.skip("llm has its time in scripts/test --all")
+    request.getfixturevalue("only_large")
     program = Path(__file__).parents[2] / ".venv" / "llm" / "bin" / "llm"
     if not program.is_file():
         pytest.skip("needs llm: scripts/clients")

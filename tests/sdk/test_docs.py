@@ -63,13 +63,10 @@ def test_the_example_for_python_prints_an_answer(v1: V1) -> None:
     assert _run(sys.executable, "-c", _with_address(code, v1)) == WORDS
 
 
+@pytest.mark.usefixtures("only_large")
 @pytest.mark.parametrize("heading", ["openai-node", "Vercel AI SDK"])
-def test_the_examples_for_node_print_an_answer(
-    request: pytest.FixtureRequest, heading: str, *, large: bool
-) -> None:
+def test_the_examples_for_node_print_an_answer(request: pytest.FixtureRequest, heading: str) -> None:
     """All of it."""
-    if not large:
-        pytest.skip("clients in other languages have their time in scripts/test --all")
     require("node")
     if not (_HERE / "node" / "node_modules" / "ai").is_dir():
         pytest.skip("needs openai and ai: scripts/clients")

@@ -29,11 +29,10 @@ _PACKAGES = {
 }
 
 
+@pytest.mark.usefixtures("only_large")
 @pytest.mark.parametrize("name", _PACKAGES)
-def test_a_client_in_javascript_works(request: pytest.FixtureRequest, name: str, *, large: bool) -> None:
+def test_a_client_in_javascript_works(request: pytest.FixtureRequest, name: str) -> None:
     """All of its tests pass, and each stream that it left is closed at the provider."""
-    if not large:
-        pytest.skip("clients in other languages have their time in scripts/test --all")
     require("node")
     version = subprocess.run(
         ["node", "-p", "process.versions.node"], capture_output=True, text=True, check=True
