@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +24,7 @@ from relayd.admin.schema import (
     PROTOCOL_HEADER,
     VERSION_MISMATCH,
     AddKey,
+    AuditEntry,
     AuditPage,
     ClientChange,
     Clients,
@@ -35,6 +36,7 @@ from relayd.admin.schema import (
     Hello,
     InstanceList,
     KeyChange,
+    Note,
     Progress,
     Reloaded,
     RequestPage,
@@ -142,6 +144,13 @@ class AdminClient:
     async def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """Return what operators did, newest first."""
         return await self._ask("GET", _target("audit", query={"before": before, "limit": limit}), AuditPage)
+
+    async def note(
+        self, text: str, *, client: str | None = None, key_ids: Sequence[str] = (), idempotency_key: str
+    ) -> AuditEntry:
+        """Add a note to the audit, about a client and keys of it; return its entry."""
+        headers = {"Idempotency-Key": idempotency_key}
+        return await self._ask("POST", "/audit", AuditEntry, Note(text, client, tuple(key_ids)), headers)
 
     async def keys(self) -> Ring:
         """Return the key ring and its generation."""

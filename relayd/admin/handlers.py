@@ -100,6 +100,21 @@ class AdminHandler(JsonHandler):
         except msgspec.MsgspecError as error:
             raise AdminError.bad_request(f"The body is not valid: {error}.") from error
 
+    def idempotency_key(self) -> str:
+        """Return the key under which this change is made once.
+
+        Raises:
+            AdminError: it is missing.
+        """
+        given = self.request.headers.get("Idempotency-Key")
+        if not given:
+            raise AdminError(
+                HTTPStatus.BAD_REQUEST,
+                "idempotency_key_required",
+                "Send an Idempotency-Key with a new value, such as a UUID, so that it can be repeated.",
+            )
+        return given
+
     def number(self, name: str) -> int | None:
         """Return a whole number of the query; None if it is not given."""
         text = self.get_query_argument(name, None)

@@ -25,7 +25,7 @@ class RingHandler(AdminHandler):
         Raises:
             AdminError: If-Match or Idempotency-Key is missing or malformed.
         """
-        generation, idempotency_key = self._if_match(), self._idempotency_key()
+        generation, idempotency_key = self._if_match(), self.idempotency_key()
         return Caller(await self.peer(), generation, idempotency_key)
 
     def _if_match(self) -> int:
@@ -41,16 +41,6 @@ class RingHandler(AdminHandler):
         if match is None:
             raise AdminError.bad_request('If-Match must be the ETag of GET /keys or GET /clients, like "7".')
         return int(match[1] or match[2])
-
-    def _idempotency_key(self) -> str:
-        given = self.request.headers.get("Idempotency-Key")
-        if not given:
-            raise AdminError(
-                HTTPStatus.BAD_REQUEST,
-                "idempotency_key_required",
-                "Send an Idempotency-Key with a new value, such as a UUID, so that it can be repeated.",
-            )
-        return given
 
     def send_ring(self, generation: int, document: object) -> None:
         """Finish with the ring or a change of it; the generation is the ETag."""

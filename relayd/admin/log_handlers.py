@@ -20,13 +20,18 @@ from relayd.admin.schema import Event, Gap, Hello
 from relayd.state.calendar import local_date
 from relayd.state.errors import StateError
 from relayd.state.filter import parse_filter
+from relayd.state.keys import holds_key
 from relayd.state.reader import USAGE_COLUMNS
+from relayd.state.records import Note
 
 _log = logging.getLogger(__name__)
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 1000
 _EVENTS_PER_READ = 200
+_MAX_NOTE_CHARS = 500
+_MAX_NOTE_KEYS = 10
+_MAX_NAME_CHARS = 64
 MAX_FOLLOWERS = 96
 """Readers of events at once: the other connections of the admin server are for commands."""
 
@@ -113,7 +118,7 @@ class UsageHandler(AdminHandler):
 
 
 class AuditHandler(_PageHandler):
-    """`GET /audit`."""
+    """`GET /audit` and `POST /audit`."""
 
     query_names = frozenset({"before", "limit"})
 
@@ -122,6 +127,25 @@ class AuditHandler(_PageHandler):
         query = partial(self.context.state.reader.audit, before=self.number("before"), limit=self.limit())
         page = await self.context.read_log(query)
         self.send_json(page)
+
+    async def post(self) -> None:
+        """Add a note of the operator, and send its entry."""
+        note = self.body(Note)
+        text = note.text.strip()
+        texts = (text, note.client or "", *note.key_ids)
+        if not 1 <= len(text) <= _MAX_NOTE_CHARS:
+            raise AdminError.bad_request(f"A note has 1 to {_MAX_NOTE_CHARS} characters.")
+        if len(note.key_ids) > _MAX_NOTE_KEYS or any(len(name) > _MAX_NAME_CHARS for name in texts[1:]):
+            raise AdminError.bad_request(f"A note is about one client and at most {_MAX_NOTE_KEYS} keys.")
+        words = (word for given in texts for word in given.split())
+        if any(map(holds_key, texts)) or any(
+            self.context.state.ring.former_owner(word.encode(errors="replace")) for word in words
+        ):
+            raise AdminError.bad_request("The note has what looks like a key in it. Name keys by their id.")
+        entry = await self.context.state.audit.note(
+            replace(note, text=text), peer=await self.peer(), idempotency_key=self.idempotency_key()
+        )
+        self.send_json(entry)
 
 
 class EventsHandler(AdminHandler):

@@ -9,7 +9,16 @@ import msgspec
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
 from relayd.state.errors import OutcomeUnknown
-from relayd.state.filter import Filter, FilterError, parse_filter
+from relayd.state.filter import (
+    REQUEST_FIELDS,
+    Fields,
+    Filter,
+    FilterError,
+    FilterField,
+    fields_of,
+    parse_filter,
+    quoted,
+)
 from relayd.state.records import (
     LIVE_STATES,
     Audited,
@@ -27,6 +36,7 @@ from relayd.state.records import (
     KeyState,
     LogEvent,
     Lost,
+    Note,
     Outcome,
     Phase,
     RecordedError,

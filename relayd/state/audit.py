@@ -12,7 +12,8 @@ from msgspec.structs import asdict, replace
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
 from relayd.state.engine import as_state_errors
-from relayd.state.records import Audited, AuditEntry, Peer, utc_text
+from relayd.state.idempotency import recall, remember
+from relayd.state.records import Audited, AuditEntry, Note, Peer, utc_text
 from relayd.state.writer import Writer
 
 
@@ -50,6 +51,39 @@ class Audit:
             return await asyncio.wrap_future(
                 self._writer.submit(partial(append_audit, peer=peer, entry=entry))
             )
+
+    async def note(self, note: Note, *, peer: Peer, idempotency_key: str) -> AuditEntry:
+        """Put an operator's note on disk, once for each idempotency key; return its entry.
+
+        Raises:
+            RingError: the idempotency key is malformed, or was used for another change.
+            StateError: the disk refuses.
+        """
+        entry = AuditEntry(
+            at=utc_text(self._clock()),
+            action="note",
+            result="done",
+            generation=self._generation(),
+            client=note.client,
+            key_ids=note.key_ids,
+            detail=note.text,
+        )
+        change = f"note {msgspec.json.encode(note).decode()}"
+        work = partial(_append_once, peer=peer, entry=entry, key=idempotency_key, change=change)
+        with as_state_errors(self._writer.engine):
+            return await asyncio.wrap_future(self._writer.submit(work))
+
+
+def _append_once(
+    transaction: Transaction, peer: Peer, entry: AuditEntry, key: str, change: str
+) -> AuditEntry:
+    transaction.lock()
+    reply = recall(transaction.connection, key, change)
+    if reply is not None:
+        return msgspec.json.decode(reply, type=AuditEntry)
+    entry = append_audit(transaction, peer, entry)
+    remember(transaction.connection, key, change, msgspec.json.encode(entry).decode(), entry.at)
+    return entry
 
 
 def append_audit(transaction: Transaction, peer: Peer, entry: AuditEntry) -> AuditEntry:

@@ -48,7 +48,7 @@ def storable(value: Storable) -> Storable:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a request record, as the table and the filter see it."""
+    """A field of a record, as a table and the filter see it."""
 
     name: str
     columns: tuple[str, ...]
@@ -72,7 +72,8 @@ class Field:
 _SPECIAL_COLUMNS = {"seq": ("start_seq",), "error": ("error_code", "error_message")}
 
 
-def _field(field: msgspec.inspect.Field) -> Field:
+def field_of(field: msgspec.inspect.Field) -> Field:
+    """Return the field of a struct as a table and a filter see it."""
     kind = field.type
     is_nullable = isinstance(kind, msgspec.inspect.UnionType)
     if isinstance(kind, msgspec.inspect.UnionType):
@@ -96,7 +97,7 @@ def _field(field: msgspec.inspect.Field) -> Field:
 
 
 _record_type = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(RequestRecord))
-FIELDS = {field.name: _field(field) for field in _record_type.fields}
+FIELDS = {field.name: field_of(field) for field in _record_type.fields}
 """The fields of a request record by name."""
 
 _PLAIN = [name for name in FIELDS if name not in _SPECIAL_COLUMNS]

@@ -1,4 +1,4 @@
-r"""The filter language of requests: one parser for the command line, the admin API and the app.
+r"""The filter language of the rows of relayd: one parser for the command line, the admin API and the app.
 
     status>=500 model~gpt-4                both must hold
     status>=500 or first_token_ms>2000     either; `or` binds weaker than a space
@@ -8,8 +8,9 @@ r"""The filter language of requests: one parser for the command line, the admin 
 Operators: = != > >= < <= and ~ !~ (contains or not; ASCII case does not matter). In quotes, `\"` is
 a quote and `\\` a backslash. A field that is null matches only `!=` and `!~`.
 
-Each term has two meanings, a predicate and an SQL expression, side by side here because they must
-give the same answer.
+Each kind of row has its own fields: those of requests are here, others are derived by `fields_of`. Over
+requests each term has two meanings, a predicate and an SQL expression, side by side here because they
+must give the same answer.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import ipaddress
 import operator
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
-from relayd.state.columns import FIELDS, INT_MAX, Storable, storable, storable_text
+import msgspec
+
+from relayd.state.columns import FIELDS, INT_MAX, Storable, field_of, storable, storable_text
 from relayd.state.engine import Dialect
 from relayd.state.records import RequestRecord
 
@@ -49,8 +52,87 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 """A number as `str` writes it: a bare `007` or `-0` is only a text."""
 _CAPITALS = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
-Test = Callable[[RequestRecord], bool]
+Test = Callable[[Any], bool]
 Where = tuple[str, list[object]]
+Values = tuple[Storable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterField:
+    """A field of one kind of row, as a filter sees it."""
+
+    name: str
+    read: Callable[[Any], Values]
+    """Returns its values in a row as the database holds them: one, or as many as a list has."""
+    is_number: bool = False
+    """Whether it holds whole numbers."""
+    is_real: bool = False
+    """Whether it holds numbers with a fraction."""
+    is_list: bool = False
+    """Whether a row may have several values: `=` holds if one of them is equal, `!=` if none is."""
+    choices: tuple[str, ...] = ()
+    """Every value that an enumeration has; empty for other types."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds texts."""
+        return not (self.is_number or self.is_real)
+
+
+Fields = Mapping[str, FilterField]
+"""The fields of one kind of row by name."""
+
+
+def fields_of(kind: type[msgspec.Struct], at: str = "") -> dict[str, FilterField]:
+    """Return the fields of a struct that are texts, numbers, or lists of texts.
+
+    Args:
+        kind: the struct.
+        at: where a row has it: `progress.`; empty if it is the row itself.
+    """
+    found = {}
+    described = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind))
+    for given in described.fields:
+        if isinstance(given.type, msgspec.inspect.StructType):
+            continue
+        known, is_list = field_of(given), isinstance(given.type, msgspec.inspect.VarTupleType)
+        found[given.name] = FilterField(
+            given.name,
+            _read_all(f"{at}{given.name}") if is_list else _read_one(f"{at}{given.name}"),
+            known.is_number,
+            known.is_real,
+            is_list,
+            known.choices,
+        )
+    return found
+
+
+def _read_one(path: str) -> Callable[[Any], Values]:
+    read = operator.attrgetter(path)
+    return lambda row: (storable(read(row)),)
+
+
+def _read_all(path: str) -> Callable[[Any], Values]:
+    read = operator.attrgetter(path)
+    return lambda row: tuple(map(storable, read(row)))
+
+
+def _read_error(record: RequestRecord) -> Values:
+    error = record.error
+    return (None,) if error is None else (storable_text(error.code), storable_text(error.message))
+
+
+REQUEST_FIELDS = {
+    name: FilterField(
+        name,
+        _read_error if name == "error" else _read_one(name),
+        known.is_number,
+        known.is_real,
+        choices=known.choices,
+    )
+    for name, known in FIELDS.items()
+}
+"""The fields of a `RequestRecord`. An error is compared by its code, and searched in both of its texts."""
 
 
 class FilterError(ValueError):
@@ -109,18 +191,23 @@ class Comparison:
     op: Op
     value: str | float
 
-    def test(self) -> Test:
+    def test(self, fields: Fields) -> Test:
         """Return the term as a predicate."""
-        read, value = _reader(self.field), self.value
+        known, value = fields[self.field], self.value
+        read = known.read
         if self.op in (Op.CONTAINS, Op.LACKS):
             needle, wanted = _fold_ascii(str(value)), self.op is Op.CONTAINS
-            return lambda record: _is_in(needle, read(record)) is wanted
+            return lambda row: _is_in(needle, read(row)) is wanted
         if self.op is Op.NE:
-            return lambda record: read(record)[0] != value
+            return (
+                (lambda row: value not in read(row)) if known.is_list else lambda row: read(row)[0] != value
+            )
         holds = _ORDER[self.op]
+        if known.is_list:
+            return lambda row: any(holds(found, value) for found in read(row))
 
-        def ordered(record: RequestRecord) -> bool:
-            found = read(record)[0]
+        def ordered(row: object) -> bool:
+            found = read(row)[0]
             return found is not None and holds(found, value)
 
         return ordered
@@ -144,16 +231,16 @@ class Word:
 
     text: str
 
-    def test(self) -> Test:
+    def test(self, fields: Fields) -> Test:
         """Return the term as a predicate."""
         needle = _fold_ascii(self.text)
-        texts = [_reader(name) for name, known in FIELDS.items() if known.is_text]
-        numbers = [_reader(name) for name, known in FIELDS.items() if known.is_number]
+        texts = [known.read for known in fields.values() if known.is_text]
+        numbers = [known.read for known in fields.values() if known.is_number]
 
-        def anywhere(record: RequestRecord) -> bool:
-            if any(_is_in(needle, read(record)) for read in texts):
+        def anywhere(row: object) -> bool:
+            if any(_is_in(needle, read(row)) for read in texts):
                 return True
-            return any(str(read(record)[0]) == needle for read in numbers)
+            return any(str(read(row)[0]) == needle for read in numbers)
 
         return anywhere
 
@@ -176,9 +263,10 @@ class InNetwork:
     network: str
     is_wanted: bool
 
-    def test(self) -> Test:
+    def test(self, fields: Fields) -> Test:
         """Return the term as a predicate."""
-        return lambda record: is_address_in(record.ip, self.network) is self.is_wanted
+        read = fields["ip"].read
+        return lambda row: is_address_in(str(read(row)[0]), self.network) is self.is_wanted
 
     def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
@@ -196,22 +284,9 @@ def is_address_in(address: str, network: str) -> bool:
 
 
 Term = Comparison | Word | InNetwork
-_Values = tuple[Storable, ...]
 
 
-def _reader(name: str) -> Callable[[RequestRecord], _Values]:
-    """Return a function that reads a field as its columns hold it."""
-    if name == "error":
-        return lambda record: (
-            (None,)
-            if record.error is None
-            else (storable_text(record.error.code), storable_text(record.error.message))
-        )
-    read = operator.attrgetter(name)
-    return lambda record: (storable(read(record)),)
-
-
-def _is_in(needle: str, values: _Values) -> bool:
+def _is_in(needle: str, values: Values) -> bool:
     return any(value is not None and needle in _fold_ascii(str(value)) for value in values)
 
 
@@ -226,23 +301,33 @@ def _fold_ascii(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_CAPITALS)
 
 
+def quoted(value: str) -> str:
+    """Return a value as a filter has it: in quotes if it needs them."""
+    if value and not re.search(r'[\s"]', value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A parsed filter: alternatives, each a list of terms that all must hold. No alternative: all match."""
 
     text: str
     alternatives: tuple[tuple[Term, ...], ...]
+    fields: Fields = field(default_factory=lambda: REQUEST_FIELDS, repr=False, compare=False)
+    """Those of the rows that it is for."""
     _tests: tuple[tuple[Test, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        tests = tuple(tuple(term.test() for term in terms) for terms in self.alternatives)
+        tests = tuple(tuple(term.test(self.fields) for term in terms) for terms in self.alternatives)
         object.__setattr__(self, "_tests", tests)
 
-    def matches(self, record: RequestRecord) -> bool:
-        """Return whether the record passes; `sql` gives the same answer on disk."""
+    def matches(self, row: object) -> bool:
+        """Return whether the row passes; `sql` gives the same answer for requests on disk."""
         if not self._tests:
             return True
-        return any(all(test(record) for test in tests) for tests in self._tests)
+        return any(all(test(row) for test in tests) for tests in self._tests)
 
     def sql(self, dialect: Dialect) -> Where:
         """Return a WHERE expression over the `requests` table, and its bound parameters in order."""
@@ -260,19 +345,24 @@ class Filter:
         return f"({' OR '.join(alternatives)})", parameters
 
 
-def parse_filter(text: str) -> Filter:
+def parse_filter(text: str, fields: Fields = REQUEST_FIELDS) -> Filter:
     """Parse a filter of at most 2,000 characters and 50 terms; nothing but spaces matches all.
+
+    Args:
+        text: the filter.
+        fields: those of the rows that it is for.
 
     Raises:
         FilterError: with the place.
     """
-    return _Parser(text).parse()
+    return _Parser(text, fields).parse()
 
 
 class _Parser:
     """One pass over the text; `at` is the next character that is not understood yet."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, fields: Fields) -> None:
+        self.fields = fields
         self.given = text
         self.text = storable_text(text)
         self.at = 0
@@ -303,7 +393,7 @@ class _Parser:
             raise self.error("The filter ends where another term is needed.", joined_at, self.at - joined_at)
         if terms:
             alternatives.append(tuple(terms))
-        return Filter(self.given, tuple(alternatives))
+        return Filter(self.given, tuple(alternatives), self.fields)
 
     def joiner(self) -> str | None:
         """Step over `or` or `and` where one stands alone."""
@@ -324,11 +414,11 @@ class _Parser:
         if word is None:
             raise self.error("An operator needs a field before it.", start, 1)
         name = word[0].lower()
-        op_at = self.operator_after(word.end()) if name in FIELDS else word.end()
+        op_at = self.operator_after(word.end()) if name in self.fields else word.end()
         op = None if op_at is None else _OP.match(self.text, op_at)
         if op is None:
             return self.bare(word)
-        if name not in FIELDS:
+        if name not in self.fields:
             raise self.unknown_field(word)
         self.at = op.end()
         return self.comparison(name, Op(op[0]))
@@ -348,7 +438,7 @@ class _Parser:
         if start == len(self.text):
             raise self.error(f"A value is missing after '{op}'.", op_at, len(op))
         value = self.quoted() if self.text[start] == '"' else self.take(_PLAIN)
-        known = FIELDS[name]
+        known = self.fields[name]
         if known.is_real:
             # SQLite and Python write the same fraction differently, so it is never searched as a text.
             if op in (Op.CONTAINS, Op.LACKS) or not _DECIMAL.fullmatch(value):
@@ -401,7 +491,7 @@ class _Parser:
         return taken
 
     def unknown_field(self, word: re.Match[str]) -> FilterError:
-        near = difflib.get_close_matches(word[0].lower(), FIELDS, n=1)
+        near = difflib.get_close_matches(word[0].lower(), self.fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "put the text in quotes to search for it."
         shown = word[0] if len(word[0]) <= _NAME_CHARS else f"{word[0][:_NAME_CHARS]}…"
         return self.error(f"There is no field '{shown}'; {hint}", word.start(), len(word[0]))

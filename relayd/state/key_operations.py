@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from relayd.state.audit import append_audit
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
 from relayd.state.engine import Connection
-from relayd.state.errors import BadChange, GenerationMismatch, IdempotencyMismatch, WrongState
+from relayd.state.errors import GenerationMismatch, WrongState
+from relayd.state.idempotency import recall, remember
 from relayd.state.key_store import (
     advance,
     cut_client,
@@ -36,8 +36,6 @@ from relayd.state.records import (
     Peer,
     utc_text,
 )
-
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +105,8 @@ def apply_change(
 
 def _done_before(connection: Connection, request: ChangeRequest) -> Change | None:
     key = request.caller.idempotency_key
-    if key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise BadChange("An Idempotency-Key has 1 to 200 visible ASCII characters.")
-    row = connection.execute("SELECT change, reply FROM idempotency WHERE key = ?", (key,)).fetchone()
-    if row is None:
-        return None
-    if row[0] != storable_text(request.parameters):
-        raise IdempotencyMismatch(
-            f"This Idempotency-Key was used for another change ({row[0]}); each change needs a new one."
-        )
-    return replace(_change.decode(row[1]), already_done=True)
+    reply = None if key is None else recall(connection, key, request.parameters)
+    return None if reply is None else replace(_change.decode(reply), already_done=True)
 
 
 def _check_generation(ring: StoredRing, expected: int | None) -> None:
@@ -169,15 +157,8 @@ def _store(
         revoked=tuple(key.id for key in decision.changed if key.state is KeyState.REVOKED),
     )
     if caller.idempotency_key is not None:
-        connection.execute(
-            "INSERT INTO idempotency (key, change, reply, created_at) VALUES (?, ?, ?, ?)",
-            (
-                caller.idempotency_key,
-                storable_text(request.parameters),
-                msgspec.json.encode(change).decode(),
-                now,
-            ),
-        )
+        reply = msgspec.json.encode(change).decode()
+        remember(connection, caller.idempotency_key, request.parameters, reply, now)
     entry = AuditEntry(
         at=now,
         action=request.action,

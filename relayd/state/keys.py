@@ -22,6 +22,7 @@ CHECKSUM_CHARS = 6
 MIN_GIVEN_CHARS = 16
 """The shortest key that an operator may bring along."""
 
+_KEY_IN_TEXT = re.compile(r"\b(?:rly_[0-9A-Za-z]{8}_|sk-)[0-9A-Za-z_*.-]{4,}")
 _FORM = re.compile(rb"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
 
 
@@ -44,6 +45,11 @@ def looks_wrong(presented: bytes) -> bool:
     if not _FORM.fullmatch(presented):
         return True
     return checksum(presented[:-CHECKSUM_CHARS]) != presented[-CHECKSUM_CHARS:].decode("ascii")
+
+
+def holds_key(text: str) -> bool:
+    """Return whether a text has what looks like a key of ours or of a provider, or a part of one."""
+    return _KEY_IN_TEXT.search(text) is not None
 
 
 def checksum(body: bytes) -> str:

@@ -297,7 +297,8 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
     at: str
     action: str
     """A change of keys (`fill`, `add`, `import`, `rotate`, `extend`, `undo`, `revoke`) or clients
-    (`add_client`, `set_client`, `remove_client`), or `pause`, `resume`, `reload`, `drain` or `cancel`."""
+    (`add_client`, `set_client`, `remove_client`), or `pause`, `resume`, `reload`, `drain` or `cancel`.
+    `note` changes nothing."""
     result: str
     """`done`, or the code of the refusal."""
     uid: int = -1
@@ -307,7 +308,17 @@ class AuditEntry(msgspec.Struct, kw_only=True, frozen=True):
     key_ids: tuple[str, ...] = ()
     generation: int = 0
     detail: str | None = None
-    """For people: the grace, the new end, the id of a cancelled request."""
+    """For people: the grace, the new end, the id of a cancelled request, the text of a note."""
+
+
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /audit`: what an operator wants the others to know, such as `told web, Tuesday`."""
+
+    text: str
+    client: str | None = None
+    """The client it is about."""
+    key_ids: tuple[str, ...] = ()
+    """The keys it is about."""
 
 
 class AuditPage(msgspec.Struct, frozen=True):

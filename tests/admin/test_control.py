@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from relayd.admin.client import Refused
 from relayd.admin.schema import AcceptState
 from tests.admin.harness import admin_api, open_chat, raw, read_to_end, whole_daemon
+from tests.harness import KEY
 from tests.wire import DONE
 
 
@@ -88,3 +90,48 @@ async def test_an_audit_that_can_not_be_stored_does_not_keep_the_operator_from_a
         assert await asyncio.to_thread(api.state.close)
         assert (await api.client.pause()).intake is AcceptState.PAUSED
     assert f"(uid {os.getuid()}, pid {os.getpid()}): done; the audit could not store it" in caplog.text
+
+
+async def test_a_note_is_in_the_audit_with_who_wrote_it_and_about_what(tmp_path: Path) -> None:
+    """The same question asked again, as after a lost answer, adds no second row."""
+    async with admin_api(tmp_path) as api:
+        written = [
+            await api.client.note(
+                " told web, Tuesday ", client="web", key_ids=["Ab12Cd34"], idempotency_key="once"
+            )
+            for _ in range(2)
+        ]
+        with pytest.raises(Refused, match="another change") as refusal:
+            await api.client.note("told ci", idempotency_key="once")
+        assert refusal.value.code == "idempotency_mismatch"
+        page = await api.client.audit()
+    note, fill = page.entries
+    assert written == [note, note]
+    assert (note.action, note.result, note.client, note.key_ids) == ("note", "done", "web", ("Ab12Cd34",))
+    assert (note.detail, note.pid, note.generation) == ("told web, Tuesday", os.getpid(), fill.generation)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"text": " "}, "1 to 500 characters"),
+        ({"text": "x" * 501}, "1 to 500 characters"),
+        ({"text": f"it was {KEY}"}, "looks like a key"),
+        ({"text": "told web", "client": "sk-proj-1234567890"}, "looks like a key"),
+        ({"text": "told web", "key_ids": ["a"] * 11}, "at most 10 keys"),
+        ({"text": "told web", "client": "w" * 65}, "one client"),
+        ({"text": "told web", "to": "web"}, "unknown field"),
+    ],
+)
+async def test_a_note_that_can_not_be_kept_is_refused(
+    body: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    """Above all one with a key in it: the audit has none."""
+    async with admin_api(tmp_path) as api:
+        headers = {"Idempotency-Key": "once"}
+        answer = await raw(api.socket, "POST", "/audit", headers, json.dumps(body).encode())
+        assert (answer.status, answer.error[0]) == (400, "bad_request")
+        assert says in answer.error[1]
+        assert [entry.action for entry in (await api.client.audit()).entries] == ["fill"]
+        without_key = await raw(api.socket, "POST", "/audit", {}, b'{"text":"told web"}')
+        assert without_key.error[0] == "idempotency_key_required"

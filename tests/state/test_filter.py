@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 
 from relayd.state.columns import FIELDS, record_json, storable_int, storable_text, to_row
 from relayd.state.engine import Connection
-from relayd.state.filter import Comparison, Filter, FilterError, Op, Term, Word, parse_filter
-from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
+from relayd.state.filter import (
+    Comparison,
+    Filter,
+    FilterError,
+    Op,
+    Term,
+    Word,
+    fields_of,
+    parse_filter,
+    quoted,
+)
+from relayd.state.records import AuditEntry, Outcome, Phase, RecordedError, RequestRecord, UsageSource
 from relayd.state.request_log import upsert
 from relayd.state.sqlite import SQLITE
 from tests.state.harness import a_record, as_ended, on_postgres, opened_database
@@ -330,3 +340,44 @@ def test_the_largest_filter_is_within_sqlite_s_limits(connection: Connection) ->
     """Fifty words, each searched in every field, still make a statement that SQLite takes."""
     where = parse_filter(" or ".join(f"word{n}" for n in range(50)))
     assert stored(connection, FIRST, where) is None
+
+
+_ROTATED = AuditEntry(
+    at="2026-01-31T12:00:00.000Z", action="rotate", result="done", client="web", key_ids=("new1", "old1")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("action=rotate client~WE", True),
+        ("result!=done", False),
+        ("key_ids=old1", True),
+        ("key_ids=old", False),
+        ("key_ids~old", True),
+        ("key_ids!=old1", False),
+        ("key_ids!=other", True),
+        ("key_ids!~new", False),
+        ("old1", True),
+        ("detail=x or generation<1", True),
+        ("at>2026-01-31T11 at<2026-02", True),
+    ],
+)
+def test_rows_of_another_kind_have_fields_of_their_own(text: str, *, passes: bool) -> None:
+    """One language for all lists; of several values in a row one has to be equal, for `!=` none."""
+    assert parse_filter(text, fields_of(AuditEntry)).matches(_ROTATED) is passes
+
+
+def test_a_field_of_another_kind_of_row_is_refused_at_its_place() -> None:
+    """The audit has no status; the error says what was meant, if that can be guessed."""
+    with pytest.raises(FilterError, match="no field 'acton'; did you mean 'action'") as caught:
+        parse_filter("done acton=rotate", fields_of(AuditEntry))
+    assert caught.value.position == 5
+    with pytest.raises(FilterError, match="no field 'status'"):
+        parse_filter("status=200", fields_of(AuditEntry))
+
+
+@given(st.text(max_size=20).map(storable_text))
+def test_any_value_can_be_written_into_a_filter(value: str) -> None:
+    """A list filters for exactly what a row of it has."""
+    assert parse_filter(f"client={quoted(value)}").alternatives == ((Comparison("client", Op.EQ, value),),)
