@@ -222,6 +222,9 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     import_key = _daemon_command(
         actions, "import", "keys:import_key", "give a new client a key of your own, read from stdin"
     )
+    _daemon_command(
+        actions, "find", "keys:find", "say whose key this is, live or dead; it is read from stdin"
+    )
     rotate = _daemon_command(
         actions, "rotate", "keys:rotate", "make a new key for a client; the old one works for a grace period"
     )

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from relayd.admin.client import AdminClientError, Refused
-from relayd.admin.schema import AuditPage, FilterError, RequestPage, RequestRecord, Ring, parse_filter
+from relayd.admin.schema import (
+    AuditPage,
+    FilterError,
+    KeyInfo,
+    KeyUsers,
+    RequestPage,
+    RequestRecord,
+    Ring,
+    parse_filter,
+)
 from relayd.state.errors import StateError
 from relayd.state.reader import LogReader
 from relayd.state.sqlite import Sqlite
@@ -54,6 +63,14 @@ class Archive:
     async def keys(self) -> Ring:
         """Return the key ring as it was when the daemon stopped."""
         return Ring(*await self._read(self._reader.keys))
+
+    async def find_key(self, digest: str) -> KeyInfo | None:
+        """Return the key with this SHA-256 digest (hexadecimal), live or dead; None if there is none."""
+        return await self._read(lambda: self._reader.find_key(bytes.fromhex(digest)))
+
+    async def key_users(self, key_id: str, *, since: str | None = None) -> KeyUsers:
+        """Return who used a key, the latest first; `since` (UTC) is that of `KeyUser.requests_since`."""
+        return await self._read(lambda: self._reader.key_users(key_id, since=since or ""))
 
     async def close(self) -> None:
         """Interrupt the query under way, and release the file."""

@@ -32,10 +32,13 @@ from relayd.admin.schema import (
     ErrorReply,
     Event,
     ExtendKey,
+    FoundKey,
     Gap,
     Hello,
     InstanceList,
     KeyChange,
+    KeyInfo,
+    KeyUsers,
     Note,
     Progress,
     Reloaded,
@@ -155,6 +158,14 @@ class AdminClient:
     async def keys(self) -> Ring:
         """Return the key ring and its generation."""
         return await self._ask("GET", "/keys", Ring)
+
+    async def find_key(self, digest: str) -> KeyInfo | None:
+        """Return the key with this SHA-256 digest (hexadecimal), live or dead; None if there is none."""
+        return (await self._ask("GET", _target("keys", "find", query={"digest": digest}), FoundKey)).key
+
+    async def key_users(self, key_id: str, *, since: str | None = None) -> KeyUsers:
+        """Return who used a key, the latest first; `since` (UTC) is that of `KeyUser.requests_since`."""
+        return await self._ask("GET", _target("keys", key_id, "users", query={"since": since}), KeyUsers)
 
     async def clients(self) -> Clients:
         """Return all clients with their bounds and what they have used."""

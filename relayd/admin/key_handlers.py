@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
 
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler, json_list
-from relayd.admin.schema import AddKey, ClientChange, ExtendKey, KeyChange, RevokeKey, RotateKey
+from relayd.admin.schema import (
+    AddKey,
+    ClientChange,
+    ExtendKey,
+    FoundKey,
+    KeyChange,
+    RevokeKey,
+    RotateKey,
+)
 from relayd.state.keyring import Caller
-from relayd.state.records import ClientChangeResult, KeyChangeResult
+from relayd.state.records import ClientChangeResult, KeyChangeResult, epoch_s
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _GENERATION = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
 
@@ -99,3 +109,39 @@ class KeyChangeHandler(RingHandler):
                     await self.send_change(change, await self.all_instances.count_cut([change.key.id]))
                     return
         await self.send_change(change)
+
+
+class FindKeyHandler(AdminHandler):
+    """`GET /keys/find`."""
+
+    query_names = frozenset({"digest"})
+
+    async def get(self) -> None:
+        """Send the key with this digest; the key itself never comes here."""
+        given = self.get_query_argument("digest", "")
+        if not _DIGEST.fullmatch(given):
+            # What was given is not repeated: it may be the key.
+            raise AdminError.bad_request("digest is the SHA-256 digest of the key as 64 hexadecimal digits.")
+        state, key_digest = self.context.state, bytes.fromhex(given)
+        key = state.ring.find(key_digest)
+        if key is None:
+            key = await self.context.read_log(partial(state.reader.find_key, key_digest))
+        self.send_json(FoundKey(key))
+
+
+class KeyUsersHandler(AdminHandler):
+    """`GET /keys/{id}/users`."""
+
+    query_names = frozenset({"since"})
+
+    async def get(self, key_id: str) -> None:
+        """Send who used this key, the latest first."""
+        since = self.get_query_argument("since", "")
+        try:
+            epoch_s(since or "1970-01-01T00:00:00Z")
+        except ValueError:
+            raise AdminError.bad_request(
+                f"since is a UTC time such as 2026-01-31T12:00:00Z, not {since[:40]!r}."
+            ) from None
+        query = partial(self.context.state.reader.key_users, key_id, since=since)
+        self.send_json(await self.context.read_log(query))

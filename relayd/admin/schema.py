@@ -34,6 +34,8 @@ from relayd.state.records import (
     KeyChangeResult,
     KeyInfo,
     KeyState,
+    KeyUser,
+    KeyUsers,
     LogEvent,
     Lost,
     Note,
@@ -379,6 +381,12 @@ class ErrorReply(msgspec.Struct, frozen=True):
     """The body of every answer with a status of 400 or more."""
 
     error: ErrorDetail
+
+
+class FoundKey(msgspec.Struct, frozen=True):
+    """`GET /keys/find?digest=`: the key with this SHA-256 digest, live or dead; None if there is none."""
+
+    key: KeyInfo | None
 
 
 class AddKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

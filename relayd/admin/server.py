@@ -29,7 +29,7 @@ from relayd.admin.handlers import (
     ReloadHandler,
     StatusHandler,
 )
-from relayd.admin.key_handlers import KeyChangeHandler, KeysHandler
+from relayd.admin.key_handlers import FindKeyHandler, KeyChangeHandler, KeysHandler, KeyUsersHandler
 from relayd.admin.log_handlers import (
     AuditHandler,
     EventsHandler,
@@ -140,6 +140,8 @@ def _application(context: AdminContext, all_instances: AllInstances) -> Applicat
             (r"/inflight", InflightHandler, arguments),
             (rf"/inflight/{_ID}", CancelHandler, arguments),
             (r"/keys", KeysHandler, arguments),
+            (r"/keys/find", FindKeyHandler, arguments),
+            (rf"/keys/{_ID}/users", KeyUsersHandler, arguments),
             (rf"/keys/{_ID}/(rotate|extend|undo|revoke)", KeyChangeHandler, arguments),
             (r"/clients", ClientsHandler, arguments),
             (r"/usage", UsageHandler, arguments),

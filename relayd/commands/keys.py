@@ -15,6 +15,7 @@ from getpass import getpass
 from http import HTTPStatus
 
 from relayd.admin.client import AdminClient, Refused
+from relayd.admin.key_search import MAX_CHARS, Verdict, find_owner
 from relayd.admin.schema import LIVE_STATES, KeyChange, KeyInfo, KeyState, Ring
 from relayd.commands.changes import have_it, once, retried
 from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show, streams_after
@@ -59,6 +60,24 @@ async def import_key(args: Namespace, console: Console) -> int:
     return _show(
         args, console, change, f"Client {args.name} has the given key now; its id is {change.key.id}."
     )
+
+
+async def find(args: Namespace, console: Console) -> int:
+    """Say whose key it is that is read from stdin or asked for; only its digest goes to the daemon."""
+    given = getpass("The key, which is not shown: ") if sys.stdin.isatty() else sys.stdin.read(MAX_CHARS)
+    client = console.client(args.socket)
+    found = await find_owner(given, client.find_key, (await client.keys()).keys)
+    is_known = found.verdict is Verdict.KNOWN
+    if args.json:
+        console.json(found)
+    elif found.key is None or not is_known:
+        console.note(f"relayd: {found.sentence}")
+    else:
+        console.say(found.sentence)
+        console.say(f"{found.key.id} is {_key_state(found.key, time.time())}.")
+        if found.key.state in LIVE_STATES:
+            console.tell(f"End it now: relayd keys revoke {found.key.id} --cut")
+    return 0 if is_known else EXIT_FAILED
 
 
 async def rotate(args: Namespace, console: Console) -> int:

@@ -261,6 +261,11 @@ class KeyRing:
         """Return the owner of a key that `verify` refused: for the record, never for the answer."""
         return self._snapshot.owners.get(digest(presented))
 
+    def find(self, key_digest: bytes) -> KeyInfo | None:
+        """Return the key with this digest, if it is one of `keys`."""
+        owner = self._snapshot.owners.get(key_digest)
+        return None if owner is None else next((key for key in self.keys() if key.id == owner.key_id), None)
+
     def record_use(self, key_id: str, ip: str) -> None:
         """Record that a key admitted a request from this address; it is on disk within 5 s."""
         self._uses.record(key_id, utc_text(self._clock()), storable_text(ip))

@@ -151,6 +151,32 @@ class KeyInfo(msgspec.Struct, kw_only=True, frozen=True):
         return self
 
 
+class KeyUser(msgspec.Struct, kw_only=True, frozen=True):
+    """What one program at one address did with a key, as far as the log goes back."""
+
+    ip: str
+    user_agent: str | None
+    first_at: str
+    last_at: str
+    requests: int
+    """Those that were not refused."""
+    refused: int
+    requests_since: int
+    """Those that were not refused, from the time on that was asked for."""
+
+
+class KeyUsers(msgspec.Struct, kw_only=True, frozen=True):
+    """Everybody who used a key, the latest first, and the sums over all of them."""
+
+    users: list[KeyUser]
+    count: int
+    """How many there are; the latest are listed."""
+    requests: int
+    refused: int
+    log_begins_at: str | None
+    """When the oldest request of the log began, whatever its key; None if the log is empty."""
+
+
 class KeyUse(msgspec.Struct, frozen=True):
     """When and from where a key was used first and last."""
 

@@ -170,6 +170,28 @@ async def test_a_key_of_ones_own_is_read_from_stdin(tmp_path: Path, monkeypatch:
     assert _files_with(tmp_path, own) == []
 
 
+async def test_the_owner_of_a_leaked_key_is_found_from_stdin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Client, state, and the command that ends it; 1 and one line for what is no key of this relay."""
+    async with admin_api(tmp_path) as api:
+        key_id = api.state.ring.keys()[0].id
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"Bearer {KEY}\n"))
+        ran = await relayd(api.socket, "keys", "find")
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.lines[0] == f"It is the key {key_id} of the client default."
+        assert ran.lines[1].startswith(f"{key_id} is active, made ")
+        assert f"keys revoke {key_id} --cut" in ran.lines[2]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(KEY))
+        found = json.loads((await relayd(api.socket, "keys", "find", "--json")).out)
+        assert (found["verdict"], found["key"]["id"]) == ("known", key_id)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("sk-proj-not-one-of-ours"))
+        ran = await relayd(api.socket, "keys", "find")
+        assert (ran.status, ran.out) == (1, "")
+        assert "a provider's key" in ran.err
+        assert "not-one-of-ours" not in ran.err
+
+
 def _files_with(directory: Path, words: str) -> list[Path]:
     files = (path for path in directory.rglob("*") if path.is_file())
     return [path for path in files if words.encode() in path.read_bytes()]

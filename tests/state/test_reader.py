@@ -14,10 +14,10 @@ from relayd.state import reader
 from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.filter import parse_filter
 from relayd.state.reader import LogReader
-from relayd.state.records import Audited, Ended, Gap, LogEvent, Started
+from relayd.state.records import Audited, Ended, Gap, LogEvent, Outcome, Started, utc_text
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
-from tests.state.harness import ALICE, Published, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, NOON_S, Published, a_record, as_ended, opened, wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 
@@ -226,3 +226,31 @@ async def test_damage_within_the_database_is_told_in_words(damage: str, tmp_path
 
     with pytest.raises(StateDamaged, match=str(path)):
         read()
+
+
+def test_all_users_of_a_key_are_told_with_what_each_did(tmp_path: Path) -> None:
+    """By address and program, the latest first, over the whole log; refusals apart; since a time."""
+    with opened(tmp_path / "state") as state:
+        for number in range(65):
+            record = a_record(number, started_s=NOON_S + number % 32)
+            record.ip = f"192.0.2.{number % 32}"
+            if number == 64:
+                record.started_at, record.user_agent = utc_text(NOON_S + 99), None
+            state.log.started(record)
+            ended = as_ended(record)
+            if number == 64:
+                ended.outcome = Outcome.DENIED
+            state.log.ended(ended)
+        other = a_record(65, started_s=NOON_S - 5)
+        other.key_id = "another1"
+        state.log.started(other)
+        wait_until(lambda: state.log.queued == 0)
+        found = state.reader.key_users("abcd1234", since=utc_text(NOON_S + 30), limit=30)
+        assert (found.count, found.requests, found.refused, len(found.users)) == (33, 64, 1, 30)
+        assert found.log_begins_at == utc_text(NOON_S - 5)
+        first, second, *_, last = found.users
+        assert (first.ip, first.user_agent, first.requests, first.refused) == ("192.0.2.0", None, 0, 1)
+        assert (second.ip, second.requests, second.requests_since) == ("192.0.2.31", 2, 2)
+        assert (last.ip, last.requests, last.requests_since) == ("192.0.2.3", 2, 0)
+        assert (last.first_at, last.last_at) == (utc_text(NOON_S + 3), utc_text(NOON_S + 3))
+        assert state.reader.key_users("nokey", since="").users == []
