@@ -172,10 +172,20 @@ class AdminClient:
         return await self._ask("GET", "/clients", Clients)
 
     async def usage(
-        self, by: str, *, since: str | None = None, until: str | None = None, client: str | None = None
+        self,
+        by: str,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        client: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
     ) -> Usage:
-        """Return usage by `client`, `model`, `day` or `key`, over whole days such as `2026-01-31`."""
-        query = {"by": by, "since": since, "until": until, "client": client}
+        """Return usage by `client`, `model`, `day` or `key`, over whole days such as `2026-01-31`.
+
+        `client`, `key` and `model` count that one alone.
+        """
+        query = {"by": by, "since": since, "until": until, "client": client, "key": key, "model": model}
         return await self._ask("GET", _target("usage", query=query), Usage)
 
     async def metrics(self) -> str:

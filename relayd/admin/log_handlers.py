@@ -17,12 +17,12 @@ from relayd import __version__
 from relayd.admin.errors import AdminError
 from relayd.admin.handlers import AdminHandler
 from relayd.admin.schema import Event, Gap, Hello
-from relayd.state.calendar import local_date
+from relayd.state.calendar import Window, local_date, resets_at_s
 from relayd.state.errors import StateError
 from relayd.state.filter import parse_filter
 from relayd.state.keys import holds_key
 from relayd.state.reader import USAGE_COLUMNS
-from relayd.state.records import Note
+from relayd.state.records import Note, utc_text
 
 _log = logging.getLogger(__name__)
 
@@ -84,18 +84,19 @@ class RequestRecordHandler(AdminHandler):
 class UsageHandler(AdminHandler):
     """`GET /usage`."""
 
-    query_names = frozenset({"by", "since", "until", "client"})
+    query_names = frozenset({"by", "since", "until", "client", "key", "model"})
 
     async def get(self) -> None:
         """Send what was used, by client, model, day or key; without `since`, from the first of this month."""
+        now_s = self.context.state.clock()
         by = self.get_query_argument("by", "client")
         if by not in USAGE_COLUMNS:
             raise AdminError.bad_request(f"by is one of {', '.join(USAGE_COLUMNS)}, not {by[:40]!r}.")
-        today = local_date(self.context.state.clock())
+        today = local_date(now_s)
         since, until = self._day("since", today.replace(day=1)), self._day("until", today)
-        client = self.get_query_argument("client", None)
+        chosen = {name: self.get_query_argument(name, None) for name in ("client", "key", "model")}
         rows, total = await self.context.read_log(
-            partial(self.context.state.reader.usage, by, since=since, until=until, client=client)
+            partial(self.context.state.reader.usage, by, since=since, until=until, **chosen)
         )
         self.send_json(
             {
@@ -104,6 +105,8 @@ class UsageHandler(AdminHandler):
                 "until": until,
                 "rows": msgspec.Raw(rows),
                 "total": msgspec.Raw(total),
+                "day_ends_at": utc_text(resets_at_s(Window.DAY, now_s)),
+                "month_ends_at": utc_text(resets_at_s(Window.MONTH, now_s)),
             }
         )
 

@@ -343,6 +343,8 @@ class UsageSums(msgspec.Struct, kw_only=True, frozen=True):
     cost_usd: float = 0.0
     estimated: int = 0
     """How many of the requests ended without the provider's own counts."""
+    unpriced: int = 0
+    """How many of them used tokens and cost nothing: a model without a price, or one that is free."""
 
 
 class UsageRow(UsageSums, kw_only=True, frozen=True):
@@ -352,13 +354,20 @@ class UsageRow(UsageSums, kw_only=True, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """`GET /usage?by=client|model|day|key&since=&until=&client=`: days of the server's time zone."""
+    """`GET /usage?by=client|model|day|key&since=&until=&client=&key=&model=`.
+
+    Days are those of the server's time zone.
+    """
 
     by: str
     since: str
     until: str
     rows: list[UsageRow]
     total: UsageSums
+    day_ends_at: str | None = None
+    """When the daily bounds begin again; an older daemon doesn't send it."""
+    month_ends_at: str | None = None
+    """The same of the monthly ones."""
 
 
 class ClientChange(ClientChangeResult, frozen=True):

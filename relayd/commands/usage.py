@@ -11,7 +11,7 @@ from relayd.commands.console import EXIT_USAGE, Console
 from relayd.printable import csv_text, printable
 
 _FIELDS = UsageSums.__struct_fields__
-_HEADS = ("REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST", "ESTIMATED")
+_HEADS = ("REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST", "ESTIMATED", "UNPRICED")
 _LEAST_USD = 0.0001
 _NO_MODEL = "(no answer)"
 """Requests that no model answered."""

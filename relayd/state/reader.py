@@ -58,13 +58,16 @@ USAGE_COLUMNS = {"client": "client", "model": "model", "day": "period", "key": "
 """What usage can be summed by, and the column that has it."""
 _USAGE_FIELDS = (
     *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("cost_usd", "estimated"),
+    *("cost_usd", "estimated", "unpriced"),
 )
 _USAGE_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _USAGE_FIELDS)
 _USAGE = """WITH sums AS MATERIALIZED (
         SELECT {column} AS name, {sums}
-        FROM (SELECT *, CAST(nano_usd AS DOUBLE PRECISION) / 1e9 AS cost_usd FROM usage
-            WHERE period IN ({periods}) AND (:client IS NULL OR client = :client)) AS chosen
+        FROM (SELECT *, CAST(nano_usd AS DOUBLE PRECISION) / 1e9 AS cost_usd,
+                CASE WHEN nano_usd = 0 AND prompt_tokens + completion_tokens > 0
+                    THEN requests ELSE 0 END AS unpriced
+            FROM usage WHERE period IN ({periods}) AND (:client IS NULL OR client = :client)
+                AND (:key IS NULL OR key_id = :key) AND (:model IS NULL OR model = :model)) AS chosen
         GROUP BY 1)
     SELECT (SELECT {items} FROM (SELECT {row} AS item FROM sums ORDER BY {order} LIMIT :limit) AS items),
         (SELECT {total} FROM (SELECT {sums} FROM sums) AS totals)"""
@@ -258,7 +261,16 @@ class LogReader:
         found = {window: Use(*counts) for window, *counts in msgspec.json.decode(text)}
         return found.get(day, Use()), found.get(month, Use())
 
-    def usage(self, by: str, *, since: date, until: date, client: str | None = None) -> tuple[bytes, bytes]:
+    def usage(
+        self,
+        by: str,
+        *,
+        since: date,
+        until: date,
+        client: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
+    ) -> tuple[bytes, bytes]:
         """Return usage of whole days as JSON: at most 10,000 sums, the largest first, and the total.
 
         Args:
@@ -266,12 +278,18 @@ class LogReader:
             since: the first day.
             until: the last one.
             client: count this one alone.
+            key: count the key of this id alone.
+            model: count this one alone.
         """
-        client = None if client is None else storable_text(client)
         today = local_date(self._clock())
         periods = days_between(since, until, today) if by == "day" else whole_periods(since, until, today)
-        chosen: dict[str, object] = {"periods": msgspec.json.encode(periods).decode(), "client": client}
-        rows, total = self._row(self._queries.usage[by], {**chosen, "limit": MAX_ROWS})
+        chosen = {"client": client, "key": key, "model": model}
+        parameters: dict[str, object] = {
+            "periods": msgspec.json.encode(periods).decode(),
+            **{name: None if text is None else storable_text(text) for name, text in chosen.items()},
+            "limit": MAX_ROWS,
+        }
+        rows, total = self._row(self._queries.usage[by], parameters)
         return rows.encode(), total.encode()
 
     def _row(self, query: str, parameters: Parameters) -> tuple[Any, ...]:

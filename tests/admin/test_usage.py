@@ -10,6 +10,7 @@ import pytest
 
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import PeriodUse, UsageRow, UsageSums
+from relayd.state.calendar import Window, resets_at_s
 from relayd.state.errors import StateBusy
 from relayd.state.reader import LogReader
 from relayd.state.records import UsageSource, utc_text
@@ -44,27 +45,30 @@ def sums(requests: int, **fields: float) -> dict[str, float]:
     return {"requests": requests, **{n: v * requests for n, v in figures.items()}, "estimated": 0, **fields}
 
 
-PHONE = sums(2, cost_usd=0.0, estimated=2)
+PHONE = sums(2, cost_usd=0.0, estimated=2, unpriced=2)
 
 
 @pytest.mark.parametrize(
     ("query", "rows", "total"),
     [
-        ({"by": "client"}, {"web": sums(2), "phone": PHONE}, sums(4, cost_usd=0.5, estimated=2)),
+        ({"by": "client"}, {"web": sums(2), "phone": PHONE}, sums(4, cost_usd=0.5, estimated=2, unpriced=2)),
         (
             {"by": "model", "since": "2026-01-01"},
             {"gpt-4o": sums(4), "(other)": PHONE},
-            sums(6, cost_usd=1.0, estimated=2),
+            sums(6, cost_usd=1.0, estimated=2, unpriced=2),
         ),
         (
             {"by": "day", "since": "2026-12-01"},
             {"2026-12-26": sums(2), "2027-01-14": PHONE, "2027-01-15": sums(2)},
-            sums(6, cost_usd=1.0, estimated=2),
+            sums(6, cost_usd=1.0, estimated=2, unpriced=2),
         ),
         ({"by": "key", "since": "2027-01-15"}, {"key-web": sums(2)}, sums(2)),
         ({"by": "key", "until": "2027-01-14"}, {"key-phone": PHONE}, PHONE),
         ({"by": "client", "client": "web", "since": "2026-01-01"}, {"web": sums(4)}, sums(4)),
         ({"by": "client", "client": "nobody"}, {}, sums(0)),
+        ({"by": "model", "key": "key-phone"}, {"(other)": PHONE}, PHONE),
+        ({"by": "day", "model": "gpt-4o"}, {"2027-01-15": sums(2)}, sums(2)),
+        ({"by": "client", "key": "key-web", "model": "(other)"}, {}, sums(0)),
     ],
 )
 async def test_usage_is_summed_by_what_is_asked(
@@ -80,6 +84,8 @@ async def test_usage_is_summed_by_what_is_asked(
             (name, UsageRow(name=name, **figures)) for name, figures in rows.items()
         ]
         assert usage.total == UsageSums(**total)
+        assert usage.day_ends_at == utc_text(resets_at_s(Window.DAY, NOON_S))
+        assert usage.month_ends_at == utc_text(resets_at_s(Window.MONTH, NOON_S))
 
 
 @pytest.mark.parametrize("query", ["by=colour", "since=yesterday", "until=2026-02-30", "by=day&x=1"])

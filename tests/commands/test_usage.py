@@ -39,10 +39,10 @@ async def test_a_table_with_a_total(tmp_path: Path) -> None:
         await past(api)
         ran = await relayd(api.socket, "usage", "--until", "2027-01-15", "--since", "2027-01-01")
         assert ran.lines == [
-            "CLIENT  REQUESTS  PROMPT  CACHED  ANSWER     COST  ESTIMATED",
-            "web            3   3,000       0   1,500  $0.7500          0",
-            "phone          1       0       0       0  $0.0000          0",
-            "TOTAL          4   3,000       0   1,500  $0.7500          0",
+            "CLIENT  REQUESTS  PROMPT  CACHED  ANSWER     COST  ESTIMATED  UNPRICED",
+            "web            3   3,000       0   1,500  $0.7500          0         0",
+            "phone          1       0       0       0  $0.0000          0         0",
+            "TOTAL          4   3,000       0   1,500  $0.7500          0         0",
         ]
         assert ran.err == "From 2027-01-01 to 2027-01-15.\n"
         api.log(
@@ -64,9 +64,9 @@ async def test_for_programs(tmp_path: Path) -> None:
         assert found["total"]["cost_usd"] == 1.0
         ran = await relayd(api.socket, "usage", "--csv")
         assert ran.lines == [
-            "client,requests,prompt_tokens,cached_tokens,completion_tokens,cost_usd,estimated",
-            "web,3,3000,0,1500,0.75,0",
-            "phone,1,0,0,0,0.0,0",
+            "client,requests,prompt_tokens,cached_tokens,completion_tokens,cost_usd,estimated,unpriced",
+            "web,3,3000,0,1500,0.75,0,0",
+            "phone,1,0,0,0,0.0,0,0",
         ]
         assert (await relayd(api.socket, "usage", "--csv", "--json")).status == 2
 
