@@ -18,7 +18,7 @@ from relayd.admin.client import (
     Refused,
     VersionMismatch,
 )
-from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started, Status
+from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started, Status, Usage
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
@@ -134,6 +134,23 @@ class Feed:
         """
         self._state.set_usage(client, await self._client.usage("day", since=since, client=client))
         self._changed()
+
+    async def usage(
+        self,
+        by: str,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        client: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
+    ) -> Usage:
+        """Return what was used, as `AdminClient.usage`; names are as they came.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        return await self._client.usage(by, since=since, until=until, client=client, key=key, model=model)
 
     def _set_connection(self, connection: Connection, problem: str = "") -> None:
         self._state.set_connection(connection, problem)

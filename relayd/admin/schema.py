@@ -8,6 +8,7 @@ import msgspec
 
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
+from relayd.state.calendar import Window, start_of
 from relayd.state.errors import OutcomeUnknown
 from relayd.state.filter import (
     REQUEST_FIELDS,

@@ -9,7 +9,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from relayd.admin.bound_texts import parse_count, parse_expiry, parse_usd
-from relayd.admin.schema import ClientInfo, Usage, epoch_s
+from relayd.admin.schema import ClientInfo, Usage, Window, epoch_s
 from tui.model.units import count, money
 
 NEAR = 0.8
@@ -34,6 +34,8 @@ class Meter:
     """The same for a narrow column."""
     used: float
     limit: float
+    window: Window | None = None
+    """How long it counts before it begins again; None if it counts what is open."""
     is_money: bool = False
 
     @property
@@ -58,17 +60,17 @@ def meters(client: ClientInfo) -> list[Meter]:
     """Return every bound that is used up by and by, with its use."""
     minute, today, month = client.minute, client.today, client.month
     given = (
-        ("requests at once", "at once", client.open_streams, client.max_streams, False),
-        ("requests a minute", "req/min", minute.requests, client.requests_per_minute, False),
-        ("tokens a minute", "tok/min", minute.tokens, client.tokens_per_minute, False),
-        ("tokens today", "tok/day", today.tokens, client.tokens_per_day, False),
-        ("US$ today", "$/day", today.cost_usd, client.usd_per_day, True),
-        ("tokens this month", "tok/month", month.tokens, client.tokens_per_month, False),
-        ("US$ this month", _MONTH, month.cost_usd, client.usd_per_month, True),
+        ("requests at once", "at once", client.open_streams, client.max_streams, None),
+        ("requests a minute", "req/min", minute.requests, client.requests_per_minute, Window.MINUTE),
+        ("tokens a minute", "tok/min", minute.tokens, client.tokens_per_minute, Window.MINUTE),
+        ("tokens today", "tok/day", today.tokens, client.tokens_per_day, Window.DAY),
+        ("US$ today", "$/day", today.cost_usd, client.usd_per_day, Window.DAY),
+        ("tokens this month", "tok/month", month.tokens, client.tokens_per_month, Window.MONTH),
+        ("US$ this month", _MONTH, month.cost_usd, client.usd_per_month, Window.MONTH),
     )
     return [
-        Meter(label, short, used, limit, is_money)
-        for label, short, used, limit, is_money in given
+        Meter(label, short, used, limit, window, is_money="US$" in label)
+        for label, short, used, limit, window in given
         if limit is not None
     ]
 

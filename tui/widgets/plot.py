@@ -23,6 +23,8 @@ class Line:
     name: str
     values: Sequence[float]
     role: Role
+    shown: float | None = None
+    """What the title says of it instead of its newest value."""
 
 
 class Plot(Widget):
@@ -53,6 +55,7 @@ class Plot(Widget):
         text = self._head(with_tops=True)
         if text.cell_len > width:
             text = self._head(with_tops=False)
+            text.truncate(width, overflow="ellipsis")
         room, rows = max(1, width - _SCALE), max(1, height - 2)
         top = nice_top(max((max(line.values, default=0.0) for line in self._lines), default=0.0))
         drawn = [columns(resampled(line.values, room), rows, top) for line in self._lines]
@@ -74,6 +77,7 @@ class Plot(Widget):
         for line in self._lines:
             # The last bucket has only begun: the one before it is the newest that can be compared.
             newest = line.values[-2] if len(line.values) > 1 else 0.0
+            newest = newest if line.shown is None else line.shown
             text.append(f"   {line.name} ", style(self.app, Role.DIM))
             text.append(self._unit(newest), style(self.app, line.role))
             if with_tops:

@@ -1,0 +1,46 @@
+"""The Usage screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tui.app_harness import app_with_past
+from tests.wire import until
+from tui.screens.usage import UsageList
+
+
+async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path: Path) -> None:
+    """Today beside the month, bounds with their ends, an unknown cost marked."""
+    async with app_with_past(tmp_path, size=(140, 40)) as (harness, past):
+        past.end(past.begin(model="local-llm", client="web"), cost_usd=None)
+        await harness.caught_up(past)
+        await harness.press("7")
+        await harness.shows("[c client]", "/d today /m this month", "of it, by model", "of it, by key")
+        rows = harness.main.query_one(UsageList)
+        await until(lambda: rows.row_count() == 6)
+        total = next(line for line in harness.text().splitlines() if line.startswith("▶all"))
+        ended = [record for record in past.records if record.outcome is not None]
+        assert total.split()[1] == total.split()[4] == f"{len(ended)}"
+        assert "+" in total
+        # The bound of the chosen client, and when its month ends.
+        rows.go_to(rows.index_of("=web") or 0)
+        await harness.shows("US$ this month", "/5", "h left", "web: tokens a day in")
+        await harness.press("m")
+        await harness.shows("[m model]", "of it, by client")
+        await until(lambda: rows.index_of("=local-llm") is not None)
+        unpriced = next(line for line in harness.text().splitlines() if " local-llm" in line)
+        assert unpriced.split()[3] == unpriced.split()[8] == "—"
+        await harness.press("i")
+        await until(lambda: rows.index_of(f"={past.keys['laptop']}") is not None)
+        await harness.press("d", "left")
+        await harness.shows("[d day]", "August 2026 →")
+        await harness.press("right", "c")
+        await until(lambda: rows.index_of("=laptop") is not None)
+        rows.go_to(rows.index_of("=laptop") or 0)
+        await harness.press("enter")
+        await harness.shows('client="laptop"')
+        # On a small screen all columns are there, and the plots and the bounds below them.
+        await harness.press("7")
+        await harness.pilot.resize_terminal(80, 24)
+        await harness.idle()
+        await harness.shows("US$/d", "US$/m", "tokens a day in", "US$ this month", "resets in")
