@@ -8,13 +8,14 @@ import io
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from textual.app import App
 
-from relayd.admin.schema import RequestRecord
+from relayd.admin.schema import RecordedError, RequestRecord
 from relayd.printable import csv_text
 from tui import clipboard
 from tui.model.app_state import AppState
@@ -22,7 +23,7 @@ from tui.model.units import plural
 from tui.screens.dialogs import AskExport
 from tui.type_ahead import ASKS, Work
 
-CSV_FIELDS = tuple(field for field in RequestRecord.__struct_fields__ if field != "error")
+_ERROR_FIELDS = ("error_code", "error_message")
 _ROWS_AT_ONCE = 500
 
 
@@ -66,56 +67,91 @@ class Exporter:
         address = status.address if status is not None else "http://127.0.0.1:3666"
         self.copy(curl_command(record, address), "The curl command (put the key into $RELAYD_KEY)")
 
-    def export(self) -> None:
-        """Write what is shown into a new file, after asking for its form."""
-        exporting: Work = self._export
+    def export(
+        self,
+        kind: type[msgspec.Struct],
+        row_at: Callable[[int], object],
+        count: Callable[[], int],
+        one: str,
+        many: str | None = None,
+    ) -> None:
+        """Write what is shown into a new file, after asking for its form.
+
+        Args:
+            kind: of the rows; others, such as marks, are left out.
+            row_at: returns the row at a place of the list.
+            count: returns how many rows the list has now.
+            one: what a row is called.
+            many: what several are called, if not with an `s` behind it.
+        """
+        rows = _Rows(kind, row_at, count, partial(plural, one=one, many=many))
+        exporting: Work = partial(self._export, rows)
         self._app.run_worker(exporting, exclusive=True, group=f"{ASKS}-export")
 
-    async def _export(self) -> None:
-        form = await self._app.push_screen_wait(AskExport(len(self._state.view)))
+    async def _export(self, rows: _Rows) -> None:
+        form = await self._app.push_screen_wait(AskExport(rows.count()))
         if form is None:
             return
         prefix = time.strftime("relayd-%Y%m%d-%H%M%S-")
         try:
-            text, count = await self._text(csv_line if form == "csv" else ndjson_line)
-            text = csv_header() + text if form == "csv" else text
+            text, count = await rows.text(csv_line if form == "csv" else ndjson_line)
+            text = csv_header(rows.kind) + text if form == "csv" else text
             path = await asyncio.to_thread(clipboard.private_file, text, prefix, Path.cwd(), f".{form}")
         except OSError as error:
             self._app.notify(f"Nothing was exported: {error}", severity="error")
         else:
-            self._app.notify(f"{plural(count, 'record')} written to {path} (only you can read it).")
+            self._app.notify(f"{rows.named(count)} written to {path} (only you can read it).")
 
-    async def _text(self, line: Callable[[RequestRecord], str]) -> tuple[str, int]:
-        view = self._state.view
-        lines = []
-        for index in range(len(view)):
-            row = view.row_at(index) if index < len(view) else None
-            if isinstance(row, RequestRecord):
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a list."""
+
+    kind: type[msgspec.Struct]
+    row_at: Callable[[int], object]
+    count: Callable[[], int]
+    named: Callable[[int], str]
+
+    async def text(self, line: Callable[[msgspec.Struct], str]) -> tuple[str, int]:
+        """Return them as lines, and their number; the list may change meanwhile."""
+        lines, index = [], 0
+        while index < self.count():
+            row = self.row_at(index)
+            if isinstance(row, self.kind):
                 lines.append(line(row))
             if index % _ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            index += 1
         return "".join(lines), len(lines)
 
 
-def ndjson_line(record: RequestRecord) -> str:
-    """Return one record as one line of JSON."""
-    return msgspec.json.encode(record).decode() + "\n"
+def ndjson_line(row: msgspec.Struct) -> str:
+    """Return one row as one line of JSON."""
+    return msgspec.json.encode(row).decode() + "\n"
 
 
-def csv_header() -> str:
-    """Return the names of the columns."""
-    return _csv_row([*CSV_FIELDS, "error_code", "error_message"])
+def _csv_fields(kind: type[msgspec.Struct]) -> list[str]:
+    return [field for field in kind.__struct_fields__ if field != "error"]
 
 
-def csv_line(record: RequestRecord) -> str:
-    """Return one record as one CSV row."""
-    error = record.error
-    values: list[object] = [getattr(record, field) for field in CSV_FIELDS]
-    values += (None, None) if error is None else (error.code, error.message)
+def csv_header(kind: type[msgspec.Struct] = RequestRecord) -> str:
+    """Return the names of the columns; those of an error come last."""
+    has_error = "error" in kind.__struct_fields__
+    return _csv_row([*_csv_fields(kind), *(_ERROR_FIELDS if has_error else ())])
+
+
+def csv_line(row: msgspec.Struct) -> str:
+    """Return one row as one CSV row."""
+    values: list[object] = [getattr(row, field) for field in _csv_fields(type(row))]
+    if "error" in row.__struct_fields__:
+        error: RecordedError | None = row.error  # type: ignore[attr-defined]  # just looked for
+        values += (None, None) if error is None else (error.code, error.message)
     return _csv_row(map(_cell, values))
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value))
     return csv_text(value) if isinstance(value, str) else value
 
 

@@ -223,7 +223,7 @@ class Feed:
         try:
             await self._load_newest(self._archive)
             self._state.set_ring(await self._archive.keys())
-            self._state.set_audit((await self._archive.audit(limit=PAGE)).entries)
+            self._state.set_audit(await self._archive.audit(limit=PAGE))
         except AdminClientError as error:
             self._set_connection(self._state.connection, f"{self._state.problem} {error}")
         self._changed()
@@ -269,7 +269,7 @@ class Feed:
             after = status.seq
             state.log_seq = max(state.log_seq or 0, after)
         await self.refresh_ring()
-        state.set_audit((await self._client.audit(limit=PAGE)).entries)
+        state.set_audit(await self._client.audit(limit=PAGE))
         return after
 
     async def _load_newest(self, reader: Reader) -> None:

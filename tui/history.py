@@ -88,6 +88,27 @@ class History:
             view.add_older([printable_struct(record) for record in page.records], page.next_before)
             self._changed()
 
+    async def load_older_audit(self) -> None:
+        """Load one more page of older audit entries.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        state = self.state
+        if state.audit_complete or not state.audit:
+            return
+        before = state.audit[-1].seq
+        try:
+            page = await self._reader().audit(before=before, limit=PAGE)
+        except AdminClientError:
+            # The next connection tries again.
+            state.audit_complete = True
+            raise
+        # Meanwhile the newest page may have been loaded anew.
+        if state.audit and state.audit[-1].seq == before:
+            state.add_older_audit(page)
+            self._changed()
+
     async def load_one(self, request_id: str) -> int:
         """Load one record that is older than the store; returns its `seq`.
 

@@ -24,6 +24,10 @@ class Settings(msgspec.Struct):
     theme: str = ""
     """Empty: chosen by what the terminal can show."""
     filter: str = ""
+    filter_history: dict[str, list[str]] = {}
+    """The last filters of each list, the newest last: `requests`, `inflight`, `clients`, `audit`."""
+    saved_filters: dict[str, dict[str, str]] = {}
+    """Filters by name, of each list."""
     screen: str = "requests"
     columns_hidden: list[str] = []
     keep_records: int = KEEP_DEFAULT

@@ -20,6 +20,7 @@ from relayd.state.filter import (
     parse_filter,
     quoted,
 )
+from relayd.state.keys import holds_key
 from relayd.state.records import (
     LIVE_STATES,
     Audited,

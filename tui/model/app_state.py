@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ from relayd.admin.schema import (
     AcceptState,
     Audited,
     AuditEntry,
+    AuditPage,
     ClientInfo,
     Clients,
     Ended,
@@ -89,6 +90,8 @@ class AppState:
         """The name of the client that was asked for last, and what it used each day."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
+        self.audit_complete = False
+        """Whether no older entries can be loaded: there are none, or there is no room."""
         self.connection = Connection.CONNECTING
         self.problem = ""
         """Why there is no live contact, and what to do: sentences."""
@@ -237,9 +240,21 @@ class AppState:
         self.audit.appendleft(printable_struct(event.entry))
         self._advance(event.seq)
 
-    def set_audit(self, entries: Iterable[AuditEntry]) -> None:
-        """Take over a page of the audit, newest first."""
-        self.audit = deque((printable_struct(entry) for entry in entries), maxlen=MAX_AUDIT)
+    def set_audit(self, page: AuditPage) -> None:
+        """Take over the newest page of the audit; older entries stay if nothing is missing in between."""
+        oldest = page.entries[-1].seq if page.entries else 0
+        known = {entry.seq for entry in self.audit}
+        kept = [entry for entry in self.audit if entry.seq < oldest] if oldest in known else []
+        if not kept:
+            self.audit_complete = page.next_before is None
+        entries = map(printable_struct, page.entries)
+        self.audit = deque([*entries, *kept][:MAX_AUDIT], maxlen=MAX_AUDIT)
+
+    def add_older_audit(self, page: AuditPage) -> None:
+        """Take over the page before the oldest entry that is held."""
+        room = MAX_AUDIT - len(self.audit)
+        self.audit.extend(printable_struct(entry) for entry in page.entries[:room])
+        self.audit_complete = page.next_before is None or room <= len(page.entries)
 
     def lost(self, event: Lost) -> None:
         """Mark where the daemon could not write some records."""

@@ -1,22 +1,43 @@
-"""The Audit screen: who changed what, and when."""
+"""The Audit screen: who changed what, and when, and what operators wrote down."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.widgets import Static
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Input, Static
 
+from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
+from tui.model.app_state import AppState, Connection
+from tui.model.filter_kinds import AUDIT, may_hold_key
 from tui.model.units import day_clock
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.dialogs import Dialog, ask, paragraph
+from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
+from tui.screens.pane import BACK_HINT, HELP_HINTS
 from tui.theme import Role
+from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList
+
+SIDE_BY_SIDE = 130
+_NOTE = "note"
+_MAX_NOTE = 500
 
 
 class AuditList(ItemList[AuditEntry]):
     """What operators did, newest first."""
+
+    def __init__(self, state: AppState) -> None:
+        super().__init__(lambda entry: entry.seq, id="entries")
+        self._state = state
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
@@ -27,7 +48,7 @@ class AuditList(ItemList[AuditEntry]):
         """Return one entry."""
         return {
             "time": (day_clock(epoch_s(item.at))[5:], Role.DIM),
-            "action": (item.action, Role.STRONG),
+            "action": (item.action, Role.ACCENT if item.action == _NOTE else Role.STRONG),
             "result": (item.result, Role.GOOD if item.result == "done" else Role.BAD),
             "by": (item.login, Role.TEXT),
             "client": (item.client or "—", Role.TEXT),
@@ -35,50 +56,172 @@ class AuditList(ItemList[AuditEntry]):
         }
 
     def empty_text(self) -> tuple[str, ...]:
-        """Say that nothing was done yet."""
+        """Say that nothing was done yet, or that it is not known, or that nothing passes."""
+        if self.all_items:
+            return FILTERED_OUT
+        if self._state.connection is not Connection.LIVE and not self._state.reads_disk:
+            return (f"{self._state.state_word}: the audit is not known.",)
         return (
             "Nothing has been changed yet.",
             "Every change of a key, every pause and cancel will be listed here.",
         )
 
 
-class AuditPane(Pane):
-    """The list, and under it the chosen entry in words."""
+class AuditPane(FilteredItems):
+    """The list, and beside or under it the chosen entry in words."""
 
     DEFAULT_CSS = """
-    AuditPane Static { height: 4; padding: 0 1; background: $surface; }
+    AuditPane #both { height: 1fr; }
+    AuditPane AuditList { width: 3fr; }
+    AuditPane #words { width: 2fr; padding: 0 1; background: $surface; }
+    AuditPane #entry { height: auto; }
+    AuditPane.-narrow #both { layout: vertical; }
+    AuditPane.-narrow AuditList { width: 1fr; }
+    AuditPane.-narrow #words { width: 1fr; height: 4; }
     """
+
+    KIND = AUDIT
+    BINDINGS: ClassVar[list[BindingType]] = [
+        FILTER,
+        TOGGLE_FILTER,
+        NAMED_FILTERS,
+        FILTER_FIELDS,
+        Binding("n", "note", "Add a note"),
+        Binding("w", "export", "Export what is shown"),
+    ]
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="audit")
 
     def compose(self) -> ComposeResult:
-        """Show list and words."""
-        yield AuditList(lambda entry: entry.seq, id="entries")
-        yield Static(id="entry", markup=False)
+        """Show filter line, list and words."""
+        yield self.filter_line()
+        with Horizontal(id="both"):
+            yield AuditList(self.state)
+            with VerticalScroll(id="words", can_focus=False):
+                yield Static(id="entry", markup=False)
 
     @property
     def rows(self) -> AuditList:
         """The list."""
         return self.query_one(AuditList)
 
+    def on_mount(self) -> None:
+        """Lay out."""
+        self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+
+    def on_resize(self) -> None:
+        """Lay out for another width."""
+        self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
+
     def refresh_data(self) -> None:
         """Show new entries."""
         self.rows.show(self.state.audit)
+        self.line.redraw()
         self._show_chosen()
+        self._look_for_older()
 
     def focus_default(self) -> None:
         """Focus the list."""
         self.focus_now(self.rows)
 
     @on(LineList.Moved)
+    def _moved(self) -> None:
+        self._show_chosen()
+        self._look_for_older()
+
     def _show_chosen(self) -> None:
         entry = self.rows.chosen
         self.query_one("#entry", Static).update("" if entry is None else _in_words(entry))
 
     def hints(self) -> list[Hint]:
-        """Return the keys of this screen."""
-        return [Hint("↑↓", "move", ""), CLIENTS_HINT, *HELP_HINTS, BACK_HINT]
+        """Return the keys of this screen, with the reason for each that can't be used."""
+        refusal = self.context.commands.refusal()
+        return [
+            Hint("/", "filter", "filter"),
+            Hint("n", "note", "note", refusal),
+            Hint("w", "export", "export", "" if self.rows.row_count() else "there is nothing to export"),
+            Hint("F", "filters", "named_filters"),
+            *HELP_HINTS,
+            BACK_HINT,
+        ]
+
+    # Older entries.
+
+    def _look_for_older(self) -> None:
+        """Load more while the end of the list is in sight."""
+        rows, state = self.rows, self.state
+        at_end = rows.body_height and rows.top + rows.body_height >= rows.row_count()
+        can_ask = state.connection is Connection.LIVE or state.reads_disk
+        if at_end and can_ask and state.audit and not state.audit_complete:
+            self.start_once("older", self._load_older)
+
+    async def _load_older(self) -> None:
+        try:
+            await self.context.feed.history.load_older_audit()
+        except AdminClientError as error:
+            self.app.notify(f"Older entries were not loaded: {error}", severity="error")
+
+    # Export and notes.
+
+    def action_export(self) -> None:
+        """Write what is shown to a file."""
+        items = list(self.rows.items)
+        named = (self.KIND.one, self.KIND.many)
+        self.context.exporter.export(AuditEntry, items.__getitem__, lambda: len(items), *named)
+
+    def action_note(self) -> None:
+        """Write a note, about what the chosen entry is about."""
+        if refusal := self.context.commands.refusal():
+            self.app.notify(f"Not now: {refusal}.")
+            return
+        noting: Work = partial(self._note, self.rows.chosen)
+        self.run_worker(noting, group=f"{ASKS}-note", exclusive=True)
+
+    async def _note(self, about: AuditEntry | None) -> None:
+        client = "" if about is None else about.client or ""
+        noted = await ask(self.app, AskNote(client))
+        if noted is None:
+            return
+        text, name = noted
+        key_ids = about.key_ids if about is not None and name == about.client else ()
+        write = partial(self.context.commands.client.note, text, client=name or None, key_ids=key_ids)
+        try:
+            await self.context.commands.act_once("Add a note", lambda key: write(idempotency_key=key))
+        except AdminClientError as error:
+            self.app.notify(f"The note was not added: {error}", severity="error")
+        else:
+            self.rows.go_to(0)
+
+
+class AskNote(Dialog[tuple[str, str]]):
+    """The text of a note, and the name of the client it is about."""
+
+    AUTO_FOCUS = "#text"
+    YES_KEY = "Enter"
+
+    def __init__(self, client: str) -> None:
+        super().__init__("Add a note to the audit", yes="Add")
+        self._client = client
+
+    def body(self) -> Iterable[Widget]:
+        """Show a field for the text, and one for the client."""
+        yield Input(placeholder="told web, Tuesday", id="text", max_length=_MAX_NOTE, compact=True)
+        yield paragraph("About which client; may be empty:", note=True)
+        yield Input(self._client, id="client", max_length=64, compact=True)
+        yield paragraph(
+            "It can't be changed or removed later. Your name and the time are added.", id="fault", note=True
+        )
+
+    def accept(self) -> None:
+        """Answer with text and client."""
+        text, client = (self.query_one(name, Input).value.strip() for name in ("#text", "#client"))
+        if not text:
+            self.explain("Write something.")
+        elif may_hold_key(f"{text} {client}"):
+            self.explain("This looks like a key. Name keys by their id.")
+        else:
+            self.dismiss((text, client))
 
 
 def _keys(entry: AuditEntry) -> str:
@@ -89,7 +232,7 @@ def _keys(entry: AuditEntry) -> str:
 
 
 def _in_words(entry: AuditEntry) -> str:
-    keys = f", keys {_keys(entry)}" if entry.key_ids else ""
+    keys = f", {'keys' if len(entry.key_ids) > 1 else 'key'} {_keys(entry)}" if entry.key_ids else ""
     client = f" for client {entry.client}" if entry.client else ""
     return (
         f"{day_clock(epoch_s(entry.at))}  {entry.action}: {entry.result}{client}{keys}\n"

@@ -19,14 +19,16 @@ from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.clients import bar, by_day, last_days, month_meter, nearest
 from tui.model.evidence import RECENT_S
+from tui.model.filter_kinds import CLIENTS
 from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
 from tui.screens.client_keys import ClientSummary, KeyList, role_of
-from tui.screens.pane import BACK_HINT, HELP_HINTS, Pane
+from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, FilteredItems
+from tui.screens.pane import BACK_HINT, HELP_HINTS
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList
 from tui.widgets.plot import Line, Plot
 
 SIDE_BY_SIDE = 130
@@ -145,13 +147,15 @@ class ClientList(ItemList[ClientInfo]):
         return found
 
     def empty_text(self) -> tuple[str, ...]:
-        """Say that nothing is known, or that there is no client."""
+        """Say that nothing is known or passes, or that there is no client."""
+        if self.all_items:
+            return FILTERED_OUT
         if self._state.problem:
             return (f"{self._state.state_word}: the clients are not known.",)
         return ("There is no client.", "a adds one.")
 
 
-class ClientsPane(Pane):
+class ClientsPane(FilteredItems):
     """The clients; beside or below them the chosen one. On a narrow screen Enter opens it alone."""
 
     DEFAULT_CSS = """
@@ -164,12 +168,16 @@ class ClientsPane(Pane):
     ClientsPane.-narrow #left, ClientsPane.-narrow #right { width: 1fr; height: 1fr; }
     ClientsPane.-narrow KeyList { display: none; }
     ClientsPane.-narrow #plots { display: none; height: 7; }
-    ClientsPane.-narrow.-opened ClientList { display: none; }
+    ClientsPane.-narrow.-opened ClientList, ClientsPane.-narrow.-opened FilterLine { display: none; }
     ClientsPane.-narrow.-opened #left { height: auto; }
     ClientsPane.-narrow.-opened KeyList, ClientsPane.-narrow.-opened #plots { display: block; }
     """
 
+    KIND = CLIENTS
     BINDINGS: ClassVar[list[BindingType]] = [
+        FILTER,
+        NAMED_FILTERS,
+        FILTER_FIELDS,
         Binding("r", "rotate", "Rotate the key"),
         Binding("a", "add", "Add a client"),
         Binding("e", "edit", "Edit the bounds of this client"),
@@ -191,6 +199,7 @@ class ClientsPane(Pane):
     def compose(self) -> ComposeResult:
         """Show clients and keys, and what is known of the chosen client."""
         state, now_s = self.state, self.context.now_s
+        yield self.filter_line()
         with Horizontal():
             with Vertical(id="left"):
                 yield ClientList(state, now_s)
@@ -234,6 +243,7 @@ class ClientsPane(Pane):
         """Show new numbers."""
         self.context.feed.clients_in_sight = True
         self.rows.refresh_data()
+        self.line.redraw()
         self._show_chosen()
 
     def focus_default(self) -> None:
@@ -302,9 +312,9 @@ class ClientsPane(Pane):
             self.post_message(self.HintsChanged())
 
     def step_back(self) -> bool:
-        """Close the client that is open."""
-        if not self._is_opened:
-            return False
+        """Close the client that is open; then let go of the filter."""
+        if not self._is_opened or self.line.editing:
+            return super().step_back()
         self.remove_class("-opened")
         self.focus_default()
         self.post_message(self.HintsChanged())
@@ -337,6 +347,7 @@ class ClientsPane(Pane):
             Hint("!", "revoke", "revoke", refusal),
             *([] if grace else in_grace),
             *([edit] if self._is_opened else [add, edit]),
+            *([] if self._is_opened else [Hint("/", "filter", "filter")]),
             *HELP_HINTS,
             *([add] if self._is_opened else [Hint("f", "requests", "requests")]),
             BACK_HINT,

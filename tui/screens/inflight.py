@@ -11,12 +11,14 @@ from textual.binding import Binding, BindingType
 
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
+from tui.model.filter_kinds import STREAMS
 from tui.model.open_streams import OpenStream
 from tui.model.units import count, duration, rate
-from tui.screens.pane import CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
+from tui.screens.pane import CLIENTS_HINT, HELP_HINTS
 from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import Field, ItemList, LineList, dimmed
+from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList, dimmed
 
 _STALE_MS = 3000
 _WIDE = 110
@@ -93,14 +95,19 @@ class StreamList(ItemList[OpenStream]):
     def empty_text(self) -> tuple[str, ...]:
         """Say that all is quiet, or that there is no news."""
         if self._state.connection is Connection.LIVE:
-            return ("Nothing is in flight.",)
+            return ("Nothing is in flight.",) if not self.all_items else FILTERED_OUT
         return ("What is in flight is not known without the daemon.",)
 
 
-class InflightPane(Pane):
+class InflightPane(FilteredItems):
     """Enter opens the request, x cancels it."""
 
+    KIND = STREAMS
     BINDINGS: ClassVar[list[BindingType]] = [
+        FILTER,
+        TOGGLE_FILTER,
+        NAMED_FILTERS,
+        FILTER_FIELDS,
         Binding("x", "cancel", "Cancel this stream"),
         Binding("y", "copy_id", "Copy the id"),
     ]
@@ -109,7 +116,8 @@ class InflightPane(Pane):
         super().__init__(context, id="inflight")
 
     def compose(self) -> ComposeResult:
-        """Show one list."""
+        """Show filter line and list."""
+        yield self.filter_line()
         yield StreamList(self.state, self.context.now_s, id="streams")
 
     @property
@@ -120,6 +128,7 @@ class InflightPane(Pane):
     def refresh_data(self) -> None:
         """Show new numbers."""
         self.rows.refresh_data()
+        self.line.redraw()
 
     def focus_default(self) -> None:
         """Focus the list."""
@@ -132,10 +141,12 @@ class InflightPane(Pane):
         return [
             Hint("Enter", "open", "open", empty),
             Hint("x", "cancel", "cancel", refusal or empty),
+            Hint("/", "filter", "filter"),
             Hint("P", "pause", "screen.pause", refusal),
             Hint("D", "drain", "screen.drain", refusal),
             CLIENTS_HINT,
             *HELP_HINTS,
+            Hint("F", "filters", "named_filters"),
             Hint("y", "copy id", "copy_id"),
         ]
 

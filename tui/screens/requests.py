@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import Filter, FilterError, Phase, RequestRecord, epoch_s, parse_filter
+from relayd.admin.schema import Filter, Phase, RequestRecord, epoch_s
 from tui.context import Context
 from tui.model.app_state import Connection
+from tui.model.filter_kinds import REQUESTS, may_hold_key
 from tui.model.stats import WINDOWS, error_cause, is_error
 from tui.model.store import Mark, MarkKind, record_key
 from tui.model.units import plural
 from tui.model.view import Order
 from tui.screens.dialogs import AskColumns, AskTime
+from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredPane
 from tui.screens.inflight import StreamList
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import COLUMN_NAMES
 from tui.widgets.detail import Detail
-from tui.widgets.filter_line import FilterLine
+from tui.widgets.filter_line import Filtered
 from tui.widgets.line_list import Field, ItemList, LineList
 from tui.widgets.request_list import RequestList
 
@@ -62,7 +63,7 @@ class CauseList(ItemList[tuple[str, int]]):
         return ("No errors in the last hour.",)
 
 
-class RequestsPane(Pane):
+class RequestsPane(FilteredPane):
     """List on the left, detail beside it from 100 columns, full-screen below that."""
 
     DEFAULT_CSS = """
@@ -78,9 +79,12 @@ class RequestsPane(Pane):
     RequestsPane.-zoom.-list Detail { display: none; }
     """
 
+    KIND = REQUESTS
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("f", "toggle_filter", "Filter on or off"),
+        FILTER,
+        TOGGLE_FILTER,
+        NAMED_FILTERS,
+        FILTER_FIELDS,
         Binding("n", "match(1)", "Next match"),
         Binding("N", "match(-1)", "Match before"),
         Binding("e", "error(1)", "Next error"),
@@ -106,7 +110,7 @@ class RequestsPane(Pane):
     def compose(self) -> ComposeResult:
         """Show filter line, list, detail and overview."""
         now_s = self.context.now_s
-        yield FilterLine(self.state, self.focus_default)
+        yield self.filter_line()
         with Horizontal(id="middle"):
             with Vertical(id="left"):
                 yield RequestList(self.state, now_s, id="list")
@@ -121,11 +125,6 @@ class RequestsPane(Pane):
         return self.query_one(RequestList)
 
     @property
-    def line(self) -> FilterLine:
-        """The filter line."""
-        return self.query_one(FilterLine)
-
-    @property
     def detail(self) -> Detail:
         """One request in full."""
         return self.query_one(Detail)
@@ -135,7 +134,7 @@ class RequestsPane(Pane):
         settings = self.context.settings_file.settings
         self.rows.hidden = frozenset(settings.columns_hidden) & set(COLUMN_NAMES)
         if settings.filter:
-            self._apply_filter(settings.filter)
+            self.apply_filter(settings.filter)
         self._lay_out()
 
     def on_resize(self) -> None:
@@ -160,16 +159,13 @@ class RequestsPane(Pane):
     def refresh_data(self) -> None:
         """Show new rows and new numbers."""
         self.rows.rows_changed()
-        self._show_follow()
+        self.line.redraw()
         self._show_detail()
         self._fill_with_older()
         if self.has_class("-overview"):
             self.query_one(StreamList).refresh_data()
             causes = self.state.stats.causes(WINDOWS[1], self.context.now_s())
             self.query_one(CauseList).show(causes)
-
-    def _show_follow(self) -> None:
-        self.line.show(following=self.rows.following, new_count=self.rows.new_count)
 
     def _show_detail(self) -> None:
         if self.has_class("-detail"):
@@ -213,6 +209,7 @@ class RequestsPane(Pane):
             Hint("x", "cancel", "cancel", refusal),
             CLIENTS_HINT,
             *HELP_HINTS,
+            Hint("F", "filters", "named_filters"),
             Hint("s", "sort", "sort"),
             Hint("t", "time", "go_to_time"),
             Hint("c", "columns", "columns"),
@@ -247,7 +244,7 @@ class RequestsPane(Pane):
 
     @on(RequestList.FollowChanged)
     def _follow_changed(self) -> None:
-        self._show_follow()
+        self.line.redraw()
         self.post_message(self.HintsChanged())
 
     @on(LineList.Chosen, "#list")
@@ -310,52 +307,58 @@ class RequestsPane(Pane):
 
     def action_export(self) -> None:
         """Write what is shown to a file."""
-        self.context.exporter.export()
+        view = self._view
+        self.context.exporter.export(RequestRecord, view.row_at, lambda: len(view), "record")
 
-    # Filter: typing, preview, keeping, turning off and on.
+    # The filter.
 
-    def action_filter(self) -> None:
-        """Open the text box of the filter."""
-        self.line.edit()
+    def filtered(self) -> Filtered:
+        """Return how the list is filtered, and whether it follows."""
+        view, total = self._view, self.state.store.record_count
+        if view.filter is None:
+            count, matches = plural(total, "record"), "everything"
+        else:
+            more = "…" if view.scanning else ""
+            older = f" + {view.older_count:,} older" if view.older_count else ""
+            count = f"{view.match_count:,}{more} of {total:,}{older}"
+            matches = plural(view.match_count, "match", "matches") + (" so far" if view.scanning else "")
+        text = "" if view.filter is None else view.filter.text
+        return Filtered(text, view.filtering, count, matches, self._follow_piece())
 
-    @on(Input.Changed, "#filter-input")
-    def _filter_typed(self, event: Input.Changed) -> None:
-        event.stop()
-        if not self.line.editing:
-            return
-        try:
-            parsed = parse_filter(event.value)
-        except FilterError as error:
-            self.line.show_fault(error)
-            return
-        self.line.show_fault(None)
-        self._show_matches(parsed)
+    def _follow_piece(self) -> Piece:
+        if self._view.order is not Order.TIME:
+            return f" SORTED by {self._view.order.value} · Esc ", style(self.app, Role.WARN)
+        if self.rows.following:
+            return " FOLLOW ", style(self.app, Role.GOOD)
+        new = f" {self.rows.new_count:,} new (End)" if self.rows.new_count else " (End)"
+        return f" FROZEN{new} ", style(self.app, Role.WARN)
 
-    @on(FilterLine.Closed)
-    def _filter_closed(self, event: FilterLine.Closed) -> None:
-        self._apply_filter(event.text)
-        self.context.settings_file.settings.filter = event.text
-        self._save_settings()
+    def newest_rows(self) -> Iterator[RequestRecord]:
+        """Yield the records that are held, the newest first."""
+        store = self.state.store
+        for index in range(len(store) - 1, -1, -1):
+            row = store.row_at(index)
+            if isinstance(row, RequestRecord):
+                yield row
+
+    def chosen_row(self) -> RequestRecord | None:
+        """Return the record under the cursor."""
+        return self.chosen()
+
+    def filter_kept(self, text: str) -> None:
+        """Begin with this filter at the next start."""
+        self.context.settings_file.settings.filter = "" if may_hold_key(text) else text
 
     @on(LineList.Chosen, "#overview-causes")
     def _cause_chosen(self, event: LineList.Chosen) -> None:
         self.set_filter(str(event.key))
 
     def set_filter(self, text: str) -> None:
-        """Filter by this, from another list or screen."""
-        self.line.text = text
-        self._apply_filter(text)
+        """Filter by this, from another list or screen, and follow."""
+        super().set_filter(text)
         self.rows.action_follow()
 
-    def _apply_filter(self, text: str) -> None:
-        try:
-            parsed = parse_filter(text)
-        except FilterError as error:
-            self.app.notify(f"The filter stays as it was: {error}", severity="error")
-        else:
-            self._show_matches(parsed)
-
-    def _show_matches(self, wanted: Filter) -> None:
+    def show_matches(self, wanted: Filter) -> None:
         """Show what passes; the newest matches are there when this returns, for the next key to act on."""
         view = self._view
         now = view.filter.alternatives if view.filter is not None else ()
@@ -373,11 +376,8 @@ class RequestsPane(Pane):
             await asyncio.sleep(0)
         self.refresh_data()
 
-    def action_toggle_filter(self) -> None:
+    def turn_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""
-        if self._view.filter is None:
-            self.app.notify("There is no filter; / makes one.")
-            return
         self._view.filtering = not self._view.filtering
         self.refresh_data()
 
@@ -494,7 +494,7 @@ class RequestsPane(Pane):
             self.rows.hidden = hidden
             self.rows.forget_drawn()
             self.context.settings_file.settings.columns_hidden = sorted(hidden)
-            self._save_settings()
+            self.save_settings()
 
     def action_zoom(self) -> None:
         """Show the list or the detail over the whole screen, or both again."""
@@ -502,7 +502,3 @@ class RequestsPane(Pane):
         self.set_class(zoomed and not self.detail.has_focus, "-list")
         self.set_class(zoomed, "-zoom")
         self.focus_default()
-
-    def _save_settings(self) -> None:
-        if problem := self.context.settings_file.save():
-            self.app.notify(problem, severity="error")

@@ -16,12 +16,14 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
+from relayd.admin.schema import Filter
 from tui.theme import Role, style
 from tui.widgets.cells import Drawn, Piece, fit, ground, line
 
 Key = int | str
 T = TypeVar("T")
 _WHEEL_ROWS = 3
+FILTERED_OUT = ("Nothing passes this filter.", "Esc shows everything again · / changes it")
 
 
 @dataclass
@@ -321,6 +323,11 @@ class ItemList(LineList, Generic[T]):
         self._key = key
         self._cursor_always = cursor_always
         self.items: Sequence[T] = []
+        """Those that are shown."""
+        self.all_items: Sequence[T] = []
+        self.filter: Filter | None = None
+        self.filtering = True
+        """False: the filter is kept, and everything is shown."""
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns, which stand one cell apart; the last may reach over the scrollbar."""
@@ -338,8 +345,24 @@ class ItemList(LineList, Generic[T]):
             yield field.fit(text) + " ", style(self.app, role)
 
     def show(self, items: Iterable[T]) -> None:
-        """Show these items."""
-        self.items = list(items)
+        """Show these items, or those of them that pass the filter."""
+        self.all_items = list(items)
+        self._pick()
+
+    def set_filter(self, wanted: Filter) -> None:
+        """Show what passes; an empty filter shows all items."""
+        self.filter = wanted if wanted.alternatives else None
+        self.filtering = True
+        self._pick()
+
+    def turn_filter(self) -> None:
+        """Show all items, or only those again that pass the filter."""
+        self.filtering = not self.filtering
+        self._pick()
+
+    def _pick(self) -> None:
+        wanted = self.filter if self.filtering else None
+        self.items = self.all_items if wanted is None else list(filter(wanted.matches, self.all_items))
         self.rows_changed()
 
     @property

@@ -7,8 +7,9 @@ import io
 import json
 import shlex
 
+from relayd.admin.schema import AuditEntry, RequestRecord
 from tests.tui.samples import a_failure, a_record
-from tui.export import CSV_FIELDS, csv_header, csv_line, curl_command, ndjson_line
+from tui.export import csv_header, csv_line, curl_command, ndjson_line
 from tui.model.secret import Secret
 from tui.model.units import in_words
 
@@ -23,8 +24,17 @@ def test_a_line_of_ndjson_is_the_record() -> None:
 def test_a_csv_row_has_a_value_for_every_column() -> None:
     """Header and rows have the same width, errors in two columns."""
     rows = list(csv.reader(io.StringIO(csv_header() + csv_line(a_failure(3)) + csv_line(a_record(4)))))
-    assert {len(row) for row in rows} == {len(CSV_FIELDS) + 2}
+    assert {len(row) for row in rows} == {len(RequestRecord.__struct_fields__) + 1}
+    assert rows[0][-2:] == ["error_code", "error_message"]
     assert rows[1][-2] == "upstream_failed"
+
+
+def test_an_audit_entry_is_exported_as_well() -> None:
+    """Its keys share a cell; there is no column for errors."""
+    entry = AuditEntry(at="2026", action="note", result="done", key_ids=("a1", "b2"), detail="=told web")
+    header, row = csv.reader(io.StringIO(csv_header(AuditEntry) + csv_line(entry)))
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["action"], cells["key_ids"], cells["detail"]) == ("note", "a1 b2", "'=told web")
 
 
 def test_a_spreadsheet_formula_is_defused() -> None:
