@@ -347,7 +347,6 @@ class ClientsPane(FilteredItems):
             Hint("!", "revoke", "revoke", refusal),
             *([] if grace else in_grace),
             *([edit] if self._is_opened else [add, edit]),
-            *([] if self._is_opened else [Hint("/", "filter", "filter")]),
             *HELP_HINTS,
             *([add] if self._is_opened else [Hint("f", "requests", "requests")]),
             BACK_HINT,
