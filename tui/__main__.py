@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from relayd import __version__
+from tui.glyphs import TERMINAL
 
 if TYPE_CHECKING:
     from relayd.admin.archive import Archive
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, env: dict[str, str]) -> int:
+    TERMINAL.adapt(env, sys.stdout.encoding)
     if options.plain or env.get("TERM") == "dumb":
         from tui.plain import run_plain  # noqa: PLC0415 - line mode does without Textual
 
@@ -112,7 +114,7 @@ def _leave_on_signals(app: RelaydApp) -> None:
         app.exit(128 + number)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         loop.add_signal_handler(number, leave, number)
 
 

@@ -2,7 +2,8 @@
 
 Faults of the stock driver (Textual 8.2.8), each tried: bytes that are not UTF-8 (a Latin-1 keyboard, an
 X10 mouse report) and reports of impossible keys end the app; going on after SIGSTOP starts a second
-input thread beside the first.
+input thread beside the first; at the end, mouse reports that are under way reach the shell; on a slow
+line a key is answered when all frames before it are written.
 """
 
 from __future__ import annotations
@@ -10,38 +11,61 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import shutil
 import signal
 import threading
+import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
 
+from textual import events
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
-from tui.sgr import squeezed
+from tui.glyphs import TERMINAL, UTF_8
+from tui.painter import ANSWER, Painter
 
+_OUTPUT_FD = 2
 _READ_BYTES = 4096
 _POLL_S = 0.1
 # ESC [ M and three bytes of any value: button, column, row, each plus 32.
 _X10_MOUSE = re.compile(rb"\x1b\[M[\x20-\xff]{3}", re.DOTALL)
-_X10_BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2})?\Z", re.DOTALL)
+_BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2}|0)?\Z", re.DOTALL)
 # Press and release, motion, and the two wide forms of coordinates: as Textual asks for them.
 _MOUSE_MODES = (1000, 1003, 1015, 1006)
+_NO_FOCUS_REPORTS = "\x1b[?1004l"
+_FRAME = re.compile(r"\x1b\[\d+;\d+H")
+"""How Textual's frames begin: with a move of the cursor."""
+_ASK_PLACE = "\x1b[6n"
+"""The last question to the terminal, told from all others by its answer."""
+_PLACE = re.compile(rb"\x1b\[\d+;\d+R")
+_DRAIN_S = 1.0
+_QUIET_S = 0.1
 
 
 class InputFilter:
-    """Makes what a terminal sends UTF-8: X10 mouse reports are dropped, other bytes replaced."""
+    """Makes what a terminal sends UTF-8.
 
-    def __init__(self) -> None:
-        self._decode = getincrementaldecoder("utf-8")("replace").decode
+    X10 mouse reports are dropped, answers to our own questions counted, other bytes replaced.
+
+    Args:
+        encoding: of what is typed.
+    """
+
+    def __init__(self, encoding: str = UTF_8) -> None:
+        self._decode = getincrementaldecoder(encoding)("replace").decode
         self._held = b""
+        self.answers = 0
 
     def feed(self, data: bytes) -> bytes:
         """Return these bytes cleaned, as far as they are complete; a lone Escape is never held back."""
         data = _X10_MOUSE.sub(b"", self._held + data)
-        begun = _X10_BEGUN.search(data)
+        self.answers += data.count(ANSWER)
+        data = data.replace(ANSWER, b"")
+        begun = _BEGUN.search(data)
         end = len(data) if begun is None else begun.start()
         self._held = data[end:]
         return self._decode(data[:end]).encode()
@@ -69,30 +93,83 @@ class TerminalDriver(LinuxDriver):
         cast("TerminalApp", app).terminal = self
         self.mouse = mouse
         self.drawing = self.suspended = False
+        self._painter: Painter | None = None
+        self._was_typed = True
+        self._is_read = False
         signal.signal(signal.SIGCONT, self.resume)
 
     def write(self, data: str) -> None:
-        """Write, in fewer bytes."""
-        super().write(squeezed(data))
+        """Draw a frame, or send a control sequence."""
+        if self._painter is None:
+            return
+        if _FRAME.match(data):
+            self._painter.draw(data, shutil.get_terminal_size(), urgent=self._was_typed)
+            self._was_typed = False
+        else:
+            self._painter.control(data)
+
+    def process_message(self, message: Message) -> None:
+        """Hand a message on; the next frame is the answer if it was a key or a click."""
+        if isinstance(message, events.Key | events.MouseDown | events.MouseScrollDown | events.MouseScrollUp):
+            self._was_typed = True
+        super().process_message(message)
 
     def set_mouse(self, *, on: bool) -> None:
         """Ask the terminal for mouse reports, or give the mouse back to it."""
         self.mouse = on
+        self._report_mouse(on=on)
+
+    def _report_mouse(self, *, on: bool) -> None:
         self.write("".join(f"\x1b[?{mode}{'h' if on else 'l'}" for mode in _MOUSE_MODES))
+
+    def redraw_all(self) -> None:
+        """Write the whole screen anew: another program has written on it."""
+        if self._painter is not None:
+            self._painter.redraw()
 
     def start_application_mode(self) -> None:
         """Take over the terminal."""
+        if self._painter is None:
+            self._painter = Painter(_OUTPUT_FD, shutil.get_terminal_size(), TERMINAL)
         super().start_application_mode()  # type: ignore[no-untyped-call]  # Textual leaves it untyped
         self.drawing = True
         self.set_mouse(on=self.mouse)
 
+    def disable_input(self) -> None:
+        """End the reports of mouse and focus, then the reading; the shell gets none of them."""
+        painter = self._painter
+        if painter is not None:
+            painter.stop_drawing()
+            self._report_mouse(on=False)
+            painter.control(_NO_FOCUS_REPORTS)
+        super().disable_input()
+        if painter is not None and self._is_read:
+            self._is_read = False
+            painter.control(_ASK_PLACE)
+            self._drop_input(_DRAIN_S if painter.answers else _QUIET_S)
+
+    def _drop_input(self, quiet_s: float) -> None:
+        """Drop what the terminal sent before it knew: until its answer, or until it sends nothing."""
+        received, end_s = b"", time.monotonic() + _DRAIN_S
+        with selectors.DefaultSelector() as selector, suppress(OSError):
+            selector.register(self.fileno, selectors.EVENT_READ)
+            while not _PLACE.search(received) and (left_s := end_s - time.monotonic()) > 0:
+                data = os.read(self.fileno, _READ_BYTES) if selector.select(min(quiet_s, left_s)) else b""
+                if not data:
+                    return
+                received = received[-_READ_BYTES:] + data
+
     def stop_application_mode(self) -> None:
-        """Give the terminal back, and end mouse reports, also those that were turned on later."""
-        wanted = self.mouse
-        self.set_mouse(on=False)
-        self.mouse = wanted
+        """Give the terminal back."""
         self.drawing = False
         super().stop_application_mode()
+
+    def close(self) -> None:
+        """Write what is left, and end the writing."""
+        if self._painter is not None:
+            self._painter.close()
+            self._painter = None
+        super().close()
 
     def suspend_application_mode(self) -> None:
         """Give the terminal to the shell for a while."""
@@ -111,10 +188,11 @@ class TerminalDriver(LinuxDriver):
     def run_input_thread(self) -> None:
         """Read keys until the app ends; input that can't be understood is lost, the app is not."""
         tty = self.fileno
+        self._is_read = True
         # Textual's thread reads what the copying thread lets through.
         self.fileno, cleaned = os.pipe()
         ended = threading.Event()
-        copying = threading.Thread(target=_copy_input, args=(tty, cleaned, ended), name="input-filter")
+        copying = threading.Thread(target=self._copy_input, args=(tty, cleaned, ended), name="input-filter")
         copying.start()
         try:
             while not self.exit_event.is_set():
@@ -128,18 +206,21 @@ class TerminalDriver(LinuxDriver):
             os.close(self.fileno)
             self.fileno = tty
 
-
-def _copy_input(tty: int, cleaned: int, ended: threading.Event) -> None:
-    """Copy what the terminal sends, cleaned, until `ended` is set or the terminal is gone."""
-    input_filter = InputFilter()
-    with selectors.DefaultSelector() as selector:
-        selector.register(tty, selectors.EVENT_READ)
-        while not ended.is_set():
-            if selector.select(_POLL_S):
-                try:
-                    data = os.read(tty, _READ_BYTES)
-                except OSError:
-                    return
-                if not data:
-                    return
-                os.write(cleaned, input_filter.feed(data))
+    def _copy_input(self, tty: int, cleaned: int, ended: threading.Event) -> None:
+        """Copy what the terminal sends, cleaned, until `ended` is set or the terminal is gone."""
+        input_filter = InputFilter(TERMINAL.typed)
+        painter = self._painter
+        with selectors.DefaultSelector() as selector:
+            selector.register(tty, selectors.EVENT_READ)
+            while not ended.is_set():
+                if selector.select(_POLL_S):
+                    try:
+                        data = os.read(tty, _READ_BYTES)
+                    except OSError:
+                        return
+                    if not data:
+                        return
+                    os.write(cleaned, input_filter.feed(data))
+                    if painter is not None and input_filter.answers:
+                        painter.answered(input_filter.answers)
+                        input_filter.answers = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import aclosing, suppress
+from io import TextIOWrapper
 from typing import TextIO
 
 from relayd.admin.client import AdminClient, AdminClientError, follow
@@ -22,6 +23,7 @@ from relayd.admin.schema import (
     epoch_s,
 )
 from relayd.pipes import while_read
+from tui.glyphs import TERMINAL
 from tui.model.descriptions import cause
 from tui.model.instances import still_serving
 from tui.model.text import printable_struct, printable_text
@@ -65,6 +67,8 @@ def event_line(event: Event) -> str | None:
 
 def run_plain(client: AdminClient, out: TextIO) -> int:
     """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
+    if isinstance(out, TextIOWrapper):
+        out.reconfigure(encoding=TERMINAL.encoding)
     try:
         asyncio.run(while_read(out, run_lines(client, out)))
     except KeyboardInterrupt:
@@ -179,5 +183,5 @@ class _LineMode:
             self._write(f"no contact: {printable_text(self._problem, 500)}")
 
     def _write(self, line: str) -> None:
-        self._out.write(line + "\n")
+        self._out.write(TERMINAL.shown(line) + "\n")
         self._out.flush()

@@ -1,4 +1,4 @@
-"""Fewer bytes for the same colours: what a slow SSH line carries is mostly the codes between texts.
+"""Colours in fewer bytes: what a slow SSH line carries is mostly the codes between texts.
 
 Rich writes every piece with all its attributes and resets them behind it: 84 % of a screen of rows is
 such codes. Here only what changes from one piece to the next is written, and nothing at all before
@@ -7,13 +7,9 @@ blanks that would look the same.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-_SGR = re.compile(r"\x1b\[([0-9;]*)m")
-# Moves of the cursor print nothing: they need no colours.
-_MOVE = re.compile(r"(?:\r?\n?\x1b\[\d+;\d+H)+")
 _RESET = ""
 _OFF = {"1": "22", "2": "22", "3": "23", "4": "24", "7": "27", "9": "29"}
 _SEEN_ON_BLANKS = frozenset({"4", "7", "9"})
@@ -34,29 +30,15 @@ class _Look:
     """False: it has parameters that are not understood here, and is written as it came."""
 
 
-def squeezed(text: str) -> str:
-    """Return the same picture in fewer bytes; like the text, it begins and ends with no attributes set."""
-    pieces = _SGR.split(text)
-    if len(pieces) == 1:
-        return text
-    written = [pieces[0]]
-    now = wanted = _RESET
-    for index in range(1, len(pieces), 2):
-        codes, shown = pieces[index], pieces[index + 1]
-        wanted = _RESET if codes in {"", "0"} else f"{wanted};{codes}" if wanted else codes
-        if not shown:
-            continue
-        if now != wanted and not _MOVE.fullmatch(shown) and not (shown.isspace() and _alike(now, wanted)):
-            written.append(_change(now, wanted))
-            now = wanted
-        written.append(shown)
-    if now != wanted:
-        written.append(_change(now, wanted))
-    return "".join(written)
+@lru_cache(maxsize=1024)
+def on_blanks(codes: str) -> str:
+    """Return the parameters that make a difference where nothing is printed."""
+    look = _look(codes)
+    return codes if not look.known or look.flags & _SEEN_ON_BLANKS else look.bg
 
 
 @lru_cache(maxsize=1024)
-def _alike(now: str, wanted: str) -> bool:
+def alike_on_blanks(now: str, wanted: str) -> bool:
     """Return whether blanks look the same in both."""
     one, other = _look(now), _look(wanted)
     return (
@@ -65,7 +47,10 @@ def _alike(now: str, wanted: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _change(now: str, wanted: str) -> str:
+def change(now: str, wanted: str) -> str:
+    """Return the code that changes the look of what is written next."""
+    if now == wanted:
+        return ""
     if wanted == _RESET:
         return "\x1b[0m"
     one, other = _look(now), _look(wanted)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from relayd.printable import printable
+from tui.glyphs import TERMINAL
 
 FIELD_LIMIT = 200
 MESSAGE_LIMIT = 500
@@ -17,7 +18,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 def printable_text(text: str, limit: int = FIELD_LIMIT) -> str:
     """Return the text safe to show, cut to `limit` characters with an ellipsis."""
-    shown = printable(text[:limit])
+    shown = TERMINAL.escaped(printable(text[:limit]))
     return shown if len(shown) <= limit and len(text) <= limit else shown[: limit - 1] + "…"
 
 
@@ -35,7 +36,8 @@ def printable_struct(struct: S) -> S:
 def _printable_value(value: object, limit: int) -> object:
     # Not isinstance: the members of a StrEnum are texts of our own.
     if type(value) is str:
-        return value if len(value) <= limit and value.isprintable() else printable_text(value, limit)
+        is_safe = len(value) <= limit and value.isprintable() and TERMINAL.escaped(value) is value
+        return value if is_safe else printable_text(value, limit)
     if isinstance(value, msgspec.Struct):
         return printable_struct(value)
     if isinstance(value, tuple | list):

@@ -1,0 +1,148 @@
+"""The thread that writes to the terminal: no more at once than a slow line carries in a moment."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+
+from tui.glyphs import Repertoire
+from tui.screen_buffer import ScreenBuffer
+
+ASK = "\x1b[5n"
+"""Device status report: a terminal answers when it has acted on all that came before (ECMA-48, 8.3.35)."""
+ANSWER = b"\x1b[0n"
+PIECE_BYTES = 1024
+UNANSWERED_BYTES = 3072
+"""So much is on its way to a terminal that answers: less than a second of a line of 4 kB/s."""
+_ANSWER_WITHIN_S = 5.0
+_SYNC_BEGIN, _SYNC_END = "\x1b[?2026h", "\x1b[?2026l"
+
+
+class Painter:
+    """Brings the terminal to the picture that Textual wants, from a thread of its own.
+
+    What the kernel and the line hold can't be overtaken, so it is kept small: after each piece the
+    terminal is asked for a sign, and the next piece waits if too much is unanswered. A terminal that has
+    never answered is not waited for.
+
+    Args:
+        fd: the terminal.
+        size: columns and rows.
+        repertoire: what the terminal can show.
+    """
+
+    def __init__(self, fd: int, size: tuple[int, int], repertoire: Repertoire) -> None:
+        self._fd = fd
+        self._repertoire = repertoire
+        self._buffer = ScreenBuffer(*size)
+        self._changed = threading.Condition()
+        self._controls: list[str] = [ASK]
+        self._unanswered: deque[int] = deque([0])
+        """The sizes of the pieces that the terminal has not answered yet."""
+        self.answers = False
+        """Whether the terminal answers at all."""
+        self._synchronized = False
+        self._drawing = True
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+        self._thread.start()
+
+    def draw(self, frame: str, size: tuple[int, int], *, urgent: bool) -> None:
+        """Take over a frame of the whole screen or of parts."""
+        text = self._repertoire.shown(frame)
+        with self._changed:
+            if size != self._buffer.size:
+                # The terminal moves what it shows in its own way.
+                self._buffer = ScreenBuffer(*size)
+            self._buffer.draw(text, urgent=urgent)
+            self._changed.notify()
+
+    def control(self, sequence: str) -> None:
+        """Write a sequence that prints nothing, before all that is not yet drawn."""
+        with self._changed:
+            if sequence in {_SYNC_BEGIN, _SYNC_END}:
+                # Frames are put together anew, and each piece is such an update.
+                self._synchronized = True
+                return
+            self._controls.append(sequence)
+            self._changed.notify()
+
+    def redraw(self) -> None:
+        """Write the whole picture anew."""
+        with self._changed:
+            self._buffer.forget()
+            self._changed.notify()
+
+    def answered(self, times: int) -> None:
+        """Note that the terminal has acted on the oldest unanswered pieces."""
+        with self._changed:
+            self.answers = True
+            for _ in range(min(times, len(self._unanswered))):
+                self._unanswered.popleft()
+            self._changed.notify()
+
+    def stop_drawing(self) -> None:
+        """Write only control sequences from now on: what is not drawn yet never is."""
+        with self._changed:
+            self._drawing = False
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write the last control sequences, and end."""
+        with self._changed:
+            self._drawing, self._ended = False, True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (piece := self._next()) is not None:
+            data = piece.encode(self._repertoire.encoding, "replace")
+            try:
+                while data:
+                    data = data[self._write(data) :]
+            except OSError:
+                # The terminal is gone, which the reading thread tells the app.
+                return
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            # Whoever started the app has made the terminal non-blocking.
+            select.select([], [self._fd], [])
+            return 0
+
+    def _next(self) -> str | None:
+        """Wait for what is to be written next, and return it; None at the end."""
+        with self._changed:
+            while True:
+                if self._controls:
+                    written = "".join(self._controls)
+                    self._controls.clear()
+                    return written
+                if self._ended:
+                    return None
+                if self._drawing and self._may_send():
+                    piece = self._buffer.next_piece(PIECE_BYTES)
+                    if piece:
+                        return self._enclosed(piece)
+                self._wait()
+
+    def _may_send(self) -> bool:
+        return not self.answers or sum(self._unanswered) < UNANSWERED_BYTES
+
+    def _wait(self) -> None:
+        waits_for_answer = self._drawing and not self._may_send()
+        if not self._changed.wait(_ANSWER_WITHIN_S if waits_for_answer else None) and waits_for_answer:
+            self.answers = False
+            self._unanswered.clear()
+
+    def _enclosed(self, piece: str) -> str:
+        if self._synchronized:
+            piece = f"{_SYNC_BEGIN}{piece}{_SYNC_END}"
+        if self.answers:
+            piece += ASK
+            self._unanswered.append(len(piece))
+        return piece
