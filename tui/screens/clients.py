@@ -28,7 +28,7 @@ from tui.screens.pane import BACK_HINT, HELP_HINTS
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
-from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList
+from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, Key, LineList
 from tui.widgets.plot import Line, Plot
 
 SIDE_BY_SIDE = 130
@@ -310,6 +310,40 @@ class ClientsPane(FilteredItems):
             self._show_chosen()
             self.focus_default()
             self.post_message(self.HintsChanged())
+
+    @property
+    def depth(self) -> int:
+        """How often Escape would close something."""
+        return super().depth + self._is_opened
+
+    def way_back(self) -> Callable[[], None]:
+        """Return a function that shows this client and this key again."""
+        restore_list = super().way_back()
+        client, key, opened = self.rows.cursor_key, self.keys.cursor_key, self._is_opened
+
+        def restore() -> None:
+            restore_list()
+            self._choose(client, key)
+            self.set_class(opened, "-opened")
+
+        return restore
+
+    def show_owner(self, client: str | None, key_id: str | None, _key: KeyInfo | None = None) -> None:
+        """Open a client, and put the cursor on one of its keys."""
+        self._choose(client, key_id)
+        self.action_open()
+
+    def _choose(self, client: Key | None, key_id: Key | None) -> None:
+        """Put the cursors on a client and on one of its keys."""
+        if client in self.state.clients and not any(item.name == client for item in self.rows.items):
+            self.rows.show_ended = self.keys.show_ended = True
+            self.apply_filter("")
+        self.refresh_data()
+        at = None if client is None else self.rows.index_of(client)
+        if at is not None:
+            self.rows.go_to(at)
+            self._show_chosen()
+            self.keys.go_to((key_id is not None and self.keys.index_of(key_id)) or 0)
 
     def step_back(self) -> bool:
         """Close the client that is open; then let go of the filter."""

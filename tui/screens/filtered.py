@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -223,6 +223,23 @@ class FilteredItems(FilteredPane):
         """Show all items, or those that pass again."""
         self.rows.turn_filter()
         self.line.redraw()
+
+    @property
+    def depth(self) -> int:
+        """How often Escape would close something."""
+        return self.line.editing + (self.rows.filter is not None)
+
+    def way_back(self) -> Callable[[], None]:
+        """Return a function that shows this filter and this row again."""
+        text, row = "" if self.rows.filter is None else self.rows.filter.text, self.rows.cursor_key
+
+        def restore() -> None:
+            self.apply_filter(text)
+            at = None if row is None else self.rows.index_of(row)
+            if at is not None:
+                self.rows.go_to(at)
+
+        return restore
 
     def step_back(self) -> bool:
         """Close the text box, then let go of the filter."""

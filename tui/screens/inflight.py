@@ -110,6 +110,7 @@ class InflightPane(FilteredItems):
         FILTER_FIELDS,
         Binding("x", "cancel", "Cancel this stream"),
         Binding("y", "copy_id", "Copy the id"),
+        Binding("o", "owner", "Show its key and client"),
     ]
 
     def __init__(self, context: Context) -> None:
@@ -142,6 +143,7 @@ class InflightPane(FilteredItems):
             Hint("Enter", "open", "open", empty),
             Hint("x", "cancel", "cancel", refusal or empty),
             Hint("/", "filter", "filter"),
+            Hint("o", "key", "owner", empty),
             Hint("P", "pause", "screen.pause", refusal),
             Hint("D", "drain", "screen.drain", refusal),
             CLIENTS_HINT,
@@ -162,6 +164,12 @@ class InflightPane(FilteredItems):
         stream = self.rows.chosen
         if stream is not None:
             self.context.stream_actions.cancel(stream.record())
+
+    def action_owner(self) -> None:
+        """Show the key and the client of the stream."""
+        stream = self.rows.chosen
+        if stream is not None:
+            self.post_message(self.OpenOwner(stream.progress.client, stream.progress.key_id))
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""

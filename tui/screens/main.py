@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,18 +17,35 @@ from textual.widgets import ContentSwitcher
 from relayd.admin.client import AdminClientError
 from tui.context import Context
 from tui.model.store import record_key
-from tui.screens.pane import Pane
-from tui.screens.requests import RequestsPane
+from tui.screens.pane import BACK_HINT, Pane
 from tui.widgets.bars import TABS, ClickBar, KeyBar, TabBar
 from tui.widgets.status_bar import WIDE, Notice, StatusBar
 
+if TYPE_CHECKING:
+    # Loaded when first shown.
+    from tui.screens.clients import ClientsPane
+    from tui.screens.requests import RequestsPane
+
 _HIGH = 30
+_MAX_JUMPS = 20
 
 
 def _pane(name: str, context: Context) -> Pane:
     """Return a new screen. Those that are not shown at the start do not delay the first paint."""
     make = cast("Callable[[Context], Pane]", resolve_name(f"tui.screens.{name}:{name.capitalize()}Pane"))
     return make(context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Jump:
+    """A way from one place to another, which Escape takes back."""
+
+    origin: str
+    """The screen that it led away from."""
+    restore: Callable[[], None]
+    """Shows again what the target showed before."""
+    depth: int
+    """How much was open inside the target when it was reached."""
 
 
 class MainScreen(Screen[None]):
@@ -47,7 +66,7 @@ class MainScreen(Screen[None]):
         Binding("colon", "app.command_palette", "Commands", key_display=":"),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("escape", "back", "Back", key_display="Esc"),
-        Binding("q", "back", "Back"),
+        Binding("q,backspace", "back", "Back"),
         Binding("Q", "app.quit", "Quit"),
     ]
 
@@ -55,6 +74,7 @@ class MainScreen(Screen[None]):
         super().__init__()
         self.context = context
         self._first = first if first in {tab.name for tab in TABS} else TABS[0].name
+        self._jumps: deque[_Jump] = deque(maxlen=_MAX_JUMPS)
 
     def compose(self) -> ComposeResult:
         """Show everything from top to bottom."""
@@ -91,7 +111,12 @@ class MainScreen(Screen[None]):
         return switcher.get_child_by_id(switcher.current or self._first, Pane)
 
     async def action_show_screen(self, name: str) -> None:
-        """Turn to a screen; it is made when it is first shown."""
+        """Turn to a screen. Ways that led here are forgotten."""
+        self._jumps.clear()
+        await self._show(name)
+
+    async def _show(self, name: str) -> None:
+        """Show a screen; it is made when it is first shown."""
         switcher = self.query_one(ContentSwitcher)
         if all(pane.id != name for pane in switcher.children):
             pane = _pane(name, self.context)
@@ -106,9 +131,7 @@ class MainScreen(Screen[None]):
         self.refresh_hints()
         self.context.settings_file.settings.screen = name
 
-    async def _show_requests(self) -> RequestsPane:
-        await self.action_show_screen(TABS[0].name)
-        return self.query_one(RequestsPane)
+    # Ways from one screen to another, and back.
 
     @on(Pane.OpenRequest)
     async def _open_request(self, event: Pane.OpenRequest) -> None:
@@ -120,16 +143,50 @@ class MainScreen(Screen[None]):
             except AdminClientError as error:
                 self.app.notify(f"Not opened: {error}", severity="error")
                 return
-        (await self._show_requests()).show_record(seq)
+        found = seq
+        await self._jump(TABS[0].name, lambda pane: cast("RequestsPane", pane).show_record(found))
 
     @on(Pane.FilterRequests)
     async def _filter_requests(self, event: Pane.FilterRequests) -> None:
-        (await self._show_requests()).set_filter(event.filter)
+        await self._jump(TABS[0].name, lambda pane: cast("RequestsPane", pane).set_filter(event.filter))
+
+    @on(Pane.OpenOwner)
+    async def _open_owner(self, event: Pane.OpenOwner) -> None:
+        def show(pane: Pane) -> None:
+            cast("ClientsPane", pane).show_owner(event.client, event.key_id, event.key)
+
+        await self._jump("clients", show)
+
+    async def _jump(self, name: str, show: Callable[[Pane], None]) -> None:
+        """Show something on a screen; Escape leads back to this place."""
+        origin = self.pane
+        origin.stay()
+        await self._show(name)
+        target = self.pane
+        restore = target.way_back()
+        show(target)
+        self._jumps.append(_Jump(str(origin.id), restore, target.depth))
+        self.refresh_hints()
+
+    async def _return(self) -> None:
+        """Go back to where the last jump led away from."""
+        jump = self._jumps.pop()
+        jump.restore()
+        await self._show(jump.origin)
+
+    @property
+    def _returns(self) -> bool:
+        """Whether the next step back leads to the place of the last jump."""
+        return bool(self._jumps) and self.pane.depth <= self._jumps[-1].depth
 
     @on(Pane.HintsChanged)
     def refresh_hints(self) -> None:
         """Show the keys of the screen that is on."""
-        self.query_one(KeyBar).show(self.pane.hints())
+        hints = self.pane.hints()
+        if self._returns:
+            title = next(tab.title for tab in TABS if tab.name == self._jumps[-1].origin)
+            hints = [replace(BACK_HINT, label=f"back to {title}"), *(h for h in hints if h != BACK_HINT)]
+        self.query_one(KeyBar).show(hints)
 
     def refresh_data(self) -> None:
         """Show new data."""
@@ -145,8 +202,10 @@ class MainScreen(Screen[None]):
         await self.app.run_action(event.action, self.pane)
 
     async def action_back(self) -> None:
-        """Take one step back; on the first screen nothing."""
-        if not self.pane.step_back() and self.pane.id != TABS[0].name:
+        """Take one step back: to where one came from, or to the first screen; there nothing."""
+        if self._returns:
+            await self._return()
+        elif not self.pane.step_back() and self.pane.id != TABS[0].name:
             await self.action_show_screen(TABS[0].name)
 
     def action_help(self) -> None:

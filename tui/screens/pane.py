@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widget import Widget
 
+from relayd.admin.schema import KeyInfo
 from tui.context import Context
 from tui.type_ahead import Work
 from tui.widgets.bars import Hint
@@ -40,6 +42,15 @@ class Pane(Vertical):
 
         filter: str
 
+    @dataclass
+    class OpenOwner(Message):
+        """A client is wanted, and the key in question, on the Clients screen."""
+
+        client: str | None
+        key_id: str | None
+        key: KeyInfo | None = None
+        """What is known of the key, should it be dead for so long that the ring does not have it."""
+
     def __init__(self, context: Context, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
         self.context = context
@@ -58,6 +69,18 @@ class Pane(Vertical):
     def focus_now(self, widget: Widget) -> None:
         """Give the focus at once; `Widget.focus` would do it after the next key was handed out."""
         self.screen.set_focus(widget, scroll_visible=False)
+
+    @property
+    def depth(self) -> int:
+        """How often `step_back` would close something."""
+        return 0
+
+    def way_back(self) -> Callable[[], None]:
+        """Return a function that shows again what is shown now, and where in it."""
+        return lambda: None
+
+    def stay(self) -> None:
+        """Hold still what is read, since another screen comes and leads back here."""
 
     def step_back(self) -> bool:
         """Close what is open inside, on Escape; False if there was nothing."""

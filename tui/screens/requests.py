@@ -100,12 +100,15 @@ class RequestsPane(FilteredPane):
         Binding("Y", "copy_curl", "Copy as curl"),
         Binding("w", "export", "Export what is shown"),
         Binding("x", "cancel", "Cancel this stream"),
+        Binding("o", "owner", "Show its key and client"),
     ]
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="requests")
         self._view = context.state.view
         self._bookmark: int | None = None
+        self._row_wanted: int | None = None
+        """The key of the row to go to once the filter has come to it."""
 
     def compose(self) -> ComposeResult:
         """Show filter line, list, detail and overview."""
@@ -207,6 +210,7 @@ class RequestsPane(FilteredPane):
             *([Hint("→", "view", "turn(1)")] if self.has_class("-detail") else []),
             Hint("e", "error", "error(1)"),
             Hint("x", "cancel", "cancel", refusal),
+            Hint("o", "key", "owner", "" if record is None or record.client else "it had no key of a client"),
             CLIENTS_HINT,
             *HELP_HINTS,
             Hint("F", "filters", "named_filters"),
@@ -218,6 +222,44 @@ class RequestsPane(FilteredPane):
             Hint("Y", "curl", "copy_curl"),
             Hint("z", "zoom", "zoom"),
         ]
+
+    @property
+    def depth(self) -> int:
+        """How often Escape would close something."""
+        is_sorted = self._view.order is not Order.TIME
+        return sum((self.line.editing, self.has_class("-zoom"), self._detail_covers_list, is_sorted))
+
+    def way_back(self) -> Callable[[], None]:
+        """Return a function that shows this filter, this order and this row again."""
+        view = self._view
+        text, filtering, order = "" if view.filter is None else view.filter.text, view.filtering, view.order
+        row = None if self.rows.following else self.rows.cursor_key
+        opened = self.has_class("-opened")
+
+        def restore() -> None:
+            self.set_class(opened, "-opened")
+            self._lay_out()
+            self.set_filter(text)
+            if not filtering:
+                self.action_toggle_filter()
+            if order is not Order.TIME:
+                self._sort(order)
+            if row is not None:
+                self.rows.set_following(following=False)
+                self._row_wanted = int(row)
+                self._go_to_wanted()
+
+        return restore
+
+    def _go_to_wanted(self) -> None:
+        """Put the cursor on the row that is wanted, once the filter has come to it."""
+        if self._row_wanted is not None and not self._view.scanning:
+            self.rows.go_to(self._view.index_of(self._row_wanted))
+            self._row_wanted = None
+
+    def stay(self) -> None:
+        """Hold the list still."""
+        self.rows.set_following(following=False)
 
     def step_back(self) -> bool:
         """Close the text box of the filter, then zoom, then the detail, then the sort."""
@@ -294,6 +336,16 @@ class RequestsPane(FilteredPane):
         """Copy a curl command like this request."""
         self._with_chosen(self.context.exporter.copy_curl)
 
+    def action_owner(self) -> None:
+        """Show the key and the client of this request."""
+        self._with_chosen(self._open_owner)
+
+    def _open_owner(self, record: RequestRecord) -> None:
+        if record.client is None:
+            self.app.notify("Not now: it had no key of a client.")
+        else:
+            self.post_message(self.OpenOwner(record.client, record.key_id))
+
     def action_cancel(self) -> None:
         """Cancel this stream, after a dialog."""
         self._with_chosen(self.context.stream_actions.cancel)
@@ -351,7 +403,7 @@ class RequestsPane(FilteredPane):
 
     @on(LineList.Chosen, "#overview-causes")
     def _cause_chosen(self, event: LineList.Chosen) -> None:
-        self.set_filter(str(event.key))
+        self.post_message(self.FilterRequests(str(event.key)))
 
     def set_filter(self, text: str) -> None:
         """Filter by this, from another list or screen, and follow."""
@@ -375,6 +427,7 @@ class RequestsPane(FilteredPane):
             self.refresh_data()
             await asyncio.sleep(0)
         self.refresh_data()
+        self._go_to_wanted()
 
     def turn_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""

@@ -1,0 +1,58 @@
+"""From one thing to what belongs to it, and back to where one was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tui.app_harness import AppHarness, app_with_past
+from tests.wire import until
+from tui.screens.client_keys import KeyList
+from tui.screens.clients import ClientList
+
+
+def place(harness: AppHarness) -> tuple[str, object, bool]:
+    """Filter, row and freeze of the Requests screen."""
+    view = harness.state.view
+    text = "" if view.filter is None else view.filter.text
+    return text, harness.requests.rows.cursor_key, harness.requests.rows.following
+
+
+async def test_a_request_leads_to_its_key_and_a_key_to_its_requests_and_each_back(tmp_path: Path) -> None:
+    """`o`, `f` and Escape, one key each; filter, row and what was open are as before, and so from afar."""
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.press("slash", *"status=200", "space", *"client=web", "enter", "up", "up")
+        here = place(harness)
+        chosen = harness.requests.chosen()
+        assert chosen is not None
+        await harness.press("o")
+        await harness.shows("[4 Clients", "Esc back to Requests", f"{chosen.key_id}")
+        clients, keys = harness.main.query_one(ClientList), harness.main.query_one(KeyList)
+        assert (clients.cursor_key, keys.cursor_key) == ("web", chosen.key_id)
+        # Further on: all requests of the client, one of them in full, and all the way back.
+        await harness.press("f")
+        await harness.shows('client="web"', "Esc back to Clients")
+        await harness.press("enter", "escape", "escape")
+        await harness.shows("[4 Clients", "Esc back to Requests")
+        assert keys.has_focus
+        await harness.press("escape")
+        await until(lambda: harness.main.pane is harness.requests)
+        await until(lambda: place(harness) == here)
+        # Where one goes by a number there is no way back to lead astray.
+        await harness.press("o", "3")
+        await harness.shows("[3 Stats")
+        assert "back to" not in harness.text()
+
+
+async def test_an_open_stream_leads_to_its_request_and_back(tmp_path: Path) -> None:
+    """Escape leaves the opened request for the screen that led to it; the list's own row is untouched."""
+    async with app_with_past(tmp_path) as (harness, past):
+        past.tell_progress(5)
+        await until(lambda: len(harness.state.open_streams.streams) == 3)
+        await harness.press("slash", *"status>=500", "enter", "up", "2")
+        here = place(harness)
+        await harness.press("enter")
+        await harness.shows("Esc back to In flight", "[Summary]")
+        await harness.press("backspace")
+        await harness.shows("[2 In flight")
+        await harness.press("1")
+        await until(lambda: place(harness) == here)
