@@ -8,18 +8,25 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
 
+from relayd.admin.schema import RequestRecord
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.filter_kinds import STREAMS
-from tui.model.open_streams import OpenStream
+from tui.model.open_streams import HISTORY_S, OpenStream
+from tui.model.store import record_key
 from tui.model.units import count, duration, rate
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
 from tui.screens.pane import CLIENTS_HINT, HELP_HINTS
 from tui.theme import Role
 from tui.widgets.bars import Hint
+from tui.widgets.detail import Detail
 from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList, dimmed
+from tui.widgets.plot import Line, Plot
 
+SIDE_BY_SIDE = 130
+_HIGH = 28
 _STALE_MS = 3000
 _WIDE = 110
 
@@ -100,8 +107,14 @@ class StreamList(ItemList[OpenStream]):
 
 
 class InflightPane(FilteredItems):
-    """Enter opens the request, x cancels it."""
+    """Enter opens the request, x cancels it. With room, the chosen one is beside the list, a plot below."""
 
+    DEFAULT_CSS = """
+    InflightPane #left { width: 3fr; }
+    InflightPane Detail { width: 2fr; }
+    InflightPane #tokens { height: 12; }
+    InflightPane.-narrow Detail, InflightPane.-low #tokens { display: none; }
+    """
     KIND = STREAMS
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,
@@ -117,9 +130,27 @@ class InflightPane(FilteredItems):
         super().__init__(context, id="inflight")
 
     def compose(self) -> ComposeResult:
-        """Show filter line and list."""
+        """Show filter line, list, plot and the chosen stream."""
+        now_s = self.context.now_s
         yield self.filter_line()
-        yield StreamList(self.state, self.context.now_s, id="streams")
+        with Horizontal():
+            with Vertical(id="left"):
+                yield StreamList(self.state, now_s, id="streams")
+                yield Plot(id="tokens")
+            yield Detail(lambda _: [], now_s)
+
+    def on_mount(self) -> None:
+        """Lay out for the size."""
+        self._lay_out()
+
+    def on_resize(self) -> None:
+        """Lay out for another size."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        width, height = self.size if self.size.width else self.app.size
+        self.set_class(width < SIDE_BY_SIDE, "-narrow")
+        self.set_class(height < _HIGH, "-low")
 
     @property
     def rows(self) -> StreamList:
@@ -130,6 +161,23 @@ class InflightPane(FilteredItems):
         """Show new numbers."""
         self.rows.refresh_data()
         self.line.redraw()
+        if not self.has_class("-low"):
+            history = tuple(self.state.open_streams.history)
+            tokens = Line("now", history, Role.STREAM, history[-1])
+            self.query_one(Plot).show("Tokens a second", [tokens], (f"{HISTORY_S} s ago", "now"), rate)
+        self._show_chosen()
+
+    @on(LineList.Moved)
+    def _show_chosen(self) -> None:
+        if not self.has_class("-narrow"):
+            self.query_one(Detail).show(self._chosen_record())
+
+    def _chosen_record(self) -> RequestRecord | None:
+        stream = self.rows.chosen
+        if stream is None:
+            return None
+        known = None if stream.seq is None else self.state.view.get(record_key(stream.seq))
+        return known if isinstance(known, RequestRecord) else stream.record()
 
     def focus_default(self) -> None:
         """Focus the list."""
