@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from relayd import __version__
-from relayd.admin.context import AdminContext, Limits
+from relayd.admin.context import AdminContext, AlertOptions, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import DaemonFacts, utc_text
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import AdminSocket
+from relayd.alerts.conditions import Thresholds
 from relayd.config import Settings
 from relayd.demo.upstream import DemoUpstream
 from relayd.first_key import FirstKeyFile
@@ -265,6 +266,7 @@ class Server:
             reload=lambda: self._config.reload(self._apply),
             first_key=self._first_key.reminder,
             routes=lambda: self._upstream.routes,
+            alert_options=lambda: _alert_options(self._config.current),
         )
         self._admin = AdminServer(admin_socket.socket, context)
         await self._admin.start()
@@ -384,6 +386,19 @@ def _chat_rules(settings: Settings) -> ChatRules:
         max_tokens_limit=settings.chat.max_tokens_limit,
         ask_usage=settings.upstream.include_usage,
         aliases=settings.aliases,
+    )
+
+
+def _alert_options(settings: Settings) -> AlertOptions:
+    alerts = settings.alerts
+    return AlertOptions(
+        alerts.command,
+        Thresholds(
+            error_percent=alerts.error_percent,
+            error_min_requests=alerts.error_min_requests,
+            bound_percent=alerts.bound_percent,
+            disk_free_mib=alerts.disk_free_mib,
+        ),
     )
 
 

@@ -17,10 +17,12 @@ _TREES = ("relayd", "tui", "tests", "scripts")
 _FILES = {tree: sorted((_ROOT / tree).rglob("*.py")) for tree in _TREES}
 _SHIPPED = [*_FILES["relayd"], *_FILES["tui"]]
 
-# cli -> server -> public, admin -> relay -> state; tui -> admin. Other packages may import all below `cli`.
+# cli -> server -> public, admin -> relay -> state; admin -> alerts -> state; tui -> admin. Other
+# packages may import all below `cli`.
 _MAY_IMPORT = {
     "relayd.public": {"relayd.relay", "relayd.state"},
-    "relayd.admin": {"relayd.relay", "relayd.state"},
+    "relayd.admin": {"relayd.alerts", "relayd.relay", "relayd.state"},
+    "relayd.alerts": {"relayd.state"},
     "relayd.relay": {"relayd.state"},
     "relayd.state": set(),
     "tui": {"relayd.admin"},

@@ -23,6 +23,7 @@ from relayd.admin.errors import AdminError
 from relayd.admin.metrics import merged
 from relayd.admin.schema import (
     AcceptState,
+    Alerts,
     InstanceInfo,
     InstanceRing,
     LogHealth,
@@ -34,6 +35,7 @@ from relayd.admin.schema import (
     StreamCounts,
     StreamProgress,
 )
+from relayd.alerts.alert import merged as merged_alerts
 from relayd.state.instances import Activity
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class AllInstances:
         self._answered = asyncio.Event()
         self._answered.set()
         handlers: dict[str, Handler] = {
+            "alerts": self._tell_alerts,
             "figures": self._tell_figures,
             "streams": self._tell_streams,
             "record": self._tell_record,
@@ -122,7 +125,7 @@ class AllInstances:
         status = await self._context.status()
         if not self._instances.others():
             return status
-        answers = await self._ask("figures", Figures)
+        answers, (alerts, _) = await asyncio.gather(self._ask("figures", Figures), self.alerts())
         own = Figures(status.streams, status.max_streams, status.rates, status.log)
         others = [each for boot_id, each in answers.replies.items() if boot_id != self._own_id]
         figures = [own, *others]
@@ -133,7 +136,17 @@ class AllInstances:
             rates=_sum_of_rates([each.rates for each in figures]),
             log=_sum_of_logs([each.log for each in figures]),
             silent=answers.silent,
+            alerts=alerts.alerts,
         )
+
+    async def alerts(self) -> tuple[Alerts, tuple[str, ...]]:
+        """Return the alerts of all instances, and the names of the instances that did not answer."""
+        own = self._context.alerts.alerts
+        if not self._instances.others():
+            return own, ()
+        answers = await self._ask("alerts", Alerts)
+        others = [each for boot_id, each in answers.replies.items() if boot_id != self._own_id]
+        return merged_alerts([own, *others]), answers.silent
 
     async def progress(self) -> Progress:
         """Return where all open streams are now, oldest first.
@@ -278,6 +291,9 @@ class AllInstances:
         return f"{one.name} (boot {boot_id})"
 
     # What this instance does when one of them asks, itself included.
+
+    async def _tell_alerts(self, _argument: object) -> Alerts:
+        return self._context.alerts.alerts
 
     async def _tell_figures(self, _argument: object) -> Figures:
         return self._context.figures()

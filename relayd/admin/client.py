@@ -24,6 +24,7 @@ from relayd.admin.schema import (
     PROTOCOL_HEADER,
     VERSION_MISMATCH,
     AddKey,
+    Alerts,
     AuditEntry,
     AuditPage,
     ClientChange,
@@ -132,6 +133,10 @@ class AdminClient:
     async def instances(self) -> InstanceList:
         """Return the processes that serve the relay, by name."""
         return await self._ask("GET", "/instances", InstanceList)
+
+    async def alerts(self) -> Alerts:
+        """Return what is wrong now, and what was lately."""
+        return await self._ask("GET", "/alerts", Alerts)
 
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100

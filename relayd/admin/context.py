@@ -37,6 +37,8 @@ from relayd.admin.schema import (
     StreamCounts,
     StreamProgress,
 )
+from relayd.alerts.alert import AlertBook
+from relayd.alerts.conditions import DEFAULT_THRESHOLDS, Thresholds
 from relayd.relay.accepting import Accepting, AcceptState
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.routes import Route
@@ -59,6 +61,24 @@ class Limits:
     max_streams: int
     drain_timeout_s: float
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlertOptions:
+    """What is worth an alert, and what is run then: settings that may change as well."""
+
+    command: Sequence[str] = ()
+    """A program and its arguments; empty: none."""
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
+
+
+class Health(NamedTuple):
+    """How log, disk and database are at this instance."""
+
+    disk: DiskUse | None
+    """None if the database is another machine's, or its disk does not answer."""
+    log: LogHealth
+    engine: EngineStatus
 
 
 class Figures(NamedTuple):
@@ -89,6 +109,9 @@ class AdminContext:
     """Return where the first key waits in plain text; None if it does not."""
     routes: Callable[[], Sequence[Route]] = tuple
     """Return the ways to the provider, if there are several."""
+    alert_options: Callable[[], AlertOptions] = AlertOptions
+    alerts: AlertBook = field(default_factory=AlertBook)
+    """What is wrong, as this instance sees it."""
     event_write_timeout_s: float = 10.0
     """How long a reader of events may stand still before it is dropped."""
     _log_threads: ThreadPoolExecutor = field(
@@ -142,7 +165,14 @@ class AdminContext:
             first_key=self.first_key(),
             engine=self._engine(disk_error),
             instances=InstanceCounts(len(instances), sum(instance.has_ring for instance in instances)),
+            alerts=self.alerts.alerts.alerts,
         )
+
+    async def health(self) -> Health:
+        """Return how log, disk and database are; the disk is examined in a thread."""
+        disk, disk_error = await asyncio.to_thread(_disk, self.state)
+        known_disk = disk if disk_error is None else None
+        return Health(known_disk, self.figures().log, self._engine(disk_error))
 
     def figures(self) -> Figures:
         """Return what this instance adds to the status of the relay."""

@@ -180,6 +180,15 @@ class InstancesHandler(AdminHandler):
         self.send_json(self.context.instances())
 
 
+class AlertsHandler(AdminHandler):
+    """`GET /alerts`."""
+
+    async def get(self) -> None:
+        """Send what is wrong now, and what was, as all instances see it."""
+        alerts, _ = await self.all_instances.alerts()
+        self.send_json(alerts)
+
+
 class MetricsHandler(AdminHandler):
     """`GET /metrics`."""
 

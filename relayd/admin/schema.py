@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from relayd.alerts.alert import Alert, AlertKind, Alerts, Severity
+
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
 from relayd.state.calendar import Window, start_of
@@ -282,6 +284,8 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     silent: tuple[str, ...] = ()
     """Live instances that did not answer within a second. Their figures are missing here, and a pause, a
     resume or a drain reaches them later, if at all."""
+    alerts: list[Alert] = []
+    """What is wrong now, the newest first."""
 
 
 class Reloaded(msgspec.Struct, frozen=True):

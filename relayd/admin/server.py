@@ -15,10 +15,12 @@ from tornado.netutil import add_accept_handler
 from tornado.web import Application
 from typing_extensions import override
 
+from relayd.admin.alert_watch import AlertWatch
 from relayd.admin.all_instances import AllInstances
 from relayd.admin.client_handlers import ClientHandler, ClientsHandler
 from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
+    AlertsHandler,
     CancelHandler,
     DrainHandler,
     InflightHandler,
@@ -61,6 +63,7 @@ class AdminServer:
         self._listening = listening
         self._context = context
         self._all_instances = AllInstances(context)
+        self._alert_watch = AlertWatch(context, self._all_instances)
         self._http_server = _BoundedServer(
             _application(context, self._all_instances),
             # A program that has its answer, a refused follower for one, holds no place.
@@ -83,6 +86,7 @@ class AdminServer:
         context.event_bus.open(context.metrics.event_logged)
         context.event_bus.advance(await context.read_log(context.state.reader.newest_seq))
         self._all_instances.start()
+        self._alert_watch.start()
         self._ticking = [
             asyncio.create_task(self._tick(), name="admin tick"),
             asyncio.create_task(self._tell_progress(), name="admin progress"),
@@ -119,6 +123,7 @@ class AdminServer:
         for task in self._ticking:
             task.cancel()
         await asyncio.gather(*self._ticking, return_exceptions=True)
+        await self._alert_watch.close()
         await self._all_instances.close()
         self._context.event_bus.close()
         # Closing a connection waits for its handler: a heavy filter would hold up the end for seconds.
@@ -132,6 +137,7 @@ def _application(context: AdminContext, all_instances: AllInstances) -> Applicat
     return Application(
         [
             (r"/status", StatusHandler, arguments),
+            (r"/alerts", AlertsHandler, arguments),
             (r"/instances", InstancesHandler, arguments),
             (r"/metrics", MetricsHandler, arguments),
             (r"/(pause|resume)", PauseHandler, arguments),

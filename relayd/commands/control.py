@@ -6,7 +6,16 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 
-from relayd.admin.schema import AcceptState, EngineKind, InstanceInfo, PeriodUse, RouteStatus, Status, epoch_s
+from relayd.admin.schema import (
+    AcceptState,
+    Alert,
+    EngineKind,
+    InstanceInfo,
+    PeriodUse,
+    RouteStatus,
+    Status,
+    epoch_s,
+)
 from relayd.commands.console import EXIT_FAILED, Console, counted, left, show, size, usd
 from relayd.durations import millis, short
 from relayd.hints import typeable
@@ -164,6 +173,11 @@ def _used(use: PeriodUse | None) -> str:
     return "unknown" if use is None else f"{counted(use.tokens, 'token')} ({usd(use.cost_usd)})"
 
 
+def _alert(alert: Alert, now_s: float) -> str:
+    where = f" ({alert.instance})" if alert.instance else ""
+    return f"for {short(now_s - epoch_s(alert.since))}{where}: {printable(alert.sentence)}"
+
+
 def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     streams, rates, ring, log, disk = status.streams, status.rates, status.ring, status.log, status.disk
     median, p95 = rates.first_token_p50_ms, rates.first_token_p95_ms
@@ -200,5 +214,6 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         rows.append(("first key", status.first_key))
     if status.silent:
         rows.append(("PROBLEM", f"No answer within a second from {', '.join(status.silent)}"))
+    rows += [("ALERT", _alert(alert, now_s)) for alert in status.alerts]
     rows += [("PROBLEM", problem) for problem in dict.fromkeys((engine.error, log.error)) if problem]
     return rows

@@ -20,6 +20,7 @@ from relayd.config.values import (
     Allowed,
     AuthorizationKey,
     BaseUrl,
+    CommandLine,
     DatabaseUrl,
     EndpointPatterns,
     Group,
@@ -195,6 +196,20 @@ class StateSettings(Section):
         return bool(self.url.get_secret_value())
 
 
+class AlertsSettings(Section):
+    """What the operator is told of, and the program that tells it."""
+
+    command: CommandLine = _key((), "run with one JSON document on stdin when an alert begins or ends")
+    error_percent: int = _whole(
+        10, 1, 100, "an alert if more of the requests of 5 minutes failed than this percentage"
+    )
+    error_min_requests: int = _whole(20, 1, 1_000_000, "and if at least so many ended in these 5 minutes")
+    bound_percent: int = _whole(
+        80, 1, 100, "an alert if a client has used this percentage of a day's or month's bound"
+    )
+    disk_free_mib: int = _whole(256, 0, _MIB, "an alert if less is free on the disk of the database; 0: none")
+
+
 class LogSettings(Section):
     """What is written to stderr, and how much of the request log is kept on disk."""
 
@@ -258,6 +273,7 @@ class Settings(Section):
     aliases: Mapping[str, ModelName] = _key({}, "what the provider is asked for when clients ask for a model")
     prices: Mapping[str, Price] = _key({}, "US dollars a million tokens, by model; they replace relayd's own")
     state: StateSettings = StateSettings()
+    alerts: AlertsSettings = AlertsSettings()
     keys: KeysSettings = KeysSettings()
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()

@@ -127,6 +127,12 @@ def _check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def _check_argument(argument: str) -> str:
+    if not argument or "\0" in argument:
+        raise ValueError
+    return argument
+
+
 def _check_glob(pattern: str) -> str:
     if not is_glob(pattern):
         raise ValueError
@@ -194,6 +200,12 @@ ModelPatterns = Annotated[
     Allowed(
         'a list of models\' names or patterns like "gpt-*"',
         "a model's name or pattern, without spaces, its brackets closed",
+    ),
+]
+CommandLine = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_argument)], ...],
+    Allowed(
+        'a list: a program and its arguments, such as ["/usr/bin/curl", "-sS"]', "a text that is not empty"
     ),
 ]
 EndpointPatterns = Annotated[

@@ -83,6 +83,29 @@ _KEY_USERS = """WITH sums AS MATERIALIZED (
 _BY_MOST = "cost_usd DESC, prompt_tokens + completion_tokens DESC, requests DESC, name"
 
 
+class RefusedKey(msgspec.Struct, frozen=True):
+    """How often a key that was valid once was refused, and where it came from last."""
+
+    key_id: str
+    client: str
+    count: int
+    last_ip: str
+
+
+class EndedRequests(msgspec.Struct, frozen=True):
+    """What has ended after a place in the log. Refused keys are not counted among the requests."""
+
+    newest_seq: int
+    by_code: dict[str, int] = {}
+    """How many ended with each code of an error; the others, and what an operator ended, under ""."""
+    refused: list[RefusedKey] = []
+
+
+_codes = msgspec.json.Decoder(list[tuple[str, int]])
+_refused = msgspec.json.Decoder(list[tuple[str, str, int, str]])
+_MAX_REFUSED_KEYS = 100
+
+
 def _list(dialect: Dialect, items: str) -> str:
     """Return a query for the column `item` of a query, all of it as one JSON array."""
     return f"SELECT {dialect.json_list('item')} FROM ({items}) AS items"  # noqa: S608 - own SQL
@@ -134,6 +157,26 @@ class _Queries:
                 log_begins_at="(SELECT min(started_at) FROM requests)",
             )
         )
+        codes = _list(
+            dialect,
+            f"""SELECT {dialect.json_array("code", "times")} AS item FROM (
+                SELECT CASE WHEN outcome IN ('cancelled', 'shutdown') THEN ''
+                    WHEN outcome = 'crashed' THEN coalesce(error_code, outcome)
+                    ELSE coalesce(error_code, '') END AS code, count(*) AS times
+                FROM ended WHERE outcome <> 'denied' GROUP BY 1) AS codes""",  # noqa: S608 - own columns
+        )
+        fields = dialect.json_array("last.key_id", "coalesce(last.client, '')", "times", "last.ip")
+        refused = _list(
+            dialect,
+            f"""SELECT {fields} AS item
+                FROM (SELECT max(end_seq) AS last_seq, count(*) AS times FROM ended
+                    WHERE outcome = 'denied' AND key_id IS NOT NULL
+                    GROUP BY key_id ORDER BY 1 DESC LIMIT {_MAX_REFUSED_KEYS}) AS sums
+                JOIN ended AS last ON last.end_seq = last_seq""",  # noqa: S608 - own columns
+        )
+        self.ended = f"""WITH ended AS MATERIALIZED (
+                SELECT end_seq, outcome, error_code, key_id, client, ip FROM requests WHERE end_seq > ?)
+            SELECT (SELECT max(end_seq) FROM ended), ({codes}), ({refused})"""  # noqa: S608 - own columns
         self.usage = {
             by: _USAGE.format(
                 column=column,
@@ -211,6 +254,15 @@ class LogReader:
                 "empty key ring."
             )
         return newest
+
+    def ended_since(self, after: int) -> EndedRequests:
+        """Return in numbers what has ended after this place in the log."""
+        newest, codes, refused = self._row(self._queries.ended, [_place(after, 0)])
+        return EndedRequests(
+            after if newest is None else newest,
+            dict(_codes.decode(codes)),
+            [RefusedKey(*fields) for fields in _refused.decode(refused)],
+        )
 
     def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """Return what operators did, newest first."""

@@ -17,12 +17,13 @@ import pytest
 from typing_extensions import override
 
 from relayd.admin.client import AdminClient
-from relayd.admin.context import AdminContext, Limits
+from relayd.admin.context import AdminContext, AlertOptions, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import DaemonFacts, Reloaded
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
+from relayd.alerts.alert import AlertBook
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.state.directory import StateDirectory
@@ -46,6 +47,7 @@ class AdminHarness:
     event_bus: EventBus
     close: Callable[[], Coroutine[Any, Any, None]]
     """Stops the admin API alone."""
+    alerts: AlertBook
     stopped: list[bool] = field(default_factory=list)
     """One entry for each time that the daemon was asked to stop."""
 
@@ -72,6 +74,14 @@ def log_requests(state: State, count: int, prefix: str, **fields: Any) -> None:
         state.log.ended(record)
 
 
+def log_endings(state: State, count: int, prefix: str, **fields: Any) -> None:
+    """Put requests into a log that ended as the fields say."""
+    for n in range(count):
+        record = new_record(f"{prefix}{n:06}", **fields)
+        state.log.started(record)
+        state.log.ended(record)
+
+
 def new_record(request_id: str, **fields: Any) -> RequestRecord:
     """Return the record of a request that has just begun."""
     given = {"boot_id": "boot", "started_at": utc_text(time.time()), "ip": "192.0.2.1", "path": "/chat"}
@@ -86,6 +96,7 @@ async def admin_api(
     keep_days: int = 30,
     event_write_timeout_s: float = 10.0,
     clock: Callable[[], float] = time.time,
+    alert_options: Callable[[], AlertOptions] = AlertOptions,
 ) -> AsyncIterator[AdminHarness]:
     """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart."""
     event_bus = EventBus()
@@ -97,23 +108,28 @@ async def admin_api(
         on_commit=event_bus.publish,
         clock=clock,
     )
-    async with _serving(state, home / "state", event_bus, event_write_timeout_s) as api:
+    async with _serving(state, home / "state", event_bus, event_write_timeout_s, alert_options) as api:
         yield api
 
 
 @asynccontextmanager
-async def admin_apis(home: Path, count: int) -> AsyncIterator[list[AdminHarness]]:
+async def admin_apis(
+    home: Path, count: int, alert_options: Callable[[], AlertOptions] = AlertOptions
+) -> AsyncIterator[list[AdminHarness]]:
     """Serve the admin APIs of several workers on one database; each has heard of all others."""
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(StateDirectory(home / "state"))
         numbers = range(1, count + 1)
-        apis = [await stack.enter_async_context(_instance(home, directory, number)) for number in numbers]
+        instances = [_instance(home, directory, number, alert_options) for number in numbers]
+        apis = [await stack.enter_async_context(instance) for instance in instances]
         await until(lambda: all(len(api.state.instances.live()) == count for api in apis))
         yield apis
 
 
 @asynccontextmanager
-async def _instance(home: Path, directory: StateDirectory, number: int) -> AsyncIterator[AdminHarness]:
+async def _instance(
+    home: Path, directory: StateDirectory, number: int, alert_options: Callable[[], AlertOptions]
+) -> AsyncIterator[AdminHarness]:
     event_bus = EventBus()
     state = State.open(
         BorrowedDirectory(directory),
@@ -124,13 +140,17 @@ async def _instance(home: Path, directory: StateDirectory, number: int) -> Async
         max_mib=512,
         on_commit=event_bus.publish,
     )
-    async with _serving(state, home / str(number), event_bus) as api:
+    async with _serving(state, home / str(number), event_bus, alert_options=alert_options) as api:
         yield api
 
 
 @asynccontextmanager
 async def _serving(
-    state: State, socket_dir: Path, event_bus: EventBus, event_write_timeout_s: float = 10.0
+    state: State,
+    socket_dir: Path,
+    event_bus: EventBus,
+    event_write_timeout_s: float = 10.0,
+    alert_options: Callable[[], AlertOptions] = AlertOptions,
 ) -> AsyncIterator[AdminHarness]:
     accepting, identity = Accepting(), state.instances.identity
     stopped: list[bool] = []
@@ -157,12 +177,15 @@ async def _serving(
             reload=_no_reload,
             first_key=lambda: None,
             event_write_timeout_s=event_write_timeout_s,
+            alert_options=alert_options,
         )
         server = AdminServer(admin_socket.socket, context)
         try:
             await server.start()
             path = admin_socket.path
-            yield AdminHarness(path, AdminClient(path), state, accepting, event_bus, server.close, stopped)
+            yield AdminHarness(
+                path, AdminClient(path), state, accepting, event_bus, server.close, context.alerts, stopped
+            )
         finally:
             await server.close()
             assert await asyncio.to_thread(state.close)

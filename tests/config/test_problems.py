@@ -322,7 +322,7 @@ def test_unknown_variables(harness: ConfigHarness, variable: str, hint: str) -> 
     assert harness.problems() == [f".env:2: unknown variable {variable}; {hint}"]
 
 
-SECTIONS = "server, cors, chat, upstream, v1, state, keys, tls, log, admin, aliases, prices."
+SECTIONS = "server, cors, chat, upstream, v1, state, alerts, keys, tls, log, admin, aliases, prices."
 IN_BRACKETS = ", ".join(f"[{name}]" for name in SECTIONS.rstrip(".").split(", "))
 AT_THE_TOP = f"there are state_dir, openai_api_key_file, {SECTIONS}"
 ELSEWHERE = "does not belong in this file; put {} in the environment or .env."
