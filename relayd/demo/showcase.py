@@ -153,6 +153,7 @@ _BOUNDS: Final[dict[str, dict[str, object]]] = {
     "ci": {"note": "nightly tests", "tokens_per_day": 400_000, "requests_per_minute": 60},
     "support-bot": {"note": "until the new one", "models": ["gpt-5*"], "usd_per_month": 20},
 }
+_CACHED_FROM_TOKENS: Final = 1024
 _USE_DAYS: Final = 29
 _EARLIER_PER_DAY: Final = 3
 """Requests a day of each persona before the past hour: few, and each with many tokens."""
@@ -392,9 +393,11 @@ def _close(record: RequestRecord, fate: _Fate, draw: random.Random) -> None:
 def _charge(record: RequestRecord, prompt_tokens: int) -> None:
     """Let the provider say what a request of the past used."""
     record.prompt_tokens, record.completion_tokens = prompt_tokens, record.deltas
-    record.cached_tokens = 0
+    # The provider caches the beginnings of long prompts.
+    record.cached_tokens = prompt_tokens // 3 if prompt_tokens > _CACHED_FROM_TOKENS else 0
     record.usage_source = UsageSource.PROVIDER
-    nano_usd = _PRICING.nano_usd(record.model or "", TokenCounts(prompt_tokens, record.deltas))
+    counts = TokenCounts(prompt_tokens, record.deltas, record.cached_tokens)
+    nano_usd = _PRICING.nano_usd(record.model or "", counts)
     record.cost_usd = None if nano_usd is None else nano_usd / NANO
 
 

@@ -47,10 +47,12 @@ from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 from tui.widgets.plot import Line, Plot
 
 SIDE_BY_SIDE = 130
-_WIDE_LIST = 100
+_WIDE_LIST = 118
 _WIDE_BOUNDS = 64
 _NARROW_BOUNDS = 2
 _MAX_BOUNDS = 8
+_LEAST_ROWS = 6
+_NAME_AND_BOUND = 38
 _ASKED_EVERY_S = 10.0
 _SETTLED_S = 0.1
 """How long the cursor stands still before the row under it is asked for."""
@@ -106,8 +108,9 @@ class UsageList(ItemList[UsageItem]):
         self._clients_by_key: Mapping[str, str] = {}
 
     def show_report(self, report: Report | None) -> None:
-        """Show the rows of this report; None while it is asked for."""
+        """Show the rows of this report; None while it is asked for. What it does not need, the plots have."""
         self._report = report
+        self.styles.max_height = None if report is None else max(_LEAST_ROWS, len(report.month.rows) + 3)
         self._clients_by_key = {key.id: key.client for key in self._state.ring.keys}
         self.show([] if report is None else report.items())
 
@@ -140,7 +143,9 @@ class UsageList(ItemList[UsageItem]):
         if wide or not self._shows_today:
             fixed += [Field("share", 5, right=True), Field("est", 4, right=True)]
         if self._shows_today and self.by is Grouping.CLIENT:
-            fixed.append(Field(" nearest bound", 24) if wide else Field(" bound", 11))
+            taken = sum(field.width + 1 for field in fixed)
+            with_name = width - taken > _NAME_AND_BOUND
+            fixed.append(Field(" nearest bound", 24) if with_name else Field(" bound", 11))
         left = max(8, width - 2 - sum(field.width + 1 for field in fixed))
         names = [Field(self.by.value, min(36, left))]
         if self.by is Grouping.KEY:
@@ -254,7 +259,9 @@ class PartList(ItemList[UsageRow]):
     def show_parts(self, by: Grouping, usage: Usage | None) -> None:
         """Show these parts; None while they are asked for."""
         self.by, self._usage = by, usage
-        self.show([] if usage is None else usage.rows)
+        self.styles.max_height = max(_LEAST_ROWS, 0 if usage is None else len(usage.rows) + 2)
+        rows = [] if usage is None else usage.rows
+        self.show(reversed(rows) if by is Grouping.DAY else rows)
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns; the name has what the others leave."""
@@ -285,12 +292,11 @@ class UsagePane(Pane):
     DEFAULT_CSS = """
     UsagePane #middle { height: 1fr; layout: horizontal; }
     UsagePane #left { width: 3fr; }
-    UsagePane #plots { height: 2fr; max-height: 16; }
+    UsagePane #plots { height: 2fr; min-height: 7; }
     UsagePane UsageList { height: 3fr; }
     UsagePane #chosen { width: 2fr; }
     UsagePane.-narrow #middle { layout: vertical; }
     UsagePane.-narrow #left { width: 1fr; height: 1fr; }
-    UsagePane.-narrow #plots { height: 7; }
     UsagePane.-narrow #chosen { width: 1fr; height: auto; }
     UsagePane.-narrow PartList { display: none; }
     UsagePane.-low #plots, UsagePane.-low #chosen { display: none; }
@@ -459,9 +465,10 @@ class UsagePane(Pane):
             for title, role in (("in", Role.STREAM), ("out", Role.WAIT))
         ]
         whose = "" if self.has_class("-narrow") else f"{name}: "
-        tokens.show(f"{whose}tokens a day", lines, times, count)
+        span = plural(len(days), "day")
+        tokens.show(f"{whose}tokens, {span}", lines, times, count)
         cost = [Line("in all", figures["US$"], Role.WAIT, sum(figures["US$"]))]
-        costs.show(f"{whose}US$ a day", cost, times, money)
+        costs.show(f"{whose}US$, {span}", cost, times, money)
 
     # What can be done.
 

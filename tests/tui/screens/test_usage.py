@@ -24,7 +24,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         assert "+" in total
         # The bound of the chosen client, and when its month ends.
         rows.go_to(rows.index_of("=web") or 0)
-        await harness.shows("US$ this month", "/5", "h left", "web: tokens a day in")
+        await harness.shows("US$ this month", "/5", "h left", "web: tokens, 30 days in")
         await harness.press("m")
         await harness.shows("[m model]", "of it, by client")
         await until(lambda: rows.index_of("=local-llm") is not None)
@@ -43,4 +43,4 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         await harness.press("7")
         await harness.pilot.resize_terminal(80, 24)
         await harness.idle()
-        await harness.shows("US$/d", "US$/m", "tokens a day in", "US$ this month", "resets in")
+        await harness.shows("US$/d", "US$/m", "tokens, 30 days in", "US$ this month", "resets in")
