@@ -80,13 +80,13 @@ class DaemonCommands:
             what, lambda key: change(generation=generation, idempotency_key=key), itertools.count(1)
         )
 
-    async def act(self, what: str, action: Callable[[], Awaitable[object]]) -> None:
+    async def act(self, what: str, action: Callable[[], Awaitable[T]]) -> T:
         """Cancel, pause, resume or drain: what may be asked for a few times without harm.
 
         Raises:
             AnswerUnknown: no answer came, however often it was asked for.
         """
-        await self._until_answered(what, lambda _: action(), range(1, _ACT_TRIES + 1))
+        return await self._until_answered(what, lambda _: action(), range(1, _ACT_TRIES + 1))
 
     async def act_once(self, what: str, action: Callable[[str], Awaitable[object]]) -> None:
         """Do what takes an idempotency key, so that it may be asked for a few times.

@@ -8,7 +8,7 @@ from functools import partial
 from textual.app import App
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import AcceptState, InstanceInfo, RequestRecord
+from relayd.admin.schema import AcceptState, InstanceInfo, RequestRecord, Status
 from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.model.app_state import AppState
@@ -92,13 +92,12 @@ class StreamActions:
     async def _drain(self, instance: InstanceInfo | None) -> None:
         status = self._state.status
         at_most = f"{status.drain_timeout_s:.0f} s" if status is not None else "the drain timeout"
-        streams, what, name = len(self._state.open_streams.streams), "the daemon", None
+        streams, what = len(self._state.open_streams.streams), "the daemon"
         if self._state.is_shared and status is not None:
             what = f"all {status.instances.live} instances"
         if instance is not None:
             known = [] if self._state.instances is None else self._state.instances.instances
             what, streams = stopping_with(instance, known)
-            name = instance.name
         question = Confirm(
             f"Drain, then stop {what}?",
             f"{plural(streams, 'stream')} open now. They may finish, for at most {at_most};"
@@ -107,13 +106,22 @@ class StreamActions:
             "Drain and stop",
         )
         if await ask(self._app, question):
-            await self._change(f"Drain {what}", partial(self._client.drain, name), "Draining.")
+            # By its boot id: one that was restarted meanwhile has the same name, and goes on.
+            boot_id = None if instance is None else instance.boot_id
+            await self._change(f"Drain {what}", partial(self._client.drain, boot_id), "Draining.")
 
     async def _change(self, what: str, change: Callable[[], Awaitable[object]], success: str) -> None:
         try:
-            await self._commands.act(what, change)
+            answer = await self._commands.act(what, change)
         except AdminClientError as error:
             self._app.notify(f"{what}: not done. {error}", severity="error")
         else:
-            self._app.notify(success)
+            silent = answer.silent if isinstance(answer, Status) else ()
+            if silent:
+                self._app.notify(
+                    f"{what}: no answer yet from {', '.join(silent)}; there it may happen later.",
+                    severity="warning",
+                )
+            else:
+                self._app.notify(success)
         self._feed.look_soon()

@@ -9,10 +9,15 @@ import signal
 from pathlib import Path
 
 from relayd.admin.schema import InstanceInfo, InstanceRing
+from tests.admin.harness import whole_daemons
 from tests.e2e.daemon import KEY, Daemon
+from tests.support.postgres import Postgres
+from tests.tui.app_harness import running_app
 from tests.tui.tmux import Tmux, needs_tmux
-from tests.wire import Wire, body, post
+from tests.wire import Wire, body, post, until
+from tui.model.app_state import Connection
 from tui.model.instances import still_serving, stopping_with, which_have_it
+from tui.screens.dialogs import Confirm
 
 SLOW = "demo:deltas=40000,interval_ms=25"
 
@@ -71,6 +76,24 @@ async def test_the_end_of_one_worker_is_no_restart(tmp_path: Path) -> None:
             assert "daemon restarted" not in terminal.screen()
     finally:
         await asyncio.to_thread(daemon.stop)
+
+
+async def test_a_pause_that_an_instance_did_not_hear_says_so(
+    tmp_path: Path, postgres: Postgres, postgres_url: str
+) -> None:
+    """It is named: there, requests may still be accepted."""
+    async with (
+        whole_daemons(tmp_path, 2, postgres_url) as [(_, client), (other, _)],
+        running_app(tmp_path, client, size=(120, 30)) as app,
+    ):
+        await until(lambda: app.state.connection is Connection.LIVE)
+        postgres.kill()
+        await until(lambda: app.state.status is not None and not app.state.status.engine.ok)
+        await app.press("P")
+        await app.dialog(Confirm)
+        await app.press("y")
+        name = other.state.instances.identity.name
+        await app.shows(f"Pause intake: no answer yet from {name};")
 
 
 async def _process(terminal: Tmux, worker: int, other_than: int = 0) -> int:
