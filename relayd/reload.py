@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
-from relayd.admin.schema import Reloaded
+from relayd.admin.schema import ConfigReport, LastReload, Reloaded, utc_text
 from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
 from relayd.config.schema import route_credential
+from relayd.config_report import settings_in_force
 from relayd.logs import set_level
+from relayd.printable import printable
 from relayd.public.tls import TlsError
 from relayd.systemd import ServiceManager
 
@@ -33,6 +36,8 @@ class ConfigReloader:
         self._at_start = settings
         self._read = read
         self._manager = manager
+        self._read_at = utc_text(time.time())
+        self._last_reload: LastReload | None = None
         self._latest: asyncio.Task[Reloaded] | None = None
         self._has_begun = True
         """Whether the latest reload has read its files already."""
@@ -48,6 +53,23 @@ class ConfigReloader:
             self._latest = asyncio.create_task(self._reload(apply, self._latest), name="reload")
         return self._latest
 
+    async def report(self) -> ConfigReport:
+        """Return the settings in force, and what their sources say now; nothing is changed."""
+        newest, problems = self.current, []
+        try:
+            newest = await asyncio.to_thread(self._read)
+        except ConfigError as error:
+            problems = list(map(str, error.problems))
+        file = self.current.config_file
+        return ConfigReport(
+            file=None if file is None else printable(str(file)),
+            read_at=self._read_at,
+            settings=settings_in_force(self._at_start, self.current, newest),
+            warnings=list(newest.warnings),
+            problems=problems,
+            last_reload=self._last_reload,
+        )
+
     async def close(self) -> None:
         """Wait for a reload that is under way."""
         if self._latest is not None:
@@ -61,9 +83,11 @@ class ConfigReloader:
         self._has_begun = True
         self._manager.reloading()
         try:
-            return await self._reload_once(apply)
+            report = await self._reload_once(apply)
         finally:
             self._manager.reloaded()
+        self._last_reload = LastReload(utc_text(time.time()), report)
+        return report
 
     async def _reload_once(self, apply: Callable[[Settings], None]) -> Reloaded:
         try:
@@ -76,6 +100,7 @@ class ConfigReloader:
             _log.exception("reload: failed")
             return Reloaded(error=f"An unexpected {type(error).__name__}; see the log.")
         old, self.current = self.current, new
+        self._read_at = utc_text(time.time())
         report = Reloaded(
             changed=[_change(old, new, name) for name in live_changes(old, new).live],
             # A change that waits for a restart is reported until then, however often the file is read.

@@ -264,6 +264,7 @@ class Server:
             event_bus=event_bus,
             stop=self.request_stop,
             reload=lambda: self._config.reload(self._apply),
+            config=self._config.report,
             first_key=self._first_key.reminder,
             routes=lambda: self._upstream.routes,
             alert_options=lambda: _alert_options(self._config.current),

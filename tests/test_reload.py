@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from relayd.admin.client import Refused
+from relayd.admin.schema import Applies
 from relayd.config import Settings
 from relayd.reload import ConfigReloader
 from relayd.systemd import ServiceManager
@@ -55,6 +56,7 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
             assert "server.max_streams_per_address is now 1, was 50" in said
             assert "after a restart: server.port" in said
             assert (await ask(daemon.port, KEY, body(_QUICK))).status == 429
+            await _tells_what_waits(daemon)
             async for _ in wire.pieces(head):
                 pass
             assert (head.error, head.text) == (None, "The relay passes each delta on as one ")
@@ -65,6 +67,19 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
         assert " WARNING request" not in daemon.stderr.split("after a restart")[1], "level error shows none"
 
 
+async def _tells_what_waits(daemon: Daemon) -> None:
+    """`GET /config` has what is in force, what waits for the restart, and the last reload."""
+    known = await daemon.admin.configuration()
+    found = {setting.name: setting for setting in known.settings}
+    assert (found["chat.allowed_models"].value, found["chat.allowed_models"].new_value) == ('["other"]', None)
+    assert (found["server.port"].new_value, found["server.port"].applies) == ("1", Applies.RESTART)
+    assert known.last_reload is not None
+    assert known.last_reload.report.waiting == ["server.port"]
+    assert min(known.process.memory_bytes, known.process.open_files) > 0
+    assert known.problems == []
+    assert known.log is not None
+
+
 async def test_a_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
     """One wrong value keeps all the others out; corrected, they apply."""
     with Daemon(tmp_path) as daemon:
@@ -72,6 +87,10 @@ async def test_a_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> 
             daemon, "nothing was changed", chat__allowed_models=["other"], server__max_streams=0
         )
         assert "server.max_streams" in said
+        known = await daemon.admin.configuration()
+        assert "server.max_streams" in "".join(known.problems), "as long as the file is so"
+        assert known.last_reload is not None
+        assert known.last_reload.report.error is not None
         assert (await ask(daemon.port, KEY, body(_QUICK))).status == 200
         await _reload(daemon, "allowed_models is now other", server__max_streams=10)
         assert (await ask(daemon.port, KEY, body(_QUICK))).status == 403

@@ -81,7 +81,7 @@ class DaemonCommands:
         )
 
     async def act(self, what: str, action: Callable[[], Awaitable[T]]) -> T:
-        """Cancel, pause, resume or drain: what may be asked for a few times without harm.
+        """Cancel, pause, resume, reload or drain: what may be asked for a few times without harm.
 
         Raises:
             AnswerUnknown: no answer came, however often it was asked for.

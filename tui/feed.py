@@ -126,6 +126,15 @@ class Feed:
         self._state.set_clients(await self._client.clients())
         self._changed()
 
+    async def refresh_configuration(self) -> None:
+        """Ask for the settings in force.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        self._state.set_configuration(await self._client.configuration())
+        self._changed()
+
     async def refresh_usage(self, client: str, since: str) -> None:
         """Ask what a client used each day, from this day on.
 

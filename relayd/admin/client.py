@@ -29,6 +29,7 @@ from relayd.admin.schema import (
     AuditPage,
     ClientChange,
     Clients,
+    Configuration,
     Drain,
     ErrorReply,
     Event,
@@ -137,6 +138,10 @@ class AdminClient:
     async def alerts(self) -> Alerts:
         """Return what is wrong now, and what was lately."""
         return await self._ask("GET", "/alerts", Alerts)
+
+    async def configuration(self) -> Configuration:
+        """Return the settings in force with their sources, and the health of the instance that answers."""
+        return await self._ask("GET", "/config", Configuration)
 
     async def requests(
         self, *, where: str = "", after: int | None = None, before: int | None = None, limit: int = 100

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import asdict, replace
@@ -17,6 +19,8 @@ from relayd import __version__
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
 from relayd.admin.schema import (
+    ConfigReport,
+    Configuration,
     CoolingModel,
     DaemonFacts,
     DiskUse,
@@ -25,8 +29,10 @@ from relayd.admin.schema import (
     InstanceCounts,
     InstanceInfo,
     InstanceList,
+    LogContents,
     LogHealth,
     PeriodUse,
+    ProcessUse,
     Progress,
     Rates,
     Reloaded,
@@ -105,6 +111,8 @@ class AdminContext:
     """Begin to drain, as a signal would."""
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the configuration again, as a signal would."""
+    config: Callable[[], Awaitable[ConfigReport]]
+    """Return the settings in force, and what their sources say now."""
     first_key: Callable[[], str | None]
     """Return where the first key waits in plain text; None if it does not."""
     routes: Callable[[], Sequence[Route]] = tuple
@@ -173,6 +181,20 @@ class AdminContext:
         disk, disk_error = await asyncio.to_thread(_disk, self.state)
         known_disk = disk if disk_error is None else None
         return Health(known_disk, self.figures().log, self._engine(disk_error))
+
+    async def configuration(self) -> Configuration:
+        """Return the settings in force with their sources, and what log and process hold."""
+        report = await self.config()
+        log = await self.read_log(self._log_contents)
+        process = await asyncio.to_thread(_process_use)
+        return Configuration(**asdict(report), instance=self.facts.instance, log=log, process=process)
+
+    def _log_contents(self) -> LogContents | None:
+        try:
+            return self.state.reader.contents()
+        except StateError:
+            # The status says why.
+            return None
 
     def figures(self) -> Figures:
         """Return what this instance adds to the status of the relay."""
@@ -247,6 +269,17 @@ def _disk(state: State) -> tuple[DiskUse | None, str | None]:
         return state.disk_use(), None
     except StateError as error:
         return DiskUse(0, 0), str(error)
+
+
+def _process_use() -> ProcessUse:
+    """Return what this process takes, as proc(5) says."""
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ProcessUse(
+        memory_bytes=resident_pages * resource.getpagesize(),
+        open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        max_open_files=None if most == resource.RLIM_INFINITY else most,
+    )
 
 
 def _use(state: State) -> tuple[PeriodUse | None, PeriodUse | None]:

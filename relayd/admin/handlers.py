@@ -189,6 +189,14 @@ class AlertsHandler(AdminHandler):
         self.send_json(alerts)
 
 
+class ConfigHandler(AdminHandler):
+    """`GET /config`."""
+
+    async def get(self) -> None:
+        """Send the settings in force in this instance, with their sources, and its health."""
+        self.send_json(await self.context.configuration())
+
+
 class MetricsHandler(AdminHandler):
     """`GET /metrics`."""
 

@@ -40,6 +40,7 @@ from relayd.state.records import (
     KeyState,
     KeyUser,
     KeyUsers,
+    LogContents,
     LogEvent,
     Lost,
     Note,
@@ -301,6 +302,74 @@ class Reloaded(msgspec.Struct, frozen=True):
     """Why nothing changed."""
     failed: list[str] = []
     """Other instances where nothing changed, each with its reason."""
+
+
+class Applies(StrEnum):
+    """What puts a new value of a setting in force."""
+
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+class Setting(msgspec.Struct, kw_only=True, frozen=True):
+    """One key of the configuration, or one row of a table in it, in words without any secret."""
+
+    name: str
+    """Its dotted name, such as `server.port`; that of a row is `aliases."gpt-3.5-turbo"`."""
+    value: str
+    """What is in force, as relayd.toml has it; of a secret, `set (32 characters)` or `not set`."""
+    source: str
+    """Where it was set: `default`, `relayd.toml:12`, `.env:3 SERVER_PORT`, `key file /etc/relayd/key`."""
+    is_default: bool
+    applies: Applies
+    about: str
+    variable: str
+    """The environment variable that sets it; empty if none does."""
+    default: str
+    """Empty if the machine decides, and for secrets and tables."""
+    new_value: str | None = None
+    """What its sources say now, if that is something else."""
+    new_source: str | None = None
+
+
+class LastReload(msgspec.Struct, frozen=True):
+    """When the configuration was read again, and what that led to in this process."""
+
+    at: str
+    report: Reloaded
+
+
+class ConfigReport(msgspec.Struct, kw_only=True, frozen=True):
+    """The settings in force in one process, and what their sources say by now."""
+
+    file: str | None
+    """The relayd.toml that was read, if there is one."""
+    read_at: str
+    """When the settings were read that are in force: at the start, or by a reload."""
+    settings: list[Setting]
+    warnings: list[str]
+    """What works, but is probably not intended."""
+    problems: list[str]
+    """Why a reload would change nothing now, each with its place."""
+    last_reload: LastReload | None
+
+
+class ProcessUse(msgspec.Struct, kw_only=True, frozen=True):
+    """What a process takes of its machine."""
+
+    memory_bytes: int
+    open_files: int
+    max_open_files: int | None
+    """None: without a limit."""
+
+
+class Configuration(ConfigReport, kw_only=True, frozen=True):
+    """`GET /config`: of the instance that answers."""
+
+    instance: str
+    log: LogContents | None
+    """None if it can't be read now."""
+    process: ProcessUse
 
 
 class Ring(msgspec.Struct, frozen=True):

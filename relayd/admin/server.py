@@ -22,6 +22,7 @@ from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
     AlertsHandler,
     CancelHandler,
+    ConfigHandler,
     DrainHandler,
     InflightHandler,
     InstancesHandler,
@@ -139,6 +140,7 @@ def _application(context: AdminContext, all_instances: AllInstances) -> Applicat
             (r"/status", StatusHandler, arguments),
             (r"/alerts", AlertsHandler, arguments),
             (r"/instances", InstancesHandler, arguments),
+            (r"/config", ConfigHandler, arguments),
             (r"/metrics", MetricsHandler, arguments),
             (r"/(pause|resume)", PauseHandler, arguments),
             (r"/reload", ReloadHandler, arguments),

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.config import Settings, load
+from relayd.files import write_file
 from relayd.public.listener import bind
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import TokenCounts
@@ -52,6 +54,22 @@ from relayd.state.state import State
 from relayd.systemd import ServiceManager
 
 _PRICING: Final = Pricing({})
+
+_CONFIG: Final = """\
+# The configuration of this demo.
+[server]
+max_streams = 200
+workers = {workers}
+
+[chat]
+heartbeat_s = {heartbeat_s}
+
+[aliases]
+"gpt-3.5-turbo" = "gpt-4o-mini"
+
+[log]
+retention_days = 14
+"""
 
 _DAY_S: Final = 86_400.0
 _HISTORY_S: Final = 3600.0
@@ -401,6 +419,11 @@ def _charge(record: RequestRecord, prompt_tokens: int) -> None:
     record.cost_usd = None if nano_usd is None else nano_usd / NANO
 
 
+def _write_config(directory: Path, *, heartbeat_s: int, workers: int) -> None:
+    text = _CONFIG.format(heartbeat_s=heartbeat_s, workers=workers)
+    write_file(directory / "relayd.toml", text, mode=0o600)
+
+
 def _settings(directory: Path) -> Settings:
     return load(
         config_path=None,
@@ -412,7 +435,10 @@ def _settings(directory: Path) -> Settings:
 
 
 async def _serve(directory: Path) -> int:
+    _write_config(directory, heartbeat_s=15, workers=1)
     settings, event_bus, clock = _settings(directory), EventBus(), _Clock()
+    # What differs by now can be seen, and reloaded.
+    _write_config(directory, heartbeat_s=10, workers=2)
     boot_id, manager = new_boot_id(), ServiceManager(None)
     state = _ShowcaseState.open(
         StateDirectory(settings.state_dir),
@@ -426,7 +452,7 @@ async def _serve(directory: Path) -> int:
     await showcase.write_past()
     announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = Server(
-        ConfigReloader(settings, lambda: settings, manager),
+        ConfigReloader(settings, partial(_settings, directory), manager),
         state,
         boot_id=boot_id,
         demo=True,

@@ -33,6 +33,7 @@ from relayd.state.records import (
     KeyInfo,
     KeyUser,
     KeyUsers,
+    LogContents,
     LogEvent,
     RequestPage,
     RequestRecord,
@@ -263,6 +264,12 @@ class LogReader:
             dict(_codes.decode(codes)),
             [RefusedKey(*fields) for fields in _refused.decode(refused)],
         )
+
+    def contents(self) -> LogContents:
+        """Return how many records there are, and from when."""
+        # As two questions, each is answered by an index alone.
+        query = "SELECT (SELECT count(*) FROM requests), (SELECT min(started_at) FROM requests)"
+        return LogContents(*self._row(query, []))
 
     def audit(self, *, before: int | None = None, limit: int = 100) -> AuditPage:
         """Return what operators did, newest first."""

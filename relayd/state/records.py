@@ -408,6 +408,15 @@ class DiskUse(msgspec.Struct, frozen=True):
 
     database_bytes: int
     free_bytes: int
+    wal_bytes: int = 0
+    """Those of the database that are in its WAL."""
+
+
+class LogContents(msgspec.Struct, frozen=True):
+    """How many requests the log holds, and when the oldest of them began; None if it is empty."""
+
+    records: int
+    oldest_at: str | None
 
 
 def utc_text(epoch_s: float) -> str:

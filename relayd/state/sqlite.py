@@ -374,11 +374,12 @@ class Sqlite(Engine):
             StateBusy: the file system does not answer.
         """
         try:
-            used = sum(map(_size, (self.path, wal_path(self.path), shm_path(self.path))))
+            wal_bytes = _size(wal_path(self.path))
+            used = wal_bytes + _size(self.path) + _size(shm_path(self.path))
             disk = os.statvfs(self.path.parent)
         except OSError as error:
             raise StateBusy(f"The disk of {self.path} can't be examined: {error.strerror}.") from error
-        return DiskUse(used, disk.f_bavail * disk.f_frsize)
+        return DiskUse(used, disk.f_bavail * disk.f_frsize, wal_bytes)
 
     def watch(self) -> SqliteWatch:
         """Return a connection for one thread."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from relayd.admin.client import AdminClient
 from relayd.admin.context import AdminContext, AlertOptions, Limits
 from relayd.admin.events import EventBus
 from relayd.admin.metrics import Metrics
-from relayd.admin.schema import DaemonFacts, Reloaded
+from relayd.admin.schema import DaemonFacts
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.alerts.alert import AlertBook
+from relayd.config import load
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
+from relayd.reload import ConfigReloader
 from relayd.state.directory import StateDirectory
 from relayd.state.records import Outcome, Phase, RequestRecord, utc_text
 from relayd.state.state import State
+from relayd.systemd import ServiceManager
 from tests.harness import KEY, Relay, running_relay
 from tests.state.harness import BorrowedDirectory, patient_url
 from tests.wire import PATIENCE_S, Reply, Wire, body, post, until
@@ -153,6 +157,16 @@ async def _serving(
     alert_options: Callable[[], AlertOptions] = AlertOptions,
 ) -> AsyncIterator[AdminHarness]:
     accepting, identity = Accepting(), state.instances.identity
+    home = socket_dir.parent
+    read = partial(
+        load,
+        config_path=None,
+        cli={"state_dir": str(state.path.parent)},
+        env={},
+        cwd=home,
+        system_config=home / "relayd.toml",
+    )
+    config = ConfigReloader(read(), read, ServiceManager(None))
     stopped: list[bool] = []
     with open_admin_socket(socket_dir / "admin.sock", group="", state_dir=socket_dir) as admin_socket:
         state.ring.ensure_initial_key(KEY)
@@ -174,7 +188,8 @@ async def _serving(
             metrics=Metrics(),
             event_bus=event_bus,
             stop=lambda: stopped.append(True),
-            reload=_no_reload,
+            reload=lambda: config.reload(lambda _settings: None),
+            config=config.report,
             first_key=lambda: None,
             event_write_timeout_s=event_write_timeout_s,
             alert_options=alert_options,
@@ -189,10 +204,6 @@ async def _serving(
         finally:
             await server.close()
             assert await asyncio.to_thread(state.close)
-
-
-async def _no_reload() -> Reloaded:
-    return Reloaded()
 
 
 @asynccontextmanager

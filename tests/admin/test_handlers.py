@@ -15,7 +15,7 @@ from tests.admin.harness import admin_api, new_record, raw
 from tests.harness import KEY
 
 _CHANGE = {"If-Match": '"1"', "Idempotency-Key": "once"}
-_GETS = ["/status", "/instances", "/inflight", "/keys", "/audit", "/requests", "/metrics"]
+_GETS = ["/status", "/instances", "/config", "/inflight", "/keys", "/audit", "/requests", "/metrics"]
 _CHANGES = [
     ("POST", "/keys"),
     ("POST", "/keys/{id}/rotate"),

@@ -66,6 +66,9 @@ async def test_with_credentials_no_key_is_anywhere_but_where_it_was_given(tmp_pa
         told += _told(home)
         answers = [await relayd(socket, *words.split()) for words in _SHOWING]
         told += "".join(ran.out + ran.err for ran in answers).encode()
+        configuration = await AdminClient(socket).configuration()
+        assert f"set ({len(_GIVEN)} characters)" in {setting.value for setting in configuration.settings}
+        told += str(configuration).encode()
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
         told += _told(home)

@@ -14,7 +14,7 @@ from relayd.state import reader
 from relayd.state.errors import StateBusy, StateDamaged
 from relayd.state.filter import parse_filter
 from relayd.state.reader import LogReader
-from relayd.state.records import Audited, Ended, Gap, LogEvent, Outcome, Started, utc_text
+from relayd.state.records import Audited, Ended, Gap, LogContents, LogEvent, Outcome, Started, utc_text
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from tests.state.harness import ALICE, NOON_S, Published, a_record, as_ended, opened, wait_until
@@ -29,6 +29,16 @@ def fill(state: State, count: int) -> None:
         state.log.started(record)
         state.log.ended(as_ended(record, 502 if number % 3 == 0 else 200))
     wait_until(lambda: state.log.queued == 0)
+
+
+def test_the_contents_are_a_count_and_an_age(tmp_path: Path) -> None:
+    """An empty log has no oldest request."""
+    with opened(tmp_path / "state") as state:
+        assert state.reader.contents() == LogContents(0, None)
+        fill(state, 3)
+        assert state.reader.contents() == LogContents(3, a_record(0).started_at)
+        disk = state.disk_use()
+        assert disk is None or 0 < disk.wal_bytes <= disk.database_bytes
 
 
 def test_pages_are_newest_first_and_join_without_a_seam(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from relayd.admin.schema import (
     AuditPage,
     ClientInfo,
     Clients,
+    Configuration,
     Ended,
     Gap,
     InstanceList,
@@ -86,6 +87,8 @@ class AppState:
         """The processes that serve this relay; None until they are asked for."""
         self._boots: set[str] = set()
         """Of the processes that have served without a moment in which none of them did."""
+        self.configuration: Configuration | None = None
+        """Of the instance that answers; None until it is asked for."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
@@ -151,6 +154,10 @@ class AppState:
             instances.generation, [printable_struct(instance) for instance in instances.instances]
         )
         self._boots = still_serving(self._boots, self._live_boots())
+
+    def set_configuration(self, configuration: Configuration) -> None:
+        """Take over the settings in force, and the health of their instance."""
+        self.configuration = printable_struct(configuration)
 
     @property
     def is_shared(self) -> bool:

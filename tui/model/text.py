@@ -11,7 +11,7 @@ from tui.glyphs import TERMINAL
 
 FIELD_LIMIT = 200
 MESSAGE_LIMIT = 500
-_LONG_FIELDS = frozenset({"message", "detail"})
+_LONG_FIELDS = frozenset({"message", "detail", "value", "new_value", "warnings", "problems"})
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -133,7 +133,7 @@ class TabBar(ClickBar):
         dim, key = style(self.app, Role.DIM), style(self.app, Role.KEY)
         badges = [(tab, self._badge(tab.name)) for tab in TABS]
         shown = [(tab, badge or "") for tab, badge in badges if badge is not None or tab.name == self.current]
-        labels, gap = _fitted(shown, width)
+        labels, gap = tab_labels(shown, width)
         for (tab, _), label in zip(shown, labels, strict=True):
             part = [self.choice(label, chosen=True)]
             if tab.name != self.current:
@@ -142,7 +142,7 @@ class TabBar(ClickBar):
             yield [(gap, dim)], ""
 
 
-def _fitted(tabs: Sequence[tuple[Tab, str]], width: int) -> tuple[list[str], str]:
+def tab_labels(tabs: Sequence[tuple[Tab, str]], width: int) -> tuple[list[str], str]:
     """Return the labels of these tabs with their badges, and what stands between them, to fit if possible."""
     for titles in zip(*(tab.titles for tab, _ in tabs), strict=True):
         labels = [

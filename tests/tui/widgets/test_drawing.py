@@ -10,6 +10,7 @@ from rich.style import Style
 
 from tests.tui.samples import a_record, an_open
 from tui.model.text import printable_text
+from tui.widgets.bars import TABS, tab_labels
 from tui.widgets.cells import fit
 from tui.widgets.columns import COLUMN_NAMES, fitted, row
 from tui.widgets.plot import columns, nice_top, resampled, sparkline
@@ -61,6 +62,23 @@ def test_a_bar_reads_without_colour() -> None:
     bar = "".join(text for text, _ in time_bar(record, None, 20, lambda _: Style()))
     assert set(bar) == set("·░▓▒")
     assert time_bar(an_open(1), 900, 20, lambda _: Style())[-1][0] == "▸"
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 100, 200])
+def test_no_tab_is_cut_off(width: int) -> None:
+    """With every badge, all tabs fit: whole titles from 100 columns, short ones from 80, keys from 40."""
+    badges = {"inflight": "1000", "clients": "!"}
+    shown = [(tab, badges.get(tab.name, "")) for tab in TABS]
+    labels, gap = tab_labels(shown, width)
+    assert len(gap.join(f" {label} " for label in labels).rstrip()) <= max(width, 40)
+    assert [label.split()[0] for label in labels] == [tab.key for tab in TABS]
+    assert [labels[1].split()[-1], labels[3].split()[-1]] == ["1000", "!"]
+    if width >= 80:
+        assert all(
+            tab.short in label or tab.title in label for (tab, _), label in zip(shown, labels, strict=True)
+        )
+    if width >= 100:
+        assert all(tab.title in label for (tab, _), label in zip(shown, labels, strict=True))
 
 
 def test_plots_are_drawn_to_scale() -> None:

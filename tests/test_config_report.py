@@ -1,0 +1,112 @@
+"""The settings in force, as the operator reads them: where each is from, and what its sources say by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from relayd.admin.schema import Applies, Setting
+from relayd.config import KEYS, Settings, load
+from relayd.config_report import settings_in_force
+
+_TOML = """
+openai_api_key_file = "key"
+[server]
+port = 4000
+[upstream]
+proxy = "http://user:canary-password@proxy.example:3128"
+[[upstream.route]]
+name = "main"
+openai_api_key_file = "key"
+[aliases]
+"gpt-3.5-turbo" = "gpt-4o-mini"
+[prices.mine]
+input = 1
+output = 2.5
+"""
+
+
+def _load(home: Path, env: Mapping[str, str] | None = None, **cli: object) -> Settings:
+    variables = {"HOME": str(home), **(env or {})}
+    options = {name.replace("__", "."): value for name, value in cli.items()}
+    return load(config_path=None, cli=options, env=variables, cwd=home, system_config=home / "none.toml")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory with a relayd.toml, and a key of 26 characters in a file of its own."""
+    _write(tmp_path / "relayd.toml", _TOML)
+    _write(tmp_path / "key", "canary-provider-key-of-26.")
+    return tmp_path
+
+
+def _by_name(at_start: Settings, current: Settings, newest: Settings) -> dict[str, Setting]:
+    return {setting.name: setting for setting in settings_in_force(at_start, current, newest)}
+
+
+def test_each_setting_has_its_value_and_its_source(home: Path) -> None:
+    """Every key of relayd.toml is there, rows of tables by their names, and no secret."""
+    _write(home / ".env", "\nSERVER_PORT=5000\n")
+    settings = _load(home, {"RELAYD_CHAT__DEFAULT_MODEL": "gpt-4o"}, server__workers=2)
+    found = _by_name(settings, settings, settings)
+    key_file = f'"{home}/key"'
+    shown = {
+        "server.port": ("5000", ".env:2 SERVER_PORT"),
+        "server.workers": ("2", "command line"),
+        "chat.default_model": ('"gpt-4o"', "environment RELAYD_CHAT__DEFAULT_MODEL"),
+        "chat.heartbeat_s": ("15", "default"),
+        "openai_api_key": ("set (26 characters)", "key file key"),
+        "upstream.proxy": ("set (46 characters)", "relayd.toml:6"),
+        "authorization_key": ("not set", "default"),
+        "upstream.route.main": (
+            f"openai_api_key_file = {key_file}, openai_api_key set (26 characters), weight = 1, models = []",
+            "relayd.toml:7",
+        ),
+        'aliases."gpt-3.5-turbo"': ('"gpt-4o-mini"', "relayd.toml:10"),
+        "prices.mine": ("input = 1, output = 2.5", "relayd.toml:12"),
+    }
+    assert {name: (found[name].value, found[name].source) for name in shown} == shown
+    assert {name for name, key in KEYS.items() if not key.is_table} <= set(found)
+    assert [name for name, setting in found.items() if setting.new_value is not None] == []
+    assert found["server.port"].variable == "RELAYD_SERVER__PORT"
+    assert (found["server.port"].default, found["server.port"].is_default) == ("3666", False)
+    assert found["chat.heartbeat_s"].is_default
+    assert "canary" not in str(found)
+
+
+def test_what_changed_says_what_it_takes(home: Path) -> None:
+    """A new port waits for a restart, also after a reload; the rest is in force after one."""
+    at_start = _load(home)
+    text = (
+        _TOML.replace("4000", "4001")
+        .replace("gpt-4o-mini", "gpt-4o")
+        .replace("[prices.mine]", "[prices.new]")
+    )
+    _write(home / "relayd.toml", text)
+    _write(home / "key", "another-provider-key-of-26")
+    newest = _load(home)
+    reload, restart = Applies.RELOAD, Applies.RESTART
+    before = _by_name(at_start, at_start, newest)
+    assert {
+        name: (setting.value, setting.new_value, setting.applies)
+        for name, setting in before.items()
+        if setting.new_value is not None and name != "upstream.route.main"
+    } == {
+        "openai_api_key": ("set (26 characters)", "another one, set (26 characters)", reload),
+        "server.port": ("4000", "4001", restart),
+        'aliases."gpt-3.5-turbo"': ('"gpt-4o-mini"', '"gpt-4o"', reload),
+        "prices.mine": ("input = 1, output = 2.5", "not set", reload),
+        "prices.new": ("not set", "input = 1, output = 2.5", reload),
+    }
+    assert before["upstream.route.main"].new_value is not None, "its key is another one"
+    assert before["server.port"].new_source == "relayd.toml:4"
+    after = _by_name(at_start, newest, newest)
+    assert [name for name, setting in after.items() if setting.new_value is not None] == ["server.port"]
+    assert (after["server.port"].value, after["prices.new"].value) == ("4000", "input = 1, output = 2.5")
