@@ -10,33 +10,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 
 from relayd.admin.schema import Filter, RequestRecord
+from tui.model.sorting import Sorting, Value, in_order
 from tui.model.store import Mark, RecordStore, Row, record_key
 from tui.model.units import unix_s
 
 SLICE_ROWS = 200
 MAX_OLDER = 5000
-
-
-class Order(StrEnum):
-    """How the list is sorted. Every order but TIME is sorted once, the largest first."""
-
-    TIME = "time"
-    DURATION = "duration"
-    FIRST = "first token"
-    TOKENS = "tokens"
-    STALLED = "waiting for the client"
-
-
-_SORT_BY: dict[Order, Callable[[RequestRecord], int]] = {
-    Order.TIME: lambda record: record.seq,
-    Order.DURATION: lambda record: record.duration_ms or 0,
-    Order.FIRST: lambda record: record.first_token_ms or 0,
-    Order.TOKENS: lambda record: record.completion_tokens or record.deltas,
-    Order.STALLED: lambda record: record.stalled_ms,
-}
 
 
 class View:
@@ -53,7 +34,8 @@ class View:
         self.filter: Filter | None = None
         self.filtering = True
         """False: the filter is kept, everything is shown, and matches are only marked."""
-        self.order = Order.TIME
+        self.sorting: Sorting | None = None
+        """None: in the order of time, and living; else rows are sorted once."""
         self._matches = array("q")
         self._scanned_to: int | None = None
         self._sorted: list[int] | None = None
@@ -182,8 +164,7 @@ class View:
         self._scanned_to = len(self._store) and self._store.key_at(len(self._store) - 1) + 1
         if self.filter is None or not len(self._store):
             self._scanned_to = None
-        self._sorted = None
-        self.order = Order.TIME
+        self.unsort()
 
     def scan(self, rows: int = SLICE_ROWS) -> bool:
         """Try the next older slice against the filter; False when nothing is left to try."""
@@ -222,20 +203,22 @@ class View:
         self.asked_to = next_before
         self.asked_all = next_before is None or len(self._older) >= MAX_OLDER
 
-    def sort(self, order: Order) -> None:
-        """Sort what is shown now, most first; `Order.TIME` goes back to the living list."""
-        self._sorted = None
-        self.order = order
-        if order is Order.TIME:
-            return
-        by = _SORT_BY[order]
+    def sort(self, sorting: Sorting, value: Value[RequestRecord]) -> None:
+        """Sort what is shown now, by the value of each record; of equal ones the newest comes first."""
+        self.unsort()
         rated = []
-        for index in range(len(self)):
+        for index in reversed(range(len(self))):
             row = self.row_at(index)
             if isinstance(row, RequestRecord):
-                rated.append((by(row), self.key_at(index)))
-        rated.sort(reverse=True)
-        self._sorted = [key for _, key in rated]
+                rated.append((self.key_at(index), value(row)))
+        self._sorted = [
+            key for key, _ in in_order(rated, lambda pair: pair[1], descending=sorting.descending)
+        ]
+        self.sorting = sorting
+
+    def unsort(self) -> None:
+        """Go back to the living list, in the order of time."""
+        self._sorted = self.sorting = None
 
     # The store's watcher.
 

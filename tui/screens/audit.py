@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -18,10 +18,11 @@ from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.filter_kinds import AUDIT, may_hold_key
+from tui.model.sorting import Value
 from tui.model.units import day_clock
 from tui.screens.dialogs import Dialog, ask, paragraph
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
-from tui.screens.pane import BACK_HINT, HELP_HINTS
+from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
@@ -43,6 +44,16 @@ class AuditList(ItemList[AuditEntry]):
         """Return the columns."""
         fixed = (("time", 14), ("action", 8), ("result", 8), ("by", 10), ("client", 12))
         return [*(Field(*given) for given in fixed), Field("keys and detail", max(0, width - 60))]
+
+    def sort_values(self) -> Mapping[str, Value[AuditEntry]]:
+        """Return what an entry is sorted by."""
+        return {
+            "time": lambda entry: entry.seq,
+            "action": lambda entry: entry.action,
+            "result": lambda entry: entry.result,
+            "by": lambda entry: entry.login,
+            "client": lambda entry: entry.client,
+        }
 
     def cells(self, item: AuditEntry) -> dict[str, tuple[str, Role]]:
         """Return one entry."""
@@ -144,6 +155,7 @@ class AuditPane(FilteredItems):
             Hint("F", "filters", "named_filters"),
             *HELP_HINTS,
             BACK_HINT,
+            SORT_HINT,
         ]
 
     # Older entries.

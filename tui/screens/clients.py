@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from typing import ClassVar
@@ -20,11 +20,12 @@ from tui.model.app_state import AppState, Connection
 from tui.model.clients import bar, by_day, last_days, month_meter, nearest
 from tui.model.evidence import RECENT_S
 from tui.model.filter_kinds import CLIENTS
+from tui.model.sorting import Value
 from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
 from tui.screens.client_keys import ClientSummary, KeyList, role_of
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, FilteredItems
-from tui.screens.pane import BACK_HINT, HELP_HINTS
+from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
@@ -87,6 +88,18 @@ class ClientList(ItemList[ClientInfo]):
         left = max(12, width - 3 - sum(field.width + 1 for field in fixed))
         name = min(24, max(12, left * 2 // 5))
         return [Field("client", name), *fixed, Field(" note", max(0, left - name))]
+
+    def sort_values(self) -> Mapping[str, Value[ClientInfo]]:
+        """Return what a client is sorted by."""
+        known = self._state.clients_known
+        return {
+            "req/d": lambda client: client.today.requests if known else None,
+            "tok/d": lambda client: client.today.tokens if known else None,
+            "US$ this month": lambda client: client.month.cost_usd if known else None,
+            "used": self._last_use,
+            "client": lambda client: client.name,
+            "keys": lambda client: self._state_of_keys(client)[0],
+        }
 
     def cells(self, item: ClientInfo) -> dict[str, tuple[str, Role]]:
         """Return one client."""
@@ -386,6 +399,7 @@ class ClientsPane(FilteredItems):
             BACK_HINT,
             Hint("d", "remove", "remove", gone),
             Hint("h", "ended", "ended"),
+            SORT_HINT,
             *(in_grace if grace else []),
         ]
 

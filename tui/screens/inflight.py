@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from textual import on
@@ -15,10 +15,11 @@ from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.filter_kinds import STREAMS
 from tui.model.open_streams import HISTORY_S, OpenStream
+from tui.model.sorting import Value
 from tui.model.store import record_key
 from tui.model.units import count, duration, rate
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
-from tui.screens.pane import CLIENTS_HINT, HELP_HINTS
+from tui.screens.pane import CLIENTS_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.widgets.bars import Hint
 from tui.widgets.detail import Detail
@@ -74,6 +75,21 @@ class StreamList(ItemList[OpenStream]):
         if spare > 16 and not self._brief:  # noqa: PLR2004 - room for an id
             fixed.append(Field("id", min(26, spare)))
         return names + fixed
+
+    def sort_values(self) -> Mapping[str, Value[OpenStream]]:
+        """Return what a stream is sorted by."""
+        return {
+            "age": lambda stream: stream.progress.age_ms,
+            "tokens": lambda stream: stream.progress.deltas,
+            "tok/s": lambda stream: stream.deltas_per_s,
+            "last": lambda stream: stream.progress.last_delta_ms,
+            "client": lambda stream: stream.progress.client,
+            "model": lambda stream: stream.progress.model,
+            "phase": lambda stream: stream.progress.phase.value,
+            "waits for": lambda stream: stream.progress.waiting_for,
+            "address": lambda stream: stream.progress.ip,
+            "instance": lambda stream: stream.progress.instance,
+        }
 
     def cells(self, item: OpenStream) -> dict[str, tuple[str, Role]]:
         """Return one stream."""
@@ -198,6 +214,7 @@ class InflightPane(FilteredItems):
             *HELP_HINTS,
             Hint("F", "filters", "named_filters"),
             Hint("y", "copy id", "copy_id"),
+            SORT_HINT,
         ]
 
     @on(LineList.Chosen)

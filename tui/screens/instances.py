@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from textual import on
@@ -14,6 +14,7 @@ from relayd.admin.schema import AcceptState, EngineStatus, InstanceInfo, epoch_s
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.instances import in_words
+from tui.model.sorting import Value
 from tui.model.units import age, duration
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
@@ -50,6 +51,17 @@ class InstanceList(ItemList[InstanceInfo]):
         if width >= _WIDE:
             fixed += [Field("version", 14), Field("process", 8, right=True)]
         return [Field("instance", max(8, width - 2 - sum(field.width + 1 for field in fixed))), *fixed]
+
+    def sort_values(self) -> Mapping[str, Value[InstanceInfo]]:
+        """Return what an instance is sorted by."""
+        return {
+            "streams": lambda instance: instance.streams,
+            "heard": lambda instance: instance.heartbeat_age_s,
+            "up": lambda instance: -epoch_s(instance.started_at),
+            "instance": lambda instance: instance.name,
+            "keys": lambda instance: instance.has_ring,
+            "intake": lambda instance: instance.intake,
+        }
 
     def cells(self, item: InstanceInfo) -> dict[str, tuple[str, Role]]:
         """Return one instance."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widget import Widget
@@ -13,9 +15,11 @@ from relayd.admin.schema import KeyInfo
 from tui.context import Context
 from tui.type_ahead import Work
 from tui.widgets.bars import Hint
+from tui.widgets.line_list import LineList
 
 CLIENTS_HINT = Hint("K", "clients", "screen.show_screen('clients')")
 HELP_HINTS = (Hint(":", "cmd", "app.command_palette"), Hint("?", "help", "screen.help"))
+SORT_HINT = Hint("s", "sort", "sort")
 BACK_HINT = Hint("Esc", "back", "screen.back")
 
 
@@ -23,6 +27,10 @@ class Pane(Vertical):
     """One screen. It is made when first shown, and told of new data while it is on."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "sort", "Sort by the next column"),
+        Binding("S", "reverse", "Sort the other way"),
+    ]
 
     @dataclass
     class HintsChanged(Message):
@@ -85,6 +93,22 @@ class Pane(Vertical):
     def step_back(self) -> bool:
         """Close what is open inside, on Escape; False if there was nothing."""
         return False
+
+    @property
+    def sortable(self) -> LineList | None:
+        """The list that `s` sorts: the one with the focus, else the first that can be sorted."""
+        lists = [found for found in self.query(LineList) if found.display and found.sortable()]
+        return next((found for found in lists if found.has_focus), next(iter(lists), None))
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        if self.sortable is not None:
+            self.sortable.action_sort()
+
+    def action_reverse(self) -> None:
+        """Sort the other way."""
+        if self.sortable is not None:
+            self.sortable.action_reverse()
 
     def start_once(self, name: str, work: Work) -> None:
         """Do work in the background, unless the same still runs."""

@@ -19,16 +19,15 @@ from tui.model.filter_kinds import REQUESTS, may_hold_key
 from tui.model.stats import WINDOWS, error_cause, is_error
 from tui.model.store import Mark, MarkKind, record_key
 from tui.model.units import plural
-from tui.model.view import Order
 from tui.screens.dialogs import AskColumns, AskTime
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredPane
 from tui.screens.inflight import StreamList
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
 from tui.widgets.cells import Piece, fit
-from tui.widgets.columns import COLUMN_NAMES
+from tui.widgets.columns import COLUMN_NAMES, SORT_KEYS
 from tui.widgets.detail import Detail
 from tui.widgets.filter_line import Filtered
 from tui.widgets.line_list import Field, ItemList, LineList
@@ -91,7 +90,6 @@ class RequestsPane(FilteredPane):
         Binding("E", "error(-1)", "Error before"),
         Binding("t", "go_to_time", "Go to a time"),
         Binding("m", "bookmark", "Mark, or go back to the mark"),
-        Binding("s", "sort", "Sort"),
         Binding("c", "columns", "Columns"),
         Binding("z", "zoom", "Maximise"),
         Binding("right_square_bracket,right", "turn(1)", "Next view of the request", key_display="→ ]"),
@@ -214,7 +212,7 @@ class RequestsPane(FilteredPane):
             CLIENTS_HINT,
             *HELP_HINTS,
             Hint("F", "filters", "named_filters"),
-            Hint("s", "sort", "sort"),
+            SORT_HINT,
             Hint("t", "time", "go_to_time"),
             Hint("c", "columns", "columns"),
             Hint("w", "export", "export"),
@@ -226,13 +224,17 @@ class RequestsPane(FilteredPane):
     @property
     def depth(self) -> int:
         """How often Escape would close something."""
-        is_sorted = self._view.order is not Order.TIME
+        is_sorted = self._view.sorting is not None
         return sum((self.line.editing, self.has_class("-zoom"), self._detail_covers_list, is_sorted))
 
     def way_back(self) -> Callable[[], None]:
         """Return a function that shows this filter, this order and this row again."""
         view = self._view
-        text, filtering, order = "" if view.filter is None else view.filter.text, view.filtering, view.order
+        text, filtering, sorting = (
+            "" if view.filter is None else view.filter.text,
+            view.filtering,
+            view.sorting,
+        )
         row = None if self.rows.following else self.rows.cursor_key
         opened = self.has_class("-opened")
 
@@ -242,8 +244,8 @@ class RequestsPane(FilteredPane):
             self.set_filter(text)
             if not filtering:
                 self.action_toggle_filter()
-            if order is not Order.TIME:
-                self._sort(order)
+            if sorting is not None:
+                self.rows.sort(sorting)
             if row is not None:
                 self.rows.set_following(following=False)
                 self._row_wanted = int(row)
@@ -271,8 +273,8 @@ class RequestsPane(FilteredPane):
             self.remove_class("-detail", "-opened")
             self.focus_default()
             self.post_message(self.HintsChanged())
-        elif self._view.order is not Order.TIME:
-            self._sort(Order.TIME)
+        elif self._view.sorting is not None:
+            self.rows.sort(None)
         else:
             return False
         return True
@@ -285,6 +287,7 @@ class RequestsPane(FilteredPane):
         self.post_message(self.HintsChanged())
 
     @on(RequestList.FollowChanged)
+    @on(LineList.Sorted, "#list")
     def _follow_changed(self) -> None:
         self.line.redraw()
         self.post_message(self.HintsChanged())
@@ -378,8 +381,10 @@ class RequestsPane(FilteredPane):
         return Filtered(text, view.filtering, count, matches, self._follow_piece())
 
     def _follow_piece(self) -> Piece:
-        if self._view.order is not Order.TIME:
-            return f" SORTED by {self._view.order.value} · Esc ", style(self.app, Role.WARN)
+        sorting = self._view.sorting
+        if sorting is not None:
+            words = f"{SORT_KEYS[sorting.column].words} {sorting.mark}"
+            return f" SORTED by {words} · Esc ", style(self.app, Role.WARN)
         if self.rows.following:
             return " FOLLOW ", style(self.app, Role.GOOD)
         new = f" {self.rows.new_count:,} new (End)" if self.rows.new_count else " (End)"
@@ -510,7 +515,7 @@ class RequestsPane(FilteredPane):
             return
         await self._load_back_to(at_s)
         # Only in the order of time is there a place for it.
-        self._view.sort(Order.TIME)
+        self.rows.sort(None)
         index = self._view.index_of_time(at_s)
         self.rows.set_following(following=False)
         self.rows.go_to(index)
@@ -526,18 +531,7 @@ class RequestsPane(FilteredPane):
         while more and store.oldest_s is not None and store.oldest_s > at_s:
             more = await self.context.feed.history.load_older()
 
-    # Order, columns, size.
-
-    def action_sort(self) -> None:
-        """Sort by the next order."""
-        orders = list(Order)
-        self._sort(orders[(orders.index(self._view.order) + 1) % len(orders)])
-
-    def _sort(self, order: Order) -> None:
-        self.rows.set_following(following=False)
-        self._view.sort(order)
-        self.rows.action_follow() if order is Order.TIME else self.rows.action_first()
-        self.refresh_data()
+    # Columns, size.
 
     @work(group=ASKS)
     async def action_columns(self) -> None:

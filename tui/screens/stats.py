@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -14,9 +14,10 @@ from relayd.admin.client import AdminClientError
 from relayd.admin.schema import RouteState, RouteStatus
 from tui.context import Context
 from tui.model.routes import in_words
+from tui.model.sorting import Value
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
 from tui.model.units import clock_short, count, duration, plural, rate
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Bar, ClickBar, Hint
 from tui.widgets.cells import Piece, fit, width_of
@@ -123,6 +124,16 @@ class TallyList(ItemList[tuple[str, Tally]]):
         numbers = (("req", 5), ("err", 5), ("first p50/p95", 13), ("dur p50", 7))
         name = Field(self.field, max(8, min(30, width - 36)))
         return [name, *(Field(title, size, right=True) for title, size in numbers)]
+
+    def sort_values(self) -> Mapping[str, Value[tuple[str, Tally]]]:
+        """Return what a name is sorted by."""
+        return {
+            "req": lambda row: row[1].requests,
+            "err": lambda row: row[1].errors / row[1].requests if row[1].requests else None,
+            "first p50/p95": lambda row: row[1].first.percentile(0.95),
+            "dur p50": lambda row: row[1].duration.percentile(0.5),
+            self.field: lambda row: row[0],
+        }
 
     def cells(self, item: tuple[str, Tally]) -> dict[str, tuple[str, Role]]:
         """Return one name with its numbers."""
@@ -258,6 +269,7 @@ class StatsPane(Pane):
             Hint("Enter", "filter by it", "filter_by"),
             CLIENTS_HINT,
             *HELP_HINTS,
+            SORT_HINT,
             BACK_HINT,
         ]
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
 from functools import partial
+from operator import attrgetter
 from typing import ClassVar
 
 from textual import on
@@ -18,6 +19,7 @@ from relayd.admin.schema import ClientInfo, Usage, UsageRow, UsageSums, Window, 
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.clients import Meter, bar, meters
+from tui.model.sorting import Value
 from tui.model.text import printable_text
 from tui.model.units import count, countdown, money, plural
 from tui.model.usage import (
@@ -38,7 +40,7 @@ from tui.model.usage import (
     tokens_of,
 )
 from tui.screens.client_keys import role_of
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
 from tui.type_ahead import Work
 from tui.widgets.bars import Bar, ClickBar, Hint
@@ -152,6 +154,22 @@ class UsageList(ItemList[UsageItem]):
             names = [Field(self.by.value, 8), Field("of client", min(24, max(8, left - 9)))]
         return [*names, *fixed]
 
+    def sort_values(self) -> Mapping[str, Value[UsageItem]]:
+        """Return what a row is sorted by."""
+        values: dict[str, Value[UsageItem]] = {
+            f"{name}{suffix}": partial(_sort_value, name, attrgetter(part))
+            for suffix, part in (("/d", "today"), ("/m", "month"), ("", "month"))
+            for name in _WIDTHS
+        }
+        values[self.by.value] = lambda item: item.name
+        values["of client"] = lambda item: self._clients_by_key.get(item.name or "")
+        values["est"] = lambda item: item.month.estimated
+        return values
+
+    def is_pinned(self, item: UsageItem) -> bool:
+        """Return whether this is the total, which stays on top."""
+        return item.is_total
+
     @property
     def _shows_today(self) -> bool:
         return self._report is not None and self._report.today is not None
@@ -183,6 +201,10 @@ class UsageList(ItemList[UsageItem]):
 
 def _figure(name: str, sums: UsageSums) -> str:
     return cost_in_words(sums) if name == "US$" else count(FIGURES[name](sums))
+
+
+def _sort_value(name: str, sums_of: Callable[[UsageItem], UsageSums], item: UsageItem) -> float:
+    return FIGURES[name](sums_of(item))
 
 
 def _share(sums: UsageSums, total: UsageSums) -> str:
@@ -480,6 +502,7 @@ class UsagePane(Pane):
             Hint("←→", "month", "month(-1)"),
             CLIENTS_HINT,
             *HELP_HINTS,
+            SORT_HINT,
             BACK_HINT,
         ]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.style import Style
 
 from relayd.admin.schema import Outcome, RequestRecord, epoch_s
 from tui.model.descriptions import path_kind, state_word
+from tui.model.sorting import Value
 from tui.model.stats import is_error
 from tui.model.units import clock, count, duration, money
 from tui.theme import Role
@@ -34,6 +35,14 @@ class Column:
     most: int = 60
 
 
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """What a column is sorted by: in words, and the value of a record."""
+
+    words: str
+    value: Value[RequestRecord]
+
+
 COLUMNS = (
     Column("time", "time", 8, 0),
     Column("status", "st", 4, 0),
@@ -51,6 +60,24 @@ COLUMNS = (
     Column("finish", "finish", 7, 6),
     Column("agent", "user agent", 18, 7, grows=3, most=60),
 )
+# By the title, in the order in which `s` goes through them: first what one looks for.
+SORT_KEYS: Mapping[str, SortKey] = {
+    "dur": SortKey("duration", lambda record: record.duration_ms),
+    "first": SortKey("first token", lambda record: record.first_token_ms),
+    "tok": SortKey("tokens", lambda record: _tokens(record) or None),
+    "US$": SortKey("cost", lambda record: record.cost_usd),
+    "·░▓▒ time": SortKey("waiting for the client", lambda record: record.stalled_ms),
+    "st": SortKey("state", state_word),
+    "kind": SortKey("kind", lambda record: path_kind(record.path)),
+    "model": SortKey("model", lambda record: record.model),
+    "client": SortKey("client", lambda record: record.client),
+    "address": SortKey("address", lambda record: record.ip),
+    "cause": SortKey("cause", lambda record: record.error.code if record.error else record.outcome),
+    "key": SortKey("key", lambda record: record.key_id),
+    "finish": SortKey("finish", lambda record: record.finish_reason),
+    "user agent": SortKey("user agent", lambda record: record.user_agent),
+    "time": SortKey("time", lambda record: record.seq),
+}
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 
 
@@ -81,12 +108,6 @@ def fitted(width: int, hidden: frozenset[str] = frozenset()) -> list[Fitted]:
             widths[column.name] += more
             spare -= more
     return [Fitted(column, widths[column.name]) for column in chosen]
-
-
-def head(columns: list[Fitted], look: Look) -> list[Piece]:
-    """Return the line of titles."""
-    titles = " ".join(fit(f.column.title, f.width, right=f.column.right) for f in columns)
-    return [(titles, look(Role.DIM))]
 
 
 def row(record: RequestRecord, age_ms: float | None, columns: list[Fitted], look: Look) -> list[Piece]:
@@ -143,6 +164,10 @@ def _number(name: str, record: RequestRecord, age_ms: float | None) -> tuple[str
         return duration(age_ms if running else record.duration_ms), Role.RUN if running else Role.TEXT
     if name == "cost":
         return money(record.cost_usd), Role.DIM if record.cost_usd is None else Role.TEXT
-    # An embedding has tokens in its prompt alone.
-    tokens = record.completion_tokens or record.deltas or record.prompt_tokens
+    tokens = _tokens(record)
     return (count(tokens), Role.TEXT) if tokens else ("—", Role.DIM)
+
+
+def _tokens(record: RequestRecord) -> int | None:
+    # An embedding has tokens in its prompt alone.
+    return record.completion_tokens or record.deltas or record.prompt_tokens

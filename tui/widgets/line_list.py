@@ -17,13 +17,27 @@ from textual.message import Message
 from textual.strip import Strip
 
 from relayd.admin.schema import Filter
+from tui.model.sorting import Sorting, Value, in_order, natural
 from tui.theme import Role, style
-from tui.widgets.cells import Drawn, Piece, fit, ground, line
+from tui.widgets.cells import Drawn, Piece, fit, ground, line, width_of
 
 Key = int | str
 T = TypeVar("T")
 _WHEEL_ROWS = 3
 FILTERED_OUT = ("Nothing passes this filter.", "Esc shows everything again · / changes it")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a list."""
+
+    title: str
+    width: int
+    right: bool = False
+
+    def fit(self, text: str) -> str:
+        """Return the text in the width of the column."""
+        return fit(text, self.width, right=self.right)
 
 
 @dataclass
@@ -65,6 +79,10 @@ class LineList(Drawn, can_focus=True):
 
         key: Key | None
 
+    @dataclass
+    class Sorted(ListMessage):
+        """The rows stand in another order."""
+
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
         self.top = 0
@@ -94,9 +112,9 @@ class LineList(Drawn, can_focus=True):
         """Return one row."""
         raise NotImplementedError
 
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:  # noqa: ARG002 - for subclasses
-        """Return the line of column names, or None for no such line."""
-        return None
+    def fields(self, width: int) -> Sequence[Field]:  # noqa: ARG002 - for subclasses
+        """Return the columns, which stand one cell apart; the last may reach over the scrollbar."""
+        return ()
 
     def empty_text(self) -> tuple[str, ...]:
         """Return what is shown if there are no rows: sentences, one per line."""
@@ -106,12 +124,58 @@ class LineList(Drawn, can_focus=True):
         """Return the role of a mark in the scrollbar for these rows, or None."""
         return None
 
+    # Order.
+
+    @property
+    def sorting(self) -> Sorting | None:
+        """How the operator sorted the rows; None: they stand in the list's own order."""
+        return None
+
+    def sortable(self) -> Sequence[str]:
+        """Return the titles of the columns to sort by, in the order in which `s` goes through them."""
+        return ()
+
+    def natural_sorting(self, column: str) -> Sorting:
+        """Return how a column is sorted at first."""
+        raise NotImplementedError
+
+    def sort(self, sorting: Sorting | None) -> None:
+        """Sort the rows, or go back to the list's own order."""
+        raise NotImplementedError
+
+    def _sort(self, sorting: Sorting | None) -> None:
+        self.sort(sorting)
+        self.post_message(self.Sorted(self))
+
+    def sort_by(self, column: str) -> None:
+        """Sort by a column; again: the other way, and a third time: the list's own order."""
+        now, first = self.sorting, self.natural_sorting(column)
+        if now is None or now.column != column:
+            self._sort(first)
+        else:
+            self._sort(first.reversed if now == first else None)
+
+    def action_sort(self) -> None:
+        """Sort by the next column in sight; after the last comes the list's own order."""
+        shown = {field.title for field in self.fields(self.size.width)}
+        columns = [column for column in self.sortable() if column in shown]
+        now = self.sorting.column if self.sorting is not None else None
+        rest = columns[columns.index(now) + 1 :] if now in columns else columns
+        self._sort(self.natural_sorting(rest[0]) if rest else None)
+
+    def action_reverse(self) -> None:
+        """Sort the other way; where nothing is sorted yet, by the first column."""
+        if self.sorting is None:
+            self.action_sort()
+        else:
+            self._sort(self.sorting.reversed)
+
     # Place.
 
     @property
     def body_height(self) -> int:
         """How many rows fit."""
-        return max(0, self.size.height - (self.head_pieces(self.size.width) is not None))
+        return max(0, self.size.height - bool(self.fields(self.size.width)))
 
     @property
     def cursor_key(self) -> Key | None:
@@ -171,10 +235,8 @@ class LineList(Drawn, can_focus=True):
     def all_lines(self, width: int, height: int) -> list[Strip]:
         """Return the titles, and the rows in sight with the scrollbar."""
         rest = ground(self)
-        head = self.head_pieces(width)
-        lines: list[Strip] = []
-        if head is not None:
-            lines.append(line(head, width, rest))
+        fields = self.fields(width)
+        lines = [line(self._head_pieces(fields), width, rest)] if fields else []
         count, rows = self.row_count(), height - len(lines)
         if not count:
             return lines + self._empty_lines(width, rows, rest)
@@ -191,6 +253,21 @@ class LineList(Drawn, can_focus=True):
             over = cursor_style if selected and self.cursor_shown else None
             lines.append(Strip.join([line(pieces, width - 1, rest, over), bar[y]]))
         return lines
+
+    def _head_pieces(self, fields: Sequence[Field]) -> Iterable[Piece]:
+        """Return the titles, one cell in; that of the sorted column has an arrow."""
+        dim, strong = style(self.app, Role.DIM), style(self.app, Role.STRONG)
+        yield " ", dim
+        sorting = self.sorting
+        for field in fields:
+            title = field.title
+            if sorting is None or sorting.column != title:
+                yield field.fit(title) + " ", dim
+            elif width_of([(title, dim)]) < field.width:
+                yield field.fit(sorting.mark + title if field.right else title + sorting.mark) + " ", strong
+            else:
+                # The arrow takes the cell between the columns.
+                yield field.fit(title) + sorting.mark, strong
 
     def _empty_lines(self, width: int, height: int, rest: Style) -> list[Strip]:
         """Return the sentences in the upper middle of the space."""
@@ -286,28 +363,29 @@ class LineList(Drawn, can_focus=True):
         self.scroll_rows(round(at * (self.row_count() - rows)) - self.top)
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor there; a second click opens."""
+        """Put the cursor there; a second click opens. On a title: sort by its column."""
         if event.x == self.size.width - 1:
             return
-        index = self.top + event.y - (self.size.height - self.body_height)
-        if event.y >= self.size.height - self.body_height and index < self.row_count():
+        head = self.size.height - self.body_height
+        if event.y < head:
+            self._click_title(event.x)
+            return
+        index = self.top + event.y - head
+        if index < self.row_count():
             again = index == self.cursor
             self.go_to(index)
             if event.chain > 1 and again:
                 self.action_choose()
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One column of an `ItemList`."""
-
-    title: str
-    width: int
-    right: bool = False
-
-    def fit(self, text: str) -> str:
-        """Return the text in the width of the column."""
-        return fit(text, self.width, right=self.right)
+    def _click_title(self, x: int) -> None:
+        """Sort by the column there, if one can sort by it."""
+        start = 1
+        for field in self.fields(self.size.width):
+            if start <= x <= start + field.width:
+                if field.title in self.sortable():
+                    self.sort_by(field.title)
+                return
+            start += field.width + 1
 
 
 class ItemList(LineList, Generic[T]):
@@ -322,8 +400,9 @@ class ItemList(LineList, Generic[T]):
         super().__init__(id=id)
         self._key = key
         self._cursor_always = cursor_always
+        self._sorting: Sorting | None = None
         self.items: Sequence[T] = []
-        """Those that are shown."""
+        """Those that are shown, as they are sorted."""
         self.all_items: Sequence[T] = []
         self.filter: Filter | None = None
         self.filtering = True
@@ -332,6 +411,14 @@ class ItemList(LineList, Generic[T]):
     def fields(self, width: int) -> list[Field]:
         """Return the columns, which stand one cell apart; the last may reach over the scrollbar."""
         raise NotImplementedError
+
+    def sort_values(self) -> Mapping[str, Value[T]]:
+        """Return what an item is sorted by, for each column that can be sorted by, by its title."""
+        return {}
+
+    def is_pinned(self, item: T) -> bool:  # noqa: ARG002 - for subclasses
+        """Return whether the item stays above the others, however they are sorted."""
+        return False
 
     def cells(self, item: T) -> dict[str, tuple[str, Role]]:
         """Return what the item has in each column, by its title."""
@@ -362,8 +449,42 @@ class ItemList(LineList, Generic[T]):
 
     def _pick(self) -> None:
         wanted = self.filter if self.filtering else None
-        self.items = self.all_items if wanted is None else list(filter(wanted.matches, self.all_items))
+        items = self.all_items if wanted is None else list(filter(wanted.matches, self.all_items))
+        sorting = self._sorting
+        value = None if sorting is None else self.sort_values().get(sorting.column)
+        if sorting is not None and value is not None:
+            rest = [item for item in items if not self.is_pinned(item)]
+            items = [item for item in items if self.is_pinned(item)]
+            items += in_order(rest, value, descending=sorting.descending)
+        self.items = items
         self.rows_changed()
+
+    @property
+    def sorting(self) -> Sorting | None:
+        """How the operator sorted the items."""
+        return self._sorting
+
+    def sortable(self) -> Sequence[str]:
+        """Return the titles of the columns to sort by."""
+        return list(self.sort_values())
+
+    def natural_sorting(self, column: str) -> Sorting:
+        """Return how a column is sorted at first."""
+        return natural(column, self.all_items, self.sort_values()[column])
+
+    def sort(self, sorting: Sorting | None) -> None:
+        """Sort the items, and keep them sorted as they change."""
+        self._sorting = sorting
+        self._pick()
+
+    def restore_place(self, count: int) -> None:
+        """Find the cursor again; of sorted rows, which change places, the top is not followed."""
+        if self._sorting is None:
+            super().restore_place(count)
+            return
+        self._top_key = None
+        super().restore_place(count)
+        self.top = max(min(self.top, self.cursor), self.cursor - max(1, self.body_height) + 1)
 
     @property
     def chosen(self) -> T | None:
@@ -382,11 +503,6 @@ class ItemList(LineList, Generic[T]):
     def row_key(self, index: int) -> Key:
         """Return the key of the item at this place."""
         return self._key(self.items[index])
-
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:
-        """Return the column names, one cell in."""
-        titles = " ".join(field.fit(field.title) for field in self.fields(width))
-        return [(f" {titles}", style(self.app, Role.DIM))]
 
     def row_pieces(self, index: int, width: int, *, selected: bool) -> Iterable[Piece]:
         """Return one item, one cell in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +10,15 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from relayd.admin.schema import epoch_s
+from relayd.admin.schema import RequestRecord, epoch_s
 from tui.model.app_state import AppState, Connection
+from tui.model.sorting import Sorting, natural
 from tui.model.store import Mark, MarkKind
 from tui.model.units import clock, plural
-from tui.model.view import Order
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, fit
-from tui.widgets.columns import Fitted, fitted, head, row
-from tui.widgets.line_list import Key, LineList
+from tui.widgets.columns import SORT_KEYS, Fitted, fitted, row
+from tui.widgets.line_list import Field, Key, LineList
 
 _BAR_SAMPLES = 12
 
@@ -55,7 +55,7 @@ class RequestList(LineList):
         """How many rows came since the view was frozen."""
         if self.following or not self.row_count():
             return 0
-        if self.state.view.order is not Order.TIME:
+        if self.sorting is not None:
             return 0
         return self.row_count() - self.state.view.index_of(self._newest_seen + 1)
 
@@ -78,11 +78,36 @@ class RequestList(LineList):
             self._columns = (width, self.hidden, fitted(width - 2, self.hidden))
         return self._columns[2]
 
-    def head_pieces(self, width: int) -> Iterable[Piece] | None:
-        """Return column names."""
-        if width == 0:
-            return []
-        return [(" ", self._look(Role.DIM)), *head(self._fitted(width - 1), self._look)]
+    def fields(self, width: int) -> list[Field]:
+        """Return the columns that fit."""
+        columns = self._fitted(width - 1)
+        return [Field(fit.column.title, fit.width, right=fit.column.right) for fit in columns]
+
+    @property
+    def sorting(self) -> Sorting | None:
+        """How the operator sorted the view."""
+        return self.state.view.sorting
+
+    def sortable(self) -> Sequence[str]:
+        """Return the titles of the columns to sort by."""
+        return list(SORT_KEYS)
+
+    def natural_sorting(self, column: str) -> Sorting:
+        """Return how a column is sorted at first."""
+        view = self.state.view
+        rows = (row for index in range(len(view)) if isinstance(row := view.row_at(index), RequestRecord))
+        return natural(column, rows, SORT_KEYS[column].value)
+
+    def sort(self, sorting: Sorting | None) -> None:
+        """Sort what is shown now, once, or go back to the living list."""
+        self.set_following(following=False)
+        if sorting is None:
+            self.state.view.unsort()
+            self.action_follow()
+        else:
+            self.state.view.sort(sorting, SORT_KEYS[sorting.column].value)
+            self.action_first()
+        self.rows_changed()
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
@@ -164,7 +189,7 @@ class RequestList(LineList):
             self.set_following(following=False)
         super().scroll_rows(rows)
         at_end = self.top + self.body_height >= self.row_count()
-        if rows > 0 and at_end and self.state.view.order is Order.TIME:
+        if rows > 0 and at_end and self.sorting is None:
             self.set_following(following=True)
         self._look_for_older()
 
@@ -186,7 +211,7 @@ class RequestList(LineList):
 
     def action_follow(self) -> None:
         """End: go to the newest and follow."""
-        if self.state.view.order is not Order.TIME:
+        if self.sorting is not None:
             super().go_to(self.row_count() - 1)
             return
         if self.following:

@@ -8,9 +8,10 @@ import pytest
 
 from relayd.admin.schema import RequestRecord, parse_filter
 from tests.tui.samples import a_failure, a_record, an_open
+from tui.model.sorting import Sorting
 from tui.model.stats import is_error
 from tui.model.store import Mark, MarkKind, RecordStore, record_key
-from tui.model.view import MAX_OLDER, Order, View
+from tui.model.view import MAX_OLDER, View
 
 
 def a_view(records: list[RequestRecord]) -> tuple[RecordStore, View]:
@@ -68,12 +69,12 @@ def test_turning_the_filter_off_keeps_its_matches() -> None:
 def test_a_sorted_view_stands_still() -> None:
     """Sorting is a picture: records that come later do not move it."""
     store, view = a_view([a_record(n, duration_ms=1000 * (n % 7)) for n in range(1, 15)])
-    view.sort(Order.DURATION)
+    view.sort(Sorting("dur", descending=True), lambda record: record.duration_ms)
     before = shown(view)
     assert before[:2] == [13, 6]
     store.put(a_record(99, duration_ms=10**6))
     assert shown(view) == before
-    view.sort(Order.TIME)
+    view.unsort()
     assert shown(view)[-1] == 99
 
 

@@ -181,9 +181,12 @@ async def test_sorting_shows_the_slowest_first_and_escape_goes_back(tmp_path: Pa
     """Sorted is a still picture, named in the filter line."""
     async with app_with_past(tmp_path) as (harness, _):
         await harness.press("s")
-        assert "SORTED by duration" in harness.text()
+        assert "SORTED by duration ▼" in harness.text()
         durations = [record.duration_ms or 0 for record in shown(harness)]
         assert durations == sorted(durations, reverse=True)
+        await harness.press("S")
+        await harness.shows("SORTED by duration ▲", "▲dur")
+        assert shown(harness)[0].duration_ms == min(filter(None, durations))
         await harness.press("escape")
         assert "FOLLOW" in harness.text()
 
