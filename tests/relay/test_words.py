@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relayd.relay.errors import ErrorCode, RelayError, internal_error
@@ -33,6 +33,9 @@ def test_each_kind_of_line_has_its_keys_in_order() -> None:
     assert done_line(None, None).endswith(b',"finish_reason":null,"usage":null}\n')
 
 
+@example("a\x85b")
+@example("a\u2028b")
+@example("a\u2029b")
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\r\n")))
 def test_every_line_splitter_finds_the_same_line(text: str) -> None:
     """No character of the text ends the line, for Python's splitlines either; the text comes back whole."""
