@@ -88,13 +88,13 @@ class DaemonCommands:
         """
         return await self._until_answered(what, lambda _: action(), range(1, _ACT_TRIES + 1))
 
-    async def act_once(self, what: str, action: Callable[[str], Awaitable[object]]) -> None:
+    async def act_once(self, what: str, action: Callable[[str], Awaitable[T]]) -> T:
         """Do what takes an idempotency key, so that it may be asked for a few times.
 
         Raises:
             AnswerUnknown: no answer came, however often it was asked for.
         """
-        await self._until_answered(what, action, range(1, _ACT_TRIES + 1))
+        return await self._until_answered(what, action, range(1, _ACT_TRIES + 1))
 
     async def _until_answered(
         self, what: str, question: Callable[[str], Awaitable[T]], tries: Iterable[int]

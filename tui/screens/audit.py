@@ -29,6 +29,9 @@ from tui.widgets.bars import Hint
 from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList
 
 SIDE_BY_SIDE = 130
+_COLUMNS = {"time": 14, "action": 10, "result": 6, "by": 8, "client": 11}
+_WIDE_COLUMNS = {"time": 14, "action": 13, "result": 12, "by": 12, "client": 18}
+_WIDE = 100
 _NOTE = "note"
 _MAX_NOTE = 500
 
@@ -42,8 +45,10 @@ class AuditList(ItemList[AuditEntry]):
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
-        fixed = (("time", 14), ("action", 8), ("result", 8), ("by", 10), ("client", 12))
-        return [*(Field(*given) for given in fixed), Field("keys and detail", max(0, width - 60))]
+        widths = _WIDE_COLUMNS if width >= _WIDE else _COLUMNS
+        fixed = [Field(title, cells) for title, cells in widths.items()]
+        left = width - 3 - sum(field.width + 1 for field in fixed)
+        return [*fixed, Field("keys and detail", max(0, left))]
 
     def sort_values(self) -> Mapping[str, Value[AuditEntry]]:
         """Return what an entry is sorted by."""
@@ -63,7 +68,7 @@ class AuditList(ItemList[AuditEntry]):
             "result": (item.result, Role.GOOD if item.result == "done" else Role.BAD),
             "by": (item.login, Role.TEXT),
             "client": (item.client or "—", Role.TEXT),
-            "keys and detail": ("  ".join(filter(None, [_keys(item), item.detail])), Role.DIM),
+            "keys and detail": (_details(item), Role.TEXT if item.action == _NOTE else Role.DIM),
         }
 
     def empty_text(self) -> tuple[str, ...]:
@@ -83,8 +88,8 @@ class AuditPane(FilteredItems):
 
     DEFAULT_CSS = """
     AuditPane #both { height: 1fr; }
-    AuditPane AuditList { width: 3fr; }
-    AuditPane #words { width: 2fr; padding: 0 1; background: $surface; }
+    AuditPane AuditList { width: 2fr; }
+    AuditPane #words { width: 1fr; padding: 0 1; background: $surface; }
     AuditPane #entry { height: auto; }
     AuditPane.-narrow #both { layout: vertical; }
     AuditPane.-narrow AuditList { width: 1fr; }
@@ -103,6 +108,8 @@ class AuditPane(FilteredItems):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="audit")
+        self._noted: int | None = None
+        """The place in the log of a new note that is not in the list yet."""
 
     def compose(self) -> ComposeResult:
         """Show filter line, list and words."""
@@ -128,6 +135,10 @@ class AuditPane(FilteredItems):
     def refresh_data(self) -> None:
         """Show new entries."""
         self.rows.show(self.state.audit)
+        place = None if self._noted is None else self.rows.index_of(self._noted)
+        if place is not None:
+            self._noted = None
+            self.rows.go_to(place)
         self.line.redraw()
         self._show_chosen()
         self._look_for_older()
@@ -199,11 +210,12 @@ class AuditPane(FilteredItems):
         key_ids = about.key_ids if about is not None and name == about.client else ()
         write = partial(self.context.commands.client.note, text, client=name or None, key_ids=key_ids)
         try:
-            await self.context.commands.act_once("Add a note", lambda key: write(idempotency_key=key))
+            entry = await self.context.commands.act_once("Add a note", lambda key: write(idempotency_key=key))
         except AdminClientError as error:
             self.app.notify(f"The note was not added: {error}", severity="error")
         else:
-            self.rows.go_to(0)
+            self._noted = entry.seq
+            self.refresh_data()
 
 
 class AskNote(Dialog[tuple[str, str]]):
@@ -234,6 +246,12 @@ class AskNote(Dialog[tuple[str, str]]):
             self.explain("This looks like a key. Name keys by their id.")
         else:
             self.dismiss((text, client))
+
+
+def _details(entry: AuditEntry) -> str:
+    """Return keys and detail; of a note the text matters most."""
+    parts = [_keys(entry), entry.detail]
+    return "  ".join(filter(None, reversed(parts) if entry.action == _NOTE else parts))
 
 
 def _keys(entry: AuditEntry) -> str:

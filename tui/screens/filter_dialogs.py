@@ -15,13 +15,14 @@ from tui.screens.dialogs import Dialog, paragraph
 from tui.theme import Role
 from tui.widgets.line_list import Field, ItemList
 
-_MAX_ROWS = 14
+_OTHER_LINES = 14
+_MIN_ROWS = 3
 _NAME_CELLS = 24
 _MAX_NAME = 40
 
 
 class _Picks(ItemList[NamedFilter]):
-    """Lines with a name and a few words; Enter takes one at once, before the next key."""
+    """Lines with a name and a few words; Enter acts on one at once, before the next key, and closes."""
 
     def __init__(self, titles: tuple[str, str], take: Callable[[NamedFilter], object]) -> None:
         super().__init__(lambda pick: pick.name, id="picks")
@@ -30,12 +31,13 @@ class _Picks(ItemList[NamedFilter]):
 
     def on_mount(self) -> None:
         """Be as high as is needed, if there is room."""
-        self.styles.height = min(_MAX_ROWS, len(self.items)) + 1
+        room = self.app.size.height - _OTHER_LINES
+        self.styles.height = max(_MIN_ROWS, min(room, len(self.items))) + 1
 
     def fields(self, width: int) -> list[Field]:
         """Return both columns."""
         name = min(_NAME_CELLS, max(8, width // 3))
-        return [Field(self._titles[0], name), Field(self._titles[1], max(0, width - name - 2))]
+        return [Field(self._titles[0], name), Field(self._titles[1], max(0, width - name - 3))]
 
     def cells(self, item: NamedFilter) -> dict[str, tuple[str, Role]]:
         """Return one line."""
@@ -43,18 +45,25 @@ class _Picks(ItemList[NamedFilter]):
 
     def action_choose(self) -> None:
         """Take the line under the cursor."""
-        if self.chosen is not None:
+        if self.chosen is not None and isinstance(self.screen, Dialog):
             self._take(self.chosen)
+            self.screen.action_leave()
 
 
-class ChooseField(Dialog[str]):
-    """The fields that a filter may name, with what they are."""
+class ChooseField(Dialog[None]):
+    """The fields that a filter may name, with what they are.
+
+    Args:
+        kind: what is filtered.
+        take: called with the name of the chosen field.
+    """
 
     AUTO_FOCUS = "#picks"
 
-    def __init__(self, kind: FilterKind) -> None:
+    def __init__(self, kind: FilterKind, take: Callable[[str], None]) -> None:
         super().__init__(f"What a filter of {kind.many} may name")
         self._kind = kind
+        self._take = take
 
     def body(self) -> Iterable[Widget]:
         """Show the operators and the fields."""
@@ -63,18 +72,19 @@ class ChooseField(Dialog[str]):
             'client="night batch". Enter writes a field into the filter.',
             note=True,
         )
-        picks = _Picks(("field", "what it is"), lambda pick: self.dismiss(pick.name))
+        picks = _Picks(("field", "what it is"), lambda pick: self._take(pick.name))
         picks.items = [NamedFilter(name, meaning) for name, meaning in self._kind.meanings.items()]
         yield picks
 
 
-class ChooseFilter(Dialog[str]):
-    """Filters by name; the answer is the text of the chosen one.
+class ChooseFilter(Dialog[None]):
+    """Filters by name.
 
     Args:
         kind: what is filtered.
         filters: those to choose from.
         saved: the saved ones among them, by name; changed here.
+        take: called with the text of the chosen one.
         on: the filter that is on; empty if there is none, or if it can't be saved.
     """
 
@@ -82,16 +92,22 @@ class ChooseFilter(Dialog[str]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("delete", "forget", "Forget", show=False)]
 
     def __init__(
-        self, kind: FilterKind, filters: Callable[[], Sequence[NamedFilter]], saved: dict[str, str], on: str
+        self,
+        kind: FilterKind,
+        filters: Callable[[], Sequence[NamedFilter]],
+        saved: dict[str, str],
+        on: str,
+        take: Callable[[str], None],
     ) -> None:
         super().__init__(f"Filters of {kind.many}")
         self._filters = filters
         self._saved = saved
         self._on = on
+        self._take = take
 
     def body(self) -> Iterable[Widget]:
         """Show the filters, and a field for the name of the one that is on."""
-        picks = _Picks(("name", "filter"), lambda pick: self.dismiss(pick.text))
+        picks = _Picks(("name", "filter"), lambda pick: self._take(pick.text))
         picks.items = self._filters()
         yield picks
         if self._on:

@@ -139,10 +139,11 @@ class FilteredPane(Pane):
     async def _ask_field(self) -> None:
         from tui.screens.filter_dialogs import ChooseField  # noqa: PLC0415 - loaded when first used
 
-        name = await ask(self.app, ChooseField(self.KIND))
-        if name is not None:
-            self.line.edit(recall=False)
-            self.line.add_field(name)
+        await ask(self.app, ChooseField(self.KIND, self._write_field))
+
+    def _write_field(self, name: str) -> None:
+        self.line.edit(recall=False)
+        self.line.add_field(name)
 
     def named_filters(self) -> list[NamedFilter]:
         """Return the filters by name: the saved ones, those of the app, and those for the chosen row."""
@@ -159,9 +160,7 @@ class FilteredPane(Pane):
 
         now = self.filtered().text
         on = "" if may_hold_key(now) else now
-        text = await ask(self.app, ChooseFilter(self.KIND, self.named_filters, self._saved, on))
-        if text is not None:
-            self.set_filter(text)
+        await ask(self.app, ChooseFilter(self.KIND, self.named_filters, self._saved, on, self.set_filter))
         self.save_settings()
 
     def action_use_filter(self, name: str) -> None:

@@ -206,7 +206,6 @@ class InflightPane(FilteredItems):
         return [
             Hint("Enter", "open", "open", empty),
             Hint("x", "cancel", "cancel", refusal or empty),
-            Hint("/", "filter", "filter"),
             Hint("o", "key", "owner", empty),
             Hint("P", "pause", "screen.pause", refusal),
             Hint("D", "drain", "screen.drain", refusal),

@@ -293,12 +293,13 @@ class FilterLine(Vertical):
         return [[(" / ", key), (fit(shown, max(0, width - width_of(right) - 3)), look), *right]]
 
     def _fault_pieces(self, width: int) -> list[list[Piece]]:
-        """Return what is wrong, pointing at the place, in as many lines as it needs; else what matches."""
-        if self._fault is not None:
-            return self._pointer(self._fault, width)
+        """Return how many rows match and how it may go on, or what is wrong, in the lines that it needs."""
         key, dim = style(self.app, Role.KEY), style(self.app, Role.DIM)
         found = self.completions(self.box.value) if self.editing else []
-        words = f"{self._filtered().matches} · "
+        # What can be completed is not wrong, only not finished.
+        if self._fault is not None and not found:
+            return self._pointer(self._fault, width)
+        words = f"{self._filtered().matches} · " if self._fault is None else ""
         if found:
             first, *others = [printable_text(completion.shown) for completion in found]
             rest = "".join(f" · {other}" for other in others)

@@ -1,0 +1,190 @@
+"""Filters on every list, by keys: written, completed, recalled, named, and explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from textual import events
+from textual.widgets import Input
+
+from tests.admin.harness import admin_api
+from tests.tui.app_harness import AppHarness, app_with_past, files
+from tests.wire import until
+from tui.history import History
+from tui.model.app_state import AppState
+from tui.screens.audit import AskNote, AuditPane
+from tui.screens.filter_dialogs import ChooseField, ChooseFilter
+from tui.screens.filtered import FilteredPane
+
+
+def box(harness: AppHarness) -> Input:
+    """The text box of the screen that is on."""
+    return harness.main.pane.query_one("#filter-input", Input)
+
+
+async def write(harness: AppHarness, text: str, *keys: str) -> None:
+    """Type a text at once, then press keys."""
+    for char in text:
+        harness.app.post_message(events.Key(char, char))
+    await harness.idle()
+    await harness.press(*keys)
+
+
+def filter_on(harness: AppHarness) -> str:
+    """The filter that is on."""
+    pane = harness.main.pane
+    assert isinstance(pane, FilteredPane)
+    return pane.filtered().text
+
+
+async def test_a_filter_is_completed_recalled_named_and_explained(tmp_path: Path) -> None:
+    """Tab and right complete, up recalls, F1 lists the fields, F chooses by name; a key is never kept."""
+    async with app_with_past(tmp_path) as (harness, past):
+        await harness.press("slash")
+        await write(harness, "cl")
+        await harness.shows("Tab client")
+        await harness.press("tab", "tab")
+        assert box(harness).value == "client="
+        await harness.shows("Tab web · ")
+        await write(harness, "sup", "right")
+        assert box(harness).value == "client=support-bot"
+        await harness.press("tab")
+        assert filter_on(harness) == "client=support-bot"
+
+        # A key that was pasted filters, and is forgotten.
+        await harness.press("slash")
+        await write(harness, "sk-proj-abcdef123456", "enter")
+        assert filter_on(harness) == "sk-proj-abcdef123456"
+        # All of the filter is selected, and the next character replaces it.
+        await harness.press("slash")
+        await write(harness, "status=502", "enter")
+        await harness.press("slash", "up")
+        assert box(harness).value == "client=support-bot"
+        await harness.press("down", "down")
+        assert box(harness).value == "status=502"
+        await harness.press("backspace", "ctrl+u", "enter")
+        assert filter_on(harness) == ""
+        await harness.press("slash", "enter")
+        assert filter_on(harness) == "status=502"
+
+        await harness.press("F")
+        await harness.dialog(ChooseFilter)
+        await harness.press("tab")
+        await write(harness, "bad gateway", "enter")
+        await harness.closed()
+        await harness.press("k", "F")
+        await harness.dialog(ChooseFilter)
+        await harness.shows("bad gateway status=502", "slow first token", "this client")
+        await harness.press("j", "enter")
+        await harness.closed()
+        assert filter_on(harness) == "outcome!=completed outcome!=client_closed phase=done"
+        failed = [record for record in past.records if record.status in {429, 502}]
+        await until(lambda: len(harness.state.view) == len(failed))
+
+        await harness.press("slash", "ctrl+u", "f1")
+        await harness.dialog(ChooseField)
+        await harness.shows("status the HTTP status")
+        await harness.press("j", "enter")
+        await harness.closed()
+        await write(harness, "=502", "enter")
+        assert filter_on(harness) == "status=502"
+        harness.requests.action_use_filter("slow first token")
+        assert filter_on(harness) == "first_token_ms>2000"
+    saved = (tmp_path / "tui.json").read_text()
+    assert "sk-proj" not in saved
+    assert json.loads(saved)["saved_filters"]["requests"] == {"bad gateway": "status=502"}
+
+
+async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One grammar on Clients, In flight and Audit; Esc shows all; `n` writes a note, `w` exports."""
+    monkeypatch.chdir(tmp_path)
+    async with app_with_past(tmp_path) as (harness, past):
+        await harness.press("K", "slash")
+        await write(harness, "used_percent>=80", "enter")
+        await harness.shows("used_percent>=80", "2 of 6 clients", "100% of tok/day")
+        assert "support-bot" not in harness.text()
+        await harness.press("slash")
+        await write(harness, "status=1")
+        await harness.shows("There is no field 'status'")
+        await harness.press("escape", "escape")
+        await harness.shows("6 clients", "support-bot")
+
+        await harness.press("2", "slash")
+        await write(harness, "client=laptop", "enter")
+        await harness.shows("1 of 3 streams")
+        await harness.press("f")
+        await harness.shows("(off; f)", "web gpt")
+        await harness.press("slash")
+        await write(harness, "client=nobody", "enter")
+        await harness.shows("0 of 3 streams", "Nothing passes this filter.")
+
+        await harness.press("5", "slash")
+        await write(harness, "action=rotate", "enter")
+        await harness.shows("1 of 10 entries", "rotate: done for client web")
+        await harness.press("n")
+        await harness.dialog(AskNote)
+        await write(harness, f"it was {past.keys['web']}", "ctrl+u")
+        await write(harness, "rly_Ab12Cd34_abcdef", "enter")
+        await harness.shows("This looks like a key.")
+        await harness.press("ctrl+u")
+        await write(harness, "told web, Tuesday", "enter")
+        await harness.closed()
+        await until(lambda: harness.state.audit[0].action == "note")
+        note = harness.state.audit[0]
+        assert (note.client, note.detail) == ("web", "told web, Tuesday")
+        assert set(note.key_ids) == {past.keys["web"], past.keys["old"]}
+        await harness.press("F")
+        await harness.dialog(ChooseFilter)
+        await harness.press("enter")
+        await harness.closed()
+        await harness.shows("action=note", "1 of 11 entries", "note: done for client web")
+
+        await harness.press("w")
+        await until(lambda: harness.windows > 1)
+        await harness.press("tab", "enter")
+        await until(lambda: files(tmp_path, "relayd-*.ndjson"))
+        [path] = files(tmp_path, "relayd-*.ndjson")
+        await until(lambda: path.read_text().endswith("\n"))
+    [exported] = path.read_text().splitlines()
+    assert json.loads(exported)["detail"] == "told web, Tuesday"
+
+
+async def test_notes_are_refused_where_nothing_can_be_changed(tmp_path: Path) -> None:
+    """With --readonly `n` says why, and asks nothing."""
+    async with app_with_past(tmp_path, readonly=True, past_s=30) as (harness, _):
+        await harness.press("5", "n")
+        await harness.shows("n(note)", "Not now: read-only")
+        assert isinstance(harness.main.pane, AuditPane)
+        assert harness.windows == 1
+
+
+async def test_older_entries_are_loaded_a_page_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page is the newest; each further one follows it without a gap, down to the first entry."""
+    monkeypatch.setattr("tui.history.PAGE", 4)
+    state = AppState(1000)
+    async with admin_api(tmp_path) as api:
+        for number in range(9):
+            await api.client.note(f"note {number}", idempotency_key=str(number))
+        history = History(state, lambda: api.client, lambda: None)
+        state.set_audit(await api.client.audit(limit=3))
+        seen = [len(state.audit)]
+        while not state.audit_complete:
+            await history.load_older_audit()
+            seen.append(len(state.audit))
+        logged = (await api.client.audit()).entries
+        assert (seen, list(state.audit)) == ([3, 7, 10], logged)
+
+        # The newest page is loaded again with each connection: what is older stays if nothing is missing.
+        await api.client.note("after a break", idempotency_key="9")
+        state.set_audit(await api.client.audit(limit=3))
+        assert list(state.audit) == (await api.client.audit()).entries
+        for number in range(10, 14):
+            await api.client.note("too many", idempotency_key=str(number))
+        state.set_audit(await api.client.audit(limit=3))
+        assert (len(state.audit), state.audit_complete) == (3, False)
