@@ -75,7 +75,7 @@ def _values(settings: Settings, key: Key) -> Mapping[str, _Value]:
     """Return a key's value by the key's name; of a table, the values of its rows by theirs."""
     origin, value = settings.origins[key.name], settings.value(key.name)
     if not key.is_table:
-        text = _secret_text(value) if key.secret else toml_value(value)
+        text = _secret_text(value) if key.secret else _public_text(key, value)
         return {key.name: _Value(text, origin, value)}
     rows = {row.name: row for row in value} if key.is_list else value
     return {
@@ -95,6 +95,14 @@ def _row_text(key: Key, row: Any) -> str:
         elif value is not None and leaf != "name":
             parts.append(f"{leaf} = {toml_value(value)}")
     return ", ".join(parts)
+
+
+def _public_text(key: Key, value: Any) -> str:
+    """Return a value as TOML; of a command, the program: its arguments may hold a token."""
+    if key.name != "alerts.command" or len(value) < 2:  # noqa: PLR2004 - a program without arguments
+        return toml_value(value)
+    count = len(value) - 1
+    return f"[{toml_value(value[0])}, and {count} {'argument' if count == 1 else 'arguments'}]"
 
 
 def _secret_text(secret: SecretStr | None) -> str:

@@ -20,6 +20,8 @@ proxy = "http://user:canary-password@proxy.example:3128"
 [[upstream.route]]
 name = "main"
 openai_api_key_file = "key"
+[alerts]
+command = ["curl", "https://hooks.example/canary-token"]
 [aliases]
 "gpt-3.5-turbo" = "gpt-4o-mini"
 [prices.mine]
@@ -69,8 +71,9 @@ def test_each_setting_has_its_value_and_its_source(home: Path) -> None:
             f"openai_api_key_file = {key_file}, openai_api_key set (26 characters), weight = 1, models = []",
             "relayd.toml:7",
         ),
-        'aliases."gpt-3.5-turbo"': ('"gpt-4o-mini"', "relayd.toml:10"),
-        "prices.mine": ("input = 1, output = 2.5", "relayd.toml:12"),
+        "alerts.command": ('["curl", and 1 argument]', "relayd.toml:11"),
+        'aliases."gpt-3.5-turbo"': ('"gpt-4o-mini"', "relayd.toml:12"),
+        "prices.mine": ("input = 1, output = 2.5", "relayd.toml:14"),
     }
     assert {name: (found[name].value, found[name].source) for name in shown} == shown
     assert {name for name, key in KEYS.items() if not key.is_table} <= set(found)

@@ -16,7 +16,7 @@ from tui.theme import LIGHT
 async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None:
     """What has a key has a command too, and one that can't run now says why."""
     async with app_with_past(tmp_path, readonly=True) as (harness, _):
-        for key in "12345":
+        for key in "1234578":
             await harness.press(key)
             offered = {c.title: c.help for c in harness.app.get_system_commands(harness.screen)}
             bindings = type(harness.main.pane).BINDINGS

@@ -185,6 +185,8 @@ class ConfigPane(Pane):
         super().__init__(context, id="config")
         self._shown = Shown.ALL
         self._asked_s = -math.inf
+        self._texts: dict[str, Text] = {}
+        """What is shown, by its place."""
 
     def compose(self) -> ComposeResult:
         """Show the line, the list and the chosen row."""
@@ -242,7 +244,7 @@ class ConfigPane(Pane):
         found: list[Row] = []
         if known is not None:
             facts = list(health(known, state.status, self.context.now_s()))
-            self.query_one("#config-health", Static).update(self._in_words(facts))
+            self._update("#config-health", self._in_words(facts))
             beside = not self.has_class("-narrow")
             found = [*remarks(known), *([] if beside else facts), *settings(known)]
         counts = {shown: sum(row.is_among(shown) for row in found) for shown in Shown}
@@ -254,7 +256,10 @@ class ConfigPane(Pane):
         self._show_chosen()
 
     def _in_words(self, facts: Iterable[Row]) -> Text:
-        dim, bad, text = (style(self.app, role) for role in (Role.DIM, Role.BAD, Role.TEXT))
+        roles = (
+            (Role.DIM, Role.BAD, Role.TEXT) if self.state.connection is Connection.LIVE else (Role.DIM,) * 3
+        )
+        dim, bad, text = (style(self.app, role) for role in roles)
         shown = Text()
         for fact in facts:
             shown.append(f"{fact.name:<13}", dim)
@@ -269,7 +274,13 @@ class ConfigPane(Pane):
             first, *rest = (line for line in row.lines if line)
             text = Text(first, style(self.app, Role.BAD if row.is_trouble else Role.STRONG))
             text.append("".join(f"\n{line}" for line in rest), style(self.app, Role.TEXT))
-        self.query_one("#config-words", Static).update(text)
+        self._update("#config-words", text)
+
+    def _update(self, selector: str, text: Text) -> None:
+        """Show another text; the same one would be laid out again for nothing."""
+        if self._texts.get(selector) != text:
+            self._texts[selector] = text
+            self.query_one(selector, Static).update(text)
 
     def step_back(self) -> bool:
         """Go back to the list, then show everything again; False if nothing is left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from rich.style import Style
 from textual import events
@@ -97,19 +96,15 @@ class Tab:
         return self.title, self.short, ""
 
 
-TABS = tuple(
-    tab
-    for tab in (
-        Tab("1", "requests", "Requests", "Reqs"),
-        Tab("2", "inflight", "In flight", "Open"),
-        Tab("3", "stats", "Stats", "Stats"),
-        Tab("4", "clients", "Clients", "Clients"),
-        Tab("5", "audit", "Audit", "Audit"),
-        Tab("6", "instances", "Instances", "Inst"),
-        Tab("7", "usage", "Usage", "Usage"),
-        Tab("8", "config", "Config", "Config"),
-    )
-    if find_spec(f"tui.screens.{tab.name}") is not None
+TABS = (
+    Tab("1", "requests", "Requests", "Reqs"),
+    Tab("2", "inflight", "In flight", "Open"),
+    Tab("3", "stats", "Stats", "Stats"),
+    Tab("4", "clients", "Clients", "Clients"),
+    Tab("5", "audit", "Audit", "Audit"),
+    Tab("6", "instances", "Instances", "Inst"),
+    Tab("7", "usage", "Usage", "Usage"),
+    Tab("8", "config", "Config", "Config"),
 )
 
 
