@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -29,15 +30,16 @@ from tui.context import Context
 from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
-from tui.feed import STALE_AFTER_S, Feed
+from tui.feed import SILENCE, STALE_AFTER_S, Feed
+from tui.hosts import HERE, Host, known_hosts
 from tui.model.app_state import AppState, Asking, Connection
 from tui.model.text import printable_text
-from tui.screens.dialogs import Confirm, Dialog
+from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
 from tui.stream_actions import StreamActions
 from tui.theme import DARK, best_theme, role_styles, themes
-from tui.type_ahead import TypeAhead
+from tui.type_ahead import ASKS, TypeAhead, Work
 
 if TYPE_CHECKING:
     # Loads SQLite, which the first paint does not wait for.
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 # Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22
 _SECOND_S = 1.0
+_TROUBLE_SHOWN_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,12 @@ class Options:
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     redraw_every_s: float = REDRAW_EVERY_S
     stale_after_s: float = STALE_AFTER_S
+    host: Host = HERE
+    """Where the daemon is."""
+    hosts: Sequence[Host] | None = ()
+    """The servers of the command line; None if this run stays with its daemon."""
+    trouble: str = ""
+    """Why the operator is back on this daemon after a switch to another one."""
 
 
 class CrashConsole(Console):
@@ -71,13 +80,13 @@ class CrashConsole(Console):
         return super().render(renderable, options)
 
 
-def _quit_unanswered(asking: Sequence[Asking]) -> Confirm:
+def _leave_unanswered(verb: str, asking: Sequence[Asking]) -> Confirm:
     changes = "\n".join(one.change for one in asking)
     return Confirm(
-        "Quit before the answer?",
+        f"{verb} before the answer?",
         f"{changes}\nThe daemon has not answered yet. It may still be done, and a new key in the answer"
         " would be lost; Audit tells later what was done.",
-        "Quit",
+        verb,
     )
 
 
@@ -136,6 +145,7 @@ class RelaydApp(App[int]):
             backlog_records=settings_file.settings.backlog_records,
             open_archive=open_archive,
             stale_after_s=options.stale_after_s,
+            silence=SILENCE if options.host.is_here else "It, its server or the network may stand still.",
         )
         commands = DaemonCommands(
             client, self.state, readonly=options.readonly, now_s=now_s, changed=self.changed
@@ -151,6 +161,8 @@ class RelaydApp(App[int]):
             options.place,
             Path(options.env.get("HOME") or Path.cwd()),
         )
+        self.next_host: Host | None = None
+        """The server to show after this run of the app."""
         self._feed_worker: Worker[None] | None = None
         self._redraw: Timer | None = None
         self._drawn_at_s = 0.0
@@ -182,6 +194,8 @@ class RelaydApp(App[int]):
         self.set_interval(_SECOND_S, self._on_second)
         if self._settings_file.problem:
             self.notify(self._settings_file.problem, severity="error")
+        if self._options.trouble:
+            self.notify(self._options.trouble, severity="error", timeout=_TROUBLE_SHOWN_S)
 
     async def on_unmount(self) -> None:
         """Stop following, and let go of the daemon and its database."""
@@ -293,20 +307,50 @@ class RelaydApp(App[int]):
         from tui.palette import commands  # noqa: PLC0415 - loaded when first used
 
         yield from commands(self, self.main, self.context.commands.refusal())
+        for host in self._known_hosts():
+            yield SystemCommand(f"Show {host}", "switch to its daemon, key H", partial(self._switch, host))
+
+    def _known_hosts(self) -> list[Host]:
+        given = self._options.hosts
+        return [] if given is None else known_hosts(given, self._settings_file.settings.hosts)
+
+    def action_hosts(self) -> None:
+        """Switch to the daemon of another server."""
+        if self._options.hosts is None:
+            self.notify("Not now: the demo shows its own daemon alone.")
+        else:
+            choose: Work = self._choose_host
+            self.run_worker(choose, group=f"{ASKS}-hosts")
+
+    async def _choose_host(self) -> None:
+        from tui.screens.hosts import AskHost  # noqa: PLC0415 - loaded when first used
+
+        host = await ask(self, AskHost(self._known_hosts(), self._options.host))
+        if host is not None:
+            self._switch(host)
+
+    def _switch(self, host: Host) -> None:
+        self._leave("Switch", host)
 
     async def action_quit(self) -> None:
         """Quit the app; the daemon keeps running. Ask first if that would lose a new key."""
+        self._leave("Quit", None)
+
+    def _leave(self, verb: str, next_host: Host | None) -> None:
+        """End this run of the app. Another server gets a new one, so that nothing of two daemons mixes."""
         dialogs = [screen for screen in self.screen_stack if isinstance(screen, Dialog)]
         if not all(dialog.may_quit() for dialog in dialogs):
             return
         if self.state.asking:
             if not any(isinstance(dialog, Confirm) for dialog in dialogs):
                 self.push_screen(
-                    _quit_unanswered(self.state.asking), lambda answer: self._quit() if answer else None
+                    _leave_unanswered(verb, self.state.asking),
+                    lambda answer: self._end(next_host) if answer else None,
                 )
             return
-        self._quit()
+        self._end(next_host)
 
-    def _quit(self) -> None:
+    def _end(self, next_host: Host | None) -> None:
+        self.next_host = next_host
         self._settings_file.save()
         self.exit(0)

@@ -16,6 +16,7 @@ from relayd.admin.client import (
     Denied,
     NoDaemon,
     Refused,
+    Unreachable,
     VersionMismatch,
 )
 from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started, Status, Usage
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 STATUS_EVERY_S = 2.0
 STALE_AFTER_S = 3.0
 """A daemon that says nothing for so long may be stopped, or wait for its disk."""
+SILENCE = "It may be stopped, or wait for its disk."
 _WATCH_EVERY_S = 0.5
 SKIP_EVENTS = 20_000
 """More missed events than these are not replayed: the newest records are loaded instead."""
@@ -51,6 +53,7 @@ class Feed:
         backlog_records: how many of the newest records are loaded at the start.
         open_archive: opens the database of the daemon, given its last status, if there is a file.
         stale_after_s: how long the daemon may say nothing.
+        silence: what may have happened to a daemon that says nothing, as a sentence.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Feed:
         backlog_records: int,
         open_archive: Callable[[Status | None], Archive | None] | None = None,
         stale_after_s: float = STALE_AFTER_S,
+        silence: str = SILENCE,
     ) -> None:
+        self._silence = silence
         self.history = History(state, lambda: self._archive or client, changed)
         self._state = state
         self._client = client
@@ -110,6 +115,7 @@ class Feed:
 
     def retry_now(self) -> None:
         """Connect now instead of after the backoff."""
+        self._client.retry_now()
         self._retry.set()
 
     def look_soon(self) -> None:
@@ -184,7 +190,7 @@ class Feed:
                 since = clock(self._state.silent_since_s)
                 self._set_connection(
                     Connection.STALE,
-                    f"The daemon has said nothing since {since}. It may be stopped, or wait for its disk.",
+                    f"The daemon has said nothing since {since}. {self._silence}",
                 )
 
     def _heard(self) -> None:
@@ -196,7 +202,7 @@ class Feed:
 
     async def _disconnected(self, error: AdminClientError) -> None:
         """Say why there is no connection, and read history from the database meanwhile."""
-        is_contact_lost = isinstance(error, Denied | VersionMismatch | NoDaemon)
+        is_contact_lost = isinstance(error, Denied | VersionMismatch | NoDaemon | Unreachable)
         if self._state.connection is Connection.STALE and not is_contact_lost:
             # Silent still: the next attempt says more.
             return
@@ -205,7 +211,7 @@ class Feed:
         elif isinstance(error, VersionMismatch):
             self._set_connection(Connection.MISMATCH, str(error))
             await self._read_archive()
-        elif not isinstance(error, Refused) and self._is_down():
+        elif not isinstance(error, Refused | Unreachable) and self._is_down():
             self._state.open_streams.clear()
             self._set_connection(Connection.DOWN, str(error))
             if isinstance(error, NoDaemon):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from io import TextIOWrapper
 from typing import TextIO
 
@@ -65,12 +65,17 @@ def event_line(event: Event) -> str | None:
             return None
 
 
-def run_plain(client: AdminClient, out: TextIO) -> int:
+def run_plain(daemon: AbstractAsyncContextManager[AdminClient], out: TextIO) -> int:
     """Write lines until interrupted; returns 0 then, 1 if the reader of the lines is gone."""
     if isinstance(out, TextIOWrapper):
         out.reconfigure(encoding=TERMINAL.encoding)
+
+    async def run() -> None:
+        async with daemon as client:
+            await while_read(out, run_lines(client, out))
+
     try:
-        asyncio.run(while_read(out, run_lines(client, out)))
+        asyncio.run(run())
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:

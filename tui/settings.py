@@ -35,6 +35,8 @@ class Settings(msgspec.Struct):
     backlog_records: int = 10_000
     """How many of the newest records are loaded at start."""
     mouse: bool = True
+    hosts: list[str] = []
+    """Servers that were shown before, the last one first: `[user@]server[:port]`."""
 
 
 class SettingsFile:

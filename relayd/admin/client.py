@@ -73,6 +73,10 @@ class NoDaemon(AdminClientError):
     """Nothing listens at the socket."""
 
 
+class Unreachable(AdminClientError):
+    """The way to the daemon's machine is broken and is being mended."""
+
+
 class Denied(AdminClientError):
     """The socket is there, but not for this user; the text names the path and the permission."""
 
@@ -120,12 +124,17 @@ class AdminClient:
 
     Args:
         socket: path of the admin socket.
+        name: what messages call it, if the path says too little.
         answer_timeout_s: how long an answer may take.
     """
 
-    def __init__(self, socket: Path, *, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, socket: Path, *, name: str = "", answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
         self.socket = socket
+        self._name = name or str(socket)
         self._answer_timeout_s = answer_timeout_s
+
+    def retry_now(self) -> None:
+        """Let the next question try every way to the daemon anew; a socket has nothing to try."""
 
     async def status(self) -> Status:
         """Return the state of the daemon at a glance."""
@@ -313,10 +322,10 @@ class AdminClient:
     @asynccontextmanager
     async def _request(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> AsyncIterator[_Response]:
+    ) -> AsyncIterator[Response]:
         """Send a request and yield the response if its status is good; the connection closes at the end."""
         async with self._connection() as (reader, writer):
-            response = _Response(reader)
+            response = Response(reader)
             async with self._answering(method):
                 writer.write(_encoded(method, target, headers or {}, body))
                 await response.read_head()
@@ -362,9 +371,9 @@ class AdminClient:
                 else "The connection ended before the answer was complete"
             )
             if method == "GET":
-                raise AdminClientError(f"{what} ({self.socket}).") from error
+                raise AdminClientError(f"{what} ({self._name}).") from error
             raise AnswerUnknown(
-                f"{what} ({self.socket}). The change may or may not have happened: look before you repeat it."
+                f"{what} ({self._name}). The change may or may not have happened: look before you repeat it."
             ) from error
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
@@ -375,7 +384,7 @@ class AdminClient:
 
     def _mismatch(self) -> VersionMismatch:
         return VersionMismatch(
-            f"The daemon at {self.socket} speaks another version of the admin protocol. Use the relayd "
+            f"The daemon at {self._name} speaks another version of the admin protocol. Use the relayd "
             "command of the version that runs there."
         )
 
@@ -427,7 +436,7 @@ async def follow(
         await asyncio.sleep(backoff.next_s())
 
 
-class _Response:
+class Response:
     """One HTTP/1.1 response, read from a connection as llhttp parses it; header names in lower case.
 
     Reading raises `EOFError` if the connection ends too early or more comes than makes sense,
@@ -520,7 +529,7 @@ def _refusal(status: int, body: bytes) -> AdminClientError:
     return Refused(status, detail.code, detail.message)
 
 
-async def _lines(response: _Response) -> AsyncIterator[bytes]:
+async def _lines(response: Response) -> AsyncIterator[bytes]:
     """Yield whole lines until the connection ends, in whatever way it does."""
     held = b""
     try:

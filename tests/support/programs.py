@@ -30,6 +30,8 @@ PACKAGES = {
     "openssl": "openssl",
     "podman": "podman",
     "postgres": "postgresql",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "strace": "strace",
     "systemctl": "systemd",
     "systemd-analyze": "systemd",

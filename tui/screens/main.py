@@ -61,6 +61,7 @@ class MainScreen(Screen[None]):
         Binding("K", "show_screen('clients')", "Show Clients"),
         Binding("P", "pause", "Pause or resume intake"),
         Binding("D", "drain", "Drain, then stop the daemon"),
+        Binding("H", "app.hosts", "Switch to another server"),
         Binding("M", "app.mouse", "Mouse on or off"),
         Binding("R", "retry", "Connect now"),
         Binding("colon", "app.command_palette", "Commands", key_display=":"),

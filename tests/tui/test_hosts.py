@@ -1,0 +1,227 @@
+"""The daemon of a server, by a real ssh and sshd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.admin.client import AdminClient, NoDaemon, Unreachable
+from tests.admin.harness import admin_api
+from tests.support.programs import needs
+from tests.support.ssh_server import SshServer
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import PATIENCE_S, until
+from tui.host_link import HostClient, connected
+from tui.hosts import HERE, Host, HostError, known_hosts, remembered
+
+needs_sshd = needs("ssh", "sshd")
+VPS1 = Host("vps1")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "arguments", "server"),
+    [
+        ("vps1", Host("vps1"), ["vps1"], "vps1"),
+        ("ada@vps1.example.org:2222", Host("ada@vps1.example.org", 2222), ["-p", "2222"], "vps1.example.org"),
+        ("[2001:db8::1]:22", Host("[2001:db8::1]", 22), ["-p", "22"], "[2001:db8::1]"),
+        ("ada@corp@vps1", Host("ada@corp@vps1"), ["ada@corp@vps1"], "vps1"),
+    ],
+)
+def test_a_host_is_written_as_ssh_takes_it(text: str, host: Host, arguments: list[str], server: str) -> None:
+    """User, name or address, and port; the header has the server alone."""
+    assert Host.parse(text) == host
+    assert host.arguments[: len(arguments)] == arguments
+    assert host.server == server
+    assert str(host) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-oProxyCommand=x", "a b", "vps1:0", "vps1:70000", "a@", "vps1/x", "2001::1"]
+)
+def test_what_is_no_host_is_refused(text: str) -> None:
+    """Above all what ssh would take for an option."""
+    with pytest.raises(ValueError, match=r"server|port"):
+        Host.parse(text)
+
+
+def test_known_hosts_are_each_there_once() -> None:
+    """This machine, then those of the command line, then those of earlier runs, if they can be understood."""
+    assert known_hosts([VPS1], ["vps2", "vps1", "no host"]) == [HERE, VPS1, Host("vps2")]
+    assert remembered(VPS1, ["vps2", "vps1"]) == ["vps1", "vps2"]
+
+
+@asynccontextmanager
+async def link(server: SshServer, path: Path | str = "") -> AsyncIterator[HostClient]:
+    """A client by ssh."""
+    async with connected(VPS1, str(path), {**os.environ, "PATH": server.path}) as client:
+        yield client
+
+
+@needs_sshd
+async def test_a_broken_link_and_a_daemon_that_restarts_are_told_apart_and_mended(tmp_path: Path) -> None:
+    """A daemon that is down is named with its server; ssh that was killed is started again by itself."""
+    server = SshServer(tmp_path / "ssh")
+    path = tmp_path / "state/admin.sock"
+    async with admin_api(tmp_path), link(server, path) as client:
+        private = client.socket.parent
+        assert private.stat().st_mode & 0o777 == 0o700
+        first = (await client.status()).boot_id
+        [ssh] = _children("ssh")
+        os.kill(ssh, signal.SIGKILL)
+        # Until ssh is back, each question says what is broken; none of them hangs.
+        await until(lambda: ssh not in _children("ssh"))
+        assert await _answered(client) == first
+    async with link_to_stopped(server, tmp_path, path) as client:
+        with pytest.raises(NoDaemon, match=f"No relayd answers at {path} on vps1"):
+            await client.status()
+        async with admin_api(tmp_path, boot_id="next"):
+            assert await _answered(client) == "next"
+    assert not private.exists()
+    assert _children("ssh") == []
+
+
+@asynccontextmanager
+async def link_to_stopped(server: SshServer, home: Path, path: Path) -> AsyncIterator[HostClient]:
+    """A client of a daemon that was there when ssh looked for its socket."""
+    async with admin_api(home):
+        way = link(server, path)
+        client = await way.__aenter__()
+    try:
+        yield client
+    finally:
+        await way.__aexit__(None, None, None)
+
+
+async def _answered(client: AdminClient) -> str:
+    """Ask until there is an answer; returns the boot id."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return (await client.status()).boot_id
+            except (Unreachable, NoDaemon):
+                await asyncio.sleep(0.01)
+
+
+def _children(name: str, parent: int | None = None) -> list[int]:
+    """The processes of this name that a process has started, this one unless it is given."""
+    parent = parent or os.getpid()
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"options": {"AllowStreamLocalForwarding": "no"}},
+            "Set `AllowStreamLocalForwarding yes` in its sshd_config",
+        ),
+        (
+            {"options": {"AuthorizedKeysFile": "none"}},
+            "did not let you in. Check user name and key: ssh vps1",
+        ),
+        ({"options": {"ForceCommand": "true"}}, "needs a shell there"),
+        (
+            {"is_known": False, "client_options": {"StrictHostKeyChecking": "yes"}},
+            "Look at the key once: ssh vps1",
+        ),
+        ({"client_options": {"ProxyCommand": "none", "Hostname": "::bad::"}}, "Check the name"),
+    ],
+    ids=["forwarding forbidden", "not let in", "no shell", "host key", "no such host"],
+)
+async def test_a_server_that_can_not_be_used_says_why(
+    tmp_path: Path, options: Mapping[str, Any], says: str
+) -> None:
+    """The sentence names the server and what to do."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "admin.sock"))
+        listening.listen()
+        with pytest.raises(HostError) as caught:
+            async with link(SshServer(tmp_path / "ssh", **options), tmp_path / "admin.sock"):
+                pass
+    assert says in str(caught.value)
+    assert "vps1" in str(caught.value)
+
+
+@needs_sshd
+async def test_a_server_without_relayd_and_a_machine_without_ssh_say_so(tmp_path: Path) -> None:
+    """Each with what to do."""
+    with pytest.raises(HostError, match=r"There is no relayd on vps1: .* name its socket: --socket PATH"):
+        async with link(SshServer(tmp_path / "ssh"), tmp_path / "admin.sock"):
+            pass
+    with pytest.raises(HostError, match="apt install openssh-client"):
+        async with connected(VPS1, "", {"PATH": str(tmp_path)}):
+            pass
+
+
+@needs_tmux
+@needs_sshd
+async def test_switching_between_a_server_and_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the app is there, ssh asks; a lost link that needs its passphrase says so; no data is mixed."""
+    server = SshServer(tmp_path / "ssh", is_known=False, passphrase="of the key")
+    monkeypatch.setenv("PATH", server.path)
+    home, local, remote = (tmp_path / name for name in ("home", "local", "remote"))
+    (home / ".local/state").mkdir(parents=True)
+    (home / ".local/state/relayd").symlink_to(local / "state")
+    for directory in (local, remote):
+        directory.mkdir()
+    arguments = ("--host", "vps1", "--socket", str(remote / "state/admin.sock"))
+    async with admin_api(local) as here, admin_api(remote) as there:
+        here.log(5)
+        there.log(3)
+        with Tmux(arguments, home, (80, 24)) as terminal:
+            await terminal.until("Are you sure you want to continue connecting")
+            terminal.type("yes\n")
+            await _enter_passphrase(terminal, 1)
+            await _shows(terminal, "vps1", "3 records")
+            [ssh] = _children("ssh", terminal.pid)
+            os.kill(ssh, signal.SIGKILL)
+            await terminal.until(lambda screen: "DENIED" in screen and "press H and choose vps1" in screen)
+            terminal.press("H")
+            await terminal.until("(•) vps1 (now)")
+            terminal.press("Enter")
+            await _enter_passphrase(terminal, 2)
+            await _shows(terminal, "vps1", "3 records")
+            terminal.press("H")
+            await terminal.until("(•) vps1 (now)")
+            terminal.press("Left", "Enter")
+            await _shows(terminal, socket.gethostname()[:20].split(".")[0], "5 records")
+            await until(lambda: _children("ssh", terminal.pid) == [])
+            terminal.press("H")
+            await terminal.until("(•) this machine (now)")
+            terminal.press("Tab")
+            terminal.type("vps1")
+            terminal.press("Enter")
+            await _asks_passphrase(terminal, 3)
+            terminal.press("C-c")
+            await _shows(terminal, "ssh to vps1", "5 records")
+            terminal.press("Q")
+            await terminal.ended()
+    assert json.loads((home / ".config/relayd/tui.json").read_text())["hosts"] == ["vps1"]
+
+
+async def _enter_passphrase(terminal: Tmux, asked: int) -> None:
+    await _asks_passphrase(terminal, asked)
+    terminal.type("of the key\n")
+
+
+async def _asks_passphrase(terminal: Tmux, asked: int) -> None:
+    """Wait until ssh has asked so often; what it asked before stands there too."""
+    await terminal.until(lambda screen: screen.count("Enter passphrase for key") == asked)
+
+
+async def _shows(terminal: Tmux, *texts: str) -> None:
+    """Wait until the app is on a daemon, and shows all of these."""
+    await terminal.until(lambda screen: all(text in screen for text in ("● LIVE", *texts)))
