@@ -26,6 +26,10 @@ from tui.widgets.plot import Line, Plot
 
 _DAY_S = 86_400
 _MAX_ROUTES = 4
+_HIGH = 48
+_LEAST_ROWS = 3
+_MOST_ROWS = 12
+_WIDE_TABLE = 68
 SIDE_BY_SIDE = 100
 
 
@@ -118,12 +122,21 @@ class TallyList(ItemList[tuple[str, Tally]]):
     def __init__(self, field: str, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(lambda row: row[0], id=id, cursor_always=False)
         self.field = field
+        self._requests = 0
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
-        numbers = (("req", 5), ("err", 5), ("first p50/p95", 13), ("dur p50", 7))
-        name = Field(self.field, max(8, min(30, width - 36)))
+        numbers = [("req", 5), ("err", 5), ("first p50/p95", 13), ("dur p50", 7)]
+        if width >= _WIDE_TABLE:
+            numbers += [("dur p95", 7), ("tokens", 6), ("share", 5)]
+        taken = sum(size + 1 for _, size in numbers)
+        name = Field(self.field, max(8, min(30, width - 2 - taken)))
         return [name, *(Field(title, size, right=True) for title, size in numbers)]
+
+    def show_tallies(self, tallies: Sequence[tuple[str, Tally]]) -> None:
+        """Show these, and of how many requests each is a share."""
+        self._requests = sum(tally.requests for _, tally in tallies)
+        self.show(tallies)
 
     def sort_values(self) -> Mapping[str, Value[tuple[str, Tally]]]:
         """Return what a name is sorted by."""
@@ -132,6 +145,8 @@ class TallyList(ItemList[tuple[str, Tally]]):
             "err": lambda row: row[1].errors / row[1].requests if row[1].requests else None,
             "first p50/p95": lambda row: row[1].first.percentile(0.95),
             "dur p50": lambda row: row[1].duration.percentile(0.5),
+            "dur p95": lambda row: row[1].duration.percentile(0.95),
+            "tokens": lambda row: row[1].deltas,
             self.field: lambda row: row[0],
         }
 
@@ -146,6 +161,9 @@ class TallyList(ItemList[tuple[str, Tally]]):
             "err": (share, Role.BAD if tally.errors else Role.DIM),
             "first p50/p95": (first, Role.WAIT),
             "dur p50": (duration(tally.duration.percentile(0.5)), Role.TEXT),
+            "dur p95": (duration(tally.duration.percentile(0.95)), Role.TEXT),
+            "tokens": (count(tally.deltas), Role.STREAM),
+            "share": (f"{tally.requests / self._requests:.0%}" if self._requests else "—", Role.DIM),
         }
 
     def empty_text(self) -> tuple[str, ...]:
@@ -158,7 +176,7 @@ class StatsPane(Pane):
 
     DEFAULT_CSS = """
     StatsPane #plots { height: 1fr; }
-    StatsPane #tables { height: 1fr; max-height: 14; }
+    StatsPane #tables { height: 1fr; }
     StatsPane.-narrow #plots { layout: vertical; height: 2fr; }
     StatsPane.-narrow #tables { height: 1fr; min-height: 5; }
     StatsPane.-narrow #clients { display: none; }
@@ -175,6 +193,7 @@ class StatsPane(Pane):
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="stats")
         self.window = WINDOWS[0]
+        self._most_rows = _MOST_ROWS
 
     def compose(self) -> ComposeResult:
         """Show window, plots and tables."""
@@ -188,12 +207,17 @@ class StatsPane(Pane):
             yield TallyList("client", id="clients")
 
     def on_mount(self) -> None:
-        """Lay out for the width."""
-        self.set_class(self.app.size.width < SIDE_BY_SIDE, "-narrow")
+        """Lay out for the size."""
+        self._lay_out()
 
     def on_resize(self) -> None:
-        """Lay out for another width."""
-        self.set_class(self.size.width < SIDE_BY_SIDE, "-narrow")
+        """Lay out for another size."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        width, height = self.size if self.size.width else self.app.size
+        self.set_class(width < SIDE_BY_SIDE, "-narrow")
+        self._most_rows = _MOST_ROWS if height < _HIGH else 2 * _MOST_ROWS
 
     def focus_default(self) -> None:
         """Focus the table that is in sight."""
@@ -209,8 +233,11 @@ class StatsPane(Pane):
         if self.state.status is not None:
             self.query_one(RouteLines).show(self.state.status.routes)
         self._plot(summary, now_s)
-        self.query_one("#models", TallyList).show(summary.models)
-        self.query_one("#clients", TallyList).show(summary.clients)
+        rows = max(_LEAST_ROWS, len(summary.models), len(summary.clients))
+        # What the tables do not need, the plots have.
+        self.query_one("#tables").styles.max_height = min(rows, self._most_rows) + 2
+        self.query_one("#models", TallyList).show_tallies(summary.models)
+        self.query_one("#clients", TallyList).show_tallies(summary.clients)
         if not complete:
             self.start_once("count-history", self._count_history)
 

@@ -164,7 +164,13 @@ class UsageList(ItemList[UsageItem]):
         values[self.by.value] = lambda item: item.name
         values["of client"] = lambda item: self._clients_by_key.get(item.name or "")
         values["est"] = lambda item: item.month.estimated
+        values["share"] = values["US$/m"]
+        values[" bound"] = values[" nearest bound"] = self._used_of_bound
         return values
+
+    def _used_of_bound(self, item: UsageItem) -> float | None:
+        most = _nearest(self.client_of(item))
+        return None if most is None else most.share
 
     def is_pinned(self, item: UsageItem) -> bool:
         """Return whether this is the total, which stays on top."""
@@ -213,9 +219,14 @@ def _share(sums: UsageSums, total: UsageSums) -> str:
     return f"{part / whole:.0%}" if whole else "—"
 
 
-def _nearest_bound(client: ClientInfo | None, *, with_name: bool) -> tuple[str, Role]:
+def _nearest(client: ClientInfo | None) -> Meter | None:
     """Return the bound of which the most is used."""
-    most = max(meters(client) if client is not None else [], key=lambda meter: meter.share, default=None)
+    return max(meters(client) if client is not None else [], key=lambda meter: meter.share, default=None)
+
+
+def _nearest_bound(client: ClientInfo | None, *, with_name: bool) -> tuple[str, Role]:
+    """Return that bound as a bar."""
+    most = _nearest(client)
     if most is None:
         return "", Role.DIM
     name = f" {most.short}" if with_name else ""
@@ -292,6 +303,10 @@ class PartList(ItemList[UsageRow]):
         fixed.append(Field("share", 5, right=True))
         left = max(8, width - 2 - sum(field.width + 1 for field in fixed))
         return [Field(f"of it, by {self.by.value}", min(36, left)), *fixed]
+
+    def sort_values(self) -> Mapping[str, Value[UsageRow]]:
+        """Return what a part is sorted by."""
+        return {name: FIGURES[name] for name in _WIDTHS}
 
     def cells(self, item: UsageRow) -> dict[str, tuple[str, Role]]:
         """Return one part."""

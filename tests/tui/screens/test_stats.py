@@ -25,7 +25,7 @@ async def test_each_window_says_when_it_begins_and_what_it_counts(tmp_path: Path
             if key == "right":
                 await harness.shows(f"{ended} requests")
         await harness.press("left", "left")
-        await harness.shows("[1 h]")
+        await harness.shows("[1 h]", "dur p95 tokens share", "33%")
 
 
 class _Routed(AdminClient):

@@ -25,6 +25,11 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         # The bound of the chosen client, and when its month ends.
         rows.go_to(rows.index_of("=web") or 0)
         await harness.shows("US$ this month", "/5", "h left", "web: tokens, 30 days in")
+        # The total stays on top, however the rows are sorted.
+        await harness.press("s")
+        today = [item.today.requests for item in rows.items]
+        assert rows.items[0].is_total
+        assert today == sorted(today, reverse=True)
         await harness.press("m")
         await harness.shows("[m model]", "of it, by client")
         await until(lambda: rows.index_of("=local-llm") is not None)
