@@ -89,13 +89,13 @@ def _chosen(fields: Mapping[str, FilterField], meanings: Mapping[str, str]) -> d
 _REQUEST_MEANINGS = {
     "client": "who asked",
     "status": "the HTTP status",
-    "outcome": "how it ended: completed, denied, upstream_error ...",
+    "outcome": "completed, denied, upstream_error ...",
     "error": "code or text of its error",
     "model": "the model that was asked for",
     "first_token_ms": "time to the first token",
     "duration_ms": "time from its start to its end",
     "phase": "connecting, waiting, streaming or done",
-    "ip": "the address it came from, or a network: ip=10.0.0.0/8",
+    "ip": "its address, or a network: 10.0.0.0/8",
     "key_id": "the id of its key",
     "path": "/chat, /v1/responses ...",
     "cost_usd": "what it cost, in US dollars",
@@ -109,7 +109,7 @@ _REQUEST_MEANINGS = {
     "finish_reason": "why the answer ended: stop, length ...",
     "user_agent": "the client's program",
     "origin": "the web page that asked",
-    "route": "the provider's key or address that answered",
+    "route": "which key or address of the provider",
     "usage_source": "provider or estimate",
     "started_at": "UTC: started_at>2026-01-31T12",
     "id": "its id",
@@ -145,7 +145,7 @@ _STREAM_MEANINGS = {
     "first_token_ms": "time to the first token",
     "stalled_ms": "time waiting for the client to read",
     "bytes_out": "bytes sent to the client",
-    "ip": "the address it came from, or a network: ip=10.0.0.0/8",
+    "ip": "its address, or a network: 10.0.0.0/8",
     "key_id": "the id of its key",
     "instance": "the process that serves it",
     "id": "its id",
@@ -191,7 +191,7 @@ _CLIENT_MEANINGS = {
     "usd_per_month": "bound",
     "max_output_tokens": "bound: tokens of an answer",
     "created_at": "UTC",
-    "expires_at": "UTC; its keys are refused from then on",
+    "expires_at": "UTC; when its keys end",
     "removed_at": "UTC",
 }
 CLIENTS = FilterKind(
@@ -222,11 +222,11 @@ CLIENTS = FilterKind(
 )
 
 _AUDIT_MEANINGS = {
-    "action": "rotate, revoke, set_client, pause, note ...",
+    "action": "rotate, revoke, set_client, note ...",
     "client": "the client it was about",
     "login": "who did it",
     "result": "done, or the code of the refusal",
-    "detail": "the grace, the bounds, the text of a note ...",
+    "detail": "grace, bounds, the text of a note ...",
     "key_ids": "the ids of its keys",
     "at": "UTC: at>2026-01-31T12",
     "uid": "the number of the user",

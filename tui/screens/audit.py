@@ -93,7 +93,7 @@ class AuditPane(FilteredItems):
     AuditPane #entry { height: auto; }
     AuditPane.-narrow #both { layout: vertical; }
     AuditPane.-narrow AuditList { width: 1fr; }
-    AuditPane.-narrow #words { width: 1fr; height: 4; }
+    AuditPane.-narrow #words { width: 1fr; height: auto; min-height: 4; max-height: 12; }
     """
 
     KIND = AUDIT
@@ -103,6 +103,7 @@ class AuditPane(FilteredItems):
         NAMED_FILTERS,
         FILTER_FIELDS,
         Binding("n", "note", "Add a note"),
+        Binding("o", "owner", "Show its key and client"),
         Binding("w", "export", "Export what is shown"),
     ]
 
@@ -116,7 +117,7 @@ class AuditPane(FilteredItems):
         yield self.filter_line()
         with Horizontal(id="both"):
             yield AuditList(self.state)
-            with VerticalScroll(id="words", can_focus=False):
+            with VerticalScroll(id="words", can_focus=True):
                 yield Static(id="entry", markup=False)
 
     @property
@@ -151,6 +152,7 @@ class AuditPane(FilteredItems):
     def _moved(self) -> None:
         self._show_chosen()
         self._look_for_older()
+        self.post_message(self.HintsChanged())
 
     def _show_chosen(self) -> None:
         entry = self.rows.chosen
@@ -160,14 +162,30 @@ class AuditPane(FilteredItems):
         """Return the keys of this screen, with the reason for each that can't be used."""
         refusal = self.context.commands.refusal()
         return [
-            Hint("/", "filter", "filter"),
             Hint("n", "note", "note", refusal),
+            Hint("o", "key", "owner", self._no_owner()),
             Hint("w", "export", "export", "" if self.rows.row_count() else "there is nothing to export"),
             Hint("F", "filters", "named_filters"),
             *HELP_HINTS,
             BACK_HINT,
             SORT_HINT,
         ]
+
+    def _no_owner(self) -> str:
+        """Return why the chosen entry leads to no client; an empty text if it does."""
+        entry = self.rows.chosen
+        if entry is None or entry.client is None:
+            return "this entry is about no client"
+        return "" if entry.client in self.state.clients else f"there is no client {entry.client} any more"
+
+    @on(LineList.Chosen)
+    def action_owner(self) -> None:
+        """Show the client and the key that the entry is about."""
+        entry, reason = self.rows.chosen, self._no_owner()
+        if entry is None or reason:
+            self.app.notify(f"Not now: {reason}.")
+        else:
+            self.post_message(self.OpenOwner(entry.client, next(iter(entry.key_ids), None)))
 
     # Older entries.
 

@@ -32,6 +32,14 @@ async def write(harness: AppHarness, text: str, *keys: str) -> None:
     await harness.press(*keys)
 
 
+async def choose_filter(harness: AppHarness, *keys: str) -> None:
+    """Open the filters by name, and press keys that close them."""
+    await harness.press("F")
+    await harness.dialog(ChooseFilter)
+    await harness.press(*keys)
+    await harness.closed()
+
+
 def filter_on(harness: AppHarness) -> str:
     """The filter that is on."""
     pane = harness.main.pane
@@ -137,11 +145,12 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
         note = harness.state.audit[0]
         assert (note.client, note.detail) == ("web", "told web, Tuesday")
         assert set(note.key_ids) == {past.keys["web"], past.keys["old"]}
-        await harness.press("F")
-        await harness.dialog(ChooseFilter)
-        await harness.press("enter")
-        await harness.closed()
+        await choose_filter(harness, "enter")
         await harness.shows("action=note", "1 of 11 entries", "note: done for client web")
+        await harness.press("enter")
+        await harness.shows("[4 Clients !]", "Old key")
+        await harness.press("escape")
+        await harness.shows("[5 Audit]", "1 of 11 entries")
 
         await harness.press("w")
         await until(lambda: harness.windows > 1)
