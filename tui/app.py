@@ -207,8 +207,8 @@ class RelaydApp(App[int]):
         await self.feed.close()
 
     async def on_event(self, event: events.Event) -> None:
-        """Let keys take turns; everything else goes Textual's way."""
-        if isinstance(event, events.Key) and not event.is_forwarded:
+        """Let keys and pastes take turns; everything else goes Textual's way."""
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             await self.type_ahead.take(event)
         else:
             await super().on_event(event)

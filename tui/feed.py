@@ -19,10 +19,23 @@ from relayd.admin.client import (
     Unreachable,
     VersionMismatch,
 )
-from relayd.admin.schema import Audited, Ended, Event, Gap, Hello, Lost, Progress, Started, Status, Usage
+from relayd.admin.schema import (
+    Audited,
+    Ended,
+    Event,
+    Gap,
+    Hello,
+    KeyInfo,
+    Lost,
+    Progress,
+    Started,
+    Status,
+    Usage,
+)
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
 from tui.model.store import Mark, MarkKind
+from tui.model.text import printable_struct
 from tui.model.units import clock
 
 if TYPE_CHECKING:
@@ -140,6 +153,15 @@ class Feed:
         """
         self._state.set_configuration(await self._client.configuration())
         self._changed()
+
+    async def find_key(self, digest: str) -> KeyInfo | None:
+        """Return the key with this digest, from the daemon, or its database while it is down.
+
+        Raises:
+            AdminClientError: neither could be asked.
+        """
+        found = await (self._archive or self._client).find_key(digest)
+        return None if found is None else printable_struct(found)
 
     async def refresh_usage(self, client: str, since: str) -> None:
         """Ask what a client used each day, from this day on.

@@ -14,17 +14,20 @@ from msgspec.structs import replace
 from textual.app import App
 
 from relayd.admin.client import AdminClientError, Refused
+from relayd.admin.key_search import find_owner
 from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange, KeyInfo, KeyState, epoch_s
 from tui.context import Context
 from tui.daemon_commands import RingChange
 from tui.model.clients import FIELDS, texts_of
+from tui.model.evidence import state_in_words, use_in_words
 from tui.model.instances import which_have_it
 from tui.model.secret import Secret
 from tui.model.text import printable_struct
 from tui.model.units import clock, in_words, plural
 from tui.screens.client_dialogs import AskClient, AskRemove
 from tui.screens.dialogs import Confirm, Dialog, ask
-from tui.screens.key_dialogs import AskGrace, AskRevoke, Revocation, SecretDialog
+from tui.screens.key_dialogs import AskGrace, AskRevoke, ConfirmRevoke, Revocation, SecretDialog
+from tui.screens.whose_key import FoundKey, WhoseKey, Wish
 
 _MAX_NAMED = 4
 _MAX_NEWS = 10
@@ -188,15 +191,55 @@ class RingActions:
             typed = answer.key.id
             return partial(self._client.revoke_key, answer.key.id, cut=answer.cut)
 
+        await self._revoke(
+            lambda: AskRevoke(chosen, self._state.ring.keys, self._open_streams(), typed), change
+        )
+
+    async def revoke_found(self, key: KeyInfo) -> None:
+        """End a key that the operator has in hand."""
+
+        def question() -> ConfirmRevoke | str:
+            now = self._current(key)
+            if now.state not in LIVE_STATES:
+                return _is_now(now)
+            return ConfirmRevoke(now, self._open_streams()[now.id])
+
+        await self._revoke(
+            question, lambda answer: partial(self._client.revoke_key, answer.key.id, cut=answer.cut)
+        )
+
+    async def _revoke(
+        self,
+        question: Callable[[], Dialog[Revocation] | str],
+        change: Callable[[Revocation], RingChange[KeyChange]],
+    ) -> None:
         done = await self._ask_and_change(
-            lambda answer: f"Revoke the key {answer.key.id} of {answer.key.client}",
-            lambda: AskRevoke(chosen, self._state.ring.keys, self._open_streams(), typed),
-            change,
+            lambda answer: f"Revoke the key {answer.key.id} of {answer.key.client}", question, change
         )
         if done is not None:
             key, cut = done.answer.key, done.answer.cut
             revoked = _with_cut(f"The key {key.id} of {key.client} is revoked", done.change.cut, asked=cut)
             self._app.notify(f"{revoked} {which_have_it(done.change.instances)}".rstrip())
+
+    def _in_words(self, key: KeyInfo) -> str:
+        """Return a key that was just found as a sentence: its state, and its use."""
+        now_s = self._context.now_s()
+        use = use_in_words(key, self._state.evidence, self._open_streams()[key.id], now_s)
+        return f"It is {state_in_words(key, now_s)}.\n{use}"
+
+    async def whose_key(self) -> FoundKey | None:
+        """Ask for a key and say whose it is; return it, and what is wanted of it besides a revocation."""
+        feed, keys = self._context.feed, self._state.ring.keys
+        question = WhoseKey(
+            lambda text: find_owner(text, feed.find_key, keys),
+            self._in_words,
+            self._commands.refusal(),
+        )
+        found = await ask(self._app, question)
+        if found is None or found.wish is not Wish.REVOKE:
+            return found
+        await self.revoke_found(found.key)
+        return None
 
     # Clients.
 

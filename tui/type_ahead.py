@@ -36,10 +36,12 @@ class TypeAhead:
         forward: Textual's own way of a key: to the widget that has the focus.
     """
 
-    def __init__(self, app: App[int], forward: Callable[[events.Key], Awaitable[None]]) -> None:
+    def __init__(
+        self, app: App[int], forward: Callable[[events.Key | events.Paste], Awaitable[None]]
+    ) -> None:
         self._app = app
         self._forward = forward
-        self._held: deque[events.Key] = deque()
+        self._held: deque[events.Key | events.Paste] = deque()
         self._waiting = False
         self._next: events.Key | None = None
         """The key to act on once the field has taken in what was typed before it."""
@@ -49,16 +51,16 @@ class TypeAhead:
         """Whether every key has been acted on."""
         return not self._waiting and not self._held
 
-    async def take(self, event: events.Key) -> None:
-        """Act on a key, or keep it until its turn; beyond `MAX_HELD` it is lost."""
+    async def take(self, event: events.Key | events.Paste) -> None:
+        """Act on a key or a paste, or keep it until its turn; beyond `MAX_HELD` it is lost."""
         if self.idle:
             await self._act(event)
         elif len(self._held) < MAX_HELD:
             self._held.append(event)
 
-    async def _act(self, event: events.Key) -> None:
+    async def _act(self, event: events.Key | events.Paste) -> None:
         field = self._app.focused
-        if isinstance(field, Input) and event.is_printable:
+        if isinstance(event, events.Paste) or (isinstance(field, Input) and event.is_printable):
             await self._forward(event)
         elif isinstance(field, Input) and event is not self._next:
             # Enter and the like come after what was typed: the field takes that in at its own pace.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relayd.admin.schema import KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
-from tui.model.units import unix_s
+from relayd.admin.schema import LIVE_STATES, KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
+from tui.model.units import age, countdown, moment, plural, unix_s
 
 MAX_USERS = 200
 RECENT_S = 24 * 3600
@@ -114,6 +114,26 @@ class Evidence:
             for use in self._stragglers.get(key.id, {}).values()
             if use.requests
         )
+
+
+def state_in_words(key: KeyInfo, now_s: float) -> str:
+    """Return the state of a key, and since when or for how long."""
+    if key.state is KeyState.RETIRING and key.expires_at is not None:
+        return f"retiring, ends in {countdown(epoch_s(key.expires_at) - now_s)}"
+    ended = key.revoked_at or key.expires_at
+    if key.state in LIVE_STATES or ended is None:
+        return key.state.value
+    return f"{key.state.value} since {moment(epoch_s(ended), now_s)}"
+
+
+def use_in_words(key: KeyInfo, evidence: Evidence, streams: int, now_s: float) -> str:
+    """Return when a key was made and last used, by how many, and how many streams are open with it."""
+    last = evidence.last_use(key)
+    used = "never used" if last is None else f"last used {age(now_s - last[0])} ago from {last[1] or '—'}"
+    users = sum(1 for use in evidence.users(key.id, now_s) if use.requests)
+    by = f" ({plural(users, 'address', 'addresses')} in 24 h)" if users > 1 else ""
+    made = age(now_s - epoch_s(key.created_at))
+    return f"Made {made} ago, {used}{by}.\n{plural(streams, 'open stream')} with it."
 
 
 def _outdated_s(key: KeyInfo, made: dict[str, float]) -> float:

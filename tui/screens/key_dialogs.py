@@ -83,6 +83,15 @@ class Revocation:
     cut: bool
 
 
+def streams_in_words(count: int, *, cut: bool) -> str:
+    """Return what becomes of the open streams of a key that is revoked."""
+    if not count:
+        return "No stream is open with it"
+    one = count == 1
+    verb = ("ends too" if one else "end too") if cut else ("goes on" if one else "go on")
+    return f"{plural(count, 'stream')} open with it {verb}"
+
+
 class AskRevoke(Dialog[Revocation]):
     """Which key to end now: its last four characters are typed, so that it is the right one.
 
@@ -137,13 +146,8 @@ class AskRevoke(Dialog[Revocation]):
 
     def _description(self, key: KeyInfo | None, typed: str) -> str:
         if key is not None:
-            count = self._open_streams.get(key.id, 0)
             cut = bool(self.query_one("#cut", Choices).chosen)
-            one = count == 1
-            verb = ("ends too" if one else "end too") if cut else ("goes on" if one else "go on")
-            streams = (
-                f"{plural(count, 'stream')} open with it {verb}" if count else "No stream is open with it"
-            )
+            streams = streams_in_words(self._open_streams.get(key.id, 0), cut=cut)
             return f"Ends the {key.state.value} key {key.id} of {key.client}.\n{streams}."
         if len(typed) < _LAST:
             return ""
@@ -156,6 +160,39 @@ class AskRevoke(Dialog[Revocation]):
         key = self._named()
         if key is not None:
             self.dismiss(Revocation(key, bool(self.query_one("#cut", Choices).chosen)))
+
+
+class ConfirmRevoke(Dialog[Revocation]):
+    """Whether to end one key now, which the operator has named already, and its open streams with it."""
+
+    def __init__(self, key: KeyInfo, open_streams: int) -> None:
+        super().__init__(f"Revoke the key {key.id} of {key.client} now?", yes="Revoke now", danger=True)
+        self._key = key
+        self._open_streams = open_streams
+
+    def body(self) -> Iterable[Widget]:
+        """Say what ends, and what goes on."""
+        yield paragraph("A revoked key never comes back: its next request is refused.")
+        yield paragraph("", id="streams")
+        yield Choices(["cut its open streams too"], [], id="cut", many=True)
+        yield paragraph("Tab goes to the choice, Space makes it.", note=True)
+
+    def on_mount(self) -> None:
+        """Say what becomes of the open streams."""
+        self._show_streams()
+
+    @on(Choices.Changed)
+    def _show_streams(self) -> None:
+        streams = streams_in_words(self._open_streams, cut=self._cut)
+        self.query_one("#streams", Static).update(f"{streams}.")
+
+    @property
+    def _cut(self) -> bool:
+        return bool(self.query_one("#cut", Choices).chosen)
+
+    def accept(self) -> None:
+        """Do it."""
+        self.dismiss(Revocation(self._key, self._cut))
 
 
 class AskDiscard(Dialog[bool]):

@@ -18,6 +18,7 @@ from relayd.admin.client import AdminClientError
 from tui.context import Context
 from tui.model.store import record_key
 from tui.screens.pane import BACK_HINT, Pane
+from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import TABS, ClickBar, KeyBar, TabBar
 from tui.widgets.status_bar import WIDE, Notice, StatusBar
 
@@ -59,6 +60,7 @@ class MainScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(tab.key, f"show_screen('{tab.name}')", f"Show {tab.title}") for tab in TABS),
         Binding("K", "show_screen('clients')", "Show Clients"),
+        Binding("W", "whose_key", "Whose key is this?"),
         Binding("P", "pause", "Pause or resume intake"),
         Binding("D", "drain", "Drain, then stop the daemon"),
         Binding("H", "app.hosts", "Switch to another server"),
@@ -214,6 +216,24 @@ class MainScreen(Screen[None]):
         from tui.screens.help import HelpScreen  # noqa: PLC0415 - loaded when first used
 
         self.app.push_screen(HelpScreen(type(self.pane).BINDINGS, self.BINDINGS))
+
+    def action_whose_key(self) -> None:
+        """Ask for a key, and say whose it is."""
+        asking: Work = self._whose_key
+        self.app.run_worker(asking, group=f"{ASKS}-key")
+
+    async def _whose_key(self) -> None:
+        from tui.ring_actions import RingActions  # noqa: PLC0415 - loaded when first used
+        from tui.screens.whose_key import Wish  # noqa: PLC0415 - as above
+
+        found = await RingActions(self.app, self.context).whose_key()
+        if found is None:
+            return
+        key = found.key
+        if found.wish is Wish.REQUESTS:
+            self.post_message(Pane.FilterRequests(f'key_id="{key.id}"'))
+        else:
+            self.post_message(Pane.OpenOwner(key.client, key.id, key))
 
     def action_pause(self) -> None:
         """Take no new work, or take it again."""
