@@ -41,6 +41,7 @@ async def test_screens_by_mouse(tmp_path: Path, size: tuple[int, int]) -> None:
                 await _each_by_click(terminal)
                 await _cancel_by_mouse(terminal)
             await _filter_by_mouse(terminal)
+            await _fields_by_key(terminal)
             await _rotate_by_mouse(terminal)
             await until(lambda: daemon.records()[0].outcome is Outcome.CANCELLED)
     finally:
@@ -68,6 +69,18 @@ async def _filter_by_mouse(terminal: Tmux) -> None:
     await terminal.click_on(" 200 ", lambda screen: re.search(r"▶.* 200 ", screen))
     await terminal.click_on("Enter open", "[Summary]")
     await terminal.click_on("Timeline", "came from 127.0.0.1")
+
+
+async def _fields_by_key(terminal: Tmux) -> None:
+    """Ctrl-Space reaches the app through tmux, and lists the fields while a filter is written."""
+    terminal.press("/")
+    await terminal.until("Enter keeps it")
+    terminal.press("C-Space")
+    await terminal.until("may name")
+    terminal.press("Escape")
+    await terminal.until(lambda screen: "may name" not in screen)
+    terminal.press("Escape")
+    await terminal.until(' / model="demo:deltas=2"')
 
 
 async def _rotate_by_mouse(terminal: Tmux) -> None:

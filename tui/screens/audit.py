@@ -109,6 +109,8 @@ class AuditPane(FilteredItems):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="audit")
+        self._shown: tuple[int, int] | None = None
+        """The places in the log of the first and the last entry that the list has."""
         self._noted: int | None = None
         """The place in the log of a new note that is not in the list yet."""
 
@@ -135,7 +137,14 @@ class AuditPane(FilteredItems):
 
     def refresh_data(self) -> None:
         """Show new entries."""
-        self.rows.show(self.state.audit)
+        audit = self.state.audit
+        ends = (audit[0].seq, audit[-1].seq) if audit else None
+        # There are thousands of entries, and the time changes nothing in them.
+        if ends != self._shown:
+            self._shown = ends
+            self.rows.show(audit)
+        else:
+            self.rows.redraw()
         place = None if self._noted is None else self.rows.index_of(self._noted)
         if place is not None:
             self._noted = None

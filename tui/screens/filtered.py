@@ -102,14 +102,15 @@ class FilteredPane(Pane):
     def filter_kept(self, text: str) -> None:
         """Take note of the filter that is on now."""
 
-    def apply_filter(self, text: str) -> None:
-        """Filter by this, or by nothing if it is empty."""
+    def apply_filter(self, text: str) -> bool:
+        """Filter by this, or by nothing if it is empty; return False if it can't be understood."""
         try:
             parsed = parse_filter(text, self.KIND.fields)
         except FilterError as error:
             self.app.notify(f"The filter stays as it was: {error}", severity="error")
-        else:
-            self.show_matches(parsed)
+            return False
+        self.show_matches(parsed)
+        return True
 
     def action_toggle_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""
@@ -173,8 +174,8 @@ class FilteredPane(Pane):
 
     def set_filter(self, text: str) -> None:
         """Filter by this, from another list, dialog or screen."""
-        self.apply_filter(text)
-        self.line.remember(text)
+        if self.apply_filter(text):
+            self.line.remember(text)
         self.line.redraw()
 
     def save_settings(self) -> None:
@@ -194,9 +195,8 @@ class FilteredItems(FilteredPane):
     def filtered(self) -> Filtered:
         """Return how the list is filtered."""
         rows = self.rows
-        wanted, total = rows.filter, len(rows.all_items)
-        matches = sum(map(wanted.matches, rows.all_items)) if wanted is not None else total
-        everything = plural(total, self.KIND.one, self.KIND.many)
+        wanted, matches = rows.filter, rows.match_count
+        everything = plural(len(rows.all_items), self.KIND.one, self.KIND.many)
         return Filtered(
             text="" if wanted is None else wanted.text,
             is_on=rows.filtering,

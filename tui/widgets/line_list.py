@@ -407,6 +407,8 @@ class ItemList(LineList, Generic[T]):
         self.filter: Filter | None = None
         self.filtering = True
         """False: the filter is kept, and everything is shown."""
+        self.match_count = 0
+        """How many of all items pass the filter."""
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns, which stand one cell apart; the last may reach over the scrollbar."""
@@ -448,8 +450,11 @@ class ItemList(LineList, Generic[T]):
         self._pick()
 
     def _pick(self) -> None:
-        wanted = self.filter if self.filtering else None
-        items = self.all_items if wanted is None else list(filter(wanted.matches, self.all_items))
+        items = self.all_items
+        matching = items if self.filter is None else list(filter(self.filter.matches, items))
+        self.match_count = len(matching)
+        if self.filtering:
+            items = matching
         sorting = self._sorting
         value = None if sorting is None else self.sort_values().get(sorting.column)
         if sorting is not None and value is not None:
