@@ -163,6 +163,17 @@ class Feed:
         found = await (self._archive or self._client).find_key(digest)
         return None if found is None else printable_struct(found)
 
+    async def refresh_alerts(self) -> None:
+        """Ask for the alerts, also for those that are over.
+
+        Raises:
+            AdminClientError: the daemon could not be asked.
+        """
+        alerts = await self._client.alerts()
+        self._state.alerts.update(map(printable_struct, alerts.alerts), time.time())
+        self._state.alerts.add_past(map(printable_struct, alerts.past))
+        self._changed()
+
     async def refresh_usage(self, client: str, since: str) -> None:
         """Ask what a client used each day, from this day on.
 

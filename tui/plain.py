@@ -11,6 +11,7 @@ from typing import TextIO
 from relayd.admin.client import AdminClient, AdminClientError, follow
 from relayd.admin.schema import (
     LIVE_STATES,
+    Alert,
     Audited,
     Ended,
     Event,
@@ -20,6 +21,7 @@ from relayd.admin.schema import (
     Lost,
     RequestRecord,
     Ring,
+    Status,
     epoch_s,
 )
 from relayd.pipes import while_read
@@ -100,6 +102,8 @@ class _LineMode:
         """Of the processes that have served without a moment in which none of them did."""
         self._problem = ""
         self._is_silent = False
+        self._alerts: dict[str, Alert] = {}
+        """Those that hold, as they were told."""
         self._live: set[str] = set()
         """The ids of the keys that worked when they were last looked at."""
 
@@ -133,6 +137,7 @@ class _LineMode:
             try:
                 ring = await asyncio.wait_for(self._client.keys(), _SILENT_AFTER_S)
                 await asyncio.wait_for(self._note_boots(), _SILENT_AFTER_S)
+                status = await asyncio.wait_for(self._client.status(), _SILENT_AFTER_S)
             except TimeoutError:
                 if not self._is_silent:
                     self._write("no answer: the daemon says nothing; it may be stopped, or wait for its disk")
@@ -145,6 +150,7 @@ class _LineMode:
                     self._write("the daemon answers again")
                 self._is_silent = False
                 self._tell_ends(ring)
+                self._tell_alerts(status)
 
     async def _note_boots(self) -> None:
         """Note which processes serve this relay. Raises AdminClientError."""
@@ -158,6 +164,17 @@ class _LineMode:
             if key.id in self._live and key.state is KeyState.EXPIRED and key.expires_at:
                 self._write(f"{clock(epoch_s(key.expires_at))} key ended: {key.id} of {key.client}")
         self._live = {key.id for key in keys if key.state in LIVE_STATES}
+
+    def _tell_alerts(self, status: Status) -> None:
+        """Tell which alerts have begun, and which are over."""
+        alerts = {alert.id: printable_struct(alert) for alert in status.alerts}
+        for alert in alerts.values():
+            if alert.id not in self._alerts:
+                self._write(f"{clock(epoch_s(alert.since))} alert: {alert.sentence}")
+        for alert in self._alerts.values():
+            if alert.id not in alerts:
+                self._write(f"alert over: {alert.sentence}")
+        self._alerts = alerts
 
     async def _greet(self, hello: Hello) -> None:
         """Write the newest requests at the start; later, that the daemon is another one."""

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct):
     mouse: bool = True
     hosts: list[str] = []
     """Servers that were shown before, the last one first: `[user@]server[:port]`."""
+    bell: bool = True
+    """Whether the bell rings when an alert begins."""
 
 
 class SettingsFile:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relayd.admin.context import AlertOptions
 from relayd.admin.schema import (
     Outcome,
     Phase,
@@ -23,6 +24,7 @@ from relayd.admin.schema import (
     UsageSource,
     utc_text,
 )
+from relayd.alerts.conditions import Thresholds
 from relayd.state.keyring import Caller
 from relayd.state.records import Peer
 from tests.admin.harness import AdminHarness, admin_api
@@ -58,6 +60,8 @@ _BOUNDS: dict[str, dict[str, object]] = {
     "laptop": {"note": "Ada", "usd_per_month": 0.15},
     "ci": {"tokens_per_day": 15_000, "expires_at": utc_text(NOON_S + 3 * _DAY_S)},
 }
+QUIET = AlertOptions(thresholds=Thresholds(error_percent=100, bound_percent=10_000, disk_free_mib=0))
+"""No alert comes between what a test looks at, but those that it brings about itself."""
 _FAILED = RecordedError("upstream_failed", "The provider answered 503.")
 _LIMITED = RecordedError("upstream_limited", "Rate limit reached for gpt-4o.")
 _ENDINGS: dict[int, dict[str, Any]] = {
@@ -73,6 +77,7 @@ class Past:
 
     api: AdminHarness
     now_s: float = NOON_S
+    alert_options: AlertOptions = QUIET
     keys: dict[str, str] = field(default_factory=dict)
     """The id of each client's key, that of the stragglers under `old`."""
     records: list[RequestRecord] = field(default_factory=list)
@@ -167,7 +172,11 @@ class Past:
 async def running_past(home: Path, past_s: float = PAST_S) -> AsyncIterator[Past]:
     """Serve the admin API on this past."""
     clock: list[Past] = []
-    async with admin_api(home, clock=lambda: clock[0].now_s if clock else NOON_S - 200 * _DAY_S) as api:
+    async with admin_api(
+        home,
+        clock=lambda: clock[0].now_s if clock else NOON_S - 200 * _DAY_S,
+        alert_options=lambda: clock[0].alert_options if clock else QUIET,
+    ) as api:
         clock.append(past := Past(api))
         await past.write(past_s)
         yield past

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from relayd.admin.schema import (
     Usage,
     epoch_s,
 )
+from tui.model.alerts import AlertList
 from tui.model.evidence import Evidence
 from tui.model.instances import still_serving
 from tui.model.open_streams import OpenStreams
@@ -102,6 +104,7 @@ class AppState:
         """Whether history comes from the daemon's database, while no daemon answers."""
         self.silent_since_s = 0.0
         """Since when nothing was heard, while STALE."""
+        self.alerts = AlertList()
         self.asking: list[Asking] = []
         """The changes that wait for their answer, the oldest first."""
         self.boot_id = ""
@@ -122,10 +125,15 @@ class AppState:
     def set_connection(self, connection: Connection, problem: str = "") -> None:
         """Take over the state of the connection, and why it is not live."""
         self.connection, self.problem = connection, printable_text(problem, 1000)
+        if connection in {Connection.STALE, Connection.DOWN} and self.status is not None:
+            self.alerts.lose_contact(self.problem, time.time())
+        elif connection is Connection.LIVE:
+            self.alerts.regain_contact(time.time())
 
     def set_status(self, status: Status) -> None:
         """Take over the daemon's status."""
         self.status = printable_struct(status)
+        self.alerts.update(self.status.alerts, time.time())
 
     def set_ring(self, ring: Ring) -> None:
         """Take over the keys; an older ring than the known one is ignored."""

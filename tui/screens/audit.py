@@ -86,6 +86,8 @@ class AuditList(ItemList[AuditEntry]):
 class AuditPane(FilteredItems):
     """The list, and beside or under it the chosen entry in words."""
 
+    NEWEST_FIRST = True
+
     DEFAULT_CSS = """
     AuditPane #both { height: 1fr; }
     AuditPane AuditList { width: 2fr; }

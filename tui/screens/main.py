@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
+from textual.widgets._toast import ToastRack
 
 from relayd.admin.client import AdminClientError
+from relayd.admin.schema import AlertKind
 from tui.context import Context
 from tui.model.store import record_key
 from tui.screens.pane import BACK_HINT, Pane
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 _HIGH = 30
 _MAX_JUMPS = 20
+_HEALTH = "config"
+"""The screen that tells of log, disk and database."""
+_FAILED = "status>=400 outcome!=denied or outcome=upstream_error or outcome=crashed"
+_BELOW_HEADS = 2
+"""A filter line and the names of the columns."""
 
 
 def _pane(name: str, context: Context) -> Pane:
@@ -61,6 +68,7 @@ class MainScreen(Screen[None]):
         *(Binding(tab.key, f"show_screen('{tab.name}')", f"Show {tab.title}") for tab in TABS),
         Binding("K", "show_screen('clients')", "Show Clients"),
         Binding("W", "whose_key", "Whose key is this?"),
+        Binding("A", "alerts", "Alerts"),
         Binding("P", "pause", "Pause or resume intake"),
         Binding("D", "drain", "Drain, then stop the daemon"),
         Binding("H", "app.hosts", "Switch to another server"),
@@ -84,7 +92,7 @@ class MainScreen(Screen[None]):
         context = self.context
         yield StatusBar(context)
         yield TabBar(self._badge, self._first)
-        yield Notice(context.state, context.now_s)
+        yield Notice(context)
         with ContentSwitcher(id="panes", initial=self._first):
             yield _pane(self._first, context)
         yield KeyBar()
@@ -132,6 +140,7 @@ class MainScreen(Screen[None]):
         self.pane.refresh_data()
         self.pane.focus_default()
         self.refresh_hints()
+        self._place_toasts()
         self.context.settings_file.settings.screen = name
 
     # Ways from one screen to another, and back.
@@ -198,6 +207,14 @@ class MainScreen(Screen[None]):
         self.query_one(Notice).refresh_data()
         self.pane.refresh_data()
         self.refresh_hints()
+        self._place_toasts()
+
+    def _place_toasts(self) -> None:
+        """Keep toasts away from header, notice and the newest rows: they are at the other end of the list."""
+        for rack in self.query(ToastRack):
+            rack.set_class(self.pane.NEWEST_FIRST, "-low")
+            top = 0 if self.pane.NEWEST_FIRST else self.query_one(ContentSwitcher).region.y + _BELOW_HEADS
+            rack.styles.margin = (top, 0, 1, 0)
 
     @on(ClickBar.Clicked)
     async def _clicked(self, event: ClickBar.Clicked) -> None:
@@ -234,6 +251,25 @@ class MainScreen(Screen[None]):
             self.post_message(Pane.FilterRequests(f'key_id="{key.id}"'))
         else:
             self.post_message(Pane.OpenOwner(key.client, key.id, key))
+
+    @work(group=f"{ASKS}-alerts")
+    async def action_alerts(self) -> None:
+        """Show the alerts, and go to the place of the chosen one."""
+        from tui.screens.alerts import AlertsScreen  # noqa: PLC0415 - loaded when first used
+        from tui.screens.dialogs import ask  # noqa: PLC0415 - loaded when first used
+
+        alert = await ask(self.app, AlertsScreen(self.context))
+        if alert is None:
+            return
+        match alert.kind:
+            case AlertKind.DEAD_KEY | AlertKind.KEY_ENDS | AlertKind.BOUND:
+                await self._open_owner(Pane.OpenOwner(alert.client, alert.key_id))
+            case AlertKind.ERRORS:
+                await self._filter_requests(Pane.FilterRequests(_FAILED))
+            case AlertKind.ROUTE:
+                await self._jump("stats", lambda _: None)
+            case _ if any(tab.name == _HEALTH for tab in TABS):
+                await self._jump(_HEALTH, lambda _: None)
 
     def action_pause(self) -> None:
         """Take no new work, or take it again."""

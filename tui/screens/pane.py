@@ -27,6 +27,8 @@ class Pane(Vertical):
     """One screen. It is made when first shown, and told of new data while it is on."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
+    NEWEST_FIRST: ClassVar[bool] = False
+    """Whether the newest rows are at the top."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort", "Sort by the next column"),
         Binding("S", "reverse", "Sort the other way"),

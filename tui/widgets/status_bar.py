@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
-from relayd.admin.schema import AcceptState, Status
+from relayd.admin.schema import AcceptState, AlertKind, Status, epoch_s
 from tui.context import Context
-from tui.model.app_state import AppState, Connection
-from tui.model.old_keys import old_key
+from tui.model.alerts import KnownAlert
+from tui.model.app_state import Connection
+from tui.model.old_keys import OldKey, old_key
 from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
 from tui.model.units import age, clock, countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
-from tui.widgets.cells import Piece, width_of
+from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.plot import sparkline
 
 WIDE = 100
 _SPARK = 24
 _BOLD = Style(bold=True)
 _MAX_OLD_KEYS = 4
+_MAX_ALERTS = 3
+_ANSWER = "  A shows it"
 _ASKING_SHOWN_AFTER_S = 0.5
 _NO_HISTORY = "There is no database beside its socket to read history from. "
 _WHAT_IS_SHOWN = {
@@ -78,6 +81,8 @@ class StatusBar(Bar):
         groups: list[list[Piece]] = []
         if status.log.error or status.log.lost:
             groups.append([(f"  LOG LOSES {status.log.lost}", bad)])
+        if self._state.alerts.live:
+            groups.append([(f"  {plural(len(self._state.alerts.live), 'alert')}", look[Role.WARN])])
         if not status.engine.ok:
             groups.append([("  DATABASE DOWN", bad)])
         if self._state.is_shared:
@@ -152,28 +157,56 @@ class StatusBar(Bar):
 
 
 class Notice(Static):
-    """Hidden while all is well."""
+    """Lines below the tabs for what needs the operator; hidden while all is well."""
 
     DEFAULT_CSS = """
     Notice { height: auto; max-height: 8; padding: 0 1; display: none; background: $panel; }
     Notice.-on { display: block; }
     """
 
-    def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
+    def __init__(self, context: Context) -> None:
         super().__init__(id="notice", markup=False)
-        self._state = state
-        self._now_s = now_s
+        self._state = context.state
+        self._now_s = context.now_s
+        self._settings = context.settings_file.settings
         self._shown = ""
-        self._rung: set[str] = set()
-        """The keys for whose end the bell has rung."""
 
     def refresh_data(self) -> None:
-        """Say how things stand."""
-        text = "\n".join([*self._connection(), *self._trouble(), *self._asking(), *self._old_keys()])
+        """Say how things stand, and ring once if an alert has begun."""
+        if self._state.alerts.take_news() and self._settings.bell:
+            self.app.bell()
+        old_keys = [*self._old_keys()]
+        lines = [*self._connection(), *self._trouble(), *self._asking(), *self._alerts(), *old_keys]
+        text = "\n".join(lines)
         if text != self._shown:
             self._shown = text
             self.update(Text(text, style=style(self.app, Role.WARN)))
             self.set_class(bool(text), "-on")
+
+    def _alerts(self) -> Iterable[str]:
+        """Say what the operator has not seen yet, in one line each; the list has the whole sentences."""
+        told = [known.alert for known in self._state.alerts.unanswered if not self._is_told_otherwise(known)]
+        for alert in told[:_MAX_ALERTS]:
+            when = clock(epoch_s(alert.since))
+            word = "ALERT" if alert.ended_at is None else "ALERT, over"
+            lead = f"{word} {when}: "
+            room = max(20, self.app.size.width - 2 - len(lead) - len(_ANSWER))
+            yield f"{lead}{fit(alert.sentence, room).rstrip()}{_ANSWER}"
+        if len(told) > _MAX_ALERTS:
+            yield f"{plural(len(told) - _MAX_ALERTS, 'more alert')}; A shows all."
+
+    def _is_told_otherwise(self, known: KnownAlert) -> bool:
+        """Return whether another line tells of an alert that holds."""
+        alert, status = known.alert, self._state.status
+        if alert.ended_at is not None:
+            return False
+        if alert.kind is AlertKind.CONTACT:
+            return True
+        if alert.kind is AlertKind.ENGINE:
+            return status is not None and not status.engine.ok
+        if alert.kind is AlertKind.KEY_ENDS:
+            return any(old.key.id == alert.key_id and old.is_urgent for old in self._known_old_keys())
+        return False
 
     def _connection(self) -> Iterable[str]:
         state = self._state
@@ -193,14 +226,13 @@ class Notice(Static):
         if status.silent:
             yield f"NO ANSWER from {', '.join(status.silent)}: figures of it are missing."
 
-    def _old_keys(self) -> Iterable[str]:
-        """Say how each rotation stands that needs a look, and ring once for a key in use near its end."""
+    def _known_old_keys(self) -> list[OldKey]:
         now_s, evidence = self._now_s(), self._state.evidence
-        old_keys = [old_key(key, evidence, now_s) for key in self._state.ring.keys if key.expires_at]
-        urgent = {old.key.id for old in old_keys if old.is_urgent}
-        if urgent - self._rung:
-            self.app.bell()
-        self._rung |= urgent
+        return [old_key(key, evidence, now_s) for key in self._state.ring.keys if key.expires_at]
+
+    def _old_keys(self) -> Iterable[str]:
+        """Say how each rotation stands that needs a look."""
+        old_keys = self._known_old_keys()
         alone = len(self._state.retiring()) < 2  # noqa: PLR2004 - the header tells of one
         sentences = [
             sentence
