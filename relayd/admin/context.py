@@ -32,7 +32,7 @@ from relayd.admin.schema import (
     LogContents,
     LogHealth,
     PeriodUse,
-    ProcessUse,
+    ProcessHealth,
     Progress,
     Rates,
     Reloaded,
@@ -158,7 +158,7 @@ class AdminContext:
             **asdict(self.facts),
             version=__version__,
             pid=os.getpid(),
-            uptime_s=max(0, int(time.time() - epoch_s(self.facts.started_at))),
+            uptime_s=self._uptime_s(),
             intake=self.accepting.state,
             seq=self.event_bus.newest_seq,
             streams=figures.streams,
@@ -186,8 +186,26 @@ class AdminContext:
         """Return the settings in force with their sources, and what log and process hold."""
         report = await self.config()
         log = await self.read_log(self._log_contents)
-        process = await asyncio.to_thread(_process_use)
-        return Configuration(**asdict(report), instance=self.facts.instance, log=log, process=process)
+        process = await asyncio.to_thread(self._process)
+        return Configuration(**asdict(report), log=log, process=process)
+
+    def _process(self) -> ProcessHealth:
+        """Return this process, and what it takes as proc(5) says."""
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return ProcessHealth(
+            instance=self.facts.instance,
+            boot_id=self.facts.boot_id,
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=self._uptime_s(),
+            memory_bytes=resident_pages * resource.getpagesize(),
+            open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            max_open_files=None if most == resource.RLIM_INFINITY else most,
+        )
+
+    def _uptime_s(self) -> int:
+        return max(0, int(time.time() - epoch_s(self.facts.started_at)))
 
     def _log_contents(self) -> LogContents | None:
         try:
@@ -269,17 +287,6 @@ def _disk(state: State) -> tuple[DiskUse | None, str | None]:
         return state.disk_use(), None
     except StateError as error:
         return DiskUse(0, 0), str(error)
-
-
-def _process_use() -> ProcessUse:
-    """Return what this process takes, as proc(5) says."""
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return ProcessUse(
-        memory_bytes=resident_pages * resource.getpagesize(),
-        open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
-        max_open_files=None if most == resource.RLIM_INFINITY else most,
-    )
 
 
 def _use(state: State) -> tuple[PeriodUse | None, PeriodUse | None]:

@@ -354,9 +354,14 @@ class ConfigReport(msgspec.Struct, kw_only=True, frozen=True):
     last_reload: LastReload | None
 
 
-class ProcessUse(msgspec.Struct, kw_only=True, frozen=True):
-    """What a process takes of its machine."""
+class ProcessHealth(msgspec.Struct, kw_only=True, frozen=True):
+    """A process, and what it takes of its machine."""
 
+    instance: str
+    boot_id: str
+    version: str
+    pid: int
+    uptime_s: int
     memory_bytes: int
     open_files: int
     max_open_files: int | None
@@ -366,10 +371,9 @@ class ProcessUse(msgspec.Struct, kw_only=True, frozen=True):
 class Configuration(ConfigReport, kw_only=True, frozen=True):
     """`GET /config`: of the instance that answers."""
 
-    instance: str
     log: LogContents | None
     """None if it can't be read now."""
-    process: ProcessUse
+    process: ProcessHealth
 
 
 class Ring(msgspec.Struct, frozen=True):

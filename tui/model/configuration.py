@@ -89,9 +89,9 @@ def health(known: Configuration, status: Status | None, now_s: float) -> Iterato
         yield from _disk(status)
         yield _log(known, status, now_s)
         yield _queue(status)
-        words = f"relayd {status.version}, up {age(status.uptime_s)}, pid {status.pid}"
-        yield Row("process", words, "", (f"{status.instance}: {words}", f"boot {status.boot_id}"))
     process = known.process
+    words = f"{process.instance}: relayd {process.version}, up {age(process.uptime_s)}, pid {process.pid}"
+    yield Row("process", words, "", (words, f"boot {process.boot_id}"))
     yield Row("memory", bytes_text(process.memory_bytes), "", ("Resident memory of this process.",))
     most = process.max_open_files
     share = 0.0 if most is None else process.open_files / most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from rich.text import Text
@@ -18,10 +18,11 @@ from relayd.admin.client import AdminClientError, Refused
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.configuration import Row, Shown, health, outcome, remarks, settings, what_a_reload_does
+from tui.model.sorting import Value
 from tui.model.text import printable_text
 from tui.model.units import plural
 from tui.screens.dialogs import Confirm, Dialog, ask, paragraph
-from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
+from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import ClickBar, Hint
@@ -103,13 +104,25 @@ class ConfigList(ItemList[Row]):
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
-        left = max(0, width - _NAME_CELLS - 2)
+        left = max(0, width - _NAME_CELLS - 3)
         source = max(_MIN_SOURCE_CELLS, min(_MAX_SOURCE_CELLS, left * 2 // 5))
         return [
             Field("setting", _NAME_CELLS),
             Field("value", max(0, left - source - 1)),
             Field("from", source),
         ]
+
+    def sort_values(self) -> Mapping[str, Value[Row]]:
+        """Return what a setting is sorted by."""
+        return {
+            "setting": lambda row: row.name,
+            "value": lambda row: row.value,
+            "from": lambda row: row.source,
+        }
+
+    def is_pinned(self, item: Row) -> bool:
+        """Return whether it is no setting."""
+        return item.setting is None
 
     def cells(self, item: Row) -> dict[str, tuple[str, Role]]:
         """Return one row."""
@@ -250,7 +263,7 @@ class ConfigPane(Pane):
         counts = {shown: sum(row.is_among(shown) for row in found) for shown in Shown}
         whose = ""
         if known is not None and state.is_shared:
-            whose = f"of {known.instance} alone; others may differ"
+            whose = f"of {known.process.instance} alone; others may differ"
         self.query_one(ConfigLine).show(self._shown, counts, self._search, whose)
         self.rows.show(row for row in found if row.is_among(self._shown) and row.has_words(words))
         self._show_chosen()
@@ -301,6 +314,7 @@ class ConfigPane(Pane):
             Hint("S", "reload", "reload", self.context.commands.refusal()),
             CLIENTS_HINT,
             *HELP_HINTS,
+            SORT_HINT,
             BACK_HINT,
         ]
 

@@ -16,12 +16,15 @@ from tui.model.app_state import AppState, Connection
 from tui.model.instances import in_words
 from tui.model.sorting import Value
 from tui.model.units import age, duration
+from tui.screens.inflight import StreamList
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 
-_WIDE = 110
+_WIDE, _WIDEST = 110, 150
+_MAX_NAME_CELLS = 48
+_HIGH = 24
 _LATE_S = 5.0
 
 
@@ -50,7 +53,10 @@ class InstanceList(ItemList[InstanceInfo]):
         ]
         if width >= _WIDE:
             fixed += [Field("version", 14), Field("process", 8, right=True)]
-        return [Field("instance", max(8, width - 2 - sum(field.width + 1 for field in fixed))), *fixed]
+        if width >= _WIDEST:
+            fixed += [Field("worker", 6, right=True), Field("boot", 14), Field("generation", 10, right=True)]
+        left = width - 2 - sum(field.width + 1 for field in fixed)
+        return [Field("instance", max(8, min(_MAX_NAME_CELLS, left))), *fixed]
 
     def sort_values(self) -> Mapping[str, Value[InstanceInfo]]:
         """Return what an instance is sorted by."""
@@ -77,6 +83,9 @@ class InstanceList(ItemList[InstanceInfo]):
             "up": (age(self._now_s() - epoch_s(item.started_at)), Role.TEXT),
             "version": (item.version, Role.TEXT),
             "process": (str(item.pid), Role.DIM),
+            "worker": ("—" if item.worker is None else str(item.worker), Role.DIM),
+            "boot": (item.boot_id, Role.DIM),
+            "generation": (f"{item.generation:,}", Role.TEXT),
         }
         return cells if self._state.connection is Connection.LIVE else dimmed(cells)
 
@@ -87,11 +96,30 @@ class InstanceList(ItemList[InstanceInfo]):
         return (f"{self._state.state_word}: the instances are not known.",)
 
 
+class StreamsThere(StreamList):
+    """The open streams of one instance."""
+
+    instance = ""
+
+    def refresh_data(self) -> None:
+        """Take over the streams."""
+        streams = self._state.open_streams.streams.values()
+        self.show(stream for stream in streams if stream.progress.instance == self.instance)
+
+    def empty_text(self) -> tuple[str, ...]:
+        """Say that it is idle, or that there is no news."""
+        live = self._state.connection is Connection.LIVE
+        return (f"{self.instance or 'It'} has no open stream.",) if live else super().empty_text()
+
+
 class InstancesPane(Pane):
-    """The list; under it the database that they share, and the chosen instance in words."""
+    """The list; under it the database that they share, the chosen instance in words, and its open streams."""
 
     DEFAULT_CSS = """
+    InstancesPane InstanceList { height: 1fr; }
     InstancesPane Static { height: auto; max-height: 6; padding: 0 1; background: $surface; }
+    InstancesPane StreamsThere { height: 2fr; margin: 1 0 0 0; }
+    InstancesPane.-low StreamsThere { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "requests", "Show the requests of this instance"),
@@ -105,6 +133,15 @@ class InstancesPane(Pane):
         """Show list and words."""
         yield InstanceList(self.state, self.context.now_s)
         yield Static(id="words", markup=False)
+        yield StreamsThere(self.state, self.context.now_s, id="streams-there")
+
+    def on_mount(self) -> None:
+        """Lay out."""
+        self.set_class(self.app.size.height < _HIGH, "-low")
+
+    def on_resize(self) -> None:
+        """Lay out for another height."""
+        self.set_class(self.size.height < _HIGH, "-low")
 
     @property
     def rows(self) -> InstanceList:
@@ -121,13 +158,16 @@ class InstancesPane(Pane):
         """Focus the list."""
         self.focus_now(self.rows)
 
-    @on(LineList.Moved)
+    @on(LineList.Moved, "#instances-list")
     def _show_chosen(self) -> None:
         instance, status = self.rows.chosen, self.state.status
         words = [] if status is None else [_engine_in_words(status.engine)]
         if instance is not None:
             words.append(in_words(instance, self.context.now_s(), epoch_s(instance.started_at)))
         self.query_one("#words", Static).update("\n".join(words))
+        streams = self.query_one(StreamsThere)
+        streams.instance = "" if instance is None else instance.name
+        streams.refresh_data()
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
@@ -140,7 +180,13 @@ class InstancesPane(Pane):
             BACK_HINT,
         ]
 
-    @on(LineList.Chosen)
+    @on(LineList.Chosen, "#streams-there")
+    def _open_stream(self) -> None:
+        stream = self.query_one(StreamsThere).chosen
+        if stream is not None:
+            self.post_message(self.OpenRequest(stream.progress.id, stream.seq))
+
+    @on(LineList.Chosen, "#instances-list")
     def action_requests(self) -> None:
         """Show the requests of the chosen instance."""
         instance = self.rows.chosen
