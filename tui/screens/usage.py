@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import ClientInfo, Usage, UsageRow, UsageSums, Window, epoch_s
+from relayd.admin.schema import ClientInfo, Ring, Usage, UsageRow, UsageSums, Window, epoch_s
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.clients import Meter, bar, meters
@@ -44,7 +44,7 @@ from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pan
 from tui.theme import Role, style
 from tui.type_ahead import Work
 from tui.widgets.bars import Bar, ClickBar, Hint
-from tui.widgets.cells import Piece, fit
+from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 from tui.widgets.plot import Line, Plot
 
@@ -79,8 +79,19 @@ class UsageLine(ClickBar):
         self._by, self._month, self._is_over = by, month, is_over
         self.redraw()
 
-    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:  # noqa: ARG002 - one line, cut where it ends
-        """Return the groupings, the month, and the legend."""
+    def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
+        """Return the groupings, the month, and the legend or what went wrong."""
+        left = width
+        for part, action in self._choices():
+            left -= width_of(part)
+            yield part, action
+        legend = "/m that month" if self._is_over else "/d today  /m this month"
+        words, role = ("" if self._by is Grouping.DAY else legend), Role.DIM
+        if self.problem:
+            words, role = self.problem, Role.WARN
+        yield [(fit(f"  {words}", left), style(self.app, role))], ""
+
+    def _choices(self) -> Iterable[tuple[list[Piece], str]]:
         dim, key, strong = (style(self.app, role) for role in (Role.DIM, Role.KEY, Role.STRONG))
         yield [(" by", dim)], ""
         for by, letter in _KEYS.items():
@@ -93,11 +104,6 @@ class UsageLine(ClickBar):
             yield [(f" {self._month:%B %Y} ", strong)], ""
             if self._is_over:
                 yield [("→", key)], "month(1)"
-        if self.problem:
-            yield [(f"  {self.problem}", style(self.app, Role.WARN))], ""
-        elif self._by is not Grouping.DAY:
-            legend = "/m that month" if self._is_over else "/d today  /m this month"
-            yield [(f"  {legend}", dim)], ""
 
 
 class UsageList(ItemList[UsageItem]):
@@ -107,13 +113,19 @@ class UsageList(ItemList[UsageItem]):
         super().__init__(lambda item: "all" if item.name is None else f"={item.name}", id="usage-list")
         self._state = state
         self._report: Report | None = None
+        self._ring: Ring | None = None
+        """What the clients of the keys were taken from."""
         self._clients_by_key: Mapping[str, str] = {}
 
     def show_report(self, report: Report | None) -> None:
         """Show the rows of this report; None while it is asked for. What it does not need, the plots have."""
-        self._report = report
+        ring = self._state.ring
+        if report is self._report and ring is self._ring:
+            self.redraw()
+            return
+        self._report, self._ring = report, ring
+        self._clients_by_key = {key.id: key.client for key in ring.keys}
         self.styles.max_height = None if report is None else max(_LEAST_ROWS, len(report.month.rows) + 3)
-        self._clients_by_key = {key.id: key.client for key in self._state.ring.keys}
         self.show([] if report is None else report.items())
 
     @property
