@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -10,18 +10,17 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditEntry, epoch_s
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
-from tui.model.filter_kinds import AUDIT, may_hold_key
+from tui.model.filter_kinds import AUDIT
 from tui.model.sorting import Value
 from tui.model.units import day_clock
-from tui.screens.dialogs import Dialog, ask, paragraph
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredItems
+from tui.screens.notes import write_note
 from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
@@ -33,7 +32,6 @@ _COLUMNS = {"time": 14, "action": 10, "result": 6, "by": 8, "client": 11}
 _WIDE_COLUMNS = {"time": 14, "action": 13, "result": 12, "by": 12, "client": 18}
 _WIDE = 100
 _NOTE = "note"
-_MAX_NOTE = 500
 
 
 class AuditList(ItemList[AuditEntry]):
@@ -224,57 +222,16 @@ class AuditPane(FilteredItems):
 
     def action_note(self) -> None:
         """Write a note, about what the chosen entry is about."""
-        if refusal := self.context.commands.refusal():
-            self.app.notify(f"Not now: {refusal}.")
-            return
-        noting: Work = partial(self._note, self.rows.chosen)
+        about = self.rows.chosen
+        client, key_ids = ("", ()) if about is None else (about.client or "", about.key_ids)
+        noting: Work = partial(self._note, client, key_ids)
         self.run_worker(noting, group=f"{ASKS}-note", exclusive=True)
 
-    async def _note(self, about: AuditEntry | None) -> None:
-        client = "" if about is None else about.client or ""
-        noted = await ask(self.app, AskNote(client))
-        if noted is None:
-            return
-        text, name = noted
-        key_ids = about.key_ids if about is not None and name == about.client else ()
-        write = partial(self.context.commands.client.note, text, client=name or None, key_ids=key_ids)
-        try:
-            entry = await self.context.commands.act_once("Add a note", lambda key: write(idempotency_key=key))
-        except AdminClientError as error:
-            self.app.notify(f"The note was not added: {error}", severity="error")
-        else:
+    async def _note(self, client: str, key_ids: Sequence[str]) -> None:
+        entry = await write_note(self.app, self.context.commands, client, key_ids)
+        if entry is not None:
             self._noted = entry.seq
             self.refresh_data()
-
-
-class AskNote(Dialog[tuple[str, str]]):
-    """The text of a note, and the name of the client it is about."""
-
-    AUTO_FOCUS = "#text"
-    YES_KEY = "Enter"
-
-    def __init__(self, client: str) -> None:
-        super().__init__("Add a note to the audit", yes="Add")
-        self._client = client
-
-    def body(self) -> Iterable[Widget]:
-        """Show a field for the text, and one for the client."""
-        yield Input(placeholder="told web, Tuesday", id="text", max_length=_MAX_NOTE, compact=True)
-        yield paragraph("About which client; may be empty:", note=True)
-        yield Input(self._client, id="client", max_length=64, compact=True)
-        yield paragraph(
-            "It can't be changed or removed later. Your name and the time are added.", id="fault", note=True
-        )
-
-    def accept(self) -> None:
-        """Answer with text and client."""
-        text, client = (self.query_one(name, Input).value.strip() for name in ("#text", "#client"))
-        if not text:
-            self.explain("Write something.")
-        elif may_hold_key(f"{text} {client}"):
-            self.explain("This looks like a key. Name keys by their id.")
-        else:
-            self.dismiss((text, client))
 
 
 def _details(entry: AuditEntry) -> str:

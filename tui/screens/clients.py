@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import ClassVar
@@ -25,6 +25,7 @@ from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
 from tui.screens.client_keys import ClientSummary, KeyList, role_of
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, FilteredItems
+from tui.screens.notes import write_note
 from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
@@ -199,6 +200,7 @@ class ClientsPane(FilteredItems):
         Binding("u", "undo", "Undo the rotation"),
         Binding("exclamation_mark", "revoke", "Revoke a key now", key_display="!"),
         Binding("d", "remove", "Remove this client"),
+        Binding("n", "note", "Add a note about this client to the audit"),
         Binding("h", "ended", "Show or hide ended keys and removed clients"),
         Binding("y", "copy_id", "Copy the key's id"),
     ]
@@ -398,6 +400,7 @@ class ClientsPane(FilteredItems):
             *([add] if self._is_opened else [Hint("f", "requests", "requests")]),
             BACK_HINT,
             Hint("d", "remove", "remove", gone),
+            Hint("n", "note", "note", none),
             Hint("h", "ended", "ended"),
             SORT_HINT,
             *(in_grace if grace else []),
@@ -479,6 +482,18 @@ class ClientsPane(FilteredItems):
         """Show or hide what has ended."""
         self.rows.show_ended = self.keys.show_ended = not self.rows.show_ended
         self.refresh_data()
+
+    def action_note(self) -> None:
+        """Write a note about the chosen client, and about its key if the cursor is there."""
+        client, key = self.rows.chosen, self.keys.chosen if self.keys.has_focus else None
+        if client is not None:
+            key_ids = () if key is None else (key.id,)
+            noting: Work = partial(self._note, client.name, key_ids)
+            self.run_worker(noting, group=f"{ASKS}-note", exclusive=True)
+
+    async def _note(self, client: str, key_ids: Sequence[str]) -> None:
+        if await write_note(self.app, self.context.commands, client, key_ids) is not None:
+            self.app.notify("Noted; Audit has it.")
 
     def action_copy_id(self) -> None:
         """Copy the key's id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual import events
@@ -14,9 +15,11 @@ from tests.tui.app_harness import AppHarness, app_with_past, files
 from tests.wire import until
 from tui.history import History
 from tui.model.app_state import AppState
-from tui.screens.audit import AskNote, AuditPane
+from tui.screens.audit import AuditPane
+from tui.screens.dialogs import AskExport
 from tui.screens.filter_dialogs import ChooseField, ChooseFilter
 from tui.screens.filtered import FilteredPane
+from tui.screens.notes import AskNote
 
 
 def box(harness: AppHarness) -> Input:
@@ -38,6 +41,16 @@ async def choose_filter(harness: AppHarness, *keys: str) -> None:
     await harness.dialog(ChooseFilter)
     await harness.press(*keys)
     await harness.closed()
+
+
+async def exported(harness: AppHarness, directory: Path) -> list[dict[str, Any]]:
+    """Export what is shown as NDJSON, and read it."""
+    await harness.press("w")
+    await harness.dialog(AskExport)
+    await harness.press("tab", "enter")
+    await until(lambda: any(path.read_text().endswith("\n") for path in files(directory, "relayd-*.ndjson")))
+    [path] = files(directory, "relayd-*.ndjson")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def filter_on(harness: AppHarness) -> str:
@@ -120,6 +133,10 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
         await harness.shows("There is no field 'status'")
         await harness.press("escape", "escape")
         await harness.shows("6 clients", "support-bot")
+        await harness.press("n")
+        await harness.dialog(AskNote)
+        await write(harness, "told ci", "enter")
+        await harness.shows("Noted; Audit has it.")
 
         await harness.press("2", "slash")
         await write(harness, "client=laptop", "enter")
@@ -132,7 +149,7 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
 
         await harness.press("5", "slash")
         await write(harness, "action=rotate", "enter")
-        await harness.shows("1 of 10 entries", "rotate: done for client web")
+        await harness.shows("1 of 11 entries", "rotate: done for client web")
         await harness.press("n")
         await harness.dialog(AskNote)
         await write(harness, f"it was {past.keys['web']}", "ctrl+u")
@@ -146,20 +163,14 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
         assert (note.client, note.detail) == ("web", "told web, Tuesday")
         assert set(note.key_ids) == {past.keys["web"], past.keys["old"]}
         await choose_filter(harness, "enter")
-        await harness.shows("action=note", "1 of 11 entries", "note: done for client web")
+        await harness.shows("action=note", "2 of 12 entries", "note: done for client web")
         await harness.press("enter")
         await harness.shows("[4 Clients !]", "Old key")
         await harness.press("escape")
-        await harness.shows("[5 Audit]", "1 of 11 entries")
+        await harness.shows("[5 Audit]", "2 of 12 entries")
 
-        await harness.press("w")
-        await until(lambda: harness.windows > 1)
-        await harness.press("tab", "enter")
-        await until(lambda: files(tmp_path, "relayd-*.ndjson"))
-        [path] = files(tmp_path, "relayd-*.ndjson")
-        await until(lambda: path.read_text().endswith("\n"))
-    [exported] = path.read_text().splitlines()
-    assert json.loads(exported)["detail"] == "told web, Tuesday"
+        notes = await exported(harness, tmp_path)
+    assert [note["detail"] for note in notes] == ["told web, Tuesday", "told ci"]
 
 
 async def test_notes_are_refused_where_nothing_can_be_changed(tmp_path: Path) -> None:
