@@ -31,6 +31,7 @@ from relayd.admin.schema import (
     Started,
     Status,
     Usage,
+    utc_text,
 )
 from tui.history import PAGE, PAUSE_S, History, Reader
 from tui.model.app_state import AppState, Connection
@@ -172,6 +173,18 @@ class Feed:
         alerts = await self._client.alerts()
         self._state.alerts.update(map(printable_struct, alerts.alerts), time.time())
         self._state.alerts.add_past(map(printable_struct, alerts.past))
+        self._changed()
+
+    async def refresh_key_users(self, key_id: str) -> None:
+        """Ask who used a key, over the whole log.
+
+        Raises:
+            AdminClientError: neither the daemon nor its database could be asked.
+        """
+        outdated_s = self._state.evidence.outdated_s(key_id)
+        since = None if outdated_s is None else utc_text(outdated_s)
+        users = await (self._archive or self._client).key_users(key_id, since=since)
+        self._state.set_key_users(key_id, users)
         self._changed()
 
     async def refresh_usage(self, client: str, since: str) -> None:

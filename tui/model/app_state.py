@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from relayd.admin.schema import (
     LIVE_STATES,
     AcceptState,
@@ -22,6 +24,7 @@ from relayd.admin.schema import (
     InstanceList,
     KeyInfo,
     KeyState,
+    KeyUsers,
     Lost,
     Progress,
     RequestRecord,
@@ -93,6 +96,8 @@ class AppState:
         """Of the instance that answers; None until it is asked for."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
+        self.key_users: tuple[str, KeyUsers] | None = None
+        """The id of the key that was asked for last, and who used it."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
         self.audit_complete = False
@@ -171,6 +176,11 @@ class AppState:
     def is_shared(self) -> bool:
         """Whether several processes serve this relay."""
         return self.status is not None and self.status.instances.live > 1
+
+    def set_key_users(self, key_id: str, users: KeyUsers) -> None:
+        """Take over who used one key."""
+        clean = [printable_struct(user) for user in users.users]
+        self.key_users = (key_id, msgspec.structs.replace(users, users=clean))
 
     def set_usage(self, client: str, usage: Usage) -> None:
         """Take over what one client used each day."""

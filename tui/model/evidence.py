@@ -98,6 +98,10 @@ class Evidence:
         """Return the uses of this key that were refused since `since_s`, the latest first."""
         return [use for use in self.stragglers(key_id) if use.refused and use.refused_last_s >= since_s]
 
+    def outdated_s(self, key_id: str) -> float | None:
+        """Return from when on a key should not be used; None if it should."""
+        return self._since.get(key_id)
+
     def last_use(self, key: KeyInfo) -> tuple[float, str] | None:
         """Return when and from where a key was last accepted, by the ring and by the records seen."""
         found = [(use.served_last_s, use.ip) for use in self._uses.get(key.id, {}).values() if use.requests]

@@ -16,7 +16,8 @@ from tui.model.units import age, count, countdown, duration, moment, money, plur
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
 
-_MAX_USES = 12
+_MAX_USES = 5
+"""So many of the users of a key are named; the key's own view has all of them."""
 _ENDED = {KeyState.EXPIRED: "expired", KeyState.REVOKED: "revoked"}
 _ROLES = {
     KeyState.ACTIVE: Role.GOOD,
@@ -205,13 +206,22 @@ class ClientSummary(Static):
                 self._use(text, use, "still used ", "since the rotation")
             else:
                 self._use(text, use, "was used ", "since the rotation, before it ended")
-        for use in [use for use in uses if use.refused][:_MAX_USES]:
+        refused = [use for use in uses if use.refused]
+        self._more(text, len(still))
+        for use in refused[:_MAX_USES]:
             text.append("  refused ", self._look(Role.BAD))
             text.append(
                 f"{use.client}  {use.ip}  {plural(use.refused, 'time')},"
                 f" last {age(now_s - use.refused_last_s)} ago\n",
                 self._look(Role.TEXT),
             )
+
+        self._more(text, len(refused))
+
+    def _more(self, text: Text, users: int) -> None:
+        if users > _MAX_USES:
+            more = f"  … and {users - _MAX_USES:,} more: Enter on the key lists all of them.\n"
+            text.append(more, self._look(Role.DIM))
 
     def _users(self, text: Text, key: KeyInfo) -> None:
         uses = [use for use in self._state.evidence.users(key.id, self._now_s()) if use.requests]
@@ -224,6 +234,7 @@ class ClientSummary(Static):
         )
         for use in uses[:_MAX_USES]:
             self._use(text, use, "", "seen")
+        self._more(text, len(uses))
 
     def _use(self, text: Text, use: Use, how: str, since: str) -> None:
         last_s = self._now_s() - use.served_last_s

@@ -25,6 +25,7 @@ from tui.model.units import age, count, countdown, money
 from tui.ring_actions import RingActions
 from tui.screens.client_keys import ClientSummary, KeyList, role_of
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, FilteredItems
+from tui.screens.key_view import KeyView, UsersAsked
 from tui.screens.notes import write_note
 from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
@@ -174,6 +175,9 @@ class ClientsPane(FilteredItems):
 
     DEFAULT_CSS = """
     ClientsPane > Horizontal { height: 1fr; }
+    ClientsPane KeyView { display: none; }
+    ClientsPane.-key KeyView { display: block; }
+    ClientsPane.-key > Horizontal, ClientsPane.-key FilterLine { display: none; }
     ClientsPane #left { width: 3fr; }
     ClientsPane KeyList { height: 3; }
     ClientsPane #right { width: 2fr; background: $surface; }
@@ -195,7 +199,7 @@ class ClientsPane(FilteredItems):
         Binding("r", "rotate", "Rotate the key"),
         Binding("a", "add", "Add a client"),
         Binding("e", "edit", "Edit the bounds of this client"),
-        Binding("f", "requests", "Show the requests of this client"),
+        Binding("f", "requests", "Show the requests of this client or key"),
         Binding("plus", "extend", "Extend the grace", key_display="+"),
         Binding("u", "undo", "Undo the rotation"),
         Binding("exclamation_mark", "revoke", "Revoke a key now", key_display="!"),
@@ -210,6 +214,9 @@ class ClientsPane(FilteredItems):
         self._actions = RingActions(self.app, context)
         self._usage_asked: tuple[str, float] = ("", 0.0)
         self._usage_problem = ""
+        self._opened: KeyInfo | None = None
+        """The key that is open, as it was when it was opened."""
+        self._users_asked = UsersAsked()
 
     def compose(self) -> ComposeResult:
         """Show clients and keys, and what is known of the chosen client."""
@@ -224,6 +231,7 @@ class ClientsPane(FilteredItems):
                     yield Plot(id="costs")
             with VerticalScroll(id="right", can_focus=True):
                 yield ClientSummary(state, now_s)
+        yield KeyView(state, now_s)
 
     @property
     def rows(self) -> ClientList:
@@ -237,7 +245,10 @@ class ClientsPane(FilteredItems):
 
     @property
     def chosen_key(self) -> KeyInfo | None:
-        """The key that is meant: the one under the cursor of the keys, else the client's active one."""
+        """The key that is meant: the open one, the one under the cursor, else the client's active one."""
+        if self._opened is not None:
+            opened = self._opened
+            return next((key for key in self.state.ring.keys if key.id == opened.id), opened)
         if self.keys.has_focus:
             return self.keys.chosen
         client = self.rows.chosen
@@ -262,8 +273,11 @@ class ClientsPane(FilteredItems):
         self._show_chosen()
 
     def focus_default(self) -> None:
-        """Focus the clients, or the keys of the one that is open."""
-        self.focus_now(self.keys if self._is_opened else self.rows)
+        """Focus the clients, or the keys of the one that is open, or the users of the key that is open."""
+        if self._opened is not None:
+            self.focus_now(self.query_one(KeyView).users)
+        else:
+            self.focus_now(self.keys if self._is_opened else self.rows)
 
     @property
     def _is_opened(self) -> bool:
@@ -276,6 +290,29 @@ class ClientsPane(FilteredItems):
         self.query_one(ClientSummary).show(client)
         if client is not None:
             self._show_usage(client.name)
+        key = self.chosen_key
+        if self._opened is not None and key is not None:
+            self._show_key(key)
+
+    def _show_key(self, key: KeyInfo) -> None:
+        """Show the key that is open, and ask for its users if there may be news."""
+        known, asked = self.state.key_users, self._users_asked
+        users = known[1] if known is not None and known[0] == key.id else None
+        problem = asked.problem or ("" if users is not None else "Asking who used it …")
+        self.query_one(KeyView).show(key, users, problem)
+        if asked.is_due(key, self.state.log_seq):
+            self.start_once("key-users", partial(self._ask_users, key))
+
+    async def _ask_users(self, key: KeyInfo) -> None:
+        asked = self._users_asked
+        asked.begin(key, self.state.log_seq)
+        try:
+            await self.context.feed.refresh_key_users(key.id)
+            asked.problem = ""
+        except AdminClientError as error:
+            asked.problem = f"Who used it is not known: {error}"
+        asked.end()
+        self.refresh_data()
 
     def _show_usage(self, client: str) -> None:
         known, now_s = self.state.usage_by_day, self.context.now_s()
@@ -298,7 +335,7 @@ class ClientsPane(FilteredItems):
 
     @property
     def _shows_plots(self) -> bool:
-        return self._is_opened or not self.has_class("-narrow")
+        return self._opened is None and (self._is_opened or not self.has_class("-narrow"))
 
     def _first_day(self) -> str:
         return last_days(_DAYS, date.fromtimestamp(self.context.now_s()))[0]  # noqa: DTZ012 - days are local
@@ -329,24 +366,46 @@ class ClientsPane(FilteredItems):
     @property
     def depth(self) -> int:
         """How often Escape would close something."""
-        return super().depth + self._is_opened
+        return super().depth + self._is_opened + (self._opened is not None)
 
     def way_back(self) -> Callable[[], None]:
         """Return a function that shows this client and this key again."""
         restore_list = super().way_back()
-        client, key, opened = self.rows.cursor_key, self.keys.cursor_key, self._is_opened
+        client, key, opened, opened_key = (
+            *(self.rows.cursor_key, self.keys.cursor_key),
+            *(self._is_opened, self._opened),
+        )
 
         def restore() -> None:
             restore_list()
             self._choose(client, key)
             self.set_class(opened, "-opened")
+            self._open_key(opened_key)
 
         return restore
 
-    def show_owner(self, client: str | None, key_id: str | None, _key: KeyInfo | None = None) -> None:
-        """Open a client, and put the cursor on one of its keys."""
+    def show_owner(self, client: str | None, key_id: str | None, key: KeyInfo | None = None) -> None:
+        """Open a client, and in it one of its keys if that is known."""
         self._choose(client, key_id)
-        self.action_open()
+        known = next((known for known in self.state.ring.keys if known.id == key_id), key)
+        if self.rows.cursor_key == client:
+            self.add_class("-opened")
+        elif known is None:
+            self.app.notify(f"There is no client {client} any more.")
+        self._open_key(known)
+
+    @on(LineList.Chosen, "#ring")
+    def action_open_key(self) -> None:
+        """Open the key: who used it, and what became of it."""
+        self._open_key(self.keys.chosen)
+
+    def _open_key(self, key: KeyInfo | None) -> None:
+        """Show one key alone; None: show the clients."""
+        self._opened = key
+        self.set_class(key is not None, "-key")
+        self._show_chosen()
+        self.focus_default()
+        self.post_message(self.HintsChanged())
 
     def _choose(self, client: Key | None, key_id: Key | None) -> None:
         """Put the cursors on a client and on one of its keys."""
@@ -361,7 +420,10 @@ class ClientsPane(FilteredItems):
             self.keys.go_to((key_id is not None and self.keys.index_of(key_id)) or 0)
 
     def step_back(self) -> bool:
-        """Close the client that is open; then let go of the filter."""
+        """Close the key that is open, then the client; then let go of the filter."""
+        if self._opened is not None:
+            self._open_key(None)
+            return True
         if not self._is_opened or self.line.editing:
             return super().step_back()
         self.remove_class("-opened")
@@ -390,21 +452,21 @@ class ClientsPane(FilteredItems):
         gone = none or (f"the client {_DEFAULT_CLIENT} always exists" if is_default else "")
         add, edit = Hint("a", "add", "add", refusal), Hint("e", "edit", "edit", none)
         in_grace = [Hint("+", "extend", "extend", grace), Hint("u", "undo", "undo", grace)]
-        return [
-            Hint("Enter", "requests", "key_requests") if self._is_opened else Hint("Enter", "open", "open"),
-            Hint("r", "new key" if new_key else "rotate", "rotate", active),
-            Hint("!", "revoke", "revoke", refusal),
-            *([] if grace else in_grace),
-            *([edit] if self._is_opened else [add, edit]),
-            *HELP_HINTS,
-            *([add] if self._is_opened else [Hint("f", "requests", "requests")]),
-            BACK_HINT,
-            Hint("d", "remove", "remove", gone),
-            Hint("n", "note", "note", none),
-            Hint("h", "ended", "ended"),
-            SORT_HINT,
-            *(in_grace if grace else []),
-        ]
+        requests = Hint("f", "requests", "requests")
+        rotate = Hint("r", "new key" if new_key else "rotate", "rotate", active)
+        revoke = Hint("!", "revoke", "revoke", refusal)
+        early = [] if grace else in_grace
+        note = Hint("n", "note", "note", none)
+        late = [Hint("d", "remove", "remove", gone), note, Hint("h", "ended", "ended"), SORT_HINT]
+        late += in_grace if grace else []
+        if self._opened is not None:
+            enter = Hint("Enter", "its requests", "user_requests")
+            return [enter, requests, revoke, *early, rotate, *HELP_HINTS, BACK_HINT, edit, add, *late]
+        if self._is_opened:
+            enter = Hint("Enter", "open key", "open_key")
+            return [enter, rotate, revoke, *early, requests, edit, *HELP_HINTS, BACK_HINT, add, *late]
+        enter = Hint("Enter", "open", "open")
+        return [enter, rotate, revoke, *early, add, edit, *HELP_HINTS, requests, BACK_HINT, *late]
 
     def _has_active_key(self, client: ClientInfo | None) -> bool:
         keys = self.rows.keys_of(client.name) if client is not None else []
@@ -466,17 +528,19 @@ class ClientsPane(FilteredItems):
         self._start("revoke", partial(self._actions.revoke, self.chosen_key))
 
     def action_requests(self) -> None:
-        """Show the requests of the chosen client."""
-        client = self.rows.chosen
-        if client is not None:
+        """Show the requests of the chosen client, or of the key that is chosen in it."""
+        client, key = self.rows.chosen, self.chosen_key
+        if key is not None and (self._opened is not None or self.keys.has_focus):
+            self.post_message(self.FilterRequests(f'key_id="{key.id}"'))
+        elif client is not None:
             self.post_message(self.FilterRequests(f'client="{client.name}"'))
 
-    @on(LineList.Chosen, "#ring")
-    def action_key_requests(self) -> None:
-        """Show the requests with the chosen key."""
-        key = self.keys.chosen
-        if key is not None:
-            self.post_message(self.FilterRequests(f'key_id="{key.id}"'))
+    @on(LineList.Chosen, "#key-users")
+    def action_user_requests(self) -> None:
+        """Show the requests with this key from the address under the cursor."""
+        key, user = self.chosen_key, self.query_one(KeyView).users.chosen
+        if key is not None and user is not None:
+            self.post_message(self.FilterRequests(f'key_id="{key.id}" ip="{user.ip}"'))
 
     def action_ended(self) -> None:
         """Show or hide what has ended."""

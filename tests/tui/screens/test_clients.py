@@ -365,7 +365,7 @@ async def test_a_client_with_only_an_old_key_gets_a_new_one(daemon: Daemon, tmp_
 async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_requests(
     lone_daemon: Daemon, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """The row has the money against its bound; Enter opens it, `f` and a key's Enter filter the requests."""
+    """The row has the money against its bound; Enter opens it, and a key in it; `f` filters the requests."""
     name, daemon = f"open{size[0]}", lone_daemon
     async with keys_screen(daemon, tmp_path, name, size=size) as (harness, made):
         await set_client(
@@ -379,12 +379,18 @@ async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_request
         await harness.shows("a page", "tokens today", "/10k", "today 1 request,", "Tokens yesterday 0 (top")
         assert made.key.id in harness.text()
         await harness.press("enter")
+        await harness.shows(f"Key {made.key.id} of {name} active", "1 user in the log", "127.0.0.1", "add")
+        await harness.press("f")
         await until(lambda: harness.main.pane is harness.requests)
         await harness.shows(f'key_id="{made.key.id}"', "1 of ")
-        await harness.press("4", "f")
-        await harness.shows(f'client="{name}"', "1 of ")
-        await harness.press("4", "escape")
+        await harness.press("escape")
+        await harness.shows(f"Key {made.key.id} of {name}")
+        await harness.press("enter")
+        await harness.shows(f'key_id="{made.key.id}" ip="127.0.0.1"')
+        await harness.press("escape", "escape", "escape")
         assert harness.main.query_one(ClientList).has_focus
+        await harness.press("f")
+        await harness.shows(f'client="{name}"', "1 of ")
 
 
 @pytest.mark.parametrize(

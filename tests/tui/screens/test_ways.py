@@ -6,8 +6,6 @@ from pathlib import Path
 
 from tests.tui.app_harness import AppHarness, app_with_past
 from tests.wire import until
-from tui.screens.client_keys import KeyList
-from tui.screens.clients import ClientList
 
 
 def place(harness: AppHarness) -> tuple[str, object, bool]:
@@ -25,15 +23,13 @@ async def test_a_request_leads_to_its_key_and_a_key_to_its_requests_and_each_bac
         chosen = harness.requests.chosen()
         assert chosen is not None
         await harness.press("o")
-        await harness.shows("[4 Clients", "Esc back to Requests", f"{chosen.key_id}")
-        clients, keys = harness.main.query_one(ClientList), harness.main.query_one(KeyList)
-        assert (clients.cursor_key, keys.cursor_key) == ("web", chosen.key_id)
-        # Further on: all requests of the client, one of them in full, and all the way back.
+        await harness.shows("[4 Clients", "Esc back to Requests", f"Key {chosen.key_id} of web")
+        await harness.shows("1 user in the log", "198.51.100.21")
+        # Further on: all requests with the key, one of them in full, and all the way back.
         await harness.press("f")
-        await harness.shows('client="web"', "Esc back to Clients")
+        await harness.shows(f'key_id="{chosen.key_id}"', "Esc back to Clients")
         await harness.press("enter", "escape", "escape")
-        await harness.shows("[4 Clients", "Esc back to Requests")
-        assert keys.has_focus
+        await harness.shows("Esc back to Requests", f"Key {chosen.key_id} of web")
         await harness.press("escape")
         await until(lambda: harness.main.pane is harness.requests)
         await until(lambda: place(harness) == here)
