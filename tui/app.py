@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -16,8 +15,9 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.traceback import Trace
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.command import Provider
 from textual.driver import Driver
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
@@ -26,12 +26,14 @@ from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Status
+from tui.clipboard import private_file
 from tui.context import Context
 from tui.daemon_commands import DaemonCommands
 from tui.driver import TerminalDriver
 from tui.export import Exporter
 from tui.feed import SILENCE, STALE_AFTER_S, Feed
 from tui.hosts import HERE, Host, known_hosts
+from tui.keymap import usable, with_ids
 from tui.model.app_state import AppState, Asking, Connection
 from tui.model.text import printable_text
 from tui.screens.dialogs import Confirm, Dialog, ask
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 REDRAW_EVERY_S = 0.22
 _SECOND_S = 1.0
 _TROUBLE_SHOWN_S = 30
+_FAULTS_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,12 @@ def _forget_locals(trace: Trace) -> None:
             _forget_locals(part)
 
 
+def _palette_commands() -> type[Provider]:
+    from tui.palette import Commands  # noqa: PLC0415 - loaded when first used
+
+    return Commands
+
+
 class RelaydApp(App[int]):
     """The app on one daemon.
 
@@ -112,10 +121,14 @@ class RelaydApp(App[int]):
     TITLE = "relayd"
     CSS_PATH = "app.tcss"
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
-        Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
-    ]
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_palette_commands}
+    BINDINGS: ClassVar[list[BindingType]] = with_ids(
+        "app",
+        [
+            Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+            Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
+        ],
+    )
 
     def __init__(
         self,
@@ -163,6 +176,7 @@ class RelaydApp(App[int]):
         )
         self.next_host: Host | None = None
         """The server to show after this run of the app."""
+        self._chosen_keys: dict[str, str] = {}
         self._feed_worker: Worker[None] | None = None
         self._redraw: Timer | None = None
         self._drawn_at_s = 0.0
@@ -192,6 +206,7 @@ class RelaydApp(App[int]):
             self.unregister_theme(name)
         self._feed_worker = self.run_worker(self.feed.run, name="feed", group="feed")
         self.set_interval(_SECOND_S, self._on_second)
+        self._choose_keys()
         if self._settings_file.problem:
             self.notify(self._settings_file.problem, severity="error")
         if self._options.trouble:
@@ -296,21 +311,48 @@ class RelaydApp(App[int]):
         self.context.exporter.copy(text, "The selection")
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
-        """Save a picture of the screen; never while a key is on it."""
+        """Save a picture of the screen in a new file; never while a key is on it."""
         if any(isinstance(screen, Dialog) and screen.SHOWS_SECRET for screen in self.screen_stack):
             self.notify("No screenshots while a key is on the screen.")
+            return
+        prefix = filename or time.strftime("relayd-%Y%m%d-%H%M%S-")
+        try:
+            saved = private_file(self.export_screenshot(), prefix, Path(path or Path.cwd()), ".svg")
+        except OSError as error:
+            self.notify(f"No picture was saved: {error}", severity="error")
         else:
-            super().action_screenshot(filename, path)
+            self.notify(f"The picture is in {saved} (only you can read it).")
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
-        """Return every action, for the palette."""
-        from tui.palette import commands  # noqa: PLC0415 - loaded when first used
+    # Keys that the operator chose.
 
-        yield from commands(self, self.main, self.context.commands.refusal())
-        for host in self._known_hosts():
-            yield SystemCommand(f"Show {host}", "switch to its daemon, key H", partial(self._switch, host))
+    def _choose_keys(self) -> None:
+        """Take over the keys of the settings, and name those that can't be used."""
+        keys = self._settings_file.settings.keys
+        if keys:
+            from tui.palette import parts  # noqa: PLC0415 - loads every screen
 
-    def _known_hosts(self) -> list[Host]:
+            self._chosen_keys, faults = usable(keys, parts())
+            self.set_keymap(self._chosen_keys)
+            if faults:
+                self.notify("Keys in the settings: " + " ".join(faults), severity="error", timeout=_FAULTS_S)
+
+    def chosen_key(self, action: str) -> str:
+        """Return the keys that the operator chose for the action with this id; empty if there are none."""
+        keys = self._chosen_keys.get(action)
+        return " ".join(self.get_key_display(Binding(key, "")) for key in keys.split(",")) if keys else ""
+
+    def keys_of(self, binding: Binding) -> list[str]:
+        """Return the keys of an action as they are printed on a keyboard."""
+        if chosen := self.chosen_key(binding.id or ""):
+            return chosen.split()
+        if binding.key_display:
+            return [binding.key_display]
+        return [self.get_key_display(one) for one in Binding.make_bindings([binding])]
+
+    # Other servers.
+
+    def offered_hosts(self) -> list[Host]:
+        """Return the servers to switch to."""
         given = self._options.hosts
         return [] if given is None else known_hosts(given, self._settings_file.settings.hosts)
 
@@ -325,11 +367,12 @@ class RelaydApp(App[int]):
     async def _choose_host(self) -> None:
         from tui.screens.hosts import AskHost  # noqa: PLC0415 - loaded when first used
 
-        host = await ask(self, AskHost(self._known_hosts(), self._options.host))
+        host = await ask(self, AskHost(self.offered_hosts(), self._options.host))
         if host is not None:
-            self._switch(host)
+            self.switch_to(host)
 
-    def _switch(self, host: Host) -> None:
+    def switch_to(self, host: Host) -> None:
+        """Show the daemon of another server."""
         self._leave("Switch", host)
 
     async def action_quit(self) -> None:

@@ -1,41 +1,166 @@
-"""Every action as a command of the palette, with the reason for each that can't run now."""
+"""The command palette: every action of every screen, with the reason for each that can't run now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
-from textual.app import App, SystemCommand
 from textual.binding import Binding
-from textual.dom import DOMNode
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.containers import Vertical
+from textual.content import Content
+from textual.markup import escape
 
-from tui.screens.main import MainScreen
+from tui.keymap import Parts, bindings_of
+from tui.screens.main import MainScreen, pane_class
+from tui.screens.pane import Pane
 from tui.theme import themes
+from tui.type_ahead import Work
+from tui.widgets.bars import TABS
+from tui.widgets.line_list import LineList
+from tui.widgets.request_list import RequestList
 
-_NOT_OFFERED = {"Back", "Commands"}
+if TYPE_CHECKING:
+    from tui.app import RelaydApp
 
-
-def commands(app: App[int], main: MainScreen, refusal: str) -> Iterator[SystemCommand]:
-    """Return what can be done from here, the screen's own actions first.
-
-    Args:
-        app: runs the actions.
-        main: the window; its screen has actions of its own.
-        refusal: why nothing can be changed now; empty if it can.
-    """
-    reasons = {hint.action: hint.reason for hint in main.pane.hints()}
-    reasons |= {"pause": refusal, "drain": refusal}
-    for node in (main.pane, main):
-        for binding in type(node).BINDINGS:
-            if isinstance(binding, Binding) and binding.description not in _NOT_OFFERED:
-                reason = reasons.get(binding.action)
-                help_text = f"not now: {reason}" if reason else f"key {binding.key_display or binding.key}"
-                yield SystemCommand(binding.description, help_text, _runner(app, binding.action, node))
-    for theme in themes():
-        run = _runner(app, f"colours('{theme.name}')", app)
-        yield SystemCommand(f"Colours: {theme.name}", "remembered", run)
-    picture = "Save a picture of the screen (SVG)"
-    yield SystemCommand(picture, "never of a key", _runner(app, "screenshot", app))
+_NOT_OFFERED = {"back", "app.command_palette"}
 
 
-def _runner(app: App[int], action: str, node: DOMNode) -> Callable[[], object]:
-    return lambda: app.run_worker(app.run_action(action, node), group="palette")
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One line of the palette."""
+
+    title: str
+    help: str
+    run: Callable[[], object]
+    keys: tuple[str, ...] = ()
+    is_here: bool = False
+    """Whether it belongs to the screen that is on."""
+    is_of_screen: bool = False
+    """Whether it belongs to one screen."""
+
+    def score(self, query: str) -> int:
+        """Return how well it matches: its key, or all words in its title and help; 0 if it does not."""
+        title, words = self.title.casefold(), query.casefold().split()
+        if query.strip() in self.keys:
+            return 100 + self.is_here
+        if not all(word in title or word in self.help.casefold() for word in words):
+            return 0
+        begins = sum(re.search(rf"\b{re.escape(word)}", title) is not None for word in words)
+        return 1 + 4 * begins + 2 * sum(word in title for word in words) + self.is_here
+
+
+def commands(app: RelaydApp) -> list[Command]:
+    """Return what can be done, the actions of the screen that is on first."""
+    found = [command for tab in TABS for command in _screen_actions(app, tab.name, tab.title)]
+    refusal = app.context.commands.refusal()
+    for keys, binding in _by_action(app, MainScreen.BINDINGS):
+        reason = refusal if binding.action in MainScreen.CHANGES else ""
+        run = partial(_start, app, partial(_act, app, "", binding.action, reason))
+        found.append(Command(binding.description, _help(keys, reason), run, keys))
+    found += [
+        _app_command(app, f"Colours: {theme.name}", "remembered", f"colours('{theme.name}')")
+        for theme in themes()
+    ]
+    found += [
+        Command(f"Show {host}", "switch to its daemon", partial(app.switch_to, host))
+        for host in app.offered_hosts()
+    ]
+    picture = "Save a screenshot of this screen (SVG)"
+    found.append(_app_command(app, picture, "a picture in the directory you started from", "screenshot"))
+    return sorted(found, key=lambda command: (not command.is_here, command.is_of_screen))
+
+
+def _screen_actions(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
+    """Yield the actions of a screen; choosing one goes there first."""
+    main, kind = app.main, pane_class(name)
+    is_here = main.pane.id == name
+    refusal = app.context.commands.refusal()
+    reasons = {hint.action: hint.reason for hint in main.pane.hints()} if is_here else {}
+    for keys, binding in _by_action(app, bindings_of(kind, Vertical)):
+        changes = refusal if binding.action in kind.CHANGES else ""
+        reason = reasons.get(binding.action, changes)
+        run = partial(_start, app, partial(_act, app, name, binding.action, reason))
+        yield Command(
+            f"{title}: {binding.description}", _help(keys, reason), run, keys, is_here, is_of_screen=True
+        )
+
+
+def _by_action(app: RelaydApp, bindings: Iterable[object]) -> Iterator[tuple[tuple[str, ...], Binding]]:
+    """Yield each action once, with all its keys as they are printed on a keyboard."""
+    found: dict[str, list[Binding]] = {}
+    for binding in bindings:
+        if isinstance(binding, Binding) and binding.action not in _NOT_OFFERED:
+            found.setdefault(binding.action, []).append(binding)
+    for same in found.values():
+        yield tuple(dict.fromkeys(key for binding in same for key in app.keys_of(binding))), same[0]
+
+
+def _help(keys: tuple[str, ...], reason: str) -> str:
+    return f"not now: {reason}" if reason else f"key {' '.join(keys)}"
+
+
+def _app_command(app: RelaydApp, title: str, help_text: str, action: str) -> Command:
+    return Command(title, help_text, partial(_start, app, partial(_act, app, "", f"app.{action}", "")))
+
+
+def _start(app: RelaydApp, work: Work) -> None:
+    app.run_worker(work, group="palette")
+
+
+async def _act(app: RelaydApp, screen: str, action: str, reason: str) -> None:
+    """Go to a screen, if one is named, and do there what was chosen, or say why it can't be done."""
+    main = app.main
+    if screen and main.pane.id != screen:
+        await main.action_show_screen(screen)
+        reason = next((hint.reason for hint in main.pane.hints() if hint.action == action), reason)
+    if reason:
+        main.action_explain(reason)
+    else:
+        await app.run_action(action, main.pane if screen else main)
+
+
+class Commands(Provider):
+    """What the palette finds."""
+
+    @property
+    def _commands(self) -> list[Command]:
+        return commands(cast("RelaydApp", self.app))
+
+    async def discover(self) -> Hits:
+        """Yield everything, before anything is typed."""
+        for command in self._commands:
+            yield DiscoveryHit(Content(command.title), command.run, command.title, escape(command.help))
+
+    async def search(self, query: str) -> Hits:
+        """Yield what matches."""
+        for command in self._commands:
+            if score := command.score(query):
+                title = self._marked(command.title, query)
+                yield Hit(score, title, command.run, command.title, escape(command.help))
+
+    def _marked(self, title: str, query: str) -> Content:
+        """Return the title with the words that match set off."""
+        content, text = Content(title), title.casefold()
+        for word in query.casefold().split():
+            start = text.find(word)
+            if start >= 0 and self.match_style is not None:
+                content = content.stylize(self.match_style, start, start + len(word))
+        return content
+
+
+def parts() -> Parts:
+    """Return every action that may be given another key, by the part of the app that has it."""
+    from tui.app import RelaydApp  # noqa: PLC0415 - which loads this module when first used
+
+    found = {tab.name: list(bindings_of(pane_class(tab.name), Pane)) for tab in TABS}
+    found["requests"] += bindings_of(RequestList, LineList)
+    return {
+        **found,
+        "main": MainScreen.BINDINGS,
+        "list": [*LineList.BINDINGS, *Pane.BINDINGS],
+        "app": RelaydApp.BINDINGS,
+    }

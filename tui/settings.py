@@ -39,6 +39,8 @@ class Settings(msgspec.Struct):
     """Servers that were shown before, the last one first: `[user@]server[:port]`."""
     bell: bool = True
     """Whether the bell rings when an alert begins."""
+    keys: dict[str, str] = {}
+    """Other keys for actions, by their ids, separated by commas: `{"clients.rotate": "f6"}`."""
 
 
 class SettingsFile:

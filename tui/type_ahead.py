@@ -16,8 +16,9 @@ from functools import partial
 
 from textual import events
 from textual.app import App
+from textual.command import CommandPalette
 from textual.widgets import Input
-from textual.worker import Worker
+from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
 Work = Callable[[], Coroutine[object, object, None]]
 """What a worker runs."""
@@ -95,11 +96,19 @@ class TypeAhead:
         self._app.call_later(self._act_on_held)
 
     async def _taken_in(self, field: Input) -> None:
-        """Wait until a field has acted on all keys that it was given."""
-        done = asyncio.Event()
-        field.call_later(done.set)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), _GIVE_UP_S)
+        """Wait until a field has acted on all keys that it was given; the palette, until it has searched."""
+        palette = field.screen if isinstance(field.screen, CommandPalette) else None
+        with suppress(TimeoutError, WorkerCancelled, WorkerFailed):
+            async with asyncio.timeout(_GIVE_UP_S):
+                # The news of what was typed rises through the widgets around the field.
+                for node in [field] if palette is None else [field, *field.ancestors]:
+                    done = asyncio.Event()
+                    node.call_later(done.set)
+                    await done.wait()
+                    if node is palette:
+                        break
+                for worker in [worker for worker in self._app.workers if worker.node is palette]:
+                    await worker.wait()
 
     async def _opened(self, asking: list[Worker[object]]) -> None:
         """Wait until a dialog has the focus, or the workers ended without one."""

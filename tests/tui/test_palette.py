@@ -3,25 +3,106 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import pytest
 from textual.binding import Binding
-from textual.widgets import OptionList
 
-from tests.tui.app_harness import app_with_past
+from tests.tui.app_harness import app_with_past, files
 from tests.wire import until
+from tui.keymap import usable
+from tui.palette import commands, parts
+from tui.screens.key_dialogs import AskGrace, AskRevoke
+from tui.screens.main import pane_class
 from tui.theme import LIGHT
+from tui.widgets.bars import TABS
+
+DOCS = Path(__file__).parents[2] / "docs/tui.md"
 
 
 async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None:
-    """What has a key has a command too, and one that can't run now says why."""
+    """What has a key has a command, wherever one is; what can't run now says why."""
     async with app_with_past(tmp_path, readonly=True) as (harness, _):
-        for key in "1234578":
-            await harness.press(key)
-            offered = {c.title: c.help for c in harness.app.get_system_commands(harness.screen)}
-            bindings = type(harness.main.pane).BINDINGS
-            assert {b.description for b in bindings if isinstance(b, Binding)} <= set(offered)
-            assert "--readonly" in offered["Drain, then stop the daemon"]
+        offered = {command.title: command.help for command in commands(harness.app)}
+        for tab in TABS:
+            bindings = [b for b in pane_class(tab.name).BINDINGS if isinstance(b, Binding)]
+            assert {f"{tab.title}: {b.description}" for b in bindings} <= set(offered)
+        for title in ("Drain, then stop the daemon", "Clients: Revoke a key now", "Audit: Add a note"):
+            assert "--readonly" in offered[title]
+        await harness.press("colon")
+        await until(lambda: harness.windows == 2)
+        await harness.press(*"not", "space", *"revo")
+        await harness.press("enter")
+        await until(lambda: harness.main.pane.id == "clients")
+        await harness.shows("Not now:")
+
+
+async def test_an_action_is_found_by_its_key_and_done_on_its_screen(tmp_path: Path) -> None:
+    """`!` finds revoke from Requests; a screenshot says where it is, and it is there."""
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.press("colon")
+        await until(lambda: harness.windows == 2)
+        await harness.press("exclamation_mark")
+        await harness.press("enter")
+        await harness.dialog(AskRevoke)
+        await harness.press("escape")
+        harness.app.action_screenshot(path=str(tmp_path))
+        await harness.shows("The picture is in")
+        (picture,) = files(tmp_path, "relayd-*.svg")
+        assert picture.stat().st_mode & 0o777 == 0o600
+
+
+async def test_keys_of_the_settings_replace_those_of_actions(tmp_path: Path) -> None:
+    """The new key works, footer and help name it, the old one does nothing, and a wrong one is named."""
+    keys = {"clients.rotate": "f6", "requests.cancel": "D", "clients.spin": "x"}
+    (tmp_path / "tui.json").write_text(json.dumps({"keys": keys}))
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.shows("clients.spin:", "main.drain.")
+        await harness.press("K", "r")
+        assert harness.windows == 1
+        await harness.shows("f6 rotate")
+        await harness.press("f6")
+        await harness.dialog(AskGrace)
+
+
+def test_the_documentation_lists_actions_that_there_are() -> None:
+    """By the part of the app that has them."""
+    documented = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", DOCS.read_text(), re.MULTILINE))
+    for part, bindings in parts().items():
+        ids = {b.id for b in bindings if isinstance(b, Binding)}
+        assert {f"{part}.{name}" for name in documented[part].replace("`", "").split()} <= ids
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"clients.rotate": "y"}, "y answers dialogs"),
+        ({"clients.rotate": ""}, "no key is named"),
+        ({"clients.rotate": "nokey"}, "nokey is not the name of a key"),
+        ({"clients.rotate": "j"}, "j is list.move_next"),
+        ({"clients.rotate": "e"}, "e is clients.edit"),
+        ({"clients.rotate": "f6", "main.drain": "f6"}, "f6 is clients.rotate"),
+    ],
+)
+def test_a_choice_of_keys_that_could_not_work_is_named(keys: dict[str, str], fault: str) -> None:
+    """It is left out, and the others are taken."""
+    taken, faults = usable(keys, parts())
+    assert [fault in words for words in faults] == [True]
+    assert len(taken) == len(keys) - 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"clients.rotate": "e", "clients.edit": "r"},
+        {"requests.error_next": "ctrl+n,right_parenthesis"},
+        {"main.drain": "f10"},
+    ],
+)
+def test_keys_can_be_swapped_and_be_several(keys: dict[str, str]) -> None:
+    """What one action gives up, another may take."""
+    assert usable(keys, parts()) == (keys, [])
 
 
 async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) -> None:
@@ -30,8 +111,6 @@ async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) 
         await harness.press("colon")
         await until(lambda: harness.windows == 2)
         await harness.press(*"light")
-        await until(lambda: "relayd-light" in harness.text())
-        await until(lambda: harness.screen.query_one(OptionList).highlighted == 0)
         await harness.press("enter")
         await until(lambda: harness.app.theme == LIGHT)
     assert json.loads((tmp_path / "tui.json").read_text())["theme"] == LIGHT

@@ -97,6 +97,7 @@ class AuditPane(FilteredItems):
     """
 
     KIND = AUDIT
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"note"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,
         TOGGLE_FILTER,

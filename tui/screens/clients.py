@@ -192,10 +192,14 @@ class ClientsPane(FilteredItems):
     """
 
     KIND = CLIENTS
+    CHANGES: ClassVar[frozenset[str]] = frozenset(
+        {"rotate", "add", "edit", "extend", "undo", "revoke", "remove", "note"}
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,
         NAMED_FILTERS,
         FILTER_FIELDS,
+        Binding("enter", "open", "Open the client", key_display="Enter"),
         Binding("r", "rotate", "Rotate the key"),
         Binding("a", "add", "Add a client"),
         Binding("e", "edit", "Edit the bounds of this client"),

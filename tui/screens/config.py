@@ -188,6 +188,7 @@ class ConfigPane(Pane):
     ConfigPane.-searching ConfigLine { display: none; }
     ConfigPane.-searching SearchBox { display: block; }
     """
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"reload"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter the settings", key_display="/"),
         Binding("o", "next_shown", "Show all, only what is set, or only what changed"),

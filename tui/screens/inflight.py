@@ -132,11 +132,13 @@ class InflightPane(FilteredItems):
     InflightPane.-narrow Detail, InflightPane.-low #tokens { display: none; }
     """
     KIND = STREAMS
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"cancel"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,
         TOGGLE_FILTER,
         NAMED_FILTERS,
         FILTER_FIELDS,
+        Binding("enter", "open", "Open the request", key_display="Enter"),
         Binding("x", "cancel", "Cancel this stream"),
         Binding("y", "copy_id", "Copy the id"),
         Binding("o", "owner", "Show its key and client"),

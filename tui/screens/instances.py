@@ -121,6 +121,7 @@ class InstancesPane(Pane):
     InstancesPane StreamsThere { height: 2fr; margin: 1 0 0 0; }
     InstancesPane.-low StreamsThere { display: none; }
     """
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"drain"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "requests", "Show the requests of this instance"),
         Binding("D", "drain", "Drain this instance, then stop it"),

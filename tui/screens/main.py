@@ -18,14 +18,16 @@ from textual.widgets._toast import ToastRack
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AlertKind
 from tui.context import Context
+from tui.keymap import action_id, with_ids
 from tui.model.store import record_key
 from tui.screens.pane import BACK_HINT, Pane
 from tui.type_ahead import ASKS, Work
-from tui.widgets.bars import TABS, ClickBar, KeyBar, TabBar
+from tui.widgets.bars import TABS, ClickBar, Hint, KeyBar, TabBar
 from tui.widgets.status_bar import WIDE, Notice, StatusBar
 
 if TYPE_CHECKING:
     # Loaded when first shown.
+    from tui.app import RelaydApp
     from tui.screens.clients import ClientsPane
     from tui.screens.requests import RequestsPane
 
@@ -38,9 +40,13 @@ _BELOW_HEADS = 2
 """A filter line and the names of the columns."""
 
 
+def pane_class(name: str) -> type[Pane]:
+    """Return the class of a screen. Those that are not shown at the start do not delay the first paint."""
+    return cast("type[Pane]", resolve_name(f"tui.screens.{name}:{name.capitalize()}Pane"))
+
+
 def _pane(name: str, context: Context) -> Pane:
-    """Return a new screen. Those that are not shown at the start do not delay the first paint."""
-    make = cast("Callable[[Context], Pane]", resolve_name(f"tui.screens.{name}:{name.capitalize()}Pane"))
+    make = cast("Callable[[Context], Pane]", pane_class(name))
     return make(context)
 
 
@@ -64,6 +70,7 @@ class MainScreen(Screen[None]):
         first: the name of the screen to begin with.
     """
 
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"pause", "drain"})
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(tab.key, f"show_screen('{tab.name}')", f"Show {tab.title}") for tab in TABS),
         Binding("K", "show_screen('clients')", "Show Clients"),
@@ -80,6 +87,7 @@ class MainScreen(Screen[None]):
         Binding("q,backspace", "back", "Back"),
         Binding("Q", "app.quit", "Quit"),
     ]
+    BINDINGS = with_ids("main", BINDINGS)
 
     def __init__(self, context: Context, first: str) -> None:
         super().__init__()
@@ -198,7 +206,15 @@ class MainScreen(Screen[None]):
         if self._returns:
             title = next(tab.title for tab in TABS if tab.name == self._jumps[-1].origin)
             hints = [replace(BACK_HINT, label=f"back to {title}"), *(h for h in hints if h != BACK_HINT)]
-        self.query_one(KeyBar).show(hints)
+        self.query_one(KeyBar).show([self._with_chosen_key(hint) for hint in hints])
+
+    def _with_chosen_key(self, hint: Hint) -> Hint:
+        """Return the hint with the key that the operator chose for its action."""
+        part = "main" if "." in hint.action.partition("(")[0] else str(self.pane.id)
+        for id_ in (action_id(part, hint.action), action_id("list", hint.action)):
+            if key := cast("RelaydApp", self.app).chosen_key(id_):
+                return replace(hint, key=key)
+        return hint
 
     def refresh_data(self) -> None:
         """Show new data."""

@@ -13,6 +13,7 @@ from textual.widget import Widget
 
 from relayd.admin.schema import KeyInfo
 from tui.context import Context
+from tui.keymap import with_ids
 from tui.type_ahead import Work
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import LineList
@@ -29,10 +30,18 @@ class Pane(Vertical):
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
     NEWEST_FIRST: ClassVar[bool] = False
     """Whether the newest rows are at the top."""
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "sort", "Sort by the next column"),
-        Binding("S", "reverse", "Sort the other way"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = with_ids(
+        "list",
+        [Binding("s", "sort", "Sort by the next column"), Binding("S", "reverse", "Sort the other way")],
+    )
+    CHANGES: ClassVar[frozenset[str]] = frozenset()
+    """The actions that change the daemon or its keys: while that is refused they can't run."""
+
+    def __init_subclass__(cls, **given: bool) -> None:
+        """Give each action of a screen its id: `clients.rotate`."""
+        if "BINDINGS" in cls.__dict__:
+            cls.BINDINGS = with_ids(cls.__name__.removesuffix("Pane").lower(), cls.BINDINGS)
+        super().__init_subclass__(**given)
 
     @dataclass
     class HintsChanged(Message):
@@ -106,6 +115,8 @@ class Pane(Vertical):
         """Sort by the next column."""
         if self.sortable is not None:
             self.sortable.action_sort()
+        else:
+            self.app.notify("Nothing here can be sorted.")
 
     def action_reverse(self) -> None:
         """Sort the other way."""

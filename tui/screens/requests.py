@@ -79,11 +79,14 @@ class RequestsPane(FilteredPane):
     """
 
     KIND = REQUESTS
+    CHANGES: ClassVar[frozenset[str]] = frozenset({"cancel"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,
         TOGGLE_FILTER,
         NAMED_FILTERS,
         FILTER_FIELDS,
+        Binding("enter", "open", "Open the request", key_display="Enter"),
+        Binding("space", "freeze", "Freeze the list, or follow again", key_display="Space"),
         Binding("n", "match(1)", "Next match"),
         Binding("N", "match(-1)", "Match before"),
         Binding("e", "error(1)", "Next error"),

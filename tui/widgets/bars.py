@@ -162,6 +162,11 @@ class Hint:
     reason: str = ""
 
 
+_FINDERS = ("app.command_palette", "screen.help")
+"""The actions that lead to all others. They are always shown, last."""
+_MAX_HINTS = 9
+
+
 class KeyBar(ClickBar):
     """What can be done here, most useful first; what does not fit is in the help."""
 
@@ -176,16 +181,23 @@ class KeyBar(ClickBar):
             self.redraw()
 
     def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
-        """Return as many as fit."""
-        dim, key, text = (style(self.app, role) for role in (Role.DIM, Role.KEY, Role.TEXT))
-        left = width
-        for hint in self.hints:
-            part = [(f" {hint.key}", key), (f" {hint.label} ", text)]
-            action = hint.action
-            if hint.reason:
-                part = [(f" {hint.key}({hint.label})", dim)]
-                action = f"screen.explain({hint.reason!r})"
-            # The blank behind the last one may be cut.
-            if width_of(part) <= left + 1:
+        """Return as many as fit, but few, and then how to find the others."""
+        parts = [(self._part(hint), self._action(hint)) for hint in self.hints if hint.action not in _FINDERS]
+        finders = [(self._part(hint), hint.action) for hint in self.hints if hint.action in _FINDERS]
+        left = width - sum(width_of(part) for part, _ in finders)
+        count = 0
+        for part, action in parts:
+            if width_of(part) <= left and count < _MAX_HINTS:
                 left -= width_of(part)
+                count += 1
                 yield part, action
+        yield from finders
+
+    def _part(self, hint: Hint) -> list[Piece]:
+        dim, key, text = (style(self.app, role) for role in (Role.DIM, Role.KEY, Role.TEXT))
+        if hint.reason:
+            return [(f" {hint.key}({hint.label})", dim)]
+        return [(f" {hint.key}", key), (f" {hint.label} ", text)]
+
+    def _action(self, hint: Hint) -> str:
+        return f"screen.explain({hint.reason!r})" if hint.reason else hint.action

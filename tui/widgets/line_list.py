@@ -17,6 +17,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from relayd.admin.schema import Filter
+from tui.keymap import with_ids
 from tui.model.sorting import Sorting, Value, in_order, natural
 from tui.theme import Role, style
 from tui.widgets.cells import Drawn, Piece, fit, ground, line, width_of
@@ -57,15 +58,18 @@ class LineList(Drawn, can_focus=True):
 
     DEFAULT_CSS = "LineList { height: 1fr; width: 1fr; }"
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup,ctrl+b", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+f", "page(1)", "Page down", show=False),
-        Binding("home,g", "first", "First", show=False),
-        Binding("end,G", "last", "Last", show=False),
-        Binding("enter", "choose", "Open", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = with_ids(
+        "list",
+        [
+            Binding("up,k", "move(-1)", "Up", show=False),
+            Binding("down,j", "move(1)", "Down", show=False),
+            Binding("pageup,ctrl+b", "page(-1)", "Page up", show=False),
+            Binding("pagedown,ctrl+f", "page(1)", "Page down", show=False),
+            Binding("home,g", "first", "First", show=False),
+            Binding("end,G", "last", "Last", show=False),
+            Binding("enter", "choose", "Open", show=False),
+        ],
+    )
 
     @dataclass
     class Chosen(ListMessage):

@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from relayd.admin.schema import RequestRecord, epoch_s
+from tui.keymap import with_ids
 from tui.model.app_state import AppState, Connection
 from tui.model.sorting import Sorting, natural
 from tui.model.store import Mark, MarkKind
@@ -26,10 +27,13 @@ _BAR_SAMPLES = 12
 class RequestList(LineList):
     """Follows the newest request until the operator looks elsewhere; then nothing moves but `n new`."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "freeze", "Freeze", show=False),
-        Binding("end,G", "follow", "Follow", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = with_ids(
+        "requests",
+        [
+            Binding("space", "freeze", "Freeze the list, or follow again", show=False, key_display="Space"),
+            Binding("end,G", "follow", "Go to the newest, and follow", show=False, key_display="End G"),
+        ],
+    )
 
     @dataclass
     class FollowChanged(Message):
