@@ -181,11 +181,11 @@ class ClientsPane(FilteredItems):
     ClientsPane #left { width: 3fr; }
     ClientsPane KeyList { height: 3; }
     ClientsPane #right { width: 2fr; background: $surface; }
-    ClientsPane #plots { height: 10; }
+    ClientsPane #plots { height: 30%; min-height: 10; }
     ClientsPane.-narrow > Horizontal { layout: vertical; }
     ClientsPane.-narrow #left, ClientsPane.-narrow #right { width: 1fr; height: 1fr; }
     ClientsPane.-narrow KeyList { display: none; }
-    ClientsPane.-narrow #plots { display: none; height: 7; }
+    ClientsPane.-narrow #plots { display: none; height: 7; min-height: 7; }
     ClientsPane.-narrow.-opened ClientList, ClientsPane.-narrow.-opened FilterLine { display: none; }
     ClientsPane.-narrow.-opened #left { height: auto; }
     ClientsPane.-narrow.-opened KeyList, ClientsPane.-narrow.-opened #plots { display: block; }
