@@ -11,8 +11,17 @@ import msgspec
 import pytest
 
 from relayd.state.database import Database
-from relayd.state.reader import LogReader
-from relayd.state.records import Ended, LogEvent, Lost, RequestRecord, Started
+from relayd.state.reader import EndedRequests, LogReader, RefusedKey
+from relayd.state.records import (
+    Ended,
+    LogEvent,
+    Lost,
+    Outcome,
+    Phase,
+    RecordedError,
+    RequestRecord,
+    Started,
+)
 from relayd.state.request_log import BATCH_ENTRIES, RETRY_S, RequestLog
 from tests.state.harness import Clock, Disk, Published, a_record, as_ended, opened_database
 
@@ -60,6 +69,33 @@ def good(tmp_path: Path) -> Iterator[Harness]:
     """A log on a good disk."""
     with harness(tmp_path / "state") as made:
         yield made
+
+
+def test_what_has_ended_is_counted_by_error_and_by_refused_key(good: Harness) -> None:
+    """Keys that were valid once apart, with their last address; what an operator ended is no error."""
+    endings = (
+        (Outcome.COMPLETED, None, "k", "192.0.2.1"),
+        (Outcome.UPSTREAM_ERROR, "upstream_failed", "k", "192.0.2.1"),
+        (Outcome.CRASHED, None, "k", "192.0.2.1"),
+        (Outcome.CANCELLED, "cancelled", "k", "192.0.2.1"),
+        (Outcome.DENIED, "unauthorized", "dead", "192.0.2.9"),
+        (Outcome.DENIED, "unauthorized", "dead", "192.0.2.2"),
+        (Outcome.DENIED, "unauthorized", None, "192.0.2.3"),
+    )
+    for number, (outcome, code, key_id, ip) in enumerate(endings):
+        record = a_record(number)
+        record.key_id, record.ip = key_id, ip
+        good.log.started(record)
+        record.phase, record.outcome = Phase.DONE, outcome
+        record.error = None if code is None else RecordedError(code, "It failed.")
+        good.log.ended(record)
+    assert good.log.write() is None
+    reader = LogReader(good.engine)
+    found = reader.ended_since(0)
+    assert found.by_code == {"": 2, "upstream_failed": 1, "crashed": 1}
+    assert found.refused == [RefusedKey("dead", "web", 2, "192.0.2.2")]
+    assert found.newest_seq == reader.newest_seq()
+    assert reader.ended_since(found.newest_seq) == EndedRequests(found.newest_seq)
 
 
 def test_a_group_is_published_as_it_can_be_replayed(good: Harness) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
 from tests.tui.terminal import Terminal
 from tests.tui.tmux import Tmux, needs_tmux
-from tests.wire import Wire, ask, body, post
+from tests.wire import Wire, ask, body, post, until
 from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
@@ -194,8 +194,10 @@ async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> N
 
 @needs_tmux
 async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: Path) -> None:
-    """A line for each in its grace; near its end a key in use rings the bell; an end is told, too."""
-    async with daemon_in(tmp_path) as daemon:
+    """A line for each in its grace; near its end a key in use is an alert, with bell and command."""
+    told = tmp_path / "told"
+    command = ["/bin/sh", "-c", 'cat >> "$1"', "sh", str(told)]
+    async with daemon_in(tmp_path, {"alerts.command": command}) as daemon:
         [old] = (await daemon.admin.keys()).keys
         web, ci = await add_client(daemon, "web"), await add_client(daemon, "ci")
         await rotate(daemon, ci, grace_s=1)
@@ -209,6 +211,7 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
             assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
             await terminal.until("and 1 address used it")
             await terminal.until(lambda _: terminal.has_rung())
+            await until(lambda: told.exists() and f'"key_ends:{old.id}"' in told.read_text())
             generation = (await daemon.admin.keys()).generation
             await daemon.admin.revoke_key(
                 old.id, cut=False, generation=generation, idempotency_key=uuid4().hex
