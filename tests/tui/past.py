@@ -143,6 +143,7 @@ class Past:
                 stalled_ms=0,
                 last_delta_ms=20,
                 first_token_ms=1000,
+                instance=self.api.state.instances.identity.name,
             )
             for record in self.records
             if record.outcome is None

@@ -12,7 +12,7 @@ from relayd.admin.schema import InstanceInfo, InstanceRing
 from tests.admin.harness import whole_daemons
 from tests.e2e.daemon import KEY, Daemon
 from tests.support.postgres import Postgres
-from tests.tui.app_harness import running_app
+from tests.tui.app_harness import app_with_past, running_app
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, body, post, until
 from tui.model.app_state import Connection
@@ -94,6 +94,17 @@ async def test_a_pause_that_an_instance_did_not_hear_says_so(
         await app.press("y")
         name = other.state.instances.identity.name
         await app.shows(f"Pause intake: no answer yet from {name};")
+
+
+async def test_an_instance_shows_its_open_streams(tmp_path: Path) -> None:
+    """Where there is room, below the list; Enter opens the request."""
+    async with app_with_past(tmp_path, size=(100, 40), backlog=False) as (harness, past):
+        past.now_s += 1
+        past.tell_progress(2)
+        await harness.press("6")
+        await harness.shows("has the newest keys", "streaming")
+        await harness.press("tab", "enter")
+        await harness.shows("[1 Requests]", "[Summary]")
 
 
 async def _process(terminal: Tmux, worker: int, other_than: int = 0) -> int:

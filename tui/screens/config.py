@@ -20,7 +20,7 @@ from tui.model.app_state import AppState, Connection
 from tui.model.configuration import Row, Shown, health, outcome, remarks, settings, what_a_reload_does
 from tui.model.sorting import Value
 from tui.model.text import printable_text
-from tui.model.units import plural
+from tui.model.units import clock, plural
 from tui.screens.dialogs import Confirm, Dialog, ask, paragraph
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
@@ -199,6 +199,8 @@ class ConfigPane(Pane):
         super().__init__(context, id="config")
         self._shown = Shown.ALL
         self._asked_s = -math.inf
+        self._told_s = 0.0
+        """When the daemon told it last."""
         self._texts: dict[str, Text] = {}
         """What is shown, by its place."""
 
@@ -247,6 +249,7 @@ class ConfigPane(Pane):
     async def _ask(self) -> None:
         try:
             await self.context.feed.refresh_configuration()
+            self._told_s = self.context.now_s()
         except AdminClientError as error:
             self.rows.problem = printable_text(str(error), _MAX_LINE_CHARS)
             self._show()
@@ -265,6 +268,8 @@ class ConfigPane(Pane):
         whose = ""
         if known is not None and state.is_shared:
             whose = f"of {known.process.instance} alone; others may differ"
+        if known is not None and state.connection is not Connection.LIVE:
+            whose = f"as of {clock(self._told_s)}"
         self.query_one(ConfigLine).show(self._shown, counts, self._search, whose)
         self.rows.show(row for row in found if row.is_among(self._shown) and row.has_words(words))
         self._show_chosen()
@@ -310,6 +315,7 @@ class ConfigPane(Pane):
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
         return [
+            Hint("Enter", "read", "read", "" if self.rows.row_count() else "nothing is shown"),
             Hint("/", "filter", "filter"),
             Hint("o", "only set", "next_shown"),
             Hint("S", "reload", "reload", self.context.commands.refusal()),
@@ -340,7 +346,8 @@ class ConfigPane(Pane):
         self._show()
 
     @on(LineList.Chosen)
-    def _read_row(self) -> None:
+    def action_read(self) -> None:
+        """Go to all that is known of the row, to scroll it; Escape goes back."""
         self.focus_now(self.query_one("#config-right"))
 
     # Reload.
