@@ -7,7 +7,7 @@ deltas of the requests that started in a bucket, divided by its width.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -143,26 +143,62 @@ class Tally:
 
 
 @dataclass(slots=True)
+class CauseTally:
+    """The failures of some time with one cause. Times are those at which the requests began."""
+
+    count: int = 0
+    first_s: float = math.inf
+    last_s: float = 0.0
+    clients: dict[str, int] = field(default_factory=dict)
+    """How many failures each client had."""
+
+    def add(self, client: str, at_s: float) -> None:
+        """Count one failure."""
+        self._add(1, at_s, at_s, {client: 1})
+
+    def merge(self, other: CauseTally) -> None:
+        """Count all that the other counted."""
+        self._add(other.count, other.first_s, other.last_s, other.clients)
+
+    def _add(self, count: int, first_s: float, last_s: float, clients: Mapping[str, int]) -> None:
+        self.count += count
+        self.first_s, self.last_s = min(self.first_s, first_s), max(self.last_s, last_s)
+        for client, failures in clients.items():
+            name = client if client in self.clients or len(self.clients) < MAX_NAMES else OTHERS
+            self.clients[name] = self.clients.get(name, 0) + failures
+
+    @property
+    def names(self) -> list[str]:
+        """The clients, the most concerned first."""
+        return sorted(self.clients, key=lambda name: (-self.clients[name], name))
+
+
+@dataclass(slots=True)
 class Bucket:
     """All requests that started in one span of time, in total and by group."""
 
     all: Tally = field(default_factory=Tally)
     models: dict[str, Tally] = field(default_factory=dict)
     clients: dict[str, Tally] = field(default_factory=dict)
-    causes: dict[str, int] = field(default_factory=dict)
+    causes: dict[str, CauseTally] = field(default_factory=dict)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Sample, started_s: float) -> None:
         """Count one ended request."""
         self.all.add(sample)
         _named(self.models, sample.model).add(sample)
         _named(self.clients, sample.client).add(sample)
         if sample.error is not None:
-            self.causes[sample.error] = self.causes.get(sample.error, 0) + 1
+            self.causes.setdefault(sample.error, CauseTally()).add(sample.client, started_s)
 
 
 def error_cause(record: RequestRecord) -> str:
     """Return the code that names why a request failed."""
     return record.error.code if record.error is not None else str(record.outcome)
+
+
+def cause_filter(cause: str) -> str:
+    """Return the filter of the requests that failed for this cause."""
+    return f"outcome={cause}" if cause in set(Outcome) else f'error="{cause}"'
 
 
 def _named(tallies: dict[str, Tally], name: str) -> Tally:
@@ -194,7 +230,7 @@ class Series:
             if number > self._newest:
                 self._newest = number
                 self._forget(number - 2 * self.window.bucket_count)
-        bucket.add(sample)
+        bucket.add(sample, started_s)
 
     def _forget(self, last: int) -> None:
         for number in [number for number in self._buckets if number <= last]:
@@ -261,12 +297,13 @@ class Stats:
         """Return the buckets of a window up to now, oldest first, empty ones included."""
         return self._series[window].buckets(now_s)
 
-    def causes(self, window: Window, now_s: float) -> list[tuple[str, int]]:
-        """Return the causes of the errors in a window with their numbers, the most frequent first."""
-        causes: Counter[str] = Counter()
+    def causes(self, window: Window, now_s: float) -> list[tuple[str, CauseTally]]:
+        """Return the causes of the errors in a window, the most frequent first."""
+        causes: dict[str, CauseTally] = {}
         for bucket in self.buckets(window, now_s):
-            causes.update(bucket.causes)
-        return sorted(causes.items(), key=lambda item: (-item[1], item[0]))
+            for cause, tally in bucket.causes.items():
+                causes.setdefault(cause, CauseTally()).merge(tally)
+        return sorted(causes.items(), key=lambda item: (-item[1].count, item[0]))
 
     def summary(self, window: Window, now_s: float) -> Summary:
         """Return one window up to now."""

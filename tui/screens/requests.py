@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from textual import on, work
@@ -16,7 +16,7 @@ from relayd.admin.schema import Filter, Phase, RequestRecord, epoch_s
 from tui.context import Context
 from tui.model.app_state import Connection
 from tui.model.filter_kinds import REQUESTS, may_hold_key
-from tui.model.stats import WINDOWS, error_cause, is_error
+from tui.model.stats import WINDOWS, cause_filter, error_cause, is_error
 from tui.model.store import Mark, MarkKind, record_key
 from tui.model.units import plural
 from tui.screens.dialogs import AskColumns, AskTime
@@ -26,40 +26,18 @@ from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role, style
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
-from tui.widgets.cells import Piece, fit
+from tui.widgets.cause_list import CauseList
+from tui.widgets.cells import Piece
 from tui.widgets.columns import COLUMN_NAMES, SORT_KEYS
 from tui.widgets.detail import Detail
 from tui.widgets.filter_line import Filtered
-from tui.widgets.line_list import Field, ItemList, LineList
+from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
 
 SIDE_BY_SIDE = 100
 OVERVIEW_ROWS = 26
 _SIMILAR_S = 3600
 _SIMILAR_MAX_LOOKED_AT = 20_000
-
-
-class CauseList(ItemList[tuple[str, int]]):
-    """Errors of the last hour by cause, the most frequent first; Enter filters by it."""
-
-    def fields(self, width: int) -> list[Field]:
-        """Return the title."""
-        return [Field("errors by cause, last hour · Enter filters", width)]
-
-    def item_pieces(self, item: tuple[str, int], width: int) -> Iterable[Piece]:
-        """Return a cause with its number as a bar."""
-        cause, number = item
-        name_width = min(22, max(10, (width - 1) // 3))
-        bar = max(1, round(number / self.items[0][1] * max(1, width - name_width - 10)))
-        return [
-            (fit(cause, name_width), style(self.app, Role.TEXT)),
-            (fit(f"{number:,}", 6, right=True) + " ", style(self.app, Role.STRONG)),
-            ("▇" * bar, style(self.app, Role.BAD)),
-        ]
-
-    def empty_text(self) -> tuple[str, ...]:
-        """Say that all is well."""
-        return ("No errors in the last hour.",)
 
 
 class RequestsPane(FilteredPane):
@@ -121,7 +99,7 @@ class RequestsPane(FilteredPane):
             yield Detail(self._similar, now_s)
         with Horizontal(id="overview"):
             yield StreamList(self.state, now_s, id="overview-streams", brief=True)
-            yield CauseList(lambda row: row[0], id="overview-causes", cursor_always=False)
+            yield CauseList(now_s, id="overview-causes")
 
     @property
     def rows(self) -> RequestList:
@@ -168,8 +146,7 @@ class RequestsPane(FilteredPane):
         self._fill_with_older()
         if self.has_class("-overview"):
             self.query_one(StreamList).refresh_data()
-            causes = self.state.stats.causes(WINDOWS[1], self.context.now_s())
-            self.query_one(CauseList).show(causes)
+            self.query_one(CauseList).show_window(self.state.stats, WINDOWS[1], self.context.feed.history)
 
     def _show_detail(self) -> None:
         if self.has_class("-detail"):
@@ -411,7 +388,7 @@ class RequestsPane(FilteredPane):
 
     @on(LineList.Chosen, "#overview-causes")
     def _cause_chosen(self, event: LineList.Chosen) -> None:
-        self.post_message(self.FilterRequests(str(event.key)))
+        self.post_message(self.FilterRequests(cause_filter(str(event.key))))
 
     def set_filter(self, text: str) -> None:
         """Filter by this, from another list or screen, and follow."""

@@ -15,11 +15,12 @@ from relayd.admin.schema import RouteState, RouteStatus
 from tui.context import Context
 from tui.model.routes import in_words
 from tui.model.sorting import Value
-from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window
+from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window, cause_filter
 from tui.model.units import clock_short, count, duration, plural, rate
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Bar, ClickBar, Hint
+from tui.widgets.cause_list import CauseList
 from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.line_list import Field, ItemList, LineList
 from tui.widgets.plot import Line, Plot
@@ -31,6 +32,8 @@ _LEAST_ROWS = 3
 _MOST_ROWS = 12
 _WIDE_TABLE = 68
 SIDE_BY_SIDE = 100
+_ALL_TABLES = 150
+_TABLES = ("models", "clients", "causes")
 
 
 class WindowLine(ClickBar):
@@ -171,29 +174,36 @@ class TallyList(ItemList[tuple[str, Tally]]):
         return ("No requests ended in this window.",)
 
 
+def _tables_at(width: int, asked: str) -> set[str]:
+    """Return which tables there is room for, the one that was asked for among them."""
+    if width < SIDE_BY_SIDE:
+        return {asked}
+    models, clients, causes = _TABLES
+    return set(_TABLES) if width >= _ALL_TABLES else {models, causes if asked == causes else clients}
+
+
 class StatsPane(Pane):
-    """Two plots above, two tables below; on a narrow screen the plots stand over each other."""
+    """Two plots, beside or above each other, and below them as many of three tables as fit."""
 
     DEFAULT_CSS = """
     StatsPane #plots { height: 1fr; }
     StatsPane #tables { height: 1fr; }
     StatsPane.-narrow #plots { layout: vertical; height: 2fr; }
     StatsPane.-narrow #tables { height: 1fr; min-height: 5; }
-    StatsPane.-narrow #clients { display: none; }
-    StatsPane.-narrow.-clients #clients { display: block; }
-    StatsPane.-narrow.-clients #models { display: none; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right_square_bracket,right", "window(1)", "Longer window", key_display="→ ]"),
         Binding("left_square_bracket,left", "window(-1)", "Shorter window", key_display="← ["),
-        Binding("c", "table", "Models or clients"),
+        Binding("c", "table", "Models, clients or failures by cause"),
     ]
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="stats")
         self.window = WINDOWS[0]
         self._most_rows = _MOST_ROWS
+        self._table = _TABLES[0]
+        """The table that was asked for last: where there is room for fewer, it is among them."""
 
     def compose(self) -> ComposeResult:
         """Show window, plots and tables."""
@@ -205,6 +215,7 @@ class StatsPane(Pane):
         with Horizontal(id="tables"):
             yield TallyList("model", id="models")
             yield TallyList("client", id="clients")
+            yield CauseList(self.context.now_s, id="causes")
 
     def on_mount(self) -> None:
         """Lay out for the size."""
@@ -217,12 +228,14 @@ class StatsPane(Pane):
     def _lay_out(self) -> None:
         width, height = self.size if self.size.width else self.app.size
         self.set_class(width < SIDE_BY_SIDE, "-narrow")
+        shown = _tables_at(width, self._table)
+        for name in _TABLES:
+            self.query_one(f"#{name}").display = name in shown
         self._most_rows = _MOST_ROWS if height < _HIGH else 2 * _MOST_ROWS
 
     def focus_default(self) -> None:
-        """Focus the table that is in sight."""
-        clients = self.has_class("-narrow") and self.has_class("-clients")
-        self.focus_now(self.query_one("#clients" if clients else "#models", TallyList))
+        """Focus the table that was asked for."""
+        self.focus_now(self.query_one(f"#{self._table}"))
 
     def refresh_data(self) -> None:
         """Show new numbers."""
@@ -233,7 +246,9 @@ class StatsPane(Pane):
         if self.state.status is not None:
             self.query_one(RouteLines).show(self.state.status.routes)
         self._plot(summary, now_s)
-        rows = max(_LEAST_ROWS, len(summary.models), len(summary.clients))
+        causes = self.query_one(CauseList)
+        causes.show_window(stats, self.window, self.context.feed.history)
+        rows = max(_LEAST_ROWS, len(summary.models), len(summary.clients), len(causes.items))
         # What the tables do not need, the plots have.
         self.query_one("#tables").styles.max_height = min(rows, self._most_rows) + 2
         self.query_one("#models", TallyList).show_tallies(summary.models)
@@ -277,22 +292,25 @@ class StatsPane(Pane):
         self.refresh_data()
 
     def action_table(self) -> None:
-        """Show the other table, on a narrow screen."""
-        self.toggle_class("-clients")
+        """Turn to the next table, and show it if there is not room for all."""
+        self._table = _TABLES[(_TABLES.index(self._table) + 1) % len(_TABLES)]
+        self._lay_out()
         self.focus_default()
+        self.refresh_data()
 
     @on(LineList.Chosen)
     def _filter_by(self, event: LineList.Chosen) -> None:
         table = event.list
-        if isinstance(table, TallyList) and event.key not in {NO_NAME, OTHERS}:
+        if isinstance(table, CauseList):
+            self.post_message(self.FilterRequests(cause_filter(str(event.key))))
+        elif isinstance(table, TallyList) and event.key not in {NO_NAME, OTHERS}:
             self.post_message(self.FilterRequests(f'{table.field}="{event.key}"'))
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen."""
-        narrow = self.has_class("-narrow")
         return [
             Hint("←→", "window", "window(1)"),
-            *([Hint("c", "models/clients", "table")] if narrow else []),
+            Hint("c", "models/clients/errors", "table"),
             Hint("Enter", "filter by it", "filter_by"),
             CLIENTS_HINT,
             *HELP_HINTS,
@@ -303,7 +321,7 @@ class StatsPane(Pane):
     def action_filter_by(self) -> None:
         """Filter by the row under the cursor, of the table that has the focus."""
         table = self.app.focused
-        (table if isinstance(table, TallyList) else self.query_one("#models", TallyList)).action_choose()
+        (table if isinstance(table, LineList) else self.query_one("#models", TallyList)).action_choose()
 
 
 def _wait(ms: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from relayd.admin.schema import Outcome
 from tests.tui.samples import NOON_S, a_failure, a_record, an_open
-from tui.model.stats import MAX_NAMES, OTHERS, WINDOWS, Histogram, Stats, step_of
+from tui.model.stats import MAX_NAMES, OTHERS, WINDOWS, Histogram, Stats, cause_filter, step_of
 
 
 @pytest.mark.parametrize("part", [0.5, 0.95, 0.99])
@@ -42,7 +42,9 @@ def test_a_summary_tells_models_clients_and_causes_apart() -> None:
     stats.add(a_record(12, outcome=Outcome.CLIENT_CLOSED))
     summary = stats.summary(WINDOWS[0], NOON_S + 20)
     assert [name for name, _ in summary.models] == ["gpt-4o", "o4"]
-    assert stats.causes(WINDOWS[0], NOON_S + 20) == [("upstream_timeout", 1)]
+    assert [(cause, tally.count) for cause, tally in stats.causes(WINDOWS[0], NOON_S + 20)] == [
+        ("upstream_timeout", 1)
+    ]
     assert (summary.all.requests, summary.all.errors) == (12, 1)
 
 
@@ -62,3 +64,17 @@ def test_made_up_names_are_counted_together() -> None:
     models = dict(stats.summary(WINDOWS[0], NOON_S + 20).models)
     assert len(models) == MAX_NAMES + 1
     assert models[OTHERS].requests == 100 - MAX_NAMES
+
+
+def test_failures_are_grouped_by_cause_with_first_last_and_the_clients_concerned() -> None:
+    """Over buckets, the most frequent cause first; an outcome without a code is a cause of its own."""
+    stats = Stats()
+    for seq, client in ((10, "web"), (70, "ci"), (130, "web")):
+        stats.add(a_failure(seq, "upstream_timeout", client=client))
+    stats.add(a_record(140, outcome=Outcome.CRASHED, client=None))
+    (first, timeouts), (second, crashes) = stats.causes(WINDOWS[1], NOON_S + 200)
+    assert (first, timeouts.count, timeouts.names) == ("upstream_timeout", 3, ["web", "ci"])
+    assert (timeouts.first_s, timeouts.last_s) == (NOON_S + 10, NOON_S + 130)
+    assert (second, crashes.count, crashes.names) == ("crashed", 1, ["—"])
+    assert cause_filter(first) == 'error="upstream_timeout"'
+    assert cause_filter(second) == "outcome=crashed"

@@ -21,7 +21,7 @@ from tui.model.app_state import Connection
 from tui.model.stats import is_error
 from tui.model.store import MarkKind
 from tui.screens.dialogs import Confirm
-from tui.screens.requests import CauseList
+from tui.widgets.cause_list import CauseList
 from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
 
@@ -235,7 +235,7 @@ async def test_every_screen_survives_a_tiny_window_and_back(tmp_path: Path) -> N
             await harness.redraw()
             assert harness.main.query(LineList)
         await harness.press("1")
-        assert "errors by cause" in harness.text()
+        assert "errors, 1 h" in harness.text()
 
 
 async def test_a_filter_reaches_back_beyond_what_is_loaded(tmp_path: Path) -> None:
@@ -295,13 +295,18 @@ async def test_a_long_absence_leaves_a_gap_that_enter_fills(
 
 
 async def test_an_error_cause_filters_the_list(tmp_path: Path) -> None:
-    """Enter on a cause below the list shows the failures with it."""
+    """Enter on a cause shows its failures, Esc leads back; a cause says when it was seen and whom it hit."""
     async with app_with_past(tmp_path, size=(140, 40)) as (harness, past):
+        await harness.shows("errors, 1 h count first last clients", "upstream_failed 25 24m 45s web, ci")
         harness.requests.focus_now(harness.requests.query_one(CauseList))
         await harness.press("enter")
         await until(lambda: harness.state.view.filter is not None and not harness.state.view.scanning)
         failed = [record.id for record in past.records if record.status == 502]
         assert [record.id for record in shown(harness)] == failed
+        await harness.press("escape")
+        assert harness.state.view.filter is None
+        await harness.press("3", "c", "c", "enter")
+        await harness.shows('error="upstream_failed"', "Esc back to Stats")
 
 
 async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
