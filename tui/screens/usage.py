@@ -352,7 +352,7 @@ class UsagePane(Pane):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(letter, f"group('{by.value}')", f"Usage by {by.value}") for by, letter in _KEYS.items()),
+        *(Binding(letter, f"group('{by.value}')", f"Sum up by {by.value}") for by, letter in _KEYS.items()),
         Binding("left_square_bracket,left", "month(-1)", "The month before", key_display="← ["),
         Binding("right_square_bracket,right", "month(1)", "The month after", key_display="→ ]"),
         Binding("f", "requests", "Show the requests of this row"),

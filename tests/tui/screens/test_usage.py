@@ -18,6 +18,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         await harness.shows("[c client]", "/d today /m this month", "of it, by model", "of it, by key")
         rows = harness.main.query_one(UsageList)
         await until(lambda: rows.row_count() == 6)
+        await harness.idle()
         total = next(line for line in harness.text().splitlines() if line.startswith("▶all"))
         ended = [record for record in past.records if record.outcome is not None]
         assert total.split()[1] == total.split()[4] == f"{len(ended)}"
@@ -33,6 +34,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         await harness.press("m")
         await harness.shows("[m model]", "of it, by client")
         await until(lambda: rows.index_of("=local-llm") is not None)
+        await harness.idle()
         unpriced = next(line for line in harness.text().splitlines() if " local-llm" in line)
         assert unpriced.split()[3] == unpriced.split()[8] == "—"
         await harness.press("i")
