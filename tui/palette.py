@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.markup import escape
 
 from tui.keymap import Parts, bindings_of
+from tui.screens.filtered import FilteredPane
 from tui.screens.main import MainScreen, pane_class
 from tui.screens.pane import Pane
 from tui.theme import themes
@@ -56,6 +57,7 @@ class Command:
 def commands(app: RelaydApp) -> list[Command]:
     """Return what can be done, the actions of the screen that is on first."""
     found = [command for tab in TABS for command in _screen_actions(app, tab.name, tab.title)]
+    found += [command for tab in TABS for command in _named_filters(app, tab.name, tab.title)]
     refusal = app.context.commands.refusal()
     for keys, binding in _by_action(app, MainScreen.BINDINGS):
         reason = refusal if binding.action in MainScreen.CHANGES else ""
@@ -87,6 +89,19 @@ def _screen_actions(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
         yield Command(
             f"{title}: {binding.description}", _help(keys, reason), run, keys, is_here, is_of_screen=True
         )
+
+
+def _named_filters(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
+    """Yield the filters of a screen that have a name; choosing one goes there first."""
+    pane, kind = app.main.pane, pane_class(name)
+    if not issubclass(kind, FilteredPane):
+        return
+    saved = app.context.settings_file.settings.saved_filters.get(kind.KIND.name, {})
+    is_here = pane.id == name
+    row = pane.chosen_row() if is_here and isinstance(pane, FilteredPane) else None
+    for named in kind.KIND.filters(saved, row):
+        run = partial(_start, app, partial(_act, app, name, f"use_filter({named.name!r})", ""))
+        yield Command(f"{title}: filter {named.name}", named.text, run, (), is_here, is_of_screen=True)
 
 
 def _by_action(app: RelaydApp, bindings: Iterable[object]) -> Iterator[tuple[tuple[str, ...], Binding]]:

@@ -50,9 +50,10 @@ class FilterKind:
     shared: tuple[str, ...] = ()
     """The fields by which one looks for more rows like the chosen one."""
 
-    def filters(self, row: object | None) -> list[NamedFilter]:
-        """Return the filters that come with the app: the fixed ones, then those for what a row has."""
-        found = list(self.built_in)
+    def filters(self, saved: Mapping[str, str], row: object | None) -> list[NamedFilter]:
+        """Return the filters by name: the saved ones, those of the app, and those for what a row has."""
+        found = [NamedFilter(name, text) for name, text in saved.items()]
+        found += [named for named in self.built_in if named.name not in saved]
         for name in self.shared if row is not None else ():
             value = next(iter(self.fields[name].read(row)), None)
             if value not in {None, ""}:

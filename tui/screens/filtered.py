@@ -148,8 +148,7 @@ class FilteredPane(Pane):
 
     def named_filters(self) -> list[NamedFilter]:
         """Return the filters by name: the saved ones, those of the app, and those for the chosen row."""
-        found = [NamedFilter(name, text) for name, text in self._saved.items()]
-        return [*found, *(one for one in self.KIND.filters(self.chosen_row()) if one.name not in self._saved)]
+        return self.KIND.filters(self._saved, self.chosen_row())
 
     def action_named_filters(self) -> None:
         """Choose a filter by its name, or save the one that is on."""

@@ -29,11 +29,15 @@ def test_each_field_of_a_record_can_be_named() -> None:
 def test_the_chosen_row_gives_filters_for_more_like_it() -> None:
     """A name with a space is quoted; what the row does not have is left out."""
     record = a_record(1, client="night batch", key_id="Ab12Cd34", model=None, ip="10.0.0.4")
-    offered = {named.name: named.text for named in REQUESTS.filters(record)}
+    offered = {
+        named.name: named.text
+        for named in REQUESTS.filters({"mine": "status=502", "errors": "status=500"}, record)
+    }
     assert offered["this client"] == 'client="night batch"'
     assert (offered["this key"], offered["this address"]) == ("key_id=Ab12Cd34", "ip=10.0.0.4")
     assert "this model" not in offered
-    assert [named.name for named in REQUESTS.filters(None)] == [named.name for named in REQUESTS.built_in]
+    assert (offered["mine"], offered["errors"]) == ("status=502", "status=500")
+    assert REQUESTS.filters({}, None) == list(REQUESTS.built_in)
 
 
 @pytest.mark.parametrize(
