@@ -191,7 +191,7 @@ class ConfigPane(Pane):
     CHANGES: ClassVar[frozenset[str]] = frozenset({"reload"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter the settings", key_display="/"),
-        Binding("o", "next_shown", "Show all, only what is set, or only what changed"),
+        Binding("h", "next_shown", "Hide defaults, hide all but changes, or show all"),
         Binding("S", "reload", "Reload the configuration"),
     ]
 
@@ -317,7 +317,7 @@ class ConfigPane(Pane):
         return [
             Hint("Enter", "read", "read", "" if self.rows.row_count() else "nothing is shown"),
             Hint("/", "filter", "filter"),
-            Hint("o", "only set", "next_shown"),
+            Hint("h", "hide defaults", "next_shown"),
             Hint("S", "reload", "reload", self.context.commands.refusal()),
             CLIENTS_HINT,
             *HELP_HINTS,

@@ -38,7 +38,7 @@ async def test_what_changed_in_the_file_is_seen_and_reloaded(tmp_path: Path) -> 
             await harness.press("slash", *"gpt-3.5", "enter")
             await harness.shows('aliases."gpt-3.5-turbo" "gpt-4o-mini" relayd.toml:5')
             assert "last reload" not in harness.text()
-            await harness.press("escape", "o", "o", "g")
+            await harness.press("escape", "h", "h", "g")
             await harness.shows("server.port 4000 → 4001 needs a restart", "heartbeat_s 20 → 30 S reloads")
             await harness.shows("relayd.toml:2 says by now: 4001. It takes a restart.")
             await harness.press("S")
