@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.model.filter_kinds import FilterKind, NamedFilter
+from tui.model.filter_kinds import FilterKind, NamedFilter, may_hold_key
 from tui.model.text import printable_text
 from tui.screens.dialogs import Dialog, paragraph
 from tui.theme import Role
@@ -85,7 +85,7 @@ class ChooseFilter(Dialog[None]):
         filters: those to choose from.
         saved: the saved ones among them, by name; changed here.
         take: called with the text of the chosen one.
-        on: the filter that is on; empty if there is none, or if it can't be saved.
+        on: the filter that is on; empty if there is none.
     """
 
     AUTO_FOCUS = "#picks"
@@ -110,7 +110,11 @@ class ChooseFilter(Dialog[None]):
         picks = _Picks(("name", "filter"), lambda pick: self._take(pick.text))
         picks.items = self._filters()
         yield picks
-        if self._on:
+        if not self._on:
+            yield paragraph("A filter that is on can be saved here.", note=True)
+        elif may_hold_key(self._on):
+            yield paragraph("What is on now may hold a key: it can't be saved.", note=True)
+        else:
             yield paragraph(f"On now: {printable_text(self._on)}", note=True)
             hint = "Tab, a name, Enter: saves the filter that is on"
             yield Input(placeholder=hint, id="name", max_length=_MAX_NAME, compact=True)
@@ -121,6 +125,9 @@ class ChooseFilter(Dialog[None]):
         name = printable_text(self.query_one("#name", Input).value.strip())
         if not name:
             self.explain("Give it a name.")
+            return
+        if may_hold_key(name):
+            self.explain("This looks like a key. Give it another name.")
             return
         self._saved[name] = self._on
         self.app.notify(f"Saved as {name}; F chooses it.")

@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from relayd.admin.schema import Filter, FilterError, parse_filter
 from tui.context import Context
-from tui.model.filter_kinds import FilterKind, NamedFilter, may_hold_key
+from tui.model.filter_kinds import FilterKind, NamedFilter
 from tui.model.units import plural
 from tui.screens.dialogs import ask
 from tui.screens.pane import Pane
@@ -158,8 +158,7 @@ class FilteredPane(Pane):
     async def _ask_filter(self) -> None:
         from tui.screens.filter_dialogs import ChooseFilter  # noqa: PLC0415 - loaded when first used
 
-        now = self.filtered().text
-        on = "" if may_hold_key(now) else now
+        on = self.filtered().text
         await ask(self.app, ChooseFilter(self.KIND, self.named_filters, self._saved, on, self.set_filter))
         self.save_settings()
 

@@ -174,9 +174,20 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
     assert [note["detail"] for note in notes] == ["told web, Tuesday", "told ci"]
 
 
-async def test_notes_are_refused_where_nothing_can_be_changed(tmp_path: Path) -> None:
-    """With --readonly `n` says why, and asks nothing."""
+async def test_a_saved_filter_is_forgotten_and_notes_are_refused_with_readonly(tmp_path: Path) -> None:
+    """Del forgets what was saved, and no filter of the app; `n` says why it can't be, and asks nothing."""
+    saved = {"requests": {"mine": "status=418"}}
+    (tmp_path / "tui.json").write_text(json.dumps({"saved_filters": saved}))
     async with app_with_past(tmp_path, readonly=True, past_s=30) as (harness, _):
+        await harness.press("F")
+        await harness.dialog(ChooseFilter)
+        await harness.shows("mine status=418", "A filter that is on can be saved here.")
+        await harness.press("delete", "delete")
+        await harness.shows("It comes with the app, and stays.")
+        assert "status=418" not in harness.text()
+        await harness.press("escape")
+        await harness.closed()
+        await until(lambda: "mine" not in (tmp_path / "tui.json").read_text())
         await harness.press("5", "n")
         await harness.shows("n(note)", "Not now: read-only")
         assert isinstance(harness.main.pane, AuditPane)
