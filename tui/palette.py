@@ -12,7 +12,9 @@ from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.containers import Vertical
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.markup import escape
+from textual.screen import Screen
 
 from tui.keymap import Parts, bindings_of
 from tui.screens.filtered import FilteredPane
@@ -59,7 +61,7 @@ def commands(app: RelaydApp) -> list[Command]:
     found = [command for tab in TABS for command in _screen_actions(app, tab.name, tab.title)]
     found += [command for tab in TABS for command in _named_filters(app, tab.name, tab.title)]
     refusal = app.context.commands.refusal()
-    for keys, binding in _by_action(app, MainScreen.BINDINGS):
+    for keys, binding in actions_of(app, MainScreen):
         reason = refusal if binding.action in MainScreen.CHANGES else ""
         run = partial(_start, app, partial(_act, app, "", binding.action, reason))
         found.append(Command(binding.description, _help(keys, reason), run, keys))
@@ -82,7 +84,7 @@ def _screen_actions(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
     is_here = main.pane.id == name
     refusal = app.context.commands.refusal()
     reasons = {hint.action: hint.reason for hint in main.pane.hints()} if is_here else {}
-    for keys, binding in _by_action(app, bindings_of(kind, Vertical)):
+    for keys, binding in actions_of(app, kind):
         changes = refusal if binding.action in kind.CHANGES else ""
         reason = reasons.get(binding.action, changes)
         run = partial(_start, app, partial(_act, app, name, binding.action, reason))
@@ -102,6 +104,12 @@ def _named_filters(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
     for named in kind.KIND.filters(saved, row):
         run = partial(_start, app, partial(_act, app, name, f"use_filter({named.name!r})", ""))
         yield Command(f"{title}: filter {named.name}", named.text, run, (), is_here, is_of_screen=True)
+
+
+def actions_of(app: RelaydApp, kind: type[DOMNode]) -> Iterator[tuple[tuple[str, ...], Binding]]:
+    """Yield each action of a screen or of the window, with all its keys."""
+    base: type[DOMNode] = Vertical if issubclass(kind, Pane) else Screen
+    yield from _by_action(app, bindings_of(kind, base))
 
 
 def _by_action(app: RelaydApp, bindings: Iterable[object]) -> Iterator[tuple[tuple[str, ...], Binding]]:

@@ -13,6 +13,7 @@ from tests.tui.app_harness import app_with_past, files
 from tests.wire import until
 from tui.keymap import usable
 from tui.palette import commands, parts
+from tui.screens.help import HelpScreen
 from tui.screens.key_dialogs import AskGrace, AskRevoke
 from tui.screens.main import pane_class
 from tui.theme import LIGHT
@@ -116,13 +117,20 @@ async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) 
     assert json.loads((tmp_path / "tui.json").read_text())["theme"] == LIGHT
 
 
-async def test_help_lists_the_keys_of_this_screen(tmp_path: Path) -> None:
-    """`?` on Clients names what can be done with keys; Escape closes it."""
-    async with app_with_past(tmp_path, size=(100, 60)) as (harness, _):
+async def test_help_has_the_keys_of_this_screen_first_and_typing_narrows_it_down(tmp_path: Path) -> None:
+    """Keys of every screen and the legend, by words of group, key or meaning; Escape closes it."""
+    (tmp_path / "tui.json").write_text('{"keys": {"clients.rotate": "f6"}}')
+    async with app_with_past(tmp_path) as (harness, _):
         await harness.press("K", "question_mark")
-        await until(lambda: harness.windows == 2)
-        await harness.redraw()
-        assert "Rotate the key" in harness.text()
+        await harness.dialog(HelpScreen)
+        await harness.shows("Clients (this screen)", "f6 Rotate the key")
+        await harness.press(*"legend", "space", *"waiting")
+        await harness.shows("░ waiting for the first token", "▒ waiting for the client to read")
+        assert "Rotate" not in harness.text().split("Help", 1)[1].split("Close")[0]
+        await harness.press("ctrl+u", *"requests", "space", *"curl")
+        await harness.shows("Y Copy as curl")
+        await harness.press("ctrl+u", "pagedown", "down")
+        assert harness.screen.query_one("#help").scroll_y > 1
         await harness.press("escape")
         assert harness.windows == 1
 

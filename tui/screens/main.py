@@ -245,10 +245,10 @@ class MainScreen(Screen[None]):
             await self.action_show_screen(TABS[0].name)
 
     def action_help(self) -> None:
-        """Show every key."""
+        """Show every key, and what the signs mean."""
         from tui.screens.help import HelpScreen  # noqa: PLC0415 - loaded when first used
 
-        self.app.push_screen(HelpScreen(type(self.pane).BINDINGS, self.BINDINGS))
+        self.app.push_screen(HelpScreen(str(self.pane.id)))
 
     def action_whose_key(self) -> None:
         """Ask for a key, and say whose it is."""
