@@ -36,13 +36,15 @@ _X10_MOUSE = re.compile(rb"\x1b\[M[\x20-\xff]{3}", re.DOTALL)
 _BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2}|0)?\Z", re.DOTALL)
 # Press and release, motion, and the two wide forms of coordinates: as Textual asks for them.
 _MOUSE_MODES = (1000, 1003, 1015, 1006)
-_NO_FOCUS_REPORTS = "\x1b[?1004l"
+_MOUSE_ON = frozenset(f"\x1b[?{mode}h" for mode in _MOUSE_MODES)
+_NO_OTHER_REPORTS = "\x1b[?1016l\x1b[?1004l"
+"""Places in pixels, and the focus of the window."""
 _FRAME = re.compile(r"\x1b\[\d+;\d+H")
 """How Textual's frames begin: with a move of the cursor."""
 _ASK_PLACE = "\x1b[6n"
 """The last question to the terminal, told from all others by its answer."""
 _PLACE = re.compile(rb"\x1b\[\d+;\d+R")
-_DRAIN_S = 1.0
+_DRAIN_S = 5.0
 _QUIET_S = 0.1
 
 
@@ -58,16 +60,19 @@ class InputFilter:
     def __init__(self, encoding: str = UTF_8) -> None:
         self._decode = getincrementaldecoder(encoding)("replace").decode
         self._held = b""
+        self._passed = b""
+        """The end of what was passed on: an answer that began with it is counted all the same."""
         self.answers = 0
 
     def feed(self, data: bytes) -> bytes:
         """Return these bytes cleaned, as far as they are complete; a lone Escape is never held back."""
         data = _X10_MOUSE.sub(b"", self._held + data)
-        self.answers += data.count(ANSWER)
+        self.answers += (self._passed + data).count(ANSWER)
         data = data.replace(ANSWER, b"")
         begun = _BEGUN.search(data)
         end = len(data) if begun is None else begun.start()
         self._held = data[end:]
+        self._passed = data[max(0, end - 1) : end]
         return self._decode(data[:end]).encode()
 
 
@@ -100,7 +105,8 @@ class TerminalDriver(LinuxDriver):
 
     def write(self, data: str) -> None:
         """Draw a frame, or send a control sequence."""
-        if self._painter is None:
+        if self._painter is None or (data in _MOUSE_ON and not self.drawing):
+            # Textual asks for reports of the mouse before the terminal's echo is off; `set_mouse` does later.
             return
         if _FRAME.match(data):
             self._painter.draw(data, shutil.get_terminal_size(), urgent=self._was_typed)
@@ -133,6 +139,7 @@ class TerminalDriver(LinuxDriver):
             self._painter = Painter(_OUTPUT_FD, shutil.get_terminal_size(), TERMINAL)
         super().start_application_mode()  # type: ignore[no-untyped-call]  # Textual leaves it untyped
         self.drawing = True
+        self._painter.begin()
         self.set_mouse(on=self.mouse)
 
     def disable_input(self) -> None:
@@ -141,7 +148,7 @@ class TerminalDriver(LinuxDriver):
         if painter is not None:
             painter.stop_drawing()
             self._report_mouse(on=False)
-            painter.control(_NO_FOCUS_REPORTS)
+            painter.control(_NO_OTHER_REPORTS)
         super().disable_input()
         if painter is not None and self._is_read:
             self._is_read = False

@@ -49,8 +49,8 @@ class Repertoire:
         C for UTF-8 (PEP 538). Without a locale it is the encoding of the output.
         """
         names = [env.get("LC_ALL"), env.get("LC_CTYPE"), env.get("LANG")]
-        if not names[0] and names[1] == "C.UTF-8" and names[2] in _ASCII_LOCALES:
-            # Python has set this one itself.
+        if names[1] == "C.UTF-8" and names[2]:
+            # Python has set this one itself, over what it takes for C.
             names[1] = None
         locale = next((name for name in names if name), "")
         encoding = "ascii" if locale in _ASCII_LOCALES else locale.partition(".")[2].partition("@")[0]

@@ -14,9 +14,11 @@ ASK = "\x1b[5n"
 """Device status report: a terminal answers when it has acted on all that came before (ECMA-48, 8.3.35)."""
 ANSWER = b"\x1b[0n"
 PIECE_BYTES = 1024
-UNANSWERED_BYTES = 3072
-"""So much is on its way to a terminal that answers: less than a second of a line of 4 kB/s."""
-_ANSWER_WITHIN_S = 5.0
+UNANSWERED_BYTES = 1024
+"""A terminal that answers has this and a piece on its way when a key is pressed: half a second at 4 kB/s."""
+UNANSWERED_URGENT_BYTES = 2048
+"""The answer to a key is not held back so soon: on a long but fast line each wait is a round trip."""
+_ANSWER_WITHIN_S = 10.0
 _SYNC_BEGIN, _SYNC_END = "\x1b[?2026h", "\x1b[?2026l"
 
 
@@ -24,8 +26,8 @@ class Painter:
     """Brings the terminal to the picture that Textual wants, from a thread of its own.
 
     What the kernel and the line hold can't be overtaken, so it is kept small: after each piece the
-    terminal is asked for a sign, and the next piece waits if too much is unanswered. A terminal that has
-    never answered is not waited for.
+    terminal is asked for a sign, and the next piece waits if too much is unanswered. A terminal that
+    does not answer is not waited for.
 
     Args:
         fd: the terminal.
@@ -38,8 +40,8 @@ class Painter:
         self._repertoire = repertoire
         self._buffer = ScreenBuffer(*size)
         self._changed = threading.Condition()
-        self._controls: list[str] = [ASK]
-        self._unanswered: deque[int] = deque([0])
+        self._controls: list[str] = []
+        self._unanswered: deque[int] = deque()
         """The sizes of the pieces that the terminal has not answered yet."""
         self.answers = False
         """Whether the terminal answers at all."""
@@ -48,6 +50,10 @@ class Painter:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        """Ask for the first sign; the terminal's echo must be off."""
+        self.control(ASK)
 
     def draw(self, frame: str, size: tuple[int, int], *, urgent: bool) -> None:
         """Take over a frame of the whole screen or of parts."""
@@ -131,7 +137,8 @@ class Painter:
                 self._wait()
 
     def _may_send(self) -> bool:
-        return not self.answers or sum(self._unanswered) < UNANSWERED_BYTES
+        most = UNANSWERED_URGENT_BYTES if self._buffer.is_urgent else UNANSWERED_BYTES
+        return not self.answers or sum(self._unanswered) < most
 
     def _wait(self) -> None:
         waits_for_answer = self._drawing and not self._may_send()

@@ -89,6 +89,11 @@ class ScreenBuffer:
         self._cursor = self._shown_cursor = (0, 0)
         self._may_scroll = False
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the next piece is the answer to a key."""
+        return bool(self._urgent)
+
     def forget(self) -> None:
         """Take it that the terminal shows anything: write all rows anew."""
         self._shown = [None] * self.size[1]
@@ -126,35 +131,35 @@ class ScreenBuffer:
     def next_piece(self, budget: int) -> str:
         """Return what brings the terminal nearer to the picture: about `budget` bytes, empty at the end."""
         written = [self._scroll()]
-        size = len(written[0])
+        size, look = len(written[0]), ""
         while size < budget and (self._urgent or self._waiting):
             rows = self._urgent or self._waiting
             y = next(iter(rows))
             del rows[y]
-            row = self._changes(y)
+            row, look = self._changes(y, look)
             size += len(row.encode())
             written.append(row)
-        piece = "".join(written)
+        piece = "".join(written) + change(look, "")
         if piece or self._cursor != self._shown_cursor:
             self._shown_cursor = self._cursor
             return piece + _move(*self._cursor)
         return ""
 
-    def _changes(self, y: int) -> str:
-        """Return what makes one row as it should be."""
+    def _changes(self, y: int, now: str) -> tuple[str, str]:
+        """Return what makes one row as it should be, and the look in force behind that."""
         wanted, shown = self._wanted[y], self._shown[y]
         width = self.size[0]
         if shown is None:
             spans = [(0, width)]
         elif not (changed := wanted.differing(shown)):
-            return ""
+            return "", now
         elif wanted.is_plain and shown.is_plain:
             spans = list(_spans(changed, wanted.texts))
         else:
             # Terminals disagree about the width of some characters: only a whole row is certain.
             spans = [(0, width)]
         self._shown[y] = wanted.copy()
-        written, now = [], ""
+        written = []
         for start, end in spans:
             written.append(_move(start, y))
             erased = _erased_from(wanted, start) if end == width else end
@@ -173,8 +178,7 @@ class ScreenBuffer:
             if erased < end:
                 written += [change(now, ""), "\x1b[K"]
                 now = ""
-        written.append(change(now, ""))
-        return "".join(written)
+        return "".join(written), now
 
     # Scrolling: a new row at the end of a list moves all others, which every terminal can do by itself.
 

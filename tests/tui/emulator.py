@@ -1,4 +1,4 @@
-"""A terminal's screen, as far as the app writes to it: what an operator reads and in which look."""
+"""A terminal's screen, as far as the app writes to it: what an operator reads, and in which look."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import re
 
 from rich.cells import get_character_cell_size
 
-_TOKEN = re.compile(r"\x1b\[([?>=]?[0-9;]*)([@-~])|\x1bM|[\r\n\x07]|\x1b[^\[M]|[^\x1b\r\n\x07]+")
+_TOKEN = re.compile(
+    r"\x1b\[([?>=]?[0-9;]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[^\[\]]"
+    r"|[\r\n\x07]|[^\x1b\r\n\x07]+"
+)
+# A sequence that has not come whole.
+_BEGUN = re.compile(r"\x1b(?:\[[?>=]?[0-9;]*[ -/]*|\][^\x07\x1b]*\x1b?)?\Z")
+# Device status and the place of the cursor.
+_ANSWERS = {"5": b"\x1b[0n", "6": b"\x1b[1;1R"}
 
 
 class Emulator:
-    """Acts on text, moves, looks, erasing and scrolling, and counts requests for an answer.
+    """Acts on text, moves, looks, erasing, scrolling, modes and questions.
 
     Args:
         width: columns.
@@ -23,7 +30,10 @@ class Emulator:
         self._x = self._y = 0
         self._look = ""
         self._top, self._bottom = 0, height - 1
-        self.asked = 0
+        self._held = ""
+        self._answers: list[bytes] = []
+        self.modes: set[str] = set()
+        """What is switched on: `?1003` are reports of the mouse."""
 
     def _blank(self) -> list[tuple[str, str]]:
         return [(" ", "")] * self.width
@@ -32,8 +42,11 @@ class Emulator:
         """Return what can be read, row by row."""
         return ["".join(text for text, _ in row) for row in self.rows]
 
-    def feed(self, written: str) -> None:
-        """Act on what a program writes."""
+    def feed(self, written: str) -> list[bytes]:
+        """Act on what a program writes; return the answers to what it asks."""
+        written, self._held = self._held + written, ""
+        if begun := _BEGUN.search(written):
+            written, self._held = written[: begun.start()], begun[0]
         for token in _TOKEN.finditer(written):
             if token[2]:
                 self._control(token[1], token[2])
@@ -45,6 +58,8 @@ class Emulator:
                 self._feed_back()
             elif not token[0].startswith(("\x1b", "\x07")):
                 self._print(token[0])
+        answers, self._answers = self._answers, []
+        return answers
 
     def _control(self, code: str, kind: str) -> None:
         if kind == "H":
@@ -59,7 +74,11 @@ class Emulator:
             self._top, self._bottom = int(top or 1) - 1, int(bottom or self.height) - 1
             self._x = self._y = 0
         elif kind == "n":
-            self.asked += 1
+            self._answers.append(_ANSWERS[code])
+        elif kind == "h":
+            self.modes.add(code)
+        elif kind == "l":
+            self.modes.discard(code)
 
     def _feed_line(self) -> None:
         if self._y == self._bottom:

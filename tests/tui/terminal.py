@@ -10,11 +10,13 @@ import struct
 import subprocess
 import sys
 import termios
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.tui.emulator import Emulator
 from tests.wire import until
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +133,58 @@ class Terminal:
             if not data:
                 return
             self.raw += data
+
+
+class SeenTerminal(Terminal):
+    """A terminal whose screen is kept; it answers what it is asked when it comes to that.
+
+    Args:
+        arguments: of Python.
+        home: HOME of the program.
+        through: a command that starts the program as its argument.
+        env: more environment.
+        encoding: of what it shows.
+        read_bytes: the most that it takes in at a time; small is a slow line.
+        mouse: report a move of the mouse after each read, as long as the program wants such reports.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        home: Path,
+        *,
+        through: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        encoding: str = "utf-8",
+        read_bytes: int = 65536,
+        mouse: bool = False,
+    ) -> None:
+        super().__init__(arguments, home, through=through, env=env)
+        self._emulator = Emulator(80, 24)
+        self._decode = getincrementaldecoder(encoding)("replace").decode
+        self._read_bytes = read_bytes
+        self._mouse = mouse
+
+    async def shows(self, *texts: str, gone: str = "\0") -> str:
+        """Wait until the screen shows all of these texts, and one no more; return it."""
+
+        def screen() -> str:
+            return "\n".join(self._emulator.texts())
+
+        try:
+            await self.until(lambda _: all(text in screen() for text in texts) and gone not in screen())
+        except AssertionError:
+            raise AssertionError(f"not {texts}; the screen:\n{screen()}") from None
+        return screen()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._master, self._read_bytes) if self._master >= 0 else b""
+        except OSError:
+            # Nothing more yet; or no program is left in the terminal.
+            return
+        self.raw += data
+        for answer in self._emulator.feed(self._decode(data)):
+            self.send(answer)
+        if self._mouse and "?1003" in self._emulator.modes:
+            self.send(b"\x1b[<35;20;10M")

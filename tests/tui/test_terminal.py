@@ -15,7 +15,7 @@ import pytest
 
 from relayd.admin.schema import RecordedError
 from tests.tui.past import running_past
-from tests.tui.terminal import ROOT, Terminal
+from tests.tui.terminal import ROOT, SeenTerminal, Terminal
 from tests.wire import until
 
 # What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
@@ -176,3 +176,59 @@ async def test_a_terminal_of_few_colours_gets_no_others(
             assert await terminal.ended() == 0
     assert re.findall(colours, terminal.raw) == []
     assert re.search(rb"\x1b\[[0-9;]*7[;m]", terminal.raw)
+
+
+async def test_on_a_slow_line_a_key_is_answered_and_no_report_reaches_the_shell(tmp_path: Path) -> None:
+    """Few bytes come before the answer; the mouse moves all the time, also while the app ends."""
+    async with running_past(tmp_path) as past:
+        through = ("sh", "-c", '"$@"; echo READY; IFS= read -r line; echo "<$line>"', "sh")
+        arguments = ("-m", "tui", "--socket", str(past.api.socket))
+        with SeenTerminal(arguments, tmp_path, through=through, read_bytes=20, mouse=True) as terminal:
+            await terminal.shows("LIVE", "FOLLOW", "Enter open")
+            for key, there in (
+                (b"2", "[2 In"),
+                (b"4", "[4 Clients"),
+                (b"1", "[1 Requests"),
+                (b"k", "FROZEN"),
+            ):
+                before = len(terminal.raw)
+                terminal.send(key)
+                await terminal.shows(there)
+                assert len(terminal.raw) - before < 6144
+            # Much is on its way to the screen when the app ends.
+            terminal.send(b"2345Q")
+            await terminal.until(lambda raw: b"READY" in raw)
+            terminal.send(b"done\n")
+            assert await terminal.ended() == 0
+    assert b"<done>" in terminal.raw
+    assert b"^[[" not in terminal.raw
+
+
+async def test_in_latin_1_without_colours_the_layout_is_whole_and_dialogs_cover_only_themselves(
+    tmp_path: Path,
+) -> None:
+    """Marks and lines of ASCII, escapes for a client's text, rows beside a dialog; QUIT restores it."""
+    env = {"LANG": "de_DE.ISO-8859-1", "NO_COLOR": "1"}
+    async with running_past(tmp_path) as past:
+        for _ in range(30):
+            past.begin(client="Köln 中")
+        arguments = ("-m", "tui", "--socket", str(past.api.socket))
+        with SeenTerminal(arguments, tmp_path, env=env, encoding="latin-1") as terminal:
+            screen = await terminal.shows("LIVE", "Köln \\u4e2", "Enter open")
+            rows = screen.splitlines()[4:23]
+            assert {row[0] for row in rows} == {" ", ">"}
+            assert {row[79] for row in rows} <= {"|", "+"}
+            for key, shown, behind in (
+                (b"D", "Drain, then stop", "Köln"),
+                (b":", "Search for commands", "530 records"),
+            ):
+                terminal.send(key)
+                screen = await terminal.shows(shown)
+                assert "[1 Requests]" in screen
+                assert behind in screen
+                terminal.send(b"\x1b")
+                await terminal.shows("Köln", gone=shown)
+            terminal.signal(signal.SIGQUIT)
+            assert await terminal.ended() == 128 + signal.SIGQUIT
+    assert "\u2500".encode() not in terminal.raw
+    assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []
