@@ -46,7 +46,8 @@ class UsersAsked:
         """Return whether there may be news since."""
         if self._key != (key.id, key.state):
             return True
-        return self._log_seq != log_seq and time.monotonic() >= self._next_s
+        may_differ = self._log_seq != log_seq or bool(self.problem)
+        return may_differ and time.monotonic() >= self._next_s
 
     def begin(self, key: KeyInfo, log_seq: int | None) -> None:
         """Note that they are asked for now."""

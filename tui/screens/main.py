@@ -180,7 +180,8 @@ class MainScreen(Screen[None]):
     async def _jump(self, name: str, show: Callable[[Pane], None]) -> None:
         """Show something on a screen; Escape leads back to this place."""
         origin = self.pane
-        origin.stay()
+        if name != origin.id:
+            origin.stay()
         await self._show(name)
         target = self.pane
         restore = target.way_back()

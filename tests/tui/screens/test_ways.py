@@ -7,6 +7,9 @@ from pathlib import Path
 from tests.tui.app_harness import AppHarness, app_with_past
 from tests.wire import until
 
+OPEN = 3
+"""How many requests of the past are open."""
+
 
 def place(harness: AppHarness) -> tuple[str, object, bool]:
     """Filter, row and freeze of the Requests screen."""
@@ -17,7 +20,7 @@ def place(harness: AppHarness) -> tuple[str, object, bool]:
 
 async def test_a_request_leads_to_its_key_and_a_key_to_its_requests_and_each_back(tmp_path: Path) -> None:
     """`o`, `f` and Escape, one key each; filter, row and what was open are as before, and so from afar."""
-    async with app_with_past(tmp_path) as (harness, _):
+    async with app_with_past(tmp_path) as (harness, past):
         await harness.press("slash", *"status=200", "space", *"client=web", "enter", "up", "up")
         here = place(harness)
         chosen = harness.requests.chosen()
@@ -34,18 +37,12 @@ async def test_a_request_leads_to_its_key_and_a_key_to_its_requests_and_each_bac
         await until(lambda: harness.main.pane is harness.requests)
         await until(lambda: place(harness) == here)
         # Where one goes by a number there is no way back to lead astray.
-        await harness.press("o", "3")
-        await harness.shows("[3 Stats")
+        await harness.press("o", "2")
+        await harness.shows("[2 In flight")
         assert "back to" not in harness.text()
-
-
-async def test_an_open_stream_leads_to_its_request_and_back(tmp_path: Path) -> None:
-    """Escape leaves the opened request for the screen that led to it; the list's own row is untouched."""
-    async with app_with_past(tmp_path) as (harness, past):
         past.tell_progress(5)
-        await until(lambda: len(harness.state.open_streams.streams) == 3)
-        await harness.press("slash", *"status>=500", "enter", "up", "2")
-        here = place(harness)
+        await until(lambda: len(harness.state.open_streams.streams) == OPEN)
+        await harness.redraw()
         await harness.press("enter")
         await harness.shows("Esc back to In flight", "[Summary]")
         await harness.press("backspace")

@@ -1,0 +1,53 @@
+"""Keys in a real terminal of 80x24: all users of an old key, and the end of a key that was pasted."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.e2e.daemon import KEY, Daemon
+from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import ask, body
+
+SHORT = "demo:deltas=1,interval_ms=0"
+USERS = 32
+
+
+@needs_tmux
+async def test_32_users_of_an_old_key_are_reached_by_keys_and_a_pasted_key_is_revoked(tmp_path: Path) -> None:
+    """Enter on the key lists all of them, `G` shows the last; `W`, a paste, Enter, `!`, `y` end it."""
+    daemon = Daemon(tmp_path)
+    await asyncio.to_thread(daemon.start)
+    try:
+        ring = await daemon.admin.keys()
+        old = ring.keys[0].id
+        await daemon.admin.rotate_key(old, grace_s=3600, generation=ring.generation, idempotency_key="rotate")
+        for number in range(USERS):
+            told = await ask(daemon.port, KEY, body(SHORT), {"X-Forwarded-For": f"203.0.113.{100 + number}"})
+            assert told.status == 200
+        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal:
+            await terminal.until("● LIVE")
+            terminal.press("K", "Enter")
+            await terminal.until("Enter open key")
+            terminal.press("Down", "Enter")
+            first = await terminal.until(f"{USERS} users in the log")
+            assert f"Key {old} of default  retiring" in first
+            assert "203.0.113.130 " in first
+            assert "203.0.113.100 " not in first
+            terminal.press("G")
+            last = await terminal.until("203.0.113.100 ")
+            assert "203.0.113.130 " not in last
+            terminal.press("W")
+            # As a terminal sends what is pasted into an app that asked for brackets around it.
+            terminal.type(f"\x1b[200~Bearer {KEY}\x1b[201~")
+            await terminal.until("•" * len(KEY))
+            terminal.press("Enter")
+            found = await terminal.until(f"It is the key {old} of the client default.")
+            assert KEY not in found
+            terminal.press("!")
+            await terminal.until(f"Revoke the key {old} of default now?")
+            terminal.press("y")
+            await terminal.until("is revoked.")
+        assert (await ask(daemon.port, KEY, body(SHORT))).status == 401
+    finally:
+        daemon.kill()
