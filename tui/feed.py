@@ -206,12 +206,13 @@ class Feed:
         key: str | None = None,
         model: str | None = None,
     ) -> Usage:
-        """Return what was used, as `AdminClient.usage`; names are as they came.
+        """Return what was used, from the daemon, or its database while it is down; names are as they came.
 
         Raises:
-            AdminClientError: the daemon could not be asked.
+            AdminClientError: neither could be asked.
         """
-        return await self._client.usage(by, since=since, until=until, client=client, key=key, model=model)
+        reader = self._archive or self._client
+        return await reader.usage(by, since=since, until=until, client=client, key=key, model=model)
 
     def _set_connection(self, connection: Connection, problem: str = "") -> None:
         self._state.set_connection(connection, problem)

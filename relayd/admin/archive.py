@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from relayd.admin.client import AdminClientError, Refused
 from relayd.admin.schema import (
@@ -18,8 +22,12 @@ from relayd.admin.schema import (
     RequestPage,
     RequestRecord,
     Ring,
+    Usage,
+    UsageRow,
+    UsageSums,
     parse_filter,
 )
+from relayd.state.calendar import local_date
 from relayd.state.errors import StateError
 from relayd.state.reader import LogReader
 from relayd.state.sqlite import Sqlite
@@ -71,6 +79,31 @@ class Archive:
     async def key_users(self, key_id: str, *, since: str | None = None) -> KeyUsers:
         """Return who used a key, the latest first; `since` (UTC) is that of `KeyUser.requests_since`."""
         return await self._read(lambda: self._reader.key_users(key_id, since=since or ""))
+
+    async def usage(
+        self,
+        by: str,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        client: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
+    ) -> Usage:
+        """Return usage by `client`, `model`, `day` or `key`, as `AdminClient.usage`."""
+        today = local_date(time.time())
+        first = today.replace(day=1) if since is None else date.fromisoformat(since)
+        last = today if until is None else date.fromisoformat(until)
+        rows, total = await self._read(
+            lambda: self._reader.usage(by, since=first, until=last, client=client, key=key, model=model)
+        )
+        return Usage(
+            by,
+            f"{first}",
+            f"{last}",
+            msgspec.json.decode(rows, type=list[UsageRow]),
+            msgspec.json.decode(total, type=UsageSums),
+        )
 
     async def close(self) -> None:
         """Interrupt the query under way, and release the file."""

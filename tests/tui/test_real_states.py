@@ -74,6 +74,8 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
             await harness.press("r", "exclamation_mark", "5")
             assert harness.windows == 1
             await until(lambda: harness.state.audit)
+            await harness.press("7")
+            await until(lambda: "▶all" in harness.text())
             await asyncio.to_thread(daemon.start)
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
             harness.app.feed.retry_now()

@@ -430,8 +430,11 @@ class UsagePane(Pane):
         """Return whether this is to be asked now: it is another question, or the answer is old."""
         now_s = self.context.now_s()
         asked, at_s = self._asked.get(what, (None, 0.0))
-        if self.state.connection is not Connection.LIVE:
+        live = self.state.connection is Connection.LIVE
+        if not live and not self.state.reads_disk:
             return False
+        # The daemon is asked at once when it is back.
+        question = (question, live)
         if asked == question and now_s - at_s < _ASKED_EVERY_S:
             return False
         self._asked[what] = (question, now_s)
