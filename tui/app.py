@@ -40,7 +40,7 @@ from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.main import MainScreen
 from tui.settings import SettingsFile
 from tui.stream_actions import StreamActions
-from tui.theme import DARK, best_theme, role_styles, themes
+from tui.theme import DARK, best_theme, role_styles, theme_names, themes, variables
 from tui.type_ahead import ASKS, TypeAhead, Work
 
 if TYPE_CHECKING:
@@ -188,8 +188,7 @@ class RelaydApp(App[int]):
         if self.no_color:
             return best_theme({"NO_COLOR": "1"})
         remembered = self._settings_file.settings.theme
-        known = {theme.name for theme in themes()}
-        return remembered if remembered in known else best_theme(self._options.env)
+        return remembered if remembered in theme_names() else best_theme(self._options.env)
 
     def get_default_screen(self) -> Screen[None]:
         """Return the one window."""
@@ -202,8 +201,6 @@ class RelaydApp(App[int]):
 
     def on_mount(self) -> None:
         """Start following the daemon."""
-        for name in set(self.available_themes) - {theme.name for theme in themes()}:
-            self.unregister_theme(name)
         self._feed_worker = self.run_worker(self.feed.run, name="feed", group="feed")
         self.set_interval(_SECOND_S, self._on_second)
         self._choose_keys()
@@ -280,8 +277,8 @@ class RelaydApp(App[int]):
         self.role_styles = role_styles(name)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Return our own variables, for the moments before the theme is on."""
-        return dict(themes()[0].variables)
+        """Return our own variables, for Textual's themes."""
+        return variables(self.theme)
 
     def action_colours(self, name: str) -> None:
         """Take another theme, and remember it."""

@@ -20,7 +20,7 @@ from tui.keymap import Parts, bindings_of
 from tui.screens.filtered import FilteredPane
 from tui.screens.main import MainScreen, pane_class
 from tui.screens.pane import Pane
-from tui.theme import themes
+from tui.theme import theme_names
 from tui.type_ahead import Work
 from tui.widgets.bars import TABS
 from tui.widgets.line_list import LineList
@@ -65,10 +65,11 @@ def commands(app: RelaydApp) -> list[Command]:
         reason = refusal if binding.action in MainScreen.CHANGES else ""
         run = partial(_start, app, partial(_act, app, "", binding.action, reason))
         found.append(Command(binding.description, _help(keys, reason), run, keys))
-    found += [
-        _app_command(app, f"Colours: {theme.name}", "remembered", f"colours('{theme.name}')")
-        for theme in themes()
-    ]
+    no_colour = "NO_COLOR is set" if app.no_color else ""
+    for name in theme_names():
+        run = partial(_start, app, partial(_act, app, "", f"app.colours('{name}')", no_colour))
+        help_text = f"not now: {no_colour}" if no_colour else "a theme, remembered"
+        found.append(Command(f"Colours: {name}", help_text, run))
     found += [
         Command(f"Show {host}", "switch to its daemon", partial(app.switch_to, host))
         for host in app.offered_hosts()
