@@ -16,6 +16,8 @@ from relayd.config import KEYS, Key, Origin, OriginKind, Settings, live_changes
 from relayd.config.sources import VARIABLES
 from relayd.config.toml import toml_key, toml_value
 
+COMMAND = "alerts.command"
+"""The key whose value may hold a token: webhooks have one in their URL."""
 _NOT_SET = "not set"
 _DEFAULT = Origin(OriginKind.DEFAULT, "default")
 # RELAYD_SERVER__PORT comes after SERVER_PORT, which it beats.
@@ -99,7 +101,7 @@ def _row_text(key: Key, row: Any) -> str:
 
 def _public_text(key: Key, value: Any) -> str:
     """Return a value as TOML; of a command, the program: its arguments may hold a token."""
-    if key.name != "alerts.command" or len(value) < 2:  # noqa: PLR2004 - a program without arguments
+    if key.name != COMMAND or len(value) < 2:  # noqa: PLR2004 - a program without arguments
         return toml_value(value)
     count = len(value) - 1
     return f"[{toml_value(value[0])}, and {count} {'argument' if count == 1 else 'arguments'}]"

@@ -11,7 +11,7 @@ from typing import Any
 from relayd.admin.schema import ConfigReport, LastReload, Reloaded, utc_text
 from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
 from relayd.config.schema import route_credential
-from relayd.config_report import settings_in_force
+from relayd.config_report import COMMAND, settings_in_force
 from relayd.logs import set_level
 from relayd.printable import printable
 from relayd.public.tls import TlsError
@@ -147,6 +147,8 @@ def _change(old: Settings, new: Settings, name: str) -> str:
         before, after = _rows(old.value(name)), _rows(new.value(name))
         rows = [row for row in {**before, **after} if before.get(row) != after.get(row)]
         return f"{name} has changed: {_cut(', '.join(rows) or 'their order')}"
+    if name == COMMAND:
+        return f"{name} has changed"
     if KEYS[name].secret:
         return f"{name} is now the one from {new.origins[name].place}"
     return f"{name} is now {_shown(new, name)}, was {_shown(old, name)}"

@@ -51,7 +51,10 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
                 server__max_body_bytes=300,
                 server__port=1,
                 log__level="error",
+                alerts__command=["curl", "https://hooks.example/canary-token"],
             )
+            assert "alerts.command has changed" in said
+            assert "canary" not in said
             assert "chat.allowed_models is now other, was empty" in said
             assert "server.max_streams_per_address is now 1, was 50" in said
             assert "after a restart: server.port" in said
