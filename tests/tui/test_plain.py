@@ -6,9 +6,11 @@ import asyncio
 from io import StringIO
 from pathlib import Path
 
+import pytest
+
 from relayd.admin.client import AdminClient
-from relayd.admin.schema import Ended, Gap, Lost, Progress, Started
-from tests.admin.harness import admin_api
+from relayd.admin.schema import Ended, Gap, Lost, Outcome, Progress, Started
+from tests.admin.harness import admin_api, log_endings
 from tests.tui.samples import a_failure, a_record, an_open
 from tests.wire import until
 from tui.plain import ended_line, event_line, run_lines
@@ -42,8 +44,12 @@ def test_hostile_text_is_harmless_in_line_mode_too() -> None:
     assert line.isprintable()
 
 
-async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(tmp_path: Path) -> None:
-    """No contact is said once; then the newest requests, those that end from now on, and a restart."""
+async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No contact is said once; then the newest requests, those that end, alerts, and a restart."""
+    monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("tui.plain._WATCH_EVERY_S", 0.05)
     out = StringIO()
     socket = tmp_path / "state" / "admin.sock"
     mode = asyncio.create_task(run_lines(AdminClient(socket), out), name="line mode")
@@ -53,6 +59,8 @@ async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(tmp_path: P
         await until(lambda: "before at 192.0.2.1" in out.getvalue())
         api.log(1, prefix="n", client="after")
         await until(lambda: "after at 192.0.2.1" in out.getvalue())
+        log_endings(api.state, 1, "d", outcome=Outcome.DENIED, client="web", key_id="dead")
+        await until(lambda: " alert: The ended key dead of web is still in use" in out.getvalue())
     await until(lambda: out.getvalue().count("no contact: ") > 1)
     async with admin_api(tmp_path, boot_id="next"):
         await until(lambda: "daemon restarted" in out.getvalue())

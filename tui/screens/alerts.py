@@ -20,6 +20,8 @@ from tui.theme import Role
 from tui.widgets.line_list import Field, ItemList, LineList
 
 _SECOND_S = 1.0
+_MIN_ROWS = 3
+_OTHER_LINES = 14
 NAMES = {
     AlertKind.DEAD_KEY: "dead key in use",
     AlertKind.KEY_ENDS: "key ends in use",
@@ -65,8 +67,8 @@ class AlertsScreen(Dialog[Alert]):
     """A dialog with all alerts. Enter answers with the one whose place is wanted."""
 
     DEFAULT_CSS = """
-    AlertsScreen #alerts { height: 9; margin: 0 0 1 0; }
-    AlertsScreen #sentence { height: 4; }
+    AlertsScreen #alerts { margin: 0 0 1 0; }
+    AlertsScreen #sentence { height: auto; min-height: 2; max-height: 5; }
     """
     AUTO_FOCUS = "#alerts"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -96,7 +98,10 @@ class AlertsScreen(Dialog[Alert]):
     def refresh_data(self) -> None:
         """Show new alerts."""
         self._alerts.answer()
-        self.query_one(AlertRows).show(self._alerts.all)
+        rows, alerts = self.query_one(AlertRows), self._alerts.all
+        # With the line of titles, and room for the rest of the dialog.
+        rows.styles.height = max(_MIN_ROWS, min(len(alerts), self.app.size.height - _OTHER_LINES)) + 1
+        rows.show(alerts)
         self._show_chosen()
 
     async def _ask_past(self) -> None:
