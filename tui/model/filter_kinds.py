@@ -22,7 +22,7 @@ from tui.model.clients import meters
 _RUN = re.compile(r"[A-Za-z0-9_]{16,}")
 """From 16 characters on it may be a key that an operator brought along."""
 _COMPARED = re.compile(r"[=<>~]")
-_SHORT_NAMES = {"key_id": "key", "ip": "address"}
+_SHORT_NAMES = {"key_id": "key", "key_ids": "key", "ip": "address", "login": "user"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +238,8 @@ _AUDIT_MEANINGS = {
 }
 AUDIT = FilterKind(
     "audit",
-    "entry",
-    "entries",
+    "audit entry",
+    "audit entries",
     _chosen(fields_of(AuditEntry), _AUDIT_MEANINGS),
     _AUDIT_MEANINGS,
     "action=rotate client=web   a bare word matches anywhere",

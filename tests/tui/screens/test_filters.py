@@ -150,7 +150,7 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
 
         await harness.press("5", "slash")
         await write(harness, "action=rotate", "enter")
-        await harness.shows("1 of 11 entries", "rotate: done for client web")
+        await harness.shows("1 of 11 audit entries", "rotate: done for client web")
         await harness.press("n")
         await harness.dialog(AskNote)
         await write(harness, f"it was {past.keys['web']}", "ctrl+u")
@@ -164,11 +164,11 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
         assert (note.client, note.detail) == ("web", "told web, Tuesday")
         assert set(note.key_ids) == {past.keys["web"], past.keys["old"]}
         await choose_filter(harness, "enter")
-        await harness.shows("action=note", "2 of 12 entries", "note: done for client web")
+        await harness.shows("action=note", "2 of 12 audit entries", "note: done for client web")
         await harness.press("enter")
         await harness.shows("[4 Clients !]", "note: told web, Tuesday")
         await harness.press("escape")
-        await harness.shows("[5 Audit]", "2 of 12 entries")
+        await harness.shows("[5 Audit]", "2 of 12 audit entries")
 
         notes = await exported(harness, tmp_path)
     assert [note["detail"] for note in notes] == ["told web, Tuesday", "told ci"]
