@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relayd import __version__
-from tui.glyphs import TERMINAL
 from tui.hosts import HERE, Host, HostError, remembered, shortened
+from tui.model.glyphs import TERMINAL
 
 if TYPE_CHECKING:
     from relayd.admin.archive import Archive

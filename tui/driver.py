@@ -25,7 +25,7 @@ from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-from tui.glyphs import TERMINAL, UTF_8
+from tui.model.glyphs import TERMINAL, UTF_8
 from tui.painter import ANSWER, Painter
 
 _OUTPUT_FD = 2
@@ -109,7 +109,8 @@ class TerminalDriver(LinuxDriver):
             # Textual asks for reports of the mouse before the terminal's echo is off; `set_mouse` does later.
             return
         if _FRAME.match(data):
-            self._painter.draw(data, shutil.get_terminal_size(), urgent=self._was_typed)
+            if not self._painter.draw(data, shutil.get_terminal_size(), urgent=self._was_typed):
+                self.redraw()
             self._was_typed = False
         else:
             self._painter.control(data)

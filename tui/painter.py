@@ -7,7 +7,7 @@ import select
 import threading
 from collections import deque
 
-from tui.glyphs import Repertoire
+from tui.model.glyphs import Repertoire
 from tui.screen_buffer import ScreenBuffer
 
 ASK = "\x1b[5n"
@@ -55,15 +55,21 @@ class Painter:
         """Ask for the first sign; the terminal's echo must be off."""
         self.control(ASK)
 
-    def draw(self, frame: str, size: tuple[int, int], *, urgent: bool) -> None:
-        """Take over a frame of the whole screen or of parts."""
+    def draw(self, frame: str, size: tuple[int, int], *, urgent: bool) -> bool:
+        """Take over a frame of the whole screen or of parts.
+
+        Returns:
+            False if the size is another one: what is not in this frame is lost.
+        """
         text = self._repertoire.shown(frame)
         with self._changed:
-            if size != self._buffer.size:
+            is_same = size == self._buffer.size
+            if not is_same:
                 # The terminal moves what it shows in its own way.
                 self._buffer = ScreenBuffer(*size)
             self._buffer.draw(text, urgent=urgent)
             self._changed.notify()
+        return is_same
 
     def control(self, sequence: str) -> None:
         """Write a sequence that prints nothing, before all that is not yet drawn."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.wire import PATIENCE_S
 from tui.driver import InputFilter
-from tui.glyphs import UTF_8, Repertoire
+from tui.model.glyphs import UTF_8, Repertoire
 from tui.painter import PIECE_BYTES, UNANSWERED_BYTES, Painter
 
 MARK = "\x1b]2;mark\x07"

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from relayd.printable import printable
-from tui.glyphs import TERMINAL
+from tui.model.glyphs import TERMINAL
 
 FIELD_LIMIT = 200
 MESSAGE_LIMIT = 500

@@ -11,8 +11,6 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rich.cells import get_character_cell_size
-
 UTF_8 = "utf-8"
 _ASCII_LOCALES = frozenset({"C", "POSIX"})
 _CONSOLES = {"linux": "cp437", "vt100": "ascii", "vt102": "ascii", "vt220": "ascii"}
@@ -90,7 +88,7 @@ class Repertoire:
         if stand_in is None:
             if self.can_show(char):
                 return char
-            return "?" * get_character_cell_size(char)
+            return "?" * (1 + (unicodedata.east_asian_width(char) in "WF"))
         return char if _encodes(self.glyphs or self.encoding, char) else str(stand_in)
 
 
