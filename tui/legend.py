@@ -72,6 +72,14 @@ LEGEND: Mapping[str, Entries] = {
         "waits for": "upstream: the provider is slow; client: the reader is slow",
         "last": "time since the last piece of the answer",
     },
+    "Legend: columns of Usage": {
+        "/d  /m": "of today, of the month",
+        "in cache out": "tokens of prompts, those of them that the provider had in its cache, of answers",
+        "US$ 1.23+": "a part of the cost is not known: a model has no price; — if all of it is",
+        "share": "part of the whole cost; of the tokens, if nothing has a cost",
+        "est": "requests whose tokens are an estimate",
+        "bound": "the bound of the client of which the most is used",
+    },
     "Legend: keys": {
         KeyState.ACTIVE: "the client's key",
         KeyState.RETIRING: "replaced; works until its grace ends",
