@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 REDRAW_EVERY_S = 0.22
 _SECOND_S = 1.0
 _TROUBLE_SHOWN_S = 30
-_FAULTS_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +330,9 @@ class RelaydApp(App[int]):
             self._chosen_keys, faults = usable(keys, parts())
             self.set_keymap(self._chosen_keys)
             if faults:
-                self.notify("Keys in the settings: " + " ".join(faults), severity="error", timeout=_FAULTS_S)
+                self.notify(
+                    "Keys in the settings: " + " ".join(faults), severity="error", timeout=_TROUBLE_SHOWN_S
+                )
 
     def chosen_key(self, action: str) -> str:
         """Return the keys that the operator chose for the action with this id; empty if there are none."""

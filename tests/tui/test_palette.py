@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from textual.binding import Binding
+from textual.widgets import OptionList
 
-from tests.tui.app_harness import app_with_past, files
+from tests.tui.app_harness import AppHarness, app_with_past, files
 from tests.wire import until
 from tui.keymap import usable
 from tui.palette import commands, parts
@@ -22,6 +23,16 @@ from tui.widgets.bars import TABS
 DOCS = Path(__file__).parents[2] / "docs/tui.md"
 
 
+async def choose(harness: AppHarness, *keys: str, title: str) -> None:
+    """Open the palette, type, and take the first command that is found."""
+    await harness.press("colon")
+    await until(lambda: harness.windows == 2)
+    await harness.press(*keys)
+    found = harness.screen.query_one(OptionList)
+    await until(lambda: bool(found.options) and title in str(found.options[0].prompt))
+    await harness.press("enter")
+
+
 async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None:
     """What has a key has a command, wherever one is; what can't run now says why."""
     async with app_with_past(tmp_path, readonly=True) as (harness, _):
@@ -31,10 +42,7 @@ async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None
             assert {f"{tab.title}: {b.description}" for b in bindings} <= set(offered)
         for title in ("Drain, then stop the daemon", "Clients: Revoke a key now", "Audit: Add a note"):
             assert "--readonly" in offered[title]
-        await harness.press("colon")
-        await until(lambda: harness.windows == 2)
-        await harness.press(*"not", "space", *"revo")
-        await harness.press("enter")
+        await choose(harness, *"not", "space", *"revo", title="Clients: Revoke a key now")
         await until(lambda: harness.main.pane.id == "clients")
         await harness.shows("Not now:")
 
@@ -42,10 +50,7 @@ async def test_every_action_of_every_screen_is_a_command(tmp_path: Path) -> None
 async def test_an_action_is_found_by_its_key_and_done_on_its_screen(tmp_path: Path) -> None:
     """`!` finds revoke from Requests; a screenshot says where it is, and it is there."""
     async with app_with_past(tmp_path) as (harness, _):
-        await harness.press("colon")
-        await until(lambda: harness.windows == 2)
-        await harness.press("exclamation_mark")
-        await harness.press("enter")
+        await choose(harness, "exclamation_mark", title="Clients: Revoke a key now")
         await harness.dialog(AskRevoke)
         await harness.press("escape")
         harness.app.action_screenshot(path=str(tmp_path))
@@ -109,10 +114,7 @@ def test_keys_can_be_swapped_and_be_several(keys: dict[str, str]) -> None:
 async def test_colours_are_chosen_in_the_palette_and_remembered(tmp_path: Path) -> None:
     """`:` opens it, a few letters and Enter choose, the next start has the theme."""
     async with app_with_past(tmp_path) as (harness, _):
-        await harness.press("colon")
-        await until(lambda: harness.windows == 2)
-        await harness.press(*"light")
-        await harness.press("enter")
+        await choose(harness, *"light", title="Colours: relayd-light")
         await until(lambda: harness.app.theme == LIGHT)
     assert json.loads((tmp_path / "tui.json").read_text())["theme"] == LIGHT
 

@@ -51,7 +51,7 @@ async def test_a_theme_of_textual_is_taken_over_at_once_and_at_the_next_start(tm
     async with app_with_past(tmp_path) as (harness, _):
         assert harness.app.role_styles == role_styles("nord")
         assert harness.requests.rows.background_colors[1].hex == colours("nord")["bg"]
-        await harness.press("colon", *"gruvbox", "enter")
+        harness.app.action_colours("gruvbox")
         await harness.idle()
         assert harness.app.role_styles == role_styles("gruvbox")
         await harness.press("question_mark")

@@ -72,9 +72,7 @@ class HelpScreen(Dialog[None]):
 
     def body(self) -> Iterable[Widget]:
         """Show a field, and all groups."""
-        yield _Wanted(
-            placeholder="type to find: a key, an action, a word, `legend`", id="wanted", compact=True
-        )
+        yield _Wanted(placeholder="type to find: a key, an action, a word, legend", id="wanted", compact=True)
         with VerticalScroll(id="help", can_focus=False):
             yield Static(id="help-text", markup=False)
 
