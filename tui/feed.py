@@ -175,8 +175,8 @@ class Feed:
         self._state.alerts.add_past(map(printable_struct, alerts.past))
         self._changed()
 
-    async def refresh_key_users(self, key_id: str) -> None:
-        """Ask who used a key, over the whole log.
+    async def refresh_key_use(self, key_id: str, since_day: str) -> None:
+        """Ask who used a key, over the whole log, and how much each day from this one on.
 
         Raises:
             AdminClientError: neither the daemon nor its database could be asked.
@@ -184,7 +184,8 @@ class Feed:
         outdated_s = self._state.evidence.outdated_s(key_id)
         since = None if outdated_s is None else utc_text(outdated_s)
         users = await (self._archive or self._client).key_users(key_id, since=since)
-        self._state.set_key_users(key_id, users)
+        by_day = await self.usage("day", since=since_day, key=key_id)
+        self._state.set_key_use(key_id, users, by_day)
         self._changed()
 
     async def refresh_usage(self, client: str, since: str) -> None:

@@ -69,6 +69,15 @@ class Asking:
     """How many answers were lost; each time it is sent again, with the same idempotency key."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """Who used a key, and how much was used with it each day."""
+
+    key_id: str
+    users: KeyUsers
+    by_day: Usage
+
+
 class AppState:
     """The model behind every screen.
 
@@ -96,8 +105,8 @@ class AppState:
         """Of the instance that answers; None until it is asked for."""
         self.usage_by_day: tuple[str, Usage] | None = None
         """The name of the client that was asked for last, and what it used each day."""
-        self.key_users: tuple[str, KeyUsers] | None = None
-        """The id of the key that was asked for last, and who used it."""
+        self.key_use: KeyUse | None = None
+        """Of the key that was asked for last."""
         self.audit: deque[AuditEntry] = deque(maxlen=MAX_AUDIT)
         """Newest first."""
         self.audit_complete = False
@@ -177,10 +186,10 @@ class AppState:
         """Whether several processes serve this relay."""
         return self.status is not None and self.status.instances.live > 1
 
-    def set_key_users(self, key_id: str, users: KeyUsers) -> None:
-        """Take over who used one key."""
+    def set_key_use(self, key_id: str, users: KeyUsers, by_day: Usage) -> None:
+        """Take over who used one key, and how much each day."""
         clean = [printable_struct(user) for user in users.users]
-        self.key_users = (key_id, msgspec.structs.replace(users, users=clean))
+        self.key_use = KeyUse(key_id, msgspec.structs.replace(users, users=clean), by_day)
 
     def set_usage(self, client: str, usage: Usage) -> None:
         """Take over what one client used each day."""

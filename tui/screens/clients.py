@@ -300,10 +300,10 @@ class ClientsPane(FilteredItems):
 
     def _show_key(self, key: KeyInfo) -> None:
         """Show the key that is open, and ask for its users if there may be news."""
-        known, asked = self.state.key_users, self._users_asked
-        users = known[1] if known is not None and known[0] == key.id else None
-        problem = asked.problem or ("" if users is not None else "Asking who used it …")
-        self.query_one(KeyView).show(key, users, problem)
+        use, asked = self.state.key_use, self._users_asked
+        known = use if use is not None and use.key_id == key.id else None
+        problem = asked.problem or ("" if known is not None else "Asking who used it …")
+        self.query_one(KeyView).show(key, known, problem, self._first_day())
         if asked.is_due(key, self.state.log_seq):
             self.start_once("key-users", partial(self._ask_users, key))
 
@@ -311,7 +311,7 @@ class ClientsPane(FilteredItems):
         asked = self._users_asked
         asked.begin(key, self.state.log_seq)
         try:
-            await self.context.feed.refresh_key_users(key.id)
+            await self.context.feed.refresh_key_use(key.id, self._first_day())
             asked.problem = ""
         except AdminClientError as error:
             asked.problem = f"Who used it is not known: {error}"

@@ -12,15 +12,18 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from relayd.admin.schema import KeyInfo, KeyState, KeyUser, KeyUsers, epoch_s
-from tui.model.app_state import AppState
+from tui.model.app_state import AppState, KeyUse
 from tui.model.evidence import state_in_words, use_in_words
 from tui.model.key_history import KeyEvent, history_of
 from tui.model.sorting import Value
 from tui.model.units import age, count, day_clock, moment, plural
+from tui.model.usage import by_day
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
+from tui.widgets.plot import Line, Plot
 
 _WIDE = 110
+_HIGH = 28
 _USERS_EVERY_S = 2.0
 _USERS_REST = 20
 """So many times as long as an answer took, nothing is asked again."""
@@ -141,7 +144,9 @@ class KeyView(Vertical):
 
     DEFAULT_CSS = """
     KeyView #key-facts { height: auto; padding: 0 1; background: $surface; }
-    KeyView #key-lists { height: 1fr; }
+    KeyView #key-lists { height: 3fr; }
+    KeyView #key-plots { height: 2fr; display: none; }
+    KeyView.-high #key-plots { display: block; }
     KeyView UserList { width: 3fr; }
     KeyView EventList { width: 2fr; }
     KeyView.-narrow #key-lists { layout: vertical; }
@@ -161,18 +166,24 @@ class KeyView(Vertical):
         with Horizontal(id="key-lists"):
             yield UserList(self._now_s)
             yield EventList()
+        with Horizontal(id="key-plots"):
+            yield Plot(id="key-requests")
+            yield Plot(id="key-tokens")
 
     def on_resize(self) -> None:
-        """Lay out for another width."""
+        """Lay out for another size."""
         self.set_class(self.size.width < _WIDE, "-narrow")
+        self.set_class(self.size.height >= _HIGH, "-high")
 
     @property
     def users(self) -> UserList:
         """Who used it."""
         return self.query_one(UserList)
 
-    def show(self, key: KeyInfo, known: KeyUsers | None, problem: str) -> None:
-        """Show this key and its users; `problem` says why those are not known."""
+    def show(self, key: KeyInfo, use: KeyUse | None, problem: str, first_day: str) -> None:
+        """Show this key, and its use from this day on; `problem` says why that is not known."""
+        known = None if use is None else use.users
+        self._plot(use, first_day)
         users = self.users
         users.is_replaced, users.problem = key.replaced_by is not None, problem
         users.show(() if known is None else known.users)
@@ -184,6 +195,16 @@ class KeyView(Vertical):
         if stamp != self._shown:
             self._shown = stamp
             self.query_one("#key-facts", Static).update(text)
+
+    def _plot(self, use: KeyUse | None, first_day: str) -> None:
+        """Draw requests and tokens of each day."""
+        days = {"req": [], "tok": []} if use is None else by_day(use.by_day, ("req", "tok"))
+        for name, title, column, role in (
+            ("#key-requests", "Requests", "req", Role.RUN),
+            ("#key-tokens", "Tokens", "tok", Role.STREAM),
+        ):
+            lines = [Line("yesterday", days[column], role)] if days[column] else []
+            self.query_one(name, Plot).show(title, lines, (first_day, "today"), count)
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)

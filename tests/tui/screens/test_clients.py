@@ -380,6 +380,8 @@ async def test_an_open_client_shows_keys_bounds_and_use_and_leads_to_its_request
         assert made.key.id in harness.text()
         await harness.press("enter")
         await harness.shows(f"Key {made.key.id} of {name} active", "1 user in the log", "127.0.0.1", "add")
+        if size[1] > 24:
+            await harness.shows("Requests yesterday 0 (top 1)")
         await harness.press("f")
         await until(lambda: harness.main.pane is harness.requests)
         await harness.shows(f'key_id="{made.key.id}"', "1 of ")
