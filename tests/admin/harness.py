@@ -25,6 +25,7 @@ from relayd.admin.schema import DaemonFacts
 from relayd.admin.server import AdminServer
 from relayd.admin.unix_socket import open_admin_socket
 from relayd.alerts.alert import AlertBook
+from relayd.alerts.conditions import Thresholds
 from relayd.config import load
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
@@ -38,6 +39,11 @@ from tests.state.harness import BorrowedDirectory, patient_url
 from tests.wire import PATIENCE_S, Reply, Wire, body, post, until
 
 NOON_S = 1_800_000_000.0
+
+
+def _any_disk() -> AlertOptions:
+    """Return the usual thresholds, but for the disk: that of the tests may be nearly full."""
+    return AlertOptions(thresholds=Thresholds(disk_free_mib=0))
 
 
 @dataclass(slots=True)
@@ -100,7 +106,7 @@ async def admin_api(
     keep_days: int = 30,
     event_write_timeout_s: float = 10.0,
     clock: Callable[[], float] = time.time,
-    alert_options: Callable[[], AlertOptions] = AlertOptions,
+    alert_options: Callable[[], AlertOptions] = _any_disk,
 ) -> AsyncIterator[AdminHarness]:
     """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart."""
     event_bus = EventBus()
@@ -118,7 +124,7 @@ async def admin_api(
 
 @asynccontextmanager
 async def admin_apis(
-    home: Path, count: int, alert_options: Callable[[], AlertOptions] = AlertOptions
+    home: Path, count: int, alert_options: Callable[[], AlertOptions] = _any_disk
 ) -> AsyncIterator[list[AdminHarness]]:
     """Serve the admin APIs of several workers on one database; each has heard of all others."""
     async with AsyncExitStack() as stack:
@@ -154,7 +160,7 @@ async def _serving(
     socket_dir: Path,
     event_bus: EventBus,
     event_write_timeout_s: float = 10.0,
-    alert_options: Callable[[], AlertOptions] = AlertOptions,
+    alert_options: Callable[[], AlertOptions] = _any_disk,
 ) -> AsyncIterator[AdminHarness]:
     accepting, identity = Accepting(), state.instances.identity
     home = socket_dir.parent

@@ -60,7 +60,7 @@ async def test_a_dead_key_and_an_error_spike_are_told_and_their_end_too(tmp_path
     """In `GET /alerts`, in the status, and to the command; a spike is over after five minutes and one."""
     clock = [1_800_000_000.0]
     path = tmp_path / "told"
-    options = [AlertOptions(appends_to(path), Thresholds(error_min_requests=4))]
+    options = [AlertOptions(appends_to(path), Thresholds(error_min_requests=4, disk_free_mib=0))]
     async with admin_api(tmp_path, clock=lambda: clock[0], alert_options=lambda: options[0]) as api:
         log_endings(api.state, 3, "d", key_id="dead", ip="192.0.2.9", **DENIED)
         log_endings(api.state, 9, "s", **DENIED)
@@ -84,7 +84,9 @@ async def test_a_dead_key_and_an_error_spike_are_told_and_their_end_too(tmp_path
 async def test_of_several_instances_one_runs_the_command(tmp_path: Path) -> None:
     """All of them know the alert, from the one log."""
     path = tmp_path / "told"
-    async with admin_apis(tmp_path, 2, lambda: AlertOptions(appends_to(path))) as apis:
+    async with admin_apis(
+        tmp_path, 2, lambda: AlertOptions(appends_to(path), Thresholds(disk_free_mib=0))
+    ) as apis:
         log_endings(apis[0].state, 1, "d", key_id="dead", **DENIED)
         await until(lambda: all(api.alerts.alerts.alerts for api in apis))
         await until(lambda: bool(told(path)))

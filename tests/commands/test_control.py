@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 
 from relayd import __version__
+from relayd.alerts.alert import AlertKind, Condition
 from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
 from tests.commands.harness import relayd
 
@@ -23,6 +26,12 @@ async def test_status_is_read_at_a_glance(tmp_path: Path) -> None:
         assert ran.lines[0] == f"relayd       {__version__}, live"
         assert "1 active, 0 retiring, generation 1" in ran.out
         assert "\x1b" not in ran.out
+        cooling = Condition(
+            kind=AlertKind.ROUTE, subject="main", sentence="The route main\x1b cools down: 401"
+        )
+        api.alerts.update([cooling], time.time())
+        last = (await relayd(api.socket, "status")).lines[-1]
+        assert re.fullmatch(r"ALERT        for \d+s: The route main\\x1b cools down: 401", last)
 
 
 async def test_status_in_json_is_what_the_socket_says(tmp_path: Path) -> None:
