@@ -250,6 +250,7 @@ class ConfigPane(Pane):
         try:
             await self.context.feed.refresh_configuration()
             self._told_s = self.context.now_s()
+            self.rows.problem = ""
         except AdminClientError as error:
             self.rows.problem = printable_text(str(error), _MAX_LINE_CHARS)
             self._show()
@@ -364,15 +365,15 @@ class ConfigPane(Pane):
         # What the dialog says must be as the files are now.
         await self._ask()
         known = self.state.configuration
-        if known is None:
-            self.app.notify(f"Not now: {self.rows.problem or 'the configuration is not known'}")
-            return
+        lines: Iterable[str] = (f"What it will change is not known: {self.rows.problem}",)
+        if known is not None and not self.rows.problem:
+            lines = what_a_reload_does(known)
         status = self.state.status
         which = ""
         if self.state.is_shared and status is not None:
             which = f" of all {plural(status.instances.live, 'instance')}"
         title = f"Reload the configuration{which}?"
-        if not await ask(self.app, Confirm(title, _joined(what_a_reload_does(known)), "Reload")):
+        if not await ask(self.app, Confirm(title, _joined(lines), "Reload")):
             return
         try:
             report = await self.context.commands.act(

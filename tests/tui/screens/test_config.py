@@ -79,11 +79,14 @@ class _Older(AdminClient):
 
 
 async def test_a_daemon_that_does_not_tell_is_said_to_be_so(tmp_path: Path) -> None:
-    """Nothing is invented, and a reload is not offered blindly."""
+    """Nothing is invented; a reload says that it is not known what it will do, and what it did."""
     async with admin_api(tmp_path) as api, running_app(tmp_path, _Older(api.socket)) as harness:
         await harness.shows("LIVE")
         await harness.press("8")
         await harness.shows("There is no such path here.")
         await harness.press("S")
-        await harness.shows("Not now: There is no such path here.")
-        assert harness.windows == 1
+        await harness.dialog(Confirm)
+        await harness.shows("What it will change is not known: There is no such path here.")
+        await harness.press("y")
+        await harness.dialog(ReloadOutcome)
+        await harness.shows("The configuration has not changed.")
