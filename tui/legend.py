@@ -45,6 +45,17 @@ LEGEND: Mapping[str, Entries] = {
         "US$": "cost; — without a price for the model",
         "▲ ▼": "sorted by this column, the smallest or the largest first",
     },
+    "Legend: columns of Clients and Usage": {
+        "keys": "how the client's keys stand: active, old 14:32, ends 2d, no key, expired, dead in use",
+        "req/d tok/d": "requests and tokens of today",
+        "req/m US$/m": "the same and the cost, of the month",
+        "in cache out": "tokens of prompts, those of them from the provider's cache, and of answers",
+        "US$ +": "some of the cost is not known",
+        "est": "requests whose tokens were estimated, not reported",
+        "███░░ 61%": "what is used of a bound",
+        "used": "time since the last request",
+        "note": "the note; from 80 % of a bound on that bound",
+    },
     "Legend: states of a request": {
         "conn wait run": "open: connecting, waiting for the first token, streaming",
         "gone": "the client left before the end",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.style import Style
 from rich.text import Text
@@ -12,6 +12,7 @@ from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, Peri
 from tui.model.app_state import AppState
 from tui.model.clients import NEAR, Meter, bar, has_expired, meters
 from tui.model.evidence import RECENT_S, Use
+from tui.model.sorting import Value
 from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
@@ -69,6 +70,20 @@ class KeyList(ItemList[KeyInfo]):
             Field("ends in", 8, right=True),
             Field(" last used", max(0, width - 49)),
         ]
+
+    def sort_values(self) -> Mapping[str, Value[KeyInfo]]:
+        """Return what a key is sorted by."""
+        return {
+            " last used": self._last_used_s,
+            "age": lambda key: -epoch_s(key.created_at),
+            "ends in": lambda key: epoch_s(key.expires_at) if key.expires_at else None,
+            "state": lambda key: key.state.value,
+            "key id": lambda key: key.id,
+        }
+
+    def _last_used_s(self, key: KeyInfo) -> float | None:
+        use = self._state.evidence.last_use(key)
+        return None if use is None else use[0]
 
     def cells(self, item: KeyInfo) -> dict[str, tuple[str, Role]]:
         """Return one key."""
