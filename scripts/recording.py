@@ -1,11 +1,12 @@
-"""Record `relayd-tui --demo` in a tmux, as one animated SVG that needs no script: docs/img/tui.svg.
+"""Record a rotation in `relayd-tui --demo` in a tmux: docs/img/tui.svg, and docs/img/tui.cast for asciinema.
 
-Each frame is a column of rows, each different row is drawn once, and a style sheet moves one frame after
-the other into view.
+The SVG needs no script. Each of its frames is a column of rows, each different row is drawn once, and a style
+sheet moves one frame after the other into view. Waits for the daemon are left out of both.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -28,9 +29,20 @@ from rich.terminal_theme import MONOKAI
 _TOP = Path(__file__).resolve().parents[1]
 _COLUMNS, _ROWS = 96, 26
 _LIVELY_AFTER_S = 15.0
-_FRAME_S = 0.5
-# Keys, and for how many frames their result is shown.
-_SCENES = (("", 7), ("2", 5), ("3", 4), ("4", 3), ("r", 4), ("Escape", 1), ("1", 4))
+_FRAME_S = 1.0
+_WITHIN_S = 60.0
+# Keys; what the screen then shows; for how many frames it is looked at.
+_SCENES = (
+    ((), "● LIVE", 3),
+    (("4",), "support-bot", 2),
+    (("Down", "Down", "Up"), "▶support-bot", 1),
+    (("r",), "Rotate the key of support-bot?", 3),
+    (("y",), "•" * 12, 2),
+    (("s",), "Saved to", 2),
+    (("Escape",), "Not used yet.", 2),
+    ((), "First used at", 3),
+    (("1",), "FOLLOW", 2),
+)
 _CELL_WIDTH, _CELL_HEIGHT, _BASELINE = 8, 17, 13
 _FONT = "13.3px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace"
 _PAGE = "#0f1419"  # the app's own background
@@ -57,14 +69,48 @@ def _tmux(home: str) -> Iterator[list[str]]:
 def _record(tmux: Sequence[str]) -> Iterator[list[str]]:
     """Press the keys and yield the frames, each the rows of the screen."""
     time.sleep(_LIVELY_AFTER_S)
-    for key, frames in _SCENES:
-        if key:
+    for keys, text, frames in _SCENES:
+        for key in keys:
             subprocess.run([*tmux, "send-keys", key], check=True)
+        end_s = time.monotonic() + _WITHIN_S
+        while not any(text in row for row in _rows(tmux)):
+            if time.monotonic() > end_s:
+                sys.exit(f"The screen does not show {text!r}:\n" + "\n".join(_rows(tmux)))
+            time.sleep(0.05)
         for _ in range(frames):
+            yield _rows(tmux, "-e")
             time.sleep(_FRAME_S)
-            capture = [*tmux, "capture-pane", "-e", "-p"]
-            shown = subprocess.run(capture, check=True, capture_output=True, text=True).stdout
-            yield shown.split("\n")[:_ROWS]
+
+
+def _rows(tmux: Sequence[str], *options: str) -> list[str]:
+    capture = [*tmux, "capture-pane", *options, "-p"]
+    shown = subprocess.run(capture, check=True, capture_output=True, text=True).stdout
+    return shown.split("\n")[:_ROWS]
+
+
+def _cast(frames: Sequence[Sequence[str]]) -> str:
+    """Return the frames as an asciicast, version 2: at each moment the rows that are new."""
+    title = "Rotating a client's key in relayd-tui"
+    header = {
+        "version": 2,
+        "width": _COLUMNS,
+        "height": _ROWS,
+        "title": title,
+        "env": {"TERM": "xterm-256color"},
+    }
+    lines, before = [json.dumps(header)], [""] * _ROWS
+    for number, frame in enumerate(frames):
+        changed = [
+            f"\x1b[{y};1H\x1b[0m{row}\x1b[0m\x1b[K"
+            for y, (row, old) in enumerate(zip(frame, before, strict=True), 1)
+            if row != old or not number
+        ]
+        hidden = "" if number else "\x1b[?25l"
+        if changed:
+            lines.append(json.dumps([number * _FRAME_S, "o", hidden + "".join(changed)], ensure_ascii=False))
+        before = list(frame)
+    lines.append(json.dumps([len(frames) * _FRAME_S, "o", "\x1b[?25h"]))
+    return "\n".join(lines) + "\n"
 
 
 class _Drawing:
@@ -135,7 +181,7 @@ def _draw(frames: Sequence[Sequence[str]]) -> str:
     rows = "".join(f'<g id="r{number}">{drawn}</g>' for drawn, number in drawing.rows.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -8 {width + 16} {height + 16}">'
-        "<title>relayd-tui: requests, open streams, statistics and keys</title>"
+        "<title>relayd-tui: rotating a client's key</title>"
         f"<style>text{{font:{_FONT};white-space:pre}}"
         f"#f{{animation:f {shown_s:g}s step-end infinite}}"
         "@media(prefers-reduced-motion){#f{animation:none}}"
@@ -150,7 +196,9 @@ def main() -> None:
     """Record and draw."""
     with tempfile.TemporaryDirectory(prefix="relayd-recording-") as home, _tmux(home) as tmux:
         frames = list(_record(tmux))
-    Path(sys.argv[1]).write_text(_draw(frames))
+    drawing = Path(sys.argv[1])
+    drawing.write_text(_draw(frames))
+    drawing.with_suffix(".cast").write_text(_cast(frames))
 
 
 if __name__ == "__main__":
