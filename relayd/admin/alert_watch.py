@@ -5,32 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
 
 from msgspec.structs import replace
 
 from relayd import __version__
 from relayd.admin.all_instances import AllInstances
-from relayd.admin.context import AdminContext
-from relayd.alerts.alert import Alert, Alerts
+from relayd.admin.context import AdminContext, Health
+from relayd.alerts.alert import Alert, AlertKind, Alerts, Condition
 from relayd.alerts.command import AlertCommand, AlertNews, Relay
-from relayd.alerts.conditions import LOGGED, CoolingRoute, Facts, RecentRequests, conditions
+from relayd.alerts.conditions import (
+    LOGGED,
+    CoolingRoute,
+    Facts,
+    RecentRequests,
+    Thresholds,
+    conditions,
+)
 from relayd.relay.routes import Route
 from relayd.state.budget import Use
 from relayd.state.errors import StateError
-from relayd.state.reader import EndedRequests
 from relayd.state.records import utc_text
 
 _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-
-
-class _Logged(NamedTuple):
-    """What the database knows."""
-
-    ended: EndedRequests
-    uses: tuple[dict[str, Use], dict[str, Use]]
 
 
 class AlertWatch:
@@ -75,42 +74,38 @@ class AlertWatch:
         """Look once, and tell what has changed."""
         context = self._context
         now_s, options = context.state.clock(), context.alert_options()
-        logged = await self._logged()
-        if logged is not None:
-            self._read_to = logged.ended.newest_seq
-            self._recent.add(now_s, logged.ended)
-        facts = await self._facts(now_s, logged)
-        unknown = LOGGED if logged is None else ()
-        context.alerts.update(conditions(facts, options.thresholds), now_s, unknown=unknown)
+        routes = [found for route in context.routes() if (found := _cooling(route)) is not None]
+        judge = partial(self._judge, now_s, options.thresholds, await context.health(), routes)
+        met, unknown = await context.read_log(judge)
+        context.alerts.update(met, now_s, unknown=unknown)
         await self._tell(options.command, now_s)
 
-    async def _logged(self) -> _Logged | None:
-        """Return what the database knows; None if it can't be read now."""
+    def _judge(
+        self, now_s: float, thresholds: Thresholds, health: Health, routes: Sequence[CoolingRoute]
+    ) -> tuple[list[Condition], frozenset[AlertKind]]:
+        """Return what is wrong, and what could not be judged. Blocks: there may be many keys and clients."""
+        state, unknown = self._context.state, frozenset[AlertKind]()
+        today: dict[str, Use] = {}
+        month: dict[str, Use] = {}
+        clients = state.ring.clients()
         try:
-            return await self._context.read_log(self._read)
+            ended = state.reader.ended_since(self._read_to)
+            if any(client.has_usage_bound for client in clients):
+                _, today, month = state.reader.use_by_client()
         except StateError:
-            return None
-
-    def _read(self) -> _Logged:
-        """Read what has ended and what was used. Blocks; raises StateError."""
-        reader, state = self._context.state.reader, self._context.state
-        ended = reader.ended_since(self._read_to)
-        has_bounds = any(client.has_usage_bound for client in state.ring.clients())
-        _, today, month = reader.use_by_client() if has_bounds else ({}, {}, {})
-        return _Logged(ended, (today, month))
-
-    async def _facts(self, now_s: float, logged: _Logged | None) -> Facts:
-        context, state = self._context, self._context.state
-        health = await context.health()
+            unknown = LOGGED
+        else:
+            self._read_to = ended.newest_seq
+            self._recent.add(now_s, ended)
         identity, engine_error = state.instances.identity, health.engine.error
-        return Facts(
+        facts = Facts(
             now_s=now_s,
             keys=state.ring.keys(),
-            clients=state.ring.clients(),
-            uses=({}, {}) if logged is None else logged.uses,
+            clients=clients,
+            uses=(today, month),
             by_code=self._recent.by_code(now_s),
             refused=self._recent.refused(),
-            routes=[found for route in context.routes() if (found := _cooling(route)) is not None],
+            routes=routes,
             lost=self._recent.lost(now_s, health.log.lost),
             # What keeps the log from the disk is the database then.
             log_error=None if engine_error is not None else health.log.error,
@@ -118,6 +113,7 @@ class AlertWatch:
             free_bytes=None if health.disk is None else health.disk.free_bytes,
             instance=identity.name if identity.is_shared else "",
         )
+        return list(conditions(facts, thresholds)), unknown
 
     async def _tell(self, command: Sequence[str], now_s: float) -> None:
         """Run the command for what has begun and ended since the last time, if it is this instance's turn."""
