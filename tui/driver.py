@@ -30,7 +30,6 @@ from tui.painter import ANSWER, Painter
 
 _OUTPUT_FD = 2
 _READ_BYTES = 4096
-_POLL_S = 0.1
 # ESC [ M and three bytes of any value: button, column, row, each plus 32.
 _X10_MOUSE = re.compile(rb"\x1b\[M[\x20-\xff]{3}", re.DOTALL)
 _BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2}|0)?\Z", re.DOTALL)
@@ -129,11 +128,6 @@ class TerminalDriver(LinuxDriver):
     def _report_mouse(self, *, on: bool) -> None:
         self.write("".join(f"\x1b[?{mode}{'h' if on else 'l'}" for mode in _MOUSE_MODES))
 
-    def redraw_all(self) -> None:
-        """Write the whole screen anew: another program has written on it."""
-        if self._painter is not None:
-            self._painter.redraw()
-
     def start_application_mode(self) -> None:
         """Take over the terminal."""
         if self._painter is None:
@@ -199,7 +193,8 @@ class TerminalDriver(LinuxDriver):
         self._is_read = True
         # Textual's thread reads what the copying thread lets through.
         self.fileno, cleaned = os.pipe()
-        ended = threading.Event()
+        # Closing the second end wakes the copying thread.
+        ended, end = os.pipe()
         copying = threading.Thread(target=self._copy_input, args=(tty, cleaned, ended), name="input-filter")
         copying.start()
         try:
@@ -208,27 +203,27 @@ class TerminalDriver(LinuxDriver):
                 with suppress(ValueError, OverflowError, LookupError, RuntimeError):
                     super().run_input_thread()
         finally:
-            ended.set()
+            os.close(end)
             copying.join()
-            os.close(cleaned)
-            os.close(self.fileno)
+            for descriptor in (ended, cleaned, self.fileno):
+                os.close(descriptor)
             self.fileno = tty
 
-    def _copy_input(self, tty: int, cleaned: int, ended: threading.Event) -> None:
-        """Copy what the terminal sends, cleaned, until `ended` is set or the terminal is gone."""
+    def _copy_input(self, tty: int, cleaned: int, ended: int) -> None:
+        """Copy what the terminal sends, cleaned, until `ended` can be read or the terminal is gone."""
         input_filter = InputFilter(TERMINAL.typed)
         painter = self._painter
         with selectors.DefaultSelector() as selector:
-            selector.register(tty, selectors.EVENT_READ)
-            while not ended.is_set():
-                if selector.select(_POLL_S):
-                    try:
-                        data = os.read(tty, _READ_BYTES)
-                    except OSError:
-                        return
-                    if not data:
-                        return
-                    os.write(cleaned, input_filter.feed(data))
-                    if painter is not None and input_filter.answers:
-                        painter.answered(input_filter.answers)
-                        input_filter.answers = 0
+            for descriptor in (tty, ended):
+                selector.register(descriptor, selectors.EVENT_READ)
+            while all(key.fd != ended for key, _ in selector.select()):
+                try:
+                    data = os.read(tty, _READ_BYTES)
+                except OSError:
+                    return
+                if not data:
+                    return
+                os.write(cleaned, input_filter.feed(data))
+                if painter is not None and input_filter.answers:
+                    painter.answered(input_filter.answers)
+                    input_filter.answers = 0

@@ -81,12 +81,6 @@ class Painter:
             self._controls.append(sequence)
             self._changed.notify()
 
-    def redraw(self) -> None:
-        """Write the whole picture anew."""
-        with self._changed:
-            self._buffer.forget()
-            self._changed.notify()
-
     def answered(self, times: int) -> None:
         """Note that the terminal has acted on the oldest unanswered pieces."""
         with self._changed:

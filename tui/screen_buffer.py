@@ -94,11 +94,6 @@ class ScreenBuffer:
         """Whether the next piece is the answer to a key."""
         return bool(self._urgent)
 
-    def forget(self) -> None:
-        """Take it that the terminal shows anything: write all rows anew."""
-        self._shown = [None] * self.size[1]
-        self._urgent = dict.fromkeys(range(self.size[1]))
-
     def draw(self, frame: str, *, urgent: bool) -> None:
         """Take over a frame: texts, moves of the cursor and colours; `urgent` if it answers a key."""
         x = y = 0

@@ -15,6 +15,7 @@ from tui.model.evidence import RECENT_S, Use
 from tui.model.sorting import Value
 from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
+from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList
 
 _MAX_USES = 5
@@ -136,8 +137,9 @@ class ClientSummary(Static):
         text = Text() if client is None else self._text(client)
         stamp = f"{self.app.theme}{text.markup}"
         if stamp != self._shown:
+            layout = not same_room(stamp, self._shown)
             self._shown = stamp
-            self.update(text)
+            self.update(text, layout=layout)
 
     def _text(self, client: ClientInfo) -> Text:
         text = Text()

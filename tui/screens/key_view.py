@@ -19,6 +19,7 @@ from tui.model.sorting import Value
 from tui.model.units import age, count, day_clock, moment, plural
 from tui.model.usage import by_day
 from tui.theme import Role, style
+from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList
 from tui.widgets.plot import Line, Plot
 
@@ -193,8 +194,9 @@ class KeyView(Vertical):
         text = self._facts(key, known)
         stamp = f"{self.app.theme}{text.markup}"
         if stamp != self._shown:
+            layout = not same_room(stamp, self._shown)
             self._shown = stamp
-            self.query_one("#key-facts", Static).update(text)
+            self.query_one("#key-facts", Static).update(text, layout=layout)
 
     def _plot(self, use: KeyUse | None, first_day: str) -> None:
         """Draw requests and tokens of each day."""

@@ -18,7 +18,7 @@ from tui.model.stats import WINDOWS
 from tui.model.units import age, clock, countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
-from tui.widgets.cells import Piece, fit, width_of
+from tui.widgets.cells import Piece, fit, same_room, width_of
 from tui.widgets.plot import sparkline
 
 WIDE = 100
@@ -179,8 +179,9 @@ class Notice(Static):
         lines = [*self._connection(), *self._trouble(), *self._asking(), *self._alerts(), *old_keys]
         text = "\n".join(lines)
         if text != self._shown:
+            layout = not same_room(text, self._shown)
             self._shown = text
-            self.update(Text(text, style=style(self.app, Role.WARN)))
+            self.update(Text(text, style=style(self.app, Role.WARN)), layout=layout)
             self.set_class(bool(text), "-on")
 
     def _alerts(self) -> Iterable[str]:
