@@ -217,6 +217,11 @@ class RelaydApp(App[int]):
                 await self._feed_worker.wait()
         await self.feed.close()
 
+    async def _shutdown(self) -> None:
+        # Textual closes a widget's children before its workers: an answer could still be drawn on them.
+        self.workers.cancel_all()
+        await super()._shutdown()
+
     async def on_event(self, event: events.Event) -> None:
         """Let keys and pastes take turns; everything else goes Textual's way."""
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
