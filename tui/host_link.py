@@ -231,7 +231,8 @@ class HostLink:
         if ssh is None or ssh.stdin is None:
             return None
         async with self._asking:
-            with suppress(ConnectionError):
+            # An ssh that has ended; RuntimeError is uvloop's word for it.
+            with suppress(ConnectionError, RuntimeError):
                 ssh.stdin.write(text.encode())
                 await ssh.stdin.drain()
             for _ in range(_MAX_NOISE_LINES):
