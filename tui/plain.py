@@ -135,9 +135,11 @@ class _LineMode:
             if not self._boot_id:
                 continue
             try:
-                ring = await asyncio.wait_for(self._client.keys(), _SILENT_AFTER_S)
-                await asyncio.wait_for(self._note_boots(), _SILENT_AFTER_S)
-                status = await asyncio.wait_for(self._client.status(), _SILENT_AFTER_S)
+                # Not `wait_for`: it can miss that this task is cancelled (Python's issue 86296).
+                async with asyncio.timeout(_SILENT_AFTER_S):
+                    ring = await self._client.keys()
+                    await self._note_boots()
+                    status = await self._client.status()
             except TimeoutError:
                 if not self._is_silent:
                     self._write("no answer: the daemon says nothing; it may be stopped, or wait for its disk")

@@ -48,8 +48,8 @@ async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No contact is said once; then the newest requests, those that end, alerts, and a restart."""
-    monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("tui.plain._WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr("tui.plain._WATCH_EVERY_S", 0.3)
     out = StringIO()
     socket = tmp_path / "state" / "admin.sock"
     mode = asyncio.create_task(run_lines(AdminClient(socket), out), name="line mode")

@@ -18,7 +18,7 @@ async def test_an_alert_is_a_line_until_it_is_answered_and_leads_to_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bell rings once; `A` answers it and lists it; Enter goes to what failed; `b` is remembered."""
-    monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.3)
     rung: list[bool] = []
     async with app_with_past(tmp_path) as (harness, past):
         monkeypatch.setattr(harness.app, "bell", lambda: rung.append(True))
