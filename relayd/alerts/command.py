@@ -9,8 +9,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import BinaryIO
 
 import msgspec
@@ -18,6 +18,8 @@ import msgspec
 from relayd.alerts.alert import Alert
 
 RUN_S = 10.0
+END_WITHIN_S = 2.0
+"""How long the stop of the daemon waits for a killed command."""
 MAX_WAITING = 32
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Of the daemon's environment; everything else may be a secret, such as the provider's key."""
@@ -57,66 +59,79 @@ class AlertCommand:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alerts-command")
+        self._waiting: SimpleQueue[tuple[Sequence[str], AlertNews] | None] = SimpleQueue()
+        # A daemon thread: a program on a disk that does not answer must not keep the process alive.
+        self._thread = threading.Thread(target=self._run_all, name="alerts-command", daemon=True)
         self._lock = threading.Lock()
-        self._waiting = 0
+        """Held for moments only, never while a program starts: the event loop takes it."""
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
     def tell(self, command: Sequence[str], news: AlertNews) -> None:
         """Run the command with this soon; if too much waits already, only log it."""
-        with self._lock:
-            is_full = self._waiting >= MAX_WAITING
-            self._waiting += not is_full
-        if is_full:
+        if self._waiting.qsize() >= MAX_WAITING:
             _log.warning("alerts.command: not run for the %s: %d others wait", news.subject, MAX_WAITING)
             return
-        self._thread.submit(self._run, command, news)
+        if self._thread.ident is None:
+            self._thread.start()
+        self._waiting.put((command, news))
 
     async def close(self) -> None:
-        """Kill the command that runs, and drop what waits."""
+        """Kill the command that runs, and drop what waits; what can't be killed is left behind."""
         with self._lock:
             self._is_closed = True
             if self._process is not None:
                 _kill(self._process)
-        await asyncio.to_thread(self._thread.shutdown)
+        if self._thread.ident is None:
+            return
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join, END_WITHIN_S)
+        if self._thread.is_alive():
+            _log.warning("alerts.command: it neither starts nor ends; relayd stops without it")
 
     # On the thread.
 
-    def _run(self, command: Sequence[str], news: AlertNews) -> None:
-        with self._lock:
-            self._waiting -= 1
+    def _run_all(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            command, news = item
             if self._is_closed:
                 _log.warning("alerts.command: not run for the %s: relayd stops", news.subject)
-                return
-            self._process = _start(command, news)
-        if self._process is None:
-            return
+                continue
+            try:
+                self._run(command, news)
+            except OSError as error:
+                _log.error(
+                    "alerts.command: %s can't be run for the %s: %s", command[0], news.subject, error.strerror
+                )
+            except Exception as error:  # noqa: BLE001 - the next one is to be run
+                _log.error("alerts.command: failed for the %s: %s", news.subject, type(error).__name__)
+
+    def _run(self, command: Sequence[str], news: AlertNews) -> None:
+        process = _start(command, news)
+        with self._lock:
+            self._process = process
+            if self._is_closed:
+                _kill(process)
         try:
-            status = self._process.wait(RUN_S)
+            status = process.wait(RUN_S)
         except subprocess.TimeoutExpired:
-            _kill(self._process)
-            self._process.wait()
+            _kill(process)
+            process.wait()
             _log.error("alerts.command: killed after %g s, for the %s", RUN_S, news.subject)
         else:
             level = logging.WARNING if status else logging.INFO
             _log.log(level, "alerts.command: exit status %d for the %s", status, news.subject)
         finally:
-            self._process = None
+            with self._lock:
+                self._process = None
 
 
-def _start(command: Sequence[str], news: AlertNews) -> subprocess.Popen[bytes] | None:
-    """Start the command in a session of its own; None if it can't be run."""
+def _start(command: Sequence[str], news: AlertNews) -> subprocess.Popen[bytes]:
+    """Start the command in a session of its own; raises OSError if it can't be run."""
     with _document(news) as document:
-        try:
-            return subprocess.Popen(  # noqa: S603 - the operator's own command
-                command, stdin=document, stdout=subprocess.DEVNULL, env=_environment(), start_new_session=True
-            )
-        except OSError as error:
-            _log.error(
-                "alerts.command: %s can't be run for the %s: %s", command[0], news.subject, error.strerror
-            )
-            return None
+        return subprocess.Popen(  # noqa: S603 - the operator's own command
+            command, stdin=document, stdout=subprocess.DEVNULL, env=_environment(), start_new_session=True
+        )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from relayd.alerts.alert import Alert, AlertKind, Severity
 from relayd.alerts.command import AlertCommand, AlertNews, Relay
-from tests.wire import until
+from tests.wire import PATIENCE_S, until
 
 ALERT = Alert(
     id="route:main", kind=AlertKind.ROUTE, severity=Severity.WARNING, sentence="cools", since="2026-11-28"
@@ -86,3 +88,28 @@ async def test_what_does_not_fit_the_queue_is_named(
             command.tell(script("exec sleep 1000"), news())
     assert caplog.text.count("not run for the begin of route:main: 2 others wait") == 3
     assert caplog.text.count("not run for the begin of route:main: relayd stops") == 2
+
+
+async def test_a_program_that_does_not_start_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one on a disk that does not answer: neither the event loop nor the end of the daemon waits."""
+    monkeypatch.setattr("relayd.alerts.command.END_WITHIN_S", 0.05)
+    begun, may_start = threading.Event(), threading.Event()
+
+    def start(*_: object) -> None:
+        begun.set()
+        may_start.wait()
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr("relayd.alerts.command._start", start)
+    command = AlertCommand()
+    try:
+        command.tell(["/mnt/dead/program"], news())
+        await until(begun.is_set)
+        await asyncio.wait_for(asyncio.to_thread(command.tell, ["/mnt/dead/program"], news()), PATIENCE_S)
+        await asyncio.wait_for(command.close(), PATIENCE_S)
+        assert "it neither starts nor ends" in caplog.text
+    finally:
+        may_start.set()
+    await until(lambda: "not run for the begin of route:main: relayd stops" in caplog.text)
