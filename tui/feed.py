@@ -165,13 +165,12 @@ class Feed:
         return None if found is None else printable_struct(found)
 
     async def refresh_alerts(self) -> None:
-        """Ask for the alerts, also for those that are over.
+        """Ask for the alerts that are over; the status has those that hold.
 
         Raises:
             AdminClientError: the daemon could not be asked.
         """
         alerts = await self._client.alerts()
-        self._state.alerts.update(map(printable_struct, alerts.alerts), time.time())
         self._state.alerts.add_past(map(printable_struct, alerts.past))
         self._changed()
 

@@ -173,6 +173,9 @@ class _LineMode:
         for alert in alerts.values():
             if alert.id not in self._alerts:
                 self._write(f"{clock(epoch_s(alert.since))} alert: {alert.sentence}")
+        if status.silent:
+            # What an instance sees that does not answer may well hold.
+            alerts = self._alerts | alerts
         for alert in self._alerts.values():
             if alert.id not in alerts:
                 self._write(f"alert over: {alert.sentence}")

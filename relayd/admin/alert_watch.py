@@ -118,7 +118,7 @@ class AlertWatch:
     async def _tell(self, command: Sequence[str], now_s: float) -> None:
         """Run the command for what has begun and ended since the last time, if it is this instance's turn."""
         alerts, are_all_known = self._context.alerts.alerts, True
-        if self._leads():
+        if command and self._leads():
             alerts, silent = await self._all_instances.alerts()
             are_all_known = not silent
             self._run_command(command, alerts, now_s, are_all_known=are_all_known)
@@ -134,8 +134,6 @@ class AlertWatch:
     def _run_command(
         self, command: Sequence[str], alerts: Alerts, now_s: float, *, are_all_known: bool
     ) -> None:
-        if not command:
-            return
         now = {alert.id: alert for alert in alerts.alerts}
         ended = {alert.id: alert for alert in reversed(alerts.past)}
         for alert in now.values():

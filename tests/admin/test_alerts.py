@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from relayd.admin.client import AdminClient
 from relayd.admin.context import AlertOptions
 from relayd.admin.schema import Alert, AlertKind, Outcome, Phase, RecordedError
 from relayd.alerts.conditions import Thresholds
-from tests.admin.harness import admin_api, admin_apis, be_patient, log_endings
+from relayd.state.directory import FILE_NAME
+from tests.admin.harness import AdminHarness, admin_api, admin_apis, be_patient, log_endings
 from tests.wire import eventually, until
 
 DENIED = {
@@ -56,6 +60,11 @@ async def alerts_of(client: AdminClient, kind: AlertKind) -> list[Alert]:
     return [alert for alert in (await client.alerts()).alerts if alert.kind is kind]
 
 
+def knows(api: AdminHarness, alert_id: str) -> bool:
+    """Return whether this instance sees the alert."""
+    return any(alert.id == alert_id for alert in api.alerts.alerts.alerts)
+
+
 async def test_a_dead_key_and_an_error_spike_are_told_and_their_end_too(tmp_path: Path) -> None:
     """In `GET /alerts`, in the status, and to the command; a spike is over after five minutes and one."""
     clock = [1_800_000_000.0]
@@ -93,3 +102,14 @@ async def test_of_several_instances_one_runs_the_command(tmp_path: Path) -> None
         for api in apis:
             assert [alert.id for alert in (await api.client.status()).alerts] == ["dead_key:dead"]
     assert told(path) == [("begin", "dead_key:dead")]
+
+
+async def test_without_a_command_no_instance_asks_the_others(tmp_path: Path) -> None:
+    """Each question and each answer is a row that the database has to write."""
+    async with admin_apis(tmp_path, 2) as apis:
+        for key_id in ("first", "second"):
+            log_endings(apis[0].state, 1, key_id, key_id=key_id, **DENIED)
+            for api in apis:
+                await until(partial(knows, api, f"dead_key:{key_id}"))
+        with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as database:
+            assert database.execute("SELECT count(*) FROM commands").fetchone() == (0,)

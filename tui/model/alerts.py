@@ -59,23 +59,33 @@ class AlertList:
         for known in self.all:
             known.is_seen = True
 
-    def update(self, alerts: Iterable[Alert], now_s: float) -> None:
-        """Take over what holds by the daemon's account."""
+    def update(self, alerts: Iterable[Alert], now_s: float, *, are_all_known: bool = True) -> None:
+        """Take over what holds by the daemon's account.
+
+        Args:
+            alerts: all that it knows of.
+            now_s: the Unix time.
+            are_all_known: whether every instance has told its own; else none that is missing has ended.
+        """
         told = {alert.id: alert for alert in alerts}
         for alert in told.values():
             self._begin(alert)
         for known in list(self._live.values()):
-            if known.alert.kind is not AlertKind.CONTACT and known.alert.id not in told:
+            is_missing = known.alert.kind is not AlertKind.CONTACT and known.alert.id not in told
+            if is_missing and are_all_known:
                 self._end(known, now_s)
         # What began before the app did is a line, but no bell.
         self._is_new = self._is_new and not self._is_first
         self._is_first = False
 
     def add_past(self, alerts: Iterable[Alert]) -> None:
-        """Add what the daemon remembers from before this run."""
+        """Add what the daemon remembers and this run has not seen."""
         known = {known.key for known in self.all}
         older = [KnownAlert(alert, is_seen=True) for alert in alerts]
-        self._past.extend(one for one in older if one.key not in known)
+        past = [*self._past, *(one for one in older if one.key not in known)]
+        # What ended while there was no contact is newer than some of this run.
+        past.sort(key=lambda one: one.alert.ended_at or "", reverse=True)
+        self._past = past[:_MAX_PAST]
 
     def lose_contact(self, sentence: str, since_s: float) -> None:
         """Begin the app's own alert: the daemon says nothing."""

@@ -147,7 +147,7 @@ class AppState:
     def set_status(self, status: Status) -> None:
         """Take over the daemon's status."""
         self.status = printable_struct(status)
-        self.alerts.update(self.status.alerts, time.time())
+        self.alerts.update(self.status.alerts, time.time(), are_all_known=not self.status.silent)
 
     def set_ring(self, ring: Ring) -> None:
         """Take over the keys; an older ring than the known one is ignored."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from relayd.admin.schema import Alert, AlertKind, Severity, utc_text
 from tests.tui.samples import NOON_S
 from tui.model.alerts import AlertList
@@ -56,10 +58,25 @@ def test_the_loss_of_contact_is_an_alert_of_the_app_itself() -> None:
     assert (alerts.live, len(alerts.unanswered)) == ([], 1)
 
 
-def test_what_the_daemon_remembers_is_added_once() -> None:
-    """As seen: it was over before this run."""
+def test_an_alert_of_an_instance_that_does_not_answer_has_not_ended() -> None:
+    """Else the bell would ring again each time that it answers late."""
     alerts = AlertList()
-    past = [an_alert(ended_at=utc_text(NOON_S + 9))]
-    alerts.add_past(past)
-    alerts.add_past(past)
-    assert [known.is_seen for known in alerts.all] == [True]
+    alerts.update([], NOON_S)
+    alerts.update([an_alert()], NOON_S + 1)
+    assert alerts.take_news()
+    alerts.update([], NOON_S + 2, are_all_known=False)
+    assert [known.alert.ended_at for known in alerts.all] == [None]
+    alerts.update([an_alert()], NOON_S + 3)
+    assert not alerts.take_news()
+
+
+def test_what_the_daemon_remembers_is_added_once() -> None:
+    """As seen, by its end: from before this run, or from while there was no contact."""
+    alerts = AlertList()
+    before, missed = an_alert(ended_at=utc_text(NOON_S + 9)), an_alert(id="errors", kind=AlertKind.ERRORS)
+    alerts.add_past([before])
+    alerts.add_past([replace(missed, ended_at=utc_text(NOON_S + 30)), before])
+    assert [(known.alert.id, known.is_seen) for known in alerts.all] == [
+        ("errors", True),
+        ("route:main", True),
+    ]
