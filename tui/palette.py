@@ -13,7 +13,6 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.containers import Vertical
 from textual.content import Content
 from textual.dom import DOMNode
-from textual.markup import escape
 from textual.screen import Screen
 
 from tui.keymap import Parts, bindings_of
@@ -103,7 +102,7 @@ def _named_filters(app: RelaydApp, name: str, title: str) -> Iterator[Command]:
     is_here = pane.id == name
     row = pane.chosen_row() if is_here and isinstance(pane, FilteredPane) else None
     for named in kind.KIND.filters(saved, row):
-        run = partial(_start, app, partial(_act, app, name, f"use_filter({named.name!r})", ""))
+        run = partial(_start, app, partial(_act, app, name, f"use_filter({named.text!r})", ""))
         yield Command(f"{title}: filter {named.name}", named.text, run, (), is_here, is_of_screen=True)
 
 
@@ -125,6 +124,11 @@ def _by_action(app: RelaydApp, bindings: Iterable[object]) -> Iterator[tuple[tup
 
 def _help(keys: tuple[str, ...], reason: str) -> str:
     return f"not now: {reason}" if reason else f"key {' '.join(keys)}"
+
+
+def _plain(text: str) -> str:
+    """Return markup that shows the text as it is; `textual.markup.escape` leaves some texts broken."""
+    return text.replace("[", r"\[")
 
 
 def _app_command(app: RelaydApp, title: str, help_text: str, action: str) -> Command:
@@ -157,14 +161,14 @@ class Commands(Provider):
     async def discover(self) -> Hits:
         """Yield everything, before anything is typed."""
         for command in self._commands:
-            yield DiscoveryHit(Content(command.title), command.run, command.title, escape(command.help))
+            yield DiscoveryHit(Content(command.title), command.run, command.title, _plain(command.help))
 
     async def search(self, query: str) -> Hits:
         """Yield what matches."""
         for command in self._commands:
             if score := command.score(query):
                 title = self._marked(command.title, query)
-                yield Hit(score, title, command.run, command.title, escape(command.help))
+                yield Hit(score, title, command.run, command.title, _plain(command.help))
 
     def _marked(self, title: str, query: str) -> Content:
         """Return the title with the words that match set off."""

@@ -59,6 +59,22 @@ async def test_an_action_is_found_by_its_key_and_done_on_its_screen(tmp_path: Pa
         assert picture.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_filter_for_the_chosen_row_is_the_one_that_was_read(tmp_path: Path) -> None:
+    """Not that of the row that is chosen by then; a client's brackets are no markup."""
+    model = r"\[1@[/#}b/]"
+    async with app_with_past(tmp_path, past_s=30) as (harness, past):
+        past.end(past.begin(model=model))
+        await harness.caught_up(past)
+        await harness.press("colon")
+        await until(lambda: harness.windows == 2)
+        await harness.press(*"this model")
+        await harness.shows("Requests: filter this model", f"model={model}")
+        past.more(1)
+        await harness.caught_up(past)
+        await harness.press("enter")
+        await until(lambda: harness.requests.filtered().text == f"model={model}")
+
+
 async def test_keys_of_the_settings_replace_those_of_actions(tmp_path: Path) -> None:
     """The new key works, footer and help name it, the old one does nothing, and a wrong one is named."""
     keys = {"clients.rotate": "f6", "requests.cancel": "D", "clients.spin": "x"}

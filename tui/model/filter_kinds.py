@@ -56,10 +56,9 @@ class FilterKind:
         found += [named for named in self.built_in if named.name not in saved]
         for name in self.shared if row is not None else ():
             value = next(iter(self.fields[name].read(row)), None)
-            if value not in {None, ""}:
-                found.append(
-                    NamedFilter(f"this {_SHORT_NAMES.get(name, name)}", f"{name}={quoted(str(value))}")
-                )
+            title = f"this {_SHORT_NAMES.get(name, name)}"
+            if value not in {None, ""} and title not in saved:
+                found.append(NamedFilter(title, f"{name}={quoted(str(value))}"))
         return found
 
 

@@ -142,7 +142,7 @@ class View:
 
     def find(self, key: int, step: int, wanted: Callable[[RequestRecord], bool]) -> int | None:
         """Return the key of the nearest row of the view before or after `key` that is wanted."""
-        index = self.index_of(key) + (step if step < 0 or self._has(key) else 0)
+        index = self.index_of(key) + (step if step < 0 or self.has(key) else 0)
         while 0 <= index < len(self):
             row = self.row_at(index)
             if isinstance(row, RequestRecord) and wanted(row):
@@ -150,7 +150,8 @@ class View:
             index += step
         return None
 
-    def _has(self, key: int) -> bool:
+    def has(self, key: int) -> bool:
+        """Return whether the row with this key is in the view."""
         index = self.index_of(key)
         return index < len(self) and self.key_at(index) == key
 

@@ -162,13 +162,9 @@ class FilteredPane(Pane):
         await ask(self.app, ChooseFilter(self.KIND, self.named_filters, self._saved, on, self.set_filter))
         self.save_settings()
 
-    def action_use_filter(self, name: str) -> None:
-        """Filter by one of the filters by name."""
-        for named in self.named_filters():
-            if named.name == name:
-                self.set_filter(named.text)
-                return
-        self.app.notify(f"There is no filter {name!r}.")
+    def action_use_filter(self, text: str) -> None:
+        """Filter by this, which was chosen by its name in the palette."""
+        self.set_filter(text)
 
     def set_filter(self, text: str) -> None:
         """Filter by this, from another list, dialog or screen."""
@@ -229,9 +225,12 @@ class FilteredItems(FilteredPane):
     def way_back(self) -> Callable[[], None]:
         """Return a function that shows this filter and this row again."""
         text, row = "" if self.rows.filter is None else self.rows.filter.text, self.rows.cursor_key
+        filtering = self.rows.filtering
 
         def restore() -> None:
             self.apply_filter(text)
+            if not filtering:
+                self.turn_filter()
             at = None if row is None else self.rows.index_of(row)
             if at is not None:
                 self.rows.go_to(at)

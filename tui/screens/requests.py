@@ -297,9 +297,14 @@ class RequestsPane(FilteredPane):
             self.app.notify(f"{plural(count, 'record')} loaded.")
 
     def show_record(self, seq: int) -> None:
-        """Open the record with this `seq`, from another screen."""
+        """Open the record with this `seq`, from another screen; a filter or an order that hides it is off."""
+        view, key = self._view, record_key(seq)
         self.rows.set_following(following=False)
-        self.rows.go_to(self._view.index_of(record_key(seq)))
+        if not view.has(key):
+            view.unsort()
+        if not view.has(key):
+            view.filtering = False
+        self.rows.go_to(view.index_of(key))
         self.action_open()
 
     def action_turn(self, step: int) -> None:
@@ -411,13 +416,24 @@ class RequestsPane(FilteredPane):
         while self._view.scan():
             self.refresh_data()
             await asyncio.sleep(0)
+        self._sort_again()
         self.refresh_data()
         self._go_to_wanted()
 
     def turn_filter(self) -> None:
         """Show everything, or only what passes; the filter itself is kept."""
         self._view.filtering = not self._view.filtering
+        self._sort_again()
         self.refresh_data()
+
+    def _sort_again(self) -> None:
+        """Sort all that is shown now, if other rows were sorted; stay with a chosen row."""
+        if self._view.sorting is None:
+            return
+        chosen = self.rows.cursor_key if self.rows.cursor else None
+        self.rows.sort(self._view.sorting)
+        if chosen is not None:
+            self.rows.go_to(self._view.index_of(int(chosen)))
 
     # Older records.
 

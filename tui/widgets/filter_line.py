@@ -157,6 +157,8 @@ class FilterLine(Vertical):
         self._recalled_at = 0
         self._on_close = on_close
         self._fault: FilterError | None = None
+        self._refused = False
+        """Whether Enter was pressed on what is typed, and it can't be understood."""
         self._before = ""
 
     def compose(self) -> ComposeResult:
@@ -200,6 +202,7 @@ class FilterLine(Vertical):
     def show_fault(self, error: FilterError | None) -> None:
         """Show that the filter is invalid (the last valid one stays on), or that it is valid."""
         self._fault = error
+        self._refused = False
         self.redraw()
 
     def redraw(self) -> None:
@@ -259,6 +262,8 @@ class FilterLine(Vertical):
             parse_filter(text, self._kind.fields)
         except FilterError as error:
             self.show_fault(error)
+            self._refused = True
+            self.redraw()
         else:
             self.remember(text)
             self._close(text)
@@ -296,8 +301,7 @@ class FilterLine(Vertical):
         """Return how many rows match and how it may go on, or what is wrong, in the lines that it needs."""
         key, dim = style(self.app, Role.KEY), style(self.app, Role.DIM)
         found = self.completions(self.box.value) if self.editing else []
-        # What can be completed is not wrong, only not finished.
-        if self._fault is not None and not found:
+        if self._fault is not None and not (found and self._is_unfinished(self._fault)):
             return self._pointer(self._fault, width)
         words = f"{self._filtered().matches} · " if self._fault is None else ""
         if found:
@@ -306,6 +310,10 @@ class FilterLine(Vertical):
             left = max(0, width - cell_len(words) - 4 - cell_len(first))
             return [[(words, dim), ("Tab ", key), (first, key), (fit(rest, left), dim)]]
         return [[(fit(f"{words}Enter keeps it · Esc goes back · ↑ earlier · F1 fields", width), dim)]]
+
+    def _is_unfinished(self, fault: FilterError) -> bool:
+        """Return whether the fault is at the end of what is typed, which is going to go on."""
+        return not self._refused and fault.position + fault.length >= len(self.box.value)
 
     def _pointer(self, fault: FilterError, width: int) -> list[list[Piece]]:
         bad, words = style(self.app, Role.BAD), printable_text(str(fault))

@@ -37,6 +37,10 @@ def test_the_chosen_row_gives_filters_for_more_like_it() -> None:
     assert (offered["this key"], offered["this address"]) == ("key_id=Ab12Cd34", "ip=10.0.0.4")
     assert "this model" not in offered
     assert (offered["mine"], offered["errors"]) == ("status=502", "status=500")
+    # A list has each name once: a saved one is meant by it.
+    assert [f.text for f in REQUESTS.filters({"this key": "key_id=x"}, record) if f.name == "this key"] == [
+        "key_id=x"
+    ]
     assert REQUESTS.filters({}, None) == list(REQUESTS.built_in)
 
 

@@ -220,3 +220,18 @@ async def test_older_entries_are_loaded_a_page_at_a_time(
             await api.client.note("too many", idempotency_key=str(number))
         state.set_audit(await api.client.audit(limit=3))
         assert (len(state.audit), state.audit_complete) == (3, False)
+
+
+async def test_enter_on_a_filter_that_is_wrong_says_what_is(tmp_path: Path) -> None:
+    """What could still be completed is not the reason, and hides none that stands before it."""
+    async with app_with_past(tmp_path, past_s=30) as (harness, _):
+        await harness.press("slash")
+        await write(harness, "status=")
+        await harness.shows("Tab 200")
+        await harness.press("enter")
+        await harness.shows("A value is missing after '='.")
+        await write(harness, "2")
+        await harness.shows("Tab 200")
+        await harness.press("ctrl+u")
+        await write(harness, "statsu=200 cl")
+        await harness.shows("There is no field 'statsu'")

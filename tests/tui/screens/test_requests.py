@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import RequestRecord, UsageSource, utc_text
@@ -189,6 +190,23 @@ async def test_sorting_shows_the_slowest_first_and_escape_goes_back(tmp_path: Pa
         assert shown(harness)[0].duration_ms == min(filter(None, durations))
         await harness.press("escape")
         assert "FOLLOW" in harness.text()
+
+
+async def test_a_sorted_list_has_all_that_passes_the_filter_and_all_when_it_is_off(tmp_path: Path) -> None:
+    """Sorted before every record was tried, it is sorted again at the end; `f` sorts what it brings."""
+    async with app_with_past(tmp_path) as (harness, past):
+        for key in ("slash", *"status=200", "enter", "s"):
+            char = "/" if key == "slash" else key if len(key) == 1 else None
+            harness.app.post_message(events.Key(key, char))
+        passing = sorted((r.duration_ms or 0 for r in past.records if r.status == 200), reverse=True)
+        await until(lambda: harness.state.view.sorting is not None and not harness.state.view.scanning)
+        await harness.idle()
+        assert [record.duration_ms for record in shown(harness)] == passing
+        await harness.press("f")
+        await harness.shows("(off; f)", "SORTED by duration ▼")
+        assert len(shown(harness)) == len(past.records)
+        await harness.press("f")
+        assert [record.duration_ms for record in shown(harness)] == passing
 
 
 async def test_a_time_is_gone_to(tmp_path: Path) -> None:

@@ -49,3 +49,20 @@ async def test_a_request_leads_to_its_key_and_a_key_to_its_requests_and_each_bac
         await harness.shows("[2 In flight")
         await harness.press("1")
         await until(lambda: place(harness) == here)
+
+
+async def test_a_request_that_the_list_does_not_show_is_opened_and_no_other(tmp_path: Path) -> None:
+    """A filter and an order that hide it give way; the way back has both again."""
+    async with app_with_past(tmp_path, past_s=60) as (harness, past):
+        past.tell_progress(5)
+        await until(lambda: len(harness.state.open_streams.streams) == OPEN)
+        await harness.press("slash", *"status=200", "enter", "s")
+        hidden = harness.state.view.filter
+        await harness.press("2", "enter")
+        await harness.shows("Esc back to In flight")
+        chosen = harness.requests.chosen()
+        assert chosen is not None
+        assert chosen.outcome is None
+        await harness.press("escape")
+        assert (harness.state.view.filter, harness.state.view.filtering) == (hidden, True)
+        assert harness.state.view.sorting is not None
