@@ -71,7 +71,7 @@ class InputFilter:
         begun = _BEGUN.search(data)
         end = len(data) if begun is None else begun.start()
         self._held = data[end:]
-        self._passed = data[max(0, end - 1) : end]
+        self._passed = (self._passed + data[:end])[1 - len(ANSWER) :]
         return self._decode(data[:end]).encode()
 
 

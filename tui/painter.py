@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections import deque
 
 from tui.model.glyphs import Repertoire
@@ -18,7 +19,7 @@ UNANSWERED_BYTES = 1024
 """A terminal that answers has this and a piece on its way when a key is pressed: half a second at 4 kB/s."""
 UNANSWERED_URGENT_BYTES = 2048
 """The answer to a key is not held back so soon: on a long but fast line each wait is a round trip."""
-_ANSWER_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 10.0
 _SYNC_BEGIN, _SYNC_END = "\x1b[?2026h", "\x1b[?2026l"
 
 
@@ -45,6 +46,7 @@ class Painter:
         """The sizes of the pieces that the terminal has not answered yet."""
         self.answers = False
         """Whether the terminal answers at all."""
+        self._answer_by_s = 0.0
         self._synchronized = False
         self._drawing = True
         self._ended = False
@@ -87,6 +89,7 @@ class Painter:
             self.answers = True
             for _ in range(min(times, len(self._unanswered))):
                 self._unanswered.popleft()
+            self._answer_by_s = time.monotonic() + ANSWER_WITHIN_S
             self._changed.notify()
 
     def stop_drawing(self) -> None:
@@ -141,15 +144,22 @@ class Painter:
         return not self.answers or sum(self._unanswered) < most
 
     def _wait(self) -> None:
-        waits_for_answer = self._drawing and not self._may_send()
-        if not self._changed.wait(_ANSWER_WITHIN_S if waits_for_answer else None) and waits_for_answer:
+        if not self._drawing or self._may_send():
+            self._changed.wait()
+        elif (left_s := self._answer_by_s - time.monotonic()) > 0:
+            # Frames come meanwhile, and end the waiting early.
+            self._changed.wait(left_s)
+        else:
             self.answers = False
             self._unanswered.clear()
+            self._controls.append(ASK)
 
     def _enclosed(self, piece: str) -> str:
         if self._synchronized:
             piece = f"{_SYNC_BEGIN}{piece}{_SYNC_END}"
         if self.answers:
             piece += ASK
+            if not self._unanswered:
+                self._answer_by_s = time.monotonic() + ANSWER_WITHIN_S
             self._unanswered.append(len(piece))
         return piece

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 import pytest
 
@@ -39,13 +40,40 @@ def test_a_terminal_that_does_not_answer_any_more_is_sent_no_more_than_half_a_se
     os.close(there)
 
 
-@pytest.mark.parametrize("pieces", [(b"\x1b[0n",), (b"\x1b", b"[0n"), (b"\x1b[", b"0n"), (b"\x1b[0", b"n")])
+def test_a_terminal_that_stops_answering_is_written_to_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However often something is drawn meanwhile: the picture must not stand still for good."""
+    monkeypatch.setattr("tui.painter.ANSWER_WITHIN_S", 0.05)
+    there, written_to = os.pipe()
+    painter = Painter(written_to, (80, 24), Repertoire(UTF_8))
+    painter.answered(1)
+    written, number, end_s = "", 0, time.monotonic() + PATIENCE_S
+    while len(written) < 3 * (UNANSWERED_BYTES + PIECE_BYTES):
+        assert time.monotonic() < end_s
+        number += 1
+        painter.draw(
+            "".join(f"\x1b[{y + 1};1H{number}".ljust(80, "x") for y in range(24)), (80, 24), urgent=False
+        )
+        if select.select([there], [], [], 0.005)[0]:
+            written += os.read(there, 65536).decode()
+    painter.close()
+    os.close(written_to)
+    os.close(there)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(b"\x1b[0n",), (b"\x1b", b"[0n"), (b"\x1b[", b"0n"), (b"\x1b[0", b"n"), (b"\x1b", b"[", b"0", b"n")],
+)
 def test_an_answer_is_counted_however_it_comes(pieces: tuple[bytes, ...]) -> None:
     """Between keys, and in pieces; the keys stay."""
     input_filter = InputFilter()
     passed = b"".join(input_filter.feed(piece) for piece in (b"a", *pieces, b"b"))
     assert input_filter.answers == 1
     assert passed in {b"ab", b"a\x1b[0nb"}
+    assert input_filter.feed(b"n") == b"n"
+    assert input_filter.answers == 1
 
 
 def test_an_escape_is_never_held_back() -> None:
@@ -63,6 +91,7 @@ def test_an_escape_is_never_held_back() -> None:
         ({"LANG": "en_US.UTF-8"}, UTF_8, "┌─▶▓…éЖ", "é中"),
         ({}, UTF_8, "┌─▶▓…éЖ", "é中"),
         ({"LANG": "C.UTF-8", "TERM": "linux"}, UTF_8, "┌─>▓~éЖ", "é中"),
+        ({"LC_ALL": "C", "TERM": "linux"}, "ascii", "+->#~??", "\\xe9\\u4e2d"),
         ({"LANG": "x.no-such-charset"}, UTF_8, "┌─▶▓…éЖ", "é中"),
     ],
 )
@@ -75,4 +104,4 @@ def test_what_the_terminal_cannot_show_is_replaced_cell_by_cell(
     assert terminal.encoding == encoding
     assert terminal.shown("┌─▶▓…éЖ") == shown
     assert terminal.escaped("é中") == escaped
-    terminal.shown("中").encode(encoding)
+    terminal.shown("┌─▶▓…é中").encode(encoding)

@@ -86,10 +86,10 @@ class Repertoire:
         if name.startswith("BOX DRAWINGS"):
             stand_in = _box(name)
         if stand_in is None:
-            if self.can_show(char):
-                return char
-            return "?" * (1 + (unicodedata.east_asian_width(char) in "WF"))
-        return char if _encodes(self.glyphs or self.encoding, char) else str(stand_in)
+            stand_in = "?" * (1 + (unicodedata.east_asian_width(char) in "WF"))
+        elif self.glyphs and not _encodes(self.glyphs, char):
+            return str(stand_in)
+        return char if self.can_show(char) else str(stand_in)
 
 
 def _box(name: str) -> str:
