@@ -8,6 +8,7 @@ line a key is answered when all frames before it are written.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import selectors
@@ -100,7 +101,10 @@ class TerminalDriver(LinuxDriver):
         self._painter: Painter | None = None
         self._was_typed = True
         self._is_read = False
-        signal.signal(signal.SIGCONT, self.resume)
+        # A handler of Python's own runs amid a frame, and waits for the thread that waits for the frame.
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+        self._loop.add_signal_handler(signal.SIGCONT, self.resume)
 
     def write(self, data: str) -> None:
         """Draw a frame, or send a control sequence."""
@@ -171,14 +175,18 @@ class TerminalDriver(LinuxDriver):
         if self._painter is not None:
             self._painter.close()
             self._painter = None
+        if not self.suspended:
+            # What has the terminal next, such as ssh that asks for a password, stops in its own way.
+            self._loop.remove_signal_handler(signal.SIGTSTP)
+            self._loop.remove_signal_handler(signal.SIGCONT)
         super().close()
 
     def suspend_application_mode(self) -> None:
         """Give the terminal to the shell for a while."""
-        super().suspend_application_mode()
         self.suspended = True
+        super().suspend_application_mode()
 
-    def resume(self, *_: object) -> None:
+    def resume(self) -> None:
         """Continue after a stop, including one that the app did not ask for (SIGSTOP)."""
         if self.drawing:
             self.suspend_application_mode()

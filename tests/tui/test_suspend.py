@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 from pathlib import Path
+from typing import cast
+from unittest.mock import patch
+
+from textual.app import App
 
 from tests.admin.harness import admin_api
 from tests.tui.tmux import Tmux, needs_tmux
+from tests.wire import PATIENCE_S
+from tui.driver import TerminalDriver
 
 ROWS = 5
 
@@ -35,6 +42,21 @@ async def test_ctrl_z_and_a_stop_from_outside_leave_the_shell_and_come_back_whol
             await terminal.until(_is_whole)
             terminal.press("Q")
             await terminal.until(lambda screen: "LIVE" not in screen)
+
+
+async def test_a_stop_waits_for_the_frame_and_ends_with_the_app() -> None:
+    """Amid a frame it would wait for the thread that waits for the frame; ssh's questions are its own."""
+    app: App[None] = App()
+    driver = TerminalDriver(cast("App[object]", app))
+    went_on = asyncio.Event()
+    driver.suspended = True
+    with patch.object(driver, "resume_application_mode", went_on.set):
+        os.kill(os.getpid(), signal.SIGCONT)
+        assert not went_on.is_set()
+        async with asyncio.timeout(PATIENCE_S):
+            await went_on.wait()
+    driver.close()
+    assert signal.getsignal(signal.SIGTSTP) == signal.getsignal(signal.SIGCONT) == signal.SIG_DFL
 
 
 def _child(pid: int) -> int:
