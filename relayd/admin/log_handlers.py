@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from functools import partial
@@ -32,6 +33,10 @@ _EVENTS_PER_READ = 200
 _MAX_NOTE_CHARS = 500
 _MAX_NOTE_KEYS = 10
 _MAX_NAME_CHARS = 64
+_PUNCTUATION = ".,;:!?'\"`)]}>"
+"""What may follow a key in a text."""
+_SIGN = re.compile(r"[=:,;'\"`(){}<>\[\]]")
+"""What may stand before a key without a space between."""
 MAX_FOLLOWERS = 96
 """Readers of events at once: the other connections of the admin server are for commands."""
 
@@ -140,15 +145,23 @@ class AuditHandler(_PageHandler):
             raise AdminError.bad_request(f"A note has 1 to {_MAX_NOTE_CHARS} characters.")
         if len(note.key_ids) > _MAX_NOTE_KEYS or any(len(name) > _MAX_NAME_CHARS for name in texts[1:]):
             raise AdminError.bad_request(f"A note is about one client and at most {_MAX_NOTE_KEYS} keys.")
-        words = (word for given in texts for word in given.split())
-        if any(map(holds_key, texts)) or any(
-            self.context.state.ring.former_owner(word.encode(errors="replace")) for word in words
-        ):
+        if any(map(holds_key, texts)) or any(map(self._has_key_of_ring, texts)):
             raise AdminError.bad_request("The note has what looks like a key in it. Name keys by their id.")
         entry = await self.context.state.audit.note(
             replace(note, text=text), peer=await self.peer(), idempotency_key=self.idempotency_key()
         )
         self.send_json(entry)
+
+    def _has_key_of_ring(self, text: str) -> bool:
+        """Return whether a key of any form stands in the text, alone or after a sign as in `key=...`."""
+        owner = self.context.state.ring.former_owner
+        for word in text.split():
+            for start in (0, *(sign.end() for sign in _SIGN.finditer(word))):
+                rest = word[start:]
+                for part in (rest, rest.rstrip(_PUNCTUATION), _SIGN.split(rest, 1)[0]):
+                    if owner(part.encode(errors="replace")) is not None:
+                        return True
+        return False
 
 
 class EventsHandler(AdminHandler):

@@ -135,3 +135,15 @@ async def test_a_note_that_can_not_be_kept_is_refused(
         assert [entry.action for entry in (await api.client.audit()).entries] == ["fill"]
         without_key = await raw(api.socket, "POST", "/audit", {}, b'{"text":"told web"}')
         assert without_key.error[0] == "idempotency_key_required"
+
+
+async def test_a_note_with_a_key_of_any_form_is_refused(tmp_path: Path) -> None:
+    """Alone, behind a sign, or in brackets: a key that an operator brought along looks like none."""
+    given = "winter=is-coming,to:the-north"
+    async with admin_api(tmp_path) as api:
+        generation = (await api.client.keys()).generation
+        await api.client.add_key("web", secret=given, generation=generation, idempotency_key="add")
+        for text in (given, f"key={given}", f"it was ({given})!", f'"{given}", they said'):
+            with pytest.raises(Refused, match="looks like a key"):
+                await api.client.note(text, idempotency_key="once")
+        await api.client.note("winter=is-coming", idempotency_key="once")

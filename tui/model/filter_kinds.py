@@ -64,10 +64,13 @@ class FilterKind:
 
 def may_hold_key(text: str) -> bool:
     """Return whether a filter may hold a key: it is then not remembered."""
-    if holds_key(text):
-        return True
-    words = (word for word in text.split() if not _COMPARED.search(word))
-    return any(_is_random(run) for word in words for run in _RUN.findall(word))
+    words = (word for word in text.split() if word.lower().startswith("key") or not _COMPARED.search(word))
+    return holds_key(text) or any(map(looks_like_key, words))
+
+
+def looks_like_key(text: str) -> bool:
+    """Return whether a text that is no filter may hold a key."""
+    return holds_key(text) or any(map(_is_random, _RUN.findall(text)))
 
 
 def _is_random(run: str) -> bool:

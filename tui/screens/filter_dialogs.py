@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.model.filter_kinds import FilterKind, NamedFilter, may_hold_key
+from tui.model.filter_kinds import FilterKind, NamedFilter, looks_like_key, may_hold_key
 from tui.model.text import printable_text
 from tui.screens.dialogs import Dialog, paragraph
 from tui.theme import Role
@@ -126,7 +126,7 @@ class ChooseFilter(Dialog[None]):
         if not name:
             self.explain("Give it a name.")
             return
-        if may_hold_key(name):
+        if looks_like_key(name):
             self.explain("This looks like a key. Give it another name.")
             return
         self._saved[name] = self._on

@@ -12,7 +12,7 @@ from textual.widgets import Input
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditEntry
 from tui.daemon_commands import DaemonCommands
-from tui.model.filter_kinds import may_hold_key
+from tui.model.filter_kinds import looks_like_key
 from tui.screens.dialogs import Dialog, ask, paragraph
 
 _MAX_NOTE = 500
@@ -70,7 +70,7 @@ class AskNote(Dialog[tuple[str, str]]):
         text, client = (self.query_one(name, Input).value.strip() for name in ("#text", "#client"))
         if not text:
             self.explain("Write something.")
-        elif may_hold_key(f"{text} {client}"):
+        elif looks_like_key(text) or (client != self._client and looks_like_key(client)):
             self.explain("This looks like a key. Name keys by their id.")
         else:
             self.dismiss((text, client))

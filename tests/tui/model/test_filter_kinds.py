@@ -6,7 +6,7 @@ import pytest
 
 from relayd.admin.schema import REQUEST_FIELDS, AuditEntry, ClientInfo, PeriodUse, parse_filter
 from tests.tui.samples import a_record, an_open
-from tui.model.filter_kinds import AUDIT, CLIENTS, REQUESTS, STREAMS, FilterKind, may_hold_key
+from tui.model.filter_kinds import AUDIT, CLIENTS, REQUESTS, STREAMS, FilterKind, looks_like_key, may_hold_key
 from tui.model.open_streams import OpenStreams
 
 KINDS = [REQUESTS, STREAMS, CLIENTS, AUDIT]
@@ -85,6 +85,12 @@ def test_an_entry_is_found_by_any_of_its_keys() -> None:
     assert parse_filter("key_ids=old1 action=rotate", AUDIT.fields).matches(entry)
 
 
+def test_a_key_in_a_note_is_known_behind_a_sign_too() -> None:
+    """A note compares nothing."""
+    assert looks_like_key("it was key=my0wnkey1234567890")
+    assert not looks_like_key("told web: key Ab12Cd34 ends on Tuesday=tomorrow")
+
+
 @pytest.mark.parametrize(
     ("text", "held"),
     [
@@ -93,6 +99,7 @@ def test_an_entry_is_found_by_any_of_its_keys() -> None:
         ("error~sk-abcd1234", True),
         ("my0wnkey1234567890", True),
         ('"a phrase my0wnkey1234567890"', True),
+        ("key_id=my0wnkey1234567890", True),
         ("model=gpt-4o-mini-2024-07-18", False),
         ("gpt-4o-mini-2024-07-18", False),
         ("key_id=Ab12Cd34 id=01J9ZK3V8QXN5T2M", False),
