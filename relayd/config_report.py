@@ -13,11 +13,10 @@ from pydantic import SecretStr
 
 from relayd.admin.schema import Applies, Setting
 from relayd.config import KEYS, Key, Origin, OriginKind, Settings, live_changes
+from relayd.config.schema import COMMAND
 from relayd.config.sources import VARIABLES
 from relayd.config.toml import toml_key, toml_value
 
-COMMAND = "alerts.command"
-"""The key whose value may hold a token: webhooks have one in their URL."""
 _NOT_SET = "not set"
 _DEFAULT = Origin(OriginKind.DEFAULT, "default")
 # RELAYD_SERVER__PORT comes after SERVER_PORT, which it beats.

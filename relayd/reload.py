@@ -10,8 +10,8 @@ from typing import Any
 
 from relayd.admin.schema import ConfigReport, LastReload, Reloaded, utc_text
 from relayd.config import KEYS, ConfigError, OriginKind, Settings, live_changes
-from relayd.config.schema import route_credential
-from relayd.config_report import COMMAND, settings_in_force
+from relayd.config.schema import COMMAND, route_credential
+from relayd.config_report import settings_in_force
 from relayd.logs import set_level
 from relayd.printable import printable
 from relayd.public.tls import TlsError

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError
 
 from relayd.config.errors import ConfigError, shown
-from relayd.config.schema import KEYS, Origin, OriginKind, Settings
+from relayd.config.schema import COMMAND, KEYS, Origin, OriginKind, Settings
 from relayd.config.sources import (
     SECRET_FILES,
     SECRETS,
@@ -160,7 +160,8 @@ def _problem(entry: Entry, detail: Mapping[str, Any]) -> Finding:
     subject = key.name if index is None else f"{key.name}[{index}]"
     if entry.origin.variable:
         subject = f"{entry.origin.variable} ({subject})"
-    value = None if key.secret else shown(entry.value if index is None else entry.value[index])
+    is_hidden = key.secret or key.name == COMMAND
+    value = None if is_hidden else shown(entry.value if index is None else entry.value[index])
     said = f"{subject} must be" if value is None else f"{subject} is {value}, but must be"
     allowed = key.allowed.text if index is None else key.allowed.item
     hint = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""

@@ -444,6 +444,9 @@ def _keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Key]:
 KEYS: Mapping[str, Key] = _keys_of(Settings)
 """Every key by its dotted name, in the order of relayd.toml."""
 
+COMMAND = "alerts.command"
+"""The key whose value may hold a token: webhooks have one in their URL. Only `relayd check` shows it all."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveDiff:

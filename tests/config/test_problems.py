@@ -331,6 +331,12 @@ ELSEWHERE = "does not belong in this file; put {} in the environment or .env."
 @pytest.mark.parametrize(
     ("toml", "sentence"),
     [
+        # Its value may hold a token.
+        (
+            'alerts.command = "curl https://hooks.example/token"',
+            '1: alerts.command must be a list: a program and its arguments, such as'
+            ' ["/usr/bin/curl", "-sS"].',
+        ),
         ("port = 1", "1: unknown key port; did you mean server.port?"),
         ("\nserver.prot = 1", "2: unknown key server.prot; did you mean server.port?"),
         ("[chat]\nbase_url = 1", "2: unknown key chat.base_url; did you mean upstream.base_url?"),
