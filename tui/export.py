@@ -71,7 +71,7 @@ class Exporter:
         self,
         kind: type[msgspec.Struct],
         row_at: Callable[[int], object],
-        count: Callable[[], int],
+        count: int,
         one: str,
         many: str | None = None,
     ) -> None:
@@ -79,8 +79,8 @@ class Exporter:
 
         Args:
             kind: of the rows; others, such as marks, are left out.
-            row_at: returns the row at a place of the list.
-            count: returns how many rows the list has now.
+            row_at: returns a row by its number, or None if it is gone.
+            count: how many rows there are.
             one: what a row is called.
             many: what several are called, if not with an `s` behind it.
         """
@@ -89,7 +89,7 @@ class Exporter:
         self._app.run_worker(exporting, exclusive=True, group=f"{ASKS}-export")
 
     async def _export(self, rows: _Rows) -> None:
-        form = await self._app.push_screen_wait(AskExport(rows.count()))
+        form = await self._app.push_screen_wait(AskExport(rows.count))
         if form is None:
             return
         prefix = time.strftime("relayd-%Y%m%d-%H%M%S-")
@@ -109,19 +109,18 @@ class _Rows:
 
     kind: type[msgspec.Struct]
     row_at: Callable[[int], object]
-    count: Callable[[], int]
+    count: int
     named: Callable[[int], str]
 
     async def text(self, line: Callable[[msgspec.Struct], str]) -> tuple[str, int]:
-        """Return them as lines, and their number; the list may change meanwhile."""
-        lines, index = [], 0
-        while index < self.count():
+        """Return them as lines, and their number."""
+        lines = []
+        for index in range(self.count):
             row = self.row_at(index)
             if isinstance(row, self.kind):
                 lines.append(line(row))
             if index % _ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            index += 1
         return "".join(lines), len(lines)
 
 

@@ -146,10 +146,12 @@ class AuditPane(FilteredItems):
             self.rows.show(audit)
         else:
             self.rows.redraw()
-        place = None if self._noted is None else self.rows.index_of(self._noted)
-        if place is not None:
+        if self._noted is not None and audit and audit[0].seq >= self._noted:
+            # It may be hidden by a filter.
+            place = self.rows.index_of(self._noted)
             self._noted = None
-            self.rows.go_to(place)
+            if place is not None:
+                self.rows.go_to(place)
         self.line.redraw()
         self._show_chosen()
         self._look_for_older()
@@ -219,7 +221,7 @@ class AuditPane(FilteredItems):
         """Write what is shown to a file."""
         items = list(self.rows.items)
         named = (self.KIND.one, self.KIND.many)
-        self.context.exporter.export(AuditEntry, items.__getitem__, lambda: len(items), *named)
+        self.context.exporter.export(AuditEntry, items.__getitem__, len(items), *named)
 
     def action_note(self) -> None:
         """Write a note, about what the chosen entry is about."""

@@ -348,7 +348,9 @@ class RequestsPane(FilteredPane):
     def action_export(self) -> None:
         """Write what is shown to a file."""
         view = self._view
-        self.context.exporter.export(RequestRecord, view.row_at, lambda: len(view), "record")
+        # The list goes on to change while it is written.
+        keys = [view.key_at(index) for index in range(len(view))]
+        self.context.exporter.export(RequestRecord, lambda at: view.get(keys[at]), len(keys), "record")
 
     # The filter.
 
