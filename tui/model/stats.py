@@ -196,9 +196,15 @@ def error_cause(record: RequestRecord) -> str:
     return record.error.code if record.error is not None else str(record.outcome)
 
 
+def name_filter(field: str, name: str) -> str:
+    """Return the filter of the requests whose field has exactly this value, whatever is in it."""
+    escaped = name.replace("\\", r"\\").replace('"', r"\"")
+    return f'{field}="{escaped}"'
+
+
 def cause_filter(cause: str) -> str:
     """Return the filter of the requests that failed for this cause."""
-    return f"outcome={cause}" if cause in set(Outcome) else f'error="{cause}"'
+    return f"outcome={cause}" if cause in set(Outcome) else name_filter("error", cause)
 
 
 def _named(tallies: dict[str, Tally], name: str) -> Tally:

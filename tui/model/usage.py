@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 
 from relayd.admin.schema import Usage, UsageSums, start_of, utc_text
+from tui.model.stats import name_filter
 from tui.model.units import money
 
 DAYS = 30
@@ -74,6 +75,8 @@ class Report:
     month: Usage
     today: Usage | None
     """None for a month that is over, and by day."""
+    past_month: date | None = None
+    """The first day of a month that is over; None for the running one."""
 
     def items(self) -> list[UsageItem]:
         """Return the total, then the rows of the month in the daemon's order; of days the newest first."""
@@ -116,8 +119,7 @@ def requests_of(by: Grouping, name: str | None) -> str | None:
         return f'started_at>="{since}" started_at<"{until}"'
     if not name or (by is Grouping.MODEL and name == _OTHER_MODELS):
         return None
-    escaped = name.replace("\\", r"\\").replace('"', r"\"")
-    return f'{_FIELDS[by]}="{escaped}"'
+    return name_filter(_FIELDS[by], name)
 
 
 # Months.

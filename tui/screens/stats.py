@@ -15,7 +15,7 @@ from relayd.admin.schema import RouteState, RouteStatus
 from tui.context import Context
 from tui.model.routes import in_words
 from tui.model.sorting import Value
-from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window, cause_filter
+from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window, cause_filter, name_filter
 from tui.model.units import clock_short, count, duration, plural, rate
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
@@ -304,7 +304,7 @@ class StatsPane(Pane):
         if isinstance(table, CauseList):
             self.post_message(self.FilterRequests(cause_filter(str(event.key))))
         elif isinstance(table, TallyList) and event.key not in {NO_NAME, OTHERS}:
-            self.post_message(self.FilterRequests(f'{table.field}="{event.key}"'))
+            self.post_message(self.FilterRequests(name_filter(table.field, str(event.key))))
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen."""

@@ -56,6 +56,7 @@ _MAX_BOUNDS = 8
 _LEAST_ROWS = 6
 _NAME_AND_BOUND = 38
 _ASKED_EVERY_S = 10.0
+_MAX_PROBLEM_CHARS = 500
 _SETTLED_S = 0.1
 """How long the cursor stands still before the row under it is asked for."""
 _KEYS = {Grouping.CLIENT: "c", Grouping.KEY: "i", Grouping.MODEL: "m", Grouping.DAY: "d"}
@@ -415,8 +416,10 @@ class UsagePane(Pane):
         if self._is_due("report", (self._by, self._month)):
             report: Work = partial(self._ask_report, self._by, self._month)
             self.run_worker(report, group="usage-report", exclusive=True)
+        # The month that the figures are of, which is not yet the one that was just asked for.
+        past_month = None if self._report is None else self._report.past_month
         self.query_one(UsageLine).show(
-            self._by, self._month or self._this_month, is_over=self._month is not None
+            self._by, past_month or self._this_month, is_over=past_month is not None
         )
         self.rows.show_report(self._report)
         self._show_chosen()
@@ -450,11 +453,11 @@ class UsagePane(Pane):
             else:
                 whole, today = await ask(by, since=f"{month}", until=f"{last_day(month)}"), None
         except AdminClientError as error:
-            self.query_one(UsageLine).problem = str(error)
+            self.query_one(UsageLine).problem = printable_text(str(error), _MAX_PROBLEM_CHARS)
         else:
             self.query_one(UsageLine).problem = ""
             is_other = self._report is None or self._report.by is not by
-            self._report = Report(by, whole, today)
+            self._report = Report(by, whole, today, month)
             if is_other:
                 self.rows.show_report(self._report)
                 self.rows.go_to(0)
@@ -472,7 +475,7 @@ class UsagePane(Pane):
             days = await ask("day", since=plotted, until=f"{last}", **chosen)
             one, other = [await ask(part, since=summed[0], until=summed[1], **chosen) for part in PARTS[by]]
         except AdminClientError as error:
-            self.query_one(UsageLine).problem = str(error)
+            self.query_one(UsageLine).problem = printable_text(str(error), _MAX_PROBLEM_CHARS)
         else:
             self._breakdown, self._broken_down = Breakdown(days, (one, other)), of
         self.refresh_data()
@@ -486,7 +489,7 @@ class UsagePane(Pane):
         item, report = self.rows.chosen, self._report
         if item is None or report is None or self._today is None:
             return
-        of = (report.by, item.name, self._month)
+        of = (report.by, item.name, report.past_month)
         if not self.has_class("-low") and self._is_due("breakdown", of):
             breakdown: Work = partial(self._ask_breakdown, of, self._today)
             self.run_worker(breakdown, group="usage-breakdown", exclusive=True)

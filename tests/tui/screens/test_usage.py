@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from relayd.admin.client import AdminClientError
 from tests.tui.app_harness import app_with_past
 from tests.wire import until
+from tui.feed import Feed
 from tui.screens.usage import UsageList
 
 
-async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path: Path) -> None:
+async def _refuse(*_: object, **_names: object) -> None:
+    raise AdminClientError("No answer.")
+
+
+async def test_usage_by_client_key_model_and_day_leads_to_the_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Today beside the month, bounds with their ends, an unknown cost marked."""
     async with app_with_past(tmp_path, size=(140, 40)) as (harness, past):
         past.end(past.begin(model="local-llm", client="web"), cost_usd=None)
@@ -41,7 +51,12 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(tmp_path:
         await until(lambda: rows.index_of(f"={past.keys['laptop']}") is not None)
         await harness.press("d", "left")
         await harness.shows("[d day]", "August 2026 →")
-        await harness.press("right", "c")
+        # Figures keep the name of their month while another one is not known.
+        with monkeypatch.context() as patch:
+            patch.setattr(Feed, "usage", _refuse)
+            await harness.press("left")
+            await harness.shows("August 2026 →", "No answer.")
+        await harness.press("right", "right", "c")
         await until(lambda: rows.index_of("=laptop") is not None)
         rows.go_to(rows.index_of("=laptop") or 0)
         await harness.press("enter")
