@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
@@ -44,33 +45,61 @@ class Settings(msgspec.Struct):
 
 
 class SettingsFile:
-    """Reads once, writes when asked. A file that can't be read is reported, never overwritten."""
+    """Writes what this run of the app changed: another one, or a person, may have changed the file meanwhile.
+
+    A file that can't be read is reported, never overwritten.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problem = ""
-        self.settings = self._read()
+        try:
+            self.settings = self._read()
+        except (OSError, msgspec.DecodeError) as error:
+            self.problem = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
+            self.settings = Settings()
+        self._saved = _values(self.settings)
 
     def _read(self) -> Settings:
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=Settings)
         except FileNotFoundError:
             return Settings()
-        except (OSError, msgspec.DecodeError) as error:
-            self.problem = f"{self.path} can't be read ({error}); defaults are used and nothing is saved."
-            return Settings()
 
     def save(self) -> str:
         """Replace the file in one step; return why that failed, or an empty text."""
         if self.problem:
             return ""
+        ours = _values(self.settings)
+        try:
+            in_file = _values(self._read())
+        except (OSError, msgspec.DecodeError) as error:
+            return f"The settings were not saved: {self.path} can't be read ({error})"
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self.settings)) + b"\n")
+            wanted = _merged(self._saved, ours, in_file)
+            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(wanted)) + b"\n")
             fresh.replace(self.path)
         except OSError as error:
             with suppress(OSError):
                 fresh.unlink()
             return f"The settings were not saved: {error}"
+        self._saved = ours
         return ""
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    return cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode(settings)))
+
+
+def _merged(before: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Return their values with the changes from `before` to ours; each entry of a table is a value."""
+    merged = {name: value for name, value in theirs.items() if name in ours or name not in before}
+    for name, value in ours.items():
+        known = before.get(name, type(value)())
+        if isinstance(value, dict):
+            merged[name] = _merged(known, value, theirs.get(name, {}))
+        elif value != known:
+            merged[name] = value
+    return merged

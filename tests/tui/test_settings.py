@@ -17,6 +17,31 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["tui.json"]
 
 
+def test_two_apps_and_a_person_keep_what_each_changed(tmp_path: Path) -> None:
+    """What this run left alone stays as the file has it by now; what it removed is gone."""
+    path = tmp_path / "tui.json"
+    path.write_text('{"saved_filters": {"audit": {"old": "action=fill"}}}')
+    one, other = SettingsFile(path), SettingsFile(path)
+    for file in (one, other):
+        file.settings.filter_history.setdefault("requests", [])
+    one.settings.saved_filters["requests"] = {"mine": "status=502"}
+    one.settings.filter_history["requests"].append("status=502")
+    one.save()
+    path.write_text(path.read_text().replace('"keys": {}', '"keys": {"main.quit": "f6"}'))
+    del other.settings.saved_filters["audit"]["old"]
+    other.settings.saved_filters["requests"] = {"theirs": "status=429"}
+    other.save()
+    one.settings.theme = "nord"
+    one.save()
+    read = SettingsFile(path).settings
+    assert read.saved_filters == {"audit": {}, "requests": {"mine": "status=502", "theirs": "status=429"}}
+    assert (read.filter_history["requests"], read.theme) == (["status=502"], "nord")
+    assert read.keys == {"main.quit": "f6"}
+    path.write_text("{")
+    assert "can't be read" in one.save()
+    assert path.read_text() == "{"
+
+
 def test_a_broken_file_is_reported_and_left_alone(tmp_path: Path) -> None:
     """A person's slip in the file does not cost them the rest of it."""
     path = tmp_path / "tui.json"
