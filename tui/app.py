@@ -217,10 +217,12 @@ class RelaydApp(App[int]):
                 await self._feed_worker.wait()
         await self.feed.close()
 
-    async def _shutdown(self) -> None:
-        # Textual closes a widget's children before its workers: an answer could still be drawn on them.
+    def on_exit_app(self) -> None:
+        """Cancel what is asked for: Textual closes a widget's children before its workers.
+
+        An answer could still be drawn on them.
+        """
         self.workers.cancel_all()
-        await super()._shutdown()
 
     async def on_event(self, event: events.Event) -> None:
         """Let keys and pastes take turns; everything else goes Textual's way."""

@@ -153,7 +153,11 @@ async def running_app(
         client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda _: archive
     )
     async with app.run_test(size=size, notifications=True) as pilot:
-        yield AppHarness(app, pilot)
+        try:
+            yield AppHarness(app, pilot)
+        finally:
+            # As on the way out that a person takes, which this is not.
+            app.workers.cancel_all()
 
 
 @asynccontextmanager
