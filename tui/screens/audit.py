@@ -112,6 +112,8 @@ class AuditPane(FilteredItems):
         super().__init__(context, id="audit")
         self._shown: tuple[int, int] | None = None
         """The places in the log of the first and the last entry that the list has."""
+        self._words = ""
+        """What is said of the chosen entry."""
         self._noted: int | None = None
         """The place in the log of a new note that is not in the list yet."""
 
@@ -168,7 +170,11 @@ class AuditPane(FilteredItems):
 
     def _show_chosen(self) -> None:
         entry = self.rows.chosen
-        self.query_one("#entry", Static).update("" if entry is None else _in_words(entry))
+        words = "" if entry is None else _in_words(entry)
+        # An update lays out the whole screen.
+        if words != self._words:
+            self._words = words
+            self.query_one("#entry", Static).update(words)
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
@@ -188,7 +194,11 @@ class AuditPane(FilteredItems):
         entry = self.rows.chosen
         if entry is None or entry.client is None:
             return "this entry is about no client"
-        return "" if entry.client in self.state.clients else f"there is no client {entry.client} any more"
+        if entry.client in self.state.clients:
+            return ""
+        if not self.state.clients_known:
+            return "the clients are not known"
+        return f"there is no client {entry.client} any more"
 
     @on(LineList.Chosen)
     def action_owner(self) -> None:

@@ -60,7 +60,7 @@ class AskNote(Dialog[tuple[str, str]]):
         """Show a field for the text, and one for the client."""
         yield Input(placeholder="told web, Tuesday", id="text", max_length=_MAX_NOTE, compact=True)
         yield paragraph("About which client; may be empty:", note=True)
-        yield Input(self._client, id="client", max_length=64, compact=True)
+        yield Input(self._client, id="client", max_length=_MAX_NAME, compact=True)
         yield paragraph(
             "It can't be changed or removed later. Your name and the time are added.", id="fault", note=True
         )

@@ -317,8 +317,10 @@ class FilterLine(Vertical):
 
     def _pointer(self, fault: FilterError, width: int) -> list[list[Piece]]:
         bad, words = style(self.app, Role.BAD), printable_text(str(fault))
-        pad = " " * min(60, fault.position)
-        mark = f"{pad}{'^' * max(1, min(20, fault.length))}"
+        # The box shows what is typed from its own scroll on, and some characters take two cells.
+        at = cell_len(self.box.value[: fault.position]) - self.box.scroll_offset.x
+        pad = " " * max(0, min(at, width - 1))
+        mark = f"{pad}{'^' * max(1, min(20, fault.length, width - len(pad)))}"
         if len(mark) + 1 + len(words) <= width:
             return [[(f"{mark} {words}", bad)]]
         return [[(mark, bad)], *([(f" {line}", bad)] for line in wrap(words, max(_MIN_WORDS, width - 2)))]

@@ -171,6 +171,10 @@ async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
         await harness.shows("[5 Audit]", "2 of 12 audit entries")
 
         notes = await exported(harness, tmp_path)
+        # A client that the daemon has not told of yet is not one that is gone.
+        harness.state.clients, harness.state.clients_known = {}, False
+        [owner] = [hint for hint in harness.main.pane.hints() if hint.action == "owner"]
+        assert owner.reason == "the clients are not known"
     assert [note["detail"] for note in notes] == ["told web, Tuesday", "told ci"]
 
 
@@ -235,3 +239,10 @@ async def test_enter_on_a_filter_that_is_wrong_says_what_is(tmp_path: Path) -> N
         await harness.press("ctrl+u")
         await write(harness, "statsu=200 cl")
         await harness.shows("There is no field 'statsu'")
+        # The mark is below the place, whatever the width of what stands before it.
+        await harness.press("ctrl+u")
+        await write(harness, '"中文" x=1')
+        await harness.shows("There is no field 'x'")
+        lines = harness.text().splitlines()
+        typed = next(number for number, line in enumerate(lines) if "x=1" in line)
+        assert lines[typed + 1].index("^") == len('"----" ')
