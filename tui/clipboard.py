@@ -61,7 +61,8 @@ async def _by_tmux(text: str, env: Mapping[str, str]) -> bool:
     except OSError:
         return False
     try:
-        await asyncio.wait_for(process.communicate(text.encode()), _TMUX_WAIT_S)
+        async with asyncio.timeout(_TMUX_WAIT_S):
+            await process.communicate(text.encode())
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -118,7 +118,8 @@ class Feed:
                 backoff.reset()
             await self._disconnected(error)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._retry.wait(), backoff.next_s())
+                async with asyncio.timeout(backoff.next_s()):
+                    await self._retry.wait()
 
     async def close(self) -> None:
         """Close the database, if it was opened."""
@@ -383,7 +384,8 @@ class Feed:
     async def _poll(self) -> None:
         for turn in itertools.count():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._poll_now.wait(), STATUS_EVERY_S)
+                async with asyncio.timeout(STATUS_EVERY_S):
+                    await self._poll_now.wait()
             self._poll_now.clear()
             # The stream of events says why the daemon can't be asked, and says it once.
             with suppress(AdminClientError):

@@ -247,7 +247,8 @@ class HostLink:
     async def _no_shell(self, ssh: Process) -> Never:
         """Raise HostError with why ssh has ended."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(ssh.wait(), _LAST_WORDS_WITHIN_S)
+            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
+                await ssh.wait()
         if self._reading is not None:
             await asyncio.wait({self._reading}, timeout=_LAST_WORDS_WITHIN_S)
         raise _refusal(self.host, list(self._lines))
@@ -352,7 +353,8 @@ class HostLink:
         if self.failures <= failures:
             return error
         try:
-            answer = await asyncio.wait_for(self._ask("\n"), _LOOK_WITHIN_S)
+            async with asyncio.timeout(_LOOK_WITHIN_S):
+                answer = await self._ask("\n")
         except TimeoutError:
             # Its answer would be taken for the next one.
             await self._end()
@@ -379,7 +381,8 @@ class HostLink:
                 with suppress(ProcessLookupError):
                     ssh.terminate()
             try:
-                await asyncio.wait_for(ssh.wait(), _END_WITHIN_S)
+                async with asyncio.timeout(_END_WITHIN_S):
+                    await ssh.wait()
             except TimeoutError:
                 ssh.kill()
                 await ssh.wait()

@@ -262,7 +262,8 @@ class _Answers(_Handler, Generic[_R]):
     async def _pause(self, seconds: float) -> None:
         """Wait; raises StreamClosedError as soon as the client leaves."""
         try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
         except TimeoutError:
             return
         raise StreamClosedError
