@@ -62,7 +62,7 @@ class WindowLine(ClickBar):
             yield [name], f"show_window('{window.name}')"
         numbers = self._numbers(self._summary.all) if self._summary is not None else []
         # A number that does not fit is left out: half of it would be another number.
-        while width_of(numbers) > left:
+        while numbers and width_of(numbers) > left:
             numbers.pop()
         yield numbers, ""
 

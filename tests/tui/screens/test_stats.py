@@ -26,6 +26,10 @@ async def test_each_window_says_when_it_begins_and_what_it_counts(tmp_path: Path
                 await harness.shows(f"{ended} requests")
         await harness.press("left", "left")
         await harness.shows("[1 h]", "dur p95 tokens share", "33%")
+        # A tiny terminal has no room for a single number.
+        await harness.pilot.resize_terminal(20, 6)
+        await harness.shows("[1 h]")
+        await until(lambda: "requests" not in harness.text())
 
 
 class _Routed(AdminClient):
