@@ -27,7 +27,7 @@ from tui.model.units import clock, in_words, plural
 from tui.screens.client_dialogs import AskClient, AskRemove
 from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.key_dialogs import AskGrace, AskRevoke, ConfirmRevoke, Revocation, SecretDialog
-from tui.screens.whose_key import FoundKey, WhoseKey, Wish
+from tui.screens.whose_key import FoundKey, WhoseKey
 
 _MAX_NAMED = 4
 _MAX_NEWS = 10
@@ -228,18 +228,14 @@ class RingActions:
         return f"It is {state_in_words(key, now_s)}.\n{use}"
 
     async def whose_key(self) -> FoundKey | None:
-        """Ask for a key and say whose it is; return it, and what is wanted of it besides a revocation."""
+        """Ask for a key and say whose it is; return it, and what is wanted of it."""
         feed, keys = self._context.feed, self._state.ring.keys
         question = WhoseKey(
             lambda text: find_owner(text, feed.find_key, keys),
             self._in_words,
             self._commands.refusal(),
         )
-        found = await ask(self._app, question)
-        if found is None or found.wish is not Wish.REVOKE:
-            return found
-        await self.revoke_found(found.key)
-        return None
+        return await ask(self._app, question)
 
     # Clients.
 

@@ -8,7 +8,6 @@ would type into the list. Here a key that opens something holds the next ones ba
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -17,6 +16,8 @@ from functools import partial
 from textual import events
 from textual.app import App
 from textual.command import CommandPalette
+from textual.dom import DOMNode
+from textual.message_pump import MessagePump
 from textual.widgets import Input
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
@@ -25,6 +26,8 @@ Work = Callable[[], Coroutine[object, object, None]]
 MAX_HELD = 64
 ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
+LEADS = f"{ASKS}-leads"
+"""The group of workers that lead to another screen: after their dialogs the next keys wait for that too."""
 _LOOK_EVERY_S = 0.005
 _GIVE_UP_S = 5.0
 
@@ -79,11 +82,10 @@ class TypeAhead:
         if bound is None:
             await self._forward(event)
             return
-        known = set(app.workers)
+        known = frozenset(app.workers)
         await app.run_action(bound.binding.action, bound.node)
-        asking = [worker for worker in set(app.workers) - known if worker.group.startswith(ASKS)]
-        if asking or app.screen.is_modal:
-            self._wait_for(partial(self._opened, asking))
+        if app.return_code is None:
+            self._wait_for(partial(self._settled, bound.node, known))
 
     def _wait_for(self, condition: Callable[[], Awaitable[None]]) -> None:
         self._waiting = True
@@ -91,8 +93,10 @@ class TypeAhead:
         self._app.run_worker(wait, name="type-ahead", group="type-ahead")
 
     async def _wait_and_go_on(self, condition: Callable[[], Awaitable[None]]) -> None:
-        await condition()
-        self._waiting = False
+        try:
+            await condition()
+        finally:
+            self._waiting = False
         self._app.call_later(self._act_on_held)
 
     async def _taken_in(self, field: Input) -> None:
@@ -110,16 +114,48 @@ class TypeAhead:
                 for worker in [worker for worker in self._app.workers if worker.node is palette]:
                     await worker.wait()
 
-    async def _opened(self, asking: list[Worker[object]]) -> None:
-        """Wait until a dialog has the focus, or the workers ended without one."""
-        app, end_s = self._app, time.monotonic() + _GIVE_UP_S
-        while app.screen_stack and time.monotonic() < end_s:
-            if app.screen.is_modal and app.screen.focused is not None:
-                return
-            if not app.screen.is_modal and all(worker.is_finished for worker in asking):
-                return
-            await asyncio.sleep(_LOOK_EVERY_S)
+    async def _settled(self, node: DOMNode, known: frozenset[Worker[object]]) -> None:
+        """Wait until an action of a node has led to where it leads; else the next keys are lost.
+
+        Args:
+            node: what the action belongs to.
+            known: the workers that ran before it.
+        """
+        try:
+            async with asyncio.timeout(_GIVE_UP_S):
+                # What the action posted rises through the widgets around the node, and may be answered
+                # with something else that rises from the same widget.
+                for around in node.ancestors_with_self:
+                    if around is self._app:
+                        break
+                    await _answered(around)
+                    await _answered(around)
+                while not self._is_there(known):  # noqa: ASYNC110 - Textual tells nobody
+                    await asyncio.sleep(_LOOK_EVERY_S)
+        except TimeoutError:
+            # They were typed for what did not come.
+            self._held.clear()
+
+    def _is_there(self, known: frozenset[Worker[object]]) -> bool:
+        """Return whether a dialog has the focus, or nothing is on its way to open one or another screen."""
+        app = self._app
+        if app.screen_stack and app.screen.is_modal:
+            return app.screen.focused is not None
+        return not any(
+            worker.group == LEADS or (worker.group.startswith(ASKS) and worker not in known)
+            for worker in app.workers
+            if not worker.is_finished
+        )
 
     async def _act_on_held(self) -> None:
         while self._held and not self._waiting:
             await self._act(self._held.popleft())
+
+
+async def _answered(node: MessagePump) -> None:
+    """Wait until a node has acted on all messages that wait for it, or is gone."""
+    done = asyncio.Event()
+    if node.call_later(done.set):
+        while node.is_attached and not done.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), _LOOK_EVERY_S)

@@ -8,9 +8,13 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
+from relayd.state.keys import digest
+from tests.harness import KEY
 from tests.tui.app_harness import AppHarness, app_with_past
 from tests.wire import until
+from tui.screens.dialogs import AskTime
 from tui.screens.key_dialogs import AskRevoke
+from tui.screens.whose_key import WhoseKey
 
 
 def type_at_once(harness: AppHarness, *keys: str) -> None:
@@ -95,3 +99,41 @@ async def test_editing_keys_keep_their_place_among_what_is_typed(tmp_path: Path)
         await harness.idle()
         assert harness.state.view.filter is not None
         assert harness.state.view.filter.text == "ci"
+
+
+async def test_keys_right_after_a_way_are_for_where_it_leads(tmp_path: Path) -> None:
+    """`o`, then `!`; Enter and `f`, then `t`; all at once: they mean what was led to, not what was left."""
+    async with app_with_past(tmp_path) as (harness, _):
+        chosen = harness.requests.chosen()
+        assert chosen is not None
+        assert chosen.key_id is not None
+        last = chosen.key_id[-4:]
+        type_at_once(harness, "o", "exclamation_mark", *last)
+        await harness.dialog(AskRevoke)
+        await until(lambda: [box.value for box in harness.screen.query(Input)] == [last])
+        assert harness.main.pane.id == "clients"
+        await harness.press("escape")
+        await harness.closed()
+        type_at_once(harness, "escape", "K", "enter", "enter", "f", "t")
+        await harness.dialog(AskTime)
+        assert harness.main.pane is harness.requests
+        assert harness.state.view.filter is not None
+        assert harness.state.view.filter.text.startswith("key_id=")
+
+
+async def test_keys_right_after_a_pasted_key_are_for_where_it_leads(tmp_path: Path) -> None:
+    """`o` in the dialog and `!` at once: the key that was found is named, not one of the screen below."""
+    async with app_with_past(tmp_path) as (harness, past):
+        await harness.press("3", "W")
+        await harness.dialog(WhoseKey)
+        harness.app.post_message(events.Paste(KEY))
+        type_at_once(harness, "enter")
+        await harness.shows("It is the key")
+        found = past.api.state.ring.find(digest(KEY.encode()))
+        assert found is not None
+        type_at_once(harness, "o", "exclamation_mark", *found.id[-4:])
+        await harness.dialog(AskRevoke)
+        await until(lambda: [box.value for box in harness.screen.query(Input)] == [found.id[-4:]])
+        await harness.press("escape")
+        await harness.closed()
+        assert harness.main.pane.id == "clients"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -21,7 +22,7 @@ from tui.context import Context
 from tui.keymap import action_id, with_ids
 from tui.model.store import record_key
 from tui.screens.pane import BACK_HINT, Pane
-from tui.type_ahead import ASKS, Work
+from tui.type_ahead import ASKS, LEADS, Work
 from tui.widgets.bars import TABS, ClickBar, Hint, KeyBar, TabBar
 from tui.widgets.status_bar import WIDE, Notice, StatusBar
 
@@ -154,12 +155,16 @@ class MainScreen(Screen[None]):
     # Ways from one screen to another, and back.
 
     @on(Pane.OpenRequest)
-    async def _open_request(self, event: Pane.OpenRequest) -> None:
+    def _open_request(self, event: Pane.OpenRequest) -> None:
+        """Show one request in full."""
+        opening: Work = partial(self._open, event.request_id, event.seq)
+        self.run_worker(opening, group=LEADS, exclusive=True)
+
+    async def _open(self, request_id: str, seq: int | None) -> None:
         """Show one request in full; load it if necessary."""
-        seq = event.seq
         if seq is None or not self.context.state.store.has(record_key(seq)):
             try:
-                seq = await self.context.feed.history.load_one(event.request_id)
+                seq = await self.context.feed.history.load_one(request_id)
             except AdminClientError as error:
                 self.app.notify(f"Not opened: {error}", severity="error")
                 return
@@ -254,22 +259,26 @@ class MainScreen(Screen[None]):
     def action_whose_key(self) -> None:
         """Ask for a key, and say whose it is."""
         asking: Work = self._whose_key
-        self.app.run_worker(asking, group=f"{ASKS}-key")
+        self.app.run_worker(asking, group=LEADS)
 
     async def _whose_key(self) -> None:
         from tui.ring_actions import RingActions  # noqa: PLC0415 - loaded when first used
         from tui.screens.whose_key import Wish  # noqa: PLC0415 - as above
 
-        found = await RingActions(self.app, self.context).whose_key()
+        actions = RingActions(self.app, self.context)
+        found = await actions.whose_key()
         if found is None:
             return
         key = found.key
-        if found.wish is Wish.REQUESTS:
-            self.post_message(Pane.FilterRequests(f'key_id="{key.id}"'))
+        if found.wish is Wish.REVOKE:
+            revoking: Work = partial(actions.revoke_found, key)
+            self.app.run_worker(revoking, group=f"{ASKS}-key")
+        elif found.wish is Wish.REQUESTS:
+            await self._filter_requests(Pane.FilterRequests(f'key_id="{key.id}"'))
         else:
-            self.post_message(Pane.OpenOwner(key.client, key.id, key))
+            await self._open_owner(Pane.OpenOwner(key.client, key.id, key))
 
-    @work(group=f"{ASKS}-alerts")
+    @work(group=LEADS)
     async def action_alerts(self) -> None:
         """Show the alerts, and go to the place of the chosen one."""
         from tui.screens.alerts import AlertsScreen  # noqa: PLC0415 - loaded when first used
