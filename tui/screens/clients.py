@@ -248,6 +248,13 @@ class ClientsPane(FilteredItems):
         return self.query_one(KeyList)
 
     @property
+    def chosen_client(self) -> ClientInfo | None:
+        """The client that is meant: that of the open key, else the one under the cursor."""
+        if self._opened is not None:
+            return self.state.clients.get(self._opened.client)
+        return self.rows.chosen
+
+    @property
     def chosen_key(self) -> KeyInfo | None:
         """The key that is meant: the open one, the one under the cursor, else the client's active one."""
         if self._opened is not None:
@@ -443,9 +450,12 @@ class ClientsPane(FilteredItems):
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
-        client, key = self.rows.chosen, self.chosen_key
+        client, key = self.chosen_client, self.chosen_key
         refusal = self.context.commands.refusal()
-        none = refusal or ("" if client is not None else "no client is chosen")
+        nobody = (
+            "no client is chosen" if self._opened is None else f"there is no client {self._opened.client}"
+        )
+        none = refusal or ("" if client is not None else nobody)
         if client is not None and client.removed_at is not None:
             none = refusal or "this client was removed"
         ended = key is not None and key.state is not KeyState.ACTIVE
@@ -478,7 +488,7 @@ class ClientsPane(FilteredItems):
 
     def _retiring(self) -> KeyInfo | None:
         """Return the retiring key that is meant: the chosen one, or that of the chosen client."""
-        chosen, client = self.chosen_key, self.rows.chosen
+        chosen, client = self.chosen_key, self.chosen_client
         if chosen is not None and chosen.state is KeyState.RETIRING:
             return chosen
         return next(
@@ -495,7 +505,7 @@ class ClientsPane(FilteredItems):
 
     def action_rotate(self) -> None:
         """Rotate the key; make one for a client that has no active one."""
-        key, client = self.chosen_key, self.rows.chosen
+        key, client = self.chosen_key, self.chosen_client
         change: Work | None = None
         if client is not None and not self._has_active_key(client):
             change = partial(self._actions.make_key, client.name)
@@ -509,12 +519,12 @@ class ClientsPane(FilteredItems):
 
     def action_edit(self) -> None:
         """Edit the bounds of the chosen client."""
-        client = self.rows.chosen
+        client = self.chosen_client
         self._start("edit", None if client is None else partial(self._actions.edit_client, client))
 
     def action_remove(self) -> None:
         """Remove the chosen client."""
-        client = self.rows.chosen
+        client = self.chosen_client
         self._start("remove", None if client is None else partial(self._actions.remove_client, client))
 
     def action_extend(self) -> None:
@@ -533,7 +543,7 @@ class ClientsPane(FilteredItems):
 
     def action_requests(self) -> None:
         """Show the requests of the chosen client, or of the key that is chosen in it."""
-        client, key = self.rows.chosen, self.chosen_key
+        client, key = self.chosen_client, self.chosen_key
         if key is not None and (self._opened is not None or self.keys.has_focus):
             self.post_message(self.FilterRequests(f'key_id="{key.id}"'))
         elif client is not None:
@@ -552,12 +562,12 @@ class ClientsPane(FilteredItems):
         self.refresh_data()
 
     def action_note(self) -> None:
-        """Write a note about the chosen client, and about its key if the cursor is there."""
-        client, key = self.rows.chosen, self.keys.chosen if self.keys.has_focus else None
-        if client is not None:
-            key_ids = () if key is None else (key.id,)
-            noting: Work = partial(self._note, client.name, key_ids)
-            self.run_worker(noting, group=f"{ASKS}-note", exclusive=True)
+        """Write a note about the chosen client, and about its key if that is open or under the cursor."""
+        client, key = self.chosen_client, self.chosen_key
+        if self._opened is None and not self.keys.has_focus:
+            key = None
+        key_ids = () if key is None else (key.id,)
+        self._start("note", None if client is None else partial(self._note, client.name, key_ids))
 
     async def _note(self, client: str, key_ids: Sequence[str]) -> None:
         if await write_note(self.app, self.context.commands, client, key_ids) is not None:

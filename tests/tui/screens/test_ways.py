@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from relayd.admin.schema import KeyState
 from tests.tui.app_harness import AppHarness, app_with_past
 from tests.wire import until
+from tui.screens.clients import ClientsPane
 
 OPEN = 3
 """How many requests of the past are open."""
@@ -66,3 +70,22 @@ async def test_a_request_that_the_list_does_not_show_is_opened_and_no_other(tmp_
         await harness.press("escape")
         assert (harness.state.view.filter, harness.state.view.filtering) == (hidden, True)
         assert harness.state.view.sorting is not None
+
+
+async def test_what_is_done_while_a_key_is_open_is_for_its_client(tmp_path: Path) -> None:
+    """A key whose client is not in the list: nothing is done to the client under the cursor."""
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.press("K")
+        pane = harness.main.pane
+        assert isinstance(pane, ClientsPane)
+        key = replace(harness.state.ring.keys[0], id="gone00000000", client="gone", state=KeyState.REVOKED)
+        pane.show_owner("gone", key.id, key)
+        await harness.shows("Key gone00000000 of gone")
+        for action in ("edit", "remove", "rotate", "note", "extend", "undo"):
+            hint = next(hint for hint in pane.hints() if hint.action == action)
+            assert hint.reason, action
+        for key_name in ("e", "d", "r", "n", "plus", "u"):
+            await harness.press(key_name)
+            assert harness.windows == 1, key_name
+        await harness.press("f")
+        await harness.shows('key_id="gone00000000"')
