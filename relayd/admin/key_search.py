@@ -55,7 +55,7 @@ async def find_owner(
     """
     text = text[:MAX_CHARS]
     for form in _forms(text):
-        key = await ask(digest(form.encode()).hex())
+        key = await ask(digest(form.encode(errors="replace")).hex())
         if key is not None:
             return Finding(Verdict.KNOWN, f"It is the key {key.id} of the client {key.client}.", key)
     ours = _OURS.search(text)

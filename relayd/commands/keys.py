@@ -6,6 +6,7 @@ and the next steps are printed to stderr.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from argparse import Namespace
@@ -64,6 +65,9 @@ async def import_key(args: Namespace, console: Console) -> int:
 
 async def find(args: Namespace, console: Console) -> int:
     """Say whose key it is that is read from stdin or asked for; only its digest goes to the daemon."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Around the key there may be anything: a log, a core dump.
+        sys.stdin.reconfigure(errors="replace")
     given = getpass("The key, which is not shown: ") if sys.stdin.isatty() else sys.stdin.read(MAX_CHARS)
     client = console.client(args.socket)
     found = await find_owner(given, client.find_key, (await client.keys()).keys)

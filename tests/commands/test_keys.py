@@ -190,6 +190,13 @@ async def test_the_owner_of_a_leaked_key_is_found_from_stdin(
         assert (ran.status, ran.out) == (1, "")
         assert "a provider's key" in ran.err
         assert "not-one-of-ours" not in ran.err
+        # What lies around it may be no text at all.
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe " + KEY.encode()), "utf-8"))
+        ran = await relayd(api.socket, "keys", "find")
+        assert ran.lines[:1] == [f"It is the key {key_id} of the client default."], ran.err
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\udcff"))
+        ran = await relayd(api.socket, "keys", "find")
+        assert (ran.status, ran.out) == (1, "")
 
 
 def _files_with(directory: Path, words: str) -> list[Path]:

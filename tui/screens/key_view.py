@@ -70,7 +70,7 @@ def user_id(user: KeyUser) -> str:
 
 
 class UserList(ItemList[KeyUser]):
-    """Who used a key, by address and program, the latest first; Enter filters the requests by both."""
+    """Who used a key, by address and program, the latest first; Enter filters by the address."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         super().__init__(user_id, id="key-users")
