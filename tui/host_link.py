@@ -55,11 +55,13 @@ _AGAIN_WITHIN_S = 30.0
 _LOOK_WITHIN_S = 30.0
 _WAIT_FOR_LINK_S = 2.0
 _SAID_WITHIN_S = 0.5
-_END_WITHIN_S = 1.0
+END_WITHIN_S = 1.0
 _LAST_WORDS_WITHIN_S = 10.0
 _KEPT_LINES = 20
 _MAX_NOISE_LINES = 1000
 _MARK = "relayd-tui"
+_DENIED_WORDS = 6
+_LONGEST_REASON = 1000
 # ssh takes a forwarding apart at colons, and replaces `%` and `$` (ssh_config(5), TOKENS).
 _PLAIN_PATH = re.compile(r"/[\w./+,@=~-]*")
 _LONGEST_DIRECTORY = 40
@@ -136,6 +138,8 @@ class HostLink:
         """The admin socket's path on the server, once it is found."""
         self.failures = 0
         """How many connections to the socket the server has refused."""
+        self.asked = self.answered = 0
+        """How many questions were sent, and how many of them are over or have their answer."""
         self._env = dict(env)
         self._script = _script(named)
         self._directory = Path(tempfile.mkdtemp(prefix="relayd-ssh-", dir=_base_directory()))
@@ -268,17 +272,20 @@ class HostLink:
                 )
 
     def _denial(self, answer: list[str]) -> str:
-        _, user, mode, owner, group, *words = answer
+        # What is not said is unknown.
+        user, mode, owner, group, *words = [*answer[1:], *["-"] * (_DENIED_WORDS - len(answer))]
         path = " ".join(words)
-        return (
+        return printable_text(
             f"You are {user} on {self.host.server}, and may not use {path} there (owner {owner},"
             f" group {group}, mode {mode}). Log in as {owner} or root, or set admin.group in its relayd.toml"
-            f" and join that group there: sudo usermod -aG GROUP {user}"
+            f" and join that group there: sudo usermod -aG GROUP {user}",
+            _LONGEST_REASON,
         )
 
     async def _forward(self) -> None:
         if not _PLAIN_PATH.fullmatch(self.path):
-            raise HostError(f"ssh can't forward a socket of this path: {self.path}", needs_person=True)
+            path = printable_text(self.path)
+            raise HostError(f"ssh can't forward a socket of this path: {path}", needs_person=True)
         arguments = [
             "-F",
             "none",
@@ -322,9 +329,9 @@ class HostLink:
     async def _connect_again(self) -> None:
         try:
             await self.connect(may_ask=False)
-        except HostError as error:
+        except (HostError, OSError) as error:
             self._lines.append(str(error))
-            if error.needs_person:
+            if isinstance(error, HostError) and error.needs_person:
                 self._problem = error
         finally:
             self._connecting = None
@@ -337,12 +344,13 @@ class HostLink:
         said = next((line for line in reversed(self._lines) if line.strip()), "")
         return f"The ssh connection to {self.host} is broken{f' ({said})' if said else ''}."
 
-    async def explain(self, error: AdminClientError, failures: int) -> AdminClientError:
+    async def explain(self, error: AdminClientError, failures: int, *, is_only: bool) -> AdminClientError:
         """Return why a connection to the socket gave no answer.
 
         Args:
             error: what this side of the connection knows.
             failures: how many connections the server had refused before this one.
+            is_only: whether no other connection can be the one that was refused since.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_SAID_WITHIN_S), self._told:
@@ -350,7 +358,7 @@ class HostLink:
         if not self._runs():
             is_sent = isinstance(error, AnswerUnknown)
             return AnswerUnknown(f"{self._broken()} {error}") if is_sent else Unreachable(self._broken())
-        if self.failures <= failures:
+        if self.failures <= failures or (isinstance(error, AnswerUnknown) and not is_only):
             return error
         try:
             async with asyncio.timeout(_LOOK_WITHIN_S):
@@ -377,18 +385,18 @@ class HostLink:
         """End ssh and wait for it."""
         ssh, self._ssh = self._ssh, None
         if ssh is not None:
-            if ssh.returncode is None:
-                with suppress(ProcessLookupError):
-                    ssh.terminate()
-            try:
-                async with asyncio.timeout(_END_WITHIN_S):
-                    await ssh.wait()
-            except TimeoutError:
-                ssh.kill()
-                await ssh.wait()
+            # What ssh has started, such as a proxy command, may hold its pipes open, which asyncio waits for.
+            for end in (ssh.terminate, ssh.kill):
+                if ssh.returncode is None:
+                    with suppress(ProcessLookupError):
+                        end()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(END_WITHIN_S):
+                            await ssh.wait()
         reading, self._reading = self._reading, None
         if reading is not None:
-            await reading
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def close(self) -> None:
         """End ssh, and remove this side of the socket."""
@@ -419,14 +427,23 @@ class HostClient(AdminClient):
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> AsyncIterator[Response]:
         await self._link.ready()
-        failures = self._link.failures
+        link = self._link
+        failures, is_first = link.failures, link.asked == link.answered
+        link.asked = asked = link.asked + 1
+        is_over = False
         try:
             async with super()._request(method, target, headers, body) as response:
+                link.answered += 1
+                is_over = True
                 yield response
         except (Denied, Refused, VersionMismatch):
             raise
         except AdminClientError as error:
-            raise await self._link.explain(error, failures) from error
+            is_only = is_first and link.asked == asked
+            raise await link.explain(error, failures, is_only=is_only) from error
+        finally:
+            if not is_over:
+                link.answered += 1
 
 
 @asynccontextmanager

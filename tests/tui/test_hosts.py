@@ -11,16 +11,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
-from relayd.admin.client import AdminClient, NoDaemon, Unreachable
+from relayd.admin.client import AdminClient, AnswerUnknown, Denied, NoDaemon, Unreachable
 from tests.admin.harness import admin_api
 from tests.support.programs import needs
 from tests.support.ssh_server import SshServer
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import PATIENCE_S, until
-from tui.host_link import HostClient, connected
+from tui.host_link import HostClient, HostLink, connected
 from tui.hosts import HERE, Host, HostError, known_hosts, remembered
 
 needs_sshd = needs("ssh", "sshd")
@@ -162,6 +163,73 @@ async def test_a_server_without_relayd_and_a_machine_without_ssh_say_so(tmp_path
     with pytest.raises(HostError, match="apt install openssh-client"):
         async with connected(VPS1, "", {"PATH": str(tmp_path)}):
             pass
+
+
+async def test_a_change_that_was_sent_is_not_taken_for_one_that_the_server_refused() -> None:
+    """Only the one connection that is open can be the one that was refused; else the outcome is unknown."""
+    way = HostLink(VPS1, "", {})
+    way.path = "/run/relayd/admin.sock"
+    expected = 0
+    open_ones: list[asyncio.StreamWriter] = []
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.append(writer)
+        if len(open_ones) == expected:
+            way.failures += 1
+            while open_ones:
+                open_ones.pop().close()
+
+    client = HostClient(way)
+    server = await asyncio.start_unix_server(refuse, way.socket)
+    with (
+        patch.object(HostLink, "ready", AsyncMock()),
+        patch.object(HostLink, "_runs", return_value=True),
+        patch.object(HostLink, "_ask", AsyncMock(return_value=["stale", way.path])),
+    ):
+        expected = 1
+        with pytest.raises(NoDaemon):
+            await client.pause()
+        expected = 2
+        told = await asyncio.gather(client.status(), client.pause(), return_exceptions=True)
+    assert [type(one) for one in told] == [NoDaemon, AnswerUnknown]
+    server.close()
+    await way.close()
+
+
+async def test_what_a_server_says_of_itself_can_not_reach_the_terminal_as_codes() -> None:
+    """Names of owners and paths come from there."""
+    way = HostLink(VPS1, "", {})
+    answer = ["denied", "me", "-rw-", "\x1b]0;x\x07", "root", "/x"]
+    with (
+        patch.object(HostLink, "_runs", return_value=True),
+        patch.object(HostLink, "_ask", AsyncMock(side_effect=[answer, answer[:2]])),
+    ):
+        way.failures = 1
+        for _ in range(2):
+            told = await way.explain(NoDaemon(""), 0, is_only=True)
+            assert isinstance(told, Denied)
+            assert "You are me on vps1" in str(told)
+            assert str(told).isprintable()
+    await way.close()
+
+
+async def test_what_ssh_leaves_behind_does_not_hold_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy command may keep ssh's pipes: asyncio then waits for them, long after the end of ssh."""
+    monkeypatch.setattr("tui.host_link.END_WITHIN_S", 0.01)
+    forever = asyncio.Event()
+    ssh = Mock(returncode=None, wait=forever.wait)
+    ssh.stderr.readline = forever.wait
+    ssh.terminate = lambda: setattr(ssh, "returncode", -signal.SIGTERM)
+    way = HostLink(VPS1, "", {})
+    async with asyncio.timeout(PATIENCE_S):
+        with (
+            patch.object(HostLink, "_start", AsyncMock(return_value=ssh)),
+            patch.object(HostLink, "_ask", AsyncMock(side_effect=HostError("no"))),
+            pytest.raises(HostError, match="no"),
+        ):
+            await way.connect(may_ask=False)
+        await way.close()
+    ssh.kill.assert_not_called()
 
 
 @needs_tmux
