@@ -233,7 +233,10 @@ class MainScreen(Screen[None]):
 
     def _place_toasts(self) -> None:
         """Keep toasts away from header, notice and the newest rows: they are at the other end of the list."""
-        for rack in self.query(ToastRack):
+        # Not by a query, which looks at every widget.
+        for rack in self.children:
+            if not isinstance(rack, ToastRack):
+                continue
             rack.set_class(self.pane.NEWEST_FIRST, "-low")
             top = 0 if self.pane.NEWEST_FIRST else self.query_one(ContentSwitcher).region.y + _BELOW_HEADS
             rack.styles.margin = (top, 0, 1, 0)
