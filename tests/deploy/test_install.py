@@ -22,6 +22,8 @@ from relayd.state.directory import FILE_NAME
 from tests.state.harness import opened
 from tests.wire import until
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _INSTALL = Path(__file__).parents[2] / "scripts" / "install"
 _TIMEOUT_S = 300.0
 _WORKS = f'exec {sys.executable} -m relayd "$@"\n'

@@ -19,6 +19,8 @@ from tests.support.programs import needs, require
 from tests.support.upstream import FaultUpstream
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, body, post
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _HEARTBEAT_S = 0.8
 _ELSEWHERE = "127.0.0.2"
 """A client's address that is not the proxy's."""

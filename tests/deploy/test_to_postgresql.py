@@ -16,11 +16,14 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pytest
 
 from relayd.state.postgres import Postgres
 from relayd.state.records import Phase
 from tests.e2e.daemon import KEY, Daemon, environment
 from tests.wire import DONE, PATIENCE_S, ask, body, eventually, until
+
+pytestmark = pytest.mark.usefixtures("only_large")
 
 _SCRIPT = Path(__file__).parents[2] / "docs/deploy/postgresql/to-postgresql.sh"
 _CONTROL = """

@@ -18,6 +18,8 @@ from relayd.state.directory import LOCK_NAME
 from tests.e2e.daemon import KEY, Daemon
 from tests.wire import PATIENCE_S, Reply, Wire, ask, body, eventually, fetch, post, until
 
+pytestmark = pytest.mark.usefixtures("only_large")
+
 _STREAMS = 12
 _ENDLESS = "demo:deltas=100000,interval_ms=20"
 
@@ -105,7 +107,6 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_along(tmp_path
         assert await asyncio.to_thread(daemon.stop) == 0
 
 
-@pytest.mark.usefixtures("only_large")  # a worker judges the others after 15 s
 async def test_what_a_killed_worker_had_open_ends_as_crashed(tmp_path: Path) -> None:
     """The others see to that; what the other one streams goes on."""
     with _workers(tmp_path, server__max_streams_per_address=1000) as daemon:
