@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from textual.driver import Driver
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.worker import Worker, WorkerCancelled, WorkerFailed
+from textual.worker import Worker, WorkerCancelled, WorkerFailed, WorkerState
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Status
@@ -217,11 +218,14 @@ class RelaydApp(App[int]):
                 await self._feed_worker.wait()
         await self.feed.close()
 
-    def on_exit_app(self) -> None:
+    async def on_exit_app(self) -> None:
         """Cancel what is asked for: Textual closes a widget's children before its workers.
 
         An answer could still be drawn on them.
         """
+        # Python complains of a coroutine that is cancelled before it has begun.
+        while any(worker.state is WorkerState.PENDING for worker in self.workers):  # noqa: ASYNC110 - Textual tells nobody
+            await asyncio.sleep(0)
         self.workers.cancel_all()
 
     async def on_event(self, event: events.Event) -> None:

@@ -79,13 +79,16 @@ class TypeAhead:
         """Run the action of the key at once, not through the queues of the widgets between."""
         app = self._app
         bound = app.screen.active_bindings.get(event.key)
-        if bound is None:
-            await self._forward(event)
-            return
         known = frozenset(app.workers)
-        await app.run_action(bound.binding.action, bound.node)
+        if bound is None:
+            # On its way through the queues it would else be overtaken, and act on what the next key opens.
+            node: DOMNode = app.focused or app.screen
+            await self._forward(event)
+        else:
+            node = bound.node
+            await app.run_action(bound.binding.action, node)
         if app.return_code is None:
-            self._wait_for(partial(self._settled, bound.node, known))
+            self._wait_for(partial(self._settled, node, known))
 
     def _wait_for(self, condition: Callable[[], Awaitable[None]]) -> None:
         self._waiting = True
@@ -158,4 +161,5 @@ async def _answered(node: MessagePump) -> None:
     if node.call_later(done.set):
         while node.is_attached and not done.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), _LOOK_EVERY_S)
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await done.wait()

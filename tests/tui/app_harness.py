@@ -153,11 +153,14 @@ async def running_app(
         client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda _: archive
     )
     async with app.run_test(size=size, notifications=True) as pilot:
+        harness = AppHarness(app, pilot)
         try:
-            yield AppHarness(app, pilot)
+            yield harness
+            if app.is_running:
+                await harness.idle()
         finally:
             # As on the way out that a person takes, which this is not.
-            app.workers.cancel_all()
+            await app.on_exit_app()
 
 
 @asynccontextmanager

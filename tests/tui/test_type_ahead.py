@@ -121,6 +121,17 @@ async def test_keys_right_after_a_way_are_for_where_it_leads(tmp_path: Path) -> 
         assert harness.state.view.filter.text.startswith("key_id=")
 
 
+async def test_a_key_that_does_nothing_here_does_nothing_on_the_next_screen_either(tmp_path: Path) -> None:
+    """`o` is no key of an open key; typed at once with `f`, it must not lead back from the requests."""
+    async with app_with_past(tmp_path) as (harness, _):
+        type_at_once(harness, "K", "enter", "enter", "o", "f")
+        await until(lambda: harness.app.type_ahead.idle and harness.main.pane is harness.requests)
+        await harness.idle()
+        assert harness.main.pane is harness.requests
+        assert harness.state.view.filter is not None
+        assert harness.state.view.filter.text.startswith("key_id=")
+
+
 async def test_keys_right_after_a_pasted_key_are_for_where_it_leads(tmp_path: Path) -> None:
     """`o` in the dialog and `!` at once: the key that was found is named, not one of the screen below."""
     async with app_with_past(tmp_path) as (harness, past):
