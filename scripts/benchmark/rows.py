@@ -12,9 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,8 +39,8 @@ _POLL_S = 0.1
 _HELD = 4096
 _HELD_INTERVAL_MS = 500
 _GROWTH_FROM, _GROWTH_TO = 10_000, 100_000
-_ROTATIONS = 20
-_ROTATE_EVERY_S = 0.25
+_ROTATIONS = 100
+_ROTATE_EVERY_S = 0.1
 _GRACE_S = 1.0
 _EXPIRY_TOLERANCE_S = 0.1
 _CALLERS = 4
@@ -327,24 +328,38 @@ class _Callers:
         )
 
 
+def _post(socket: Path, path: str, body: Any, headers: dict[str, str]) -> tuple[float, Any]:
+    """Ask the admin side on a connection in use; return the milliseconds, and the answer.
+
+    For a process of its own: in that of the callers it would wait for their threads, 5 ms for each turn.
+    """
+    transport = httpx2.HTTPTransport(uds=str(socket))
+    with httpx2.Client(transport=transport, base_url="http://relayd", headers=headers) as admin:
+        admin.get("/keys")
+        began_s = time.perf_counter()
+        answer = admin.post(path, json=body)
+        return (time.perf_counter() - began_s) * 1000, answer.raise_for_status().json()
+
+
 def _rotation(run: Run) -> Figures:
     """Rotate under load: no valid key is refused, and no key is accepted after its expiry."""
     callers = _Callers(run.target["port"], run.target["headers"]["Authorization"].removeprefix("Bearer "))
     over, times_ms = threading.Event(), []
-    unix_socket = httpx2.HTTPTransport(uds=str(run.folder / "state/admin.sock"))
+    socket = run.folder / "state/admin.sock"
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://relayd") as admin:
+        ring = admin.get("/keys").json()
+    generation, key_id = ring["generation"], ring["keys"][0]["id"]
     with (
-        httpx2.Client(transport=unix_socket, base_url="http://relayd") as admin,
+        on_core(run.bench.cores.load),
+        ProcessPoolExecutor(1, get_context("spawn")) as operator,
         ThreadPoolExecutor(_CALLERS) as pool,
     ):
-        ring = admin.get("/keys").json()
-        generation, key_id = ring["generation"], ring["keys"][0]["id"]
         running = [pool.submit(callers.run, over) for _ in range(_CALLERS)]
         for number in range(_ROTATIONS):
             headers = {"If-Match": f'"{generation}"', "Idempotency-Key": f"bench-{number}"}
-            began_s = time.perf_counter()
-            answer = admin.post(f"/keys/{key_id}/rotate", json={"grace_s": _GRACE_S}, headers=headers)
-            times_ms.append((time.perf_counter() - began_s) * 1000)
-            change = answer.raise_for_status().json()
+            path = f"/keys/{key_id}/rotate"
+            took_ms, change = operator.submit(_post, socket, path, {"grace_s": _GRACE_S}, headers).result()
+            times_ms.append(took_ms)
             expires_at = datetime.fromisoformat(change["old"]["expires_at"]).timestamp()
             callers.expired.append((expires_at, callers.valid))
             callers.valid = change["secret"]
@@ -356,7 +371,8 @@ def _rotation(run: Run) -> Figures:
     return {
         "valid keys refused, under rotation": callers.refused,
         "expired keys accepted, under rotation": callers.accepted,
-        "ms a rotation, max": max(times_ms),
+        "ms a rotation, p50": statistics.median(times_ms),
+        "ms a rotation, p99": statistics.quantiles(times_ms, n=100, method="inclusive")[98],
     }
 
 
