@@ -131,8 +131,7 @@ class Program:
 
     def resident_mib(self) -> float:
         """Return the resident memory of the program and its children."""
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids())
-        return pages * _PAGE_BYTES / 2**20
+        return sum(map(resident_mib, self._pids()))
 
     def _pids(self) -> list[int]:
         found, unread = [], [self._process.pid]
@@ -158,6 +157,11 @@ def cpu_s(pid: int) -> float:
     """Return user and system time of a process, in nanosecond steps; those of /proc are 10 ms long."""
     # The clock that clock_getcpuclockid(3) names; Linux, include/linux/posix-timers_types.h.
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def resident_mib(pid: int) -> float:
+    """Return the resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
 
 
 def free_port() -> int:

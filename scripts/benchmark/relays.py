@@ -24,8 +24,8 @@ _CACHE = ROOT / ".bench"
 _INSTALL_TIMEOUT_S = 1200
 _FERROGW = "1.5.10"
 _BOUND = 1_000_000
-_OPENAI_PATH = "/v1/chat/completions"
-_OPENAI_BODY = {"model": "gpt-4o-mini", "stream": True}
+OPENAI_PATH = "/v1/chat/completions"
+OPENAI_BODY = {"model": "gpt-4o-mini", "stream": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Start:
 
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
-    path: str = _OPENAI_PATH
+    path: str = OPENAI_PATH
     headers: dict[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {KEY}"})
-    body: dict[str, Any] = field(default_factory=_OPENAI_BODY.copy)
+    body: dict[str, Any] = field(default_factory=OPENAI_BODY.copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def at_v1(relayd: Relay) -> Relay:
     """Return the same relayd, asked in OpenAI's protocol."""
 
     def start(folder: Path, port: int, upstream: int) -> Start:
-        return replace(relayd.start(folder, port, upstream), path=_OPENAI_PATH, body=_OPENAI_BODY)
+        return replace(relayd.start(folder, port, upstream), path=OPENAI_PATH, body=OPENAI_BODY)
 
     return replace(relayd, name="/v1", start=start)
 

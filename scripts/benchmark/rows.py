@@ -21,9 +21,9 @@ from typing import Any, Self
 
 import httpx2
 
-from benchmark import terminal
 from benchmark.programs import Cores, Program, free_port, on_core
-from benchmark.relays import ROOT, Relay, Start, environment, with_workers
+from benchmark.relays import OPENAI_BODY, OPENAI_PATH, ROOT, Relay, Start, environment, with_workers
+from benchmark.terminal import SCREENS, Terminal
 
 Figures = dict[str, float]
 Group = dict[str, Any]
@@ -46,6 +46,9 @@ _EXPIRY_TOLERANCE_S = 0.1
 _CALLERS = 4
 _A_WORKERS_STREAMS = 80
 _WORKER_ROUNDS = 5
+_TERMINAL_STARTS = 3
+_AT_REST_AFTER_S = 2.0
+_AT_REST_S = 8.0
 
 
 class Bench:
@@ -65,7 +68,7 @@ class Bench:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "benchmark.upstream", str(self._upstream_port)]
-        upstream = Program(command, core=self.cores.load, env=self._env, folder=self._folder("upstream"))
+        upstream = Program(command, core=self.cores.load, env=self._env, folder=self.folder("upstream"))
         self._stack.callback(upstream.stop)
         upstream.wait_listening(self._upstream_port, 30)
         with on_core(self.cores.load):
@@ -84,7 +87,7 @@ class Bench:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """Return a new folder that any user may enter (nginx's worker is not root)."""
         folder = Path(tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", name), dir=self._root))
         folder.chmod(0o755)
@@ -97,7 +100,7 @@ class Bench:
         Raises:
             CannotRunError: it did not start.
         """
-        port, folder = free_port(), self._folder(relay.name)
+        port, folder = free_port(), self.folder(relay.name)
         start = relay.start(folder, port, self._upstream_port)
         core = self.cores.measured if core is None else core
         with ExitStack() as stack:
@@ -152,6 +155,7 @@ class Run:
             "headers": start.headers,
             "body": start.body,
         }
+        self.admin_socket = folder / "state/admin.sock"
         self.notes: list[str] = []
         self.peak_mib = 0.0
         """The most memory that was resident during the last load."""
@@ -328,16 +332,24 @@ class _Callers:
         )
 
 
-def _post(socket: Path, path: str, body: Any, headers: dict[str, str]) -> tuple[float, Any]:
-    """Ask the admin side on a connection in use; return the milliseconds, and the answer.
+def _ring(socket: Path) -> tuple[int, str]:
+    """Return the generation of the keys, and the id of the first one."""
+    with _admin(socket) as admin:
+        ring = admin.get("/keys").json()
+        return ring["generation"], ring["keys"][0]["id"]
 
-    For a process of its own: in that of the callers it would wait for their threads, 5 ms for each turn.
-    """
-    transport = httpx2.HTTPTransport(uds=str(socket))
-    with httpx2.Client(transport=transport, base_url="http://relayd", headers=headers) as admin:
-        admin.get("/keys")
+
+def _admin(socket: Path) -> httpx2.Client:
+    return httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://relayd")
+
+
+def _rotate(socket: Path, generation: int, key_id: str, grace_s: float) -> tuple[float, dict[str, Any]]:
+    """Make a new key in the place of this one; return the milliseconds that it took, and the answer."""
+    headers = {"If-Match": f'"{generation}"', "Idempotency-Key": f"bench-{generation}"}
+    with _admin(socket) as admin:
+        admin.get("/keys")  # a connection in use is measured, as an operator has it
         began_s = time.perf_counter()
-        answer = admin.post(path, json=body)
+        answer = admin.post(f"/keys/{key_id}/rotate", json={"grace_s": grace_s}, headers=headers)
         return (time.perf_counter() - began_s) * 1000, answer.raise_for_status().json()
 
 
@@ -345,20 +357,18 @@ def _rotation(run: Run) -> Figures:
     """Rotate under load: no valid key is refused, and no key is accepted after its expiry."""
     callers = _Callers(run.target["port"], run.target["headers"]["Authorization"].removeprefix("Bearer "))
     over, times_ms = threading.Event(), []
-    socket = run.folder / "state/admin.sock"
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://relayd") as admin:
-        ring = admin.get("/keys").json()
-    generation, key_id = ring["generation"], ring["keys"][0]["id"]
+    generation, key_id = _ring(run.admin_socket)
     with (
         on_core(run.bench.cores.load),
+        # A process of its own: in this one it would wait for the callers' threads, 5 ms for each turn.
         ProcessPoolExecutor(1, get_context("spawn")) as operator,
         ThreadPoolExecutor(_CALLERS) as pool,
     ):
         running = [pool.submit(callers.run, over) for _ in range(_CALLERS)]
-        for number in range(_ROTATIONS):
-            headers = {"If-Match": f'"{generation}"', "Idempotency-Key": f"bench-{number}"}
-            path = f"/keys/{key_id}/rotate"
-            took_ms, change = operator.submit(_post, socket, path, {"grace_s": _GRACE_S}, headers).result()
+        for _ in range(_ROTATIONS):
+            took_ms, change = operator.submit(
+                _rotate, run.admin_socket, generation, key_id, _GRACE_S
+            ).result()
             times_ms.append(took_ms)
             expires_at = datetime.fromisoformat(change["old"]["expires_at"]).timestamp()
             callers.expired.append((expires_at, callers.valid))
@@ -380,26 +390,50 @@ def _terminal(run: Run) -> Figures:
     """Measure the operator's app, alone on the measured core; its daemon is on the load's."""
     assert run.relay.terminal_app is not None  # noqa: S101 - only relayd has this row
     app = run.relay.terminal_app
-    command = [*app.command, "--socket", str(run.folder / "state/admin.sock")]
-    env, core = environment(app), run.bench.cores.measured
-    figures = terminal.measure_start(command, env, core)
+    command = [*app.command, "--socket", str(run.admin_socket)]
+
+    def start() -> Terminal:
+        # The app remembers its last screen.
+        home = run.bench.folder("home")
+        return Terminal(command, environment(app) | {"HOME": str(home)}, run.bench.cores.measured)
+
+    painted_s = []
+    for _ in range(_TERMINAL_STARTS):
+        with start() as terminal:
+            painted_s.append(terminal.until(b"Requests"))
+    costs = []
+    _rotate(run.admin_socket, *_ring(run.admin_socket), grace_s=3600)
+    with start() as terminal:
+        terminal.until(b"LIVE")
+        for key in SCREENS:
+            terminal.press(bytes([key]))
+            terminal.watch(_AT_REST_AFTER_S)
+            costs.append(terminal.watch(_AT_REST_S))
     waits_ms: list[float] = []
-    with terminal.Screen(command, env, core) as screen:
-        screen.until(terminal.LIVE)
+    with start() as terminal:
+        terminal.until(b"LIVE")
         run.play(_requests(0.1))
         # The list stands still while the cursor is inside it, so that every key moves the cursor.
-        screen.press(b"kkkk")
-        screen.watch(_SETTLE_S)
-        # Each worker waits for the provider: together they ask for about 1,000 deltas a second.
+        terminal.press(b"kkkk")
+        terminal.watch(_SETTLE_S)
+        # Each worker waits for the provider: together they make about 1,000 requests a second. On /v1 the
+        # daemon has time for them, beside the load and the upstream on the same core.
+        run.target |= {"path": OPENAI_PATH, "body": OPENAI_BODY}
         result, _ = run.play(
             {"workers": 50, "deltas": 1, "interval_ms": 0, "wait_ms": 45, "for_s": 15},
-            lambda: waits_ms.append(screen.key_to_cursor_ms()),
+            lambda: waits_ms.append(terminal.key_to_cursor_ms()),
         )
-    # One event when a request starts, and one when it ends.
-    figures["tui: events/s meanwhile"] = 2 * result["complete"] / result["seconds"]
-    figures["tui: ms from a key to the screen, p50"] = statistics.median(waits_ms)
-    figures["tui: ms from a key to the screen, p99"] = statistics.quantiles(waits_ms, n=100)[98]
-    return figures
+        mib = terminal.resident_mib()
+    return {
+        "tui: ms from the start to the first paint": statistics.median(painted_s) * 1000,
+        "tui: % CPU at rest, a key counting down": 100 * max(cost.cpu for cost in costs),
+        "tui: bytes/s at rest, a key counting down": max(cost.bytes_a_s for cost in costs),
+        # One event when a request starts, and one when it ends.
+        "tui: events/s under load": 2 * result["complete"] / result["seconds"],
+        "tui: ms from a key to the screen, p50": statistics.median(waits_ms),
+        "tui: ms from a key to the screen, p99": statistics.quantiles(waits_ms, n=100)[98],
+        "tui: resident MiB after the load": mib,
+    }
 
 
 SHARED_ROWS = {"idle": _idle, "paced": _paced, "long": _long, "churn": _churn, "first": _first}

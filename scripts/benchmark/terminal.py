@@ -1,4 +1,4 @@
-"""The operator's app at 80x24 in a pseudo-terminal: first paint, idle CPU, and from a key to the screen."""
+"""The operator's app at 80x24 in a pseudo-terminal: what it costs, and how soon it shows what a key does."""
 
 from __future__ import annotations
 
@@ -7,32 +7,40 @@ import os
 import pty
 import random
 import select
-import statistics
 import struct
 import subprocess
 import termios
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
-from benchmark.programs import cpu_s, on_core
+from benchmark.programs import cpu_s, on_core, resident_mib
 
-LIVE = b"LIVE"
-_PAINTED = b"Requests"
+SCREENS = b"12345678"
 _CURSOR = "▶".encode()
-_STARTS = 3
-_SETTLE_S = 4.0
-_WATCH_S = 8.0
+_QUESTION, _ANSWER = b"\x1b[5n", b"\x1b[0n"
+"""Device status report (ECMA-48, 8.3.35): the app waits for a terminal that answers."""
 _TIMEOUT_S = 60.0
 
 
-class Screen:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the app took in some time."""
+
+    cpu: float
+    """Share of a core."""
+    bytes_a_s: float
+    """What it wrote to the terminal."""
+
+
+class Terminal:
     """The app in a pseudo-terminal, on one core."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], core: int) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.began_s = time.monotonic()
+        self._began_s = time.monotonic()
         with on_core(core):
             self._process = subprocess.Popen(
                 command,
@@ -53,14 +61,18 @@ class Screen:
         self._process.wait()
         os.close(self._master)
 
-    def read(self, timeout_s: float) -> bytes:
+    def _read(self, timeout_s: float) -> bytes:
         """Return what the app writes next, or nothing after the timeout."""
         if not select.select([self._master], [], [], max(0.0, timeout_s))[0]:
             return b""
-        return os.read(self._master, 1 << 16)
+        written = os.read(self._master, 1 << 16)
+        self.press(_ANSWER * written.count(_QUESTION))
+        return written
 
     def until(self, wanted: bytes) -> float:
-        """Read until this was written; return how many seconds after the start that was.
+        """Read until this is written; return how many seconds after the start that is.
+
+        The app writes only the cells that change: a text that is shown already does not come again.
 
         Raises:
             TimeoutError: it was not written in time.
@@ -69,15 +81,15 @@ class Screen:
         while wanted not in seen:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"The app did not write {wanted!r} in time: {seen[-500:]!r}")
-            seen += self.read(0.5)
-        return time.monotonic() - self.began_s
+            seen += self._read(0.5)
+        return time.monotonic() - self._began_s
 
-    def watch(self, seconds: float) -> float:
-        """Read for so long; return the app's share of a core meanwhile."""
-        began_s, before_s = time.monotonic(), cpu_s(self._process.pid)
+    def watch(self, seconds: float) -> Cost:
+        """Read for so long; return what the app takes meanwhile."""
+        began_s, before_s, written = time.monotonic(), cpu_s(self._process.pid), 0
         while (left_s := began_s + seconds - time.monotonic()) > 0:
-            self.read(left_s)
-        return (cpu_s(self._process.pid) - before_s) / seconds
+            written += len(self._read(left_s))
+        return Cost((cpu_s(self._process.pid) - before_s) / seconds, written / seconds)
 
     def press(self, keys: bytes) -> None:
         """Type."""
@@ -92,18 +104,6 @@ class Screen:
         self.until(_CURSOR)
         return (time.monotonic() - began_s) * 1000
 
-
-def measure_start(command: Sequence[str], env: Mapping[str, str], core: int) -> dict[str, float]:
-    """Start the app a few times; return how long its first paint takes, and what it costs idle."""
-    painted_s = []
-    for _ in range(_STARTS):
-        with Screen(command, env, core) as screen:
-            painted_s.append(screen.until(_PAINTED))
-    with Screen(command, env, core) as screen:
-        screen.until(LIVE)
-        screen.watch(_SETTLE_S)
-        idle = screen.watch(_WATCH_S)
-    return {
-        "tui: ms from the start to the first paint": statistics.median(painted_s) * 1000,
-        "tui: % CPU, idle": 100 * idle,
-    }
+    def resident_mib(self) -> float:
+        """Return the app's resident memory."""
+        return resident_mib(self._process.pid)
