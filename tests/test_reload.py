@@ -39,9 +39,7 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
     """Models, CORS, limits, times and the log's level change under an open stream, which goes on."""
     with Daemon(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(KEY, body("demo:text=words,deltas=8,interval_ms=150")))
-            head = await wire.head()
-            await wire.first_piece(head)
+            head = await wire.begin(post(KEY, body("demo:text=words,deltas=8,interval_ms=150")))
             said = await _reload(
                 daemon,
                 "restart",
@@ -60,8 +58,7 @@ async def test_what_may_change_live_changes_and_the_rest_is_named(tmp_path: Path
             assert "after a restart: server.port" in said
             assert (await ask(daemon.port, KEY, body(_QUICK))).status == 429
             await _tells_what_waits(daemon)
-            async for _ in wire.pieces(head):
-                pass
+            await wire.rest(head)
             assert (head.error, head.text) == (None, "The relay passes each delta on as one ")
         foreign = await ask(daemon.port, KEY, body(_QUICK), {"Origin": "https://other.example"})
         assert foreign.status == 403
@@ -123,9 +120,7 @@ async def test_the_providers_key_is_replaced_under_open_streams(tmp_path: Path) 
         settings = {"upstream.base_url": upstream.base_url, "openai_api_key_file": str(file)}
         with Daemon(tmp_path, settings=settings, env={"OPENAI_API_KEY": ""}) as daemon:
             async with await Wire.open(daemon.port) as wire:
-                wire.send(post(KEY, body("demo:text=words,deltas=10000,interval_ms=10")))
-                head = await wire.head()
-                await wire.first_piece(head)
+                head = await wire.begin(post(KEY, body("demo:text=words,deltas=10000,interval_ms=10")))
                 _write_key(file, new)
                 upstream.key = new
                 assert (await ask(daemon.port, KEY, body(_QUICK))).error is not None

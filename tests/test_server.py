@@ -16,7 +16,7 @@ from relayd.server import Server, new_boot_id, public_url
 from relayd.state.records import Outcome
 from relayd.state.state import State
 from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
-from tests.wire import DONE, Reply, Wire, body, post
+from tests.wire import DONE, Wire, body, post
 
 _ENDLESS = "demo:text=words,deltas=10000,interval_ms=10"
 _EXIT_S = 30
@@ -33,20 +33,6 @@ class _StuckState(State):
 
 async def _exit_status(relay: Relay) -> int:
     return await asyncio.wait_for(asyncio.shield(relay.life), _EXIT_S)
-
-
-async def _streaming(wire: Wire, model: str = _ENDLESS) -> Reply:
-    """Return a reply whose first piece has come."""
-    wire.send(post(KEY, body(model)))
-    reply = await wire.head()
-    await wire.first_piece(reply)
-    return reply
-
-
-async def _rest(wire: Wire, reply: Reply) -> Reply:
-    async for _ in wire.pieces(reply):
-        pass
-    return reply
 
 
 async def test_a_daemon_announces_itself_serves_and_ends() -> None:
@@ -79,30 +65,33 @@ async def test_a_daemon_announces_itself_serves_and_ends() -> None:
 async def test_a_stop_lets_open_streams_finish(stop: Callable[[Server], None]) -> None:
     """The operator's `drain` and both signals alike."""
     async with running_relay() as relay, await Wire.open(relay.port) as wire:
-        reply = await _streaming(wire, "demo:text=words,deltas=10,interval_ms=30")
+        reply = await wire.begin(post(KEY, body("demo:text=words,deltas=10,interval_ms=30")))
         stop(relay.server)
-        await _rest(wire, reply)
+        await wire.rest(reply)
         assert (reply.cut, reply.error) == (False, None)
         assert reply.lines[-1] == DONE
         assert await _exit_status(relay) == 0
         assert (await relay.record()).outcome is Outcome.COMPLETED
 
 
-async def test_streams_that_outlive_the_drain_timeout_are_ended() -> None:
-    """Their clients are told why, and the record says so."""
+async def test_streams_that_outlive_the_drain_timeout_are_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """Their clients are told why, the record says so, and the log how long it may take."""
+    caplog.set_level("INFO")
     async with (
         running_relay(server__drain_timeout_s=0.3) as relay,
         await Wire.open(relay.port) as wire,
     ):
-        reply = await _streaming(wire)
+        reply = await wire.begin(post(KEY, body(_ENDLESS)))
         began_at = time.monotonic()
         relay.server.request_stop()
-        await _rest(wire, reply)
+        await wire.rest(reply)
         assert time.monotonic() - began_at >= 0.3
         assert reply.error == ("draining: This relay is stopping and could not wait longer for the answer.")
         assert reply.lines[-1] == DONE
         assert await _exit_status(relay) == 0
         assert (await relay.record()).outcome is Outcome.SHUTDOWN
+    assert "draining: 1 streams open, at most 0.3 s" in caplog.text
+    assert caplog.messages[-1] == "stopped"
 
 
 @pytest.mark.parametrize("sent", [0, 20], ids=["nothing yet", "half a head"])
@@ -122,6 +111,18 @@ async def test_a_stop_answers_a_request_that_is_under_way(sent: int) -> None:
         assert await _exit_status(relay) == 0
 
 
+async def test_a_body_that_was_on_its_way_is_still_served() -> None:
+    """A request that was admitted before the stop is not refused by it."""
+    payload = body("demo:text=words,deltas=2,interval_ms=0")
+    async with running_relay() as relay, await Wire.open(relay.port) as wire:
+        wire.send(post(KEY, b"", {"Expect": "100-continue"}, length=len(payload)))
+        assert (await wire.head()).status == 100
+        relay.server.request_stop()
+        wire.send(payload)
+        assert (await wire.reply()).text == "The relay "
+        assert await _exit_status(relay) == 0
+
+
 async def test_a_second_stop_ends_open_streams_at_once() -> None:
     """Whatever the drain timeout is; a request whose body was arriving does not begin any more."""
     payload = body(_ENDLESS)
@@ -132,12 +133,12 @@ async def test_a_second_stop_ends_open_streams_at_once() -> None:
     ):
         late.send(post(KEY, b"", {"Expect": "100-continue"}, length=len(payload)))
         assert (await late.head()).status == 100
-        reply = await _streaming(wire)
+        reply = await wire.begin(post(KEY, body(_ENDLESS)))
         relay.server.request_stop()
         assert not relay.life.done()
         relay.server.request_stop()
         late.send(payload)
-        await _rest(wire, reply)
+        await wire.rest(reply)
         assert reply.error is not None
         assert reply.error.startswith("draining: ")
         refused = await late.reply()

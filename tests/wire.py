@@ -176,11 +176,12 @@ class Wire:
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in rest)]
         return Reply(version, int(status), headers)
 
-    async def pieces(self, reply: Reply) -> AsyncIterator[bytes]:
-        """Read the body piece by piece into `reply`, and yield each."""
-        async for data in self._body(reply):
-            reply.pieces.append((time.monotonic(), data))
-            yield data
+    async def begin(self, request: bytes) -> Reply:
+        """Send a request; return its reply when the first chunk of its body has come."""
+        self.send(request)
+        reply = await self.head()
+        await self.first_piece(reply)
+        return reply
 
     async def first_piece(self, reply: Reply) -> bytes:
         """Read one chunk more of a chunked body."""
@@ -190,10 +191,13 @@ class Wire:
 
     async def reply(self) -> Reply:
         """Read a whole reply."""
-        reply = await self.head()
+        return await self.rest(await self.head())
+
+    async def rest(self, reply: Reply) -> Reply:
+        """Read the rest of a reply that has begun."""
         async with asyncio.timeout(PATIENCE_S):
-            async for _ in self.pieces(reply):
-                pass
+            async for data in self._body(reply):
+                reply.pieces.append((time.monotonic(), data))
         return reply
 
     async def ended(self) -> bytes:

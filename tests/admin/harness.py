@@ -257,16 +257,7 @@ async def whole_daemons(
 async def open_chat(relay: Relay, model: str, key: str = KEY) -> tuple[Wire, Reply]:
     """Begin a chat and wait for its first line."""
     wire = await Wire.open(relay.port)
-    wire.send(post(key, body(model)))
-    reply = await wire.head()
-    await wire.first_piece(reply)
-    return wire, reply
-
-
-async def read_to_end(wire: Wire, reply: Reply) -> None:
-    """Read the rest of a chat."""
-    async for _ in wire.pieces(reply):
-        pass
+    return wire, await wire.begin(post(key, body(model)))
 
 
 @dataclass(frozen=True, slots=True)

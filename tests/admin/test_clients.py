@@ -18,7 +18,7 @@ from relayd.state.directory import StateDirectory
 from relayd.state.keys import digest
 from relayd.state.records import Client
 from relayd.state.state import State
-from tests.admin.harness import AdminHarness, admin_api, open_chat, raw, read_to_end, whole_daemon
+from tests.admin.harness import AdminHarness, admin_api, open_chat, raw, whole_daemon
 from tests.commands.harness import relayd
 from tests.harness import KEY, running_relay
 from tests.state.harness import FIRST_RELEASE
@@ -124,8 +124,8 @@ async def test_a_removal_with_cut_ends_the_client_s_streams_alone() -> None:
         rotated = await client.rotate_key(made.key.id, grace_s=0, generation=2, idempotency_key="2")
         assert rotated.secret is not None
         doomed += [await open_chat(relay, "demo:deltas=10000,interval_ms=50", key=rotated.secret)]
-        other = await open_chat(relay, "demo:deltas=20,interval_ms=50,text=words", key=KEY)
-        ends = [asyncio.create_task(read_to_end(*chat), name="doomed") for chat in doomed]
+        calm, other = await open_chat(relay, "demo:deltas=20,interval_ms=50,text=words", key=KEY)
+        ends = [asyncio.create_task(wire.rest(reply), name="doomed") for wire, reply in doomed]
         assert (await client.clients()).clients[0].open_streams == 2
         removed = await client.remove_client("anna", cut=True, generation=3, idempotency_key="3")
         assert removed.cut == 2
@@ -133,9 +133,9 @@ async def test_a_removal_with_cut_ends_the_client_s_streams_alone() -> None:
         for wire, reply in doomed:
             assert reply.error == "key_revoked: The key of this request was revoked."
             wire.finish()
-        await read_to_end(*other)
-        assert other[1].error is None
-        other[0].finish()
+        await calm.rest(other)
+        assert other.error is None
+        calm.finish()
         async with await Wire.open(relay.port) as wire:
             wire.send(post(rotated.secret, body("demo:")))
             assert (await wire.reply()).status == 401
@@ -150,7 +150,7 @@ async def test_a_removal_leaves_open_streams_alone() -> None:
         wire, reply = await open_chat(relay, "demo:deltas=10,interval_ms=20", key=made.secret)
         removed = await client.remove_client("anna", cut=False, generation=2, idempotency_key="2")
         assert removed.cut == 0
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         assert (reply.error, reply.lines[-1]) == (None, DONE)
         wire.finish()
 

@@ -11,7 +11,7 @@ import pytest
 
 from relayd.admin.client import Refused
 from relayd.admin.schema import AcceptState
-from tests.admin.harness import admin_api, open_chat, raw, read_to_end, whole_daemon
+from tests.admin.harness import admin_api, open_chat, raw, whole_daemon
 from tests.harness import KEY
 from tests.wire import DONE
 
@@ -51,7 +51,7 @@ async def test_cancel_ends_one_stream_and_no_other() -> None:
         assert request_id is not None
         await client.cancel(request_id)
         for wire, reply in (doomed, spared):
-            await read_to_end(wire, reply)
+            await wire.rest(reply)
             wire.finish()
         assert doomed[1].error == "cancelled: The operator of this relay cancelled the request."
         assert doomed[1].lines[-1] == spared[1].lines[-1] == DONE
@@ -78,7 +78,7 @@ async def test_the_open_streams_are_listed_oldest_first() -> None:
         }
         for wire, reply in opened:
             await client.cancel(str(reply.header("X-Request-Id")))
-            await read_to_end(wire, reply)
+            await wire.rest(reply)
             wire.finish()
 
 

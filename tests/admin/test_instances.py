@@ -34,7 +34,6 @@ from tests.admin.harness import (
     be_patient,
     open_chat,
     raw,
-    read_to_end,
     whole_daemons,
     worker_of,
 )
@@ -185,7 +184,7 @@ async def test_a_stream_is_listed_and_cancelled_from_any_instance(tmp_path: Path
         assert (record.phase, record.deltas > 0, record.outcome) == (Phase.STREAMING, True, None)
         assert (await other.clients()).clients[0].open_streams == 1
         await other.cancel(request_id)
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         wire.finish()
         assert reply.error == "cancelled: The operator of this relay cancelled the request."
         assert reply.lines[-1] == DONE
@@ -204,7 +203,7 @@ async def test_a_cut_ends_the_streams_of_the_key_everywhere(tmp_path: Path) -> N
             ring.keys[0].id, cut=True, generation=ring.generation, idempotency_key="cut"
         )
         for wire, reply in opened:
-            await read_to_end(wire, reply)
+            await wire.rest(reply)
             wire.finish()
             assert reply.error == "key_revoked: The key of this request was revoked."
         assert change.cut == 2
@@ -239,7 +238,7 @@ async def test_without_its_database_an_instance_shows_and_commands_itself(
         assert refusal.value.status == 503
         assert (await client.pause()).intake is AcceptState.PAUSED
         await client.cancel(str(reply.header("X-Request-Id")))
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         wire.finish()
         assert reply.lines[-1] == DONE
         postgres.start()
@@ -270,7 +269,7 @@ async def test_what_can_reach_nobody_says_so_however_long_the_database_is_down(
         [label] = _instance_labels(await client.metrics())
         assert label in labels
         await its_client.cancel(str(reply.header("X-Request-Id")))
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         wire.finish()
 
 
@@ -305,7 +304,7 @@ async def test_a_client_has_its_streams_once(tmp_path: Path) -> None:
             "busy: The client 'web' has reached its limit of 1 requests at once; wait for one to end.",
         )
         await client.cancel(str(reply.header("X-Request-Id")))
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         wire.finish()
         async with asyncio.timeout(PATIENCE_S):
             while (await ask(other.port, made.secret, body("demo"))).status != 200:

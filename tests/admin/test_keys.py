@@ -10,7 +10,7 @@ import pytest
 
 from relayd.admin.client import Refused
 from relayd.admin.schema import KeyChange, KeyState
-from tests.admin.harness import AdminHarness, admin_api, open_chat, raw, read_to_end, whole_daemon
+from tests.admin.harness import AdminHarness, admin_api, open_chat, raw, whole_daemon
 from tests.harness import KEY
 from tests.wire import DONE, Wire, body, post, until
 
@@ -114,10 +114,10 @@ async def test_revoke_with_cut_ends_the_streams_of_that_key_alone() -> None:
     async with whole_daemon() as (relay, client):
         added = await client.add_key("other", generation=1, idempotency_key="add")
         assert added.secret is not None
-        other = await open_chat(relay, "demo:deltas=20,interval_ms=50,text=words", key=added.secret)
+        calm, other = await open_chat(relay, "demo:deltas=20,interval_ms=50,text=words", key=added.secret)
         doomed = [await open_chat(relay, "demo:deltas=10000,interval_ms=50") for _ in range(5)]
         key = next(key for key in (await client.keys()).keys if key.client == "default")
-        ends = [asyncio.create_task(read_to_end(*chat), name="doomed") for chat in doomed]
+        ends = [asyncio.create_task(wire.rest(reply), name="doomed") for wire, reply in doomed]
         change = await client.revoke_key(key.id, cut=True, generation=2, idempotency_key="cut")
         assert change.cut == 5
         await asyncio.gather(*ends)
@@ -125,10 +125,10 @@ async def test_revoke_with_cut_ends_the_streams_of_that_key_alone() -> None:
             assert reply.error == "key_revoked: The key of this request was revoked."
             assert reply.lines[-1] == DONE
             wire.finish()
-        await read_to_end(*other)
-        assert other[1].error is None
-        assert len([line for line in other[1].lines if line["content"] and not line["done"]]) == 20
-        other[0].finish()
+        await calm.rest(other)
+        assert other.error is None
+        assert len([line for line in other.lines if line["content"] and not line["done"]]) == 20
+        calm.finish()
         await until(lambda: len(relay.server.streams) == 0)
 
 

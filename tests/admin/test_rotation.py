@@ -125,8 +125,7 @@ async def test_rotations_under_load_refuse_no_valid_key_and_admit_no_expired_one
             over.set()
             await load
         for wire, reply in streams:
-            async for _ in wire.pieces(reply):
-                pass
+            await wire.rest(reply)
             wire.finish()
             assert (reply.error, reply.lines[-1]) == (None, DONE)
             assert len([line for line in reply.lines if line["content"] and not line["done"]]) == 60
@@ -140,7 +139,4 @@ async def test_rotations_under_load_refuse_no_valid_key_and_admit_no_expired_one
 
 async def _open(port: int, deltas: int) -> tuple[Wire, Reply]:
     wire = await Wire.open(port)
-    wire.send(post(KEY, body(f"demo:deltas={deltas},interval_ms=50,text=words")))
-    reply = await wire.head()
-    await wire.first_piece(reply)
-    return wire, reply
+    return wire, await wire.begin(post(KEY, body(f"demo:deltas={deltas},interval_ms=50,text=words")))

@@ -128,9 +128,7 @@ async def test_a_drain_over_the_socket_ends_the_daemon_like_a_signal(tmp_path: P
     """The command says what is open, that goes on until its client leaves, and the exit status is 0."""
     with Daemon(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(KEY, body("demo:deltas=10000,interval_ms=50")))
-            reply = await wire.head()
-            await wire.first_piece(reply)
+            reply = await wire.begin(post(KEY, body("demo:deltas=10000,interval_ms=50")))
             ran = await relayd(daemon.state_dir / "admin.sock", "drain")
             assert "1 open stream may take 30 s more" in ran.out
             await wire.first_piece(reply)

@@ -190,8 +190,7 @@ class Load:
                 wire.send(post(self._key(machine), payload))
                 reply = await wire.head()
                 request_id = reply.header("X-Request-Id")
-                async for _ in wire.pieces(reply):
-                    pass
+                await wire.rest(reply)
                 if not reply.cut:
                     assert reply.lines[-1] == DONE, reply.body
                     assert reply.error is not None or reply.text == question, reply.body

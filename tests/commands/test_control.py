@@ -9,7 +9,7 @@ from pathlib import Path
 
 from relayd import __version__
 from relayd.alerts.alert import AlertKind, Condition
-from tests.admin.harness import admin_api, open_chat, read_to_end, whole_daemon
+from tests.admin.harness import admin_api, open_chat, whole_daemon
 from tests.commands.harness import relayd
 
 
@@ -71,7 +71,7 @@ async def test_cancel_names_the_request() -> None:
         assert request_id is not None
         ran = await relayd(client.socket, "cancel", request_id)
         assert (ran.status, ran.out.startswith(f"Cancelled {request_id}:")) == (0, True)
-        await read_to_end(wire, reply)
+        await wire.rest(reply)
         assert reply.error is not None
         wire.finish()
         again = await relayd(client.socket, "cancel", request_id, "--json")

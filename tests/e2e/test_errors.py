@@ -240,21 +240,13 @@ async def _held(daemon: Daemon, places: int, headers: dict[str, str] | None = No
 
 
 @asynccontextmanager
-async def _streaming(daemon: Daemon, script: str, **fields: object) -> AsyncIterator[tuple[Wire, Reply, str]]:
+async def _streaming(daemon: Daemon, script: str) -> AsyncIterator[tuple[Wire, Reply, str]]:
     """A stream that has begun: its wire, its reply so far, its id."""
     async with await Wire.open(daemon.port) as wire:
-        wire.send(post(KEY, body(f"demo:{script}", **fields), {"Origin": ORIGIN}))
-        reply = await wire.head()
-        await wire.first_piece(reply)
+        reply = await wire.begin(post(KEY, body(f"demo:{script}"), {"Origin": ORIGIN}))
         request_id = reply.header("X-Request-Id")
         assert request_id is not None
         yield wire, reply, request_id
-
-
-async def _rest(wire: Wire, reply: Reply) -> None:
-    async with asyncio.timeout(60):
-        async for _ in wire.pieces(reply):
-            pass
 
 
 async def _waiting(daemon: Daemon, wire: Wire) -> str:
@@ -284,7 +276,7 @@ async def test_the_operator_cancels_in_the_middle(daemon: Daemon) -> None:
     """`cancelled`, as a line."""
     async with _streaming(daemon, "deltas=1000,interval_ms=20") as (wire, reply, request_id):
         await daemon.admin.cancel(request_id)
-        await _rest(wire, reply)
+        await wire.rest(reply)
     assert reply.status == 200
     await _check_end(daemon, reply, "cancelled", "operator", Outcome.CANCELLED)
 
@@ -301,7 +293,7 @@ async def test_a_revoked_key_is_cut_in_every_phase(tmp_path: Path) -> None:
             await daemon.admin.revoke_key(
                 ring.keys[0].id, cut=True, generation=ring.generation, idempotency_key=uuid4().hex
             )
-            await _rest(wire, streamed)
+            await wire.rest(streamed)
             refused = await waiting.reply()
         await _check(daemon, refused, "key_revoked", 401, "revoked", Outcome.CANCELLED)
         await _check_end(daemon, streamed, "key_revoked", "revoked", Outcome.CANCELLED)
@@ -317,14 +309,14 @@ async def test_paused_intake_refuses_new_work_and_keeps_the_old(daemon: Daemon) 
             refused = await _ask(daemon, body("demo"))
         finally:
             await daemon.admin.resume()
-        await _rest(wire, reply)
+        await wire.rest(reply)
     await _check(daemon, refused, "draining", 503, "paused", Outcome.REJECTED)
     assert reply.error is None
     assert (await _ask(daemon, body("demo:deltas=1"))).status == 200
 
 
 async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path) -> None:
-    """`draining` with its status before the first byte, and as a line in the middle."""
+    """`draining` with its status before the first byte, and as a line in the middle; no socket is left."""
     settings = {"server.drain_timeout_s": 0.2}
     with Daemon(tmp_path, settings=settings) as daemon:
         async with (
@@ -333,9 +325,10 @@ async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path
         ):
             await _waiting(daemon, waiting)
             daemon.signal(signal.SIGTERM)
-            await _rest(wire, streamed)
+            await wire.rest(streamed)
             refused = await waiting.reply()
         assert await asyncio.to_thread(daemon.wait) == 0
+        assert sorted(path.name for path in daemon.state_dir.iterdir()) == ["relayd.db", "relayd.lock"]
         await _check(daemon, refused, "draining", 503, "stopping", Outcome.SHUTDOWN)
         await _check_end(daemon, streamed, "draining", "stopping", Outcome.SHUTDOWN)
 

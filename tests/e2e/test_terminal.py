@@ -55,12 +55,9 @@ async def test_closing_the_terminal_stops_the_daemon_as_a_signal_does(tmp_path: 
     """The open stream ends whole, then the port is free."""
     with _AtTerminal(tmp_path) as daemon:
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(KEY, _SLOW))
-            reply = await wire.head()
-            await wire.first_piece(reply)
+            reply = await wire.begin(post(KEY, _SLOW))
             daemon.close_terminal()
-            async for _ in wire.pieces(reply):
-                pass
+            await wire.rest(reply)
             assert (reply.error, reply.cut) == (None, False)
         assert await asyncio.to_thread(daemon.wait) == 0
         assert "the terminal was closed" in daemon.stderr

@@ -33,10 +33,7 @@ def _workers(home: Path, **settings: object) -> Daemon:
 async def _stream(stack: AsyncExitStack, daemon: Daemon, model: str) -> tuple[Wire, Reply]:
     """Return a stream that has begun, on a connection of its own."""
     wire = await stack.enter_async_context(await Wire.open(daemon.port))
-    wire.send(post(KEY, body(model)))
-    reply = await wire.head()
-    await wire.first_piece(reply)
-    return wire, reply
+    return wire, await wire.begin(post(KEY, body(model)))
 
 
 async def _streams_on_all_workers(stack: AsyncExitStack, daemon: Daemon) -> list[tuple[Wire, Reply]]:
@@ -54,12 +51,6 @@ async def _streams_on_all_workers(stack: AsyncExitStack, daemon: Daemon) -> list
 
     await eventually(all_have_some)
     return streams
-
-
-async def _rest(wire: Wire, reply: Reply) -> Reply:
-    async for _ in wire.pieces(reply):
-        pass
-    return reply
 
 
 def _is_unlocked(file: Path) -> bool:
@@ -86,7 +77,7 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_along(tmp_path
 
         async with AsyncExitStack() as stack:
             streams = await _streams_on_all_workers(stack, daemon)
-            reading = {asyncio.create_task(_rest(*stream), name="reader"): stream[1] for stream in streams}
+            reading = {asyncio.create_task(wire.rest(reply), name="reader"): reply for wire, reply in streams}
             asking = asyncio.create_task(ask_again_and_again(), name="other clients")
             os.kill(victim, signal.SIGKILL)
             await until(lambda: daemon.stderr.count(" serves\n") == 3)
@@ -115,7 +106,7 @@ async def test_what_a_killed_worker_had_open_ends_as_crashed(tmp_path: Path) -> 
             ids = {reply.header("X-Request-Id") for _, reply in streams}
             # What is not on disk yet is lost with its worker.
             await until(lambda: ids <= {record.id for record in daemon.records()})
-            reading = {asyncio.create_task(_rest(*stream), name="reader"): stream[1] for stream in streams}
+            reading = {asyncio.create_task(wire.rest(reply), name="reader"): reply for wire, reply in streams}
             os.kill(daemon.worker_pids[1], signal.SIGKILL)
 
             def all_broken_have_crashed() -> bool:
@@ -154,7 +145,7 @@ async def test_one_admin_socket_reaches_all_workers(tmp_path: Path) -> None:
                     return True
 
                 await eventually(cancels)
-                assert ((await _rest(wire, reply)).error or "").startswith("cancelled: ")
+                assert ((await wire.rest(reply)).error or "").startswith("cancelled: ")
         await daemon.admin.drain()
         assert await asyncio.to_thread(daemon.wait) == 0
     assert daemon.stderr.count("stopped\n") == 2

@@ -132,8 +132,7 @@ async def test_a_draining_relay_refuses_and_ends_the_connection() -> None:
         assert await idle.ended() == b""
         with pytest.raises(ConnectionRefusedError):
             await Wire.open(relay.port)
-        async for _ in streaming.pieces(head):
-            pass
+        await streaming.rest(head)
         assert (head.error, head.text) == (None, "The relay passes each delta ")
 
 

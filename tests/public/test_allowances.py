@@ -107,9 +107,7 @@ async def test_changes_hold_for_the_next_request_while_streams_go_on() -> None:
     async with running_relay(clock=lambda: time.time() + passed_s) as relay:
         key = await a_key(relay, tokens_per_day=100_000)
         async with await Wire.open(relay.port) as wire:
-            wire.send(post(key, body(long, max_tokens=50)))
-            reply = await wire.head()
-            await wire.first_piece(reply)
+            await wire.begin(post(key, body(long, max_tokens=50)))
             for change, code in (
                 ({"tokens_per_day": 1}, "over_budget"),
                 ({"tokens_per_day": None, "expires_at": soon}, "unauthorized"),

@@ -99,9 +99,7 @@ async def test_leaving_ends_the_request_at_the_provider_at_once(way: str, fault:
 async def test_a_client_that_half_closed_sees_no_orderly_end() -> None:
     """It still reads; its reply is cut, so that it cannot pass for whole."""
     async with running_relay() as relay, await Wire.open(relay.port) as wire:
-        wire.send(post(KEY, body("demo:text=words,deltas=100,interval_ms=20")))
-        reply = await wire.head()
-        await wire.first_piece(reply)
+        await wire.begin(post(KEY, body("demo:text=words,deltas=100,interval_ms=20")))
         wire.half_close()
         rest = await wire.ended()
         assert b"0\r\n\r\n" not in rest
@@ -128,8 +126,7 @@ async def test_a_stream_does_not_end_with_another_client() -> None:
                 other.send(post(KEY, body("demo:fault=stall_first")))
                 other.reset()
             assert (await fetch(relay.port, "/healthz")).status == 200
-        async for _ in wire.pieces(head):
-            pass
+        await wire.rest(head)
         assert (head.cut, head.error) == (False, None)
         assert head.text == "The relay passes each delta on as one line, "
 

@@ -171,8 +171,7 @@ async def test_open_connections_go_on_when_the_relay_stops_accepting() -> None:
         reply = await idle.reply()
         assert (reply.status, reply.header("Connection")) == (200, "close")
         assert await idle.ended() == b""
-        async for _ in streaming.pieces(head):
-            pass
+        await streaming.rest(head)
         assert (head.cut, head.error) == (False, None)
         assert await streaming.ended() == b""
 

@@ -143,15 +143,12 @@ async def test_renewed_files_are_used_for_new_connections(authority: Authority) 
         running_relay(tls=TlsFiles(pair.cert, pair.key, clock)) as relay,
         await _open(relay.port, trusted) as wire,
     ):
-        wire.send(post(KEY, body(_SLOW)))
-        head = await wire.head()
-        await wire.first_piece(head)
+        head = await wire.begin(post(KEY, body(_SLOW)))
         pair.replace(renewed)
         assert await _common_name(relay.port, trusted) == "one"
         clock.now_s += 1
         assert await _common_name(relay.port, trusted) == "two"
-        async for _ in wire.pieces(head):
-            pass
+        await wire.rest(head)
         assert head.lines[-1] == DONE
 
 

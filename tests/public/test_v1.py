@@ -569,8 +569,7 @@ async def test_the_operator_ends_a_stream_with_an_error(path: str, end: str) -> 
         else:
             relay.server.request_stop()
             relay.server.request_stop()
-        async for _ in wire.pieces(reply):
-            pass
+        await wire.rest(reply)
         record = await relay.record()
         await relay.upstream.wait_closed(0)
     assert not reply.cut
@@ -792,8 +791,7 @@ async def test_a_client_that_reads_slowly_slows_the_provider() -> None:
         await until(lambda: stream.blocked)
         assert relay.upstream.requests[0].bytes_sent < 3_000_000
         wire.resume()
-        async for _ in wire.pieces(reply):
-            pass
+        await wire.rest(reply)
         record: RequestRecord = await relay.record()
         assert reply.body == relay.upstream.requests[0].answer
     assert record.outcome is Outcome.COMPLETED
@@ -915,8 +913,7 @@ async def test_an_open_stream_keeps_no_request(path: str) -> None:
         try:
             for _ in range(10):
                 wire = await stack.enter_async_context(await Wire.open(relay.port))
-                wire.send(sent)
-                await wire.first_piece(await wire.head())
+                await wire.begin(sent)
             held = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
