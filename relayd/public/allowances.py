@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
-from typing import Protocol
 
 import msgspec
 
@@ -20,7 +19,7 @@ from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estim
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import TokenCounts
 from relayd.state.bounds import allows
-from relayd.state.budget import NANO, Demand, OverBudget, Standing, TooManyStreams, Use
+from relayd.state.budget import NANO, Budget, Demand, OverBudget, Standing, TooManyStreams, Use
 from relayd.state.calendar import Window
 from relayd.state.errors import StateError
 from relayd.state.records import Client, RequestRecord, UsageSource, epoch_s
@@ -64,19 +63,6 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """How the answer comes."""
     background: bool = False
     """Whether the provider would go on by itself."""
-
-
-class Budget(Protocol):
-    """Where reservations are made."""
-
-    def counts(self, client: Client) -> bool:
-        """Return whether requests of a client have to be reserved."""
-
-    async def reserve(self, demand: Demand) -> list[Standing]:
-        """Reserve. Raises OverBudget, TooManyStreams or StateError."""
-
-    async def standing(self, client: Client) -> tuple[list[Standing], tuple[Use, Use, Use]]:
-        """Return where a client stands, and what it used in each window. Raises StateError."""
 
 
 class Allowances:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from tornado.httputil import HTTPHeaders
 
 from relayd.relay.errors import ErrorCode, RelayError
@@ -11,35 +9,6 @@ from relayd.relay.errors import ErrorCode, RelayError
 _SCHEME = "bearer "
 # Python's own idea of white space has bytes in it that belong to a key.
 _WHITESPACE = " \t"
-
-
-class KeyHolder(Protocol):
-    """Whose key it was."""
-
-    @property
-    def key_id(self) -> str:
-        """The key's public id."""
-
-    @property
-    def client(self) -> str:
-        """Name of the client that it belongs to."""
-
-
-class KeyRing(Protocol):
-    """What authentication asks of the key ring."""
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether `verify` refuses to say anything."""
-
-    def verify(self, presented: bytes) -> KeyHolder | None:
-        """Return the holder of a valid key, or None. Raises StateError if it can't be known."""
-
-    def former_owner(self, presented: bytes) -> KeyHolder | None:
-        """Return whose key a refused one was, or None."""
-
-    def record_use(self, key_id: str, ip: str) -> None:
-        """Note that a key was used."""
 
 
 def presented_key(headers: HTTPHeaders) -> bytes:

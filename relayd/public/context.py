@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relayd.public.allowances import Allowances
-from relayd.public.auth import KeyRing
 from relayd.public.chat_request import ChatRules
 from relayd.public.client_address import TrustedProxies
 from relayd.public.cors import Cors
@@ -19,6 +18,7 @@ from relayd.relay.probe import Probe
 from relayd.relay.request_recorder import RequestRecorder
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream
+from relayd.state.keyring import KeyRing
 from relayd.state.stored_objects import Owner, StoredObjects
 
 
