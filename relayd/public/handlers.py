@@ -20,7 +20,7 @@ from tornado.web import Application, HTTPError, stream_request_body
 from relayd.json_handler import JSON_TYPE, JsonHandler
 from relayd.public.context import AppContext
 from relayd.public.framing import RequestStream
-from relayd.relay.errors import ClientGone, ClientStalled, RelayError, internal_error
+from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
 
 MAX_DRAINED_BYTES = 32 << 20
 """Bound of a body that is read only so that its client reads the answer."""
@@ -47,7 +47,7 @@ class PublicApp(Application):
 
 @stream_request_body
 class BaseHandler(JsonHandler):
-    """Base of every route. A body that the route does not read is dropped, up to a limit."""
+    """Base of every route. A body that the route does not want is dropped, up to a limit."""
 
     application: PublicApp
 
@@ -59,6 +59,8 @@ class BaseHandler(JsonHandler):
         self.stream = cast("RequestStream", self.connection.stream)
         self.stalled_s = 0.0
         """Seconds spent waiting for the client to read."""
+        self.body: bytearray | None = None
+        """What has come of a body that is wanted; None: it is dropped."""
         self.max_received_bytes = MAX_DRAINED_BYTES
         """Bound of the body in all, read or dropped."""
         self.received_bytes = 0
@@ -109,15 +111,33 @@ class BaseHandler(JsonHandler):
             self.on_too_much()
         return taken
 
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of a body that is wanted."""
+        return self.context.max_body_bytes
+
+    def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
+        """Take a piece of the body, whose size may show only here; what is returned is awaited."""
+        if self.body is not None:
+            self.body += chunk
+            if len(self.body) > self.max_body_bytes:
+                self.refuse(self.too_large())
+        return None
+
     def on_too_much(self) -> None:
         """End the response of a request whose body goes over the limits, which ends the connection."""
+        if self.body is not None:
+            self.refuse(self.too_tiny())
         if not self._finished:
             self.finish()
 
-    def take_piece(self, chunk: bytes) -> Awaitable[None] | None:
-        """Take a piece of the body; here it is dropped. What is returned is awaited before the next piece."""
-        del chunk
-        return None
+    def too_tiny(self) -> RelayError:
+        """Return the error of a body whose pieces cost too much."""
+        return RelayError(ErrorCode.BAD_REQUEST, "The body arrives in too many tiny pieces.")
+
+    def too_large(self) -> RelayError:
+        """Return the error of a body over the limit."""
+        return RelayError(ErrorCode.TOO_LARGE, f"The body may have at most {self.max_body_bytes} bytes.")
 
     def restart_body_timer(self) -> None:
         """Give the body its time."""
@@ -130,11 +150,14 @@ class BaseHandler(JsonHandler):
         self._body_timer.cancel()
 
     def on_body_timeout(self) -> None:
-        """End a request whose body does not arrive. If it was refused, its answer was already sent."""
-        if self._headers_written:
-            self.finish()
-        else:
+        """End the connection of a request whose body does not arrive, and tell a client that waits for it."""
+        if self.body is not None:
+            limit_s = self.context.body_timeout_s
+            self.refuse(RelayError(ErrorCode.BAD_REQUEST, f"The body did not arrive within {limit_s:g} s."))
+        if not self._headers_written:
             self.stream.close()
+        elif not self._finished:
+            self.finish()
 
     def on_finish(self) -> None:
         """Stop the clock of the body, which would end the connection's next request (RequestHandler)."""

@@ -16,8 +16,8 @@ import msgspec
 from tornado.httputil import HTTPServerRequest
 
 from relayd.json_handler import JSON_TYPE
-from relayd.public.admission import AdmittingHandler
 from relayd.public.allowances import AnswerForm, Wanted, may_use
+from relayd.public.chat import RelayHandler
 from relayd.public.chat_request import check_count
 from relayd.public.handlers import PublicApp
 from relayd.public.json_request import RequestFields
@@ -66,7 +66,7 @@ class _Reference(NamedTuple):
     param: str | None
 
 
-class V1Handler(AdmittingHandler):
+class V1Handler(RelayHandler):
     """One request to any endpoint that is open; the body is JSON, an upload, or empty."""
 
     admitted_methods: ClassVar[frozenset[str]] = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
+from relayd.printable import printable_json
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.logfmt import logfmt
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 
 _log = logging.getLogger("relayd.request")
@@ -22,6 +23,7 @@ _DENIALS_PER_NETWORK = 60
 _DENIALS_IN_ALL = 1000
 _MAX_DENIED_NETWORKS = 1000
 _OTHER_NETWORKS = "other addresses"
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 
 
 class RecordLog(Protocol):
@@ -70,16 +72,16 @@ class RequestRecorder:
         self._observe(record)
         self._end(record)
 
-    def refuse(self, record: RequestRecord, outcome: Outcome, error: RelayError | None, network: str) -> None:
+    def refuse(self, record: RequestRecord, error: RelayError | None, network: str) -> None:
         """Complete and record a request that never became a stream.
 
         Args:
             record: not opened before, complete but for its end.
-            outcome: of the request.
-            error: what was sent to the client, if it was still there.
+            error: what was sent to the client; None: it had left.
             network: the client's address, or its IPv6 /64.
         """
         record.phase = Phase.DONE
+        outcome = Outcome.CLIENT_CLOSED if error is None else error.outcome
         # A request that was refused while draining never ran, so it was not shut down.
         record.outcome = Outcome.REJECTED if outcome is Outcome.SHUTDOWN else outcome
         if error is not None:
@@ -158,4 +160,16 @@ def _line(record: RequestRecord) -> str:
         stalled_ms=record.stalled_ms or None,
         deltas=record.deltas,
         detail=None if error is None else error.message,
+    )
+
+
+def logfmt(**values: object) -> str:
+    """Return the pairs whose value is not None, in order; values with anything unusual are quoted as JSON.
+
+    What is not printable ASCII is escaped, so that a value can neither end a line nor steer a terminal.
+    """
+    texts = {key: str(value) for key, value in values.items() if value is not None}
+    return " ".join(
+        f"{key}={text if _PLAIN_VALUE.fullmatch(text) else printable_json(text)}"
+        for key, text in texts.items()
     )

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from relayd.relay.accepting import Accepting
 from relayd.relay.active_streams import ActiveStreams
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.logfmt import logfmt
-from relayd.relay.request_recorder import RequestRecorder
+from relayd.relay.request_recorder import RequestRecorder, logfmt
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord
 from tests.relay.harness import FINISH, Break, Running, ScriptedUpstream, delta
 
@@ -176,20 +175,20 @@ def test_a_request_is_one_line_of_the_log_when_it_ends(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "error", "recorded"),
+    ("error", "recorded"),
     [
-        (Outcome.REJECTED, RelayError(ErrorCode.BUSY, "Told.", recorded="Kept."), Outcome.REJECTED),
-        (Outcome.SHUTDOWN, _THE_END, Outcome.REJECTED),
-        (Outcome.CLIENT_CLOSED, None, Outcome.CLIENT_CLOSED),
+        (RelayError(ErrorCode.BUSY, "Told.", recorded="Kept."), Outcome.REJECTED),
+        (_THE_END, Outcome.REJECTED),
+        (None, Outcome.CLIENT_CLOSED),
     ],
 )
 def test_a_request_that_never_became_a_stream_is_recorded_whole(
-    outcome: Outcome, error: RelayError | None, recorded: Outcome
+    error: RelayError | None, recorded: Outcome
 ) -> None:
     """One that was refused while draining never ran, so it was not shut down."""
     log, seen = _Log(), list[RequestRecord]()
     record = _new_record()
-    RequestRecorder(log, [seen.append]).refuse(record, outcome, error, "192.0.2.1")
+    RequestRecorder(log, [seen.append]).refuse(record, error, "192.0.2.1")
     assert (record.phase, record.outcome) == (Phase.DONE, recorded)
     assert (record.status, record.error) == (
         (None, None) if error is None else (error.status, RecordedError(error.code, error.recorded))
@@ -199,7 +198,7 @@ def test_a_request_that_never_became_a_stream_is_recorded_whole(
 
 def _deny(recorder: RequestRecorder, numbers: range, network: str) -> None:
     for number in numbers:
-        recorder.refuse(_new_record(f"request{number}"), Outcome.DENIED, _DENIED, network)
+        recorder.refuse(_new_record(f"request{number}"), _DENIED, network)
 
 
 def _stands_for(record: RequestRecord) -> int:
@@ -216,7 +215,7 @@ async def test_a_flood_of_keys_that_cannot_be_judged_is_bounded_too() -> None:
     recorder = RequestRecorder(log)
     error = RelayError(ErrorCode.STATE_UNAVAILABLE, "Down.")
     for number in range(1000):
-        recorder.refuse(_new_record(f"request{number}"), Outcome.REJECTED, error, "203.0.113.9")
+        recorder.refuse(_new_record(f"request{number}"), error, "203.0.113.9")
     recorder.flush()
     assert [(record.outcome, record.status) for record in log.ends] == [(Outcome.REJECTED, 503)] * 61
 
