@@ -97,7 +97,7 @@ def _started(
 
 
 async def test_it_serves_on_the_socket_that_systemd_passes_and_says_when(tmp_path: Path) -> None:
-    """READY comes when requests are answered, on the inherited socket alone; STOPPING when it drains."""
+    """READY when requests are answered, on the inherited socket alone; signs of life; STOPPING in the end."""
     address = f"@relayd-test-{os.getpid()}"
     env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
     with Manager(address) as manager, _listening() as listening:
@@ -106,6 +106,7 @@ async def test_it_serves_on_the_socket_that_systemd_passes_and_says_when(tmp_pat
             ready = await manager.message()
             assert ready == ["READY=1", f"STATUS=serving on http://{HOST}:{port}"]
             assert (await ask(port, KEY, body("demo:interval_ms=0"))).status == 200
+            await manager.until("WATCHDOG=1")
             process.send_signal(signal.SIGTERM)
             stopping = await manager.until("STOPPING=1")
             assert stopping[2] == "EXTEND_TIMEOUT_USEC=45000000"

@@ -111,13 +111,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon with narrow limits in front of a provider that is not there."""
+    """A daemon with a list of models in front of a provider that is not there."""
     settings = {
         "upstream.base_url": f"http://127.0.0.1:{closed_port()}/v1",
         "upstream.max_retries": 0,
         "chat.allowed_models": _MODELS_OF_STRICT,
-        "server.max_streams": 3,
-        "server.max_streams_per_address": 2,
     }
     with Daemon(tmp_path_factory.mktemp("strict"), settings=settings) as daemon:
         yield daemon
@@ -194,49 +192,6 @@ async def test_a_provider_that_is_not_there_is_unreachable(strict: Daemon) -> No
     """`upstream_unreachable`: the sentence says what the system said."""
     reply = await _ask(strict, body("demo"))
     await _check(strict, reply, "upstream_unreachable", 502, "refused", Outcome.UPSTREAM_ERROR)
-
-
-async def test_one_address_has_its_limit(strict: Daemon) -> None:
-    """`busy`: two requests hold this address's places while their bodies come, the third is refused."""
-    _limits_are_of_one_process(strict)
-    async with _held(strict, 2):
-        reply = await _ask(strict, body("demo"))
-        await _check(strict, reply, "busy", 429, "Your address has reached its limit of 2", Outcome.REJECTED)
-        assert reply.header("Retry-After") == "5"
-
-
-async def test_the_server_has_its_limit(strict: Daemon) -> None:
-    """`busy`: the sentence tells one limit from the other; behind a trusted proxy addresses differ."""
-    _limits_are_of_one_process(strict)
-    async with _held(strict, 2), _held(strict, 1, {"X-Forwarded-For": "192.0.2.7"}):
-        headers = {"X-Forwarded-For": "192.0.2.8", "Origin": ORIGIN}
-        reply = await ask(strict.port, KEY, body("demo"), headers)
-        await _check(strict, reply, "busy", 429, "its limit of 3 open streams", Outcome.REJECTED)
-        assert (await strict.record(reply)).ip == "192.0.2.8"
-
-
-def _limits_are_of_one_process(daemon: Daemon) -> None:
-    if daemon.settings["server.workers"] > 1:
-        pytest.skip("each process counts by itself, and which one answers is not known")
-
-
-@asynccontextmanager
-async def _held(daemon: Daemon, places: int, headers: dict[str, str] | None = None) -> AsyncIterator[None]:
-    """Hold as many slots: each request is admitted and waits for its body."""
-    wires = []
-    for _ in range(places):
-        wire = await Wire.open(daemon.port)
-        wires.append(wire)
-        wire.send(post(KEY, b"", {"Expect": "100-continue", **(headers or {})}, length=10))
-        assert (await wire.head()).status == 100
-    try:
-        yield
-    finally:
-        for wire in wires:
-            # An answer, rather than an end, tells that the place is free again.
-            wire.send(b"0123456789")
-            assert (await wire.reply()).status == 400
-            wire.finish()
 
 
 @asynccontextmanager
@@ -336,13 +291,14 @@ async def test_a_stopping_daemon_ends_what_is_left_in_every_phase(tmp_path: Path
 def test_every_row_of_the_table_is_provoked() -> None:
     """`internal` needs a bug, `upstream_timeout` short times: tests/public/test_chat.py has them.
 
-    tests/public/test_allowances.py has what only clients with bounds meet.
+    tests/public/test_admission.py has `busy`, and test_allowances.py what only clients with bounds meet.
     """
     provoked = {case.code for case in _BEFORE_THE_FIRST_BYTE.values()}
     provoked |= {case.code for case in _MID_STREAM.values()}
-    provoked |= {"model_not_allowed", "upstream_unreachable", "busy", "cancelled", "key_revoked", "draining"}
+    provoked |= {"model_not_allowed", "upstream_unreachable", "cancelled", "key_revoked", "draining"}
     assert provoked == {str(code) for code in ErrorCode} - {
         "internal",
+        "busy",
         "upstream_timeout",
         "over_budget",
         "model_unpriced",

@@ -56,6 +56,8 @@ async def test_a_key_may_come_with_and_without_its_scheme(value: str) -> None:
         [f"{KEY}\xa0"],
         [f"\x85{KEY}"],
         ["ÿ" * 20],
+        [f"rly_{'A' * 8}_{'B' * 49}"],
+        ["k" * (8 << 10)],
     ],
 )
 async def test_everything_else_is_unauthorized_in_the_same_words(values: list[str]) -> None:

@@ -143,12 +143,32 @@ def test_the_provider_is_asked_for_usage_if_the_operator_or_the_client_wants_it(
         (_ONE_MESSAGE + b'"stream_options":{"x":1}}', "unknown field `x`"),
         (_ONE_MESSAGE + b'"model":""}', "`$.model`"),
         (_ONE_MESSAGE + b'"model":"' + b"m" * 201 + b'"}', "`$.model`"),
-        (b'{"messages":[{"role":"user","x":' + b"[" * 1_000_000, "nested too deeply"),
     ],
 )
 def test_a_wrong_body_is_refused_naming_the_place(body: bytes, said: str) -> None:
     """Each mistake is a `bad_request` whose sentence says where it is."""
     error = _refusal(body)
+    assert error.code is ErrorCode.BAD_REQUEST
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("before", "nesting", "after", "said"),
+    [
+        (b"", b"[", b"", "Expected `object`"),
+        (b"", b'{"a":', b"", "unknown field `a`"),
+        (b'{"messages":[{"role":"user","x":', b"[", b"", "nested too deeply"),
+        (b'{"messages":[{"role":"user","x":', b"[", b"}]}", "nested too deeply"),
+        (b'{"messages":[{"role":"user","content":[{"x":', b"[", b"}]}]}", "nested too deeply"),
+        (b'{"messages":[{"role":"user","content":[', b'{"x":[', b"", "nested too deeply"),
+        (_ONE_MESSAGE + b'"response_format":{"x":', b"[", b"}}", "nested too deeply"),
+    ],
+)
+def test_a_body_that_nests_without_end_is_refused_in_words(
+    before: bytes, nesting: bytes, after: bytes, said: str
+) -> None:
+    """Wherever it nests, closed or not."""
+    error = _refusal(before + nesting * 300_000 + (b"]" * 300_000 + after if after else b""))
     assert error.code is ErrorCode.BAD_REQUEST
     assert said in error.message
 
