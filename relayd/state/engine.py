@@ -72,8 +72,9 @@ class Result:
         return iter(self.rows)
 
 
-class Dialect(ABC):
-    """The SQL that the engines write differently. Its methods return SQL, never values."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dialect:
+    """The SQL that the engines write differently. All are made of SQL and give SQL, never values."""
 
     for_update: str
     """Ends a SELECT that keeps its rows for this transaction."""
@@ -83,49 +84,42 @@ class Dialect(ABC):
     """Compares; null differs from everything but null."""
     now_s: str
     """The Unix time by the clock of the database."""
+    object_function: str
+    """Makes a JSON object of names and values."""
+    array_function: str
+    """Makes a JSON array."""
+    greatest_function: str
+    """Returns the greatest of several values."""
+    json_list: Callable[[str], str]
+    """The aggregate of JSON values as one JSON array, `[]` of no rows."""
+    json_map: Callable[[str, str], str]
+    """The aggregate of keys and values as one JSON object, `{}` of no rows."""
+    as_json: Callable[[str], str]
+    """A text that holds JSON as a JSON value."""
+    listed: Callable[[str], str]
+    """The query for the texts of a parameter that is a JSON array; its column is `value`."""
+    rows_of_json: Callable[[str, str, str], str] | None
+    """The query for these columns, in a table's types, of a parameter that is a JSON array of objects.
 
-    @abstractmethod
+    None if it is slower than a parameter for each value.
+    """
+    hex: Callable[[str], str]
+    """Bytes as lower-case hexadecimal digits."""
+    is_in_network: Callable[[str, str], str]
+    """Whether a text is an IP address of a network."""
+
     def json_object(self, fields: Iterable[str], **expressions: str) -> str:
         """Return a JSON object of these columns, some given as other expressions."""
+        pairs = (f"'{name}', {expressions.get(name, name)}" for name in fields)
+        return f"{self.object_function}({', '.join(pairs)})"
 
-    @abstractmethod
     def json_array(self, *expressions: str) -> str:
         """Return a JSON array of these values."""
+        return f"{self.array_function}({', '.join(expressions)})"
 
-    @abstractmethod
-    def json_list(self, expression: str) -> str:
-        """Return the aggregate of JSON values as one JSON array, `[]` of no rows."""
-
-    @abstractmethod
-    def json_map(self, key: str, value: str) -> str:
-        """Return the aggregate of keys and values as one JSON object, `{}` of no rows."""
-
-    @abstractmethod
-    def as_json(self, expression: str) -> str:
-        """Return a text that holds JSON as a JSON value."""
-
-    @abstractmethod
-    def listed(self, parameter: str) -> str:
-        """Return the query for the texts of a parameter that is a JSON array; its column is `value`."""
-
-    @abstractmethod
-    def rows_of_json(self, table: str, columns: Iterable[str], parameter: str) -> str | None:
-        """Return the query for the rows of a parameter that is a JSON array of objects, in a table's types.
-
-        None if it is slower than a parameter for each value.
-        """
-
-    @abstractmethod
     def greatest(self, *expressions: str) -> str:
         """Return the greatest of several values."""
-
-    @abstractmethod
-    def hex(self, expression: str) -> str:
-        """Return bytes as lower-case hexadecimal digits."""
-
-    @abstractmethod
-    def is_in_network(self, address: str, network: str) -> str:
-        """Return whether a text is an IP address of a network."""
+        return f"{self.greatest_function}({', '.join(expressions)})"
 
 
 class Connection(ABC):

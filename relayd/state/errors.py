@@ -4,16 +4,7 @@ from __future__ import annotations
 
 
 class StateError(Exception):
-    """The state can't be used.
-
-    StateError
-    ├── StateUnreachable   no such directory or file, or no permission
-    ├── StateOtherFormat   another version of relayd wrote the file
-    ├── StateDamaged       the file is not a database, or a damaged one
-    ├── StateBusy          the disk or another process does not let us read or write now
-    ├── StateReplaced      the file at the path is not the one that relayd used
-    └── RingStale          a shared database can't be asked whether a key is valid
-    """
+    """The state can't be used."""
 
 
 class StateUnreachable(StateError):
@@ -44,16 +35,6 @@ class RingError(Exception):
     """A change of the key ring was refused; the ring is as it was.
 
     `code` is for programs, the text for people.
-
-    RingError
-    ├── GenerationMismatch    the ring has moved on since the caller looked
-    ├── NoSuchKey             no key has this id
-    ├── NoSuchClient          no client has this name
-    ├── WrongState            the key's state, or its client's, does not allow it
-    ├── BadChange             a name, a bound, a duration or an idempotency key that can't be
-    ├── IdempotencyMismatch   the same Idempotency-Key came with another change
-    └── RingUnavailable       the disk refused; the old ring stays in force
-        └── OutcomeUnknown    the database did not say whether the change is in force
     """
 
     code = "refused"

@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -92,59 +92,24 @@ _DEFAULTS = {
 _log = logging.getLogger(__name__)
 
 
-class PostgresDialect(Dialect):
-    """PostgreSQL's functions."""
-
-    for_update = " FOR UPDATE"
-    like = "ILIKE"
-    differs = "IS DISTINCT FROM"
-    now_s = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
-
-    def json_object(self, fields: Iterable[str], **expressions: str) -> str:
-        """Return a JSON object of these columns, some given as other expressions."""
-        pairs = (f"'{name}', {expressions.get(name, name)}" for name in fields)
-        return f"json_build_object({', '.join(pairs)})"
-
-    def json_array(self, *expressions: str) -> str:
-        """Return a JSON array of these values."""
-        return f"json_build_array({', '.join(expressions)})"
-
-    def json_list(self, expression: str) -> str:
-        """Return the aggregate of JSON values as one JSON array."""
-        return f"coalesce(json_agg({expression}), '[]')"
-
-    def json_map(self, key: str, value: str) -> str:
-        """Return the aggregate of keys and values as one JSON object."""
-        return f"coalesce(json_object_agg({key}, {value}), '{{}}')"
-
-    def as_json(self, expression: str) -> str:
-        """Return a text that holds JSON as a JSON value."""
-        return f"CAST({expression} AS json)"
-
-    def listed(self, parameter: str) -> str:
-        """Return the query for the texts of a JSON array."""
-        elements = f"json_array_elements_text(CAST({parameter} AS json))"
-        return f"SELECT value FROM {elements} AS listed (value)"  # noqa: S608 - a placeholder
-
-    def rows_of_json(self, table: str, columns: Iterable[str], parameter: str) -> str:
-        """Return the query for rows: with a parameter for each value, psycopg takes four times as long."""
-        rows = f"json_populate_recordset(CAST(NULL AS {table}), CAST({parameter} AS json))"
-        return f"SELECT {', '.join(columns)} FROM {rows}"  # noqa: S608 - own names
-
-    def greatest(self, *expressions: str) -> str:
-        """Return the greatest of several values."""
-        return f"greatest({', '.join(expressions)})"
-
-    def hex(self, expression: str) -> str:
-        """Return bytes as lower-case hexadecimal digits."""
-        return f"encode({expression}, 'hex')"
-
-    def is_in_network(self, address: str, network: str) -> str:
-        """Return whether a text is an IP address of a network: a function that the schema has."""
-        return f"relayd_in_network({address}, {network})"
-
-
-POSTGRES = PostgresDialect()
+POSTGRES = Dialect(
+    for_update=" FOR UPDATE",
+    like="ILIKE",
+    differs="IS DISTINCT FROM",
+    now_s="CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)",
+    object_function="json_build_object",
+    array_function="json_build_array",
+    greatest_function="greatest",
+    json_list="coalesce(json_agg({}), '[]')".format,
+    json_map="coalesce(json_object_agg({}, {}), '{{}}')".format,
+    as_json="CAST({} AS json)".format,
+    listed="SELECT value FROM json_array_elements_text(CAST({} AS json)) AS listed (value)".format,
+    # With a parameter for each value, psycopg takes four times as long.
+    rows_of_json="SELECT {} FROM json_populate_recordset(CAST(NULL AS {}), CAST({} AS json))".format,
+    hex="encode({}, 'hex')".format,
+    # A function that the schema has.
+    is_in_network="relayd_in_network({}, {})".format,
+)
 
 
 class _TooLate(psycopg.OperationalError):

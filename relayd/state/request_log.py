@@ -277,10 +277,11 @@ class RequestLog:
 
 def upsert(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert the rows, or bring those that are there (same `start_seq`) to their end."""
-    whole = connection.dialect.rows_of_json("requests", COLUMNS, "?")
-    if whole is not None and rows:
-        text = msgspec.json.encode([dict(zip(COLUMNS, row, strict=True)) for row in rows]).decode()
-        connection.execute(upsert_sql(whole), (text,))
+    rows_of_json = connection.dialect.rows_of_json
+    if rows_of_json is not None:
+        if rows:
+            text = msgspec.json.encode([dict(zip(COLUMNS, row, strict=True)) for row in rows]).decode()
+            connection.execute(upsert_sql(rows_of_json(", ".join(COLUMNS), "requests", "?")), (text,))
         return
     at = 0
     for size, statement in _UPSERTS.items():
