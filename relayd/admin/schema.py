@@ -11,17 +11,9 @@ from relayd.alerts.alert import Alert, AlertKind, Alerts, Severity
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
 from relayd.state.calendar import Window, start_of
+from relayd.state.columns import REQUEST_FIELDS, FilterField, fields_of
 from relayd.state.errors import OutcomeUnknown
-from relayd.state.filter import (
-    REQUEST_FIELDS,
-    Fields,
-    Filter,
-    FilterError,
-    FilterField,
-    fields_of,
-    parse_filter,
-    quoted,
-)
+from relayd.state.filter import Fields, Filter, FilterError, parse_filter, quoted
 from relayd.state.keys import holds_key
 from relayd.state.records import (
     LIVE_STATES,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -46,61 +47,91 @@ def storable(value: Storable) -> Storable:
     return storable_int(value) if isinstance(value, int) else value
 
 
+Values = tuple[Storable, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a record, as a table and the filter see it."""
+class FilterField:
+    """A field of one kind of row, as a filter sees it; of a request, as its table does, too."""
 
     name: str
-    columns: tuple[str, ...]
-    """Where it lies in the `requests` table; comparisons use the first."""
-    declaration: str
-    """The SQL type of these columns, with NOT NULL and default."""
-    is_number: bool
+    read: Callable[[Any], Values]
+    """Returns its values in a row as the database holds them: one, or as many as a list has."""
+    is_number: bool = False
     """Whether it holds whole numbers."""
-    is_real: bool
+    is_real: bool = False
     """Whether it holds numbers with a fraction."""
-    choices: tuple[str, ...]
+    is_list: bool = False
+    """Whether a row may have several values: `=` holds if one of them is equal, `!=` if none is."""
+    choices: tuple[str, ...] = ()
     """Every value that an enumeration has; empty for other types."""
+    declaration: str = ""
+    """The SQL type of its columns, with NOT NULL and default."""
+    columns: tuple[str, ...] = ()
+    """Where it lies in the `requests` table; comparisons use the first."""
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds texts, or the two texts of an error."""
+        """Whether it holds texts."""
         return not (self.is_number or self.is_real)
 
 
-# The fields that are not simply a column of their own name.
-_SPECIAL_COLUMNS = {"seq": ("start_seq",), "error": ("error_code", "error_message")}
+def fields_of(kind: type[msgspec.Struct], at: str = "") -> dict[str, FilterField]:
+    """Return the fields of a struct that are texts, numbers, or lists of texts.
+
+    Args:
+        kind: the struct.
+        at: where a row has it: `progress.`; empty if it is the row itself.
+    """
+    described = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind))
+    return {
+        field.name: _field_of(field, operator.attrgetter(f"{at}{field.name}"))
+        for field in described.fields
+        if not isinstance(field.type, msgspec.inspect.StructType)
+    }
 
 
-def field_of(field: msgspec.inspect.Field) -> Field:
-    """Return the field of a struct as a table and a filter see it."""
+def _field_of(field: msgspec.inspect.Field, read: Callable[[Any], Any]) -> FilterField:
     kind = field.type
     is_nullable = isinstance(kind, msgspec.inspect.UnionType)
     if isinstance(kind, msgspec.inspect.UnionType):
         (kind,) = (member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType))
     is_number = isinstance(kind, msgspec.inspect.IntType)
     is_real = isinstance(kind, msgspec.inspect.FloatType)
+    is_list = isinstance(kind, msgspec.inspect.VarTupleType)
     declaration = "INTEGER" if is_number else "REAL" if is_real else "TEXT"
     if not is_nullable:
         declaration += " NOT NULL"
         if field.default is not msgspec.NODEFAULT:
             # What old rows get when a later release adds the column.
             declaration += f" DEFAULT {field.default}" if is_number else f" DEFAULT '{field.default}'"
-    return Field(
-        name=field.name,
-        columns=_SPECIAL_COLUMNS.get(field.name, (field.name,)),
-        declaration=declaration,
-        is_number=is_number,
-        is_real=is_real,
+    return FilterField(
+        field.name,
+        (lambda row: tuple(map(storable, read(row)))) if is_list else lambda row: (storable(read(row)),),
+        is_number,
+        is_real,
+        is_list,
         choices=tuple(kind.cls) if isinstance(kind, msgspec.inspect.EnumType) else (),
+        declaration=declaration,
+        columns=(field.name,),
     )
 
 
-_record_type = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(RequestRecord))
-FIELDS = {field.name: field_of(field) for field in _record_type.fields}
-"""The fields of a request record by name."""
+def _read_error(record: RequestRecord) -> Values:
+    error = record.error
+    return (None,) if error is None else (storable_text(error.code), storable_text(error.message))
 
-_PLAIN = [name for name in FIELDS if name not in _SPECIAL_COLUMNS]
+
+REQUEST_FIELDS = fields_of(RequestRecord)
+"""The fields of a `RequestRecord`. An error is compared by its code, and searched in both of its texts."""
+# The fields that are not simply a column of their own name.
+_SPECIAL = {
+    "seq": replace(REQUEST_FIELDS["seq"], columns=("start_seq",)),
+    "error": replace(REQUEST_FIELDS["error"], columns=("error_code", "error_message"), read=_read_error),
+}
+REQUEST_FIELDS |= _SPECIAL
+
+_PLAIN = [name for name in REQUEST_FIELDS if name not in _SPECIAL]
 _read_plain = operator.attrgetter(*_PLAIN)
 
 COLUMNS = {
@@ -108,7 +139,7 @@ COLUMNS = {
     "end_seq": "INTEGER",
     "error_code": "TEXT",
     "error_message": "TEXT",
-    **{name: FIELDS[name].declaration for name in _PLAIN},
+    **{name: REQUEST_FIELDS[name].declaration for name in _PLAIN},
 }
 """The columns of the `requests` table and their declarations, in the order of a row."""
 
@@ -125,7 +156,7 @@ def record_json(dialect: Dialect) -> str:
     """Return the SQL expression that gives a row of `requests` as the JSON of a `RequestRecord`."""
     error = dialect.json_object(("code", "message"), code="error_code", message="error_message")
     return dialect.json_object(
-        FIELDS, seq="start_seq", error=f"CASE WHEN error_code IS NULL THEN NULL ELSE {error} END"
+        REQUEST_FIELDS, seq="start_seq", error=f"CASE WHEN error_code IS NULL THEN NULL ELSE {error} END"
     )
 
 

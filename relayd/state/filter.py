@@ -8,9 +8,8 @@ r"""The filter language of the rows of relayd: one parser for the command line, 
 Operators: = != > >= < <= and ~ !~ (contains or not; ASCII case does not matter). In quotes, `\"` is
 a quote and `\\` a backslash. A field that is null matches only `!=` and `!~`.
 
-Each kind of row has its own fields: those of requests are here, others are derived by `fields_of`. Over
-requests each term has two meanings, a predicate and an SQL expression, side by side here because they
-must give the same answer.
+Each kind of row has its own fields (`relayd.state.columns.fields_of`). Over requests each term has two
+meanings, a predicate and an SQL expression, side by side here because they must give the same answer.
 """
 
 from __future__ import annotations
@@ -24,13 +23,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-import msgspec
-
-from relayd.state.columns import FIELDS, INT_MAX, Storable, field_of, storable, storable_text
+from relayd.state.columns import INT_MAX, REQUEST_FIELDS, FilterField, Values, storable_text
 from relayd.state.engine import Dialect
-from relayd.state.records import RequestRecord
 
 MAX_CHARS = 2000
 MAX_TERMS = 50
@@ -54,85 +50,10 @@ _CAPITALS = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 Test = Callable[[Any], bool]
 Where = tuple[str, list[object]]
-Values = tuple[Storable, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FilterField:
-    """A field of one kind of row, as a filter sees it."""
-
-    name: str
-    read: Callable[[Any], Values]
-    """Returns its values in a row as the database holds them: one, or as many as a list has."""
-    is_number: bool = False
-    """Whether it holds whole numbers."""
-    is_real: bool = False
-    """Whether it holds numbers with a fraction."""
-    is_list: bool = False
-    """Whether a row may have several values: `=` holds if one of them is equal, `!=` if none is."""
-    choices: tuple[str, ...] = ()
-    """Every value that an enumeration has; empty for other types."""
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it holds texts."""
-        return not (self.is_number or self.is_real)
 
 
 Fields = Mapping[str, FilterField]
 """The fields of one kind of row by name."""
-
-
-def fields_of(kind: type[msgspec.Struct], at: str = "") -> dict[str, FilterField]:
-    """Return the fields of a struct that are texts, numbers, or lists of texts.
-
-    Args:
-        kind: the struct.
-        at: where a row has it: `progress.`; empty if it is the row itself.
-    """
-    found = {}
-    described = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind))
-    for given in described.fields:
-        if isinstance(given.type, msgspec.inspect.StructType):
-            continue
-        known, is_list = field_of(given), isinstance(given.type, msgspec.inspect.VarTupleType)
-        found[given.name] = FilterField(
-            given.name,
-            _read_all(f"{at}{given.name}") if is_list else _read_one(f"{at}{given.name}"),
-            known.is_number,
-            known.is_real,
-            is_list,
-            known.choices,
-        )
-    return found
-
-
-def _read_one(path: str) -> Callable[[Any], Values]:
-    read = operator.attrgetter(path)
-    return lambda row: (storable(read(row)),)
-
-
-def _read_all(path: str) -> Callable[[Any], Values]:
-    read = operator.attrgetter(path)
-    return lambda row: tuple(map(storable, read(row)))
-
-
-def _read_error(record: RequestRecord) -> Values:
-    error = record.error
-    return (None,) if error is None else (storable_text(error.code), storable_text(error.message))
-
-
-REQUEST_FIELDS = {
-    name: FilterField(
-        name,
-        _read_error if name == "error" else _read_one(name),
-        known.is_number,
-        known.is_real,
-        choices=known.choices,
-    )
-    for name, known in FIELDS.items()
-}
-"""The fields of a `RequestRecord`. An error is compared by its code, and searched in both of its texts."""
 
 
 class FilterError(ValueError):
@@ -214,7 +135,7 @@ class Comparison:
 
     def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
-        known = FIELDS[self.field]
+        known = REQUEST_FIELDS[self.field]
         columns = known.columns
         if self.op in (Op.CONTAINS, Op.LACKS):
             texts = columns if known.is_text else [f"CAST({column} AS TEXT)" for column in columns]
@@ -246,11 +167,11 @@ class Word:
 
     def where(self, dialect: Dialect) -> Where:
         """Return the term as an SQL expression with bound parameters."""
-        texts = [column for known in FIELDS.values() if known.is_text for column in known.columns]
+        texts = [column for known in REQUEST_FIELDS.values() if known.is_text for column in known.columns]
         parts = [f"{column} {dialect.like} {_ESCAPED}" for column in texts]
         values: list[object] = [_pattern(self.text)] * len(parts)
         if _NUMBER.fullmatch(self.text) and abs(int(self.text)) <= INT_MAX:
-            numbers = [known.columns[0] for known in FIELDS.values() if known.is_number]
+            numbers = [known.columns[0] for known in REQUEST_FIELDS.values() if known.is_number]
             parts += [f"{column} = ?" for column in numbers]
             values += [int(self.text)] * len(numbers)
         return f"({' OR '.join(parts)})", values

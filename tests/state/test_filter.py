@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from relayd.state.columns import FIELDS, record_json, storable_int, storable_text, to_row
+from relayd.state.columns import REQUEST_FIELDS, fields_of, record_json, storable_int, storable_text, to_row
 from relayd.state.engine import Connection
 from relayd.state.filter import (
     Comparison,
@@ -19,7 +19,6 @@ from relayd.state.filter import (
     Op,
     Term,
     Word,
-    fields_of,
     parse_filter,
     quoted,
 )
@@ -210,12 +209,12 @@ def values_of(field: str) -> st.SearchStrategy[object]:
     """What a field may hold."""
     if field in ODD_ONES:
         return ODD_ONES[field]
-    values: st.SearchStrategy[object] = NUMBERS if FIELDS[field].is_number else TEXTS
-    return values if "NOT NULL" in FIELDS[field].declaration else st.none() | values
+    values: st.SearchStrategy[object] = NUMBERS if REQUEST_FIELDS[field].is_number else TEXTS
+    return values if "NOT NULL" in REQUEST_FIELDS[field].declaration else st.none() | values
 
 
 @st.composite
-def records(draw: st.DrawFn, fields: tuple[str, ...] = tuple(FIELDS)) -> RequestRecord:
+def records(draw: st.DrawFn, fields: tuple[str, ...] = tuple(REQUEST_FIELDS)) -> RequestRecord:
     """A request that has just started or ended, with any values in these fields."""
     record = a_record() if draw(st.booleans()) else as_ended(a_record(), 502)
     record.seq = 1
@@ -239,12 +238,12 @@ def terms(draw: st.DrawFn, record: RequestRecord, fields: list[str]) -> Term:
     kind = draw(st.sampled_from(["substring", "order", "word"]))
     if kind == "word":
         return Word(value or "none")
-    if kind == "substring" and not FIELDS[field].is_real:
+    if kind == "substring" and not REQUEST_FIELDS[field].is_real:
         return Comparison(field, draw(SUBSTRING), value)
-    if FIELDS[field].is_real:
+    if REQUEST_FIELDS[field].is_real:
         near_usd = found if isinstance(found, float) else 0.5
         return Comparison(field, draw(ORDER), draw(st.sampled_from([near_usd, near_usd / 2, 0.0])))
-    if FIELDS[field].is_number:
+    if REQUEST_FIELDS[field].is_number:
         near = found if isinstance(found, int) else 0
         return Comparison(field, draw(ORDER), draw(st.integers(-3, 30) | st.just(storable_int(near))))
     return Comparison(field, draw(ORDER), value)
@@ -253,7 +252,7 @@ def terms(draw: st.DrawFn, record: RequestRecord, fields: list[str]) -> Term:
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[RequestRecord, Filter]:
     """A record, and a filter that has a chance to pass it."""
-    fields = draw(st.lists(st.sampled_from(list(FIELDS)), min_size=1, max_size=3, unique=True))
+    fields = draw(st.lists(st.sampled_from(list(REQUEST_FIELDS)), min_size=1, max_size=3, unique=True))
     record = draw(records(tuple(fields)))
     some = st.lists(terms(record, fields), min_size=1, max_size=2).map(tuple)
     return record, Filter("", tuple(draw(st.lists(some, max_size=2))))
@@ -327,10 +326,10 @@ def test_a_record_comes_back_as_it_was(connection: Connection, record: RequestRe
     assert stored(connection, record, parse_filter("")) == as_storable(record)
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", REQUEST_FIELDS)
 def test_every_field_can_be_filtered(connection: Connection, field: str) -> None:
     """Each field of a record is a field of the language, in memory and in SQL."""
-    text = f"{field}!=1 or {field}=1" if FIELDS[field].is_real else f"{field}!~x or {field}~x"
+    text = f"{field}!=1 or {field}=1" if REQUEST_FIELDS[field].is_real else f"{field}!~x or {field}~x"
     where = parse_filter(text)
     assert where.matches(FIRST)
     assert stored(connection, FIRST, where) == FIRST
