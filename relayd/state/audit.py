@@ -1,8 +1,9 @@
-"""What operators did, each with its place in the log."""
+"""What operators did, each with its place in the log, and what each was answered."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -11,10 +12,12 @@ from msgspec.structs import asdict, replace
 
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
-from relayd.state.engine import as_state_errors
-from relayd.state.idempotency import recall, remember
+from relayd.state.engine import Connection, as_state_errors
+from relayd.state.errors import BadChange, IdempotencyMismatch
 from relayd.state.records import Audited, AuditEntry, Note, Peer, utc_text
 from relayd.state.writer import Writer
+
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 
 
 class Audit:
@@ -104,6 +107,34 @@ def append_audit(transaction: Transaction, peer: Peer, entry: AuditEntry) -> Aud
     )
     transaction.events.append(Audited(entry.seq, entry.boot_id, entry))
     return entry
+
+
+def recall(connection: Connection, key: str, change: str) -> str | None:
+    """Return the reply to the same change under this key; None if the key is new.
+
+    Raises:
+        BadChange: the key is not 1 to 200 visible ASCII characters.
+        IdempotencyMismatch: it was used for another change.
+    """
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadChange("An Idempotency-Key has 1 to 200 visible ASCII characters.")
+    row = connection.execute("SELECT change, reply FROM idempotency WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    known, reply = row
+    if known != storable_text(change):
+        raise IdempotencyMismatch(
+            f"This Idempotency-Key was used for another change ({known}); each change needs a new one."
+        )
+    return str(reply)
+
+
+def remember(connection: Connection, key: str, change: str, reply: str, now: str) -> None:
+    """Keep the reply to a change, as part of its transaction."""
+    connection.execute(
+        "INSERT INTO idempotency (key, change, reply, created_at) VALUES (?, ?, ?, ?)",
+        (key, storable_text(change), reply, now),
+    )
 
 
 _FIELDS = AuditEntry.__struct_fields__

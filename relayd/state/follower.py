@@ -11,9 +11,9 @@ from relayd.state.database import Database
 from relayd.state.engine import Connection, as_state_errors
 from relayd.state.errors import StateError
 from relayd.state.instances import Commands, Instances, News
-from relayd.state.key_transitions import RingMark
 from relayd.state.keyring import KeyRing
 from relayd.state.schema import MIGRATIONS
+from relayd.state.transitions import RingMark
 
 LOOK_EVERY_S = 0.25
 _HURRY_S = 0.02

@@ -6,15 +6,15 @@ import os
 import pwd
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
-from relayd.state.audit import append_audit
-from relayd.state.client_transitions import DEFAULT_CLIENT
 from relayd.state.database import Transaction
 from relayd.state.errors import BadChange
-from relayd.state.key_store import advance, find_by_digest, insert_key, load_ring
-from relayd.state.key_transitions import StoredRing, given_key, make_key
+from relayd.state.key_operations import Caller, ChangeRequest, apply_change
+from relayd.state.key_store import find_by_digest, load_ring
 from relayd.state.keys import digest
-from relayd.state.records import LIVE_STATES, AuditEntry, KeyInfo, KeyState, Peer, utc_text
+from relayd.state.records import LIVE_STATES, KeyInfo, KeyState, Peer, utc_text
+from relayd.state.transitions import DEFAULT_CLIENT, StoredRing, fill
 
 
 class InitialKeyOutcome(StrEnum):
@@ -71,26 +71,14 @@ def ensure_initial_key(
             note="The key ring had keys and is empty now: no key works, and AUTHORIZATION_KEY is not taken "
             f"again. Put a backup in its place, or make a key: relayd keys add {DEFAULT_CLIENT}",
         )
+    request = ChangeRequest("fill", DEFAULT_CLIENT, "fill", partial(fill, given=given), Caller(own_peer()))
     try:
-        key = make_key(DEFAULT_CLIENT, now_s) if given is None else given_key(DEFAULT_CLIENT, given, now_s)
+        change = apply_change(transaction, request, now_s, {})
     except BadChange as error:
         raise BadChange(f"AUTHORIZATION_KEY can't be used: {error}") from error
-    peer = own_peer()
-    generation = advance(connection, ring.generation, now, peer, "fill")
-    insert_key(connection, key, generation)
-    entry = AuditEntry(
-        at=now,
-        action="fill",
-        result="done",
-        generation=generation,
-        client=key.info.client,
-        key_ids=(key.info.id,),
-        detail="a new key" if given is None else "the given key",
-    )
-    append_audit(transaction, peer, entry)
     if given is None:
-        return InitialKey(InitialKeyOutcome.MADE, key.info, key.secret)
-    return InitialKey(InitialKeyOutcome.STORED, key.info)
+        return InitialKey(InitialKeyOutcome.MADE, change.key, change.secret)
+    return InitialKey(InitialKeyOutcome.STORED, change.key)
 
 
 def own_peer() -> Peer:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from relayd.state.audit import append_audit
+from relayd.state.audit import append_audit, recall, remember
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
 from relayd.state.engine import Connection
 from relayd.state.errors import GenerationMismatch, WrongState
-from relayd.state.idempotency import recall, remember
 from relayd.state.key_store import (
     advance,
     cut_client,
@@ -25,7 +24,6 @@ from relayd.state.key_store import (
     store_client,
     update_key,
 )
-from relayd.state.key_transitions import Decision, NewKey, Rule, StoredRing
 from relayd.state.keys import digest
 from relayd.state.records import (
     AuditEntry,
@@ -36,6 +34,7 @@ from relayd.state.records import (
     Peer,
     utc_text,
 )
+from relayd.state.transitions import Decision, NewKey, Rule, StoredRing
 
 
 @dataclass(frozen=True, slots=True)

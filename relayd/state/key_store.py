@@ -10,9 +10,9 @@ import msgspec
 from relayd.state.columns import INT_MAX
 from relayd.state.engine import Connection, Dialect, EngineError, Fault
 from relayd.state.errors import StateBusy, StateDamaged
-from relayd.state.key_transitions import NewKey, RingMark, StoredRing
 from relayd.state.keys import digest
 from relayd.state.records import Client, KeyInfo, KeyUse, Peer, epoch_s
+from relayd.state.transitions import NewKey, RingMark, StoredRing
 
 DEAD_KEYS_SHOWN = 100
 REMOVED_CLIENTS_SHOWN = 100

@@ -19,7 +19,6 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from relayd.state.audit import append_audit
-from relayd.state.client_transitions import DEFAULT_CLIENT, add_client, remove_client, set_client
 from relayd.state.columns import storable_text
 from relayd.state.database import Database, Transaction
 from relayd.state.directory import StateDirectory
@@ -44,17 +43,6 @@ from relayd.state.key_store import (
     ring_mark,
     store_uses,
 )
-from relayd.state.key_transitions import (
-    RingMark,
-    Rule,
-    StoredRing,
-    add,
-    extend,
-    revoke,
-    rotate,
-    seconds,
-    undo,
-)
 from relayd.state.keys import digest, fingerprint
 from relayd.state.records import (
     LIVE_STATES,
@@ -69,6 +57,21 @@ from relayd.state.records import (
     utc_text,
 )
 from relayd.state.retention import AUDIT_DAYS
+from relayd.state.transitions import (
+    DEFAULT_CLIENT,
+    RingMark,
+    Rule,
+    StoredRing,
+    add,
+    add_client,
+    extend,
+    remove_client,
+    revoke,
+    rotate,
+    seconds,
+    set_client,
+    undo,
+)
 from relayd.state.writer import Task, Writer
 
 __all__ = ["Caller", "InitialKey", "InitialKeyOutcome", "KeyOwner", "KeyRing"]

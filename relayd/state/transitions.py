@@ -1,4 +1,4 @@
-"""The rules for changes of keys. Pure functions: a ring and a time in, changed keys out.
+"""The rules for changes of keys and clients. Pure functions: a ring and a time in, what changes out.
 
     (none) --add--> active --rotate--> retiring --end of grace--> expired
                       ^                 |  |  ^
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from relayd.state.errors import BadChange, NoSuchKey, WrongState
+from relayd.state.bounds import describe, with_changes
+from relayd.state.errors import BadChange, NoSuchClient, NoSuchKey, WrongState
 from relayd.state.keys import (
     ID_CHARS,
     MIN_GIVEN_CHARS,
@@ -32,6 +33,8 @@ from relayd.state.keys import (
 )
 from relayd.state.records import LIVE_STATES, Client, KeyInfo, KeyState, epoch_s, utc_text
 
+DEFAULT_CLIENT = "default"
+"""Exists from the start, for the first key."""
 MAX_SPAN_S = 366 * 86_400
 """A grace or an extension beyond a year is a mistake."""
 # Else it would be an option of a command, or a path that points elsewhere.
@@ -117,6 +120,13 @@ Rule = Callable[[StoredRing, str, float], Decision]
 """A rule takes the ring, the id of a key or the name of a client, and the Unix time."""
 
 
+def fill(ring: StoredRing, client: str, now_s: float, *, given: str | None) -> Decision:
+    """Give an empty ring its first key: a new one, or the operator's own."""
+    del ring
+    made = make_key(client, now_s) if given is None else given_key(client, given, now_s)
+    return Decision(made.info, made=made, detail="a new key" if given is None else "the given key")
+
+
 def add(ring: StoredRing, client: str, now_s: float, *, given: str | None = None) -> Decision:
     """Give a client without an active key a new one, or the operator's own key; make an unknown client."""
     if (active := ring.active(client)) is not None:
@@ -180,6 +190,45 @@ def revoke(ring: StoredRing, key_id: str, now_s: float, *, cut: bool) -> Decisio
     key = as_revoked(_live_key(ring, key_id, now_s), now_s)
     detail = "its open streams are cut" if cut else "its open streams continue"
     return Decision(key, changed=(key,), detail=detail, cut=cut)
+
+
+def add_client(ring: StoredRing, name: str, now_s: float, *, bounds: Mapping[str, object]) -> Decision:
+    """Make a client with its bounds and its first key."""
+    if ring.client(name) is not None:
+        has_key = ring.active(name) is not None
+        hint = (
+            f"rotate its key: relayd keys rotate {name}" if has_key else f"add a key: relayd keys add {name}"
+        )
+        raise WrongState(
+            f"There is a client '{name}' already. Change its bounds: relayd clients set {name}; or {hint}"
+        )
+    client = with_changes(new_client(name, now_s), bounds, now_s)
+    made = make_key(name, now_s)
+    return Decision(made.info, made=made, client=client, detail=describe(client, bounds) or None)
+
+
+def set_client(ring: StoredRing, name: str, now_s: float, *, changes: Mapping[str, object]) -> Decision:
+    """Change the note or bounds of a client; the next request already sees them."""
+    client = _client(ring, name)
+    if not changes:
+        raise BadChange(f"Nothing to change: name at least one bound of client '{name}', or its note.")
+    changed = with_changes(client, changes, now_s)
+    return Decision(None, client=changed, detail=describe(changed, changes))
+
+
+def remove_client(ring: StoredRing, name: str, now_s: float, *, cut: bool) -> Decision:
+    """Remove a client and revoke all its keys, for good. Its name may be used again."""
+    client = _client(ring, name)
+    if name == DEFAULT_CLIENT:
+        raise WrongState(
+            f"The client '{name}' always exists. Revoke its keys (relayd keys revoke ID), or bound it: "
+            f"relayd clients set {name}"
+        )
+    now = utc_text(now_s)
+    keys = (key for key in ring.keys if key.client == name and key.as_of(now).state in LIVE_STATES)
+    revoked = tuple(as_revoked(key, now_s) for key in keys)
+    detail = "its open streams are cut" if cut else "its open streams continue"
+    return Decision(None, changed=revoked, client=replace(client, removed_at=now), detail=detail, cut=cut)
 
 
 def new_client(name: str, now_s: float) -> Client:
@@ -274,6 +323,13 @@ def _key_to_restore(ring: StoredRing, key_id: str, now_s: float) -> KeyInfo:
 def as_revoked(key: KeyInfo, now_s: float) -> KeyInfo:
     """Return the key, revoked now."""
     return replace(key, state=KeyState.REVOKED, revoked_at=utc_text(now_s), expires_at=None)
+
+
+def _client(ring: StoredRing, name: str) -> Client:
+    client = ring.client(name)
+    if client is None:
+        raise NoSuchClient(f"There is no client '{name[:64]}'. List them: relayd clients list")
+    return client
 
 
 def _ended(key: KeyInfo) -> str:

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.state.errors import BadChange, NoSuchKey, RingError, WrongState
-from relayd.state.key_transitions import (
+from relayd.state.keys import digest, fingerprint
+from relayd.state.records import Client, KeyInfo, KeyState, utc_text
+from relayd.state.transitions import (
     MAX_SPAN_S,
     Decision,
     Rule,
@@ -23,8 +25,6 @@ from relayd.state.key_transitions import (
     seconds,
     undo,
 )
-from relayd.state.keys import digest, fingerprint
-from relayd.state.records import Client, KeyInfo, KeyState, utc_text
 from tests.state.harness import NOON_S
 
 
