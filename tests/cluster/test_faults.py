@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,21 +43,24 @@ async def test_one_machine_is_killed_and_one_stands_still(relay: list[Machine], 
         await under_trial.changes.known_to(frozen)
 
 
-async def test_the_database_is_killed(relay: list[Machine], streams: int, postgres: Postgres) -> None:
-    """Streams and keys do not notice it, clients with bounds are refused, and all is well after its start."""
-    async with trial(relay, streams, strict=True) as under_trial, under_trial.changes.outage(*relay):
-        await asyncio.to_thread(postgres.kill)
-        await under_trial.without_database()
-        await asyncio.to_thread(postgres.start)
-        await under_trial.connected()
+@pytest.mark.parametrize(
+    ("stop", "start"), [(Postgres.kill, Postgres.start), (Postgres.freeze, Postgres.thaw)]
+)
+async def test_the_database_does_not_answer(
+    relay: list[Machine],
+    streams: int,
+    postgres: Postgres,
+    stop: Callable[[Postgres], None],
+    start: Callable[[Postgres], None],
+) -> None:
+    """Streams and keys do not notice it, clients with bounds are refused, and all is well afterwards.
 
-
-async def test_the_database_stands_still(relay: list[Machine], streams: int, postgres: Postgres) -> None:
-    """The kernel still takes connections for it, and what is sent to it."""
+    For one that stands still, the kernel takes connections, and what is sent to it.
+    """
     async with trial(relay, streams, strict=True) as under_trial, under_trial.changes.outage(*relay):
-        await asyncio.to_thread(postgres.freeze)
+        await asyncio.to_thread(stop, postgres)
         await under_trial.without_database()
-        await asyncio.to_thread(postgres.thaw)
+        await asyncio.to_thread(start, postgres)
         await under_trial.connected()
 
 

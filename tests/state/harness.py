@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relayd.state import postgres
+from relayd.state import postgres, sqlite
 from relayd.state.database import Database
 from relayd.state.directory import FILE_NAME, StateDirectory
 from relayd.state.engine import Engine, EngineError, Fault, Parameters, Result
@@ -129,13 +129,13 @@ def patient_url(url: str) -> str:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Let PostgreSQL take as long as a busy machine needs."""
-    usual = postgres.TIMEOUT_S
-    postgres.TIMEOUT_S = PATIENCE_S
+    """Let the databases take as long as a busy machine needs."""
+    usual = postgres.TIMEOUT_S, sqlite.BUSY_TIMEOUT_S
+    postgres.TIMEOUT_S = sqlite.BUSY_TIMEOUT_S = PATIENCE_S
     try:
         yield
     finally:
-        postgres.TIMEOUT_S = usual
+        postgres.TIMEOUT_S, sqlite.BUSY_TIMEOUT_S = usual
 
 
 _databases: list[PostgresDatabases] = []
@@ -211,11 +211,6 @@ def engine_for(state_dir: Path, disk: Disk | None = None) -> Engine:
     return Sqlite(path) if disk is None else Sqlite(path, disk.connect)
 
 
-def directory_for(state_dir: Path) -> StateDirectory:
-    """Lock a test's state directory."""
-    return StateDirectory(state_dir, has_database=not _databases)
-
-
 def make_database(state_dir: Path) -> Path:
     """Make a state directory with an empty database file; return the file's path."""
     with StateDirectory(state_dir) as directory:
@@ -235,17 +230,18 @@ def opened(
     published: Published | None = None,
     clock: Callable[[], float] = time.time,
     disk: Disk | None = None,
-    max_mib: int = 512,
+    engine: Engine | None = None,
 ) -> Iterator[State]:
-    """Open a state directory; close it in good order at the end."""
+    """Open a state directory, or a database of its own; close it in good order at the end."""
+    engine = engine or engine_for(state_dir, disk)
     state = State.open(
-        directory_for(state_dir),
+        StateDirectory(state_dir, has_database=not engine.is_shared),
         boot_id=boot_id,
         keep_days=30,
-        max_mib=max_mib,
+        max_mib=512,
         on_commit=published or Published(),
         clock=clock,
-        engine=engine_for(state_dir, disk),
+        engine=engine,
     )
     try:
         yield state
@@ -326,8 +322,9 @@ def opened_database(
     disk: Disk | None = None,
 ) -> Iterator[Database]:
     """Open a database for writing, without a thread beside the test."""
-    with directory_for(state_dir):
-        engine = engine_for(state_dir, disk)
+    engine = engine_for(state_dir, disk)
+    with StateDirectory(state_dir, has_database=not engine.is_shared):
+        """Make it."""
     with closing(engine), closing(engine.open()) as connection:
         yield Database(engine, connection, boot_id, published or Published())
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -20,12 +17,11 @@ import pytest
 
 from relayd.state.budget import Demand, TooManyStreams, Use
 from relayd.state.directory import StateDirectory
-from relayd.state.engine import EngineError, Fault, Parameters, Result
+from relayd.state.engine import EngineError, Fault
 from relayd.state.errors import RingStale, RingUnavailable, StateBusy, StateReplaced, StateUnreachable
 from relayd.state.instances import Activity
 from relayd.state.keyring import KeyOwner
 from relayd.state.records import Client, KeyChangeResult, Lost, Outcome, Started
-from relayd.state.sqlite import SqliteConnection
 from relayd.state.state import State
 from tests.state.harness import (
     ALICE,
@@ -34,6 +30,7 @@ from tests.state.harness import (
     a_record,
     as_ended,
     opened,
+    patience,
 )
 from tests.support.postgres import Postgres as PostgresServer
 from tests.wire import PATIENCE_S, until
@@ -138,18 +135,19 @@ async def test_each_instance_changes_what_the_others_made(database: SharedDataba
             assert state.ring.verify(key_of(change)) == KeyOwner(key_id, "web")
 
 
-def test_processes_change_keys_at_the_same_time(database: SharedDatabase) -> None:
-    """Each change of each process has its own generation and place in the log, and all have all keys."""
-    with database.opened(1):
-        """Make the tables."""
-    where = [str(database.home)] if database.url is None else [str(database.home), database.url]
-    command = [sys.executable, "-m", "tests.state.instances_child", "3", "5", *where]
-    told = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S).stdout
-    clients = sorted(f"client-{number}-{at}" for number in (1, 2, 3) for at in range(5))
-    assert [json.loads(line) for line in told.splitlines()] == [clients] * 3
-    with database.opened(1) as (state,):
-        assert state.ring.generation == 15
-        entries = state.reader.audit().entries[::-1]
+async def test_instances_change_keys_at_the_same_time(database: SharedDatabase) -> None:
+    """Each change of each instance has its own generation and place in the log, and all have all keys."""
+    names = [f"client-{number:02}" for number in range(15)]
+    with patience():
+        async with together(database, 3) as states:
+            await asyncio.gather(
+                *(states[at % 3].ring.add_client(name, {}, caller=ALICE) for at, name in enumerate(names))
+            )
+            await until(lambda: all(state.ring.generation == 15 for state in states))
+            for state in states:
+                assert [client.name for client in state.ring.clients()] == [*names, "default"]
+                assert states_of(state) == ["active"] * 15
+            entries = states[0].reader.audit().entries[::-1]
     assert [(entry.seq, entry.generation) for entry in entries] == [(n, n) for n in range(1, 16)]
 
 
@@ -348,34 +346,6 @@ async def test_after_a_commit_without_an_answer_nothing_waits_for_the_next(
             await one.budget.reserve(demand(3))
 
 
-async def test_the_streams_elsewhere_are_counted_once_for_all_that_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not once for each request: the client's windows are locked meanwhile."""
-    client = Client(name="web", created_at="2026-01-01T00:00:00.000Z", max_streams=100)
-    use = Use(1, 10, 0)
-    statements: list[str] = []
-    execute = SqliteConnection.execute
-
-    def note(self: SqliteConnection, sql: str, parameters: Parameters = ()) -> Result:
-        statements.append(sql)
-        return execute(self, sql, parameters)
-
-    monkeypatch.setattr(SqliteConnection, "execute", note)
-    with SharedDatabase(tmp_path).opened(1) as (one,):
-        with closing(sqlite3.connect(one.engine.where, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            demands = [
-                Demand(f"req-{n:06d}", client, "k", "gpt-4o-mini", use, use, streams=n) for n in range(50)
-            ]
-            tasks = [asyncio.create_task(one.budget.reserve(demand)) for demand in demands]
-            # Each task runs until its demand waits.
-            await asyncio.sleep(0)
-            connection.execute("ROLLBACK")
-        await asyncio.gather(*tasks)
-    assert sum("count(*) FROM reservations" in sql for sql in statements) in {1, 2}
-
-
 async def test_the_streams_of_a_client_are_bounded_over_all(database: SharedDatabase) -> None:
     """What one instance has open is not left for the others, until it ends."""
     async with together(database, 2) as (one, two):
@@ -464,11 +434,11 @@ async def test_the_log_says_what_the_database_lost(database: SharedDatabase) -> 
 
 
 async def test_a_revoke_holds_without_notifications(
-    database: SharedDatabase, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are a hint: what they would say is found out anyway."""
     monkeypatch.setattr("relayd.state.postgres.PostgresConnection.notify", lambda _: None)
-    async with together(database, 2) as (one, two):
+    async with together(SharedDatabase(tmp_path, postgres_url), 2) as (one, two):
         change = await one.ring.add("web", caller=ALICE)
         await until(lambda: two.ring.verify(key_of(change)) is not None)
         await one.ring.revoke(change.key.id, cut=False, caller=ALICE)

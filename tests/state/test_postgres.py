@@ -21,15 +21,22 @@ from psycopg.conninfo import conninfo_to_dict
 from relayd.state import keyring
 from relayd.state import postgres as postgres_engine
 from relayd.state.database import Database, Transaction
-from relayd.state.directory import StateDirectory
 from relayd.state.engine import EngineError, Fault, as_state_errors
-from relayd.state.errors import RingUnavailable, StateDamaged, StateUnreachable
+from relayd.state.errors import RingUnavailable, StateUnreachable
 from relayd.state.filter import parse_filter
 from relayd.state.keyring import KeyOwner
 from relayd.state.postgres import TIMEOUT_S, Postgres, PostgresConnection
 from relayd.state.request_log import RequestLog
-from relayd.state.state import State
-from tests.state.harness import ALICE, Published, a_record, as_ended, patience, patient_url, wait_until
+from tests.state.harness import (
+    ALICE,
+    Published,
+    a_record,
+    as_ended,
+    opened,
+    patience,
+    patient_url,
+    wait_until,
+)
 from tests.support.postgres import Postgres as Server
 from tests.wire import PATIENCE_S
 
@@ -50,33 +57,20 @@ def counted(database: Database) -> int:
 async def test_keys_log_and_audit_live_in_postgresql(tmp_path: Path, postgres_url: str) -> None:
     """A key works at once and after a restart; a request is published, filtered and replayed."""
     published = Published()
-
-    def opened(boot_id: str) -> State:
-        return State.open(
-            StateDirectory(tmp_path / "state", has_database=False),
-            boot_id=boot_id,
-            keep_days=30,
-            max_mib=512,
-            on_commit=published,
-            engine=Postgres(postgres_url),
-        )
-
-    state = opened("boot-1")
-    made = await state.ring.add("web", caller=ALICE)
-    assert made.secret is not None
-    record = a_record()
-    state.log.started(record)
-    state.log.ended(as_ended(record, 502))
-    published.wait_for(3)
-    assert [event.seq for event in published.events] == [1, 2, 3]
-    assert state.reader.events(0) == published.events
-    where = parse_filter("model~GPT-4o ip=203.0.113.0/24 first_token_ms~20 provider")
-    assert state.reader.page(where).records == [state.reader.get(record.id)]
-    assert state.close()
-    state = opened("boot-2")
-    assert state.ring.verify(made.secret.encode()) == KeyOwner(made.key.id, "web")
-    assert [entry.action for entry in state.reader.audit().entries] == ["add"]
-    assert state.close()
+    with opened(tmp_path / "state", published=published, engine=Postgres(postgres_url)) as state:
+        made = await state.ring.add("web", caller=ALICE)
+        assert made.secret is not None
+        record = a_record()
+        state.log.started(record)
+        state.log.ended(as_ended(record, 502))
+        published.wait_for(3)
+        assert [event.seq for event in published.events] == [1, 2, 3]
+        assert state.reader.events(0) == published.events
+        where = parse_filter("model~GPT-4o ip=203.0.113.0/24 first_token_ms~20 provider")
+        assert state.reader.page(where).records == [state.reader.get(record.id)]
+    with opened(tmp_path / "state", boot_id="boot-2", engine=Postgres(postgres_url)) as state:
+        assert state.ring.verify(made.secret.encode()) == KeyOwner(made.key.id, "web")
+        assert [entry.action for entry in state.reader.audit().entries] == ["add"]
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["relayd.lock"]
 
 
@@ -314,15 +308,8 @@ async def test_a_change_of_keys_waits_for_its_outcome(
 ) -> None:
     """In force, it is acknowledged with the new key after all; else the old key is the only one."""
     monkeypatch.setattr(keyring, "_OUTCOME_TIMEOUT_S", PATIENCE_S)
-    with patience():
-        state = State.open(
-            StateDirectory(tmp_path / "state", has_database=False),
-            boot_id="boot-1",
-            keep_days=30,
-            max_mib=512,
-            on_commit=Published(),
-            engine=Unsteady(patient_url(postgres_url)),
-        )
+    engine = Unsteady(patient_url(postgres_url))
+    with patience(), opened(tmp_path / "state", engine=engine) as state:
         old = await state.ring.add("web", caller=ALICE)
         connection = state._database.connection
         assert isinstance(connection, LosesAChange)
@@ -338,16 +325,6 @@ async def test_a_change_of_keys_waits_for_its_outcome(
             assert state.ring.verify(old.secret.encode()) == KeyOwner(old.key.id, "web")
         wait_until(lambda: state.engine.error is None, PATIENCE_S)
         assert state.ring.generation == state.reader.keys()[0] == (2 if is_committed else 1)
-        assert state.close()
-
-
-def test_a_database_of_another_program_is_refused(engine: Postgres, postgres_url: str) -> None:
-    """Its tables are not touched."""
-    with psycopg.connect(postgres_url, autocommit=True) as other:
-        other.execute("CREATE TABLE clients (name text)")
-        with pytest.raises(StateDamaged, match="a table 'clients' of another program"):
-            engine.open()
-        assert other.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
 
 
 def test_a_start_that_fails_says_so_once(

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from relayd.state.directory import StateDirectory
 from relayd.state.errors import StateOtherFormat
 from relayd.state.postgres import Postgres
 from relayd.state.schema import MIGRATIONS
 from relayd.state.state import State
 from tests.e2e.daemon import Daemon
-from tests.state.harness import ALICE, Published, a_record, as_ended, wait_until
+from tests.state.harness import ALICE, a_record, as_ended, opened, wait_until
 
 _OURS = len(MIGRATIONS)
-
-
-@contextmanager
-def _opened(home: Path, url: str, boot_id: str) -> Iterator[State]:
-    state = State.open(
-        StateDirectory(home / boot_id, has_database=False),
-        boot_id=boot_id,
-        keep_days=30,
-        max_mib=512,
-        on_commit=Published(),
-        engine=Postgres(url),
-    )
-    try:
-        yield state
-    finally:
-        assert state.close()
 
 
 def _upgrade(url: str, oldest_reader: int) -> None:
@@ -65,11 +47,11 @@ async def test_an_older_release_goes_on_with_the_tables_of_a_newer_one(
     tmp_path: Path, postgres_url: str
 ) -> None:
     """One that runs, and one that starts; what the newer one added stays."""
-    with _opened(tmp_path, postgres_url, "running") as state:
+    with opened(tmp_path / "1", engine=Postgres(postgres_url)) as state:
         await _use(state, 1)
         _upgrade(postgres_url, oldest_reader=_OURS)
         await _use(state, 2)
-    with _opened(tmp_path, postgres_url, "started") as state:
+    with opened(tmp_path / "2", engine=Postgres(postgres_url)) as state:
         await _use(state, 3)
         assert len(state.ring.keys()) == 3
     with psycopg.connect(postgres_url) as newer:

@@ -17,7 +17,7 @@ from relayd.state.errors import (
     StateDamaged,
 )
 from relayd.state.initial_key import InitialKeyOutcome
-from relayd.state.records import Audited, Ended, Outcome, Started
+from relayd.state.records import Audited, Ended, Outcome, Phase, Started
 from tests.state.harness import (
     ALICE,
     NOON_S,
@@ -57,8 +57,11 @@ async def test_an_operator_s_act_is_audited(tmp_path: Path) -> None:
     """The entry comes back with its place, is published and readable; hostile text does no harm."""
     published = Published()
     with opened(tmp_path / "state", published=published, clock=Clock()) as state:
-        entry = await state.audit.record("cancel", "done", peer=ALICE.peer, detail="req-1\0\ud800")
-        assert (entry.seq, entry.boot_id, entry.detail) == (1, "boot-1", "req-1\ufffd\ufffd")
+        entry = await state.audit.record(
+            "cancel", "done", peer=ALICE.peer, key_ids=("a", "\ud800"), detail="é\0\ud800"
+        )
+        assert (entry.seq, entry.boot_id, entry.detail) == (1, "boot-1", "é\ufffd\ufffd")
+        assert (entry.key_ids, entry.uid, entry.pid, entry.login) == (("a", "\ufffd"), 1000, 4242, "alice")
         assert published.wait_for(1) == [Audited(1, "boot-1", entry)]
         assert state.reader.audit().entries == [entry]
 
@@ -196,3 +199,27 @@ def test_retention_runs_by_itself(tmp_path: Path) -> None:
     clock.now_s += 31 * 86_400
     with opened(tmp_path / "state", boot_id="boot-2", clock=clock) as state:
         wait_until(lambda: state.reader.page().records == [])
+
+
+def test_what_an_earlier_run_left_open_is_closed_as_crashed(tmp_path: Path) -> None:
+    """Once, by the next start, with an event for each; what had ended stays as it is."""
+    with opened(tmp_path / "state", boot_id="boot-1") as state:
+        for number in range(40):
+            state.log.started(a_record(number))
+        state.log.ended(as_ended(a_record(0)))
+    published = Published()
+    with opened(tmp_path / "state", boot_id="boot-2", published=published) as state:
+        ended = [event for event in published.events if isinstance(event, Ended)]
+        assert [(event.seq, event.record.id) for event in ended] == [
+            (41 + number, f"req-{number:06d}") for number in range(1, 40)
+        ]
+        assert {(event.boot_id, event.record.outcome, event.record.phase) for event in ended} == {
+            ("boot-1", Outcome.CRASHED, Phase.DONE)
+        }
+        first = state.reader.get("req-000000")
+        assert first is not None
+        assert first.outcome is Outcome.COMPLETED
+        assert state.reader.events(41) == ended
+    again = Published()
+    with opened(tmp_path / "state", boot_id="boot-3", published=again):
+        assert again.events == []
