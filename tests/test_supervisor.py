@@ -30,12 +30,18 @@ def tell(text):
 
 async def serve(link):
     ended = asyncio.Event()
-    trouble = Path(f"trouble-{link.number}")
+
+    def trouble():
+        try:
+            return Path(f"trouble-{link.number}").read_text()
+        except FileNotFoundError:
+            return ""
+
     tell(f"start {link.number} pid={os.getpid()} first={link.is_first} reloaded={link.has_reloaded}")
     tell(f"at {link.number} {time.monotonic()}")
-    if trouble.exists() and trouble.read_text() == "dies":
+    if trouble() == "dies":
         return 3
-    while trouble.exists() and trouble.read_text() == "hangs":
+    while trouble() == "hangs":
         await asyncio.sleep(0.01)
     def obey(order):
         tell(f"{order.value} {link.number}")
@@ -45,19 +51,19 @@ async def serve(link):
             return
         if order is Order.DRAIN:
             link.stopping(10)
-        if not trouble.exists() or order is Order.FORCE or trouble.read_text() == "closes":
+        if order is Order.FORCE or trouble() in {"", "closes"}:
             ended.set()
     link.listen(obey)
     # As when the operator asks one of them.
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, obey, Order.RELOAD)
     link.ready("here")
-    if trouble.exists() and trouble.read_text() == "drains":
+    if trouble() == "drains":
         link.stopping(10)
     await ended.wait()
     link.close()
-    while trouble.exists() and trouble.read_text() == "closes":
+    while trouble() == "closes":
         await asyncio.sleep(0.01)
-    return 1 if trouble.exists() and trouble.read_text() == "fails" else 0
+    return 1 if trouble() == "fails" else 0
 
 forks = 0
 fork = os.fork
@@ -149,7 +155,11 @@ async def _program(
     restart_delay_s: float = 30.0,
     max_start_s: float = 60.0,
     env: dict[str, str] | None = None,
+    trouble: tuple[int, str] | None = None,
 ) -> AsyncIterator[_Program]:
+    """Run the supervisor; `trouble` is in place before its first worker."""
+    if trouble is not None:
+        (home / f"trouble-{trouble[0]}").write_text(trouble[1])
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _PROGRAM, str(watchdog_s), str(restart_delay_s), str(max_start_s)),
         cwd=home,
@@ -181,8 +191,7 @@ async def test_the_first_worker_opens_what_all_share(tmp_path: Path) -> None:
 
 async def test_a_first_worker_that_fails_ends_the_start(tmp_path: Path) -> None:
     """It has told why; no other is started, and the status says that it failed."""
-    async with _program(tmp_path) as program:
-        program.trouble(1, "dies")
+    async with _program(tmp_path, trouble=(1, "dies")) as program:
         told = await program.rest()
         assert await program.status() == 1
     assert [line.split()[1] for line in told if line.startswith("start")] == ["1"]
@@ -202,8 +211,7 @@ async def test_a_signal_counts_once(tmp_path: Path, number: signal.Signals, *, t
 
 async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
     """Of all workers that have not ended; the first signal has reached each of them."""
-    async with _program(tmp_path) as program:
-        program.trouble(1, "stays")
+    async with _program(tmp_path, trouble=(1, "stays")) as program:
         await program.serving()
         program.process.send_signal(signal.SIGTERM)
         await program.until("drain 1")
@@ -217,8 +225,7 @@ async def test_a_worker_that_drains_by_itself_drains_all(tmp_path: Path) -> None
     """The operator told one of them; systemd hears how long it may take."""
     address = f"@relayd-test-drain-{os.getpid()}"
     with Manager(address) as manager:
-        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
-            program.trouble(2, "drains")
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}, trouble=(2, "drains")) as program:
             await program.until("drain 1")
             assert "EXTEND_TIMEOUT_USEC=10000000" in await manager.until("STOPPING=1")
 
@@ -384,8 +391,7 @@ async def test_a_reload_before_all_serve_is_no_readiness(tmp_path: Path) -> None
     """The first that the service manager hears is that all serve."""
     address = f"@relayd-test-reload-early-{os.getpid()}"
     with Manager(address) as manager:
-        (tmp_path / "trouble-2").write_text("hangs")
-        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}) as program:
+        async with _program(tmp_path, env={"NOTIFY_SOCKET": address}, trouble=(2, "hangs")) as program:
             await program.until(r"start 2 .*")
             program.process.send_signal(signal.SIGHUP)
             await program.until("reload 1")
