@@ -15,7 +15,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -36,11 +36,9 @@ from relayd.reload import ConfigReloader
 from relayd.server import Server, new_boot_id
 from relayd.state.budget import NANO
 from relayd.state.directory import StateDirectory
-from relayd.state.key_operations import Caller
+from relayd.state.key_operations import Caller, Change
 from relayd.state.keyring import KeyRing
 from relayd.state.records import (
-    ClientChangeResult,
-    KeyChangeResult,
     KeyState,
     Outcome,
     Peer,
@@ -51,6 +49,7 @@ from relayd.state.records import (
     utc_text,
 )
 from relayd.state.state import State
+from relayd.state.transitions import Rule
 from relayd.systemd import ServiceManager
 
 _PRICING: Final = Pricing({})
@@ -188,28 +187,12 @@ class _Clock:
 
 
 class _ObservedRing(KeyRing):
-    """A key ring that tells of each change which makes a key active, with the new key's text."""
+    """A key ring that tells of each change, with the text of a new key."""
 
-    observer: Callable[[KeyChangeResult], None]
+    observer: Callable[[Change], None]
 
-    async def add(self, client: str, *, caller: Caller) -> KeyChangeResult:
-        return self._told(await super().add(client, caller=caller))
-
-    async def add_client(
-        self, name: str, bounds: Mapping[str, object], *, caller: Caller
-    ) -> ClientChangeResult:
-        change = await super().add_client(name, bounds, caller=caller)
-        if change.key is not None:
-            self.observer(KeyChangeResult(change.generation, change.key, secret=change.secret))
-        return change
-
-    async def rotate(self, key_id: str, *, grace_s: float, caller: Caller) -> KeyChangeResult:
-        return self._told(await super().rotate(key_id, grace_s=grace_s, caller=caller))
-
-    async def undo(self, key_id: str, *, caller: Caller) -> KeyChangeResult:
-        return self._told(await super().undo(key_id, caller=caller))
-
-    def _told(self, change: KeyChangeResult) -> KeyChangeResult:
+    async def _change(self, action: str, subject: str, parameters: str, rule: Rule, caller: Caller) -> Change:
+        change = await super()._change(action, subject, parameters, rule, caller)
         self.observer(change)
         return change
 
@@ -278,9 +261,11 @@ class _Showcase:
                 if self._open < _MAX_OPEN and self._away_until_s.get(persona, 0.0) <= self._clock():
                     start(persona, fate)
 
-    def _key_changed(self, change: KeyChangeResult) -> None:
+    def _key_changed(self, change: Change) -> None:
         """Give the users of a client its new key, or an old key that is active again."""
         key = change.key
+        if key is None:
+            return
         if change.secret is not None:
             self._secrets[key.id] = change.secret
         if key.state is KeyState.ACTIVE and key.id in self._secrets:

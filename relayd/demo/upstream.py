@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -160,8 +161,8 @@ class _Handler(RequestHandler):
         self._key = key
 
     def prepare(self) -> None:
-        self._number = next(_request_numbers)
-        self.set_header("x-request-id", f"req_demo{self._number:08}")
+        self.number = next(_request_numbers)
+        self.set_header("x-request-id", f"req_demo{self.number:08}")
         if self.request.headers.get("Authorization") != f"Bearer {self._key}":
             self.refuse(401, "Incorrect API key provided.", "invalid_api_key")
 
@@ -192,23 +193,13 @@ class _Answers(_Handler, Generic[_R]):
     """Answers a question; a subclass says how its protocol puts it."""
 
     request_type: type[_R]
-    tail = b""
-    """What follows the last event."""
 
     def answer(self, request: _R, words: list[str]) -> dict[str, Any]:
         """Return the whole answer."""
         raise NotImplementedError
 
-    def start(self, request: _R) -> list[dict[str, Any]]:
-        """Return the events before the first word."""
-        raise NotImplementedError
-
-    def delta(self, request: _R, word: str) -> dict[str, Any]:
-        """Return the event of a word."""
-        raise NotImplementedError
-
-    def end(self, request: _R, words: list[str]) -> list[dict[str, Any]]:
-        """Return the events after the last word."""
+    def pieces(self, request: _R, words: list[str]) -> Iterator[bytes]:
+        """Yield what comes before the first word, then each word, then what follows the last one."""
         raise NotImplementedError
 
     def prepare(self) -> None:
@@ -239,25 +230,14 @@ class _Answers(_Handler, Generic[_R]):
 
     async def _stream(self, request: _R) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-        self._write_events(self.start(request))
-        await self.flush()
-        await self._pause(_SLOW_S if request.wish == "slow" else _WORD_S)
-        words = request.words()
-        for number, word in enumerate(words):
-            if request.wish == "broken" and number == _BREAK_AFTER_WORDS:
+        for number, piece in enumerate(self.pieces(request, request.words())):
+            if number:
+                await self._pause(_SLOW_S if number == 1 and request.wish == "slow" else _WORD_S)
+            if number > _BREAK_AFTER_WORDS and request.wish == "broken":
                 cast("HTTP1Connection", self.request.connection).stream.close()
                 return
-            self._write_events([self.delta(request, word)])
+            self.write(piece)
             await self.flush()
-            await self._pause(_WORD_S)
-        self._write_events(self.end(request, words))
-        self.write(self.tail)
-
-    def _write_events(self, events: list[dict[str, Any]]) -> None:
-        for event in events:
-            if "type" in event:
-                self.write(f"event: {event['type']}\n")
-            self.write(b"data: %b\n\n" % msgspec.json.encode(event))
 
     async def _pause(self, seconds: float) -> None:
         """Wait; raises StreamClosedError as soon as the client leaves."""
@@ -269,9 +249,17 @@ class _Answers(_Handler, Generic[_R]):
         raise StreamClosedError
 
 
+def _sse(*events: dict[str, Any]) -> bytes:
+    """Return events as a stream has them."""
+    names = (f"event: {event['type']}\n".encode() if "type" in event else b"" for event in events)
+    return b"".join(
+        b"%bdata: %b\n\n" % (name, msgspec.json.encode(event))
+        for name, event in zip(names, events, strict=True)
+    )
+
+
 class _ChatCompletions(_Answers[_ChatRequest]):
     request_type = _ChatRequest
-    tail = b"data: [DONE]\n\n"
 
     def answer(self, request: _ChatRequest, words: list[str]) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(words), "refusal": None}
@@ -279,17 +267,14 @@ class _ChatCompletions(_Answers[_ChatRequest]):
         usage = _chat_usage(request, words)
         return {**self._frame(request), "object": "chat.completion", "choices": choices, "usage": usage}
 
-    def start(self, request: _ChatRequest) -> list[dict[str, Any]]:
-        return [self._chunk(request, {"role": "assistant", "content": ""})]
-
-    def delta(self, request: _ChatRequest, word: str) -> dict[str, Any]:
-        return self._chunk(request, {"content": word})
-
-    def end(self, request: _ChatRequest, words: list[str]) -> list[dict[str, Any]]:
-        events = [self._chunk(request, {}, "stop")]
+    def pieces(self, request: _ChatRequest, words: list[str]) -> Iterator[bytes]:
+        yield _sse(self._chunk(request, {"role": "assistant", "content": ""}))
+        for word in words:
+            yield _sse(self._chunk(request, {"content": word}))
+        last = [self._chunk(request, {}, "stop")]
         if request.stream_options is not None and request.stream_options.include_usage:
-            events.append({**self._frame(request), "choices": [], "usage": _chat_usage(request, words)})
-        return events
+            last.append({**self._frame(request), "choices": [], "usage": _chat_usage(request, words)})
+        yield _sse(*last) + b"data: [DONE]\n\n"
 
     def _chunk(
         self, request: _ChatRequest, delta: dict[str, str], finish: str | None = None
@@ -299,52 +284,43 @@ class _ChatCompletions(_Answers[_ChatRequest]):
 
     def _frame(self, request: _ChatRequest) -> dict[str, Any]:
         kind = {"object": "chat.completion.chunk", "created": self.created, "model": request.model}
-        return {"id": f"chatcmpl-demo{self._number}", **kind}
+        return {"id": f"chatcmpl-demo{self.number}", **kind}
 
 
 class _Responses(_Answers[_ResponsesRequest]):
     request_type = _ResponsesRequest
 
-    def prepare(self) -> None:
-        self._sequence_numbers = count()
-        super().prepare()
-
     def answer(self, request: _ResponsesRequest, words: list[str]) -> dict[str, Any]:
         return self._response(request, words)
 
-    def start(self, request: _ResponsesRequest) -> list[dict[str, Any]]:
-        begun = self._response(request, None)
-        return [
-            self._event("created", response=begun),
-            self._event("in_progress", response=begun),
-            self._event("output_item.added", output_index=0, item=self._item(None)),
-            self._event("content_part.added", **self._at, part=_part("")),
-        ]
+    def pieces(self, request: _ResponsesRequest, words: list[str]) -> Iterator[bytes]:
+        numbers = count()
 
-    def delta(self, request: _ResponsesRequest, word: str) -> dict[str, Any]:  # noqa: ARG002 - of chat's form
-        return self._event("output_text.delta", **self._at, delta=word, logprobs=[])
+        def event(kind: str, **fields: Any) -> dict[str, Any]:
+            return {"type": f"response.{kind}", "sequence_number": next(numbers), **fields}
 
-    def end(self, request: _ResponsesRequest, words: list[str]) -> list[dict[str, Any]]:
-        text = "".join(words)
-        return [
-            self._event("output_text.done", **self._at, text=text, logprobs=[]),
-            self._event("content_part.done", **self._at, part=_part(text)),
-            self._event("output_item.done", output_index=0, item=self._item(words)),
-            self._event("completed", response=self._response(request, words)),
-        ]
-
-    @property
-    def _at(self) -> dict[str, Any]:
-        return {"item_id": f"msg_demo{self._number}", "output_index": 0, "content_index": 0}
-
-    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        return {"type": f"response.{kind}", "sequence_number": next(self._sequence_numbers), **fields}
+        begun, text = self._response(request, None), "".join(words)
+        at = {"item_id": f"msg_demo{self.number}", "output_index": 0, "content_index": 0}
+        yield _sse(
+            event("created", response=begun),
+            event("in_progress", response=begun),
+            event("output_item.added", output_index=0, item=self._item(None)),
+            event("content_part.added", **at, part=_part("")),
+        )
+        for word in words:
+            yield _sse(event("output_text.delta", **at, delta=word, logprobs=[]))
+        yield _sse(
+            event("output_text.done", **at, text=text, logprobs=[]),
+            event("content_part.done", **at, part=_part(text)),
+            event("output_item.done", output_index=0, item=self._item(words)),
+            event("completed", response=self._response(request, words)),
+        )
 
     def _item(self, words: list[str] | None) -> dict[str, Any]:
         content = [] if words is None else [_part("".join(words))]
         status = "in_progress" if words is None else "completed"
         said = {"role": "assistant", "status": status, "content": content}
-        return {"id": f"msg_demo{self._number}", "type": "message", **said}
+        return {"id": f"msg_demo{self.number}", "type": "message", **said}
 
     def _response(self, request: _ResponsesRequest, words: list[str] | None) -> dict[str, Any]:
         """Return the response, over or, without words, begun."""
@@ -358,7 +334,7 @@ class _Responses(_Answers[_ResponsesRequest]):
                 "total_tokens": request.prompt_tokens + len(words),
             }
         return {
-            "id": f"resp_demo{self._number}",
+            "id": f"resp_demo{self.number}",
             "object": "response",
             "created_at": self.created,
             "status": "in_progress" if words is None else "completed",
