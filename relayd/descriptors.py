@@ -12,8 +12,6 @@ _log = logging.getLogger(__name__)
 _PER_STREAM = 3
 """A connection to the client, one to the provider, and a connection between two requests."""
 _BESIDE_STREAMS = 512
-MANY_DESCRIPTORS = 16_384
-"""What a tool asks for that holds thousands of connections."""
 
 
 def ask_for_descriptors(max_streams: int) -> None:

@@ -25,13 +25,15 @@ from typing import Self, cast
 
 import uvloop
 
-from relayd.descriptors import MANY_DESCRIPTORS, reserve_descriptors
+from relayd.descriptors import reserve_descriptors
 from tests.support.upstream_api import Provider, body_of, reply
 from tests.support.upstream_script import End, Request, Step, unauthorized
 from tests.wire import HOST, until
 
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_DESCRIPTORS = 16_384
+"""Room for thousands of connections."""
 
 
 @dataclass(slots=True)
@@ -328,5 +330,5 @@ def _serve(key: str, on_start: Callable[[FaultUpstream], object]) -> None:
 
 
 if __name__ == "__main__":
-    reserve_descriptors(MANY_DESCRIPTORS)
+    reserve_descriptors(_DESCRIPTORS)
     _serve(sys.argv[1], lambda upstream: print(upstream.base_url, flush=True))  # noqa: T201 - what is waited for
