@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.state.harness import PostgresDatabases, on_postgres
+from tests.state.lossy_proxy import LossyProxy
 from tests.support.postgres import Postgres
 
 
@@ -44,3 +46,10 @@ def engine_kind(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     with on_postgres(request.getfixturevalue("postgres_databases")):
         yield kind
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, postgres: Postgres) -> Iterator[LossyProxy]:
+    """A way to PostgreSQL that can lose the answer to a COMMIT."""
+    with LossyProxy(tmp_path, postgres.directory) as proxy:
+        yield proxy

@@ -23,27 +23,35 @@ class LossyProxy:
     """
 
     def __init__(self, directory: Path, server: Path) -> None:
-        self._server = str(server / _SOCKET)
+        self._server, self._directory = str(server / _SOCKET), str(directory)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(directory / _SOCKET))
         self._listening.listen()
         self._is_down = False
         self._is_armed = False
-        self._is_done_first = False
+        self._is_done_first = self._stays_down = False
+        self._after = b""
         self.broken = threading.Event()
         """Set when a COMMIT was lost."""
         self._answered = threading.Event()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose_commit(self, *, is_done_first: bool) -> None:
-        """Break all connections at the next COMMIT, and let none in before `mend`.
+    def url(self, url: str) -> str:
+        """Return the URL of a database of the server by this way."""
+        return url.replace(self._server.removesuffix(f"/{_SOCKET}"), self._directory)
+
+    def lose_commit(self, *, is_done_first: bool, stays_down: bool = True, after: bytes = b"") -> None:
+        """Break all connections at the next COMMIT.
 
         Args:
             is_done_first: whether the server gets it.
+            stays_down: whether none is let in before `mend`.
+            after: which the transaction must have in it.
         """
         self.broken.clear()
         self._answered.clear()
+        self._after, self._stays_down = after, stays_down
         self._is_armed, self._is_done_first = True, is_done_first
 
     def mend(self) -> None:
@@ -79,11 +87,15 @@ class LossyProxy:
                 ).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, is_clients: bool) -> None:  # noqa: FBT001
+        said = b""
         with suppress(OSError):
             while data := source.recv(_PIECE):
-                if is_clients and self._is_armed and b"COMMIT" in data:
-                    self._lose(data, target)
-                    return
+                said = said + data if is_clients else b""
+                if b"COMMIT" in data:
+                    if self._is_armed and self._after in said:
+                        self._lose(data, target)
+                        return
+                    said = b""
                 if self._is_down:
                     # The answer to the COMMIT.
                     self._answered.set()
@@ -98,6 +110,8 @@ class LossyProxy:
         if self._is_done_first:
             server.sendall(data)
             self._answered.wait(PATIENCE_S)
+        # First: who was cut off comes again at once.
+        self._is_down = self._stays_down
         self._cut()
         self.broken.set()
 

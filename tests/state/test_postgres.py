@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import os
@@ -25,7 +26,7 @@ from relayd.state.engine import EngineError, Fault, as_state_errors
 from relayd.state.errors import RingUnavailable, StateUnreachable
 from relayd.state.filter import parse_filter
 from relayd.state.keyring import KeyOwner
-from relayd.state.postgres import TIMEOUT_S, Postgres, PostgresConnection
+from relayd.state.postgres import TIMEOUT_S, Postgres
 from relayd.state.request_log import RequestLog
 from tests.state.harness import (
     ALICE,
@@ -37,6 +38,7 @@ from tests.state.harness import (
     patient_url,
     wait_until,
 )
+from tests.state.lossy_proxy import LossyProxy
 from tests.support.postgres import Postgres as Server
 from tests.wire import PATIENCE_S
 
@@ -152,22 +154,6 @@ def test_a_reader_that_is_closed_waits_no_longer(postgres: Server, engine: Postg
     assert asked
 
 
-class LosesTheAnswer(PostgresConnection):
-    """Its connection breaks at a COMMIT: before the server has it, or after."""
-
-    is_committed = True
-    is_lost = False
-
-    def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
-        if not self.is_lost or not query.endswith(b"COMMIT"):
-            return super()._run_once(query, parameters)  # type: ignore[arg-type]
-        if self.is_committed:
-            super()._run_once(query, parameters)  # type: ignore[arg-type]
-        assert self._raw is not None
-        self._raw.close()
-        return super()._run_once(query, parameters)  # type: ignore[arg-type]
-
-
 def attempt(database: Database, done: list[str]) -> tuple[Transaction, Fault | None]:
     """Commit something; return what is known of it by then, and the fault of the commit."""
     transactions: list[Transaction] = []
@@ -181,16 +167,23 @@ def attempt(database: Database, done: list[str]) -> tuple[Transaction, Fault | N
     return transactions[0], None
 
 
+@pytest.fixture
+def far(proxy: LossyProxy, postgres_url: str) -> Iterator[Postgres]:
+    """A database whose connections go through the proxy."""
+    with patience(), closing(Postgres(patient_url(proxy.url(postgres_url)))) as engine:
+        yield engine
+
+
 @pytest.mark.parametrize("is_committed", [True, False])
-def test_a_commit_without_an_answer_is_looked_up(engine: Postgres, *, is_committed: bool) -> None:
+def test_a_commit_without_an_answer_is_looked_up(
+    far: Postgres, proxy: LossyProxy, *, is_committed: bool
+) -> None:
     """Its caller learns what became of it, and what follows a commit is done."""
-    engine.open().close()
-    with closing(LosesTheAnswer(engine, is_writer=True)) as connection:
-        database, done = Database(engine, connection, "boot-1", Published()), list[str]()
+    with closing(far.open()) as connection:
+        database, done = Database(far, connection, "boot-1", Published()), list[str]()
         counted(database)
-        connection.is_lost, connection.is_committed = True, is_committed
+        proxy.lose_commit(is_done_first=is_committed, stays_down=False)
         transaction, fault = attempt(database, done)
-        connection.is_lost = False
         assert fault is (None if is_committed else Fault.UNREACHABLE)
         assert transaction.is_committed is is_committed
         assert counted(database) == (3 if is_committed else 2)
@@ -199,32 +192,21 @@ def test_a_commit_without_an_answer_is_looked_up(engine: Postgres, *, is_committ
 
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
-    engine: Postgres, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+    far: Postgres, proxy: LossyProxy, *, is_committed: bool
 ) -> None:
     """While the server is away its outcome is unknown; then, what follows a commit is done once, or never."""
-    engine.open().close()
-    with closing(LosesTheAnswer(engine, is_writer=True)) as connection:
-        database, done = Database(engine, connection, "boot-1", Published()), list[str]()
+    with closing(far.open()) as connection:
+        database, done = Database(far, connection, "boot-1", Published()), list[str]()
         counted(database)
-        connection.is_lost, connection.is_committed = True, is_committed
-        is_away = threading.Event()
-        is_away.set()
-
-        def probe() -> None:
-            if is_away.is_set():
-                raise engine.unreachable("away")
-
-        monkeypatch.setattr(engine.breaker, "_probe", probe)
-        engine.breaker.open(engine.unreachable("away"))
+        proxy.lose_commit(is_done_first=is_committed)
         transaction, fault = attempt(database, done)
-        connection.is_lost = False
         assert (fault, transaction.is_committed, done) == (Fault.UNKNOWN, None, [])
         with pytest.raises(EngineError):
             database.resolve(transaction)
         with pytest.raises(EngineError):
             counted(database)
-        is_away.clear()
-        wait_until(lambda: engine.error is None, PATIENCE_S)
+        proxy.mend()
+        wait_until(lambda: far.error is None, PATIENCE_S)
         assert database.resolve(transaction) is is_committed
         assert done == (["done"] if is_committed else [])
         assert counted(database) == (3 if is_committed else 2)
@@ -271,56 +253,25 @@ def test_a_commit_that_the_server_has_not_read_is_undecided(engine: Postgres, po
         assert other.execute("SELECT number FROM numbers").fetchall() == [(1,)]
 
 
-class LosesAChange(PostgresConnection):
-    """Loses the server in the next COMMIT of a change of keys."""
-
-    is_armed = False
-    is_committed = True
-    is_changing = False
-
-    def _run_once(self, query: bytes, parameters: object) -> object:  # type: ignore[override]
-        self.is_changing = not query.startswith(b"BEGIN") and (
-            self.is_changing or query.startswith(b"UPDATE ring")
-        )
-        if not query.endswith(b"COMMIT") or not (self.is_changing and self.is_armed):
-            return super()._run_once(query, parameters)  # type: ignore[arg-type]
-        self.is_armed = False
-        if self.is_committed:
-            super()._run_once(query, parameters)  # type: ignore[arg-type]
-        assert self._raw is not None
-        self._raw.close()
-        self._engine.breaker.open(self._engine.unreachable("away"))
-        return super()._run_once(query, parameters)  # type: ignore[arg-type]
-
-
-class Unsteady(Postgres):
-    """Its writer loses a change."""
-
-    def open(self) -> PostgresConnection:
-        """Return the connection, on the newest schema."""
-        super().open().close()
-        return LosesAChange(self, is_writer=True)
-
-
 @pytest.mark.parametrize("is_committed", [True, False])
 async def test_a_change_of_keys_waits_for_its_outcome(
-    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+    tmp_path: Path, far: Postgres, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
 ) -> None:
     """In force, it is acknowledged with the new key after all; else the old key is the only one."""
     monkeypatch.setattr(keyring, "_OUTCOME_TIMEOUT_S", PATIENCE_S)
-    engine = Unsteady(patient_url(postgres_url))
-    with patience(), opened(tmp_path / "state", engine=engine) as state:
+    with opened(tmp_path / "state", engine=far) as state:
         old = await state.ring.add("web", caller=ALICE)
-        connection = state._database.connection
-        assert isinstance(connection, LosesAChange)
-        connection.is_committed, connection.is_armed = is_committed, True
+        proxy.lose_commit(is_done_first=is_committed, after=b"UPDATE ring")
+        changing = asyncio.create_task(state.ring.rotate(old.key.id, grace_s=0, caller=ALICE))
+        assert await asyncio.to_thread(proxy.broken.wait, PATIENCE_S)
+        proxy.mend()
         if is_committed:
-            new = await state.ring.rotate(old.key.id, grace_s=0, caller=ALICE)
+            new = await changing
             assert new.secret is not None
             assert state.ring.verify(new.secret.encode()) == KeyOwner(new.key.id, "web")
         else:
             with pytest.raises(RingUnavailable, match="nothing is changed"):
-                await state.ring.rotate(old.key.id, grace_s=0, caller=ALICE)
+                await changing
             assert old.secret is not None
             assert state.ring.verify(old.secret.encode()) == KeyOwner(old.key.id, "web")
         wait_until(lambda: state.engine.error is None, PATIENCE_S)

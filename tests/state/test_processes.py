@@ -167,17 +167,9 @@ def test_a_process_that_was_taken_for_dead_charges_and_ends_nothing_twice(
 
 
 @pytest.fixture
-def proxy(tmp_path: Path, postgres: Postgres) -> Iterator[LossyProxy]:
-    """A way to PostgreSQL that can lose the answer to a COMMIT."""
-    with LossyProxy(tmp_path, postgres.directory) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def far(proxy: LossyProxy, tmp_path: Path, postgres: Postgres, postgres_url: str) -> Iterator[Process]:
+def far(proxy: LossyProxy, postgres_url: str) -> Iterator[Process]:
     """A process whose connections go through the proxy."""
-    url = postgres_url.replace(str(postgres.directory), str(tmp_path))
-    process = Process(engine_at(url), "boot-1")
+    process = Process(engine_at(proxy.url(postgres_url)), "boot-1")
     yield process
     proxy.mend()
     process.close()
