@@ -23,6 +23,7 @@ from textual.driver import Driver
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.widgets import Input
 from textual.worker import Worker, WorkerCancelled, WorkerFailed, WorkerState
 
 from relayd.admin.client import AdminClient
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 REDRAW_EVERY_S = 0.22
 _SECOND_S = 1.0
 _TROUBLE_SHOWN_S = 30
+_WORD_KEYS = "bf\x7f"
+"""With Alt: a word back, a word on, delete a word; what shells and Textual's fields understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +360,14 @@ class RelaydApp(App[int]):
         if binding.key_display:
             return [binding.key_display]
         return [self.get_key_display(one) for one in Binding.make_bindings([binding])]
+
+    def takes_alt(self, character: str) -> bool:
+        """Return whether Alt and a character are one key: it moves by words in a field, or was chosen."""
+        screens = self.screen_stack
+        if character in _WORD_KEYS and screens and isinstance(screens[-1].focused, Input):
+            return True
+        name = f"alt+shift+{character.lower()}" if character.isupper() else f"alt+{character}"
+        return any(name in keys.split(",") for keys in self._chosen_keys.values())
 
     # Other servers.
 

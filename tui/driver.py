@@ -44,6 +44,10 @@ _FRAME = re.compile(r"\x1b\[\d+;\d+H")
 _ASK_PLACE = "\x1b[6n"
 """The last question to the terminal, told from all others by its answer."""
 _PLACE = re.compile(rb"\x1b\[\d+;\d+R")
+_ESCAPED = re.compile(rb"\x1b\[200~.*?(?:\x1b\[201~|\Z)|\x1b(?P<key>[^\x1b\[O])", re.DOTALL)
+"""A paste, or Escape and a key; what else begins with Escape is a sequence of one key."""
+_KEY_ENDS = b"\x1b[?0;0$y"
+"""The report of a mode that does not exist: Textual knows then that an Escape was a key of its own."""
 _DRAIN_S = 5.0
 _QUIET_S = 0.1
 
@@ -51,14 +55,17 @@ _QUIET_S = 0.1
 class InputFilter:
     """Makes what a terminal sends UTF-8.
 
-    X10 mouse reports are dropped, answers to our own questions counted, other bytes replaced.
+    X10 mouse reports are dropped, answers to our own questions counted, other bytes replaced. Escape and a
+    key are two keys, however fast they come: Textual takes them for Alt and the key, or loses the Escape.
 
     Args:
         encoding: of what is typed.
+        takes_alt: whether Alt and a character are one key now. The terminal sends that at once.
     """
 
-    def __init__(self, encoding: str = UTF_8) -> None:
+    def __init__(self, encoding: str = UTF_8, takes_alt: Callable[[str], bool] = lambda _: False) -> None:
         self._decode = getincrementaldecoder(encoding)("replace").decode
+        self._takes_alt = takes_alt
         self._held = b""
         self._passed = b""
         """The end of what was passed on: an answer that began with it is counted all the same."""
@@ -72,14 +79,26 @@ class InputFilter:
         begun = _BEGUN.search(data)
         end = len(data) if begun is None else begun.start()
         self._held = data[end:]
-        self._passed = (self._passed + data[:end])[1 - len(ANSWER) :]
-        return self._decode(data[:end]).encode()
+        data = data[:end]
+        after_escape = self._passed.endswith(b"\x1b") and data[:1] not in {b"", b"\x1b", b"[", b"O"}
+        self._passed = (self._passed + data)[1 - len(ANSWER) :]
+        data = (_KEY_ENDS if after_escape else b"") + _ESCAPED.sub(self._two_keys, data)
+        return self._decode(data).encode()
+
+    def _two_keys(self, found: re.Match[bytes]) -> bytes:
+        key: bytes | None = found["key"]
+        if key is None or self._takes_alt(key.decode("latin-1")):
+            return found[0]
+        return b"\x1b" + _KEY_ENDS + key
 
 
 class TerminalApp(Protocol):
     """An app that writes to its terminal: Textual keeps the driver to itself."""
 
     terminal: TerminalDriver | None
+
+    def takes_alt(self, character: str) -> bool:
+        """Return whether Alt and this character are one key now."""
 
 
 class TerminalDriver(LinuxDriver):
@@ -96,6 +115,7 @@ class TerminalDriver(LinuxDriver):
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self.redraw: Callable[[], object] = lambda: app.call_later(app.refresh, layout=True)
         cast("TerminalApp", app).terminal = self
+        self._takes_alt = cast("TerminalApp", app).takes_alt
         self.mouse = mouse
         self.drawing = self.suspended = False
         self._painter: Painter | None = None
@@ -219,7 +239,7 @@ class TerminalDriver(LinuxDriver):
 
     def _copy_input(self, tty: int, cleaned: int, ended: int) -> None:
         """Copy what the terminal sends, cleaned, until `ended` can be read or the terminal is gone."""
-        input_filter = InputFilter(TERMINAL.typed)
+        input_filter = InputFilter(TERMINAL.typed, self._takes_alt)
         painter = self._painter
         with selectors.DefaultSelector() as selector:
             for descriptor in (tty, ended):

@@ -83,6 +83,28 @@ def test_an_escape_is_never_held_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pieces", "kept"),
+    [
+        ((b"\x1b!",), False),
+        ((b"\x1b", b"D"), False),
+        ((b"a\x1b\r",), False),
+        ((b"\x1b\xc3\xa9",), False),
+        ((b"\x1bf",), True),
+        ((b"\x1b", b"[A"), True),
+        ((b"\x1b", b"OP"), True),
+        ((b"\x1b\x1b[A",), True),
+        ((b"\x1b[200~\x1b!\x1b[201~",), True),
+    ],
+)
+def test_escape_and_a_key_are_two_keys(pieces: tuple[bytes, ...], *, kept: bool) -> None:
+    """In one read or two; what begins as a sequence, what is pasted, and Alt keys in use stay as they are."""
+    input_filter = InputFilter(takes_alt="f".__eq__)
+    typed = b"".join(pieces)
+    apart = typed.replace(b"\x1b", b"\x1b\x1b[?0;0$y")
+    assert b"".join(map(input_filter.feed, pieces)) == (typed if kept else apart)
+
+
+@pytest.mark.parametrize(
     ("env", "encoding", "shown", "escaped"),
     [
         ({"LANG": "de_DE.ISO-8859-1", "LC_CTYPE": "C.UTF-8"}, "iso8859-1", "+->#~é?", "é\\u4e2d"),

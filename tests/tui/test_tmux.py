@@ -72,14 +72,17 @@ async def _filter_by_mouse(terminal: Tmux) -> None:
 
 
 async def _fields_by_key(terminal: Tmux) -> None:
-    """Ctrl-Space reaches the app through tmux, and lists the fields while a filter is written."""
+    """Ctrl-Space lists the fields while a filter is written; Escape and `t` in one piece are two keys."""
     terminal.press("/")
     await terminal.until("Enter keeps it")
     terminal.press("C-Space")
     await terminal.until("may name")
     terminal.press("Escape")
     await terminal.until(lambda screen: "may name" not in screen)
+    terminal.press("Escape", "t")
+    await terminal.until("Go to a time")
     terminal.press("Escape")
+    await terminal.until(lambda screen: "Go to a time" not in screen)
     await terminal.until(' / model="demo:deltas=2"')
 
 
