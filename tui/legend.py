@@ -24,7 +24,7 @@ LEGEND: Mapping[str, Entries] = {
     "Legend: header": {
         "run 3": "open streams",
         "142 tok/s": "output tokens a second, all streams together",
-        "first .4/1.9s": "time to the first token: half of the requests, and 95 % of them, were faster",
+        "first 0.4/1.9s": "time to the first token: half of the requests, and 95 % of them, were faster",
         "err 2/5m": "failed requests of the last five minutes",
         "1 alert": "alerts that hold now; A lists them",
         "OLD KEY 14:32": "a rotated key still works for so long; its users of the last 24 h",

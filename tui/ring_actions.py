@@ -146,7 +146,7 @@ class RingActions:
                 return _is_now(now)
             return AskGrace(
                 f"Extend the old key of {key.client}?",
-                f"Key {key.id} ends at {clock(epoch_s(now.expires_at))}. Later by:",
+                f"Key {key.id} ends at {clock(epoch_s(now.expires_at))}. Extend it by:",
                 "Extend",
                 default_s=900,
             )

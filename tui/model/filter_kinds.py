@@ -90,7 +90,7 @@ def _chosen(fields: Mapping[str, FilterField], meanings: Mapping[str, str]) -> d
 
 
 _REQUEST_MEANINGS = {
-    "client": "who asked",
+    "client": "the client that asked",
     "status": "the HTTP status",
     "outcome": "completed, denied, upstream_error ...",
     "error": "code or text of its error",
@@ -138,7 +138,7 @@ REQUESTS = FilterKind(
 )
 
 _STREAM_MEANINGS = {
-    "client": "who asked",
+    "client": "the client that asked",
     "model": "the model that was asked for",
     "phase": "connecting, waiting or streaming",
     "waiting_for": "upstream or client",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
@@ -32,6 +33,9 @@ _COLUMNS = {"time": 14, "action": 10, "result": 6, "by": 8, "client": 11}
 _WIDE_COLUMNS = {"time": 14, "action": 13, "result": 12, "by": 12, "client": 18}
 _WIDE = 100
 _NOTE = "note"
+_MEANINGS = {"fill": "fill (the very first key)", "set_client": "set_client (note and bounds)"}
+"""Actions whose names need a word."""
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 class AuditList(ItemList[AuditEntry]):
@@ -261,10 +265,14 @@ def _keys(entry: AuditEntry) -> str:
 
 
 def _in_words(entry: AuditEntry) -> str:
+    by = f"by {entry.login} (uid {entry.uid}, process {entry.pid})"
     keys = f", {'keys' if len(entry.key_ids) > 1 else 'key'} {_keys(entry)}" if entry.key_ids else ""
     client = f" for client {entry.client}" if entry.client else ""
+    action = _MEANINGS.get(entry.action, entry.action)
+    # Times in details are the daemon's, in UTC.
+    detail = _MOMENT.sub(lambda found: day_clock(epoch_s(found[0])), entry.detail or "")
     return (
-        f"{day_clock(epoch_s(entry.at))}  {entry.action}: {entry.result}{client}{keys}\n"
-        f"by {entry.login} (uid {entry.uid}, process {entry.pid}), ring generation {entry.generation}\n"
-        f"{entry.detail or ''}"
+        f"{day_clock(epoch_s(entry.at))}  {action}: {entry.result}{client}{keys}\n"
+        f"{by}, generation {entry.generation} of the keys\n"
+        f"{detail}"
     )

@@ -64,12 +64,12 @@ class KeyList(ItemList[KeyInfo]):
         """Return the columns."""
         return [
             Field("key id", 8),
-            Field("print", 8),
+            Field("fingerprint", 11),
             Field("state", 9),
             Field("age", 4, right=True),
             Field("users", 5, right=True),
             Field("ends in", 8, right=True),
-            Field(" last used", max(0, width - 49)),
+            Field(" last used", max(0, width - 52)),
         ]
 
     def sort_values(self) -> Mapping[str, Value[KeyInfo]]:
@@ -102,7 +102,7 @@ class KeyList(ItemList[KeyInfo]):
             last = f"{age(now_s - last_use[0]):>3} ago  {last_use[1]}"
         return {
             "key id": (key.id, Role.STRONG if live else text),
-            "print": (key.fingerprint, Role.DIM),
+            "fingerprint": (key.fingerprint, Role.DIM),
             "state": (key.state.value, _ROLES[key.state]),
             "age": (age(now_s - epoch_s(key.created_at)), text),
             "users": (str(used or "—"), Role.WARN if used and (retiring or not live) else text),
@@ -245,8 +245,8 @@ class ClientSummary(Static):
         seen_s = self._state.evidence.seen_from_s
         text.append("\nUsed by", self._look(Role.STRONG))
         text.append(
-            f"  {plural(len(uses), 'address', 'addresses')} in 24 h, as far as loaded"
-            f" (from {moment(seen_s, self._now_s()) if seen_s else '—'})\n",
+            f"  {plural(len(uses), 'address', 'addresses')} in 24 h"
+            f"{f', as far as loaded (from {moment(seen_s, self._now_s())})' if seen_s else ''}\n",
             self._look(Role.DIM),
         )
         for use in uses[:_MAX_USES]:

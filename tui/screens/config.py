@@ -316,7 +316,7 @@ class ConfigPane(Pane):
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""
         return [
-            Hint("Enter", "read", "read", "" if self.rows.row_count() else "nothing is shown"),
+            Hint("Enter", "details", "read", "" if self.rows.row_count() else "nothing is shown"),
             Hint("/", "filter", "filter"),
             Hint("h", "hide defaults", "next_shown"),
             Hint("S", "reload", "reload", self.context.commands.refusal()),

@@ -218,6 +218,11 @@ class AskColumns(Dialog[frozenset[str]]):
 class AskExport(Dialog[str]):
     """The format of an export: `ndjson` or `csv`."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "write('ndjson')", "NDJSON", show=False),
+        Binding("c", "write('csv')", "CSV", show=False),
+    ]
+
     def __init__(self, rows: int) -> None:
         super().__init__("Export what is shown")
         self._rows = rows
@@ -232,9 +237,13 @@ class AskExport(Dialog[str]):
     def buttons(self) -> Iterable[Button]:
         """Show a button for each format."""
         yield from super().buttons()
-        yield Button("NDJSON", id="ndjson", compact=True)
-        yield Button("CSV", id="csv", compact=True)
+        yield Button("NDJSON (n)", id="ndjson", compact=True)
+        yield Button("CSV (c)", id="csv", compact=True)
 
     @on(Button.Pressed, "#ndjson, #csv")
     def _on_format(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id)
+
+    def action_write(self, form: str) -> None:
+        """Answer with this format."""
+        self.dismiss(form)

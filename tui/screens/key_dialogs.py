@@ -115,7 +115,7 @@ class AskRevoke(Dialog[Revocation]):
         """Ask for the four characters, and show what they name."""
         yield paragraph("A revoked key never comes back. Type the last four characters of its id.")
         chosen = self._chosen
-        hint = f"{chosen.id[-_LAST:]}  ends {chosen.client}" if chosen is not None else ""
+        hint = f"{chosen.id[-_LAST:]} for the key of {chosen.client}" if chosen is not None else ""
         yield Input(self._typed_before, placeholder=hint, id="last", compact=True, select_on_focus=False)
         yield paragraph("", id="named")
         yield Choices(["cut its open streams too"], [], id="cut", many=True)

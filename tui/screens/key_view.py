@@ -217,7 +217,7 @@ class KeyView(Vertical):
         text.append(f"Key {key.id}", self._look(Role.STRONG))
         text.append(f" of {key.client}  ", self._look(Role.TEXT))
         text.append(state_in_words(key, now_s), self._look(_ROLES[key.state]))
-        text.append(f"  print {key.fingerprint}\n", self._look(Role.DIM))
+        text.append(f"  fingerprint {key.fingerprint}\n", self._look(Role.DIM))
         streams = sum(
             stream.progress.key_id == key.id for stream in self._state.open_streams.streams.values()
         )

@@ -265,7 +265,7 @@ class StatsPane(Pane):
             Line("requests", [b.all.requests * per_min for b in buckets], Role.STREAM),
             Line("errors", [b.all.errors * per_min for b in buckets], Role.BAD),
         ]
-        self.query_one("#rates", Plot).show("A minute", rates, times, rate)
+        self.query_one("#rates", Plot).show("Per minute", rates, times, rate)
         waits = [
             Line("p95", [(b.all.first.percentile(0.95) or 0.0) for b in buckets], Role.WAIT),
             Line("p50", [(b.all.first.percentile(0.5) or 0.0) for b in buckets], Role.STREAM),
@@ -325,4 +325,4 @@ class StatsPane(Pane):
 
 
 def _wait(ms: float) -> str:
-    return duration(ms) if ms else "0"
+    return duration(ms) if ms else "—"

@@ -273,9 +273,8 @@ class BoundLines(Bar):
         dim = style(self.app, Role.DIM)
         more = len(self._meters) - self.size.height
         if self._client is None or (not self._meters and y == 0):
-            whose = "the chosen client" if self._client is None else self._client.name
-            words = "The bounds of {} are shown here." if self._client is None else "{} has no bounds."
-            return [(f" {words.format(whose)}" if y == 0 else "", dim)]
+            none = None if self._client is None else f"{self._client.name} has no bounds."
+            return [(f" {none or 'Choose a client to see its bounds.'}" if y == 0 else "", dim)]
         if more > 0 and y == self.size.height - 1:
             return [(f" and {plural(more + 1, 'more bound')}: 4 Clients shows all", dim)]
         if y >= len(self._meters):
@@ -315,7 +314,7 @@ class PartList(ItemList[UsageRow]):
         fixed = [Field(name, _WIDTHS[name], right=True) for name in figures]
         fixed.append(Field("share", 5, right=True))
         left = max(8, width - 2 - sum(field.width + 1 for field in fixed))
-        return [Field(f"of it, by {self.by.value}", min(36, left)), *fixed]
+        return [Field(f"by {self.by.value}", min(36, left)), *fixed]
 
     def sort_values(self) -> Mapping[str, Value[UsageRow]]:
         """Return what a part is sorted by."""
@@ -325,7 +324,7 @@ class PartList(ItemList[UsageRow]):
         """Return one part."""
         total = item if self._usage is None else self._usage.total
         cells = {
-            f"of it, by {self.by.value}": (printable_text(name_in_words(self.by, item.name)), Role.STRONG),
+            f"by {self.by.value}": (printable_text(name_in_words(self.by, item.name)), Role.STRONG),
             "share": (_share(item, total), Role.TEXT),
             **{name: (_figure(name, item), Role.TEXT) for name in _WIDTHS},
         }

@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from relayd.admin.schema import RequestRecord, UsageSource, epoch_s
+from relayd.admin.schema import Outcome, RequestRecord, UsageSource, epoch_s
 from tui.model.descriptions import cause, path_kind, state_word, time_parts, where_the_time_went
 from tui.model.stats import is_error
 from tui.model.units import bytes_text, clock, day_clock, duration, money, plural, rate
@@ -249,7 +249,8 @@ def _moments(record: RequestRecord, age_ms: float | None) -> list[tuple[float, s
         moments.append((record.first_token_ms, about))
     if record.duration_ms is not None:
         ended = record.outcome.value.replace("_", " ") if record.outcome is not None else "ended"
-        moments.append((record.duration_ms, f"{ended}: {cause(record)}"))
+        is_said = record.outcome is Outcome.COMPLETED
+        moments.append((record.duration_ms, ended if is_said else f"{ended}: {cause(record)}"))
     elif age_ms is not None:
         moments.append((age_ms, f"now: {cause(record)}"))
     return moments

@@ -61,7 +61,7 @@ class Plot(Widget):
         drawn = [columns(resampled(line.values, room), rows, top) for line in self._lines]
         for y in range(rows):
             text.append("\n")
-            label = self._unit(top) if y == 0 else self._unit(0) if y == rows - 1 else ""
+            label = self._unit(top) if y == 0 else "0" if y == rows - 1 else ""
             text.append(f"{label:>{_SCALE - 2}} ", style(self.app, Role.DIM))
             text.append("┤" if label else "│", style(self.app, Role.DIM))
             self._row(text, [lines[y] for lines in drawn])
@@ -82,7 +82,7 @@ class Plot(Widget):
             text.append(self._unit(newest), style(self.app, line.role))
             if with_tops:
                 most = max(line.values, default=0.0)
-                text.append(f" (top {self._unit(most)})", style(self.app, Role.DIM))
+                text.append(f" (peak {self._unit(most)})", style(self.app, Role.DIM))
         return text
 
     def _row(self, text: Text, rows: list[str]) -> None:

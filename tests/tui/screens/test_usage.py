@@ -25,7 +25,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(
         past.end(past.begin(model="local-llm", client="web"), cost_usd=None)
         await harness.caught_up(past)
         await harness.press("7")
-        await harness.shows("[c client]", "/d today /m this month", "of it, by model", "of it, by key")
+        await harness.shows("[c client]", "/d today /m this month", "by model req", "by key req")
         rows = harness.main.query_one(UsageList)
         await until(lambda: rows.row_count() == 6)
         await harness.idle()
@@ -42,7 +42,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(
         assert rows.items[0].is_total
         assert today == sorted(today, reverse=True)
         await harness.press("m")
-        await harness.shows("[m model]", "of it, by client")
+        await harness.shows("[m model]", "by client req")
         await until(lambda: rows.index_of("=local-llm") is not None)
         await harness.idle()
         unpriced = next(line for line in harness.text().splitlines() if " local-llm" in line)
