@@ -14,7 +14,7 @@ from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.ndjson import Usage
 from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error, reported_error
 from relayd.relay.redact import Redactor
-from relayd.relay.sse import SseDecoder, SseEvent
+from relayd.relay.sse import EventSplitter, SseEvent, parse_event
 from relayd.relay.usage import TokenCounts, read_count, read_usage
 
 MAX_EVENT_BYTES = 1 << 20
@@ -187,21 +187,29 @@ class ChatCompletion(ChunkReader):
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__(redact)
-        self._decoder = SseDecoder(MAX_EVENT_BYTES)
+        self._splitter = EventSplitter()
 
     def feed(self, data: bytes) -> list[str]:
         """Take the next bytes; return the pieces of text in them, in order, none empty."""
         texts: list[str] = []
-        for event in self._decoder.feed(data):
+        for raw in self._splitter.feed(data):
             if self.done or self.error is not None:
                 return texts
-            self.events += 1
-            self.read_event(event, texts)
-        if self._decoder.overflowed and not self.done:
-            # No more can be read, so that an answer without its finish is not whole.
-            self.done = True
-            self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
+            if len(raw) > MAX_EVENT_BYTES:
+                self._overflow()
+                return texts
+            event = parse_event(raw)
+            if event is not None:
+                self.events += 1
+                self.read_event(event, texts)
+        if len(self._splitter.rest) > MAX_EVENT_BYTES and not self.done:
+            self._overflow()
         return texts
+
+    def _overflow(self) -> None:
+        """Fail at an event that is too long. Nothing behind it is read, not even a finish."""
+        self.done = True
+        self._fail(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
 
 
 def _lenient_chunk(chunk: dict[str, Any]) -> Chunk:

@@ -29,7 +29,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 def delta_line(content: str) -> bytes:
     """Return the line of one piece of text."""
-    return b"%b%b}\n" % (_DELTA_START, _json_string(content))
+    return _DELTA_START + _json_string(content) + b"}\n"
 
 
 def done_line(finish_reason: str | None, usage: Usage | None) -> bytes:
@@ -43,7 +43,7 @@ def done_line(finish_reason: str | None, usage: Usage | None) -> bytes:
 
 def error_line(error: RelayError) -> bytes:
     """Return the line of an error; the done line follows it."""
-    return b"%b%b}\n" % (_ERROR_START, _json_string(str(error)))
+    return _ERROR_START + _json_string(str(error)) + b"}\n"
 
 
 def _json_string(text: str) -> bytes:

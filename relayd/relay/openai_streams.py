@@ -15,13 +15,12 @@ import msgspec
 
 from relayd.relay.chunks import DONE, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
-from relayd.relay.event_stream import EventSplitter, read_event
 from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, StreamProtocol
 from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
 from relayd.relay.redact import Redactor
-from relayd.relay.sse import SseEvent
+from relayd.relay.sse import EventSplitter, SseEvent, parse_event
 from relayd.relay.stream import AnswerState, UpstreamBody
 from relayd.relay.upstream import OnConnected
 from relayd.relay.usage import read_usage
@@ -119,15 +118,15 @@ class EventStreamAnswer(AnswerState):
                 self._cut = raw[:sent]
             sent = 0
             if self.done or self.error is not None:
-                self._splitter.rest.clear()
+                self._splitter.rest = b""
                 break
         rest = self._splitter.rest
         if rest and not self._holds(rest, sent):
-            pieces.append(bytes(rest[sent:]))
+            pieces.append(rest[sent:])
             sent = len(rest)
             if len(rest) > _MAX_HELD_BYTES:
                 self._begin_long()
-                sent = len(rest)
+                sent = len(self._splitter.rest)
         self._sent_bytes = sent
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -137,14 +136,14 @@ class EventStreamAnswer(AnswerState):
             self.judge_long(self._long.found)
             self._long = None
             return Verdict.PASS
-        event = read_event(raw)
+        event = parse_event(raw)
         if event is None:
             return Verdict.PASS
         self.events += 1
         self.has_progressed = True
         return self.judge(event)
 
-    def _holds(self, rest: bytearray, sent: int) -> bool:
+    def _holds(self, rest: bytes, sent: int) -> bool:
         """Return whether an incomplete event, of which `sent` bytes have left, must not leave further yet."""
         if len(rest) > _MAX_HELD_BYTES:
             return False
@@ -167,16 +166,16 @@ class EventStreamAnswer(AnswerState):
         """Return what was held back of a whole stream, or the event that tells the error."""
         rest = self._splitter.rest
         if error is None:
-            left = bytes(rest[self._sent_bytes :])
+            left = rest[self._sent_bytes :]
             # It ends without the empty line behind its last event.
-            event = None if self._sent_bytes else read_event(left)
+            event = None if self._sent_bytes else parse_event(left)
             verdict = Verdict.PASS if event is None else self.judge(event)
             if verdict is Verdict.PASS:
                 return left
             return self.redact.scrub(left) if verdict is Verdict.TELL else b""
         if error is self.told:
             return b""
-        return _end_of_event(self._cut or bytes(rest[: self._sent_bytes])) + self.error_event(error)
+        return _end_of_event(self._cut or rest[: self._sent_bytes]) + self.error_event(error)
 
 
 class ChatStream(EventStreamAnswer):

@@ -20,7 +20,7 @@ from relayd.state.records import Outcome
 from tests.harness import KEY, Relay, running_relay
 from tests.public.test_allowances import a_key
 from tests.public.test_v1 import error_of
-from tests.relay.test_event_stream import pieces_of
+from tests.relay.harness import cut
 from tests.wire import HOST, PATIENCE_S, Reply, Wire, post, post_chunked, until
 
 _PATH = "/v1/audio/transcriptions"
@@ -292,14 +292,14 @@ def test_a_field_that_servers_read_differently_is_refused(lines: bytes) -> None:
         reader.feed(b"--b\r\nContent-Disposition: " + lines + b"\r\n\r\nx\r\n--b--\r\n")
 
 
-@pytest.mark.parametrize("cut", [0, 20, 45, 49, 50, 51, 53, 55])
-def test_a_field_that_was_passed_on_in_part_is_late(cut: int) -> None:
+@pytest.mark.parametrize("at", [0, 20, 45, 49, 50, 51, 53, 55])
+def test_a_field_that_was_passed_on_in_part_is_late(at: int) -> None:
     """Wherever it was cut, what was checked is without it."""
     part = b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n10\r\n--b--\r\n'
     reader = MultipartReader("multipart/form-data; boundary=b")
-    reader.feed(part[:cut])
+    reader.feed(part[:at])
     reader.pass_on()
-    reader.feed(part[cut:])
+    reader.feed(part[at:])
     assert reader.fields["n"].text == "10"
     assert reader.late == {"n"}
 
@@ -424,7 +424,7 @@ def test_the_fields_are_found_at_any_split(cuts: list[int], data: bytes) -> None
     body = form(("model", "whisper-1"), ("n", "2"), ("file", data), ("stream", "true"))
     reader = MultipartReader(_TYPE["Content-Type"])
     try:
-        for piece in pieces_of(body, cuts):
+        for piece in cut(body, cuts):
             reader.feed(piece)
     except RelayError:
         assert f"--{_BOUNDARY}".encode() in data

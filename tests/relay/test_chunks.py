@@ -171,6 +171,20 @@ def test_what_cannot_be_read_fails_an_answer_but_not_a_finished_one(spoiler: byt
             assert (finished.usage, finished.feed(delta("b") + FINISH)) == (Usage(7, 2, 9), ["b"])
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+@pytest.mark.parametrize("piece_bytes", [16 << 10, 2 << 20])
+def test_an_event_of_exactly_the_limit_is_read(end: bytes, piece_bytes: int) -> None:
+    """One byte more is too long, and what follows is not read; where the bytes are cut changes neither."""
+    start = delta("").rstrip(b"\n")
+    for over in (0, 1):
+        text = "x" * (MAX_EVENT_BYTES + over - len(start + end))
+        stream = delta(text).rstrip(b"\n") + end + delta("b", finish_reason="stop")
+        pieces = [stream[at : at + piece_bytes] for at in range(0, len(stream), piece_bytes)]
+        completion, texts = _read(*pieces)
+        error = completion.end()
+        assert (texts, error and error.message) == (([], _TOO_LARGE) if over else ([text, "b"], None))
+
+
 # Errors.
 
 

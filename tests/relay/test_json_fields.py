@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.relay.json_fields import FieldScanner
-from tests.relay.test_event_stream import pieces_of
+from tests.relay.harness import cut
 
 _WANTED = {b"id": 1, b"usage": 1, b"finish_reason": 3}
 _VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -45,7 +45,7 @@ def test_a_wanted_field_is_found_at_its_depth_only(
 ) -> None:
     """Not in an object inside, not in text that looks like it, however it is written and split."""
     body = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
-    found = _found(pieces_of(body, cuts))
+    found = _found(cut(body, cuts))
     assert found == {name.encode(): document[name] for name in ("id", "usage") if name in document}
 
 

@@ -21,7 +21,7 @@ from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.relay.upstream import OnConnected
 from relayd.relay.usage import TokenCounts
 from relayd.state.records import RequestRecord
-from tests.relay.test_event_stream import pieces_of
+from tests.relay.harness import cut
 
 _DONE = b"data: [DONE]\n\n"
 _KEY = "sk-the-providers-key"
@@ -108,7 +108,7 @@ def test_a_whole_chat_stream_passes_byte_by_byte(
     """Whatever the events look like, and however they are split."""
     stream = texts + _event(_chunk(finish="stop")) + has_usage * _USAGE_CHUNK + has_done * _DONE
     answer = _answer()
-    assert _relayed(answer, pieces_of(stream, cuts)) == (stream, None)
+    assert _relayed(answer, cut(stream, cuts)) == (stream, None)
     assert answer.finish_reason == "stop"
     assert answer.tokens == (_COUNTS if has_usage else None)
     assert answer.deltas == texts.count(b'"content"')
@@ -123,7 +123,7 @@ def test_only_the_chunk_that_was_asked_for_is_taken_out(
     """Its usage is known all the same, and no part of it leaves at any split."""
     finish, done = _event(_chunk(finish="stop")), has_done * _DONE
     answer = _answer(strips_usage=True)
-    sent, error = _relayed(answer, pieces_of(texts + finish + _USAGE_CHUNK + done, cuts))
+    sent, error = _relayed(answer, cut(texts + finish + _USAGE_CHUNK + done, cuts))
     assert (sent, error, answer.tokens) == (texts + finish + done, None, _COUNTS)
 
 
@@ -145,7 +145,7 @@ def test_an_empty_choices_list_with_a_null_usage_is_not_the_usage_chunk() -> Non
 @given(_TEXT_EVENTS, st.integers(0, 10_000), _CUTS, st.booleans(), st.booleans())
 def test_a_chat_stream_that_is_cut_ends_with_an_error_and_no_done(
     texts: bytes,
-    cut: int,
+    kept: int,
     cuts: list[int],
     is_broken: bool,
     strips_usage: bool,
@@ -153,8 +153,8 @@ def test_a_chat_stream_that_is_cut_ends_with_an_error_and_no_done(
     """Wherever it is cut. What it ends with is what the SDKs raise on, and no empty event comes before it."""
     stream = _event(_chunk("word")) + texts
     assume(all(_decoded(stream)))
-    stream = stream[: cut % (len(stream) + 1)]
-    sent, error = _relayed(_answer(strips_usage=strips_usage), pieces_of(stream, cuts), is_broken=is_broken)
+    stream = stream[: kept % (len(stream) + 1)]
+    sent, error = _relayed(_answer(strips_usage=strips_usage), cut(stream, cuts), is_broken=is_broken)
     assert error is not None
     assert error.code is (ErrorCode.UPSTREAM_FAILED if is_broken else ErrorCode.UPSTREAM_TRUNCATED)
     data = _decoded(sent)
@@ -170,7 +170,7 @@ def test_a_chat_stream_that_is_cut_ends_with_an_error_and_no_done(
 def test_a_done_without_a_finish_does_not_leave(start: bytes, cuts: list[int], has_space: bool) -> None:
     """Its client would take the answer for whole."""
     done = _DONE if has_space else _DONE.replace(b" ", b"")
-    sent, error = _relayed(_answer(), pieces_of(start + done, cuts))
+    sent, error = _relayed(_answer(), cut(start + done, cuts))
     assert error is not None
     assert error.code is ErrorCode.UPSTREAM_TRUNCATED
     assert b"DONE" not in sent
@@ -184,7 +184,7 @@ def test_a_done_without_a_finish_does_not_leave(start: bytes, cuts: list[int], h
 )
 def test_a_done_behind_other_lines_does_not_leave_either(before: bytes, done: bytes, cuts: list[int]) -> None:
     """At no split: what follows it would not be read any more."""
-    sent, error = _relayed(_answer(), pieces_of(_event(_chunk("a")) + before + done, cuts))
+    sent, error = _relayed(_answer(), cut(_event(_chunk("a")) + before + done, cuts))
     assert error is not None
     assert b"DONE" not in sent
     assert "error" in json.loads(_decoded(sent)[-1])
@@ -224,7 +224,7 @@ def test_no_error_in_a_stream_shows_the_providers_key(
 ) -> None:
     """Wherever it is split; all else of the event passes as it is."""
     kind, stream = told
-    sent, _ = _relayed(_answer(kind), pieces_of(stream, cuts))
+    sent, _ = _relayed(_answer(kind), cut(stream, cuts))
     assert sent.startswith(stream.replace(_KEY.encode(), b"[key]"))
     assert _KEY.encode() not in sent
 
@@ -234,7 +234,7 @@ def test_an_error_of_the_provider_passes_as_it_is(cuts: list[int]) -> None:
     """Nothing follows it: neither another error nor `[DONE]`."""
     told = _event({"error": {"message": "Overloaded", "type": "server_error", "code": None}})
     start = _event(_chunk("a"))
-    sent, error = _relayed(_answer(), pieces_of(start + told + _DONE, cuts))
+    sent, error = _relayed(_answer(), cut(start + told + _DONE, cuts))
     assert error is not None
     assert sent == start + told
     assert error.message.endswith("Overloaded")
@@ -305,7 +305,7 @@ def test_a_whole_responses_stream_passes_byte_by_byte(cuts: list[int]) -> None:
     created: list[tuple[str, str | None]] = []
     wants = Observation(on_head=lambda _head: None, on_created=lambda *made: created.append(made))
     answer = ResponsesStream(Redactor(""), wants, "route")
-    assert _relayed(answer, pieces_of(stream, cuts)) == (stream, None)
+    assert _relayed(answer, cut(stream, cuts)) == (stream, None)
     assert (answer.deltas, answer.tokens, answer.finish_reason) == (2, _COUNTS, "completed")
     assert answer.delivered
     assert created == [("resp_1", "route")]
@@ -325,12 +325,12 @@ def test_an_incomplete_response_is_an_end(response: dict[str, Any], reason: str)
 
 @given(st.integers(0, 10_000), _CUTS, st.booleans())
 def test_a_responses_stream_that_is_cut_fails_for_every_client(
-    cut: int, cuts: list[int], is_broken: bool
+    kept: int, cuts: list[int], is_broken: bool
 ) -> None:
     """Python looks for `error` at the top, Codex at the response of `response.failed`."""
     stream = _responses(_CREATED, _DELTA, _DELTA)
-    stream = stream[: cut % (len(stream) + 1)]
-    sent, error = _relayed(_answer(ResponsesStream), pieces_of(stream, cuts), is_broken=is_broken)
+    stream = stream[: kept % (len(stream) + 1)]
+    sent, error = _relayed(_answer(ResponsesStream), cut(stream, cuts), is_broken=is_broken)
     assert error is not None
     last = list(SSEDecoder().iter_bytes(iter([sent])))[-1]
     failed = json.loads(last.data)
@@ -433,7 +433,7 @@ def _with_heartbeats(answer: EventStreamAnswer, pieces: list[bytes]) -> Iterator
 def test_heartbeats_change_no_event(texts: bytes, cuts: list[int], strips_usage: bool) -> None:
     """Between any two reads, behind an `id:` and inside an event, where there is none."""
     stream = texts + _event(_chunk(finish="stop"), before="id: 9\n")
-    sent = b"".join(_with_heartbeats(_answer(strips_usage=strips_usage), pieces_of(stream, cuts)))
+    sent = b"".join(_with_heartbeats(_answer(strips_usage=strips_usage), cut(stream, cuts)))
     assert sent.startswith(b":")
     assert _decoded(sent) == _decoded(stream)
 

@@ -1,4 +1,4 @@
-"""The event decoder: any split of a stream gives the same events."""
+"""An event stream cut into events: every byte stays, and no split changes what is read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.relay.sse import SseDecoder, SseEvent
+from relayd.relay.sse import EventSplitter, SseEvent, parse_event
 from tests.relay.harness import cut
 
-_LIMIT = 1000
 
-
-def _decode(*pieces: bytes, limit: int = _LIMIT) -> list[bytes]:
-    decoder = SseDecoder(limit)
-    return [event.data for piece in pieces for event in decoder.feed(piece)]
+def _read(*pieces: bytes) -> list[SseEvent]:
+    """Return the events, when it is sure that every byte stays in one of them or waits."""
+    splitter = EventSplitter()
+    raw_events = [raw for piece in pieces for raw in splitter.feed(piece)]
+    assert b"".join(raw_events) + splitter.rest == b"".join(pieces)
+    return [event for raw in raw_events if (event := parse_event(raw)) is not None]
 
 
 @pytest.mark.parametrize(
@@ -24,12 +25,13 @@ def _decode(*pieces: bytes, limit: int = _LIMIT) -> list[bytes]:
         (b"data:a\n\ndata: b\n\n", [b"a", b"b"]),
         (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
         (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
+        (b"data: a\n\r\ndata: b\r\n\ndata: c\r\r\ndata: d\n\rdata: e\n\n", [b"a", b"b", b"c", b"d", b"e"]),
         (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
         (b"data:  two spaces\n\n", [b" two spaces"]),
         (b"data: a\ndata: b\n\n", [b"a\nb"]),
         (b": comment\n\ndata: a\n\n", [b"a"]),
         (b"event: x\nid: 7\nretry: 9\ndata: a\n\n", [b"a"]),
-        (b"data\n\ndata:\n\ndata: a\n\n", [b"a"]),
+        (b"data\n\ndata:\n\ndata: \n\ndata: a\n\n", [b"a"]),
         (b"\n\n\n\ndata: a\n\n\n\n", [b"a"]),
         (b"data: never closed\n", []),
         ("data: 你好 🎈\n\n".encode(), ["你好 🎈".encode()]),
@@ -39,7 +41,7 @@ def _decode(*pieces: bytes, limit: int = _LIMIT) -> list[bytes]:
 )
 def test_each_form_of_the_standard(stream: bytes, events: list[bytes]) -> None:
     """Every form that the standard allows is read as it says."""
-    assert _decode(stream) == events
+    assert [event.data for event in _read(stream)] == events
 
 
 _line_ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -67,56 +69,34 @@ def _streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 def test_any_split_of_a_valid_stream_gives_its_events(
     stream_and_events: tuple[bytes, list[bytes]], places: list[int]
 ) -> None:
-    """A valid stream, cut anywhere, gives exactly its events."""
+    """A valid stream, cut anywhere, gives exactly its events, each with its last byte."""
     stream, events = stream_and_events
-    assert _decode(*cut(stream, places)) == events
+    assert [event.data for event in _read(*cut(stream, places))] == events
 
 
 @given(
     st.lists(
-        st.sampled_from([b"data: ", b"data", b":", b"\n", b"\r", b"\n\n", b"x", b"\xff", b"\xef\xbb\xbf"])
-    )
-    .map(b"".join)
-    .filter(bool),
+        st.sampled_from(
+            [
+                *(b"data: ", b"data", b":", b"\n", b"\r", b"\n\n", b"\r\n", b"x", b"\xff", b"\xef\xbb\xbf"),
+                *(b"data: x", b"event: e", b"id: 1", b":c"),
+            ]
+        )
+    ).map(b"".join),
     st.lists(st.integers(0, 10_000), max_size=12),
 )
 def test_any_split_of_garbage_gives_the_same(stream: bytes, places: list[int]) -> None:
-    """Whatever the bytes are, where they are cut changes nothing, and neither does the limit's place."""
-    for limit in (3, _LIMIT):
-        whole, split = SseDecoder(limit), SseDecoder(limit)
-        events = whole.feed(stream)
-        assert [event for piece in cut(stream, places) for event in split.feed(piece)] == events
+    """Whatever the bytes are, where they are cut changes nothing."""
+    assert _read(*cut(stream, places)) == _read(stream)
 
 
-def test_an_event_over_the_limit_ends_the_decoding() -> None:
-    """An event too large is neither held nor returned; what came before it is."""
-    decoder = SseDecoder(10)
-    assert [event.data for event in decoder.feed(b"data: a\n\ndata: " + b"x" * 50)] == [b"a"]
-    assert decoder.overflowed
-    assert decoder.feed(b"\n\ndata: b\n\n") == []
-
-
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
-@pytest.mark.parametrize("one_by_one", [False, True])
-def test_an_event_of_exactly_the_limit_is_read(end: bytes, one_by_one: bool) -> None:  # noqa: FBT001 - a parameter
-    """One byte more is too large; where the bytes are cut does not change that."""
-    for over in (0, 1):
-        stream = b"data: " + b"x" * (94 + over) + end + b"data: b" + end
-        pieces = [bytes([byte]) for byte in stream] if one_by_one else [stream]
-        decoder = SseDecoder(100)
-        events = [event.data for piece in pieces for event in decoder.feed(piece)]
-        assert events == ([] if over else [b"x" * 94, b"b"])
-        assert decoder.overflowed is bool(over)
-
-
-def test_an_endless_event_is_given_up_at_the_limit() -> None:
-    """Memory is bounded by it, however long the event goes on."""
-    decoder = SseDecoder(1000)
-    for _ in range(10):
-        decoder.feed(b"x" * 100)
-    assert not decoder.overflowed
-    decoder.feed(b"x" * 100)
-    assert decoder.overflowed
+def test_the_start_of_a_long_event_can_be_forgotten() -> None:
+    """Its end is still found, also where it is cut in two."""
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: " + b"x" * 1000 + b"\r\n") == []
+    forgotten = splitter.forget()
+    assert splitter.feed(b"\r\ndata: next\n\n") == [b"xx\r\n\r\n", b"data: next\n\n"]
+    assert forgotten == b"data: " + b"x" * 998
 
 
 @pytest.mark.parametrize(
@@ -131,4 +111,4 @@ def test_an_endless_event_is_given_up_at_the_limit() -> None:
 )
 def test_an_event_has_its_type(stream: bytes, event_type: bytes) -> None:
     """The last one that is named counts, and it holds for one event."""
-    assert SseDecoder(_LIMIT).feed(stream) == [SseEvent(b"a", event_type)]
+    assert _read(stream) == [SseEvent(b"a", event_type)]
