@@ -118,8 +118,11 @@ def check_ring(state_dir: Path, template: Template, acknowledged: Sequence[tuple
         assert sorted(str(key.state) for key in keys) == ["active"] + ["retiring"] * (generation - 1)
         assert state.ring.verify(template.key.encode()) is not None
         assert generation >= max((given for given, _ in acknowledged), default=1)
-        for _, key in acknowledged:
-            assert state.ring.verify(key.encode()) is not None
+        for given, key in acknowledged:
+            owner = state.ring.verify(key.encode())
+            assert owner is not None
+            if given == generation:
+                assert [each.id for each in keys if each.state is KeyState.ACTIVE] == [owner.key_id]
         done = [
             entry
             for entry in state.reader.audit().entries
@@ -169,7 +172,7 @@ def test_refused_by_the_disk_at_every_write_of_a_rotation(template: Template) ->
     steps = Steps.of(template)
     faults = [("pwrite64", "ENOSPC", at) for at in steps.writes]
     faults += [("pwrite64", "EIO", steps.writes.stop - 1)]
-    faults += [("fdatasync", error, at) for error in ("EIO", "ENOSPC") for at in steps.syncs]
+    faults += [("fdatasync", "EIO", at) for at in steps.syncs]
 
     def run(fault: tuple[str, str, int]) -> None:
         call, error, at = fault
@@ -187,7 +190,7 @@ def test_refused_by_the_disk_at_every_write_of_a_rotation(template: Template) ->
 
 def test_killed_at_any_time(template: Template) -> None:
     """Without tracing: killed while it rotates again and again, nothing acknowledged is ever missing."""
-    for turn in range(5):
+    for turn in range(3):
         state_dir = template.copy(f"any-{turn}")
         with subprocess.Popen(
             [sys.executable, "-m", "tests.state.rotation_child", str(state_dir), state_dir.name, "100000"],
@@ -207,16 +210,3 @@ def test_killed_at_any_time(template: Template) -> None:
         assert len(answers) >= 1 + 3 * turn
         generation = check_ring(state_dir, template, answers)
         assert generation - len(answers) in (1, 2)
-
-
-def test_the_active_key_is_the_one_that_was_acknowledged_last(template: Template) -> None:
-    """After a clean run, the newest key is active and all before it are retiring."""
-    state_dir = template.copy("clean")
-    done = rotate_under(state_dir, template.key, times=3)
-    answers = acknowledged(done.stdout)
-    assert check_ring(state_dir, template, answers) == 4
-    with opened(state_dir, boot_id="boot-last") as state:
-        admitted = state.ring.verify(answers[-1][1].encode())
-        assert admitted is not None
-        keys = state.ring.keys()
-        assert [key.state for key in keys if key.id == admitted.key_id] == [KeyState.ACTIVE]

@@ -94,6 +94,7 @@ async def test_a_change_is_in_force_when_it_is_acknowledged(tmp_path: Path) -> N
         assert state.ring.former_owner(b"never one of ours") is None
 
 
+@pytest.mark.sqlite
 async def test_every_live_digest_is_compared_for_any_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +328,7 @@ async def test_the_same_key_for_another_change_is_refused(tmp_path: Path) -> Non
         assert state.ring.generation == 2
 
 
+@pytest.mark.sqlite
 async def test_an_idempotency_key_is_short_and_visible(tmp_path: Path) -> None:
     """Anything else is refused in words."""
     with opened(tmp_path / "state") as state:
@@ -545,6 +547,7 @@ async def test_the_file_itself_refuses_a_second_active_key(tmp_path: Path) -> No
         )
 
 
+@pytest.mark.sqlite
 async def test_secrets_are_nowhere_on_disk(tmp_path: Path) -> None:
     """Neither database nor WAL nor index ever holds a key, during the run and after it."""
     with opened(tmp_path / "state") as state:

@@ -2,25 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from relayd.state.budget import OverBudget, Use
-from relayd.state.engine import EngineError
+from relayd.state.budget import Budget, Demand, OverBudget, Standing, Use
+from relayd.state.crash_recovery import CrashRecovery
+from relayd.state.database import Database
+from relayd.state.engine import Connection, Engine, EngineError
 from relayd.state.errors import StateError, StateUnreachable
-from relayd.state.records import Ended, Lost, Outcome, Started, UsageSource
-from relayd.state.request_log import RETRY_S
-from tests.state.harness import a_record, as_ended, make_database, patience, wait_until
+from relayd.state.postgres import Postgres
+from relayd.state.reader import LogReader
+from relayd.state.records import Client, Ended, LogEvent, Lost, Outcome, RequestRecord, Started, UsageSource
+from relayd.state.request_log import RETRY_S, RequestLog
+from relayd.state.sqlite import Sqlite
+from relayd.state.writer import Writer
+from tests.state.harness import (
+    Clock,
+    a_record,
+    as_ended,
+    make_database,
+    patience,
+    patient_url,
+    wait_until,
+)
 from tests.state.lossy_proxy import LossyProxy
-from tests.state.processes import CLIENTS, REQUESTS, Process, engine_at, programs, tell
 from tests.state.test_budget import a_client, a_demand
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres as Server
 from tests.wire import PATIENCE_S
 
+T = TypeVar("T")
+_REQUESTS = 50
+"""What each process asks for, for each client; in waves, so that the processes take turns."""
+_WAVE = 10
+_CLIENTS = (
+    a_client("requests", requests_per_minute=50),
+    a_client("tokens-minute", tokens_per_minute=5000),
+    a_client("tokens-day", tokens_per_day=5000),
+    a_client("tokens-month", tokens_per_month=5000),
+    a_client("usd-day", usd_per_day=0.5),
+    a_client("usd-month", usd_per_month=0.5),
+)
+"""One bound of each kind, each with room for 50 requests."""
 _TOKENS = a_client(tokens_per_day=1000)
+
+
+class Process:
+    """The log, the budget and the crash recovery of one process; they write when they are told to.
+
+    Args:
+        engine: the database.
+        boot_id: of the process.
+        live: returns the boot ids of all that are alive.
+    """
+
+    def __init__(self, engine: Engine, boot_id: str, live: Callable[[], Collection[str]] = tuple) -> None:
+        self.boot_id = boot_id
+        self._runner = asyncio.Runner()
+        connection = engine.open()
+        self.published: list[LogEvent] = []
+        self.database = Database(engine, connection, boot_id, self.published.extend, is_shared=True)
+        self.writer = Writer(self.database)
+        self.budget = Budget(self.writer, self.database, Clock())
+        self.log = RequestLog(
+            self.database, lambda: None, Clock(), self.budget.settle, self.budget.settle_lost
+        )
+
+        def others(connection: Connection) -> Collection[str]:
+            del connection
+            return live()
+
+        self.recovery = CrashRecovery(self.database, self.budget, others)
+        self.reader = LogReader(engine)
+        self.writer.start([self.budget.lost_task])
+
+    def do(self, function: Callable[[], T]) -> T:
+        """Run a function on the writer's thread."""
+        return self.writer.call(function).result(PATIENCE_S)
+
+    def start(self, *numbers: int) -> list[RequestRecord]:
+        """Record that requests start; return their records."""
+        records = [a_record(number, self.boot_id) for number in numbers]
+        for record in records:
+            self.log.started(record)
+        self.write()
+        return records
+
+    def end(self, *records: RequestRecord) -> None:
+        """Record that requests end."""
+        for record in records:
+            self.log.ended(as_ended(record))
+        self.write()
+
+    def write(self) -> None:
+        """Write all that waits for the log."""
+        while (delay_s := self.do(self.log.write)) is not None:
+            time.sleep(delay_s)
+
+    def recover(self) -> None:
+        """End what dead processes left."""
+        while self.do(self.recovery.run) is not None:
+            pass
+
+    def reserve(self, *demands: Demand) -> list[list[Standing] | BaseException]:
+        """Reserve at once; return each answer or refusal."""
+
+        async def reserve() -> list[list[Standing] | BaseException]:
+            return await asyncio.gather(*map(self.budget.reserve, demands), return_exceptions=True)
+
+        return self._runner.run(reserve())
+
+    def used(self, client: Client) -> Use:
+        """Return what a client used today, reservations included."""
+        return self._runner.run(self.budget.standing(client))[1][1]
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what is in the database."""
+        return self.do(lambda: self.database.connection.execute(query).rows)
+
+    def close(self) -> None:
+        """Write what waits, and close the connection."""
+        self.writer.close(PATIENCE_S, self.log.drain)
+        self.database.engine.close()
+        self._runner.close()
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +141,13 @@ def _patience() -> Iterator[None]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a new database is: the path of a file, or a URL."""
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Engine]:
+    """Returns one process's way to a new database."""
     if request.param == "postgresql":
-        url: str = request.getfixturevalue("postgres_url")
-        return url
-    return str(make_database(tmp_path / "state"))
+        url = patient_url(request.getfixturevalue("postgres_url"))
+        return lambda: Postgres(url)
+    path = make_database(tmp_path / "state")
+    return lambda: Sqlite(path)
 
 
 @pytest.fixture
@@ -46,12 +157,12 @@ def live() -> set[str]:
 
 
 @pytest.fixture
-def start(place: str, live: set[str]) -> Iterator[Callable[[str], Process]]:
+def start(engine: Callable[[], Engine], live: set[str]) -> Iterator[Callable[[str], Process]]:
     """Start processes; close them at the end."""
     with ExitStack() as stack:
 
         def start(boot_id: str) -> Process:
-            process = Process(engine_at(place), boot_id, lambda: live)
+            process = Process(engine(), boot_id, lambda: live)
             stack.callback(process.close)
             live.add(boot_id)
             return process
@@ -80,27 +191,68 @@ def settle_lost(process: Process) -> None:
     wait_until(is_settled)
 
 
-def test_processes_share_the_bounds_and_the_log(place: str) -> None:
+def _reserve(process: Process) -> dict[str, list[int]]:
+    """Ask for all clients; return the numbers of the requests that passed, by client."""
+    passed: dict[str, list[int]] = {client.name: [] for client in _CLIENTS}
+    number = int(process.boot_id.rpartition("-")[2])
+    for wave in range(_REQUESTS // _WAVE):
+        demands = [
+            a_demand(10_000 * number + 1000 * at + _WAVE * wave + n, client, 100, usd=0.01)
+            for n in range(_WAVE)
+            for at, client in enumerate(_CLIENTS)
+        ]
+        while demands:
+            answers = process.reserve(*demands)
+            for demand, answer in zip(demands, answers, strict=True):
+                if isinstance(answer, list):
+                    passed[demand.client.name].append(int(demand.request_id.removeprefix("req-")))
+            # A busy machine: its client would come again.
+            demands = [
+                demand
+                for demand, answer in zip(demands, answers, strict=True)
+                if isinstance(answer, StateError)
+            ]
+    return passed
+
+
+def _record(process: Process, passed: dict[str, list[int]]) -> None:
+    """Record the requests that passed, and as many of a client without bounds in each process."""
+    unbounded = int(process.boot_id.rpartition("-")[2])
+    of_all = [
+        *passed.items(),
+        ("web", range(100_000 * (unbounded + 1), 100_000 * (unbounded + 1) + _REQUESTS)),
+    ]
+    for client, numbers in of_all:
+        for at, number in enumerate(numbers, 1):
+            record = a_record(number, process.boot_id)
+            record.client = client
+            process.log.started(record)
+            record.prompt_tokens, record.completion_tokens = 10, 30
+            process.log.ended(as_ended(record))
+            if at % _WAVE == 0:
+                process.write()
+    process.write()
+
+
+def test_processes_share_the_bounds_and_the_log(start: Callable[[str], Process]) -> None:
     """Of 200 requests at once in 4 processes, as many pass as a bound has room for, whatever its kind.
 
     The log has the starts and ends of all, without a gap, and what was used is counted once.
     """
     boots = [f"boot-{n}" for n in range(4)]
-    Process(engine_at(place), "boot-9").close()
-    with programs(place, boots) as children:
-        tell(children, "wait")
-        passed = tell(children, "reserve")
-        for client in CLIENTS:
-            assert sum(len(each[client.name]) for each in passed) == REQUESTS, client.name
-        tell(children, "record")
-    looking = Process(engine_at(place), "boot-9")
+    processes = [start(boot) for boot in boots]
+    with ThreadPoolExecutor(len(boots)) as pool:
+        passed = list(pool.map(_reserve, processes))
+        for client in _CLIENTS:
+            assert sum(len(each[client.name]) for each in passed) == _REQUESTS, client.name
+        list(pool.map(_record, processes, passed))
+    looking = processes[0]
     events = replayed(looking)
-    assert len(events) == 2 * REQUESTS * (len(CLIENTS) + len(boots))
+    assert len(events) == 2 * _REQUESTS * (len(_CLIENTS) + len(boots))
     assert {event.boot_id for event in events} == set(boots)
-    for client in CLIENTS:
-        assert looking.used(client) == Use(REQUESTS, 40 * REQUESTS, REQUESTS * 12_500_000)
+    for client in _CLIENTS:
+        assert looking.used(client) == Use(_REQUESTS, 40 * _REQUESTS, _REQUESTS * 12_500_000)
     assert looking.rows("SELECT count(*) FROM reservations") == [(0,)]
-    looking.close()
 
 
 def test_a_live_process_ends_what_a_dead_one_left(start: Callable[[str], Process], live: set[str]) -> None:
@@ -169,7 +321,7 @@ def test_a_process_that_was_taken_for_dead_charges_and_ends_nothing_twice(
 @pytest.fixture
 def far(proxy: LossyProxy, postgres_url: str) -> Iterator[Process]:
     """A process whose connections go through the proxy."""
-    process = Process(engine_at(proxy.url(postgres_url)), "boot-1")
+    process = Process(Postgres(patient_url(proxy.url(postgres_url))), "boot-1")
     yield process
     proxy.mend()
     process.close()
@@ -241,10 +393,10 @@ def test_a_lost_charge_whose_commit_got_no_answer_is_charged_once(
 
 
 def test_records_wait_for_a_database_that_is_down_and_losses_are_counted(
-    postgres: Postgres, postgres_url: str
+    postgres: Server, postgres_url: str
 ) -> None:
     """What finds room in memory is written when it is back, what does not is told; bounds refuse at once."""
-    process = Process(engine_at(postgres_url), "boot-1")
+    process = Process(Postgres(patient_url(postgres_url)), "boot-1")
     process.log._capacity = 3
     (first,) = process.start(0)
     postgres.kill()
