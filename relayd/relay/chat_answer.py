@@ -9,7 +9,7 @@ from relayd.relay.chunks import ChatCompletion
 from relayd.relay.errors import RelayError
 from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
 from relayd.relay.redact import Redactor
-from relayd.relay.stream import UpstreamBody
+from relayd.relay.stream import Answer, UpstreamBody
 
 
 class ChatUpstream(Protocol):
@@ -25,8 +25,8 @@ class ChatUpstream(Protocol):
         """Ask for one completion; return the provider's request id and the answer. Raises RelayError."""
 
 
-class ChatAnswer(ChatCompletion):
-    """Turns each delta into one line (`relayd.relay.stream.Answer`).
+class ChatAnswer(ChatCompletion, Answer):
+    """Turns each delta into one line.
 
     Args:
         upstream: the provider.
@@ -41,8 +41,6 @@ class ChatAnswer(ChatCompletion):
         self._body = body
         self._model = model
         self._include_usage = include_usage
-        self.deltas = 0
-        self.delivered = False
 
     async def open(
         self, on_connected: Callable[[str | None], None]

@@ -21,8 +21,7 @@ from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import EventSplitter, SseEvent, parse_event
-from relayd.relay.stream import AnswerState, UpstreamBody
-from relayd.relay.upstream import OnConnected
+from relayd.relay.stream import Answer
 from relayd.relay.usage import read_usage
 
 HEARTBEAT = b":\n"
@@ -51,13 +50,11 @@ class Verdict(Enum):
     """It and all that follows stays here: the stream has failed."""
 
 
-class EventStreamAnswer(AnswerState):
+class EventStreamAnswer(Answer):
     """An event stream of which every complete event leaves at once.
 
     Only if a chunk is to be taken out, an incomplete event is held back until it is whole; else only what may
     become `[DONE]`, which does not leave before a finish, or tell an error. Subclasses judge the events.
-
-    Implements `relayd.relay.stream.Answer`.
 
     Args:
         redact: makes the provider's texts fit to show.
@@ -65,6 +62,7 @@ class EventStreamAnswer(AnswerState):
         route: that made it.
     """
 
+    finished = False
     long_fields: ClassVar[Mapping[bytes, int]]
     """What is read of an event that is too long to be kept, and its depth (`FieldScanner`)."""
 
@@ -99,10 +97,6 @@ class EventStreamAnswer(AnswerState):
         if self.error is not None or self.finished:
             return self.error
         return broken_off() if is_broken else truncated()
-
-    async def open(self, on_connected: OnConnected) -> tuple[str | None, UpstreamBody, EventStreamAnswer]:
-        """Not called: it is open."""
-        raise NotImplementedError
 
     def relay(self, data: bytes) -> bytes:
         """Return what the client is sent for the next bytes: the same ones, nearly always."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
-from relayd.relay.errors import ErrorCode, RelayError, broken_off
+from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
-from relayd.relay.openai_streams import HEARTBEAT, STREAMS, EventStreamAnswer
+from relayd.relay.openai_streams import HEARTBEAT, STREAMS
 from relayd.relay.provider import begins_with_event, first_bytes
 from relayd.relay.provider_errors import json_text, json_value, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.refusals import is_compressed, read_error_body
-from relayd.relay.stream import AnswerState, UpstreamBody
-from relayd.relay.upstream import OnConnected, UpstreamRequest, UpstreamResponse
+from relayd.relay.stream import Answer, UpstreamBody
+from relayd.relay.upstream import OnConnected, Upstream, UpstreamRequest, UpstreamResponse
 from relayd.relay.usage import read_usage
 
 EVENT_STREAM = "text/event-stream"
@@ -24,21 +24,8 @@ _MAX_FINISH_REASON_CHARS = 100
 MakeRequest = Callable[[], Awaitable[UpstreamRequest]]
 
 
-class PassthroughUpstream(Protocol):
-    """The provider of every endpoint."""
-
-    @property
-    def redact(self) -> Redactor:
-        """Makes its texts fit to show."""
-
-    async def send(self, request: UpstreamRequest, on_connected: OnConnected) -> UpstreamResponse:
-        """Send a request; return when the head of its response is here. Raises RelayError."""
-
-
-class PassthroughAnswer(AnswerState):
+class PassthroughAnswer(Answer):
     """An answer of `/v1` before its head has come, which tells what it becomes.
-
-    Implements `relayd.relay.stream.Answer`.
 
     Args:
         upstream: the provider.
@@ -46,15 +33,13 @@ class PassthroughAnswer(AnswerState):
         wants: what is to be seen in the answer.
     """
 
-    def __init__(self, upstream: PassthroughUpstream, make_request: MakeRequest, wants: Observation) -> None:
+    def __init__(self, upstream: Upstream, make_request: MakeRequest, wants: Observation) -> None:
         self._upstream = upstream
         self._make_request = make_request
         self._wants = wants
         self._sent_heartbeat = False
 
-    async def open(
-        self, on_connected: OnConnected
-    ) -> tuple[str | None, UpstreamBody, WholeBody | EventStreamAnswer]:
+    async def open(self, on_connected: OnConnected) -> tuple[str | None, UpstreamBody, Answer]:
         """Ask the provider.
 
         Raises:
@@ -72,7 +57,7 @@ class PassthroughAnswer(AnswerState):
             raise
         return response.request_id, response.body, answer
 
-    async def _answer_to(self, response: UpstreamResponse) -> WholeBody | EventStreamAnswer:
+    async def _answer_to(self, response: UpstreamResponse) -> Answer:
         wants = self._wants
         if response.error is not None:
             if response.error.concerns_relay:
@@ -114,20 +99,12 @@ class PassthroughAnswer(AnswerState):
         error = reported_error(said, "The provider refused the request, with status 200", redact)
         raise ProviderRefusal(error, error.status, response.headers, redact.scrub(body))
 
-    def relay(self, data: bytes) -> bytes:
-        """Not called: there is no body before the head."""
-        raise NotImplementedError
-
     def heartbeat(self) -> bytes:
         """Return a comment if the client waits for a stream."""
         if not self._wants.must_stream:
             return b""
         self._sent_heartbeat = True
         return HEARTBEAT
-
-    def end(self, *, is_broken: bool) -> RelayError | None:
-        """Not called: there is no body before the head."""
-        raise NotImplementedError
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return the error for a client that was sent heartbeats."""
@@ -138,32 +115,7 @@ class PassthroughAnswer(AnswerState):
         return error_event(error)
 
 
-class WholeBody(AnswerState):
-    """A body that is one thing: it has no place for a heartbeat or an error."""
-
-    async def open(self, on_connected: OnConnected) -> tuple[str | None, UpstreamBody, WholeBody]:
-        """Not called: it is open."""
-        raise NotImplementedError
-
-    def relay(self, data: bytes) -> bytes:
-        """Take the next bytes; return what the client is sent now."""
-        raise NotImplementedError
-
-    def heartbeat(self) -> bytes:
-        """Return nothing."""
-        return b""
-
-    def end(self, *, is_broken: bool) -> RelayError | None:
-        """Return the error of a body that was cut off."""
-        return broken_off() if is_broken else None
-
-    def last_bytes(self, error: RelayError | None) -> bytes:
-        """Return nothing."""
-        del error
-        return b""
-
-
-class BodyAnswer(WholeBody):
+class BodyAnswer(Answer):
     """One body, of any size and type.
 
     Args:
@@ -205,7 +157,7 @@ class BodyAnswer(WholeBody):
             self.finish_reason = reason and self._redact(reason, _MAX_FINISH_REASON_CHARS)
 
 
-class RewrittenAnswer(WholeBody):
+class RewrittenAnswer(Answer):
     """A small JSON body that is changed when it is whole.
 
     Args:

@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError, internal_error
+from relayd.relay.errors import (
+    ClientGone,
+    ClientStalled,
+    ErrorCode,
+    RelayError,
+    broken_off,
+    internal_error,
+)
 from relayd.relay.transport.connection import ConnectionBroken
 from relayd.relay.usage import TokenCounts
 from relayd.state.records import Outcome, Phase, RecordedError, RequestRecord, UsageSource
@@ -52,28 +59,32 @@ class UpstreamBody(Protocol):
         """Stop at once, or let the body end within `linger_s` and keep its connection."""
 
 
-class Answer(Protocol):
-    """What one protocol makes of the provider's bytes: what the client is sent, and how far the answer is."""
+class Answer:
+    """What one protocol makes of the provider's bytes: what the client is sent, and how far the answer is.
 
-    deltas: int
+    As it stands here nothing of it has come. It has no place for a heartbeat or an error.
+    """
+
+    deltas: int = 0
     """Pieces of the answer that the client was sent, or is sent with what `relay` returned last."""
-    events: int
+    events: int = 0
     """Events of the provider so far; comments are none."""
-    has_progressed: bool
+    has_progressed: bool = False
     """Whether the provider has begun to answer."""
-    done: bool
+    done: bool = False
     """Whether nothing more of the provider's bytes is needed."""
-    error: RelayError | None
+    error: RelayError | None = None
     """Why the answer failed."""
-    finish_reason: str | None
-    tokens: TokenCounts | None
+    finish_reason: str | None = None
+    tokens: TokenCounts | None = None
     """Tokens as the provider counted them."""
-    delivered: bool
+    delivered: bool = False
     """Whether the client has all that it waits for, so that it may leave."""
 
     @property
     def finished(self) -> bool:
         """Whether the answer is whole if nothing more comes."""
+        return False
 
     async def open(
         self, on_connected: Callable[[str | None], None]
@@ -86,32 +97,24 @@ class Answer(Protocol):
         Raises:
             RelayError: there is no answer.
         """
+        raise NotImplementedError
 
     def relay(self, data: bytes) -> bytes:
         """Take the provider's next bytes; return what the client is sent now."""
+        raise NotImplementedError
 
     def heartbeat(self) -> bytes:
         """Return what fills a silence; empty: nothing may be sent here."""
+        return b""
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
+        return broken_off() if is_broken else None
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return what the client is sent at the end of a whole answer, or of one that failed."""
-
-
-class AnswerState:
-    """How far an answer is when nothing of it has come (`Answer`)."""
-
-    deltas = 0
-    events = 0
-    has_progressed = False
-    done = False
-    finished = False
-    delivered = False
-    error: RelayError | None = None
-    finish_reason: str | None = None
-    tokens: TokenCounts | None = None
+        del error
+        return b""
 
 
 class ResponseWriter(Protocol):
