@@ -169,11 +169,12 @@ async function read(said, reply) {
   let frame = 0;
   let notBefore = 0;
   const draw = () => {
-    frame = 0;
     const now = performance.now();
     if (now < notBefore) {
+      frame = requestAnimationFrame(draw);
       return;
     }
+    frame = 0;
     render(reply.body, reply.text, codeTool);
     follow();
     // Some texts are slow to parse: they take no more than a tenth of the time.
