@@ -1,13 +1,16 @@
-"""The documentation holds together: links lead somewhere, translations say to type the same."""
+"""The documentation holds together: links lead somewhere, translations type the same, faults are as shown."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from relayd.cli import main
+from tests.e2e.daemon import environment
 from tests.support.programs import PACKAGES, needs
 
 _TOP = Path(__file__).parent.parent
@@ -15,6 +18,10 @@ _PAGES = [_TOP / "README.md", *sorted((_TOP / "docs").glob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 _PROVED = re.compile(r"<!-- scripts/prove: (\w+) -->\n```sh\n")
+_CONSOLE = re.compile(r"^\*\*(\d+\. [^*]+)\*\*\n\n```console\n(.*?)```$", re.MULTILINE | re.DOTALL)
+_CHECK = re.compile(r"\$ ((?:[A-Z_]+=\S* )*)relayd check\n")
+_FAULTS: list[tuple[str, str]] = _CONSOLE.findall((_TOP / "docs/configuration.md").read_text())
+"""The ten faults of a configuration: a name, and what a console shows."""
 _MAX_PICTURE_BYTES = 150_000
 _SECRET = re.compile(rb"sk-[A-Za-z0-9_-]{20,}|rly_[A-Za-z0-9]{8}_[A-Za-z0-9]{49}|BEGIN [A-Z ]*PRIVATE KEY")
 
@@ -72,6 +79,36 @@ def test_the_protocol_has_the_same_fields_and_codes_in_chinese() -> None:
         for path in ("docs/chat.md", "docs/chat.zh.md")
     ]
     assert rows[0] == rows[1]
+
+
+def test_the_docs_tell_ten_faults() -> None:
+    """None is lost by how they are found here."""
+    assert len(_FAULTS) == 10
+
+
+@pytest.mark.parametrize(("name", "console"), _FAULTS)
+def test_a_fault_ends_the_check_as_the_docs_show(
+    tmp_path: Path,
+    name: str,
+    console: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`relayd check` prints exactly that on stderr, and exits 1."""
+    shown, _, expected = console.partition("relayd check\n")
+    assert expected, name
+    for file in re.finditer(r"\$ cat (\S+)\n((?:(?!\$ ).*\n)*)", shown):
+        (tmp_path / file[1]).write_text(file[2])
+    run = _CHECK.search(console)
+    assert run is not None
+    env = dict(pair.split("=", 1) for pair in run[1].split())
+    monkeypatch.chdir(tmp_path)
+    for known in os.environ:
+        monkeypatch.delenv(known)
+    for variable, value in environment(tmp_path, env).items():
+        monkeypatch.setenv(variable, value)
+    assert main(["check"]) == 1
+    assert capsys.readouterr().err == expected
 
 
 def test_the_proof_finds_the_steps_that_it_follows() -> None:

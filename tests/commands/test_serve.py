@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from relayd.commands.serve import run
+from relayd.config import load
 from relayd.server import Server
 from relayd.state.directory import StateDirectory
 from relayd.state.errors import StateBusy
@@ -40,23 +42,34 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.handlers[:], logger.level = handlers, level
 
 
-def _refused(capsys: pytest.CaptureFixture[str], config: Path | None = None, *, demo: bool = True) -> str:
+def _refused(
+    capsys: pytest.CaptureFixture[str],
+    config: Path | None = None,
+    *,
+    demo: bool = True,
+    demo_without_key: bool = False,
+) -> str:
     """The one sentence with which the start is refused."""
-    assert run(Namespace(config=config, demo=demo, demo_without_key=False, workers=None)) == 1
+    assert run(Namespace(config=config, demo=demo, demo_without_key=demo_without_key, workers=None)) == 1
     told = capsys.readouterr()
     assert told.out == ""
     assert _KEY not in told.err
+    assert "Traceback" not in told.err
     return told.err
 
 
-def test_a_faulty_configuration_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every fault, with its place."""
+def test_a_faulty_configuration_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every fault of every source, with its place; nothing was made."""
     config = tmp_path / "other.toml"
-    config.write_text("[server]\nport = true\nprot = 1\n")
-    told = _refused(capsys, config)
-    assert told.count("\n") == 2
-    assert "other.toml:2: server.port is true" in told
-    assert "other.toml:3: unknown key server.prot" in told
+    config.write_text("[server]\nworkers = true\nprot = 1\n")
+    monkeypatch.setenv("RELAYD_LOG__LEVEL", "loud")
+    level, workers, unknown = sorted(_refused(capsys, config).splitlines())
+    assert level.startswith('environment: RELAYD_LOG__LEVEL (log.level) is "loud", but must be ')
+    assert workers.startswith("other.toml:2: server.workers is true")
+    assert unknown.startswith("other.toml:3: unknown key server.prot; did you mean server.port?")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.toml"]
 
 
 def test_a_configuration_that_is_not_there_is_told(
@@ -81,6 +94,7 @@ def test_a_taken_port_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("SERVER_PORT", port)
         told = _refused(capsys)
+    assert told.startswith(f"relayd cannot listen on {HOST} port {port}: ")
     assert f"{HOST} port {port}: Address already in use by " in told
     assert f"(pid {os.getpid()}); stop that first, or set server.host and server.port" in told
 
@@ -120,8 +134,26 @@ def test_without_its_database_systemd_does_not_give_up(
 
 def test_a_mistyped_key_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One that looks like relayd's own and is not: nothing serves with it."""
-    monkeypatch.setenv("AUTHORIZATION_KEY", "rly_AAAAAAAA_" + "B" * 49)
-    assert "mistyped" in _refused(capsys)
+    for mistyped in ("rly_AAAAAAAA_" + "B" * 49, "rly_AAAAAAAA_" + "B" * 30):
+        monkeypatch.setenv("AUTHORIZATION_KEY", mistyped)
+        told = _refused(capsys)
+        assert told.startswith("AUTHORIZATION_KEY ")
+        assert "mistyped" in told
+        assert mistyped not in told
+
+
+def test_a_demo_does_not_use_the_database_of_real_relays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would accept its keys; it is said how to start it apart, and that works."""
+    monkeypatch.setenv("RELAYD_STATE__URL", "postgresql://relayd@127.0.0.1:1/relayd")
+    told = _refused(capsys)
+    assert told.startswith("demo: it would share keys")
+    assert _refused(capsys, demo=False, demo_without_key=True) == told
+    env = dict.fromkeys(re.findall(r"(RELAYD_STATE__\w+)=", told), "")
+    assert sorted(env) == ["RELAYD_STATE__URL", "RELAYD_STATE__URL_FILE"]
+    settings = load(cli={}, config_path=None, env={"HOME": str(tmp_path), **env}, cwd=tmp_path)
+    assert settings.state.url.get_secret_value() == ""
 
 
 def test_a_demo_has_its_own_keys(tmp_path: Path) -> None:

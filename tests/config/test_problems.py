@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 import traceback
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,60 +16,6 @@ from tests.config.harness import ConfigHarness
 
 CANARY = "canary-4711-do-not-show"
 NOBODY = 65534
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A configuration with one fault, and the sentence that it must give."""
-
-    kind: str
-    says: str
-    toml: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    dotenv: str | None = None
-
-
-TEN_KINDS = [
-    Bad("syntax", "relayd.toml:2:8: this is not TOML: invalid value.",
-        "[server]\nhost = localhost"),
-    Bad("unknown key", "relayd.toml:3: unknown key server.max_stream; did you mean server.max_streams?",
-        "[server]\n# limits\nmax_stream = 5"),
-    Bad("unknown section", "relayd.toml:1: unknown section upstraem; did you mean [upstream]?",
-        "[upstraem]\nmax_retries = 5"),
-    Bad("wrong type",
-        'relayd.toml:2: server.port is "3666", but must be a whole number from 0 to 65535.',
-        '[server]\nport = "3666"'),
-    Bad("out of range",
-        'environment: SERVER_PORT (server.port) is "70000", but must be a whole number from 0 to 65535.',
-        env={"SERVER_PORT": "70000"}),
-    Bad("unknown variable",
-        "environment: unknown variable RELAYD_SERVER_HOST; did you mean RELAYD_SERVER__HOST?",
-        env={"RELAYD_SERVER_HOST": "::"}),
-    Bad("unusable URL",
-        '.env:2: RELAYD_UPSTREAM__BASE_URL (upstream.base_url) is "api.openai.com", but must be an http:// or'
-        " https:// URL with a host, no credentials and no query.",
-        dotenv="# provider\nRELAYD_UPSTREAM__BASE_URL=api.openai.com\n"),
-    Bad("not an origin",
-        'relayd.toml:2: cors.allow_origins[1] is "https://app.example/", but must be "*" or scheme://host[:port],'
-        ' without a path; browsers send "https://app.example".',
-        '[cors]\nallow_origins = ["https://a.example", "https://app.example/"]'),
-    Bad("half a pair",
-        "relayd.toml:1: tls.cert is set but tls.key is not; TLS needs both, plain HTTP neither.",
-        "tls.cert = 'relayd.toml'"),
-    Bad("unusable secret",
-        "environment: AUTHORIZATION_KEY (authorization_key) must be at least 16 printable ASCII characters;"
-        " it has 8.",
-        env={"AUTHORIZATION_KEY": "hunter22"}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("bad", TEN_KINDS, ids=lambda bad: bad.kind)
-def test_ten_kinds_of_bad_configuration(harness: ConfigHarness, bad: Bad) -> None:
-    """Bad configuration of ten kinds gives ten clear sentences, which docs/configuration.md shows."""
-    if bad.dotenv:
-        harness.write(".env", bad.dotenv)
-    assert harness.problems(bad.toml, env=bad.env) == [bad.says]
-    assert f"\n{bad.says}\n" in (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 
 
 def test_all_problems_at_once(harness: ConfigHarness) -> None:

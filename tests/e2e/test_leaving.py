@@ -1,8 +1,7 @@
 """A client that leaves, at any phase and in any way, ends its request at the provider.
 
-`--size large` does each combination 100 times, and holds each to 100 ms less what others on the machine took;
-`-rA` then shows the figures. Otherwise no time is judged: a provider that is not told streams for minutes,
-and the wait for it ends first.
+Each combination 100 times, each held to 100 ms less what others on the machine took; `-rA` shows the figures.
+tests/public/test_disconnect.py has each once, without a process of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
 from tests.support.upstream import FaultUpstream
 from tests.wire import Wire, body, post, until
 
+_ROUNDS, _LIMIT_S = 100, 0.1
 _PHASES = {
     "before headers": "fault=stall_headers",
     "before the first token": "fault=stall_first",
@@ -68,21 +68,21 @@ async def _leave(
         return seen.closed_by_client_at - left_at - (_waited_s(daemon) - waited_s)
 
 
+@pytest.mark.usefixtures("only_large")
 @pytest.mark.timeout(seconds=900)
-async def test_the_provider_is_told_at_once(tmp_path: Path, *, large: bool) -> None:
+async def test_the_provider_is_told_at_once(tmp_path: Path) -> None:
     """In each phase, by FIN, RST or half-close, with nothing unread, or with unread bytes."""
-    rounds, limit_s = (100, 0.1) if large else (3, 30.0)
     async with _relay(tmp_path) as (daemon, demo):
         for phase, way, left_over in product(_PHASES, _WAYS, _UNREAD):
             unread, leave = _UNREAD[left_over], _WAYS[way]
-            took = [await _leave(daemon, demo, _PHASES[phase], unread, leave) for _ in range(rounds)]
-            _judge(f"{phase}, {way}, {left_over} unread", took, limit_s)
-        asked = len(_PHASES) * len(_WAYS) * len(_UNREAD) * rounds
+            took = [await _leave(daemon, demo, _PHASES[phase], unread, leave) for _ in range(_ROUNDS)]
+            _judge(f"{phase}, {way}, {left_over} unread", took)
+        asked = len(_PHASES) * len(_WAYS) * len(_UNREAD) * _ROUNDS
         assert demo.total_requests == asked, "a pipelined request of a client that left was served"
         for way, leave in _WAYS.items():
-            took = [await _leave_blocked(daemon, demo, leave) for _ in range(rounds)]
-            _judge(f"while the relay waits for the client, {way}", took, limit_s)
-        asked += len(_WAYS) * rounds
+            took = [await _leave_blocked(daemon, demo, leave) for _ in range(_ROUNDS)]
+            _judge(f"while the relay waits for the client, {way}", took)
+        asked += len(_WAYS) * _ROUNDS
         await until(lambda: sum(record.model is not None for record in _records(daemon)) == asked)
         await until(lambda: all(record.phase is Phase.DONE for record in _records(daemon)))
         assert {record.outcome for record in _records(daemon)} == {Outcome.CLIENT_CLOSED}
@@ -128,8 +128,8 @@ def _stands_still(figure: Callable[[], int]) -> Callable[[], bool]:
     return still
 
 
-def _judge(cell: str, took: list[float], limit_s: float) -> None:
+def _judge(cell: str, took: list[float]) -> None:
     ordered = sorted(took)
     middle, last = ordered[len(ordered) // 2] * 1000, ordered[-1] * 1000
     sys.stdout.write(f"{cell}: {len(took)} times, p50 {middle:.1f} ms, max {last:.1f} ms\n")
-    assert ordered[-1] < limit_s, f"{cell}: {took}"
+    assert ordered[-1] < _LIMIT_S, f"{cell}: {took}"
