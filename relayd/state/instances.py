@@ -11,8 +11,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -370,56 +371,40 @@ class Commands:
             instance: the boot id of the only one to ask.
             timeout_s: how long the others have.
         """
-        replies = Replies()
-        async with self._asked(kind, argument, instance) as asking:
+        own = None
+        async with asyncio.TaskGroup() as group:
+            asking = None
+            if self._instances.identity.is_shared and instance != self._boot_id:
+                row = self._boot_id, instance, kind, msgspec.json.encode(argument).decode()
+                storing = self._writer.submit(partial(_insert_command, row=row), durable=False)
+                asking = group.create_task(self._ask_others(storing, timeout_s), name=f"ask {kind}")
             if instance in (None, self._boot_id):
-                reply = await self._do(kind, msgspec.to_builtins(argument))
-                if reply is not None:
-                    replies[self._boot_id] = msgspec.json.decode(reply)
-            if asking is not None:
-                await self._collect(replies, asking, timeout_s)
+                own = await self._do(kind, msgspec.to_builtins(argument))
+        replies = Replies() if asking is None else asking.result()
+        if own is not None:
+            replies[self._boot_id] = msgspec.json.decode(own)
         return replies
 
-    @asynccontextmanager
-    async def _asked(
-        self, kind: str, argument: object, target: str | None
-    ) -> AsyncIterator[asyncio.Task[_Asked] | None]:
-        """Begin to ask the others; while the block runs, their replies are collected."""
-        if not self._instances.identity.is_shared or target == self._boot_id:
-            yield None
-            return
-        text = msgspec.json.encode(argument).decode()
-        work = partial(_insert_command, row=(self._boot_id, target, kind, text))
-        inserting = asyncio.wrap_future(self._writer.submit(work, durable=False))
-        asking = asyncio.create_task(self._expect(inserting), name=f"ask {kind}")
-        try:
-            yield asking
-        finally:
-            inserting.cancel()
-            asking.cancel()
-            (asked,) = await asyncio.gather(asking, return_exceptions=True)
-            if isinstance(asked, _Asked):
-                del self._replies[asked.command_id]
-
-    async def _expect(self, inserting: asyncio.Future[_Asked]) -> _Asked:
-        """Wait until a command is stored; from then on its replies are collected."""
-        asked = await inserting
-        self._replies[asked.command_id] = {}
-        return asked
-
-    async def _collect(self, replies: Replies, asking: asyncio.Task[_Asked], timeout_s: float) -> None:
+    async def _ask_others(self, storing: Future[_Asked], timeout_s: float) -> Replies:
+        """Return the replies to a command that is being stored."""
+        replies = Replies()
         end = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                command_id, others = await asking
+                asked = await asyncio.wrap_future(storing)
         except (EngineError, StateError, TimeoutError) as error:
             _log.warning("The other instances can't be asked: %s", str(error) or "the database is too slow")
             replies.others = None
-            return
+            return replies
+        command_id, others = asked
         replies.others = frozenset(others)
-        found = self._replies[command_id]
-        await self._news.wait_until(lambda: others <= found.keys(), end - time.monotonic())
+        found = self._replies[command_id] = {}
+        try:
+            await self._news.wait_until(lambda: others <= found.keys(), end - time.monotonic())
+        finally:
+            del self._replies[command_id]
         replies.update(found)
+        return replies
 
     async def _do(self, kind: str, argument: Any) -> bytes | None:
         """Return this instance's reply as JSON; None if it has none."""
