@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from relayd.admin.schema import Applies, Setting
-from relayd.config import KEYS, Settings, load
+from relayd.config import KEYS, Settings
 from relayd.config_report import settings_in_force
+from tests.config.harness import ConfigHarness
 
 _TOML = """
 openai_api_key_file = "key"
@@ -30,35 +30,25 @@ output = 2.5
 """
 
 
-def _load(home: Path, env: Mapping[str, str] | None = None, **cli: object) -> Settings:
-    variables = {"HOME": str(home), **(env or {})}
-    options = {name.replace("__", "."): value for name, value in cli.items()}
-    return load(config_path=None, cli=options, env=variables, cwd=home, system_config=home / "none.toml")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o600)
-
-
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path) -> ConfigHarness:
     """A directory with a relayd.toml, and a key of 26 characters in a file of its own."""
-    _write(tmp_path / "relayd.toml", _TOML)
-    _write(tmp_path / "key", "canary-provider-key-of-26.")
-    return tmp_path
+    home = ConfigHarness(tmp_path)
+    home.write("relayd.toml", _TOML)
+    home.write("key", "canary-provider-key-of-26.")
+    return home
 
 
 def _by_name(at_start: Settings, current: Settings, newest: Settings) -> dict[str, Setting]:
     return {setting.name: setting for setting in settings_in_force(at_start, current, newest)}
 
 
-def test_each_setting_has_its_value_and_its_source(home: Path) -> None:
+def test_each_setting_has_its_value_and_its_source(home: ConfigHarness) -> None:
     """Every key of relayd.toml is there, rows of tables by their names, and no secret."""
-    _write(home / ".env", "\nSERVER_PORT=5000\n")
-    settings = _load(home, {"RELAYD_CHAT__DEFAULT_MODEL": "gpt-4o"}, server__workers=2)
+    home.write(".env", "\nSERVER_PORT=5000\n")
+    settings = home.load(env={"RELAYD_CHAT__DEFAULT_MODEL": "gpt-4o"}, cli={"server.workers": 2})
     found = _by_name(settings, settings, settings)
-    key_file = f'"{home}/key"'
+    key_file = f'"{home.cwd}/key"'
     shown = {
         "server.port": ("5000", ".env:2 SERVER_PORT"),
         "server.workers": ("2", "command line"),
@@ -84,17 +74,17 @@ def test_each_setting_has_its_value_and_its_source(home: Path) -> None:
     assert "canary" not in str(found)
 
 
-def test_what_changed_says_what_it_takes(home: Path) -> None:
+def test_what_changed_says_what_it_takes(home: ConfigHarness) -> None:
     """A new port waits for a restart, also after a reload; the rest is in force after one."""
-    at_start = _load(home)
+    at_start = home.load()
     text = (
         _TOML.replace("4000", "4001")
         .replace("gpt-4o-mini", "gpt-4o")
         .replace("[prices.mine]", "[prices.new]")
     )
-    _write(home / "relayd.toml", text)
-    _write(home / "key", "another-provider-key-of-26")
-    newest = _load(home)
+    home.write("relayd.toml", text)
+    home.write("key", "another-provider-key-of-26")
+    newest = home.load()
     reload, restart = Applies.RELOAD, Applies.RESTART
     before = _by_name(at_start, at_start, newest)
     assert {

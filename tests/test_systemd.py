@@ -26,7 +26,7 @@ _LAUNCH = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve", "--demo"])
+os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve", *sys.argv[2:]])
 """
 _PATIENCE_S = 60.0
 
@@ -75,14 +75,14 @@ def _listening() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _started(
-    home: Path, listening: socket.socket, env: Mapping[str, str]
+def started(
+    home: Path, listening: socket.socket, env: Mapping[str, str], *options: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon under a service manager's hand; ended on leaving."""
+    """Run a daemon as a service manager does; end it on leaving. Its stderr is added to `home/stderr`."""
     known = {"AUTHORIZATION_KEY": KEY, "OPENAI_API_KEY": PROVIDER_KEY, "LISTEN_FDS": "1"}
     with (home / "stderr").open("ab") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, str(listening.fileno())],
+            [sys.executable, "-c", _LAUNCH, str(listening.fileno()), *options],
             cwd=home,
             env=environment(home, known | dict(env)),
             stdin=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ async def test_it_serves_on_the_socket_that_systemd_passes_and_says_when(tmp_pat
     env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
     with Manager(address) as manager, _listening() as listening:
         port = listening.getsockname()[1]
-        with _started(tmp_path, listening, env) as process:
+        with started(tmp_path, listening, env, "--demo") as process:
             ready = await manager.message()
             assert ready == ["READY=1", f"STATUS=serving on http://{HOST}:{port}"]
             assert (await ask(port, KEY, body("demo:interval_ms=0"))).status == 200
@@ -120,7 +120,7 @@ async def test_a_port_that_the_socket_unit_overrides_is_told(tmp_path: Path) -> 
     env = {"NOTIFY_SOCKET": path, "SERVER_PORT": "4000", "RELAYD_SERVER__HOST": HOST}
     with Manager(path) as manager, _listening() as listening:
         port = listening.getsockname()[1]
-        with _started(tmp_path, listening, env):
+        with started(tmp_path, listening, env, "--demo"):
             await manager.until("READY=1")
         told = (tmp_path / "stderr").read_text()
         assert (
@@ -129,7 +129,7 @@ async def test_a_port_that_the_socket_unit_overrides_is_told(tmp_path: Path) -> 
         )
         assert "init --system" in told
         assert "server.host" not in told
-        with _started(tmp_path, listening, env | {"SERVER_PORT": str(port)}):
+        with started(tmp_path, listening, env | {"SERVER_PORT": str(port)}, "--demo"):
             await manager.until("READY=1")
         assert (tmp_path / "stderr").read_text().count("not in force") == 1
 
@@ -139,12 +139,12 @@ async def test_a_client_that_comes_during_a_restart_waits_and_is_served(tmp_path
     path = str(tmp_path / "notify")
     with Manager(path) as manager, _listening() as listening:
         port = listening.getsockname()[1]
-        with _started(tmp_path, listening, {"NOTIFY_SOCKET": path}) as process:
+        with started(tmp_path, listening, {"NOTIFY_SOCKET": path}, "--demo") as process:
             await manager.until("READY=1")
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, _PATIENCE_S) == 0
         waiting = asyncio.create_task(ask(port, KEY, body("demo:interval_ms=0")), name="early client")
-        with _started(tmp_path, listening, {"NOTIFY_SOCKET": path}):
+        with started(tmp_path, listening, {"NOTIFY_SOCKET": path}, "--demo"):
             assert (await waiting).status == 200
 
 
@@ -207,7 +207,7 @@ async def test_a_socket_of_another_kind_is_refused_in_words(tmp_path: Path) -> N
     """A datagram socket where a listening one should be stops the start with a sentence, not a traceback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
         wrong.bind((HOST, 0))
-        with _started(tmp_path, wrong, {}) as process:
+        with started(tmp_path, wrong, {}, "--demo") as process:
             assert await asyncio.to_thread(process.wait, _PATIENCE_S) == 1
     said = (tmp_path / "stderr").read_text()
     assert "does not listen on TCP" in said

@@ -305,6 +305,14 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait as `until` does, where there is no event loop."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come about in time"
+        time.sleep(0.005)
+
+
 async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
     """Wait until a condition holds that another process has to be asked for; bounded."""
     async with asyncio.timeout(PATIENCE_S):

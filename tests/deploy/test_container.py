@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pytest
 from debian import CommandError, local_directories, make_tree, pip_settings, run, write_pip_conf
 
 from tests.support.programs import needs, require
-from tests.wire import DONE, PATIENCE_S, ask, body, until
+from tests.wire import DONE, ask, body, until, wait_until
 
 _TOP = Path(__file__).parents[2]
 _BASE = "docker.io/library/debian:bookworm-slim"
@@ -215,11 +214,8 @@ def _engine(podman: Podman) -> Iterator[Engine]:
         )
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not socket.exists():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+        wait_until(lambda: socket.exists() or process.poll() is not None)
+        assert process.poll() is None, said.read_text()
         yield Engine(f"unix://{socket}", int(children.read_text().split()[0]))
     finally:
         process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -39,19 +40,19 @@ def test_the_service_is_exposed_to_little(name: str, tmp_path: Path) -> None:
     assert float(rated[1]) <= _WORST, told
 
 
+def _verified(files: Iterable[Path]) -> tuple[int, str]:
+    """Return the status of `systemd-analyze verify`, and what it said."""
+    words = ["systemd-analyze", "verify", *map(str, files)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
 @needs_systemd
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     """`systemd-analyze verify` is silent: no unknown key, no wrong value, no program that is missing."""
     for name in ("relayd.socket", *_SERVICES):
         (tmp_path / name.replace("@.", "@team.")).write_text(_UNITS[name])
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", *(str(path) for path in tmp_path.iterdir())],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert _verified(tmp_path.iterdir()) == (0, "")
 
 
 @needs_systemd
@@ -62,17 +63,9 @@ def test_systemd_finds_nothing_wrong_in_the_documented_backup(tmp_path: Path) ->
         r"write `/etc/systemd/system/(relayd-backup\.\w+)`.*?```ini\n(.*?)```", page, re.DOTALL
     )
     assert [name for name, _ in units] == ["relayd-backup.service", "relayd-backup.timer"]
-    service, timer = (tmp_path / name for name, _ in units)
-    for file, (_, unit) in zip((service, timer), units, strict=True):
-        file.write_text(unit)
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", str(service), str(timer)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    for name, unit in units:
+        (tmp_path / name).write_text(unit)
+    assert _verified(tmp_path.iterdir()) == (0, "")
 
 
 def test_an_instance_differs_only_in_its_names() -> None:

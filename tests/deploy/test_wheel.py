@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.daemon import closed_port
 from tests.support.programs import require
-from tests.wire import HOST
+from tests.wire import HOST, wait_until
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 300.0
@@ -169,17 +169,10 @@ def test_init_and_serve_come_from_the_wheel(programs: Path, tmp_path: Path) -> N
             [relayd, "serve", "--demo"], cwd=tmp_path, env=_environment(tmp_path), stderr=stderr
         )
     try:
-        _wait_for(tmp_path / "stderr", "serving on")
+        wait_until(lambda: "serving on" in (tmp_path / "stderr").read_text())
         with urlopen(f"http://{HOST}:{port}/page.js", timeout=_PATIENCE_S) as page:
             assert b"submit" in page.read()
         assert "relayd" in _run(relayd, "status", cwd=tmp_path)
     finally:
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(_PATIENCE_S) == 0
-
-
-def _wait_for(path: Path, text: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while text not in path.read_text():
-        assert time.monotonic() < deadline, path.read_text()
-        time.sleep(0.02)

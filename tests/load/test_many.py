@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import KEY, PROVIDER_KEY, environment
+from tests.e2e.daemon import KEY, PROVIDER_KEY
 from tests.load.harness import Usage, ask_as, fresh_address, loaded_daemon, ordinary, report
 from tests.support.upstream import fault_upstream_url
+from tests.test_systemd import started
 from tests.wire import DONE, HOST, Wire, body, post, until
 
 pytestmark = pytest.mark.usefixtures("only_large")
@@ -81,15 +80,6 @@ async def test_guessed_keys_are_refused_and_disturb_no_other_client(tmp_path: Pa
         assert Usage.of(daemon).rss_kib - early.rss_kib < 4 * 1024
 
 
-# As systemd does it: the socket as descriptor 3, and the id of the process that is to take it.
-_LAUNCH = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.executable, [sys.executable, "-m", "relayd", "serve"])
-"""
-
-
 @pytest.mark.timeout(seconds=600)
 async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Path) -> None:
     """A client that connects between two daemons waits; open streams are finished, or end with `draining`."""
@@ -101,22 +91,21 @@ async def test_a_restart_refuses_no_connection_and_breaks_no_stream(tmp_path: Pa
             while not stopping.is_set():
                 ends[await _end_of_one(port)] += 1
 
-        process = await _started(tmp_path, listening)
+        env = {"RELAYD_UPSTREAM__BASE_URL": fault_upstream_url(PROVIDER_KEY)}
         clients = [asyncio.create_task(client(), name="client") for _ in range(10)]
         try:
             for _ in range(20):
-                known = ends.total()
-                await until(lambda known=known: ends.total() >= known + len(clients))  # type: ignore[misc]
-                process.send_signal(signal.SIGTERM)
-                assert await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S) == 0
-                process = await _started(tmp_path, listening)
-            stopping.set()
-            await asyncio.gather(*clients)
+                with started(tmp_path, listening, env) as process:
+                    known = ends.total()
+                    await until(lambda known=known: ends.total() >= known + len(clients))  # type: ignore[misc]
+                    process.send_signal(signal.SIGTERM)
+                    assert await asyncio.to_thread(process.wait, _STOP_TIMEOUT_S) == 0
+            with started(tmp_path, listening, env):
+                stopping.set()
+                await asyncio.gather(*clients)
         finally:
             for task in clients:
                 task.cancel()
-            process.kill()
-            await process.wait()
     report(f"ends over restarts: {dict(ends)}")
     assert set(ends) <= {"whole", "draining"}, ends
     assert ends["whole"] > 20
@@ -131,25 +120,3 @@ async def _end_of_one(port: int) -> str:
     if reply.cut or reply.lines[-1] != DONE:
         return "cut"
     return "whole" if reply.error is None else reply.error.partition(":")[0]
-
-
-async def _started(home: Path, listening: socket.socket) -> asyncio.subprocess.Process:
-    log = home / "stderr"
-    known = log.stat().st_size if log.exists() else 0
-    env = {
-        "AUTHORIZATION_KEY": KEY,
-        "OPENAI_API_KEY": PROVIDER_KEY,
-        "LISTEN_FDS": "1",
-        "RELAYD_UPSTREAM__BASE_URL": fault_upstream_url(PROVIDER_KEY),
-    }
-    with log.open("ab") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _LAUNCH, str(listening.fileno())),
-            cwd=home,
-            env=environment(home, env),
-            stdin=subprocess.DEVNULL,
-            stderr=stderr,
-            pass_fds=[listening.fileno()],
-        )
-    await until(lambda: b"serving on" in log.read_bytes()[known:])
-    return process

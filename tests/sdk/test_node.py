@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.sdk.harness import V1
-from tests.state.harness import wait_until
 from tests.support.programs import require
 from tests.support.upstream_api import PNG
 from tests.support.upstream_script import WORDS
-from tests.wire import PATIENCE_S
+from tests.wire import wait_until
 
 _NODE = Path(__file__).with_name("node")
 _TIMEOUT_S = 600
@@ -66,4 +65,4 @@ def test_a_client_in_javascript_works(request: pytest.FixtureRequest, name: str)
     assert ran.returncode == 0, ran.stdout[ran.stdout.find("failing tests:") :]
     left = [seen for seen in v1.upstream.requests[known:] if b"message=left" in seen.body]
     assert left
-    wait_until(lambda: all(seen.closed_by_client_at is not None for seen in left), timeout_s=PATIENCE_S)
+    wait_until(lambda: all(seen.closed_by_client_at is not None for seen in left))

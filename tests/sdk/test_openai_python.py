@@ -19,10 +19,9 @@ from pydantic import BaseModel
 from tests.harness import KEY, running_relay
 from tests.public.test_allowances import a_key
 from tests.sdk.harness import SHAPES, V1
-from tests.state.harness import wait_until
 from tests.support.upstream_api import PNG, heard, noise, vector
 from tests.support.upstream_script import WORDS
-from tests.wire import HOST, PATIENCE_S, until
+from tests.wire import HOST, PATIENCE_S, until, wait_until
 
 _PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 _WEATHER: dict[str, object] = {
@@ -501,4 +500,4 @@ def test_closing_a_stream_closes_the_provider(v1: V1, client: OpenAI) -> None:
     model = v1.model("fault=stall_mid")
     with _chat(client, model) as stream:
         next(iter(stream))
-    wait_until(lambda: v1.asked_once(model).closed_by_client_at is not None, timeout_s=PATIENCE_S)
+    wait_until(lambda: v1.asked_once(model).closed_by_client_at is not None)

@@ -359,11 +359,3 @@ def as_ended(record: RequestRecord, status: int = 200) -> RequestRecord:
         record.error = RecordedError("upstream_failed", "The provider failed.")
         record.finish_reason = None
     return record
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Poll for what has no event to wait for."""
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.005)

@@ -23,7 +23,8 @@ from relayd.state.engine import EngineError
 from relayd.state.errors import StateBusy
 from relayd.state.records import Client, Outcome, Phase, RequestRecord, UsageSource, utc_text
 from relayd.state.state import State
-from tests.state.harness import NOON_S, Clock, Disk, a_record, opened, wait_until
+from tests.state.harness import NOON_S, Clock, Disk, a_record, opened
+from tests.wire import wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 

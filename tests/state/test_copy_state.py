@@ -26,8 +26,9 @@ from relayd.state.postgres import Postgres
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from relayd.state.stored_objects import Owner
-from tests.state.harness import ALICE, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, a_record, as_ended, opened
 from tests.support.postgres import Postgres as Server
+from tests.wire import wait_until
 
 _STEP_ROWS = 100
 _REQUESTS = 250

@@ -34,7 +34,8 @@ from relayd.state.records import KeyChangeResult, KeyInfo, KeyState, Peer, utc_t
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
 from relayd.state.writer import Writer
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, engine_for, opened, wait_until
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, Published, engine_for, opened
+from tests.wire import wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 

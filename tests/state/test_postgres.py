@@ -36,11 +36,10 @@ from tests.state.harness import (
     opened,
     patience,
     patient_url,
-    wait_until,
 )
 from tests.state.lossy_proxy import LossyProxy
 from tests.support.postgres import Postgres as Server
-from tests.wire import PATIENCE_S
+from tests.wire import PATIENCE_S, wait_until
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_a_server_that_stands_still_is_waited_for_once(postgres: Server, engine:
                     counted(database)
                 with pytest.raises(EngineError), engine.reading(lambda: False, PATIENCE_S):
                     pytest.fail("it began")
-        wait_until(lambda: engine.error is None, PATIENCE_S)
+        wait_until(lambda: engine.error is None)
         assert counted(database) == 2
 
 
@@ -206,7 +205,7 @@ def test_a_commit_that_nothing_is_known_of_is_looked_up_later(
         with pytest.raises(EngineError):
             counted(database)
         proxy.mend()
-        wait_until(lambda: far.error is None, PATIENCE_S)
+        wait_until(lambda: far.error is None)
         assert database.resolve(transaction) is is_committed
         assert done == (["done"] if is_committed else [])
         assert counted(database) == (3 if is_committed else 2)
@@ -241,7 +240,7 @@ def test_a_commit_that_the_server_has_not_read_is_undecided(engine: Postgres, po
             with pytest.raises(EngineError) as refused:
                 commits()
             assert refused.value.fault is Fault.UNKNOWN
-            wait_until(lambda: engine.error is None, PATIENCE_S)
+            wait_until(lambda: engine.error is None)
             with pytest.raises(EngineError):
                 database.resolve(transactions[0])
             assert transactions[0].is_committed is None
@@ -249,7 +248,7 @@ def test_a_commit_that_the_server_has_not_read_is_undecided(engine: Postgres, po
             os.kill(backend, signal.SIGCONT)
         connection._timeout_s = PATIENCE_S
 
-        wait_until(lambda: is_resolved(database, transactions[0]), PATIENCE_S)
+        wait_until(lambda: is_resolved(database, transactions[0]))
         assert other.execute("SELECT number FROM numbers").fetchall() == [(1,)]
 
 
@@ -274,7 +273,7 @@ async def test_a_change_of_keys_waits_for_its_outcome(
                 await changing
             assert old.secret is not None
             assert state.ring.verify(old.secret.encode()) == KeyOwner(old.key.id, "web")
-        wait_until(lambda: state.engine.error is None, PATIENCE_S)
+        wait_until(lambda: state.engine.error is None)
         assert state.ring.generation == state.reader.keys()[0] == (2 if is_committed else 1)
 
 
@@ -352,13 +351,13 @@ def test_a_name_that_is_not_found_is_waited_for_by_one(
             with monkeypatch.context() as context:
                 context.setattr(postgres_engine, "TIMEOUT_S", 0.1)
                 waiting.start()
-                wait_until(lambda: engine.error is not None, PATIENCE_S)
+                wait_until(lambda: engine.error is not None)
             with pytest.raises(EngineError, match="no answer in time"):
                 engine.breaker.check()
         finally:
             is_found.set()
             waiting.join(PATIENCE_S)
-        wait_until(lambda: engine.error is None, PATIENCE_S)
+        wait_until(lambda: engine.error is None)
 
 
 def test_a_server_that_only_reads_now_is_left(engine: Postgres) -> None:
@@ -435,7 +434,7 @@ def test_the_size_of_the_log_is_not_that_of_the_statistics(engine: Postgres, pos
     with psycopg.connect(postgres_url, autocommit=True) as other:
         # Its statistics are there when it is gone.
         gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
-        wait_until(lambda: other.execute(gone, (pid,)).fetchone() == (0,), PATIENCE_S)
+        wait_until(lambda: other.execute(gone, (pid,)).fetchone() == (0,))
         size = other.execute("SELECT sum(pg_column_size(requests.*)) FROM requests").fetchone()
     assert size is not None
     with closing(engine.open()) as connection:

@@ -30,12 +30,11 @@ from tests.state.harness import (
     make_database,
     patience,
     patient_url,
-    wait_until,
 )
 from tests.state.lossy_proxy import LossyProxy
 from tests.state.test_budget import a_client, a_demand
 from tests.support.postgres import Postgres as Server
-from tests.wire import PATIENCE_S
+from tests.wire import PATIENCE_S, wait_until
 
 T = TypeVar("T")
 _REQUESTS = 50

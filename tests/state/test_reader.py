@@ -17,7 +17,8 @@ from relayd.state.reader import LogReader
 from relayd.state.records import Audited, Ended, Gap, LogContents, LogEvent, Outcome, Started, utc_text
 from relayd.state.sqlite import Sqlite
 from relayd.state.state import State
-from tests.state.harness import ALICE, NOON_S, Published, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, NOON_S, Published, a_record, as_ended, opened
+from tests.wire import wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 

@@ -14,7 +14,8 @@ from relayd.state.postgres import Postgres
 from relayd.state.schema import MIGRATIONS
 from relayd.state.state import State
 from tests.e2e.daemon import Daemon
-from tests.state.harness import ALICE, a_record, as_ended, opened, wait_until
+from tests.state.harness import ALICE, a_record, as_ended, opened
+from tests.wire import wait_until
 
 _OURS = len(MIGRATIONS)
 

@@ -27,8 +27,8 @@ from tests.state.harness import (
     a_record,
     as_ended,
     opened,
-    wait_until,
 )
+from tests.wire import wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 

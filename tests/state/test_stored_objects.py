@@ -8,7 +8,8 @@ import pytest
 
 from relayd.state.records import utc_text
 from relayd.state.stored_objects import Owner
-from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened, wait_until
+from tests.state.harness import ALICE, NOON_S, Clock, Disk, opened
+from tests.wire import wait_until
 
 pytestmark = pytest.mark.usefixtures("engine_kind")
 

@@ -17,7 +17,8 @@ from relayd.state.engine import EngineError, Fault
 from relayd.state.errors import StateBusy
 from relayd.state.sqlite import Sqlite
 from relayd.state.writer import Task, Writer
-from tests.state.harness import Disk, Published, make_database, wait_until
+from tests.state.harness import Disk, Published, make_database
+from tests.wire import wait_until
 
 IN_TIME_S = 30.0
 

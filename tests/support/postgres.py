@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -20,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.programs import PATH, require
-from tests.wire import PATIENCE_S
+from tests.wire import PATIENCE_S, wait_until
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -127,7 +126,7 @@ class Postgres:
                 cwd=self.directory,
                 start_new_session=True,
             )
-        _wait_until(self._answers, "PostgreSQL to take connections")
+        wait_until(self._answers)
 
     def _answers(self) -> bool:
         assert self.is_running, f"PostgreSQL did not start:\n{self.log}"
@@ -160,7 +159,7 @@ class Postgres:
         for pid in processes:
             _signal(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
-        _wait_until(lambda: all(_state(pid) in "ZX" for pid in processes), "PostgreSQL to be gone")
+        wait_until(lambda: all(_state(pid) in "ZX" for pid in processes))
 
     def restart(self) -> None:
         """Stop the server and start it again."""
@@ -170,11 +169,11 @@ class Postgres:
     def freeze(self) -> None:
         """Stop all of the server's processes with SIGSTOP: the kernel still takes connections for it."""
         _signal(self._server_pid, signal.SIGSTOP)
-        _wait_until(lambda: _state(self._server_pid) == "T", "PostgreSQL to stand still")
+        wait_until(lambda: _state(self._server_pid) == "T")
         processes = self._processes()
         for pid in processes:
             _signal(pid, signal.SIGSTOP)
-        _wait_until(lambda: all(_state(pid) in "TZX" for pid in processes), "PostgreSQL to stand still")
+        wait_until(lambda: all(_state(pid) in "TZX" for pid in processes))
 
     def thaw(self) -> None:
         """Let a frozen server go on; nothing if it is not frozen."""
@@ -217,10 +216,7 @@ class Postgres:
         standby = Postgres._standby_of(self)
         self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.execute("SELECT pg_reload_conf()")
-        _wait_until(
-            lambda: self.execute("SELECT sync_state FROM pg_stat_replication") == [("sync",)],
-            "the standby to follow",
-        )
+        wait_until(lambda: self.execute("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
         return standby
 
     def promote(self) -> None:
@@ -284,13 +280,6 @@ def _path(program: str) -> str:
     found = shutil.which(program, path=PATH)
     assert found is not None, program
     return found
-
-
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE_S:.0f} s for {what}"
-        time.sleep(0.01)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
