@@ -6,23 +6,22 @@ A release must start on the machine's configuration and a copy of its database b
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
+import time
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _ROOT = Path(os.environ.get("RELAYD_ROOT", "/"))
@@ -34,7 +33,9 @@ _BEFORE = _PREFIX / "before"
 _COMMANDS = (Path("bin/relayd"), Path("bin/relayd-tui"))
 """Linked from /usr/local, as what is in share: man pages and shell completions."""
 _START_TIMEOUT_S = 60.0
-_SIGNAL_CHECK_S = 0.5
+_STOP_TIMEOUT_S = 30.0
+_LOOK_EVERY_S = 0.1
+_MAX_SAID_BYTES = 1 << 20
 _ANYBODY = 65534
 
 
@@ -167,52 +168,37 @@ class Instance:
 
 
 def _start_problem(words: Sequence[str | Path], cwd: str, env: dict[str, str], user: int | None) -> str:
-    try:
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-        )
-    except OSError as error:
-        return str(error)
-    timer = threading.Timer(_START_TIMEOUT_S, process.kill)
-    timer.start()
-    output, serves = b"", False
-    with process:
+    with TemporaryFile() as log:
         try:
-            for chunk in _output(process):
-                output += chunk
-                if not serves and b"serving on" in output:
-                    serves = True
-                    process.terminate()
-            process.wait()
-        except InterruptedInstallError:
-            process.kill()  # before the context waits for it
-            raise
-        finally:
-            timer.cancel()
-            timer.join()  # a thread could take a signal that _uninterrupted holds back
-    said = output.decode(errors="replace").strip()
-    return "" if serves else said or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
-
-
-def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """Yield what a process says until it ends.
-
-    A signal between two reads does not interrupt the second, which could block for ever: Python then runs
-    the handler only after it.
-    """
-    while process.stdout is not None:
-        if select.select([process.stdout], [], [], _SIGNAL_CHECK_S)[0]:
-            chunk = os.read(process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return
-            yield chunk
+            process = subprocess.Popen(
+                words,
+                cwd=cwd,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+        except OSError as error:
+            return str(error)
+        deadline_s, said = time.monotonic() + _START_TIMEOUT_S, b""
+        with process:
+            try:
+                while process.poll() is None and b"serving on" not in said and time.monotonic() < deadline_s:
+                    time.sleep(_LOOK_EVERY_S)
+                    said = os.pread(log.fileno(), _MAX_SAID_BYTES, 0)
+                process.terminate()
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            except InterruptedInstallError:
+                process.kill()  # before the context waits for it
+                raise
+        said = os.pread(log.fileno(), _MAX_SAID_BYTES, 0)
+    if b"serving on" in said:
+        return ""
+    return said.decode(errors="replace").strip() or f"It said nothing in {_START_TIMEOUT_S:.0f} s."
 
 
 @cache
@@ -231,11 +217,16 @@ def _instances() -> Iterator[Instance]:
 
 def _run(*words: str | Path, env: Mapping[str, str] | None = None) -> str:
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) as process:
+        output = None
         try:
-            said = b"".join(_output(process)).decode(errors="replace")
+            while output is None:
+                # Python runs a signal's handler only after the system call: none of them may last.
+                with suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(timeout=_LOOK_EVERY_S)
         except BaseException:
             process.kill()
             raise
+    said = output.decode(errors="replace")
     if process.returncode:
         raise InstallError(f"{' '.join(map(str, words))} failed:\n{said.strip()}")
     return said
