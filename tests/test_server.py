@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from relayd import __version__
-from relayd.server import Server, new_boot_id, public_url
+from relayd.server import Server, public_url
 from relayd.state.records import Outcome
 from relayd.state.state import State
 from tests.harness import KEY, PROVIDER_KEY, Relay, running_relay
@@ -165,10 +165,3 @@ async def test_a_log_that_could_not_be_written_is_a_failure() -> None:
 def test_an_address_is_shown_as_a_url(host: str, tls: bool, url: str) -> None:  # noqa: FBT001 - the example
     """IPv6 in brackets, and the scheme that is served."""
     assert public_url(host, 3666, tls=tls) == url
-
-
-def test_no_two_starts_have_the_same_boot_id() -> None:
-    """A boot id is twelve letters and digits."""
-    ids = {new_boot_id() for _ in range(1000)}
-    assert len(ids) == 1000
-    assert all(boot_id.isalnum() and len(boot_id) == 12 for boot_id in ids)

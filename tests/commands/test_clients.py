@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -209,18 +207,3 @@ def test_any_text_is_an_expiry_or_none(text: str) -> None:
     except ValueError:
         return
     assert datetime.fromisoformat(parsed).tzinfo is not None
-
-
-async def test_the_real_command_does_it_too(tmp_path: Path) -> None:
-    """By a process of its own, with options that its help names."""
-    async with admin_api(tmp_path) as api:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "relayd", "clients", "add", "anna", *ALL_BOUNDS),
-            *("--socket", str(api.socket)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0
-        assert api.state.ring.verify(out.strip()) is not None
-        usage = run("clients", "add", "--help").out
-        assert all(option in usage for option in ALL_BOUNDS if option.startswith("--"))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from relayd.admin.client import AdminClient
 from relayd.admin.schema import KeyState, Outcome, Phase, Progress, RequestRecord, StreamProgress, epoch_s
 from tests.wire import PATIENCE_S, until
 from tui.demo import demo_daemon
+
+
+@pytest.fixture(scope="module")
+def showcase() -> Iterator[Path]:
+    """The socket of a demo that all look at."""
+    with demo_daemon() as socket:
+        yield socket
 
 
 async def _connected(socket: Path) -> AdminClient:
@@ -51,11 +59,10 @@ async def _streaming(admin: AdminClient) -> list[StreamProgress]:
     raise AssertionError("the events ended")
 
 
-async def test_it_has_an_hour_of_requests_behind_it() -> None:
+async def test_it_has_an_hour_of_requests_behind_it(showcase: Path) -> None:
     """Several clients, addresses and models; successes, and failures of several kinds."""
-    with demo_daemon() as socket:
-        admin = await _connected(socket)
-        past = await _all_requests(admin)
+    admin = await _connected(showcase)
+    past = await _all_requests(admin)
     assert {record.client for record in past} >= {"web", "laptop", "ci", "support-bot", "phone"}
     assert len({record.ip for record in past}) >= 8
     assert {record.error.code for record in past if record.error} >= {
@@ -64,26 +71,24 @@ async def test_it_has_an_hour_of_requests_behind_it() -> None:
     assert epoch_s(past[0].started_at) - epoch_s(past[-1].started_at) > 3000
 
 
-async def test_streams_are_open_and_clients_go_on_asking() -> None:
+async def test_streams_are_open_and_clients_go_on_asking(showcase: Path) -> None:
     """Clients from several addresses stream at once, some finish, and one fails, all over the real /chat."""
-    with demo_daemon() as socket:
-        admin = await _connected(socket)
-        streaming = await _streaming(admin)
-        done = await _requests(admin, "path=/chat finish_reason=stop upstream_request_id~req_")
-        failed = await _requests(admin, "status=502 processing")
-        assert (await admin.status()).demo
+    admin = await _connected(showcase)
+    streaming = await _streaming(admin)
+    done = await _requests(admin, "path=/chat finish_reason=stop upstream_request_id~req_")
+    failed = await _requests(admin, "status=502 processing")
+    assert (await admin.status()).demo
     assert len({stream.ip for stream in streaming}) > 1
     assert all(record.outcome is Outcome.COMPLETED for record in done)
     assert failed[0].error is not None
     assert failed[0].error.code == "upstream_failed"
 
 
-async def test_a_rotation_is_under_way() -> None:
-    """An old key is in its grace and still used; its successor is used as well; the audit tells it."""
-    with demo_daemon() as socket:
-        admin = await _connected(socket)
-        ring = await admin.keys()
-        rows = (await admin.audit()).entries
+async def test_a_rotation_is_under_way_and_people_move_to_the_new_key(showcase: Path) -> None:
+    """An old key is in its grace and still used, its successor as well; so after one of the operator's."""
+    admin = await _connected(showcase)
+    ring = await admin.keys()
+    rows = (await admin.audit()).entries
     (old,) = [key for key in ring.keys if key.state is KeyState.RETIRING]
     (new,) = [key for key in ring.keys if key.id == old.replaced_by]
     assert new.state is KeyState.ACTIVE
@@ -93,18 +98,8 @@ async def test_a_rotation_is_under_way() -> None:
     assert {KeyState.EXPIRED, KeyState.REVOKED} <= {key.state for key in ring.keys}
     assert {row.action for row in rows} >= {"add", "rotate", "revoke"}
     assert any(row.action == "rotate" and old.id in row.key_ids for row in rows)
-
-
-async def test_people_move_to_the_new_key_of_a_rotation() -> None:
-    """Not at once, but some time after the operator has made it."""
-    with demo_daemon() as socket:
-        admin = await _connected(socket)
-        ring = await admin.keys()
-        active = next(key for key in ring.keys if key.client == "web" and key.state is KeyState.ACTIVE)
-        change = await admin.rotate_key(
-            active.id, grace_s=300, generation=ring.generation, idempotency_key="one"
-        )
-        moved = await _requests(admin, f"key_id={change.key.id}")
+    change = await admin.rotate_key(new.id, grace_s=300, generation=ring.generation, idempotency_key="one")
+    moved = await _requests(admin, f"key_id={change.key.id}")
     assert moved[0].client == "web"
     assert moved[0].outcome is not Outcome.DENIED
 
@@ -134,14 +129,13 @@ def _runs(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-async def test_its_clients_have_bounds_and_a_month_of_use() -> None:
+async def test_its_clients_have_bounds_and_a_month_of_use(showcase: Path) -> None:
     """One is near a bound, money is spent against another; requests come over /v1 as well as /chat."""
-    with demo_daemon() as socket:
-        admin = await _connected(socket)
-        await _requests(admin, "path=/v1/responses outcome=completed upstream_request_id~req_")
-        await _requests(admin, "path=/v1/chat/completions outcome=completed upstream_request_id~req_")
-        clients = {client.name: client for client in (await admin.clients()).clients}
-        usage = await admin.usage("day", since="2000-01-01", client="web")
+    admin = await _connected(showcase)
+    await _requests(admin, "path=/v1/responses outcome=completed upstream_request_id~req_")
+    await _requests(admin, "path=/v1/chat/completions outcome=completed upstream_request_id~req_")
+    clients = {client.name: client for client in (await admin.clients()).clients}
+    usage = await admin.usage("day", since="2000-01-01", client="web")
     assert clients["web"].usd_per_month is not None
     assert clients["ci"].tokens_per_day is not None
     assert clients["ci"].today.tokens > 0

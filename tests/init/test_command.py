@@ -174,14 +174,17 @@ def test_without_a_person_a_provider_that_fails_stops_it(tmp_path: Path) -> None
 
 @needs("systemctl")
 def test_for_an_image_the_whole_service_is_laid_out(tmp_path: Path) -> None:
-    """Configuration, key and units; a second run keeps the first two and renews the units."""
+    """Configuration, key and units, enabled for its first boot; a second run renews the units alone."""
     root = tmp_path / "image"
     person = Person(tmp_path)
     assert _init(person, system=True, root=str(root), key_file="-", port=4000) == 0
     key = root / "etc/relayd/openai_api_key"
     assert key.read_text() == _KEY + "\n"
     assert key.stat().st_mode & 0o777 == 0o600
-    unit = root / "etc/systemd/system/relayd.socket"
+    units = root / "etc/systemd/system"
+    assert (units / "sockets.target.wants/relayd.socket").is_symlink()
+    assert (units / "multi-user.target.wants/relayd.service").is_symlink()
+    unit = units / "relayd.socket"
     assert "ListenStream=127.0.0.1:4000\n" in unit.read_text()
     unit.write_text("an older one")
     again = Person(tmp_path)
@@ -218,6 +221,7 @@ def test_a_service_whose_key_is_gone_is_asked_for_it_again(tmp_path: Path, text:
     assert _init(alone, system=True, root=str(root)) == 0
     assert key.read_text().strip() == ""
     assert "There is no provider key yet" in alone.out.getvalue()
+    assert "systemctl" in alone.out.getvalue()
 
 
 def _spoil(path: Path, data: bytes) -> None:
@@ -279,15 +283,6 @@ def test_whatever_it_finds_it_ends_in_a_sentence(
             first, *others = ran.err.splitlines()
             assert others == [], ran.err
             assert Path(name).name in first or Path(name).parent.name in first or "--key-file" in first
-
-
-def test_without_a_key_the_service_waits_for_one(tmp_path: Path) -> None:
-    """It is not started to fail: the place for the key and the commands to come are told."""
-    person = Person(tmp_path)
-    assert _init(person, system=True, root=str(tmp_path / "image")) == 0
-    said = person.out.getvalue()
-    assert "There is no provider key yet" in said
-    assert "systemctl" in said
 
 
 def test_its_failures_are_one_line_and_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from relayd.init.install import (
     refuse_hidden,
     run_all,
 )
-from tests.support.programs import needs
 
 
 def test_a_secret_is_private_and_whole_whatever_stood_there(tmp_path: Path) -> None:
@@ -81,20 +80,6 @@ def test_the_units_name_the_program_and_the_address(tmp_path: Path) -> None:
         assert "ExecStart=/usr/local/bin/relayd serve" in written[path]
         assert "/opt/relayd/" not in written[path]
     assert written[sysusers] == "g relayd-admin - -\n"
-
-
-@needs("systemctl")
-def test_on_an_image_the_service_is_enabled_not_started(tmp_path: Path) -> None:
-    """The units are linked by systemctl itself for the image's first boot; nothing changes here."""
-    image = _image(tmp_path)
-    for path, text in image.unit_files("127.0.0.1", 3666).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert not image.is_live
-    run_all(image.start_commands())
-    units = tmp_path / "etc/systemd/system"
-    assert (units / "sockets.target.wants/relayd.socket").is_symlink()
-    assert (units / "multi-user.target.wants/relayd.service").is_symlink()
 
 
 def test_a_command_that_fails_is_told_in_its_own_words() -> None:
