@@ -31,6 +31,8 @@ class Checker:
     ) -> None:
         self.cwd = cwd
         self.files = ConfigHarness(cwd)
+        self.path: dict[str, str] = {}
+        """$PATH, if programs are to be found."""
         self._monkeypatch = monkeypatch
         self._capsys = capsys
         monkeypatch.chdir(cwd)
@@ -46,7 +48,7 @@ class Checker:
         """Return status, output and errors of one check with `toml` as ./relayd.toml."""
         if toml is not None:
             self.files.write("relayd.toml", toml)
-        self._monkeypatch.setattr("os.environ", {"HOME": str(self.cwd), **(env or {})})
+        self._monkeypatch.setattr("os.environ", {"HOME": str(self.cwd), **self.path, **(env or {})})
         status = run(Namespace(socket=None, config=None, json=as_json, upstream=upstream))
         shown = self._capsys.readouterr()
         return status, shown.out, shown.err
@@ -260,16 +262,13 @@ def service(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Checker:
     checker.files.write("etc/relayd.toml.unit", "\n".join(lines))
     monkeypatch.setattr("relayd.commands.effective_settings.SYSTEM_CONFIG", config)
     monkeypatch.setattr("relayd.config.loader.SYSTEM_CONFIG", config)
+    checker.path = {"PATH": f"{checker.cwd}/bin:/usr/bin:/bin"}
     return checker
 
 
 def test_beside_an_installed_service_its_settings_are_shown(service: Checker) -> None:
     """Its state directory, environment, credential and socket; nothing of the shell's environment."""
-    env = {
-        "PATH": f"{service.cwd}/bin:/usr/bin:/bin",
-        "RELAYD_KEYS__GRACE_S": "7",
-        "OPENAI_API_KEY": "sk-shell",
-    }
+    env = {"RELAYD_KEYS__GRACE_S": "7", "OPENAI_API_KEY": "sk-shell"}
     status, out, err = service.run(env=env)
     assert (status, err) == (0, "")
     assert "\n# As relayd.service sees it: " in out
@@ -291,20 +290,24 @@ def test_beside_an_installed_service_its_settings_are_shown(service: Checker) ->
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_what_only_root_can_read_is_named(service: Checker) -> None:
     """An operator sees all settings but the credential, and how to see that."""
-    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
-    service.cwd.chmod(0o755)
-    (service.cwd / "bin/systemctl").chmod(0o755)
-    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit"):
-        (service.cwd / "etc" / name).chmod(0o644)
+    _open_all_but(service, "openai_api_key", "b_key")
     with _nobody():
-        shown = service.run(env=env)
-        refused = service.run(env=env, upstream=True)
+        shown = service.run()
+        refused = service.run(upstream=True)
     key, route_key = service.cwd / "etc/openai_api_key", service.cwd / "etc/b_key"
     for path in (key, route_key):
         assert f"# openai_api_key: in {path}\n" in shown[1].partition("[[upstream.route]]")[2]
     assert f"only root can read {key}, {route_key}: `sudo " in shown[1]
     assert (refused[0], refused[1]) == (1, "")
     assert f"only root can read {key}, {route_key}: sudo " in refused[2]
+
+
+def _open_all_but(service: Checker, *names: str) -> None:
+    """Let all users read the files of the machine, but for these."""
+    service.cwd.chmod(0o755)
+    for path in service.cwd.rglob("*"):
+        if path.is_file() and path.name not in names:
+            path.chmod(0o755)
 
 
 @contextmanager
@@ -331,7 +334,7 @@ def test_a_credential_may_have_a_dot_in_its_name(service: Checker) -> None:
     """The proxy's URL is that of the service; a credential that relayd does not read is not looked into."""
     _credential(service, "upstream.proxy", service.files.write("etc/proxy", "http://proxy.example:3128"))
     _credential(service, "another.name", service.files.write("etc/another", CANARY))
-    status, out, err = service.run(env={"PATH": f"{service.cwd}/bin:/usr/bin:/bin"})
+    status, out, err = service.run()
     assert (status, err) == (0, "")
     assert "# proxy: set (from systemd credential)\n" in out
 
@@ -343,15 +346,14 @@ def test_a_credential_that_is_missing_is_an_error(service: Checker, upstream: bo
     _credential(service, "upstream.proxy", proxy)
     key = service.cwd / "etc/openai_api_key"
     key.unlink()
-    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
-    status, out, err = service.run(env=env, upstream=upstream)
+    status, out, err = service.run(upstream=upstream)
     assert (status, out) == (1, "")
     of_key, of_proxy = err.splitlines()
     assert of_proxy == f"relayd.service: {proxy} is missing; the service cannot start: make it."
     assert of_key.startswith(f"relayd.service: {key} is missing; the service cannot start: make it, or run ")
     assert of_key.endswith("relayd init --system.")
     service.files.write("etc/relayd.toml", "[server]\nport = -1\n")
-    document = json.loads(service.run(env=env, as_json=True, upstream=upstream)[1])
+    document = json.loads(service.run(as_json=True, upstream=upstream)[1])
     assert [one["key"] for one in document["problems"]] == ["openai_api_key", "upstream.proxy", "server.port"]
 
 
@@ -384,7 +386,7 @@ def test_a_credential_in_the_unit_or_encrypted_is_looked_into(decrypting: Checke
     """As root; a text in the unit stands in for a file that is missing. The key is not shown."""
     decrypting.files.write("etc/encrypted", "c2VjcmV0")
     _add_to_unit(decrypting, *(line.format(etc=decrypting.cwd / "etc") for line in lines))
-    status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+    status, out, err = decrypting.run()
     assert (status, err) == (0, "")
     assert "# openai_api_key: set (from systemd credential)\n" in out
     assert CANARY not in out
@@ -395,7 +397,7 @@ def test_a_credential_that_cannot_be_decrypted_is_an_error(decrypting: Checker) 
     """With the reason that systemd-creds gives."""
     encrypted = decrypting.files.write("etc/encrypted", "of another machine")
     _add_to_unit(decrypting, f"LoadCredentialEncrypted=openai_api_key:{encrypted}")
-    status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+    status, out, err = decrypting.run()
     assert (status, out) == (1, "")
     assert err == f"relayd.service: openai_api_key in {encrypted} cannot be decrypted: Bad message\n"
 
@@ -403,12 +405,11 @@ def test_a_credential_that_cannot_be_decrypted_is_an_error(decrypting: Checker) 
 def test_a_credential_whose_source_cannot_be_told_is_named(decrypting: Checker) -> None:
     """With what shows whether the service can use it; the provider is not asked without its key."""
     _add_to_unit(decrypting, "LoadCredential=openai_api_key:%h/key")
-    env = {"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"}
-    status, out, err = decrypting.run(env=env)
+    status, out, err = decrypting.run()
     assert (status, err) == (0, "")
     assert "# Warning: `LoadCredential=openai_api_key` of relayd.service is not looked into;" in out
     assert "no provider key" not in out
-    status, out, err = decrypting.run(env=env, upstream=True)
+    status, out, err = decrypting.run(upstream=True)
     assert (status, out) == (1, "")
     assert "LoadCredential=openai_api_key" in err
 
@@ -417,13 +418,10 @@ def test_a_credential_whose_source_cannot_be_told_is_named(decrypting: Checker) 
 def test_what_only_root_can_decrypt_is_named(decrypting: Checker) -> None:
     """Also if the file may be read."""
     encrypted = decrypting.files.write("etc/encrypted", "c2VjcmV0")
-    encrypted.chmod(0o644)
     _add_to_unit(decrypting, f"LoadCredentialEncrypted=openai_api_key:{encrypted}")
-    decrypting.cwd.chmod(0o755)
-    for name in ("bin/systemctl", "etc/relayd.toml", "etc/relayd.toml.env", "etc/relayd.toml.unit"):
-        (decrypting.cwd / name).chmod(0o755)
+    _open_all_but(decrypting, "b_key")
     with _nobody():
-        status, out, err = decrypting.run(env={"PATH": f"{decrypting.cwd}/bin:/usr/bin:/bin"})
+        status, out, err = decrypting.run()
     assert (status, err) == (0, "")
     assert f"# openai_api_key: in {encrypted}\n" in out
 
@@ -432,23 +430,17 @@ def test_what_only_root_can_decrypt_is_named(decrypting: Checker) -> None:
 @pytest.mark.parametrize("closed", ["file", "directory"])
 def test_a_file_of_variables_that_only_root_can_read_is_named(service: Checker, closed: str) -> None:
     """Whether it is the file or its directory that is closed; root's check looks into it."""
-    env = {"PATH": f"{service.cwd}/bin:/usr/bin:/bin"}
-    file = service.files.write("etc/closed/env", "RELAYD_LOG__LEVEL=warning\n")
-    file.chmod(0o600 if closed == "file" else 0o644)
-    file.parent.chmod(0o755 if closed == "file" else 0o700)
+    service.files.write("etc/relayd.toml.env", "")
     systemctl = service.cwd / "bin/systemctl"
-    lines = systemctl.read_text().replace(
-        "EnvironmentFiles=", f"EnvironmentFiles={file} (ignore_errors=no)\nEnvironmentFiles="
-    )
-    systemctl.write_text(lines)
-    service.cwd.chmod(0o755)
-    for name in ("relayd.toml", "relayd.toml.env", "relayd.toml.unit", "openai_api_key", "b_key"):
-        (service.cwd / "etc" / name).chmod(0o644)
-    (service.cwd / "etc/relayd.toml.env").write_text("")
-    assert re.search(r'(?m)^level += "warning"', service.run(env=env)[1])
+    file = service.files.write("etc/closed/env", "RELAYD_LOG__LEVEL=warning\n")
+    named = f"EnvironmentFiles={file} (ignore_errors=no)\nEnvironmentFiles="
+    systemctl.write_text(systemctl.read_text().replace("EnvironmentFiles=", named))
+    _open_all_but(service)
+    (file if closed == "file" else file.parent).chmod(0o600)
+    assert re.search(r'(?m)^level += "warning"', service.run()[1])
     with _nobody():
-        shown = service.run(env=env)
-        refused = service.run(env=env, upstream=True)
+        shown = service.run()
+        refused = service.run(upstream=True)
     assert (shown[0], shown[2]) == (0, "")
     assert re.search(r'(?m)^level += "info"', shown[1])
     assert f"# Warning: only root can read {file}: `sudo " in shown[1]

@@ -29,7 +29,7 @@ async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None
         assert api.state.ring.verify(ran.out.strip().encode()) is not None
         assert "shown only this once" in ran.err
         assert f"The old key {old} works until " in ran.err
-        assert "(9m 59s left)" in ran.err
+        assert re.search(r"\(9m \d+s left\)", ran.err)
         for advice in (f"keys extend {old} 1h", "keys undo default", f"keys revoke {old}"):
             assert advice in ran.err
         assert _KEY.search(ran.err) is None
@@ -68,10 +68,10 @@ async def test_the_ring_is_listed_in_words(tmp_path: Path) -> None:
         assert {row.index(name) for row, name in zip(rows, names, strict=True)} == {head.index("CLIENT")}
         assert re.fullmatch(
             rf"{old.id}  default  {old.fingerprint}     retiring, 59m \d+s left, "
-            r"last used \ds ago from 192\.0\.2\.7",
+            r"last used \d+s ago from 192\.0\.2\.7",
             rows[0],
         )
-        assert re.search(r"web +[0-9a-f]{8} +active, made \ds ago, never used$", rows[2])
+        assert re.search(r"web +[0-9a-f]{8} +active, made \d+s ago, never used$", rows[2])
 
 
 async def test_old_dead_keys_are_counted_not_listed(tmp_path: Path) -> None:
