@@ -48,7 +48,7 @@ async def exported(harness: AppHarness, directory: Path) -> list[dict[str, Any]]
     """Export what is shown as NDJSON, and read it."""
     await harness.press("w")
     await harness.dialog(AskExport)
-    await harness.press("tab", "enter")
+    await harness.press("n")
     await until(lambda: any(path.read_text().endswith("\n") for path in files(directory, "relayd-*.ndjson")))
     [path] = files(directory, "relayd-*.ndjson")
     return [json.loads(line) for line in path.read_text().splitlines()]
