@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from relayd.admin.schema import Applies, Setting
+from relayd.alerts.command import program_of
 from relayd.config import KEYS, Key, Origin, OriginKind, Settings, live_changes
 from relayd.config.schema import COMMAND
 from relayd.config.sources import VARIABLES
@@ -100,10 +101,13 @@ def _row_text(key: Key, row: Any) -> str:
 
 def _public_text(key: Key, value: Any) -> str:
     """Return a value as TOML; of a command, the program: its arguments may hold a token."""
-    if key.name != COMMAND or len(value) < 2:  # noqa: PLR2004 - a program without arguments
+    if key.name != COMMAND or not value:
         return toml_value(value)
-    count = len(value) - 1
-    return f"[{toml_value(value[0])}, and {count} {'argument' if count == 1 else 'arguments'}]"
+    program, count = program_of(value), len(value) - 1
+    if program != value[0]:
+        return f"[{toml_value(program)} and more, in one text]"
+    arguments = f", and {count} {'argument' if count == 1 else 'arguments'}" if count else ""
+    return f"[{toml_value(program)}{arguments}]"
 
 
 def _secret_text(secret: SecretStr | None) -> str:

@@ -74,6 +74,21 @@ def test_each_setting_has_its_value_and_its_source(home: ConfigHarness) -> None:
     assert "canary" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ([], "[]"),
+        (["/usr/bin/page"], '["/usr/bin/page"]'),
+        (["curl https://hooks.example/canary-token"], '["curl" and more, in one text]'),
+        (["https://hooks.example/canary-token", "-sS"], '["https://" and more, in one text]'),
+    ],
+)
+def test_of_a_command_only_the_program_is_shown(home: ConfigHarness, command: list[str], text: str) -> None:
+    """Also if program and arguments were written as one text, which can't be run."""
+    settings = home.load(cli={"alerts.command": command})
+    assert _by_name(settings, settings, settings)["alerts.command"].value == text
+
+
 def test_what_changed_says_what_it_takes(home: ConfigHarness) -> None:
     """A new port waits for a restart, also after a reload; the rest is in force after one."""
     at_start = home.load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -26,6 +27,11 @@ _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _log = logging.getLogger(__name__)
+
+
+def program_of(command: Sequence[str]) -> str:
+    """Return what may be shown of a command: its program, also if the arguments were written behind it."""
+    return re.split(r"\s|(?<=://)", command[0], maxsplit=1)[0]
 
 
 class Relay(msgspec.Struct, frozen=True):
@@ -100,8 +106,9 @@ class AlertCommand:
             try:
                 self._run(command, news)
             except OSError as error:
+                program = program_of(command)
                 _log.error(
-                    "alerts.command: %s can't be run for the %s: %s", command[0], news.subject, error.strerror
+                    "alerts.command: %s can't be run for the %s: %s", program, news.subject, error.strerror
                 )
             except Exception as error:  # noqa: BLE001 - the next one is to be run
                 _log.error("alerts.command: failed for the %s: %s", news.subject, type(error).__name__)

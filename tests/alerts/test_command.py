@@ -71,10 +71,11 @@ async def test_a_command_that_does_not_end_is_killed(
         await until(lambda: "killed after 0.2 s, for the begin of route:main" in caplog.text)
         # The others have the time that a busy machine takes.
         monkeypatch.setattr("relayd.alerts.command.RUN_S", PATIENCE_S)
-        command.tell(["/nowhere/to/be/found"], news())
+        command.tell(["/nowhere/to/be/found --token canary"], news())
         command.tell(script(': > "$1"', after), news())
         await until(after.exists)
     assert "/nowhere/to/be/found can't be run" in caplog.text
+    assert "canary" not in caplog.text
 
 
 async def test_what_does_not_fit_the_queue_is_named(
