@@ -39,6 +39,8 @@ class View:
         self._matches = array("q")
         self._scanned_to: int | None = None
         self._sorted: list[int] | None = None
+        self._value: Value[RequestRecord] = lambda record: record.seq
+        """What the rows are sorted by."""
         self._older: dict[int, RequestRecord] = {}
         self.asked_to: int | None = None
         """The daemon was asked for matches down to this `seq`; None: not yet."""
@@ -195,27 +197,30 @@ class View:
 
     def add_older(self, records: Iterable[RequestRecord], next_before: int | None) -> None:
         """Show matches that the daemon found; it was asked down to `next_before`, None: to the end."""
+        added = []
         for record in records:
             key = record_key(record.seq)
             index = bisect_left(self._matches, key)
             if self._store.get(key) is None and not self.is_match(key):
                 self._older[key] = record
                 self._matches.insert(index, key)
+                added.append(key)
+        if self._sorted is not None and self.sorting is not None:
+            self._sorted = self._in_order([*self._sorted, *added], self.sorting)
         self.asked_to = next_before
         self.asked_all = next_before is None or len(self._older) >= MAX_OLDER
 
     def sort(self, sorting: Sorting, value: Value[RequestRecord]) -> None:
         """Sort what is shown now, by the value of each record; of equal ones the newest comes first."""
         self.unsort()
-        rated = []
-        for index in reversed(range(len(self))):
-            row = self.row_at(index)
-            if isinstance(row, RequestRecord):
-                rated.append((self.key_at(index), value(row)))
-        self._sorted = [
-            key for key, _ in in_order(rated, lambda pair: pair[1], descending=sorting.descending)
-        ]
+        self._value = value
+        self._sorted = self._in_order(map(self.key_at, range(len(self))), sorting)
         self.sorting = sorting
+
+    def _in_order(self, keys: Iterable[int], sorting: Sorting) -> list[int]:
+        rows = ((key, self.get(key)) for key in sorted(keys, reverse=True))
+        rated = [(key, self._value(row)) for key, row in rows if isinstance(row, RequestRecord)]
+        return [key for key, _ in in_order(rated, lambda pair: pair[1], descending=sorting.descending)]
 
     def unsort(self) -> None:
         """Go back to the living list, in the order of time."""

@@ -13,7 +13,7 @@ from textual.message import Message
 from relayd.admin.schema import RequestRecord, epoch_s
 from tui.keymap import with_ids
 from tui.model.app_state import AppState, Connection
-from tui.model.sorting import Sorting, natural
+from tui.model.sorting import Sorting, SortValue, Value, natural
 from tui.model.store import Mark, MarkKind
 from tui.model.units import clock, plural
 from tui.theme import Role, style
@@ -109,9 +109,20 @@ class RequestList(LineList):
             self.state.view.unsort()
             self.action_follow()
         else:
-            self.state.view.sort(sorting, SORT_KEYS[sorting.column].value)
+            self.state.view.sort(sorting, self._sort_value(sorting.column))
             self.action_first()
         self.rows_changed()
+
+    def _sort_value(self, column: str) -> Value[RequestRecord]:
+        """Return what a request is sorted by; one that runs has lasted until now."""
+        value, now_s = SORT_KEYS[column].value, self._now_s()
+
+        def lasted_ms(record: RequestRecord) -> SortValue | None:
+            return (
+                value(record) if record.outcome is not None else 1000 * (now_s - epoch_s(record.started_at))
+            )
+
+        return lasted_ms if column == "dur" else value
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)

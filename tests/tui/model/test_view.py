@@ -118,6 +118,18 @@ def test_older_matches_stand_above_those_of_the_store() -> None:
     assert (view.older_count, shown(view)[0]) == (0, 80)
 
 
+def test_older_matches_take_their_places_in_a_sorted_view() -> None:
+    """What is shown stays as it was sorted, without what has come since."""
+    store, view = a_view([a_record(n, duration_ms=10 * n) for n in (100, 101)])
+    view.set_filter(parse_filter("client=web"))
+    view.scan()
+    view.sort(Sorting("dur", descending=True), lambda record: record.duration_ms)
+    store.put(a_record(102, duration_ms=5000))
+    view.add_older([a_record(90, duration_ms=9000), a_record(40, duration_ms=1005)], None)
+    assert shown(view) == [90, 101, 40, 100]
+    assert view.older_count == 2
+
+
 def test_older_matches_are_bounded() -> None:
     """At `MAX_OLDER` the daemon is not asked any further."""
     _, view = a_view([a_record(100_000)])
