@@ -130,6 +130,7 @@ class RelaydApp(App[int]):
         [
             Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
             Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
+            Binding("ctrl+l", "repaint", "Draw the screen anew", show=False, priority=True),
         ],
     )
 
@@ -154,6 +155,9 @@ class RelaydApp(App[int]):
         self._settings_file = settings_file
         self._client = client
         self.state = AppState(settings_file.settings.keep_records)
+        is_here = options.host.is_here
+        if not is_here:
+            self.state.no_history = "Run relayd-tui on the server to read its history."
         self.feed = Feed(
             self.state,
             client,
@@ -161,7 +165,7 @@ class RelaydApp(App[int]):
             backlog_records=settings_file.settings.backlog_records,
             open_archive=open_archive,
             stale_after_s=options.stale_after_s,
-            silence=SILENCE if options.host.is_here else "It, its server or the network may stand still.",
+            silence=SILENCE if is_here else "It, its server or the network may stand still.",
         )
         commands = DaemonCommands(
             client, self.state, readonly=options.readonly, now_s=now_s, changed=self.changed
@@ -270,6 +274,11 @@ class RelaydApp(App[int]):
         """Write past Textual's drawing: for OSC 52 alone."""
         if self.terminal is not None:
             self.terminal.write(sequence)
+
+    def action_repaint(self) -> None:
+        """Draw every cell anew, after another program wrote to the terminal."""
+        if self.terminal is not None:
+            self.terminal.repaint()
 
     def action_mouse(self) -> None:
         """Give the mouse to the terminal, for its own selection, or take it back."""
@@ -387,9 +396,17 @@ class RelaydApp(App[int]):
     async def _choose_host(self) -> None:
         from tui.screens.hosts import AskHost  # noqa: PLC0415 - loaded when first used
 
-        host = await ask(self, AskHost(self.offered_hosts(), self._options.host))
+        host = await ask(self, AskHost(self.offered_hosts(), self._options.host, self._forget_host))
         if host is not None:
             self.switch_to(host)
+
+    def _forget_host(self, host: Host) -> str:
+        """Forget a server that was shown before; return why not, or an empty text."""
+        settings = self._settings_file.settings
+        if host in {HERE, self._options.host, *(self._options.hosts or ())}:
+            return f"{host} stays: it is shown now, or the command line names it."
+        settings.hosts = [text for text in settings.hosts if text != str(host)]
+        return self._settings_file.save() or self._settings_file.problem
 
     def switch_to(self, host: Host) -> None:
         """Show the daemon of another server."""

@@ -144,6 +144,12 @@ class TerminalDriver(LinuxDriver):
             self._was_typed = True
         super().process_message(message)
 
+    def repaint(self) -> None:
+        """Draw every cell anew: what the terminal shows is not known any more."""
+        if self._painter is not None:
+            self._painter.forget()
+            self.redraw()
+
     def set_mouse(self, *, on: bool) -> None:
         """Ask the terminal for mouse reports, or give the mouse back to it."""
         self.mouse = on

@@ -73,6 +73,11 @@ class Painter:
             self._changed.notify()
         return is_same
 
+    def forget(self) -> None:
+        """Take what the terminal shows for unknown: the next frame must be a whole one."""
+        with self._changed:
+            self._buffer = ScreenBuffer(*self._buffer.size)
+
     def control(self, sequence: str) -> None:
         """Write a sequence that prints nothing, before all that is not yet drawn."""
         with self._changed:

@@ -237,12 +237,17 @@ async def test_what_ssh_leaves_behind_does_not_hold_the_app(monkeypatch: pytest.
 async def test_switching_between_a_server_and_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the app is there, ssh asks; a lost link that needs its passphrase says so; no data is mixed."""
+    """Before the app is there, ssh asks; a lost link that needs its passphrase says so; no data is mixed.
+
+    A server that was shown before can be forgotten.
+    """
     server = SshServer(tmp_path / "ssh", is_known=False, passphrase="of the key")
     monkeypatch.setenv("PATH", server.path)
     home, local, remote = (tmp_path / name for name in ("home", "local", "remote"))
     (home / ".local/state").mkdir(parents=True)
     (home / ".local/state/relayd").symlink_to(local / "state")
+    (home / ".config/relayd").mkdir(parents=True)
+    (home / ".config/relayd/tui.json").write_text('{"hosts": ["gone.example"]}')
     for directory in (local, remote):
         directory.mkdir()
     arguments = ("--host", "vps1", "--socket", str(remote / "state/admin.sock"))
@@ -259,6 +264,10 @@ async def test_switching_between_a_server_and_this_machine(
             await terminal.until(lambda screen: "DENIED" in screen and "press H and choose vps1" in screen)
             terminal.press("H")
             await terminal.until("(•) vps1 (now)")
+            terminal.press("Right")
+            await terminal.until("(•) gone.example")
+            terminal.press("DC")
+            await terminal.until(lambda screen: "gone" not in screen and "(•) vps1 (now)" in screen)
             terminal.press("Enter")
             await _enter_passphrase(terminal, 2)
             await _shows(terminal, "vps1", "3 records")

@@ -72,7 +72,10 @@ async def _filter_by_mouse(terminal: Tmux) -> None:
 
 
 async def _fields_by_key(terminal: Tmux) -> None:
-    """Ctrl-Space lists the fields while a filter is written; Escape and `t` in one piece are two keys."""
+    """Ctrl-Space lists the fields while a filter is written; Escape and `t` in one piece are two keys.
+
+    Ctrl-L draws the screen anew.
+    """
     terminal.press("/")
     await terminal.until("Enter keeps it")
     terminal.press("C-Space")
@@ -84,6 +87,9 @@ async def _fields_by_key(terminal: Tmux) -> None:
     terminal.press("Escape")
     await terminal.until(lambda screen: "Go to a time" not in screen)
     await terminal.until(' / model="demo:deltas=2"')
+    terminal.reset()
+    terminal.press("C-l")
+    await terminal.until("4 Clients")
 
 
 async def _rotate_by_mouse(terminal: Tmux) -> None:

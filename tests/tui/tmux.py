@@ -112,6 +112,10 @@ class Tmux:
             assert time.monotonic() < end_s, f"it did not end; the screen:\n{self.screen()}"
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    def reset(self) -> None:
+        """Have the terminal forget what it shows, as if another program had cleared it."""
+        self._tmux("send-keys", "-R")
+
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names: `Enter`, `Tab`, `K`."""
         self._tmux("send-keys", *keys)

@@ -116,6 +116,8 @@ class AppState:
         """Why there is no live contact, and what to do: sentences."""
         self.reads_disk = False
         """Whether history comes from the daemon's database, while no daemon answers."""
+        self.no_history = "There is no database beside its socket to read history from."
+        """Why it does not, as a sentence."""
         self.silent_since_s = 0.0
         """Since when nothing was heard, while STALE."""
         self.alerts = AlertList()

@@ -36,6 +36,7 @@ _ALWAYS: Lines = [
     (": Ctrl-P", "Commands"),
     ("Esc q", "Back"),
     ("Ctrl-Z", "Suspend; fg comes back"),
+    ("Ctrl-L", "Draw the screen anew"),
     ("Ctrl-Q", "Quit"),
 ]
 _KEY_CELLS = 16

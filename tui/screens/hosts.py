@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input
 
@@ -18,15 +20,18 @@ class AskHost(Dialog[Host]):
     Args:
         known: this machine and the servers that were shown before.
         current: the one that is shown now.
+        forget: forgets a server that was shown before; returns why not, or an empty text.
     """
 
     AUTO_FOCUS = "#known"
     YES_KEY = "Enter"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("delete", "forget", "Forget", show=False)]
 
-    def __init__(self, known: Sequence[Host], current: Host) -> None:
+    def __init__(self, known: Sequence[Host], current: Host, forget: Callable[[Host], str]) -> None:
         super().__init__("Show the daemon of", yes="Connect")
-        self._known = known
+        self._known = list(known)
         self._current = current
+        self._forget = forget
 
     def body(self) -> Iterable[Widget]:
         """Show one choice for each known server, and a line for another."""
@@ -39,7 +44,7 @@ class AskHost(Dialog[Host]):
             " the app is back; Ctrl-C there returns here.",
             note=True,
         )
-        yield paragraph("", id="fault", note=True)
+        yield paragraph("Del forgets the chosen server.", id="fault", note=True)
 
     def accept(self) -> None:
         """Answer with the server that is written, else with the chosen one."""
@@ -50,3 +55,12 @@ class AskHost(Dialog[Host]):
             self.explain(str(error))
         else:
             self.dismiss(host)
+
+    def action_forget(self) -> None:
+        """Forget the chosen server."""
+        choices = self.query_one(Choices)
+        if fault := self._forget(self._known[choices.index]):
+            self.explain(fault)
+        else:
+            del self._known[choices.index]
+            choices.leave_out(choices.index)

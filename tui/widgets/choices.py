@@ -112,6 +112,12 @@ class Choices(Widget, can_focus=True):
         self.refresh()
         self.post_message(self.Changed(self))
 
+    def leave_out(self, index: int) -> None:
+        """Leave one out; the one before it is chosen."""
+        del self._labels[index]
+        self.choose(max(0, index - 1))
+        self.refresh(layout=True)
+
     def action_step(self, step: int) -> None:
         """Move to the next one, which chooses it where only one can be chosen."""
         self._at = (self._at + step) % len(self._labels)

@@ -28,7 +28,6 @@ _MAX_OLD_KEYS = 4
 _MAX_ALERTS = 3
 _ANSWER = "  A shows it"
 _ASKING_SHOWN_AFTER_S = 0.5
-_NO_HISTORY = "There is no database beside its socket to read history from. "
 _WHAT_IS_SHOWN = {
     Connection.CONNECTING: "Connecting.",
     Connection.STALE: "Figures are from then; a change waits for its answer.",
@@ -215,7 +214,7 @@ class Notice(Static):
             problem = state.problem if state.problem.endswith((".", "!", "?")) else f"{state.problem}."
             disk = ""
             if state.connection in {Connection.DOWN, Connection.MISMATCH}:
-                disk = "History is read from disk. " if state.reads_disk else _NO_HISTORY
+                disk = "History is read from disk. " if state.reads_disk else f"{state.no_history} "
             yield f"{state.connection}: {problem} {disk}{_WHAT_IS_SHOWN[state.connection]}"
 
     def _trouble(self) -> Iterable[str]:
