@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     options = arguments.parse_args(argv)
     env = dict(os.environ)
+    if options.plain and sys.stdout is None:
+        sys.stderr.write("relayd-tui --plain has no standard output to write to.\n")
+        return 1
+    _open_missing_streams()
     try:
         if not options.demo:
             return _run(options, env)
@@ -83,6 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except asyncio.CancelledError:
         # A signal ended it before the app was there.
         return 128 + signal.SIGTERM
+
+
+def _open_missing_streams() -> None:
+    """Give a standard stream that is closed the null device, so that nothing else gets its descriptor."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open
 
 
 def _run(options: argparse.Namespace, env: dict[str, str]) -> int:

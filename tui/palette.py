@@ -20,7 +20,7 @@ from tui.screens.filtered import FilteredPane
 from tui.screens.main import MainScreen, pane_class
 from tui.screens.pane import Pane
 from tui.theme import theme_names
-from tui.type_ahead import Work
+from tui.type_ahead import LEADS, Work
 from tui.widgets.bars import TABS
 from tui.widgets.line_list import LineList
 from tui.widgets.request_list import RequestList
@@ -136,7 +136,7 @@ def _app_command(app: RelaydApp, title: str, help_text: str, action: str) -> Com
 
 
 def _start(app: RelaydApp, work: Work) -> None:
-    app.run_worker(work, group="palette")
+    app.run_worker(work, group=LEADS)
 
 
 async def _act(app: RelaydApp, screen: str, action: str, reason: str) -> None:

@@ -149,13 +149,19 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_without_a_terminal_it_says_so() -> None:
-    """Started from a pipe it explains itself in one line and exits 1."""
+@pytest.mark.parametrize("how", ["</dev/null", "<&-", "<&- >&-", "--plain >&-"])
+def test_without_a_terminal_it_says_so(how: str) -> None:
+    """Started from a pipe, or with closed streams, it explains itself in one line and exits 1."""
     done = subprocess.run(
-        [sys.executable, "-m", "tui"], stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT
+        ["/bin/sh", "-c", f'exec "$1" -m tui {how}', "sh", sys.executable],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 1
     assert b"--plain" in done.stderr
+    assert done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize(

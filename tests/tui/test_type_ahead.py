@@ -20,7 +20,9 @@ from tui.screens.whose_key import WhoseKey
 def type_at_once(harness: AppHarness, *keys: str) -> None:
     """All keys in one read of the terminal, as a paste or a fast hand over a slow line sends them."""
     for key in keys:
-        char = {"slash": "/", "exclamation_mark": "!", "colon": ":", "equals_sign": "="}.get(key, key)
+        char = {"slash": "/", "exclamation_mark": "!", "colon": ":", "equals_sign": "=", "space": " "}.get(
+            key, key
+        )
         harness.app.post_message(events.Key(key, char if len(char) == 1 else None))
 
 
@@ -130,6 +132,15 @@ async def test_a_key_that_does_nothing_here_does_nothing_on_the_next_screen_eith
         assert harness.main.pane is harness.requests
         assert harness.state.view.filter is not None
         assert harness.state.view.filter.text.startswith("key_id=")
+
+
+async def test_keys_right_after_a_command_of_the_palette_are_for_what_it_opens(tmp_path: Path) -> None:
+    """A command and Enter, then what is to be written into its dialog, at once."""
+    async with app_with_past(tmp_path) as (harness, _):
+        type_at_once(harness, "K", "colon", *"go", "space", *"time", "enter", "5", "x")
+        await harness.dialog(AskTime)
+        await until(lambda: [box.value for box in harness.screen.query(Input)] == ["5x"])
+        assert harness.main.pane is harness.requests
 
 
 async def test_keys_right_after_a_pasted_key_are_for_where_it_leads(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class ChooseField(Dialog[None]):
         yield picks
 
 
-class ChooseFilter(Dialog[None]):
+class ChooseFilter(Dialog[str]):
     """Filters by name.
 
     Args:
@@ -130,8 +130,7 @@ class ChooseFilter(Dialog[None]):
             self.explain("This looks like a key. Give it another name.")
             return
         self._saved[name] = self._on
-        self.app.notify(f"Saved as {name}; F chooses it.")
-        self.dismiss(None)
+        self.dismiss(name)
 
     def action_forget(self) -> None:
         """Forget the filter under the cursor, if it was saved here."""

@@ -159,8 +159,15 @@ class FilteredPane(Pane):
         from tui.screens.filter_dialogs import ChooseFilter  # noqa: PLC0415 - loaded when first used
 
         on = self.filtered().text
-        await ask(self.app, ChooseFilter(self.KIND, self.named_filters, self._saved, on, self.set_filter))
-        self.save_settings()
+        dialog = ChooseFilter(self.KIND, self.named_filters, self._saved, on, self.set_filter)
+        name = await ask(self.app, dialog)
+        file = self.context.settings_file
+        if not name:
+            self.save_settings()
+        elif problem := file.save() or file.problem:
+            self.app.notify(problem, severity="error")
+        else:
+            self.app.notify(f"Saved as {name}; F chooses it.")
 
     def action_use_filter(self, text: str) -> None:
         """Filter by this, which was chosen by its name in the palette."""

@@ -17,6 +17,8 @@ from tui.screens.dialogs import Dialog, ask, paragraph
 
 _MAX_NOTE = 500
 _MAX_NAME = 64
+_MAX_KEYS = 10
+"""The daemon takes no more; the client is named anyway."""
 
 
 async def write_note(
@@ -37,7 +39,7 @@ async def write_note(
     if noted is None:
         return None
     text, name = noted
-    about = key_ids if name == client else ()
+    about = key_ids[:_MAX_KEYS] if name == client else ()
     write = partial(commands.client.note, text, client=name or None, key_ids=about)
     try:
         return await commands.act_once("Add a note", lambda key: write(idempotency_key=key))

@@ -119,6 +119,22 @@ async def test_a_filter_is_completed_recalled_named_and_explained(tmp_path: Path
     assert json.loads(saved)["saved_filters"]["requests"] == {"bad gateway": "status=502"}
 
 
+@pytest.mark.parametrize(
+    ("file", "said"), [("{}", "Saved as bad gateway; F chooses it."), ('{"filter": 3}', "nothing is saved")]
+)
+async def test_only_what_was_saved_is_called_saved(tmp_path: Path, file: str, said: str) -> None:
+    """With a tui.json that can't be read, a filter has its name in this run alone."""
+    (tmp_path / "tui.json").write_text(file)
+    async with app_with_past(tmp_path) as (harness, _):
+        await harness.press("slash")
+        await write(harness, "status=502", "enter")
+        await harness.press("F", "tab")
+        await write(harness, "bad gateway", "enter")
+        await harness.closed()
+        await harness.shows(said)
+        assert ("Saved as" in harness.text()) == ("Saved" in said)
+
+
 async def test_the_other_lists_are_filtered_alike_and_the_audit_takes_notes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
