@@ -12,10 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from relayd.public.chat_request import without_surrogates
+from relayd.public.chat_request import BOM, without_surrogates
 from relayd.relay.errors import ErrorCode, RelayError
 
-_BOM = b"\xef\xbb\xbf"
 _SPACE = rb"[ \t\r\n]*+"
 _NAME = re.compile(_SPACE + rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")' + _SPACE + b":" + _SPACE, re.DOTALL)
 _AFTER_VALUE = re.compile(_SPACE + rb"([,}])")
@@ -53,7 +52,7 @@ class RequestFields:
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        start = len(_BOM) if body.startswith(_BOM) else 0
+        start = len(BOM) if body.startswith(BOM) else 0
         try:
             text, values = body, _decode(body, start)
         except RelayError:

@@ -28,7 +28,8 @@ from relayd.relay.estimates import guess_prompt_tokens
 from relayd.relay.model_lists import models_in
 from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ErrorObject, NotFound, ProviderRefusal, UpgradeRefused, error_object
-from relayd.relay.passthrough import EVENT_STREAM, PassthroughAnswer
+from relayd.relay.passthrough import PassthroughAnswer
+from relayd.relay.provider import EVENT_STREAM
 from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest
 from relayd.state.errors import StateError

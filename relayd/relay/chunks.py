@@ -18,7 +18,7 @@ from relayd.relay.sse import EventSplitter, SseEvent, parse_event
 from relayd.relay.usage import TokenCounts, read_count, read_usage
 
 MAX_EVENT_BYTES = 1 << 20
-_MAX_FINISH_REASON_CHARS = 100
+MAX_FINISH_REASON_CHARS = 100
 DONE = b"[DONE]"
 
 
@@ -158,7 +158,7 @@ class ChunkReader:
         if reason == "error":
             self._fail("The provider broke off its answer with an error.")
             return
-        self.finish_reason = self._redact(reason, _MAX_FINISH_REASON_CHARS)
+        self.finish_reason = self._redact(reason, MAX_FINISH_REASON_CHARS)
 
     def take_usage(self, usage: dict[str, Any]) -> None:
         """Take the usage of a chunk."""
@@ -168,10 +168,9 @@ class ChunkReader:
             self.tokens = read_usage(usage)
 
     def _fail_in_band(self, error: object) -> None:
-        start = "The provider reported an error in the middle of its answer"
         # A finished answer is whole, whatever comes after it.
         if not self.finished and self.error is None:
-            self.error = reported_error(error, start, self._redact)
+            self.error = reported_error(error, self._redact)
 
     def _fail(self, message: str) -> None:
         if not self.finished and self.error is None:

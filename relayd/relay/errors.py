@@ -124,6 +124,21 @@ def internal_error(request_id: str) -> RelayError:
     )
 
 
+def compressed() -> RelayError:
+    """Return the error of an answer that cannot be read."""
+    return RelayError(
+        ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
+    )
+
+
+def not_a_stream() -> RelayError:
+    """Return the error of an answer that should be an event stream, and does not say what it is instead."""
+    return RelayError(
+        ErrorCode.UPSTREAM_FAILED,
+        "The provider did not answer with an event stream; is upstream.base_url its API?",
+    )
+
+
 def broken_off() -> RelayError:
     """Return the error of an answer whose connection broke."""
     return RelayError(

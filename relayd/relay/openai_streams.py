@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from relayd.relay.chunks import DONE, Choice, Chunk, ChunkReader
+from relayd.relay.chunks import DONE, MAX_FINISH_REASON_CHARS, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, StreamProtocol
@@ -35,7 +35,6 @@ _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
 _FINISHES = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _WITH_RESPONSE = _FINISHES | {"response.created", "response.queued", "response.in_progress"}
 _KEPT_OF_RESPONSE = ("id", "created_at", "model")
-_MAX_FINISH_REASON_CHARS = 100
 
 
 class Verdict(Enum):
@@ -332,7 +331,7 @@ class ResponsesStream(EventStreamAnswer):
         reason = details.get("reason") if isinstance(details, dict) else None
         if not isinstance(reason, str):
             reason = kind.rpartition(".")[2]
-        self.finish_reason = self.redact(reason, _MAX_FINISH_REASON_CHARS)
+        self.finish_reason = self.redact(reason, MAX_FINISH_REASON_CHARS)
         if kind == "response.failed":
             self._fail(response)
         else:
@@ -347,7 +346,7 @@ class ResponsesStream(EventStreamAnswer):
     def _fail(self, said: object, *, is_told: bool = True) -> None:
         if self.finished or self.error is not None:
             return
-        self.error = _in_band(said, self.redact)
+        self.error = reported_error(said, self.redact)
         if is_told:
             self.told = self.error
 
@@ -372,7 +371,7 @@ class OtherStream(EventStreamAnswer):
                 if self.wants.counts_usage:
                     self.tokens = read_usage(value.get("usage")) or self.tokens
                 if value.get("error"):
-                    self.error = self.told = _in_band(value, self.redact)
+                    self.error = self.told = reported_error(value, self.redact)
                     return Verdict.TELL
         return Verdict.PASS
 
@@ -422,7 +421,3 @@ def _end_of_event(cut: bytes) -> bytes:
         return b"\n\n"
     # No event without data: it would crash openai-python.
     return b"" if cut.endswith((b"\r", b"\n")) else b"\n"
-
-
-def _in_band(said: object, redact: Redactor) -> RelayError:
-    return reported_error(said, "The provider reported an error in the middle of its answer", redact)

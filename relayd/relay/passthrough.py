@@ -6,12 +6,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.chunks import MAX_FINISH_REASON_CHARS
+from relayd.relay.errors import ErrorCode, RelayError, compressed, not_a_stream
 from relayd.relay.json_fields import FieldScanner
 from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
 from relayd.relay.openai_streams import HEARTBEAT, STREAMS
-from relayd.relay.provider import begins_with_event, first_bytes
+from relayd.relay.provider import EVENT_STREAM, begins_with_event, first_bytes
 from relayd.relay.provider_errors import json_text, json_value, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.refusals import is_compressed, read_error_body
@@ -19,8 +20,6 @@ from relayd.relay.stream import Answer, UpstreamBody
 from relayd.relay.upstream import OnConnected, Upstream, UpstreamRequest, UpstreamResponse
 from relayd.relay.usage import read_usage
 
-EVENT_STREAM = "text/event-stream"
-_MAX_FINISH_REASON_CHARS = 100
 MakeRequest = Callable[[], Awaitable[UpstreamRequest]]
 
 
@@ -64,26 +63,24 @@ class PassthroughAnswer(Answer):
                 raise response.error
             raise ProviderRefusal(response.error, response.status, response.headers, response.refusal or b"")
         body = response.body
-        media_type = body.header(b"content-type").partition(";")[0].strip().lower()
-        compressed = is_compressed(body)
+        media_type = body.media_type
+        is_readable = not is_compressed(body)
         is_stream = media_type == EVENT_STREAM
-        if not compressed and not is_stream:
+        if is_readable and not is_stream:
             first = await first_bytes(body)
             # Some servers forget the type (express, net/http), and the SDKs do not look at it.
             is_stream = wants.must_stream and begins_with_event(first)
             if not is_stream and (wants.must_stream or _REFUSAL.match(first)):
                 await self._raise_refusal(response)
-        if compressed and (is_stream or wants.rewrite is not None):
-            raise RelayError(
-                ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
-            )
+        if not is_readable and (is_stream or wants.rewrite is not None):
+            raise compressed()
         wants.on_head(ResponseHead(response.status, response.headers, is_stream))
         if is_stream:
             make = STREAMS[wants.protocol]
             return make(self._upstream.redact, wants, response.route)
         if wants.rewrite is not None:
             return RewrittenAnswer(wants.rewrite)
-        is_json = media_type.endswith("json") and not compressed
+        is_json = media_type.endswith("json") and is_readable
         return BodyAnswer(self._upstream.redact, wants, response.route, is_json=is_json)
 
     async def _raise_refusal(self, response: UpstreamResponse) -> NoReturn:
@@ -91,12 +88,9 @@ class PassthroughAnswer(Answer):
         body = await read_error_body(response.body)
         said = json_value(body)
         if not isinstance(said, dict) or not said.get("error"):
-            raise RelayError(
-                ErrorCode.UPSTREAM_FAILED,
-                "The provider did not answer with an event stream; is upstream.base_url its API?",
-            )
+            raise not_a_stream()
         redact = self._upstream.redact
-        error = reported_error(said, "The provider refused the request, with status 200", redact)
+        error = reported_error(said, redact, "The provider refused the request, with status 200")
         raise ProviderRefusal(error, error.status, response.headers, redact.scrub(body))
 
     def heartbeat(self) -> bytes:
@@ -154,7 +148,7 @@ class BodyAnswer(Answer):
             self.tokens = read_usage(json_value(fields[b"usage"]))
         if self.finish_reason is None:
             reason = json_text(fields.get(b"finish_reason", b"")) or json_text(fields.get(b"status", b""))
-            self.finish_reason = reason and self._redact(reason, _MAX_FINISH_REASON_CHARS)
+            self.finish_reason = reason and self._redact(reason, MAX_FINISH_REASON_CHARS)
 
 
 class RewrittenAnswer(Answer):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.errors import ErrorCode, compressed, not_a_stream
 from relayd.relay.provider_errors import parse_error_body
 from relayd.relay.redact import Redactor
 from relayd.relay.refusals import (
@@ -32,6 +32,7 @@ from relayd.relay.transport import (
     incoming,
 )
 
+EVENT_STREAM = "text/event-stream"
 _SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _FIRST_REFUSAL_STATUS = 300
 _MAX_REQUEST_ID_CHARS = 200
@@ -257,21 +258,16 @@ class Provider:
 
     async def _require_event_stream(self, stream: IncomingResponse) -> None:
         if is_compressed(stream):
-            raise RelayError(
-                ErrorCode.UPSTREAM_FAILED, "The provider compressed its answer, which relayd did not ask for."
-            )
-        media_type = stream.header(b"content-type").partition(";")[0].strip().lower()
-        if media_type == "text/event-stream":
+            raise compressed()
+        media_type = stream.media_type
+        if media_type == EVENT_STREAM:
             return
         # Some servers forget the type (express, net/http), and the SDK does not look at it.
         if media_type in {"", "text/plain"} and begins_with_event(await first_bytes(stream)):
             return
         said = parse_error_body(await read_error_body(stream))
         if said.message is None:
-            raise RelayError(
-                ErrorCode.UPSTREAM_FAILED,
-                "The provider did not answer with an event stream; is upstream.base_url its API?",
-            )
+            raise not_a_stream()
         start = "The provider refused the request, with status 200"
         if not media_type.endswith("json"):
             start = (

@@ -64,13 +64,17 @@ def parse_error(value: object) -> ProviderError:
     return ProviderError(message, *(_text(fields.get(name)) for name in ("type", "param", "code")))
 
 
-def reported_error(said: object, start: str, redact: Redactor) -> RelayError:
+def reported_error(
+    said: object,
+    redact: Redactor,
+    start: str = "The provider reported an error in the middle of its answer",
+) -> RelayError:
     """Return the failure that a provider reported; if its words may quote the request, they are not recorded.
 
     Args:
         said: the decoded report.
-        start: of the sentence, without a full stop.
         redact: makes the provider's words fit to show.
+        start: of the sentence, without a full stop.
     """
     error = parse_error(said)
     if error.message is None:

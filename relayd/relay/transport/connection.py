@@ -64,6 +64,11 @@ class IncomingResponse:
         """Return the values of a header, by its name in lower case, joined by commas."""
         return ", ".join(value.decode("latin-1") for found, value in self.headers if found.lower() == name)
 
+    @property
+    def media_type(self) -> str:
+        """The type of the body in lower case, without parameters; empty if it has none."""
+        return self.header(b"content-type").partition(";")[0].strip().lower()
+
     def start(self, on_chunk: Callable[[bytes], None], on_end: Callable[[Exception | None], None]) -> None:
         """Push the body from now on.
 
