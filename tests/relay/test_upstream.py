@@ -251,8 +251,11 @@ async def test_an_endless_refusal_is_read_up_to_a_bound() -> None:
 
 
 @pytest.mark.parametrize("end", [Break.RESET, Break.CLOSE, Break.WAIT])
-async def test_a_refusal_that_breaks_off_still_has_its_status(end: Break) -> None:
-    """A body that never ends is not waited for longer than five seconds."""
+async def test_a_refusal_that_breaks_off_still_has_its_status(
+    end: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that never ends is waited for only so long: five seconds, here less."""
+    monkeypatch.setattr("relayd.relay.refusals._ERROR_BODY_TIMEOUT_S", 0.2)
     head = b"HTTP/1.1 404 X\r\nContent-Length: 500\r\nContent-Type: application/json\r\n\r\n{"
     refused, _ = await _refused([head, end])
     assert refused.code is ErrorCode.UPSTREAM_REJECTED
