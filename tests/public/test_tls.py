@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import warnings
 from pathlib import Path
@@ -15,8 +16,9 @@ from relayd.state.records import Outcome
 from tests.e2e.daemon import KEY as DAEMON_KEY
 from tests.e2e.daemon import Daemon
 from tests.harness import KEY, running_relay
+from tests.relay.harness import FINISH, answer, running_provider
 from tests.support.certificates import Authority, Pair
-from tests.wire import DONE, HOST, Reply, Wire, body, post
+from tests.wire import DONE, HOST, PATIENCE_S, Reply, Wire, body, post
 
 _SLOW = "demo:text=words,deltas=4,interval_ms=100"
 
@@ -68,6 +70,31 @@ async def test_an_answer_over_tls_is_the_answer_over_plain_http(authority: Autho
             assert (reply.status, reply.body) == (200, expected.body)
             assert all(data.endswith(b"\n") for _, data in reply.pieces)
         assert relay.server.url == f"https://{HOST}:{relay.port}"
+
+
+async def test_each_record_ends_with_a_line(authority: Authority) -> None:
+    """A record is what a page is handed at once; RFC 8446, 5.1 gives it 16 KiB, and a write may be longer."""
+
+    def read_records(port: int) -> list[bytes]:
+        with (
+            socket.create_connection((HOST, port), PATIENCE_S) as plain,
+            authority.trusted().wrap_socket(plain, server_hostname=HOST) as client,
+        ):
+            client.sendall(post(KEY, body("demo"), {"Connection": "close"}))
+            return list(iter(lambda: client.recv(32 << 10), b""))
+
+    # Escaped, the text is twice as long as in what one read of the provider brings.
+    text = "\u2028" * 100
+    event = f'data: {{"choices":[{{"delta":{{"content":"{text}"}}}}]}}\n\n'.encode()
+    async with (
+        running_provider(answer(event * 400, FINISH)) as provider,
+        running_relay(
+            tls=_files(authority.pair("one")), upstream_url=lambda _upstream: provider.base_url
+        ) as relay,
+    ):
+        records = await asyncio.to_thread(read_records, relay.port)
+    assert all(record.endswith(b"\n") for record in records)
+    assert b"".join(records).count(rb"\u2028") == 400 * 100
 
 
 async def test_the_whole_chain_is_shown(authority: Authority) -> None:

@@ -117,7 +117,9 @@ async def test_a_whole_answer_that_is_not_counted_is_charged_by_its_length() -> 
         reply = await chat(relay, key, model="demo:text=x4,deltas=1000,usage=never")
         record = (await settled(relay, 1))[0]
         assert (record.usage_source, record.completion_tokens) == (UsageSource.ESTIMATE, len(reply.body) // 4)
-        speech = await call(relay, key, "/audio/speech", model="demo:size=100000,interval_ms=0", input="hi", voice="a")
+        speech = await call(
+            relay, key, "/audio/speech", model="demo:size=100000,interval_ms=0", input="hi", voice="a"
+        )
         record = (await settled(relay, 2))[1]
         assert record.completion_tokens == len(speech.body) // 500
 

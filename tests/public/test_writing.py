@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import cycle, islice
-from pathlib import Path
 
 import pytest
 
-from relayd.public.tls import TlsFiles
 from relayd.state.records import Outcome
 from tests.harness import KEY, Relay, running_relay
-from tests.support.certificates import Authority
-from tests.support.upstream_script import WORDS
-from tests.wire import DONE, HOST, Wire, body, post, until
+from tests.wire import DONE, Wire, body, post, until
 
 _ENDLESS = "demo:text=x20000,deltas=100000,interval_ms=0"
-_MANY = 20_000
 _SMALL_BYTES = 4096
 
 
@@ -35,33 +26,8 @@ async def _blocked(relay: Relay, model: str) -> AsyncIterator[Wire]:
         yield wire
 
 
-@pytest.mark.parametrize("tls", [False, True])
-async def test_no_write_ends_inside_a_line_however_little_the_kernel_takes(
-    tls: bool,  # noqa: FBT001 - the example
-    tmp_path: Path,
-) -> None:
-    """Parts that it would not take wait, in order; each chunk is whole lines, of which none is lost."""
-    trusted: ssl.SSLContext | None = None
-    files: TlsFiles | None = None
-    if tls:
-        authority = Authority(tmp_path)
-        pair = authority.pair("one")
-        trusted, files = authority.trusted(), TlsFiles(pair.cert, pair.key)
-    async with running_relay(tls=files, send_buffer_bytes=_SMALL_BYTES) as relay:
-        reader, writer = await asyncio.open_connection(HOST, relay.port, ssl=trusted, limit=_SMALL_BYTES)
-        async with Wire(reader, writer) as wire:
-            wire.send(post(KEY, body(f"demo:text=words,deltas={_MANY},interval_ms=0")))
-            reply = await wire.reply()
-    assert not reply.cut
-    assert reply.text == "".join(islice(cycle(re.findall(r"\S+ ", WORDS)), _MANY))
-    assert reply.lines[-1] == DONE
-    for _, data in reply.pieces:
-        assert data.endswith(b"\n")
-        assert all(json.loads(line) for line in data.splitlines())
-
-
 async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
-    """It takes its time, which the record tells; tests/relay/test_stream.py has the limits meanwhile."""
+    """Of a line that the kernel takes in parts; each chunk is whole lines, and the record tells the time."""
     async with running_relay() as relay:
         async with _blocked(relay, "demo:text=x100000,deltas=40,interval_ms=0") as wire:
             await asyncio.sleep(0.5)
@@ -69,6 +35,7 @@ async def test_a_client_that_stalls_and_reads_on_loses_nothing() -> None:
             reply = await wire.reply()
         record = await relay.record()
     assert (reply.error, len(reply.text), reply.lines[-1]) == (None, 40 * 100_000, DONE)
+    assert all(data.endswith(b"\n") for _, data in reply.pieces)
     assert (record.outcome, record.bytes_out) == (Outcome.COMPLETED, len(reply.body))
     assert record.duration_ms is not None
     assert 400 <= record.stalled_ms <= record.duration_ms
