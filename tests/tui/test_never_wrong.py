@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from relayd.admin.schema import KeyState, Progress
@@ -21,17 +19,6 @@ from tests.wire import Wire, ask, body, post, until
 from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
-
-
-@asynccontextmanager
-async def daemon_in(home: Path, settings: Mapping[str, Any] | None = None) -> AsyncIterator[Daemon]:
-    """A daemon, ended with the block, also if it is stopped."""
-    daemon = Daemon(home, settings=settings)
-    await asyncio.to_thread(daemon.start)
-    try:
-        yield daemon
-    finally:
-        daemon.kill()
 
 
 def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
@@ -73,35 +60,35 @@ def header(word: str) -> re.Pattern[str]:
 @needs_tmux
 async def test_a_daemon_that_hangs_is_stale_and_a_change_waits_in_sight(tmp_path: Path) -> None:
     """Stopped: STALE with its age within seconds; a revoke is a line until the daemon answers it."""
-    async with daemon_in(tmp_path) as daemon, await Wire.open(daemon.port) as wire:
-        wire.send(post(KEY, body(SLOW)))
-        await wire.head()
-        [key] = (await daemon.admin.keys()).keys
-        with terminal_on(daemon) as terminal:
-            await terminal.until(header("● LIVE +run 1 ").search)
-            daemon.signal(signal.SIGSTOP)
-            await terminal.until(header(r"○ STALE \d+s").search)
-            await terminal.until("said nothing since")
-            terminal.press("K", "!")
-            await terminal.until("Type the last four characters")
-            terminal.type(key.id[-4:])
-            await terminal.until(f"Ends the active key {key.id}")
-            terminal.press("Enter")
-            await terminal.until(f"Revoke the key {key.id} of default: asking since")
-            terminal.press("1")
-            await terminal.until(f"Revoke the key {key.id} of default: asking since")
-            daemon.signal(signal.SIGCONT)
-            await terminal.until(lambda screen: "LIVE" in screen and "asking since" not in screen)
-            await terminal.until("is revoked")
-            assert (await daemon.admin.keys()).keys[0].state is KeyState.REVOKED
-            terminal.press("Q")
-            assert await terminal.ended() in {"0", ""}
+    with Daemon(tmp_path) as daemon:
+        async with await Wire.open(daemon.port) as wire:
+            await wire.begin(post(KEY, body(SLOW)))
+            [key] = (await daemon.admin.keys()).keys
+            with terminal_on(daemon) as terminal:
+                await terminal.until(header("● LIVE +run 1 ").search)
+                daemon.signal(signal.SIGSTOP)
+                await terminal.until(header(r"○ STALE \d+s").search)
+                await terminal.until("said nothing since")
+                terminal.press("K", "!")
+                await terminal.until("Type the last four characters")
+                terminal.type(key.id[-4:])
+                await terminal.until(f"Ends the active key {key.id}")
+                terminal.press("Enter")
+                await terminal.until(f"Revoke the key {key.id} of default: asking since")
+                terminal.press("1")
+                await terminal.until(f"Revoke the key {key.id} of default: asking since")
+                daemon.signal(signal.SIGCONT)
+                await terminal.until(lambda screen: "LIVE" in screen and "asking since" not in screen)
+                await terminal.until("is revoked")
+                assert (await daemon.admin.keys()).keys[0].state is KeyState.REVOKED
+                terminal.press("Q")
+                assert await terminal.ended() in {"0", ""}
 
 
 @needs_tmux
 async def test_a_confirmation_acts_on_nothing_but_what_was_read(tmp_path: Path) -> None:
     """Another operator undoes and rotates before the `y`: nothing is undone; it is asked anew."""
-    async with daemon_in(tmp_path) as daemon:
+    with Daemon(tmp_path) as daemon:
         [old] = (await daemon.admin.keys()).keys
         first = await rotate(daemon, old.id)
         with terminal_on(daemon) as terminal:
@@ -124,25 +111,24 @@ async def test_a_confirmation_acts_on_nothing_but_what_was_read(tmp_path: Path) 
 @needs_tmux
 async def test_the_new_key_is_never_thrown_away_unasked(tmp_path: Path) -> None:
     """Revealed is not kept: Esc and Ctrl-Q ask; only saved, copied or a yes leads out of the dialog."""
-    async with daemon_in(tmp_path) as daemon:
-        with terminal_on(daemon) as terminal:
-            await terminal.until(header("● LIVE").search)
-            terminal.press("K", "r")
-            await terminal.until("Rotate the key of default?")
-            terminal.press("y")
-            await terminal.until("•" * 12)
-            terminal.press("v")
-            await terminal.until(lambda screen: re.search(r"rly_\w{40}", screen))
-            for leaving in ("Escape", "C-q"):
-                terminal.press(leaving)
-                screen = await terminal.until("Throw the new key away?")
-                assert "rly_" not in screen
-                terminal.press("Escape")
-                await terminal.until(lambda screen: "Throw" not in screen and "•" * 12 in screen)
-            terminal.press("s")
-            await terminal.until("Saved to")
-            terminal.press("C-q")
-            assert await terminal.ended() in {"0", ""}
+    with Daemon(tmp_path) as daemon, terminal_on(daemon) as terminal:
+        await terminal.until(header("● LIVE").search)
+        terminal.press("K", "r")
+        await terminal.until("Rotate the key of default?")
+        terminal.press("y")
+        await terminal.until("•" * 12)
+        terminal.press("v")
+        await terminal.until(lambda screen: re.search(r"rly_\w{40}", screen))
+        for leaving in ("Escape", "C-q"):
+            terminal.press(leaving)
+            screen = await terminal.until("Throw the new key away?")
+            assert "rly_" not in screen
+            terminal.press("Escape")
+            await terminal.until(lambda screen: "Throw" not in screen and "•" * 12 in screen)
+        terminal.press("s")
+        await terminal.until("Saved to")
+        terminal.press("C-q")
+        assert await terminal.ended() in {"0", ""}
     [saved] = files(tmp_path, "relayd-key-*")
     assert saved.read_text().startswith("rly_")
 
@@ -150,20 +136,20 @@ async def test_the_new_key_is_never_thrown_away_unasked(tmp_path: Path) -> None:
 @needs_tmux
 async def test_what_is_not_known_is_not_invented(tmp_path: Path) -> None:
     """A stream that was open before has the daemon's first-token time; a restart keeps errors and no rate."""
-    async with daemon_in(tmp_path) as daemon, await Wire.open(daemon.port) as wire:
-        wire.send(post(KEY, body(SLOW)))
-        await wire.head()
-        first_ms = await first_token_of_a_stream(daemon, age_ms=3000)
-        with terminal_on(daemon) as terminal:
-            await terminal.until(header("● LIVE +run 1 ").search)
-            await terminal.until(lambda screen: re.search(rf" run .* {duration(first_ms)} .*▸", screen))
-            await asyncio.to_thread(daemon.kill)
-            await terminal.until(header("○").search)
-            await asyncio.to_thread(daemon.start)
-            terminal.press("R")
-            await terminal.until(header("● LIVE +run 0  0 tok/s .* err 1/5m").search)
-            terminal.press("Q")
-            assert await terminal.ended() in {"0", ""}
+    with Daemon(tmp_path) as daemon:
+        async with await Wire.open(daemon.port) as wire:
+            await wire.begin(post(KEY, body(SLOW)))
+            first_ms = await first_token_of_a_stream(daemon, age_ms=3000)
+            with terminal_on(daemon) as terminal:
+                await terminal.until(header("● LIVE +run 1 ").search)
+                await terminal.until(lambda screen: re.search(rf" run .* {duration(first_ms)} .*▸", screen))
+                await asyncio.to_thread(daemon.kill)
+                await terminal.until(header("○").search)
+                await asyncio.to_thread(daemon.start)
+                terminal.press("R")
+                await terminal.until(header("● LIVE +run 0  0 tok/s .* err 1/5m").search)
+                terminal.press("Q")
+                assert await terminal.ended() in {"0", ""}
 
 
 async def first_token_of_a_stream(daemon: Daemon, age_ms: int) -> int:
@@ -197,7 +183,7 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
     """A line for each in its grace; near its end a key in use is an alert, with bell and command."""
     told = tmp_path / "told"
     command = ["/bin/sh", "-c", 'cat >> "$1"', "sh", str(told)]
-    async with daemon_in(tmp_path, {"alerts.command": command}) as daemon:
+    with Daemon(tmp_path, settings={"alerts.command": command}) as daemon:
         [old] = (await daemon.admin.keys()).keys
         web, ci = await add_client(daemon, "web"), await add_client(daemon, "ci")
         await rotate(daemon, ci, grace_s=1)
@@ -226,34 +212,34 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
 @needs_tmux
 async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_path: Path) -> None:
     """The grace is that of the configuration; a revoke names the streams; Enter does it from anywhere."""
-    async with daemon_in(tmp_path, {"keys.grace_s": 7200}) as daemon, await Wire.open(daemon.port) as wire:
-        wire.send(post(KEY, body(SLOW)))
-        await wire.head()
-        [old] = (await daemon.admin.keys()).keys
-        with terminal_on(daemon) as terminal:
-            await terminal.until(header("● LIVE +run 1 ").search)
-            terminal.press("K", "r")
-            await terminal.until("(•) 2 hours")
-            terminal.press("Escape")
-            await terminal.until(lambda screen: "2 hours" not in screen)
-            new = await rotate(daemon, old.id)
-            terminal.press("5")
-            await terminal.until(f"{old.id} → {new}")
-            terminal.press("4", "!")
-            await terminal.until("Type the last four")
-            terminal.type(old.id[-4:])
-            await terminal.until("1 stream open with it goes on.")
-            terminal.press("Tab", "Space")
-            await terminal.until("1 stream open with it ends too.")
-            terminal.press("Enter")
-            await terminal.until("is revoked; 1 stream cut.")
-            terminal.press("Q")
-            assert await terminal.ended() in {"0", ""}
+    with Daemon(tmp_path, settings={"keys.grace_s": 7200}) as daemon:
+        async with await Wire.open(daemon.port) as wire:
+            await wire.begin(post(KEY, body(SLOW)))
+            [old] = (await daemon.admin.keys()).keys
+            with terminal_on(daemon) as terminal:
+                await terminal.until(header("● LIVE +run 1 ").search)
+                terminal.press("K", "r")
+                await terminal.until("(•) 2 hours")
+                terminal.press("Escape")
+                await terminal.until(lambda screen: "2 hours" not in screen)
+                new = await rotate(daemon, old.id)
+                terminal.press("5")
+                await terminal.until(f"{old.id} → {new}")
+                terminal.press("4", "!")
+                await terminal.until("Type the last four")
+                terminal.type(old.id[-4:])
+                await terminal.until("1 stream open with it goes on.")
+                terminal.press("Tab", "Space")
+                await terminal.until("1 stream open with it ends too.")
+                terminal.press("Enter")
+                await terminal.until("is revoked; 1 stream cut.")
+                terminal.press("Q")
+                assert await terminal.ended() in {"0", ""}
 
 
 async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs(tmp_path: Path) -> None:
     """Neither is an event of the log; both are lines."""
-    async with daemon_in(tmp_path) as daemon:
+    with Daemon(tmp_path) as daemon:
         [old] = (await daemon.admin.keys()).keys
         arguments = ("-m", "tui", "--plain", "--socket", str(daemon.state_dir / "admin.sock"))
         with Terminal(arguments, tmp_path) as terminal:

@@ -21,26 +21,23 @@ ROW = re.compile(r"^[ ▶](\d\d:\d\d:\d\d) ", re.MULTILINE)
 @needs_tmux
 async def test_the_main_path_by_keys(tmp_path: Path) -> None:
     """Streams, is filtered, opened, cancelled; rotated, straggler seen, revoked; SIGKILL loses nothing."""
-    daemon = Daemon(tmp_path)
-    await asyncio.to_thread(daemon.start)
-    try:
-        with Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal:
-            await terminal.until("● LIVE")
-            await _cancel_what_streams(terminal, daemon)
-            new_key = await _rotate(terminal, daemon)
-            await _see_the_straggler_and_revoke(terminal, daemon, new_key)
-            await _crash_and_restart(terminal, daemon, new_key)
-            terminal.press("Q")
-            assert await terminal.ended() in {"0", ""}
-    finally:
-        daemon.kill()
+    with (
+        Daemon(tmp_path) as daemon,
+        Tmux(("--socket", str(daemon.state_dir / "admin.sock")), tmp_path, (80, 24)) as terminal,
+    ):
+        await terminal.until("● LIVE")
+        await _cancel_what_streams(terminal, daemon)
+        new_key = await _rotate(terminal, daemon)
+        await _see_the_straggler_and_revoke(terminal, daemon, new_key)
+        await _crash_and_restart(terminal, daemon, new_key)
+        terminal.press("Q")
+        assert await terminal.ended() in {"0", ""}
 
 
 async def _cancel_what_streams(terminal: Tmux, daemon: Daemon) -> None:
     assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
     async with await Wire.open(daemon.port) as wire:
-        wire.send(post(KEY, body(SLOW)))
-        await wire.head()
+        await wire.begin(post(KEY, body(SLOW)))
         await terminal.until(lambda screen: re.search(r" run .*▸", screen))
         terminal.press("/")
         await terminal.until("Enter keeps it")
@@ -106,8 +103,7 @@ async def _see_the_straggler_and_revoke(terminal: Tmux, daemon: Daemon, new_key:
 async def _crash_and_restart(terminal: Tmux, daemon: Daemon, new_key: Secret) -> None:
     terminal.press("1")
     async with await Wire.open(daemon.port) as wire:
-        wire.send(post(new_key.text, body(SLOW)))
-        await wire.head()
+        await wire.begin(post(new_key.text, body(SLOW)))
         await terminal.until(lambda screen: re.search(r" run .*▸", screen))
         await asyncio.to_thread(daemon.kill)
         await terminal.until(lambda screen: "LIVE" not in screen.splitlines()[0])

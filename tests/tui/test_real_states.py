@@ -50,14 +50,11 @@ async def header(harness: AppHarness, word: str) -> None:
 
 async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_back(tmp_path: Path) -> None:
     """Killed before the app came: records, keys and audit come from the file; once back, none is double."""
-    daemon = Daemon(tmp_path)
-    await asyncio.to_thread(daemon.start)
-    try:
+    with Daemon(tmp_path) as daemon:
         for _ in range(3):
             assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(KEY, body(SLOW)))
-            await wire.head()
+            await wire.begin(post(KEY, body(SLOW)))
             await until(lambda: len(daemon.records()) == 4)
             await asyncio.to_thread(daemon.kill)
         async with at_the_desk(daemon) as harness:
@@ -83,15 +80,11 @@ async def test_a_daemon_that_is_down_at_the_start_shows_its_history_and_comes_ba
             await until(lambda: [r.outcome for r in held(harness)[4:]] == [Outcome.COMPLETED])
             assert [record.id for record in held(harness)] == [r.id for r in reversed(daemon.records())]
             assert held(harness)[3].outcome is Outcome.CRASHED
-    finally:
-        daemon.kill()
 
 
 async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> None:
     """P asks, pauses and resumes; D says what is open, waits for it, and leaves the history to read."""
-    daemon = Daemon(tmp_path)
-    await asyncio.to_thread(daemon.start)
-    try:
+    with Daemon(tmp_path) as daemon:
         async with at_the_desk(daemon) as harness:
             await header(harness, "● LIVE")
             await _confirm(harness, "P", "Pause intake?")
@@ -103,8 +96,7 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
             # Its end must be known, or the question counts it too.
             await until(lambda: held(harness) and held(harness)[-1].outcome is Outcome.COMPLETED)
             async with await Wire.open(daemon.port) as wire:
-                wire.send(post(KEY, body(SLOW)))
-                await wire.head()
+                await wire.begin(post(KEY, body(SLOW)))
                 await until(lambda: harness.state.open_streams.streams)
                 await _confirm(harness, "D", "1 stream open now")
                 await header(harness, "DRAINING")
@@ -114,8 +106,6 @@ async def test_a_real_daemon_is_paused_resumed_and_drained(tmp_path: Path) -> No
             await header(harness, "○ DOWN")
             await until(lambda: held(harness)[-1].outcome is Outcome.SHUTDOWN)
             assert harness.state.store.marks(MarkKind.RESTART) == []
-    finally:
-        daemon.kill()
 
 
 async def _confirm(harness: AppHarness, key: str, question: str) -> None:
@@ -133,9 +123,7 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path) -> 
         await writer.drain()
         writer.close()
 
-    daemon = Daemon(tmp_path)
-    await asyncio.to_thread(daemon.start)
-    try:
+    with Daemon(tmp_path) as daemon:
         assert (await ask(daemon.port, KEY, body(SHORT))).status == 200
         await asyncio.to_thread(daemon.stop)
         server = await asyncio.start_unix_server(speak, daemon.state_dir / "admin.sock")
@@ -150,8 +138,6 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path) -> 
             await asyncio.to_thread(daemon.start)
             harness.app.feed.retry_now()
             await header(harness, "● LIVE")
-    finally:
-        daemon.kill()
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv")

@@ -119,10 +119,16 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
 
 
 async def test_the_keys_text_is_gone_when_the_dialog_closes(daemon: Daemon, tmp_path: Path) -> None:
-    """Nothing that lives on in the app has the text: not the model, not a widget, not the settings."""
+    """Nothing that lives on has it: not the model, not a widget, not the settings, and no screenshot."""
     async with keys_screen(daemon, tmp_path, "gone") as (harness, _):
         await rotate(harness)
         secret = await reveal(harness)
+        await harness.press("v")
+        harness.app.action_screenshot(path=str(tmp_path))
+        await harness.idle()
+        assert files(tmp_path, "*.svg") == []
+        assert not harness.screen.allow_select
+        await harness.press("v")
         [held] = [item for item in gc.get_objects() if isinstance(item, Secret) and item.text]
         await harness.press("escape", "d")
         await harness.closed()
@@ -133,29 +139,6 @@ async def test_the_keys_text_is_gone_when_the_dialog_closes(daemon: Daemon, tmp_
         assert changes == []
         await harness.press("Q")
     assert secret not in (tmp_path / "tui.json").read_text()
-
-
-async def test_no_screenshot_is_taken_while_a_key_is_shown(daemon: Daemon, tmp_path: Path) -> None:
-    """The palette's picture is refused, and the dialog's text can't be selected."""
-    async with keys_screen(daemon, tmp_path, "picture") as (harness, _):
-        await rotate(harness)
-        await harness.press("v")
-        harness.app.action_screenshot(path=str(tmp_path))
-        await harness.idle()
-        assert files(tmp_path, "*.svg") == []
-        assert not harness.screen.allow_select
-
-
-async def test_the_key_is_saved_to_a_private_file(daemon: Daemon, tmp_path: Path) -> None:
-    """`s` writes the key to a new file of mode 0600."""
-    async with keys_screen(daemon, tmp_path, "saved") as (harness, _):
-        await rotate(harness)
-        secret = await reveal(harness)
-        await harness.press("s")
-        await until(lambda: files(tmp_path, "relayd-key-saved-*"))
-        [path] = files(tmp_path, "relayd-key-saved-*")
-        await until(lambda: path.read_text() == f"{secret}\n")
-        assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_leaked_key_is_dead_in_seven_key_presses_and_its_user_is_named(
@@ -188,8 +171,7 @@ async def test_revoking_can_cut_open_streams(daemon: Daemon, tmp_path: Path) -> 
     """With the choice made, the key's streams end too, and their number is told."""
     async with keys_screen(daemon, tmp_path, "cut") as (harness, made):
         async with await Wire.open(daemon.port) as wire:
-            wire.send(post(made.secret or "", body("demo:deltas=40000,interval_ms=25")))
-            await wire.head()
+            await wire.begin(post(made.secret or "", body("demo:deltas=40000,interval_ms=25")))
             await until(lambda: harness.state.open_streams.streams)
             await harness.press("exclamation_mark", *made.key.id[-4:], "tab", "space", "enter")
             await harness.shows("is revoked; 1 stream cut.")
@@ -331,34 +313,27 @@ async def test_a_client_is_removed_after_all_that_ends_was_named(daemon: Daemon,
         await harness.shows("Not now: the client default always exists.")
 
 
-async def test_a_client_without_a_key_gets_a_new_one(daemon: Daemon, tmp_path: Path) -> None:
-    """After a revoke `r` makes a key instead of rotating one."""
-    async with keys_screen(daemon, tmp_path, "keyless") as (harness, made):
-        await harness.press("exclamation_mark", *made.key.id[-4:], "enter")
+@pytest.mark.parametrize("old", [[], [KeyState.RETIRING]], ids=["without a key", "with an old key"])
+async def test_a_client_whose_active_key_was_revoked_gets_a_new_one(
+    daemon: Daemon, tmp_path: Path, old: list[KeyState]
+) -> None:
+    """Then `r` makes a key instead of rotating one; an old key keeps its grace."""
+    name = "halfway" if old else "keyless"
+    async with keys_screen(daemon, tmp_path, name) as (harness, _):
+        if old:
+            await rotate(harness)
+            await reveal(harness)
+            await harness.press("escape", "d")
+            await harness.closed()
+        active = (await keys_of(daemon, name))[-1]
+        await harness.press("exclamation_mark", *active.id[-4:], "enter")
         await harness.shows("is revoked.", "r new key")
         await harness.press("r")
         await harness.dialog(Confirm)
         await harness.press("y")
         await harness.dialog(SecretDialog)
-        assert (await keys_of(daemon, "keyless"))[-1].state is KeyState.ACTIVE
-
-
-async def test_a_client_with_only_an_old_key_gets_a_new_one(daemon: Daemon, tmp_path: Path) -> None:
-    """After a rotation whose new key was revoked; the old key keeps its grace."""
-    async with keys_screen(daemon, tmp_path, "halfway") as (harness, _):
-        await rotate(harness)
-        await reveal(harness)
-        await harness.press("escape", "d")
-        await harness.closed()
-        new = (await keys_of(daemon, "halfway"))[-1]
-        await harness.press("exclamation_mark", *new.id[-4:], "enter")
-        await harness.shows("is revoked.", "r new key")
-        await harness.press("r")
-        await harness.dialog(Confirm)
-        await harness.press("y")
-        await harness.dialog(SecretDialog)
-        states = [key.state for key in await keys_of(daemon, "halfway")]
-        assert states == [KeyState.RETIRING, KeyState.REVOKED, KeyState.ACTIVE]
+        states = [key.state for key in await keys_of(daemon, name)]
+        assert states == [*old, KeyState.REVOKED, KeyState.ACTIVE]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=["80x24", "140x40"])
