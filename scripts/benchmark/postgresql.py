@@ -6,44 +6,47 @@ import os
 import pwd
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.programs import CannotRunError, Program
+from benchmark.programs import CannotRunError, on_core
 
 _START_TIMEOUT_S = 30
 
 
-def start(folder: Path, core: int) -> Program:
-    """Start a server whose files and whose Unix socket are in this folder.
+@contextmanager
+def running(folder: Path, core: int) -> Iterator[None]:
+    """Run a server whose files and whose Unix socket are in this folder.
 
     Raises:
         CannotRunError: it is not installed, or does not start.
     """
-    programs = _programs()
-    as_user: list[str] = []
     data = folder / "postgresql"
     data.mkdir()
+    command: list[str] = []
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
         names = {entry.pw_name for entry in pwd.getpwall()}
         user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
         os.chown(data, user.pw_uid, user.pw_gid)
-        as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    files = data / "data"
-    subprocess.run(
-        [*as_user, programs / "initdb", "-D", files, "-U", "relayd", "-A", "trust", "-E", "UTF8"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=data,
-        timeout=_START_TIMEOUT_S,
-    )
-    command = [*as_user, str(programs / "postgres"), "-D", str(files), "-k", str(data), "-h", ""]
-    server = Program(command, core=core, env=os.environ, folder=data)
+        command = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    command += [str(_programs() / "pg_ctl"), "-s", "-D", str(data / "data")]
     try:
-        server.wait_listening_at(data / ".s.PGSQL.5432", _START_TIMEOUT_S)
-    except BaseException:
-        server.stop()
-        raise
-    return server
+        _run(command, "initdb", "-o", "-U relayd -A trust -E UTF8", folder=data)
+        with on_core(core):
+            _run(command, "start", "-w", "-l", str(data / "log"), "-o", f"-k {data} -h ''", folder=data)
+    except subprocess.SubprocessError as error:
+        raise CannotRunError(f"PostgreSQL does not start: {error}") from None
+    try:
+        yield
+    finally:
+        _run(command, "stop", "-m", "immediate", folder=data)
+
+
+def _run(command: list[str], *words: str, folder: Path) -> None:
+    subprocess.run(
+        [*command, *words], check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=_START_TIMEOUT_S
+    )
 
 
 def url(folder: Path) -> str:

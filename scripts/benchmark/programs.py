@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,33 +79,12 @@ class Program:
         Raises:
             CannotRunError: it ended, or did not listen in time.
         """
-        self._wait_until_listening(lambda: socket.create_connection((_HOST, port), timeout=1), timeout_s)
-
-    def wait_listening_at(self, path: Path, timeout_s: float) -> None:
-        """Wait until the program accepts connections at a Unix socket.
-
-        Raises:
-            CannotRunError: it ended, or did not listen in time.
-        """
-
-        def connect() -> socket.socket:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(str(path))
-            except OSError:
-                connection.close()
-                raise
-            return connection
-
-        self._wait_until_listening(connect, timeout_s)
-
-    def _wait_until_listening(self, connect: Callable[[], socket.socket], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 raise CannotRunError(f"It ended with status {self._process.returncode}: {self._log_end()}")
             with contextlib.suppress(OSError):
-                connect().close()
+                socket.create_connection((_HOST, port), timeout=1).close()
                 return
             time.sleep(0.05)
         raise CannotRunError(f"It did not listen within {timeout_s:g} s: {self._log_end()}")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark import postgresql
-from benchmark.programs import CannotRunError, Program
+from benchmark.programs import CannotRunError
 
 KEY = "bench-key-of-the-benchmark-0001"
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,14 @@ _CACHE = ROOT / ".bench"
 _INSTALL_TIMEOUT_S = 1200
 _FERROGW = "1.5.10"
 _BOUND = 1_000_000
+_BOUNDS = [
+    ("requests", "minute"),
+    ("tokens", "minute"),
+    ("tokens", "day"),
+    ("tokens", "month"),
+    ("usd", "day"),
+    ("usd", "month"),
+]
 OPENAI_PATH = "/v1/chat/completions"
 OPENAI_BODY = {"model": "gpt-4o-mini", "stream": True}
 
@@ -48,16 +57,16 @@ class Relay:
         version: what is compared.
         start: given a folder for this run, the relay's port and the upstream's port.
         terminal_app: the command of the app that comes with it, and its environment; None for a peer.
-        setup: given the same folder, a command to run once it listens; None: nothing.
-        database: given the same folder and a core, start what the relay keeps its state in; None: nothing.
+        setup: a command of relayd's to run once it listens; empty: none.
+        database: given the same folder and a core, run what the relay keeps its state in.
     """
 
     name: str
     version: str
     start: Callable[[Path, int, int], Start]
     terminal_app: Start | None = None
-    setup: Callable[[Path], Start] | None = None
-    database: Callable[[Path, int], Program] | None = None
+    setup: Sequence[str] = ()
+    database: Callable[[Path, int], AbstractContextManager[None]] = lambda _folder, _core: nullcontext()
 
 
 def this_tree() -> Relay:
@@ -113,55 +122,40 @@ def _relayd(name: str, folder: str, revision: str) -> Relay:
 
 def at_v1(relayd: Relay) -> Relay:
     """Return the same relayd, asked in OpenAI's protocol."""
-
-    def start(folder: Path, port: int, upstream: int) -> Start:
-        return replace(relayd.start(folder, port, upstream), path=OPENAI_PATH, body=OPENAI_BODY)
-
-    return replace(relayd, name="/v1", start=start)
+    return _changed(relayd, "/v1", lambda start, _: replace(start, path=OPENAI_PATH, body=OPENAI_BODY))
 
 
 def on_postgresql(relayd: Relay) -> Relay:
     """Return the same relayd, which keeps its state in a PostgreSQL of this machine."""
-
-    def start(folder: Path, port: int, upstream: int) -> Start:
-        start = relayd.start(folder, port, upstream)
-        return replace(start, env=start.env | {"RELAYD_STATE__URL": postgresql.url(folder)})
-
-    return replace(relayd, name="PostgreSQL", start=start, database=postgresql.start)
+    shared = _changed(
+        relayd,
+        "PostgreSQL",
+        lambda start, folder: replace(start, env=start.env | {"RELAYD_STATE__URL": postgresql.url(folder)}),
+    )
+    return replace(shared, database=postgresql.running)
 
 
 def with_workers(relayd: Relay, count: int) -> Relay:
     """Return the same relayd with so many processes."""
-
-    def start(folder: Path, port: int, upstream: int) -> Start:
-        start = relayd.start(folder, port, upstream)
-        return replace(start, env=start.env | {"RELAYD_SERVER__WORKERS": str(count)})
-
-    return replace(relayd, name=f"{count} workers", start=start)
+    workers = {"RELAYD_SERVER__WORKERS": str(count)}
+    return _changed(relayd, f"{count} workers", lambda start, _: replace(start, env=start.env | workers))
 
 
 def with_bounds(relayd: Relay, name: str = "bounded") -> Relay:
     """Return the same relayd, whose client has every bound that counts, none of which it reaches."""
+    bounds = [f"{unit}-per-{time}={_BOUND}" for unit, time in _BOUNDS]
+    return replace(
+        relayd, name=name, setup=["clients", "set", "default", *(f"--{bound}" for bound in bounds)]
+    )
 
-    def setup(folder: Path) -> Start:
-        start = relayd.start(folder, 0, 0)
-        python = start.command[0]
-        bounds = [
-            f"--{name}={_BOUND}"
-            for name in (
-                "requests-per-minute",
-                "tokens-per-minute",
-                "tokens-per-day",
-                "tokens-per-month",
-                "usd-per-day",
-                "usd-per-month",
-            )
-        ]
-        socket = str(folder / "state/admin.sock")
-        command = [python, "-m", "relayd", "clients", "set", "default", *bounds, "--socket", socket]
-        return replace(start, command=command)
 
-    return replace(relayd, name=name, setup=setup)
+def _changed(relay: Relay, name: str, change: Callable[[Start, Path], Start]) -> Relay:
+    """Return the same relay with another name, started in another way."""
+
+    def start(folder: Path, port: int, upstream: int) -> Start:
+        return change(relay.start(folder, port, upstream), folder)
+
+    return replace(relay, name=name, start=start)
 
 
 def _environment(name: str, pip_arguments: list[str]) -> Path:

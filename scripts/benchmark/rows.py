@@ -104,22 +104,21 @@ class Bench:
         start = relay.start(folder, port, self._upstream_port)
         core = self.cores.measured if core is None else core
         with ExitStack() as stack:
-            if relay.database is not None:
-                stack.callback(relay.database(folder, self.cores.load).stop)
+            stack.enter_context(relay.database(folder, self.cores.load))
             program = Program(start.command, core=core, env=environment(start), folder=folder)
             stack.callback(program.stop)
             program.wait_listening(port, _START_TIMEOUT_S)
-            if relay.setup is not None:
-                setup = relay.setup(folder)
+            run = Run(self, relay, program, start, port, folder)
+            if relay.setup:
                 subprocess.run(
-                    setup.command,
-                    env=environment(setup),
+                    [*start.command[:-1], *relay.setup, "--socket", str(run.admin_socket)],
+                    env=environment(start),
                     stdout=subprocess.DEVNULL,
                     check=True,
                     timeout=_START_TIMEOUT_S,
                 )
             time.sleep(_SETTLE_S)
-            yield Run(self, relay, program, start, port, folder)
+            yield run
 
     def direct(self) -> Run:
         """Return a run without a relay: its clients ask the upstream."""
