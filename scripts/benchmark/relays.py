@@ -56,7 +56,6 @@ class Relay:
         name: the column's title.
         version: what is compared.
         start: given a folder for this run, the relay's port and the upstream's port.
-        terminal_app: the command of the app that comes with it, and its environment; None for a peer.
         setup: a command of relayd's to run once it listens; empty: none.
         database: given the same folder and a core, run what the relay keeps its state in.
     """
@@ -64,7 +63,6 @@ class Relay:
     name: str
     version: str
     start: Callable[[Path, int, int], Start]
-    terminal_app: Start | None = None
     setup: Sequence[str] = ()
     database: Callable[[Path, int], AbstractContextManager[None]] = lambda _folder, _core: nullcontext()
 
@@ -117,7 +115,7 @@ def _relayd(name: str, folder: str, revision: str) -> Relay:
         return Start(command, env | settings, path="/chat", body={"model": "gpt-4o-mini"})
 
     commit = _output(["git", "-C", str(ROOT), "rev-parse", "--short", f"{revision}^{{commit}}"])
-    return Relay(name, commit, start, Start([python, "-m", "tui"], env))
+    return Relay(name, commit, start)
 
 
 def at_v1(relayd: Relay) -> Relay:

@@ -147,7 +147,7 @@ class Run:
     ) -> None:
         self.bench = bench
         self.relay = relay
-        self.folder = folder
+        self.start = start
         self.target: dict[str, Any] = {
             "port": port,
             "path": start.path,
@@ -387,14 +387,12 @@ def _rotation(run: Run) -> Figures:
 
 def _terminal(run: Run) -> Figures:
     """Measure the operator's app, alone on the measured core; its daemon is on the load's."""
-    assert run.relay.terminal_app is not None  # noqa: S101 - only relayd has this row
-    app = run.relay.terminal_app
-    command = [*app.command, "--socket", str(run.admin_socket)]
+    command = [run.start.command[0], "-m", "tui", "--socket", str(run.admin_socket)]
 
     def start() -> Terminal:
         # The app remembers its last screen.
         home = run.bench.folder("home")
-        return Terminal(command, environment(app) | {"HOME": str(home)}, run.bench.cores.measured)
+        return Terminal(command, environment(run.start) | {"HOME": str(home)}, run.bench.cores.measured)
 
     painted_s = []
     for _ in range(_TERMINAL_STARTS):
