@@ -187,6 +187,7 @@ class RelaydApp(App[int]):
         self._feed_worker: Worker[None] | None = None
         self._redraw: Timer | None = None
         self._drawn_at_s = 0.0
+        self._seconds = 0
         for theme in themes():
             self.register_theme(theme)
         self.theme = self._wanted_theme()
@@ -258,11 +259,10 @@ class RelaydApp(App[int]):
             self.main.refresh_data()
 
     def _on_second(self) -> None:
-        # Ages and countdowns move by themselves.
-        state = self.state
-        stale = state.connection is Connection.STALE
-        if state.open_streams.streams or state.retiring() or state.asking or stale:
-            self.changed()
+        """Draw what moves by itself: ages and countdowns."""
+        if self._redraw is None and self.screen_stack and self.main.is_mounted:
+            self._seconds += 1
+            self.main.refresh_moving(self._seconds)
 
     # The terminal.
 

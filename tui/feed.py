@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from relayd.admin.client import (
     AdminClient,
     AdminClientError,
@@ -47,7 +49,8 @@ STATUS_EVERY_S = 2.0
 STALE_AFTER_S = 3.0
 """A daemon that says nothing for so long may be stopped, or wait for its disk."""
 SILENCE = "It may be stopped, or wait for its disk."
-_WATCH_EVERY_S = 0.5
+_PUNCTUAL_S = 0.5
+"""A timer that is later than this tells that the app was stopped, or busy."""
 SKIP_EVENTS = 20_000
 """More missed events than these are not replayed: the newest records are loaded instead."""
 _RING_EVERY = 5
@@ -55,6 +58,7 @@ _DOWN_AFTER_S = 2.0
 _SETTLES_S = 60.0
 """So long after its socket a daemon that stops may still write: until then the database is read again."""
 _BUSY_SLICE_S = 0.004
+_MINUTE_S = 60
 
 
 class Feed:
@@ -97,6 +101,8 @@ class Feed:
         """The same for the screen that shows the instances."""
         self._retry = asyncio.Event()
         self._poll_now = asyncio.Event()
+        self._ring_asked_at: tuple[object, ...] = ()
+        """What had been used when keys and clients were asked for last."""
         self._heard_s: float | None = None
         """When the daemon was last heard, or first asked; None while it is not asked."""
         self._before_silence = (Connection.CONNECTING, "")
@@ -224,22 +230,25 @@ class Feed:
     async def _watch(self) -> None:
         """Call the daemon stale when it is asked and says nothing."""
         while True:
-            before_s = time.monotonic()
-            await asyncio.sleep(_WATCH_EVERY_S)
-            now_s = time.monotonic()
-            if self._heard_s is None or self._state.connection is Connection.STALE:
+            heard_s = self._heard_s
+            if heard_s is None or self._state.connection is Connection.STALE:
+                await asyncio.sleep(_PUNCTUAL_S)
                 continue
-            if now_s - before_s > 2 * _WATCH_EVERY_S:
-                # This app was stopped, or busy: what the daemon said meanwhile is not read yet.
+            due_s = heard_s + self._stale_after_s
+            await asyncio.sleep(due_s - time.monotonic())
+            now_s = time.monotonic()
+            if self._heard_s != heard_s:
+                continue
+            if now_s - due_s > _PUNCTUAL_S:
+                # What the daemon said meanwhile is not read yet.
                 self._heard_s = now_s
-            elif now_s - self._heard_s > self._stale_after_s:
-                self._before_silence = (self._state.connection, self._state.problem)
-                self._state.silent_since_s = time.time() - (now_s - self._heard_s)
-                since = clock(self._state.silent_since_s)
-                self._set_connection(
-                    Connection.STALE,
-                    f"The daemon has said nothing since {since}. {self._silence}",
-                )
+                continue
+            self._before_silence = (self._state.connection, self._state.problem)
+            self._state.silent_since_s = time.time() - (now_s - heard_s)
+            since = clock(self._state.silent_since_s)
+            self._set_connection(
+                Connection.STALE, f"The daemon has said nothing since {since}. {self._silence}"
+            )
 
     def _heard(self) -> None:
         self._heard_s = time.monotonic()
@@ -391,18 +400,35 @@ class Feed:
             with suppress(AdminClientError):
                 status = await self._client.status()
                 self._heard()
+                before = self._state.status
                 self._state.set_status(status)
                 # Uses move without an event: closely watched while a key retires, or in sight.
-                if self._state.retiring() or self.clients_in_sight or turn % _RING_EVERY == 0:
-                    self.clients_in_sight = False
+                is_watched = bool(self._state.retiring()) or self.clients_in_sight
+                self.clients_in_sight = False
+                moved = self._state.is_shared or self._ring_asked_at != _use_mark(status)
+                if (is_watched and moved) or turn % _RING_EVERY == 0:
+                    self._ring_asked_at = _use_mark(status)
                     await self.refresh_ring()
                 if self._state.is_shared or self.instances_in_sight:
                     self.instances_in_sight = False
                     self._state.set_instances(await self._client.instances())
-            self._changed()
+                    self._changed()
+                if before is None or _lasting(before) != _lasting(self._state.status or status):
+                    self._changed()
 
     async def _load_backlog(self) -> None:
         more = True
         while more and len(self._state.store) < self._backlog_records:
             more = await self.history.load_older()
             await asyncio.sleep(PAUSE_S)
+
+
+def _use_mark(status: Status) -> tuple[object, ...]:
+    """Return what moves whenever the use of a key or a client does, or its minute is over."""
+    return status.seq, status.today, status.log, status.streams, status.ring, int(time.time()) // _MINUTE_S
+
+
+def _lasting(status: Status) -> Status:
+    """Return the status without what moves by itself, which is drawn each second anyway."""
+    engine = msgspec.structs.replace(status.engine, latency_ms=None)
+    return msgspec.structs.replace(status, uptime_s=0, disk=None, engine=engine)

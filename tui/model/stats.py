@@ -217,6 +217,10 @@ def _named(tallies: dict[str, Tally], name: str) -> Tally:
     return tally
 
 
+_EMPTY = Bucket()
+"""What a time without requests has; only read."""
+
+
 class Series:
     """The buckets of one window; old buckets are dropped as time passes."""
 
@@ -245,7 +249,7 @@ class Series:
     def buckets(self, now_s: float) -> list[Bucket]:
         """Return the buckets of the window up to now, oldest first, empty ones included."""
         end = int(now_s // self.window.bucket_s) + 1
-        return [self._buckets.get(n) or Bucket() for n in range(end - self.window.bucket_count, end)]
+        return [self._buckets.get(n, _EMPTY) for n in range(end - self.window.bucket_count, end)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class AuditPane(FilteredItems):
     """
 
     KIND = AUDIT
+    MOVES_EVERY_S = 10
     CHANGES: ClassVar[frozenset[str]] = frozenset({"note"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,

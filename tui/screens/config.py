@@ -188,6 +188,7 @@ class ConfigPane(Pane):
     ConfigPane.-searching ConfigLine { display: none; }
     ConfigPane.-searching SearchBox { display: block; }
     """
+    MOVES_EVERY_S = 5
     CHANGES: ClassVar[frozenset[str]] = frozenset({"reload"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter the settings", key_display="/"),

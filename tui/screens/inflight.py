@@ -132,6 +132,7 @@ class InflightPane(FilteredItems):
     InflightPane.-narrow Detail, InflightPane.-low #tokens { display: none; }
     """
     KIND = STREAMS
+    MOVES_EVERY_S = 10
     CHANGES: ClassVar[frozenset[str]] = frozenset({"cancel"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,

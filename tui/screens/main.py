@@ -224,12 +224,22 @@ class MainScreen(Screen[None]):
 
     def refresh_data(self) -> None:
         """Show new data."""
-        self.query_one(StatusBar).redraw()
+        self._refresh_header()
         self.query_one(TabBar).redraw()
-        self.query_one(Notice).refresh_data()
         self.pane.refresh_data()
         self.refresh_hints()
         self._place_toasts()
+
+    def refresh_moving(self, second: int) -> None:
+        """Show what the time has changed; `second` counts the calls."""
+        if self.context.state.open_streams.streams or second % self.pane.MOVES_EVERY_S == 0:
+            self.refresh_data()
+        else:
+            self._refresh_header()
+
+    def _refresh_header(self) -> None:
+        self.query_one(StatusBar).redraw()
+        self.query_one(Notice).refresh_data()
 
     def _place_toasts(self) -> None:
         """Keep toasts away from header, notice and the newest rows: they are at the other end of the list."""

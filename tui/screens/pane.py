@@ -30,6 +30,8 @@ class Pane(Vertical):
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
     NEWEST_FIRST: ClassVar[bool] = False
     """Whether the newest rows are at the top."""
+    MOVES_EVERY_S: ClassVar[int] = 1
+    """After how many seconds the time alone may change what is shown while no stream is open."""
     BINDINGS: ClassVar[list[BindingType]] = with_ids(
         "list",
         [Binding("s", "sort", "Sort by the next column"), Binding("S", "reverse", "Sort the other way")],

@@ -57,6 +57,7 @@ class RequestsPane(FilteredPane):
     """
 
     KIND = REQUESTS
+    MOVES_EVERY_S = 10
     CHANGES: ClassVar[frozenset[str]] = frozenset({"cancel"})
     BINDINGS: ClassVar[list[BindingType]] = [
         FILTER,

@@ -192,6 +192,7 @@ class StatsPane(Pane):
     StatsPane.-narrow #tables { height: 1fr; min-height: 5; }
     """
 
+    MOVES_EVERY_S = 5
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right_square_bracket,right", "window(1)", "Longer window", key_display="→ ]"),
         Binding("left_square_bracket,left", "window(-1)", "Shorter window", key_display="← ["),

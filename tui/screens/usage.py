@@ -351,6 +351,7 @@ class UsagePane(Pane):
     UsagePane.-low #plots, UsagePane.-low #chosen { display: none; }
     """
 
+    MOVES_EVERY_S = 5
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(letter, f"group('{by.value}')", f"Sum up by {by.value}") for by, letter in _KEYS.items()),
         Binding("left_square_bracket,left", "month(-1)", "The month before", key_display="← ["),
