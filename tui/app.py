@@ -36,7 +36,7 @@ from tui.export import Exporter
 from tui.feed import SILENCE, STALE_AFTER_S, Feed
 from tui.hosts import HERE, Host, known_hosts
 from tui.keymap import usable, with_ids
-from tui.model.app_state import AppState, Asking, Connection
+from tui.model.app_state import AppState, Asking
 from tui.model.text import printable_text
 from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.main import MainScreen
@@ -255,12 +255,17 @@ class RelaydApp(App[int]):
         """Draw new data on the window and on what is over it."""
         self._redraw = None
         self._drawn_at_s = time.monotonic()
-        if self.screen_stack and self.main.is_mounted:
+        if self._may_draw:
             self.main.refresh_data()
+
+    @property
+    def _may_draw(self) -> bool:
+        """Whether the window has its parts: at the end it loses them one by one."""
+        return self.is_running and bool(self.screen_stack) and self.main.is_mounted
 
     def _on_second(self) -> None:
         """Draw what moves by itself: ages and countdowns."""
-        if self._redraw is None and self.screen_stack and self.main.is_mounted:
+        if self._redraw is None and self._may_draw:
             self._seconds += 1
             self.main.refresh_moving(self._seconds)
 

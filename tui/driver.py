@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
 
-from textual import events
+from textual import constants, events
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
@@ -49,6 +49,8 @@ _ESCAPED = re.compile(rb"\x1b\[200~.*?(?:\x1b\[201~|\Z)|\x1b(?P<key>[^\x1b\[O])"
 _KEY_ENDS = b"\x1b[?0;0$y"
 """The report of a mode that does not exist: Textual knows then that an Escape was a key of its own."""
 _DRAIN_S = 5.0
+_LOOKS_AFTER_INPUT_S = 2 * constants.ESCAPE_DELAY + 0.5
+"""Longer than Textual waits for what may follow an Escape."""
 _QUIET_S = 0.1
 
 
@@ -92,6 +94,38 @@ class InputFilter:
         return b"\x1b" + _KEY_ENDS + key
 
 
+class InputEvent(threading.Event):
+    """Set at the end, as Textual's own; the thread that reads waits here while there is nothing to read.
+
+    Textual's reader asks before each look at its input, which takes a tenth of a second: at rest, too.
+    After input it is let through for a while: a lone Escape is only told by what does not follow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader: int | None = None
+        """The thread that waits here; others are answered at once."""
+        self._looks_until_s = 0.0
+        self._is_awake = threading.Event()
+
+    def wake(self) -> None:
+        """Let the reader look: there is input, or the end has come."""
+        self._looks_until_s = time.monotonic() + _LOOKS_AFTER_INPUT_S
+        self._is_awake.set()
+
+    def set(self) -> None:
+        """Tell of the end."""
+        super().set()
+        self.wake()
+
+    def is_set(self) -> bool:
+        """Return whether the end has come."""
+        if threading.get_ident() == self.reader and time.monotonic() >= self._looks_until_s:
+            self._is_awake.wait()
+            self._is_awake.clear()
+        return super().is_set()
+
+
 class TerminalApp(Protocol):
     """An app that writes to its terminal: Textual keeps the driver to itself."""
 
@@ -121,6 +155,7 @@ class TerminalDriver(LinuxDriver):
         self._painter: Painter | None = None
         self._was_typed = True
         self._is_read = False
+        self.exit_event = self._input = InputEvent()
         # A handler of Python's own runs amid a frame, and waits for the thread that waits for the frame.
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
@@ -225,6 +260,7 @@ class TerminalDriver(LinuxDriver):
         """Read keys until the app ends; input that can't be understood is lost, the app is not."""
         tty = self.fileno
         self._is_read = True
+        self._input.reader = threading.get_ident()
         # Textual's thread reads what the copying thread lets through.
         self.fileno, cleaned = os.pipe()
         # Closing the second end wakes the copying thread.
@@ -257,7 +293,9 @@ class TerminalDriver(LinuxDriver):
                     return
                 if not data:
                     return
-                os.write(cleaned, input_filter.feed(data))
+                if typed := input_filter.feed(data):
+                    os.write(cleaned, typed)
+                    self._input.wake()
                 if painter is not None and input_filter.answers:
                     painter.answered(input_filter.answers)
                     input_filter.answers = 0
