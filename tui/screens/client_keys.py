@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
+from textual.geometry import Region
 from textual.widgets import Static
 
 from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
@@ -123,11 +126,15 @@ class ClientSummary(Static):
 
     DEFAULT_CSS = "ClientSummary { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
 
+    _moved: Sequence[Region] = ()
+    """The lines that a countdown has changed, while only these are to be drawn."""
+
     def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
         super().__init__(markup=False, id="summary")
         self._state = state
         self._now_s = now_s
         self._shown = ""
+        self._lines: list[str] = []
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
@@ -139,7 +146,23 @@ class ClientSummary(Static):
         if stamp != self._shown:
             layout = not same_room(stamp, self._shown)
             self._shown = stamp
+            lines = text.plain.split("\n")
+            if not layout and self._fits(lines):
+                pairs = enumerate(zip(lines, self._lines, strict=True))
+                self._moved = [Region(0, y, self.size.width, 1) for y, (new, old) in pairs if new != old]
+            self._lines = lines
             self.update(text, layout=layout)
+            self._moved = ()
+
+    def _fits(self, lines: list[str]) -> bool:
+        """Return whether each line takes one row."""
+        return all(cell_len(one) <= self.content_size.width for one in lines)
+
+    def refresh(
+        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
+    ) -> Self:
+        """Draw again; after a countdown, only the lines that it has changed."""
+        return super().refresh(*(regions or self._moved), repaint=repaint, layout=layout, recompose=recompose)
 
     def _text(self, client: ClientInfo) -> Text:
         text = Text()

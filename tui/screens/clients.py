@@ -283,6 +283,16 @@ class ClientsPane(FilteredItems):
         self.line.redraw()
         self._show_chosen()
 
+    def refresh_moving(self) -> None:
+        """Show other ages and countdowns of what is shown."""
+        self.context.feed.clients_in_sight = True
+        if self._opened is not None:
+            self.refresh_data()
+            return
+        self.rows.redraw()
+        self.keys.redraw()
+        self.query_one(ClientSummary).show(self.rows.chosen)
+
     def focus_default(self) -> None:
         """Focus the clients, or the keys of the one that is open, or the users of the key that is open."""
         if self._opened is not None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _HIGH = 30
 _MAX_JUMPS = 20
+_ALL_EVERY_S = 10
+"""How often everything is drawn while there is no news: what is left out until then changes by the hour."""
 _HEALTH = "config"
 """The screen that tells of log, disk and database."""
 _FAILED = "status>=400 outcome!=denied or outcome=upstream_error or outcome=crashed"
@@ -232,10 +234,12 @@ class MainScreen(Screen[None]):
 
     def refresh_moving(self, second: int) -> None:
         """Show what the time has changed; `second` counts the calls."""
-        if self.context.state.open_streams.streams or second % self.pane.MOVES_EVERY_S == 0:
+        if self.context.state.open_streams.streams or second % _ALL_EVERY_S == 0:
             self.refresh_data()
-        else:
-            self._refresh_header()
+            return
+        self._refresh_header()
+        if second % self.pane.MOVES_EVERY_S == 0:
+            self.pane.refresh_moving()
 
     def _refresh_header(self) -> None:
         self.query_one(StatusBar).redraw()

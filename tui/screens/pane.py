@@ -80,6 +80,10 @@ class Pane(Vertical):
     def refresh_data(self) -> None:
         """Show new data."""
 
+    def refresh_moving(self) -> None:
+        """Show what the time has changed."""
+        self.refresh_data()
+
     def hints(self) -> list[Hint]:
         """Return the keys of this screen for the footer, the most useful first."""
         return []
