@@ -148,8 +148,8 @@ class TerminalDriver(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self.redraw: Callable[[], object] = lambda: app.call_later(app.refresh, layout=True)
-        cast("TerminalApp", app).terminal = self
-        self._takes_alt = cast("TerminalApp", app).takes_alt
+        self._shown_app = cast("TerminalApp", app)
+        self._shown_app.terminal = self
         self.mouse = mouse
         self.drawing = self.suspended = False
         self._painter: Painter | None = None
@@ -281,7 +281,7 @@ class TerminalDriver(LinuxDriver):
 
     def _copy_input(self, tty: int, cleaned: int, ended: int) -> None:
         """Copy what the terminal sends, cleaned, until `ended` can be read or the terminal is gone."""
-        input_filter = InputFilter(TERMINAL.typed, self._takes_alt)
+        input_filter = InputFilter(TERMINAL.typed, self._shown_app.takes_alt)
         painter = self._painter
         with selectors.DefaultSelector() as selector:
             for descriptor in (tty, ended):
