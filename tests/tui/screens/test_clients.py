@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -63,10 +64,11 @@ async def keys_screen(
     client: str,
     admin: AdminClient | None = None,
     size: tuple[int, int] = (80, 24),
+    now_s: Callable[[], float] = time.time,
 ) -> AsyncIterator[tuple[AppHarness, KeyChange]]:
     """The app on its Clients screen, the cursor on a new client."""
     made = await add_client(daemon, client)
-    async with running_app(home, admin or daemon.admin, size=size) as harness:
+    async with running_app(home, admin or daemon.admin, size=size, now_s=now_s) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE)
         await harness.press("K")
         choose(harness, client)
@@ -116,6 +118,27 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
         assert (await ask(daemon.port, secret, body(SHORT))).status == 200
         assert (await ask(daemon.port, old.secret or "", body(SHORT))).status == 200
         await harness.shows("First used at", "still used web 127.0.0.1", "OLD KEY")
+
+
+async def test_a_countdown_is_the_same_wherever_it_stands(daemon: Daemon, tmp_path: Path) -> None:
+    """In both lists and in the words, though there is no news from the daemon."""
+    ahead_s = [0.0]
+
+    def count_down(harness: AppHarness, begin: str) -> bool:
+        found = re.findall(r"(?<![\d:])2:\d\d:\d\d", harness.text())
+        return len(found) >= 3 and len(set(found)) == 1 and found[0].startswith(begin)
+
+    def now_s() -> float:
+        return time.time() + ahead_s[0]
+
+    async with keys_screen(daemon, tmp_path, "counted", size=(90, 40), now_s=now_s) as (harness, old):
+        generation = (await daemon.admin.keys()).generation
+        await daemon.admin.rotate_key(
+            old.key.id, grace_s=3 * 3600, generation=generation, idempotency_key=uuid4().hex
+        )
+        await until(lambda: count_down(harness, "2:5"))
+        ahead_s[0] = 1200
+        await until(lambda: count_down(harness, "2:3"))
 
 
 async def test_the_keys_text_is_gone_when_the_dialog_closes(daemon: Daemon, tmp_path: Path) -> None:
