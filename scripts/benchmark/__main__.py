@@ -138,9 +138,9 @@ def main() -> None:
     except CannotRunError as reason:
         raise SystemExit(str(reason)) from None
     ours = versions[-1]
-    peers = [] if args.quick else [*_variants(ours), *_peers(results)]
-    averages, direct = [], {}
     shared = [name for name in args.rows if name in SHARED_ROWS]
+    peers = [] if args.quick or not shared else [*_variants(ours), *_peers(results)]
+    averages, direct = [], {}
     with Bench() as bench:
         for number in range(args.rounds if shared else 0):
             averages.append(f"{os.getloadavg()[0]:.1f}")
@@ -154,11 +154,13 @@ def main() -> None:
         for name in (name for name in args.rows if name in OWN_ROWS):
             _own_row(bench, ours, name, results)
     about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, medians of {args.rounds} rounds."
+        f"{datetime.now(UTC):%Y-%m-%d}."
         f" {', '.join(f'{relay.name} {relay.version}' for relay in [*versions, *peers])};"
         f" Python {platform.python_version()}, Linux {platform.release().partition('-')[0]},"
-        f" {_processor()}. Load average before each round: {', '.join(averages)}."
+        f" {_processor()}."
     )
+    if averages:
+        about += f" Medians of {args.rounds} rounds; load average before each: {', '.join(averages)}."
     notes = "\n".join(f"- {note}" for note in results.notes)
     text = "\n\n".join(filter(None, [about, results.medians(), results.ratios(), notes]))
     print(text, flush=True)
