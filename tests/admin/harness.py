@@ -76,19 +76,13 @@ class AdminHarness:
 
 
 def log_requests(state: State, count: int, prefix: str, **fields: Any) -> None:
-    """Put requests into a log, started and ended."""
+    """Put requests into a log, started and ended; they completed unless the fields say another end."""
+    end = {"phase": Phase.DONE, "outcome": Outcome.COMPLETED, "status": 200}
     for n in range(count):
         record = new_record(f"{prefix}{n:06}", **fields)
         state.log.started(record)
-        record.phase, record.outcome, record.status = Phase.DONE, Outcome.COMPLETED, 200
-        state.log.ended(record)
-
-
-def log_endings(state: State, count: int, prefix: str, **fields: Any) -> None:
-    """Put requests into a log that ended as the fields say."""
-    for n in range(count):
-        record = new_record(f"{prefix}{n:06}", **fields)
-        state.log.started(record)
+        for name, value in end.items():
+            setattr(record, name, fields.get(name, value))
         state.log.ended(record)
 
 
@@ -99,7 +93,7 @@ def new_record(request_id: str, **fields: Any) -> RequestRecord:
 
 
 @asynccontextmanager
-async def admin_api(
+async def admin_api(  # noqa: PLR0913 - each is a fact of its own, by name
     home: Path,
     *,
     boot_id: str = "boot",
@@ -107,73 +101,43 @@ async def admin_api(
     event_write_timeout_s: float = 10.0,
     clock: Callable[[], float] = time.time,
     alert_options: Callable[[], AlertOptions] = _any_disk,
+    shared: StateDirectory | None = None,
+    worker: int | None = None,
 ) -> AsyncIterator[AdminHarness]:
-    """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart."""
-    event_bus = EventBus()
+    """Serve the admin API of a daemon without a public side, whose ring has `KEY`; again, it is a restart.
+
+    Args:
+        home: where its state and its relayd.toml are.
+        boot_id: of this run.
+        keep_days: how long the log is kept.
+        event_write_timeout_s: how long a reader of events may stand still.
+        clock: of the state.
+        alert_options: what is worth an alert.
+        shared: where its state is, if other workers have it, too.
+        worker: its number among them, from 1.
+    """
+    event_bus, stopped = EventBus(), list[bool]()
     state = State.open(
-        StateDirectory(home / "state"),
+        StateDirectory(home / "state") if shared is None else BorrowedDirectory(shared),
         boot_id=boot_id,
+        worker=worker,
+        is_shared=shared is not None,
         keep_days=keep_days,
         max_mib=512,
         on_commit=event_bus.publish,
         clock=clock,
     )
-    async with _serving(state, home / "state", event_bus, event_write_timeout_s, alert_options) as api:
-        yield api
-
-
-@asynccontextmanager
-async def admin_apis(
-    home: Path, count: int, alert_options: Callable[[], AlertOptions] = _any_disk
-) -> AsyncIterator[list[AdminHarness]]:
-    """Serve the admin APIs of several workers on one database; each has heard of all others."""
-    async with AsyncExitStack() as stack:
-        directory = stack.enter_context(StateDirectory(home / "state"))
-        numbers = range(1, count + 1)
-        instances = [_instance(home, directory, number, alert_options) for number in numbers]
-        apis = [await stack.enter_async_context(instance) for instance in instances]
-        await until(lambda: all(len(api.state.instances.live()) == count for api in apis))
-        yield apis
-
-
-@asynccontextmanager
-async def _instance(
-    home: Path, directory: StateDirectory, number: int, alert_options: Callable[[], AlertOptions]
-) -> AsyncIterator[AdminHarness]:
-    event_bus = EventBus()
-    state = State.open(
-        BorrowedDirectory(directory),
-        boot_id=f"boot-{number}",
-        worker=number,
-        is_shared=True,
-        keep_days=30,
-        max_mib=512,
-        on_commit=event_bus.publish,
-    )
-    async with _serving(state, home / str(number), event_bus, alert_options=alert_options) as api:
-        yield api
-
-
-@asynccontextmanager
-async def _serving(
-    state: State,
-    socket_dir: Path,
-    event_bus: EventBus,
-    event_write_timeout_s: float = 10.0,
-    alert_options: Callable[[], AlertOptions] = _any_disk,
-) -> AsyncIterator[AdminHarness]:
-    accepting, identity = Accepting(), state.instances.identity
-    home = socket_dir.parent
+    identity, accepting, state_dir = state.instances.identity, Accepting(), state.path.parent
+    socket_dir = state_dir if worker is None else home / str(worker)
     read = partial(
         load,
         config_path=None,
-        cli={"state_dir": str(state.path.parent)},
+        cli={"state_dir": str(state_dir)},
         env={},
         cwd=home,
         system_config=home / "relayd.toml",
     )
     config = ConfigReloader(read(), read, ServiceManager(None))
-    stopped: list[bool] = []
     with open_admin_socket(socket_dir / "admin.sock", group="", state_dir=socket_dir) as admin_socket:
         state.ring.ensure_initial_key(KEY)
         context = AdminContext(
@@ -183,9 +147,9 @@ async def _serving(
                 address="http://a",
                 upstream="http://b",
                 demo=False,
-                state_dir=str(state.path.parent),
+                state_dir=str(state_dir),
                 instance=identity.name,
-                worker=identity.worker,
+                worker=worker,
             ),
             limits=lambda: Limits(max_streams=100, drain_timeout_s=30.0, grace_s=3600.0),
             state=state,
@@ -200,16 +164,31 @@ async def _serving(
             event_write_timeout_s=event_write_timeout_s,
             alert_options=alert_options,
         )
-        server = AdminServer(admin_socket.socket, context)
+        server, path = AdminServer(admin_socket.socket, context), admin_socket.path
         try:
             await server.start()
-            path = admin_socket.path
             yield AdminHarness(
                 path, AdminClient(path), state, accepting, event_bus, server.close, context.alerts, stopped
             )
         finally:
             await server.close()
             assert await asyncio.to_thread(state.close)
+
+
+@asynccontextmanager
+async def admin_apis(
+    home: Path, count: int, alert_options: Callable[[], AlertOptions] = _any_disk
+) -> AsyncIterator[list[AdminHarness]]:
+    """Serve the admin APIs of several workers on one database; each has heard of all others."""
+    async with AsyncExitStack() as stack:
+        shared = stack.enter_context(StateDirectory(home / "state"))
+        instances = [
+            admin_api(home, boot_id=f"boot-{n}", alert_options=alert_options, shared=shared, worker=n)
+            for n in range(1, count + 1)
+        ]
+        apis = [await stack.enter_async_context(instance) for instance in instances]
+        await until(lambda: all(len(api.state.instances.live()) == count for api in apis))
+        yield apis
 
 
 @asynccontextmanager

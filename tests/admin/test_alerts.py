@@ -15,7 +15,7 @@ from relayd.admin.context import AlertOptions
 from relayd.admin.schema import Alert, AlertKind, Outcome, Phase, RecordedError
 from relayd.alerts.conditions import Thresholds
 from relayd.state.directory import FILE_NAME
-from tests.admin.harness import AdminHarness, admin_api, admin_apis, be_patient, log_endings
+from tests.admin.harness import AdminHarness, admin_api, admin_apis, be_patient, log_requests
 from tests.wire import eventually, until
 
 DENIED = {
@@ -71,9 +71,9 @@ async def test_a_dead_key_and_an_error_spike_are_told_and_their_end_too(tmp_path
     path = tmp_path / "told"
     options = [AlertOptions(appends_to(path), Thresholds(error_min_requests=4, disk_free_mib=0))]
     async with admin_api(tmp_path, clock=lambda: clock[0], alert_options=lambda: options[0]) as api:
-        log_endings(api.state, 3, "d", key_id="dead", ip="192.0.2.9", **DENIED)
-        log_endings(api.state, 9, "s", **DENIED)
-        log_endings(api.state, 4, "f", **FAILED)
+        log_requests(api.state, 3, "d", key_id="dead", ip="192.0.2.9", **DENIED)
+        log_requests(api.state, 9, "s", **DENIED)
+        log_requests(api.state, 4, "f", **FAILED)
         await eventually(lambda: alerts_of(api.client, AlertKind.ERRORS))
         await eventually(lambda: alerts_of(api.client, AlertKind.DEAD_KEY))
         status = await api.client.status()
@@ -96,7 +96,7 @@ async def test_of_several_instances_one_runs_the_command(tmp_path: Path) -> None
     async with admin_apis(
         tmp_path, 2, lambda: AlertOptions(appends_to(path), Thresholds(disk_free_mib=0))
     ) as apis:
-        log_endings(apis[0].state, 1, "d", key_id="dead", **DENIED)
+        log_requests(apis[0].state, 1, "d", key_id="dead", **DENIED)
         await until(lambda: all(api.alerts.alerts.alerts for api in apis))
         await until(lambda: bool(told(path)))
         for api in apis:
@@ -108,7 +108,7 @@ async def test_without_a_command_no_instance_asks_the_others(tmp_path: Path) -> 
     """Each question and each answer is a row that the database has to write."""
     async with admin_apis(tmp_path, 2) as apis:
         for key_id in ("first", "second"):
-            log_endings(apis[0].state, 1, key_id, key_id=key_id, **DENIED)
+            log_requests(apis[0].state, 1, key_id, key_id=key_id, **DENIED)
             for api in apis:
                 await until(partial(knows, api, f"dead_key:{key_id}"))
         with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as database:

@@ -10,7 +10,7 @@ import pytest
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Ended, Gap, Lost, Outcome, Progress, Started
-from tests.admin.harness import admin_api, log_endings
+from tests.admin.harness import admin_api, log_requests
 from tests.tui.samples import a_failure, a_record, an_open
 from tests.wire import until
 from tui.plain import ended_line, event_line, run_lines
@@ -59,7 +59,7 @@ async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(
         await until(lambda: "before at 192.0.2.1" in out.getvalue())
         api.log(1, prefix="n", client="after")
         await until(lambda: "after at 192.0.2.1" in out.getvalue())
-        log_endings(api.state, 1, "d", outcome=Outcome.DENIED, client="web", key_id="dead")
+        log_requests(api.state, 1, "d", outcome=Outcome.DENIED, client="web", key_id="dead")
         await until(lambda: " alert: The ended key dead of web is still in use" in out.getvalue())
     await until(lambda: out.getvalue().count("no contact: ") > 1)
     async with admin_api(tmp_path, boot_id="next"):
