@@ -18,7 +18,7 @@ from rich.traceback import Trace
 from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.command import Provider
+from textual.command import CommandPalette, Provider
 from textual.driver import Driver
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
@@ -284,6 +284,11 @@ class RelaydApp(App[int]):
         """Draw every cell anew, after another program wrote to the terminal."""
         if self.terminal is not None:
             self.terminal.repaint()
+
+    def action_command_palette(self) -> None:
+        """Show the palette; its field says what may be typed."""
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder="Words of an action, or its key"))
 
     def action_mouse(self) -> None:
         """Give the mouse to the terminal, for its own selection, or take it back."""

@@ -37,6 +37,8 @@ from tui.widgets.request_list import RequestList
 SIDE_BY_SIDE = 100
 OVERVIEW_ROWS = 26
 _SIMILAR_S = 3600
+_NONE = "there is no request"
+_NO_CLIENT = "it had no key of a client"
 _SIMILAR_MAX_LOOKED_AT = 20_000
 
 
@@ -178,18 +180,19 @@ class RequestsPane(FilteredPane):
         """Return the keys for the list, or for the open detail."""
         record = self.chosen()
         running = record is not None and record.phase is not Phase.DONE
-        refusal = self.context.commands.refusal() or ("" if running else "this request has ended")
+        none = "" if self.rows.row_count() else _NONE
+        refusal = none or self.context.commands.refusal() or ("" if running else "this request has ended")
         lead = [BACK_HINT]
         if not self._detail_covers_list:
             follow = "freeze" if self.rows.following else "follow"
-            lead = [Hint("Enter", "open", "open"), Hint("Space", follow, "freeze")]
+            lead = [Hint("Enter", "open", "open", none), Hint("Space", follow, "freeze")]
         return [
             *lead,
             Hint("/", "filter", "filter"),
             *([Hint("→", "view", "turn(1)")] if self.has_class("-detail") else []),
-            Hint("e", "error", "error(1)"),
+            Hint("e", "error", "error(1)", none),
             Hint("x", "cancel", "cancel", refusal),
-            Hint("o", "key", "owner", "" if record is None or record.client else "it had no key of a client"),
+            Hint("o", "key", "owner", none or ("" if record is None or record.client else _NO_CLIENT)),
             CLIENTS_HINT,
             *HELP_HINTS,
             Hint("F", "filters", "named_filters"),
@@ -331,7 +334,7 @@ class RequestsPane(FilteredPane):
 
     def _open_owner(self, record: RequestRecord) -> None:
         if record.client is None:
-            self.app.notify("Not now: it had no key of a client.")
+            self.app.notify(f"Not now: {_NO_CLIENT}.")
         else:
             self.post_message(self.OpenOwner(record.client, record.key_id))
 

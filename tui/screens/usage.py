@@ -341,7 +341,7 @@ class UsagePane(Pane):
     DEFAULT_CSS = """
     UsagePane #middle { height: 1fr; layout: horizontal; }
     UsagePane #left { width: 3fr; }
-    UsagePane #plots { height: 2fr; min-height: 7; }
+    UsagePane #plots { height: 2fr; }
     UsagePane UsageList { height: 3fr; }
     UsagePane #chosen { width: 2fr; }
     UsagePane.-narrow #middle { layout: vertical; }

@@ -154,7 +154,11 @@ class RequestList(LineList):
         if state.problem:
             return (f"{state.state_word}: no records.",)
         if state.connection.value == "LIVE":
-            return ("No requests yet.", "They appear here the moment they start.")
+            return (
+                "No requests yet.",
+                "They appear here the moment they start.",
+                "K shows the clients, and makes keys for them.",
+            )
         return ("Connecting to the daemon …",)
 
     def bar_role(self, start: int, end: int) -> Role | None:

@@ -337,11 +337,16 @@ async def test_an_error_cause_filters_the_list(tmp_path: Path) -> None:
 async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many programs follow the events already: the app asks again, and is live once one has left."""
+    """Too many programs follow the events already: the app asks again, and is live once one has left.
+
+    Its list is empty then, and says what to press.
+    """
     async with admin_api(tmp_path) as api:
         with monkeypatch.context() as full:
             full.setattr("relayd.admin.log_handlers.MAX_FOLLOWERS", 0)
             async with running_app(tmp_path, api.client) as harness:
                 await harness.shows("CONNECTING: 0 programs already follow the events; close one")
                 full.undo()
-                await harness.shows("● LIVE")
+                await harness.shows("● LIVE", "K shows the clients", "Enter(open)")
+                await harness.press("x")
+                await harness.shows("No request is chosen.")
