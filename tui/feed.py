@@ -412,7 +412,6 @@ class Feed:
                 if self._state.is_shared or self.instances_in_sight:
                     self.instances_in_sight = False
                     self._state.set_instances(await self._client.instances())
-                    self._changed()
                 if before is None or _lasting(before) != _lasting(self._state.status or status):
                     self._changed()
 

@@ -20,6 +20,7 @@ from tui.screens.inflight import StreamList
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
+from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList, LineList, dimmed
 
 _WIDE, _WIDEST = 110, 150
@@ -129,6 +130,7 @@ class InstancesPane(Pane):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="instances")
+        self._words = ""
 
     def compose(self) -> ComposeResult:
         """Show list and words."""
@@ -165,7 +167,11 @@ class InstancesPane(Pane):
         words = [] if status is None else [_engine_in_words(status.engine)]
         if instance is not None:
             words.append(in_words(instance, self.context.now_s(), epoch_s(instance.started_at)))
-        self.query_one("#words", Static).update("\n".join(words))
+        text = "\n".join(words)
+        if text != self._words:
+            layout = not same_room(text, self._words)
+            self._words = text
+            self.query_one("#words", Static).update(text, layout=layout)
         streams = self.query_one(StreamsThere)
         streams.instance = "" if instance is None else instance.name
         streams.refresh_data()
