@@ -37,7 +37,7 @@ async def test_usage_by_client_key_model_and_day_leads_to_the_requests(
         rows.go_to(rows.index_of("=web") or 0)
         await harness.shows("US$ this month", "/5", "h left", "web: tokens, 30 days in")
         await harness.pilot.resize_terminal(80, 20)
-        await harness.shows("US$, 30 days", "0 ┤", "today")
+        await harness.shows("tokens, 30 days in", " 0 ┤")
         await harness.pilot.resize_terminal(140, 40)
         # The total stays on top, however the rows are sorted.
         await harness.press("s")
