@@ -235,12 +235,8 @@ class Budget:
         self._asks: deque[_Ask] = deque()
         self._open: dict[str, _Reservation] = {}
         """What this process reserved and did not settle, by request id; changed by the writer alone."""
-        self._in_doubt: deque[tuple[Transaction, dict[str, _Reservation]]] = deque()
-        """Reservations that were refused because it is not known whether their commit took place."""
         self._lost: deque[tuple[str, RequestRecord | None]] = deque()
         """Requests whose end the log will not bring: what to charge, or None for what never began."""
-        self._attempt: Transaction | None = None
-        """The last attempt to settle the first of them, if it failed."""
         self.lost_task = Task("charges of lost requests", math.inf, self._settle_lost)
         self._reads: set[Future[tuple[list[Standing], tuple[Use, Use, Use]]]] = set()
 
@@ -359,7 +355,8 @@ class Budget:
                 transaction.connection.executemany(_INSERT_RESERVATION, rows)
         except EngineError as error:
             if transaction is not None and error.fault is Fault.UNKNOWN:
-                self._in_doubt.append((transaction, made))
+                # They are refused: if it took place, they are taken back.
+                transaction.after_commit.append(partial(self._give_up, made))
                 self._writer.wake(self.lost_task)
             raise
         self._open |= made
@@ -404,32 +401,28 @@ class Budget:
         Raises:
             EngineError: the rest waits on.
         """
-        while self._in_doubt:
-            transaction, made = self._in_doubt[0]
-            if self._database.resolve(transaction):
-                self._open |= made
-                self._lost.extend((request_id, None) for request_id in made)
-            self._in_doubt.popleft()
-        for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
+        for _ in range(_LOST_AT_ONCE):
+            # First: an earlier attempt may have settled it.
+            self._database.settle_unknown()
+            if not self._lost:
+                return None
             self._settle_first()
-            self._lost.popleft()
-        return 0.0 if self._lost else None
+        return 0.0
+
+    def _give_up(self, made: dict[str, _Reservation]) -> None:
+        self._open |= made
+        self._lost.extend((request_id, None) for request_id in made)
 
     def _settle_first(self) -> None:
-        """Settle the first of what the log will not bring, unless an earlier attempt did it."""
-        if self._attempt is not None and self._database.resolve(self._attempt):
-            self._attempt = None
-            return
         request_id, record = self._lost[0]
         with self._database.transaction(durable=False) as transaction:
-            self._attempt = transaction
+            transaction.after_commit.append(self._lost.popleft)
             # What changes more than reservations and windows waits for the log first.
             transaction.lock()
             if record is None:
                 self._take_back(transaction, request_id)
             else:
                 self.settle(transaction, [record])
-        self._attempt = None
 
     def _take_back(self, transaction: Transaction, request_id: str) -> None:
         """Remove the reservation of a request that ended while it was made, if its end did not."""

@@ -23,8 +23,8 @@ class Transaction:
         self.connection = connection
         self.boot_id = boot_id
         self.events: list[LogEvent] = []
-        self.after_commit: list[Callable[[], None]] = []
-        """Run after the commit, before the events are published."""
+        self.after_commit: list[Callable[[], object]] = []
+        """Run after the commit, before the events are published; also once it is known later."""
         self.is_committed: bool | None = None
         """None while the transaction is open, or its outcome is not known."""
         self._known_seq = known_seq
@@ -116,10 +116,10 @@ class Database:
 
         Raises:
             EngineError: the database refused; nothing changed. But with `Fault.UNKNOWN`, the commit got no
-                answer: the next transaction finds out, before it begins, and so does `resolve`.
+                answer: the next transaction finds out, before it begins, and so does `settle_unknown`.
             Exception: whatever the block raises; nothing changed.
         """
-        self._settle_unknown()
+        self.settle_unknown()
         self.connection.rollback()
         transaction = Transaction(self.connection, self.boot_id, self._known_seq)
         self.connection.begin(durable=durable)
@@ -135,7 +135,12 @@ class Database:
             raise
         self._finish(transaction)
 
-    def _settle_unknown(self) -> None:
+    def settle_unknown(self) -> None:
+        """Find out what became of a commit that got no answer; if it is in force, do what follows it, once.
+
+        Raises:
+            EngineError: it can't be known yet.
+        """
         if self._unknown is not None:
             is_committed = self.connection.was_committed()
             transaction, self._unknown = self._unknown, None
@@ -153,7 +158,7 @@ class Database:
             EngineError: it can't be known yet.
         """
         if transaction.is_committed is None:
-            self._settle_unknown()
+            self.settle_unknown()
         return transaction.is_committed is True
 
     def _roll_back(self, transaction: Transaction) -> None:

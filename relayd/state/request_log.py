@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 import msgspec
 
@@ -95,8 +96,6 @@ class RequestLog:
         """The place of each open request's start in the log."""
         self._suspects = 0
         """How many of the oldest entries are written one by one: one of them can't be written."""
-        self._in_doubt: tuple[Transaction, _Batch] | None = None
-        """The oldest entries, if it is not known whether they are committed."""
 
     def started(self, record: RequestRecord) -> None:
         """Queue the start of a request, admitted or refused; the record is copied."""
@@ -146,14 +145,13 @@ class RequestLog:
         self._is_woken = False
         if not self._waiting and self.lost == self._reported:
             return None
+        entries: Sequence[Entry] = ()
         limit = 1 if self._suspects else BATCH_ENTRIES
-        entries = [self._waiting[at] for at in range(min(len(self._waiting), limit))]
-        was_in_doubt = self._in_doubt is not None
         try:
-            if self._in_doubt is not None:
-                self._resolve(*self._in_doubt)
-            else:
-                self._commit(entries)
+            # First: it may have written some of what waits.
+            self._database.settle_unknown()
+            entries = [self._waiting[at] for at in range(min(len(self._waiting), limit))]
+            self._commit(entries)
         except Exception as error:
             if isinstance(error, EngineError) and error.fault is not Fault.DATA:
                 return self._wait_for_the_disk(error)
@@ -163,10 +161,7 @@ class RequestLog:
                 self._suspects = len(entries)
                 return 0.0
             self._drop(*entries[0], error)
-        if self._error is not None:
-            _log.warning("The request log can be written again; %d requests were lost", self.lost)
-            self._error = None
-        has_more = was_in_doubt or len(entries) == limit or self.lost != self._reported
+        has_more = len(entries) == limit or self.lost != self._reported
         return 0.0 if has_more else None
 
     def drain(self, until: float) -> None:
@@ -182,7 +177,7 @@ class RequestLog:
                 self._write_batch(transaction, batch)
         except EngineError as error:
             if transaction is not None and error.fault is Fault.UNKNOWN:
-                self._in_doubt = transaction, batch
+                transaction.after_commit.append(partial(self._note_written, batch))
             raise
         self._note_written(batch)
 
@@ -235,6 +230,9 @@ class RequestLog:
         return closed, ids - found.keys()
 
     def _note_written(self, batch: _Batch) -> None:
+        if self._error is not None:
+            _log.warning("The request log can be written again; %d requests were lost", self.lost)
+            self._error = None
         self._reported += batch.losses
         if batch.late_ends:
             self._late += batch.late_ends
@@ -249,12 +247,6 @@ class RequestLog:
         for _ in range(entries):
             self._waiting.popleft()
         self._suspects = max(0, self._suspects - entries)
-
-    def _resolve(self, transaction: Transaction, batch: _Batch) -> None:
-        """Find out whether the entries in doubt are committed; raise EngineError if that is not known yet."""
-        if self._database.resolve(transaction):
-            self._note_written(batch)
-        self._in_doubt = None
 
     def _wait_for_the_disk(self, error: EngineError) -> float:
         sentence = str(error.told)
