@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -31,10 +32,8 @@ class LossyProxy:
         self._is_armed = False
         self._is_done_first = self._stays_down = False
         self._after = b""
-        self.broken = threading.Event()
-        """Set when a COMMIT was lost."""
         self._answered = threading.Event()
-        self._open: set[socket.socket] = set()
+        self._open: deque[socket.socket] = deque()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, url: str) -> str:
@@ -49,7 +48,6 @@ class LossyProxy:
             stays_down: whether none is let in before `mend`.
             after: which the transaction must have in it.
         """
-        self.broken.clear()
         self._answered.clear()
         self._after, self._stays_down = after, stays_down
         self._is_armed, self._is_done_first = True, is_done_first
@@ -80,7 +78,7 @@ class LossyProxy:
                 continue
             server = socket.socket(socket.AF_UNIX)
             server.connect(self._server)
-            self._open |= {client, server}
+            self._open.extend((client, server))
             for source, target in ((client, server), (server, client)):
                 threading.Thread(
                     target=self._pass, args=(source, target, source is client), daemon=True
@@ -90,8 +88,8 @@ class LossyProxy:
         said = b""
         with suppress(OSError):
             while data := source.recv(_PIECE):
-                said = said + data if is_clients else b""
-                if b"COMMIT" in data:
+                said += data if is_clients else b""
+                if is_clients and b"COMMIT" in data:
                     if self._is_armed and self._after in said:
                         self._lose(data, target)
                         return
@@ -113,11 +111,11 @@ class LossyProxy:
         # First: who was cut off comes again at once.
         self._is_down = self._stays_down
         self._cut()
-        self.broken.set()
 
     def _cut(self) -> None:
-        for end in self._open:
+        # Who is cut off may be back before the last one is: new ones stay.
+        for _ in range(len(self._open)):
+            end = self._open.popleft()
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-        self._open.clear()

@@ -39,7 +39,7 @@ from tests.state.harness import (
 )
 from tests.state.lossy_proxy import LossyProxy
 from tests.support.postgres import Postgres as Server
-from tests.wire import PATIENCE_S, wait_until
+from tests.wire import PATIENCE_S, until, wait_until
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ async def test_a_change_of_keys_waits_for_its_outcome(
         old = await state.ring.add("web", caller=ALICE)
         proxy.lose_commit(is_done_first=is_committed, after=b"UPDATE ring")
         changing = asyncio.create_task(state.ring.rotate(old.key.id, grace_s=0, caller=ALICE))
-        assert await asyncio.to_thread(proxy.broken.wait, PATIENCE_S)
+        await until(lambda: state._database.is_undecided)
         proxy.mend()
         if is_committed:
             new = await changing
