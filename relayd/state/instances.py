@@ -370,13 +370,16 @@ class Commands:
             argument: for the function; what JSON can hold.
             instance: the boot id of the only one to ask.
             timeout_s: how long the others have.
+
+        Raises:
+            StateBusy: the state is closed.
         """
-        own = None
+        own = asking = storing = None
+        if self._instances.identity.is_shared and instance != self._boot_id:
+            row = self._boot_id, instance, kind, msgspec.json.encode(argument).decode()
+            storing = self._writer.submit(partial(_insert_command, row=row), durable=False)
         async with asyncio.TaskGroup() as group:
-            asking = None
-            if self._instances.identity.is_shared and instance != self._boot_id:
-                row = self._boot_id, instance, kind, msgspec.json.encode(argument).decode()
-                storing = self._writer.submit(partial(_insert_command, row=row), durable=False)
+            if storing is not None:
                 asking = group.create_task(self._ask_others(storing, timeout_s), name=f"ask {kind}")
             if instance in (None, self._boot_id):
                 own = await self._do(kind, msgspec.to_builtins(argument))

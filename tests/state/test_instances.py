@@ -756,3 +756,11 @@ async def test_what_is_over_is_forgotten(database: SharedDatabase) -> None:
             return commands, replies, instances
 
         await until(lambda: left() == (1, 1, 2))
+
+
+async def test_a_state_that_is_closed_asks_no_others(database: SharedDatabase) -> None:
+    """A command to the others that comes after the end is refused as every change is."""
+    async with together(database, 1) as (state,):
+        state.close()
+        with pytest.raises(StateBusy):
+            await state.commands.ask("anything")
