@@ -55,7 +55,7 @@ async def _cancel_what_streams(terminal: Tmux, daemon: Daemon) -> None:
     await terminal.until("0 of 2 ")
     # Sent at once, Escape and slash would be one key to a terminal: Alt and slash.
     terminal.press("Escape")
-    await terminal.until("Enter open")
+    await terminal.until("Enter(open)")
     terminal.press("/")
     await terminal.until("Enter keeps it")
     terminal.press("C-u", "Enter")
