@@ -86,7 +86,9 @@ class TypeAhead:
             await self._forward(event)
         else:
             node = bound.node
-            await app.run_action(bound.binding.action, node)
+            if not await app.run_action(bound.binding.action, node) and bound.enabled:
+                # A field that has nothing to scroll leaves the key to the dialog around it.
+                await self._forward(event)
         if app.return_code is None:
             self._wait_for(partial(self._settled, node, known))
 

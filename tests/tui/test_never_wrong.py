@@ -211,7 +211,7 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
 
 @needs_tmux
 async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_path: Path) -> None:
-    """The grace is that of the configuration; a revoke names the streams; Enter does it from anywhere."""
+    """The grace is that of the configuration; a revoke names the streams; Enter does it, also at 40x10."""
     with Daemon(tmp_path, settings={"keys.grace_s": 7200}) as daemon:
         async with await Wire.open(daemon.port) as wire:
             await wire.begin(post(KEY, body(SLOW)))
@@ -222,6 +222,7 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
                 await terminal.until("(•) 2 hours")
                 terminal.press("Escape")
                 await terminal.until(lambda screen: "2 hours" not in screen)
+                await _dialogs_on_a_tiny_terminal(terminal, old.id)
                 new = await rotate(daemon, old.id)
                 terminal.press("5")
                 await terminal.until(f"{old.id} → {new}")
@@ -235,6 +236,35 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
                 await terminal.until("is revoked; 1 stream cut.")
                 terminal.press("Q")
                 assert await terminal.ended() in {"0", ""}
+
+
+async def _dialogs_on_a_tiny_terminal(terminal: Tmux, key_id: str) -> None:
+    """What is asked, the line to write in and the ways out are in sight; arrows go from line to line."""
+    terminal.resize(40, 10)
+    await terminal.until(lambda screen: len(screen.splitlines()) == 10)
+    terminal.press("!")
+    await _shows(
+        terminal,
+        "Revoke a key now?",
+        f" {key_id[-4:]} for the key of default",
+        "Cancel (Esc)  Revoke now (Enter)",
+    )
+    terminal.type(key_id[-4:])
+    await _shows(terminal, "Revoke a key now?", f" {key_id[-4:]} ", f"Ends the active key {key_id}")
+    terminal.press("Escape")
+    await terminal.until("Enter open")
+    terminal.press("e")
+    await _shows(terminal, "Bounds of default", "│ note ", "Cancel (Esc)  Save (Enter)")
+    terminal.press("Down")
+    terminal.type("o3")
+    await terminal.until(re.compile("models +o3 ").search)
+    terminal.press("Escape")
+    terminal.resize(80, 24)
+    await terminal.until(lambda screen: "Bounds of" not in screen and "K clients" not in screen)
+
+
+async def _shows(terminal: Tmux, *texts: str) -> None:
+    await terminal.until(lambda screen: all(text in screen for text in texts))
 
 
 async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs(tmp_path: Path) -> None:

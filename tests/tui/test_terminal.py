@@ -27,6 +27,7 @@ HOSTILE = "evil\x1b]52;c;aGk=\x07\x1b[31;7;66m\x9b33;66m\x90q\x9c\u202eevil\u200
 FROM_CLIENTS = (b"\x1b]52", b"\x1b[31;7;66m", "\x9b33;66m".encode(), b"\x9b33", "\u202e".encode())
 WITHOUT_DAEMON = ("-m", "tui", "--socket", "/nowhere/admin.sock")
 RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
+REVERSED = rb"\x1b\[[0-9;]*7[;m]"
 CRASHING = """
 import sys
 from relayd.admin.client import AdminClient
@@ -164,25 +165,30 @@ def test_without_a_terminal_it_says_so(how: str) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("env", "colours"),
-    [
-        ({"TERM": "xterm"}, rb"\x1b\[[0-9;]*[34]8;[25]"),
-        ({"NO_COLOR": "1"}, rb"\x1b\[(?:[0-9;]*;)?[349][0-7][;m]"),
-    ],
-)
-async def test_a_terminal_of_few_colours_gets_no_others(
-    tmp_path: Path, env: dict[str, str], colours: bytes
+@pytest.mark.parametrize(("term", "cursor"), [("screen", "▶"), ("linux", ">")])
+async def test_a_terminal_of_few_colours_gets_no_others_and_dialogs_cover_only_themselves(
+    tmp_path: Path, term: str, cursor: str
 ) -> None:
-    """With 16 colours only those are used, with NO_COLOR none; states are words, the cursor is reversed."""
+    """With 16 colours only those are used; states are words, the cursor is reversed."""
     async with running_past(tmp_path) as past:
-        with Terminal(("-m", "tui", "--socket", str(past.api.socket)), tmp_path, env=env) as terminal:
-            await terminal.until(lambda raw: b"LIVE" in raw and "▶".encode() in raw)
-            await visit(terminal, (b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "US$ this month"))
+        arguments = ("-m", "tui", "--socket", str(past.api.socket))
+        with SeenTerminal(arguments, tmp_path, env={"TERM": term}) as terminal:
+            await terminal.shows("LIVE", "500 records", cursor)
+            for key, asked in ((b"D", "Drain, then stop"), (b"P", "Pause intake?")):
+                terminal.send(key)
+                screen = await terminal.shows(asked, "(Esc)", "(y)")
+                assert "[1 Requests]" in screen
+                # Left of the dialog are the first figures of the times, of every row.
+                assert {row[1:3] for row in screen.splitlines()[4:23]} <= {"13", "14"}
+                terminal.send(b"\x1b")
+                await terminal.shows("Enter open", gone=asked)
+            for key, there in ((b"e\r", "[Summary]"), (b"3", "filter by it"), (b"4", "US$ this month")):
+                terminal.send(key)
+                await terminal.shows(there)
             terminal.send(b"Q")
             assert await terminal.ended() == 0
-    assert re.findall(colours, terminal.raw) == []
-    assert re.search(rb"\x1b\[[0-9;]*7[;m]", terminal.raw)
+    assert re.findall(rb"\x1b\[[0-9;]*[34]8;[25]", terminal.raw) == []
+    assert re.search(REVERSED, terminal.raw)
 
 
 async def test_on_a_slow_line_a_key_is_answered_and_no_report_reaches_the_shell(tmp_path: Path) -> None:
@@ -238,4 +244,6 @@ async def test_in_latin_1_without_colours_the_layout_is_whole_and_dialogs_cover_
             terminal.signal(signal.SIGQUIT)
             assert await terminal.ended() == 128 + signal.SIGQUIT
     assert "\u2500".encode() not in terminal.raw
+    assert re.findall(rb"\x1b\[(?:[0-9;]*;)?[349][0-7][;m]", terminal.raw) == []
+    assert re.search(REVERSED, terminal.raw)
     assert [code for code in RESTORED if code not in terminal.raw[-2000:]] == []

@@ -124,6 +124,10 @@ class Tmux:
         """Type a text."""
         self._tmux("send-keys", "-l", text)
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size."""
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
     def click(self, column: int, row: int) -> None:
         """Press and let go of the left button there, counted from 0, as SGR mouse reports."""
         at = f"\x1b[<0;{column + 1};{row + 1}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from textual import on
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
@@ -45,9 +47,11 @@ class AskClient(Dialog[ClientForm]):
     AskClient .line { height: 1; }
     AskClient .line Static { width: 19; color: $dim; }
     AskClient .line Static.hint { width: 24; padding: 0 0 0 1; }
+    AskClient.-narrow .line Static.hint { display: none; }
     AskClient .line Input { margin: 0; }
     AskClient #fault { margin: 0 0 1 0; }
     """
+    AUTO_FOCUS = "Input"
     YES_KEY = "Enter"
 
     def __init__(
@@ -79,10 +83,6 @@ class AskClient(Dialog[ClientForm]):
         hint = "Empty: no bound. ↑ ↓ go to another line, Enter saves."
         yield paragraph(self._fault or hint, id="fault", note=True)
 
-    def on_mount(self) -> None:
-        """Begin in the first line."""
-        self.query(Input).first().focus()
-
     def accept(self) -> None:
         """Answer with what has changed, if it can be read."""
         try:
@@ -111,10 +111,19 @@ class AskClient(Dialog[ClientForm]):
         return self.query_one(f"#{name}", Input).value.strip()
 
 
+class _LineInput(Input):
+    """A line of the form: `↑ ↓` go to another one, also where the form could scroll instead."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "app.focus_previous", show=False),
+        Binding("down", "app.focus_next", show=False),
+    ]
+
+
 def _line(name: str, label: str, text: str, hint: str, max_length: int = 2000) -> Horizontal:
     return Horizontal(
         Static(label, markup=False),
-        Input(text, id=name, compact=True, max_length=max_length, select_on_focus=False),
+        _LineInput(text, id=name, compact=True, max_length=max_length, select_on_focus=False),
         Static(hint, classes="hint", markup=False),
         classes="line",
     )

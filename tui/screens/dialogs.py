@@ -8,10 +8,11 @@ from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from typing import ClassVar, Generic, TypeVar
 
-from textual import on
+from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
@@ -22,6 +23,8 @@ from tui.widgets.choices import Choices
 from tui.widgets.columns import COLUMN_NAMES
 
 T = TypeVar("T")
+_NARROW = 60
+_LOW = 20
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _FULL = re.compile(r"(\d{4})-(\d{2})-(\d{2})[ T](\d{1,2}):(\d{2})(?::(\d{2}))?")
 
@@ -61,6 +64,8 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     def compose(self) -> ComposeResult:
         """Show title, body and buttons."""
+        # Not by Textual's breakpoints: what has the focus is brought into sight before they are applied.
+        self._fit(self.app.size)
         with VerticalScroll(id="box", can_focus=False):
             yield Static(self._title, id="title", markup=False)
             if self.news:
@@ -68,6 +73,14 @@ class Dialog(ModalScreen[T | None], Generic[T]):
             yield from self.body()
             with Horizontal(id="buttons"):
                 yield from self.buttons()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Fit another size of the terminal."""
+        self._fit(event.size)
+
+    def _fit(self, size: Size) -> None:
+        self.set_class(size.width < _NARROW, "-narrow")
+        self.set_class(size.height < _LOW, "-low")
 
     def body(self) -> Iterable[Widget]:
         """Return what stands between the title and the buttons."""

@@ -15,7 +15,7 @@ from tui.screens.dialogs import parse_moment
 
 @needs_tmux
 async def test_a_time_that_does_not_exist_and_a_filter_that_is_wrong_are_told_in_full(tmp_path: Path) -> None:
-    """25:99 stays in its dialog; a time leaves a sorted list; Tab keeps a filter, and not a wrong one."""
+    """25:99 stays in its dialog, `↓` leads to Cancel; a time leaves a sorted list; Tab keeps a filter."""
     async with admin_api(tmp_path) as api:
         api.log(5)
         with Tmux(("--socket", str(api.socket)), tmp_path, (80, 24)) as terminal:
@@ -27,7 +27,10 @@ async def test_a_time_that_does_not_exist_and_a_filter_that_is_wrong_are_told_in
             terminal.type("25:99")
             terminal.press("Enter")
             await terminal.until("There is no such time: 25:99.")
-            terminal.press("C-u")
+            terminal.press("Down", "Enter")
+            await terminal.until(lambda screen: "Go to a time" not in screen and "SORTED" in screen)
+            terminal.press("t")
+            await terminal.until("Go to a time")
             terminal.type("1h")
             terminal.press("Enter")
             await terminal.until(lambda screen: "Go to a time" not in screen and "SORTED" not in screen)
