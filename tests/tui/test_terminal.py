@@ -233,7 +233,7 @@ async def test_in_latin_1_without_colours_the_layout_is_whole_and_dialogs_cover_
             assert {row[79] for row in rows} <= {"|", "+"}
             for key, shown, behind in (
                 (b"D", "Drain, then stop", "Köln"),
-                (b":", "Search for commands", "530 records"),
+                (b":", "Words of an action", "530 records"),
             ):
                 terminal.send(key)
                 screen = await terminal.shows(shown)
