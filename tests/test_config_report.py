@@ -80,7 +80,10 @@ def test_each_setting_has_its_value_and_its_source(home: ConfigHarness) -> None:
         ([], "[]"),
         (["/usr/bin/page"], '["/usr/bin/page"]'),
         (["curl https://hooks.example/canary-token"], '["curl" and more, in one text]'),
-        (["https://hooks.example/canary-token", "-sS"], '["https://" and more, in one text]'),
+        (["https://hooks.example/canary-token", "-sS"], '["https" and more, in one text]'),
+        (["TOKEN=canary curl"], '["TOKEN" and more, in one text]'),
+        (["curl?token=canary"], '["curl" and more, in one text]'),
+        (["X-Token:canary"], '["X-Token" and more, in one text]'),
     ],
 )
 def test_of_a_command_only_the_program_is_shown(home: ConfigHarness, command: list[str], text: str) -> None:

@@ -25,13 +25,17 @@ MAX_WAITING = 32
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Of the daemon's environment; everything else may be a secret, such as the provider's key."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_AFTER_PROGRAM = re.compile(r"[^\w./+@-]")
 
 _log = logging.getLogger(__name__)
 
 
 def program_of(command: Sequence[str]) -> str:
-    """Return what may be shown of a command: its program, also if the arguments were written behind it."""
-    return re.split(r"\s|(?<=://)", command[0], maxsplit=1)[0]
+    """Return what may be shown of a command: its program, without what else was written into the same text.
+
+    That may hold a secret, such as the token of a webhook's address.
+    """
+    return _AFTER_PROGRAM.split(command[0], maxsplit=1)[0]
 
 
 class Relay(msgspec.Struct, frozen=True):
