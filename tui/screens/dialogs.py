@@ -74,7 +74,8 @@ class Dialog(ModalScreen[T | None], Generic[T]):
             with Horizontal(id="buttons"):
                 yield from self.buttons()
 
-    def on_resize(self, event: events.Resize) -> None:
+    @on(events.Resize)
+    def fit_again(self, event: events.Resize) -> None:
         """Fit another size of the terminal."""
         self._fit(event.size)
 
