@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping
 
-from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
-from textual.geometry import Region
 from textual.widgets import Static
 
 from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
@@ -18,7 +15,6 @@ from tui.model.evidence import RECENT_S, Use
 from tui.model.sorting import Value
 from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
-from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList
 
 _MAX_USES = 5
@@ -126,15 +122,12 @@ class ClientSummary(Static):
 
     DEFAULT_CSS = "ClientSummary { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
 
-    _moved: Sequence[Region] = ()
-    """The lines that a countdown has changed, while only these are to be drawn."""
-
     def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
         super().__init__(markup=False, id="summary")
         self._state = state
         self._now_s = now_s
-        self._shown = ""
-        self._lines: list[str] = []
+        self._shown = ("", Text())
+        """A theme, and the text that it was drawn with."""
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
@@ -142,27 +135,10 @@ class ClientSummary(Static):
     def show(self, client: ClientInfo | None) -> None:
         """Show this client; unchanged text is not drawn again."""
         text = Text() if client is None else self._text(client)
-        stamp = f"{self.app.theme}{text.markup}"
-        if stamp != self._shown:
-            layout = not same_room(stamp, self._shown)
-            self._shown = stamp
-            lines = text.plain.split("\n")
-            if not layout and self._fits(lines):
-                pairs = enumerate(zip(lines, self._lines, strict=True))
-                self._moved = [Region(0, y, self.size.width, 1) for y, (new, old) in pairs if new != old]
-            self._lines = lines
-            self.update(text, layout=layout)
-            self._moved = ()
-
-    def _fits(self, lines: list[str]) -> bool:
-        """Return whether each line takes one row."""
-        return all(cell_len(one) <= self.content_size.width for one in lines)
-
-    def refresh(
-        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
-    ) -> Self:
-        """Draw again; after a countdown, only the lines that it has changed."""
-        return super().refresh(*(regions or self._moved), repaint=repaint, layout=layout, recompose=recompose)
+        theme = self.app.theme
+        if (theme, text) != self._shown:
+            self._shown = (theme, text)
+            self.update(text)
 
     def _text(self, client: ClientInfo) -> Text:
         text = Text()
@@ -196,7 +172,7 @@ class ClientSummary(Static):
         elif has_expired(client, now_s):
             text.append("  expired: its keys are refused", self._look(Role.BAD))
         elif client.expires_at is not None:
-            text.append(f"  ends in {countdown(epoch_s(client.expires_at) - now_s)}", self._look(Role.WARN))
+            text.append(f"  ends at {moment(epoch_s(client.expires_at), now_s)}", self._look(Role.WARN))
         text.append(f"\n{client.note}\n" if client.note else "\n", self._look(Role.TEXT))
 
     # Evidence.
@@ -214,7 +190,7 @@ class ClientSummary(Static):
         made_s = epoch_s(key.created_at)
         word = "New key" if rotated else "Key"
         text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
-        text.append(f"  {key.state.value}, made {age(self._now_s() - made_s)} ago\n", self._look(Role.DIM))
+        text.append(f"  {key.state.value}, made at {moment(made_s, self._now_s())}\n", self._look(Role.DIM))
         if key.first_used_at is None:
             text.append("  Not used yet.\n", self._look(Role.WARN if rotated else Role.DIM))
             return
@@ -232,7 +208,7 @@ class ClientSummary(Static):
         word = "Old key" if key.replaced_by else "Dead key"
         text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
         if key.state is KeyState.RETIRING and key.expires_at:
-            text.append(f"  ends in {countdown(epoch_s(key.expires_at) - now_s)}\n", self._look(Role.WARN))
+            text.append(f"  ends at {moment(epoch_s(key.expires_at), now_s)}\n", self._look(Role.WARN))
         else:
             ended_s = epoch_s(key.revoked_at or key.expires_at or key.created_at)
             text.append(
