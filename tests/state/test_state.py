@@ -209,6 +209,8 @@ def test_what_an_earlier_run_left_open_is_closed_as_crashed(tmp_path: Path) -> N
         state.log.ended(as_ended(a_record(0)))
     published = Published()
     with opened(tmp_path / "state", boot_id="boot-2", published=published) as state:
+        # With PostgreSQL later, once it is sure that no other instance has them open.
+        wait_until(lambda: len(published.events) >= 39)
         ended = [event for event in published.events if isinstance(event, Ended)]
         assert [(event.seq, event.record.id) for event in ended] == [
             (41 + number, f"req-{number:06d}") for number in range(1, 40)
