@@ -19,6 +19,8 @@ from tests.wire import Wire, ask, body, post, until
 from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
+_FIGURES_LIKE_WORDS = re.compile(r"run 1  \S+ tok/s")
+"""Greyed: as long as they are true, figures look unlike the words beside them."""
 
 
 def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
@@ -66,8 +68,10 @@ async def test_a_daemon_that_hangs_is_stale_and_a_change_waits_in_sight(tmp_path
             [key] = (await daemon.admin.keys()).keys
             with terminal_on(daemon) as terminal:
                 await terminal.until(header("● LIVE +run 1 ").search)
+                assert not _FIGURES_LIKE_WORDS.search(terminal.styled())
                 daemon.signal(signal.SIGSTOP)
                 await terminal.until(header(r"○ STALE \d+s").search)
+                await terminal.until(lambda _: _FIGURES_LIKE_WORDS.search(terminal.styled()))
                 await terminal.until("said nothing since")
                 terminal.press("K", "!")
                 await terminal.until("Type the last four characters")
