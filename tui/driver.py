@@ -98,7 +98,8 @@ class InputEvent(threading.Event):
     """Set at the end, as Textual's own; the thread that reads waits here while there is nothing to read.
 
     Textual's reader asks before each look at its input, which takes a tenth of a second: at rest, too.
-    After input it is let through for a while: a lone Escape is only told by what does not follow.
+    After input it is let through for a while: a lone Escape is only told by what does not follow. After the
+    end it looks once more: a key that comes with it, such as one behind a SIGCONT, is not lost.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,8 @@ class InputEvent(threading.Event):
         self.reader: int | None = None
         """The thread that waits here; others are answered at once."""
         self._looks_until_s = 0.0
+        self._has_looked = False
+        """Whether the reader has looked since the end came."""
         self._is_awake = threading.Event()
 
     def wake(self) -> None:
@@ -115,15 +118,21 @@ class InputEvent(threading.Event):
 
     def set(self) -> None:
         """Tell of the end."""
+        self._has_looked = False
         super().set()
         self.wake()
 
     def is_set(self) -> bool:
-        """Return whether the end has come."""
-        if threading.get_ident() == self.reader and time.monotonic() >= self._looks_until_s:
+        """Return whether the end has come; to the reader, whether it may leave."""
+        if threading.get_ident() != self.reader:
+            return super().is_set()
+        if time.monotonic() >= self._looks_until_s:
             self._is_awake.wait()
             self._is_awake.clear()
-        return super().is_set()
+        if not super().is_set():
+            return False
+        has_looked, self._has_looked = self._has_looked, True
+        return has_looked
 
 
 class TerminalApp(Protocol):
@@ -268,10 +277,12 @@ class TerminalDriver(LinuxDriver):
         copying = threading.Thread(target=self._copy_input, args=(tty, cleaned, ended), name="input-filter")
         copying.start()
         try:
-            while not self.exit_event.is_set():
+            has_ended = False
+            while not has_ended:
                 # A report of a key with an impossible code point: begin with a new parser.
                 with suppress(ValueError, OverflowError, LookupError, RuntimeError):
                     super().run_input_thread()
+                    has_ended = True
         finally:
             os.close(end)
             copying.join()
