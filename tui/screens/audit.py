@@ -11,7 +11,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Static
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AuditEntry, epoch_s
@@ -27,6 +26,7 @@ from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
 from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, LineList
+from tui.widgets.words import Words
 
 SIDE_BY_SIDE = 130
 _COLUMNS = {"time": 14, "action": 10, "result": 6, "by": 8, "client": 11}
@@ -117,8 +117,6 @@ class AuditPane(FilteredItems):
         super().__init__(context, id="audit")
         self._shown: tuple[int, int] | None = None
         """The places in the log of the first and the last entry that the list has."""
-        self._words = ""
-        """What is said of the chosen entry."""
         self._noted: int | None = None
         """The place in the log of a new note that is not in the list yet."""
 
@@ -128,7 +126,7 @@ class AuditPane(FilteredItems):
         with Horizontal(id="both"):
             yield AuditList(self.state)
             with VerticalScroll(id="words", can_focus=True):
-                yield Static(id="entry", markup=False)
+                yield Words(id="entry")
 
     @property
     def rows(self) -> AuditList:
@@ -175,11 +173,7 @@ class AuditPane(FilteredItems):
 
     def _show_chosen(self) -> None:
         entry = self.rows.chosen
-        words = "" if entry is None else _in_words(entry)
-        # An update lays out the whole screen.
-        if words != self._words:
-            self._words = words
-            self.query_one("#entry", Static).update(words)
+        self.query_one(Words).say("" if entry is None else _in_words(entry))
 
     def hints(self) -> list[Hint]:
         """Return the keys of this screen, with the reason for each that can't be used."""

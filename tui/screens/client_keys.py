@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 from rich.style import Style
 from rich.text import Text
-from textual.widgets import Static
 
 from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
 from tui.model.app_state import AppState
@@ -16,6 +15,7 @@ from tui.model.sorting import Value
 from tui.model.units import age, count, countdown, duration, moment, money, plural
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
+from tui.widgets.words import Words
 
 _MAX_USES = 5
 """So many of the users of a key are named; the key's own view has all of them."""
@@ -117,28 +117,22 @@ class KeyList(ItemList[KeyInfo]):
         return (f"{self._client or 'It'} has no live key; r makes one.",)
 
 
-class ClientSummary(Static):
+class ClientSummary(Words):
     """A client in words: who uses which of its keys, what it may use, and what it used."""
 
     DEFAULT_CSS = "ClientSummary { height: auto; min-height: 100%; padding: 0 1; background: $surface; }"
 
     def __init__(self, state: AppState, now_s: Callable[[], float]) -> None:
-        super().__init__(markup=False, id="summary")
+        super().__init__(id="summary")
         self._state = state
         self._now_s = now_s
-        self._shown = ("", Text())
-        """A theme, and the text that it was drawn with."""
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
 
     def show(self, client: ClientInfo | None) -> None:
-        """Show this client; unchanged text is not drawn again."""
-        text = Text() if client is None else self._text(client)
-        theme = self.app.theme
-        if (theme, text) != self._shown:
-            self._shown = (theme, text)
-            self.update(text)
+        """Show this client."""
+        self.say("" if client is None else self._text(client))
 
     def _text(self, client: ClientInfo) -> Text:
         text = Text()

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from relayd.admin.client import AdminClientError, Refused
 from tui.context import Context
@@ -28,6 +28,7 @@ from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import ClickBar, Hint
 from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.line_list import Field, ItemList, LineList, dimmed
+from tui.widgets.words import Words
 
 _SIDE_BY_SIDE = 110
 _ASK_EVERY_S = 10.0
@@ -202,8 +203,6 @@ class ConfigPane(Pane):
         self._asked_s = -math.inf
         self._told_s = 0.0
         """When the daemon told it last."""
-        self._texts: dict[str, Text] = {}
-        """What is shown, by its place."""
 
     def compose(self) -> ComposeResult:
         """Show the line, the list and the chosen row."""
@@ -212,8 +211,8 @@ class ConfigPane(Pane):
         with Horizontal():
             yield ConfigList(self.state)
             with VerticalScroll(id="config-right", can_focus=True):
-                yield Static(id="config-words", markup=False)
-                yield Static(id="config-health", markup=False)
+                yield Words(id="config-words")
+                yield Words(id="config-health")
 
     @property
     def rows(self) -> ConfigList:
@@ -263,7 +262,7 @@ class ConfigPane(Pane):
         found: list[Row] = []
         if known is not None:
             facts = list(health(known, state.status, self.context.now_s()))
-            self._update("#config-health", self._in_words(facts))
+            self.query_one("#config-health", Words).say(self._in_words(facts))
             beside = not self.has_class("-narrow")
             found = [*remarks(known), *([] if beside else facts), *settings(known)]
         counts = {shown: sum(row.is_among(shown) for row in found) for shown in Shown}
@@ -295,13 +294,7 @@ class ConfigPane(Pane):
             first, *rest = (line for line in row.lines if line)
             text = Text(first, style(self.app, Role.BAD if row.is_trouble else Role.STRONG))
             text.append("".join(f"\n{line}" for line in rest), style(self.app, Role.TEXT))
-        self._update("#config-words", text)
-
-    def _update(self, selector: str, text: Text) -> None:
-        """Show another text; the same one would be laid out again for nothing."""
-        if self._texts.get(selector) != text:
-            self._texts[selector] = text
-            self.query_one(selector, Static).update(text)
+        self.query_one("#config-words", Words).say(text)
 
     def step_back(self) -> bool:
         """Go back to the list, then show everything again; False if nothing is left."""

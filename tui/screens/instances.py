@@ -8,7 +8,6 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Static
 
 from relayd.admin.schema import AcceptState, EngineStatus, InstanceInfo, epoch_s
 from tui.context import Context
@@ -20,8 +19,8 @@ from tui.screens.inflight import StreamList
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, Pane
 from tui.theme import Role
 from tui.widgets.bars import Hint
-from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList, LineList, dimmed
+from tui.widgets.words import Words
 
 _WIDE, _WIDEST = 110, 150
 _MAX_NAME_CELLS = 48
@@ -130,12 +129,11 @@ class InstancesPane(Pane):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, id="instances")
-        self._words = ""
 
     def compose(self) -> ComposeResult:
         """Show list and words."""
         yield InstanceList(self.state, self.context.now_s)
-        yield Static(id="words", markup=False)
+        yield Words(id="words")
         yield StreamsThere(self.state, self.context.now_s, id="streams-there")
 
     def on_mount(self) -> None:
@@ -167,11 +165,7 @@ class InstancesPane(Pane):
         words = [] if status is None else [_engine_in_words(status.engine)]
         if instance is not None:
             words.append(in_words(instance, self.context.now_s(), epoch_s(instance.started_at)))
-        text = "\n".join(words)
-        if text != self._words:
-            layout = not same_room(text, self._words)
-            self._words = text
-            self.query_one("#words", Static).update(text, layout=layout)
+        self.query_one(Words).say("\n".join(words))
         streams = self.query_one(StreamsThere)
         streams.instance = "" if instance is None else instance.name
         streams.refresh_data()

@@ -9,7 +9,6 @@ from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Static
 
 from relayd.admin.schema import KeyInfo, KeyState, KeyUser, KeyUsers, epoch_s
 from tui.model.app_state import AppState, KeyUse
@@ -19,9 +18,9 @@ from tui.model.sorting import Value
 from tui.model.units import age, count, day_clock, moment, plural
 from tui.model.usage import by_day
 from tui.theme import Role, style
-from tui.widgets.cells import same_room
 from tui.widgets.line_list import Field, ItemList
 from tui.widgets.plot import Line, Plot
+from tui.widgets.words import Words
 
 _WIDE = 110
 _HIGH = 28
@@ -159,11 +158,10 @@ class KeyView(Vertical):
         super().__init__(id="key-view")
         self._state = state
         self._now_s = now_s
-        self._shown = ""
 
     def compose(self) -> ComposeResult:
         """Show facts, users and history."""
-        yield Static(id="key-facts", markup=False)
+        yield Words(id="key-facts")
         with Horizontal(id="key-lists"):
             yield UserList(self._now_s)
             yield EventList()
@@ -191,12 +189,7 @@ class KeyView(Vertical):
         self.query_one(EventList).show(
             history_of(key, self._state.ring.keys, self._state.audit, self._now_s())
         )
-        text = self._facts(key, known)
-        stamp = f"{self.app.theme}{text.markup}"
-        if stamp != self._shown:
-            layout = not same_room(stamp, self._shown)
-            self._shown = stamp
-            self.query_one("#key-facts", Static).update(text, layout=layout)
+        self.query_one(Words).say(self._facts(key, known))
 
     def _plot(self, use: KeyUse | None, first_day: str) -> None:
         """Draw requests and tokens of each day."""

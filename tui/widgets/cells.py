@@ -13,7 +13,6 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 Piece = tuple[str, Style]
-_DIGITS = str.maketrans("123456789", "0" * 9)
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
@@ -25,11 +24,6 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
         return set_cell_size(text, width - 1) + "…"
     pad = " " * (width - length)
     return pad + text if right else text + pad
-
-
-def same_room(text: str, other: str) -> bool:
-    """Return whether the texts differ by digits at most, as a countdown does: no line breaks elsewhere."""
-    return text.translate(_DIGITS) == other.translate(_DIGITS)
 
 
 def width_of(pieces: Iterable[Piece]) -> int:

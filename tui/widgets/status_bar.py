@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from rich.style import Style
 from rich.text import Text
-from textual.widgets import Static
 
 from relayd.admin.schema import AcceptState, AlertKind, Status, epoch_s
 from tui.context import Context
@@ -18,8 +17,9 @@ from tui.model.stats import WINDOWS
 from tui.model.units import age, clock, countdown, duration, plural, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
-from tui.widgets.cells import Piece, fit, same_room, width_of
+from tui.widgets.cells import Piece, fit, width_of
 from tui.widgets.plot import sparkline
+from tui.widgets.words import Words
 
 WIDE = 100
 _SPARK = 24
@@ -155,7 +155,7 @@ class StatusBar(Bar):
         return pieces
 
 
-class Notice(Static):
+class Notice(Words):
     """Lines below the tabs for what needs the operator; hidden while all is well."""
 
     DEFAULT_CSS = """
@@ -164,11 +164,10 @@ class Notice(Static):
     """
 
     def __init__(self, context: Context) -> None:
-        super().__init__(id="notice", markup=False)
+        super().__init__(id="notice")
         self._state = context.state
         self._now_s = context.now_s
         self._settings = context.settings_file.settings
-        self._shown = ""
 
     def refresh_data(self) -> None:
         """Say how things stand, and ring once if an alert has begun."""
@@ -176,12 +175,8 @@ class Notice(Static):
             self.app.bell()
         old_keys = [*self._old_keys()]
         lines = [*self._connection(), *self._trouble(), *self._asking(), *self._alerts(), *old_keys]
-        text = "\n".join(lines)
-        if text != self._shown:
-            layout = not same_room(text, self._shown)
-            self._shown = text
-            self.update(Text(text, style=style(self.app, Role.WARN)), layout=layout)
-            self.set_class(bool(text), "-on")
+        self.say(Text("\n".join(lines), style=style(self.app, Role.WARN)))
+        self.set_class(bool(lines), "-on")
 
     def _alerts(self) -> Iterable[str]:
         """Say what the operator has not seen yet, in one line each; the list has the whole sentences."""
