@@ -19,6 +19,8 @@ from tests.wire import Wire, ask, body, post, until
 from tui.model.units import duration
 
 SLOW = "demo:deltas=40000,interval_ms=25"
+_FIGURES_LIKE_WORDS = re.compile(r"run 1  \S+ tok/s")
+"""Greyed: as long as they are true, figures look unlike the words beside them."""
 
 
 def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
@@ -66,8 +68,10 @@ async def test_a_daemon_that_hangs_is_stale_and_a_change_waits_in_sight(tmp_path
             [key] = (await daemon.admin.keys()).keys
             with terminal_on(daemon) as terminal:
                 await terminal.until(header("● LIVE +run 1 ").search)
+                assert not _FIGURES_LIKE_WORDS.search(terminal.styled())
                 daemon.signal(signal.SIGSTOP)
                 await terminal.until(header(r"○ STALE \d+s").search)
+                await terminal.until(lambda _: _FIGURES_LIKE_WORDS.search(terminal.styled()))
                 await terminal.until("said nothing since")
                 terminal.press("K", "!")
                 await terminal.until("Type the last four characters")
@@ -127,10 +131,26 @@ async def test_the_new_key_is_never_thrown_away_unasked(tmp_path: Path) -> None:
             await terminal.until(lambda screen: "Throw" not in screen and "•" * 12 in screen)
         terminal.press("s")
         await terminal.until("Saved to")
+        terminal.press("Escape")
+        await _leaves_another_new_key(terminal, "y", "Escape")
+        await _leaves_another_new_key(terminal, "Escape", "d")
         terminal.press("C-q")
         assert await terminal.ended() in {"0", ""}
     [saved] = files(tmp_path, "relayd-key-*")
     assert saved.read_text().startswith("rly_")
+
+
+async def _leaves_another_new_key(terminal: Tmux, act: str, leave: str) -> None:
+    """Rotate, and leave the dialog by two keys: copied, or thrown away."""
+    await terminal.until(lambda screen: "•" not in screen and "r rotate" in screen)
+    terminal.press("r")
+    await terminal.until("Rotate the key of default?")
+    terminal.press("y")
+    await terminal.until("•" * 12)
+    terminal.press(act)
+    await terminal.until("Throw the new key away?" if act == "Escape" else "The key was given to")
+    terminal.press(leave)
+    await terminal.until(lambda screen: "•" not in screen and "Throw" not in screen)
 
 
 @needs_tmux
@@ -143,13 +163,28 @@ async def test_what_is_not_known_is_not_invented(tmp_path: Path) -> None:
             with terminal_on(daemon) as terminal:
                 await terminal.until(header("● LIVE +run 1 ").search)
                 await terminal.until(lambda screen: re.search(rf" run .* {duration(first_ms)} .*▸", screen))
+                await _is_found_by_its_first_token(terminal, first_ms)
                 await asyncio.to_thread(daemon.kill)
                 await terminal.until(header("○").search)
                 await asyncio.to_thread(daemon.start)
                 terminal.press("R")
                 await terminal.until(header("● LIVE +run 0  0 tok/s .* err 1/5m").search)
+                assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
+                terminal.resize(100, 30)
+                terminal.press("3")
+                in_full = re.compile(r"First token +p95 \d\S*s .*p50 \d\S*s( |$)", re.MULTILINE)
+                await terminal.until(in_full.search)
                 terminal.press("Q")
                 assert await terminal.ended() in {"0", ""}
+
+
+async def _is_found_by_its_first_token(terminal: Tmux, first_ms: int) -> None:
+    """A filter compares what the daemon says of a stream that was open before."""
+    terminal.press("/")
+    terminal.type(f"first_token_ms={first_ms}")
+    await terminal.until("1 match ")
+    terminal.press("C-u", "Enter")
+    await terminal.until("1 record ")
 
 
 async def first_token_of_a_stream(daemon: Daemon, age_ms: int) -> int:
@@ -198,15 +233,24 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
             await terminal.until("and 1 address used it")
             await terminal.until(lambda _: terminal.has_rung())
             await until(lambda: told.exists() and f'"key_ends:{old.id}"' in told.read_text())
+            terminal.press("4", "Home", "j")
+            terminal.resize(140, 40)
+            await terminal.until(lambda screen: _ages_of_use(screen, old.id))
             generation = (await daemon.admin.keys()).generation
             await daemon.admin.revoke_key(
                 old.id, cut=False, generation=generation, idempotency_key=uuid4().hex
             )
-            terminal.press("4", "Home", "j")
             screen = await terminal.until("was used default  127.0.0.1")
             assert "still used" not in screen
             terminal.press("Q")
             assert await terminal.ended() in {"0", ""}
+
+
+def _ages_of_use(screen: str, key_id: str) -> bool:
+    """Whether the list of keys and the words beside it say the same age of a key's last use."""
+    listed = re.search(rf"^ {key_id} .* (\d+s) ago  127.0.0.1", screen, re.MULTILINE)
+    told = re.search(r"127.0.0.1  last (\d+s) ago", screen)
+    return listed is not None and told is not None and listed[1] == told[1]
 
 
 @needs_tmux

@@ -101,6 +101,10 @@ class Tmux:
         """What the terminal shows now."""
         return self._tmux("capture-pane", "-p")
 
+    def styled(self) -> str:
+        """What the terminal shows now, with an escape sequence wherever the look changes."""
+        return self._tmux("capture-pane", "-p", "-e")
+
     async def ended(self) -> str:
         """Wait until the app has ended; returns its exit status, empty where tmux did not get to know it."""
         end_s = time.monotonic() + PATIENCE_S
