@@ -8,11 +8,12 @@ Go's encoding/json takes it for the same.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from relayd.public.chat_request import BOM, without_surrogates
+from relayd.public.chat_request import without_surrogates
 from relayd.relay.errors import ErrorCode, RelayError
 
 _SPACE = rb"[ \t\r\n]*+"
@@ -52,7 +53,7 @@ class RequestFields:
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        start = len(BOM) if body.startswith(BOM) else 0
+        start = len(BOM_UTF8) if body.startswith(BOM_UTF8) else 0
         try:
             text, values = body, _decode(body, start)
         except RelayError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 
 import msgspec
 
-_BOM = b"\xef\xbb\xbf"
 # The end of a line and an empty line. CR behind LF may be half of a line end; behind CR it ends the event at
 # once, as in a stream that has no LF.
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n)(?>\r\n|\r(?=[^\n])|\n)|\r\r\n?")
@@ -66,7 +66,7 @@ def parse_event(raw: bytes) -> SseEvent | None:
         return SseEvent(raw[6:-2]) if len(raw) > _EMPTY_EVENT_BYTES else None
     data: list[bytes] = []
     event_type = b""
-    for line in _LINE_END.split(raw.lstrip(b"\r\n").removeprefix(_BOM)):
+    for line in _LINE_END.split(raw.lstrip(b"\r\n").removeprefix(BOM_UTF8)):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
