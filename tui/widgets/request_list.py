@@ -116,13 +116,15 @@ class RequestList(LineList):
     def _sort_value(self, column: str) -> Value[RequestRecord]:
         """Return what a request is sorted by; one that runs has lasted until now."""
         value, now_s = SORT_KEYS[column].value, self._now_s()
+        if column != "dur":
+            return value
 
         def lasted_ms(record: RequestRecord) -> SortValue | None:
-            return (
-                value(record) if record.outcome is not None else 1000 * (now_s - epoch_s(record.started_at))
-            )
+            if record.outcome is None:
+                return 1000 * (now_s - epoch_s(record.started_at))
+            return value(record)
 
-        return lasted_ms if column == "dur" else value
+        return lasted_ms
 
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
