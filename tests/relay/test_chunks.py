@@ -185,6 +185,18 @@ def test_an_event_of_exactly_the_limit_is_read(end: bytes, piece_bytes: int) -> 
         assert (texts, error and error.message) == (([], _TOO_LARGE) if over else ([text, "b"], None))
 
 
+def test_an_endless_event_is_given_up_at_the_limit() -> None:
+    """Memory is bounded by it, however long the event goes on."""
+    completion, piece = ChatCompletion(Redactor(PROVIDER_KEY)), b"x" * (MAX_EVENT_BYTES // 8)
+    for _ in range(8):
+        completion.feed(piece)
+    assert (completion.done, completion.error) == (False, None)
+    completion.feed(piece)
+    assert completion.done
+    assert completion.error is not None
+    assert completion.error.message == _TOO_LARGE
+
+
 # Errors.
 
 
