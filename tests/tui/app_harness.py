@@ -125,6 +125,8 @@ class AppHarness:
         lines = [""] * self.app.size.height
         for x, y, text in _SVG_TEXT.findall(self.app.export_screenshot()):
             row, column = int(float(y) / _CELL_HEIGHT), round(float(x) / _CELL_WIDTH)
+            # Amid a change of the size there are more lines drawn than there will be.
+            lines += [""] * (row + 1 - len(lines))
             lines[row] = lines[row].ljust(column) + html.unescape(text).replace("\xa0", " ")
         return "\n".join(line.rstrip() for line in lines)
 
