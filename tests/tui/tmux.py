@@ -159,7 +159,11 @@ class Tmux:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def until(self, holds: Callable[[str], object] | str) -> str:
-        """Wait until the screen shows a text, or holds; returns it. Fails with the screen."""
+        """Wait until the screen shows a text, or holds; returns it. Fails with the screen.
+
+        It may be seen amid a frame, which the app writes in pieces: another text that belongs to the frame is
+        waited for as well.
+        """
         end_s = time.monotonic() + PATIENCE_S
         while True:
             screen = self.screen()
