@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from relayd.processes import Terminal
-from relayd.public.balance import Balance, Share
+from relayd.public.listener import Balance, Share
 from relayd.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)

@@ -13,11 +13,9 @@ from enum import Enum, auto
 
 import msgspec
 
-from relayd.public.auth import unauthorized
-from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.estimates import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates
+from relayd.relay.errors import ErrorCode, RelayError, unauthorized
 from relayd.relay.prices import Pricing
-from relayd.relay.usage import TokenCounts
+from relayd.relay.usage import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates, TokenCounts
 from relayd.state.bounds import allows
 from relayd.state.budget import NANO, Budget, Demand, OverBudget, Standing, TooManyStreams, Use
 from relayd.state.calendar import Window
@@ -50,7 +48,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks a model for, as far as its body tells."""
 
     prompt_guess: int
-    """Tokens, by `relayd.relay.estimates.guess_prompt_tokens`."""
+    """Tokens, by `relayd.relay.usage.guess_prompt_tokens`."""
     output_limit: int | None = None
     """The most tokens that one answer may have; None: the request names no limit."""
     output_limit_name: str = "max_tokens"

@@ -1,9 +1,10 @@
-"""The listening sockets of the public side, and every connection that they accept."""
+"""The listening sockets of the public side, their connections, and which worker accepts the next one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import socket
 import sys
 from collections import Counter
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from relayd.public.balance import Share
 from relayd.public.client_address import TrustedProxies, network_of
 from relayd.public.framing import (
     MAX_HEAD_BYTES,
@@ -39,6 +39,8 @@ _CLOSE_POLL_S = 0.02
 _CONNECTIONS_BESIDE_STREAMS = 256
 _CONNECTIONS_PER_STREAM = 2
 """Clients also hold connections between two requests, and while they are refused."""
+_COUNT_BYTES = 8
+_NOT_ACCEPTING = (1 << 63) - 1
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -245,3 +247,36 @@ class Listener:
             await asyncio.sleep(_CLOSE_POLL_S)
         await self._server.close_all_connections()
         self._lingering.close()
+
+
+class Balance:
+    """How many connections each worker has, in memory that all of them share: made before they are forked."""
+
+    def __init__(self, workers: int) -> None:
+        self._counts = memoryview(mmap.mmap(-1, workers * _COUNT_BYTES)).cast("q")
+        for worker in range(workers):
+            self._counts[worker] = _NOT_ACCEPTING
+
+    def share(self, worker: int) -> Share:
+        """Return the share of one worker, by its number from 1."""
+        return Share(self._counts, worker - 1)
+
+
+class Share:
+    """What one worker has of all connections. A worker that does not accept is no reason to wait for it."""
+
+    def __init__(self, counts: memoryview[int], place: int) -> None:
+        self._counts = counts
+        self._place = place
+
+    def set(self, connections: int) -> None:
+        """Tell the others how many connections this worker has."""
+        self._counts[self._place] = connections
+
+    def withdraw(self) -> None:
+        """Tell the others that this worker does not accept."""
+        self._counts[self._place] = _NOT_ACCEPTING
+
+    def is_another_next(self) -> bool:
+        """Return whether another worker has fewer connections, and so should accept the next one."""
+        return self._counts[self._place] > min(self._counts)

@@ -24,14 +24,13 @@ from relayd.public.json_request import RequestFields
 from relayd.public.multipart import BodyPipe, FieldValue, MultipartReader
 from relayd.public.v1_endpoints import Endpoint
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.estimates import guess_prompt_tokens
-from relayd.relay.model_lists import models_in
-from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ErrorObject, NotFound, ProviderRefusal, UpgradeRefused, error_object
+from relayd.relay.openai_streams import Observation, ResponseHead, StreamProtocol
 from relayd.relay.passthrough import PassthroughAnswer
 from relayd.relay.provider import EVENT_STREAM
 from relayd.relay.provider_errors import load_json
-from relayd.relay.upstream import UpstreamRequest
+from relayd.relay.upstream import UpstreamRequest, models_in
+from relayd.relay.usage import guess_prompt_tokens
 from relayd.state.errors import StateError
 from relayd.state.stored_objects import STORED_WITHIN_S, Owner
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from relayd.relay.observation import StreamProtocol
+from relayd.relay.openai_streams import StreamProtocol
 
 PREFIX = "/v1"
 _ID = r"[^/]+"

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
-from relayd.relay.ndjson import Usage
 from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error, reported_error
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import EventSplitter, SseEvent, parse_event
@@ -48,6 +47,14 @@ class Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(Chunk).decode
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the provider counted them, for a client of /chat that asked."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
 
 
 class ChunkReader:

@@ -7,16 +7,15 @@ place of the end that it expects.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
 from relayd.relay.chunks import DONE, MAX_FINISH_REASON_CHARS, Choice, Chunk, ChunkReader
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
 from relayd.relay.json_fields import FieldScanner
-from relayd.relay.observation import Observation, StreamProtocol
 from relayd.relay.openai_errors import error_event, failed_response_event
 from relayd.relay.provider_errors import json_text, json_value, load_json, reported_error
 from relayd.relay.redact import Redactor
@@ -35,6 +34,53 @@ _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
 _FINISHES = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _WITH_RESPONSE = _FINISHES | {"response.created", "response.queued", "response.in_progress"}
 _KEPT_OF_RESPONSE = ("id", "created_at", "model")
+
+
+class StreamProtocol(Enum):
+    """What an endpoint streams."""
+
+    CHAT = auto()
+    """Chunks with choices, then `[DONE]`: chat completions, completions."""
+    RESPONSES = auto()
+    """Typed events, the last of which has the response."""
+    OTHER = auto()
+    """Events until the body ends: images, transcriptions, speech."""
+
+
+class ResponseHead(NamedTuple):
+    """The head of the provider's response."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    is_stream: bool
+
+
+class Observation(msgspec.Struct, kw_only=True):
+    """What a request wants of its answer beside the bytes.
+
+    Args:
+        protocol: of a stream.
+        expects_stream: whether the client asked for one.
+        strips_usage: whether the chunk with the usage was asked for by the relay alone.
+        counts_usage: whether the answer tells what the request used; a stored one tells what another used.
+        on_head: told the head before the first byte.
+        on_created: told the id of an object that the answer creates, before its client knows it; and the
+            route that made it.
+        rewrite: makes another body of the whole one, if the body may not pass as it is.
+    """
+
+    protocol: StreamProtocol = StreamProtocol.OTHER
+    expects_stream: bool = False
+    strips_usage: bool = False
+    counts_usage: bool = True
+    on_head: Callable[[ResponseHead], None]
+    on_created: Callable[[str, str | None], None] | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
+
+    @property
+    def must_stream(self) -> bool:
+        """Whether the answer is a stream or none: not every model streams a transcription or an image."""
+        return self.expects_stream and self.protocol is not StreamProtocol.OTHER
 
 
 class Verdict(Enum):

@@ -9,9 +9,8 @@ from typing import NoReturn
 from relayd.relay.chunks import MAX_FINISH_REASON_CHARS
 from relayd.relay.errors import ErrorCode, RelayError, compressed, not_a_stream
 from relayd.relay.json_fields import FieldScanner
-from relayd.relay.observation import Observation, ResponseHead, StreamProtocol
 from relayd.relay.openai_errors import ProviderRefusal, error_event, failed_response_event
-from relayd.relay.openai_streams import HEARTBEAT, STREAMS
+from relayd.relay.openai_streams import HEARTBEAT, STREAMS, Observation, ResponseHead, StreamProtocol
 from relayd.relay.provider import EVENT_STREAM, begins_with_event, first_bytes
 from relayd.relay.provider_errors import json_text, json_value, reported_error
 from relayd.relay.redact import Redactor

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relayd.relay.estimates import DEFAULT_OUTPUT_TOKENS
+from relayd.relay.usage import DEFAULT_OUTPUT_TOKENS
 from relayd.state.budget import NANO, Use
 from relayd.state.key_operations import Caller
 from relayd.state.records import Outcome, Peer, RequestRecord, UsageSource

@@ -10,9 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from tornado.web import Application, RequestHandler
 
-from relayd.public.balance import Balance
 from relayd.public.client_address import TrustedProxies
-from relayd.public.listener import Listener, bind
+from relayd.public.listener import Balance, Listener, bind
 from tests.wire import HOST, Wire
 
 _GET = b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n"

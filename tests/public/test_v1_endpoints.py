@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relayd.public.v1_endpoints import V1Rules
-from relayd.relay.observation import StreamProtocol
+from relayd.relay.openai_streams import StreamProtocol
 
 
 @pytest.mark.parametrize(

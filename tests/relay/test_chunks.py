@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.relay.chunks import MAX_EVENT_BYTES, ChatCompletion
+from relayd.relay.chunks import MAX_EVENT_BYTES, ChatCompletion, Usage
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.ndjson import Usage
 from relayd.relay.redact import Redactor
 from tests.relay.harness import FINISH, PROVIDER_KEY, STREAM_DONE, USAGE, cut, delta, event
 

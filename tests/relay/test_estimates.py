@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.relay.estimates import DEFAULT_OUTPUT_TOKENS, Estimates, guess_prompt_tokens
-from relayd.relay.usage import TokenCounts
+from relayd.relay.usage import DEFAULT_OUTPUT_TOKENS, Estimates, TokenCounts, guess_prompt_tokens
 
 IMAGE = base64.b64encode(bytes(range(256)) * 1200).decode()
 

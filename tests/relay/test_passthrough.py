@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.observation import Observation
-from relayd.relay.openai_streams import ChatStream, EventStreamAnswer, OtherStream, ResponsesStream
+from relayd.relay.openai_streams import (
+    ChatStream,
+    EventStreamAnswer,
+    Observation,
+    OtherStream,
+    ResponsesStream,
+)
 from relayd.relay.redact import Redactor
 from relayd.relay.stream import RelayStream, StreamLimits
 from relayd.relay.upstream import OnConnected

@@ -16,10 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.relay.transport import ON_CONNECTED, HttpTransport, incoming
+from relayd.relay.transport import ON_CONNECTED, READ_BYTES, HttpTransport, Pool, incoming
 from relayd.relay.transport.connection import Connection, ConnectionBroken, IncomingResponse
 from relayd.relay.transport.dialer import Dialer, Origin, Resolver, Unreachable
-from relayd.relay.transport.pool import READ_BYTES, Pool
 from tests.relay.harness import (
     CHUNKED_HEAD,
     Break,
