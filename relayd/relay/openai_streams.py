@@ -26,6 +26,7 @@ from relayd.relay.usage import read_usage
 HEARTBEAT = b":\n"
 """A comment without an empty line: behind an `id:` line openai-python takes an empty line for an event."""
 _MAX_HELD_BYTES = 256 << 10
+_EVENT_END = b"\n\n"
 # An incomplete event that may become `[DONE]`.
 _MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data|data:[ \t]*(?:\[[^\r\n]{0,16}[\r\n]*)?)\Z")
 # An event that may tell an error, which could quote the provider's key.
@@ -214,7 +215,9 @@ class EventStreamAnswer(Answer):
             return self.redact.scrub(left) if verdict is Verdict.TELL else b""
         if error is self.told:
             return b""
-        return _end_of_event(self._cut or rest[: self._sent_bytes]) + self.error_event(error)
+        # Of a long event only the end is kept, which does not show that it has data.
+        end = _EVENT_END if self._long is not None else _end_of_event(self._cut or rest[: self._sent_bytes])
+        return end + self.error_event(error)
 
 
 class ChatStream(EventStreamAnswer):
@@ -464,6 +467,6 @@ def _end_of_event(cut: bytes) -> bytes:
     if not cut:
         return b""
     if _PAYLOAD.search(cut):
-        return b"\n\n"
+        return _EVENT_END
     # No event without data: it would crash openai-python.
     return b"" if cut.endswith((b"\r", b"\n")) else b"\n"

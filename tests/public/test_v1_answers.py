@@ -83,6 +83,20 @@ async def test_what_is_no_stream_does_not_pass_for_one(answer: bytes) -> None:
     assert record.outcome is Outcome.UPSTREAM_ERROR
 
 
+async def test_an_event_that_does_not_end_is_held_back_only_so_far() -> None:
+    """Usage would be taken out of it, but an event may be endless: it passes, and ends with an error."""
+    start = _EVENTS[: _EVENTS.index(b"data", 1)] + b'data: {"choices":[{"index":0,"delta":{"content":"'
+    endless = start + b"x" * 1_000_000
+    async with relay_before(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + endless) as relay:
+        reply = await ask_v1(relay, chat(stream=True))
+        record = await relay.record()
+    assert reply.body.startswith(endless)
+    last = reply.body[len(endless) :]
+    assert last.startswith(b'\n\ndata: {"error":')
+    assert b'"code":"upstream_truncated"' in last
+    assert record.outcome is Outcome.UPSTREAM_ERROR
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_refusal_with_status_200_is_one(stream: bool) -> None:  # noqa: FBT001 - pytest gives it
     """In the provider's words, without its key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -391,6 +392,28 @@ def test_the_usage_of_a_response_with_an_image_is_read_without_keeping_it() -> N
     pieces = [stream[at : at + 16384] for at in range(0, len(stream), 16384)]
     assert _relayed(answer, pieces) == (stream, None)
     assert (answer.tokens, answer.finish_reason) == (_COUNTS, "completed")
+
+
+@pytest.mark.parametrize(
+    "start", [b'data: {"choices":[{"index":0,"delta":{"content":"', b'data: {"error":{"message":"']
+)
+def test_an_endless_event_is_held_back_and_kept_only_so_far(start: bytes) -> None:
+    """Its client is sent the rest as it comes, and at last an error; little memory is needed meanwhile."""
+    answer, piece = _answer(strips_usage=True), b"x" * 65_536
+    begun = start + 5 * piece
+    assert b"".join(map(answer.relay, (start, *5 * [piece]))) == begun
+    tracemalloc.start()
+    try:
+        for _ in range(32):
+            assert answer.relay(piece) == piece
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    error = answer.end(is_broken=True)
+    assert error is not None
+    data = _decoded(begun + answer.last_bytes(error))
+    assert data[:-1] == [begun.removeprefix(b"data: ").decode()]
+    assert json.loads(data[-1])["error"]["code"] == "upstream_failed"
 
 
 @pytest.mark.parametrize("strips_usage", [True, False])
