@@ -283,6 +283,18 @@ def test_places_are_given_without_a_gap(tmp_path: Path) -> None:
     assert [event.seq for event in published.events] == [1, 2]
 
 
+def test_a_transaction_is_alone_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it reads stays true until it ends: another process begins only then, and reads what it wrote."""
+    monkeypatch.setattr("relayd.state.sqlite.BUSY_TIMEOUT_S", 0.0)
+    with opened_database(tmp_path / "state") as one, opened_database(tmp_path / "state") as other:
+        with one.transaction(durable=True) as transaction:
+            with pytest.raises(EngineError, match="locked"), other.transaction(durable=True):
+                pytest.fail("it began")
+            assert audit(transaction) == 1
+        with other.transaction(durable=True) as transaction:
+            assert audit(transaction) == 2
+
+
 def test_events_go_out_after_the_commit(tmp_path: Path) -> None:
     """Whoever sees an event finds it on disk: callbacks run first, then the listener, both after commit."""
     order: list[str] = []
