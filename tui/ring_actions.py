@@ -122,8 +122,7 @@ class RingActions:
         """Make a key for a client that has no active one."""
 
         def question() -> Confirm | str:
-            keys = self._state.ring.keys
-            if any(key.client == client and key.state is KeyState.ACTIVE for key in keys):
+            if any(key.state is KeyState.ACTIVE for key in self._state.live_keys(client)):
                 return f"{client} has an active key now."
             return Confirm(
                 f"Make a key for {client}?",
@@ -299,9 +298,7 @@ class RingActions:
         def question() -> AskRemove | str:
             if client.name not in self._state.clients:
                 return f"There is no client {client.name} any more."
-            keys = [
-                key for key in self._state.ring.keys if key.client == client.name and key.state in LIVE_STATES
-            ]
+            keys = self._state.live_keys(client.name)
             streams = self._state.open_streams.streams.values()
             return AskRemove(
                 client.name, keys, sum(stream.progress.client == client.name for stream in streams)

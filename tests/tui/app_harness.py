@@ -146,11 +146,12 @@ async def running_app(
     readonly: bool = False,
     archive: Archive | None = None,
     now_s: Callable[[], float] = time.time,
+    redraw_every_s: float = 0.0,
 ) -> AsyncIterator[AppHarness]:
     """Run the app on this daemon."""
     # Silence is tried in a real terminal: here a busy machine must not look like a daemon that hangs.
     env = {"HOME": str(home), **_TRUECOLOR}
-    options = Options("demo", readonly, env, redraw_every_s=0.0, stale_after_s=PATIENCE_S)
+    options = Options("demo", readonly, env, redraw_every_s=redraw_every_s, stale_after_s=PATIENCE_S)
     app = RelaydApp(
         client, options, SettingsFile(home / "tui.json"), now_s=now_s, open_archive=lambda _: archive
     )

@@ -92,6 +92,8 @@ class AppState:
         self.evidence = Evidence()
         self.status: Status | None = None
         self.ring = Ring(0, [])
+        self.keys_by_client: dict[str, list[KeyInfo]] = {}
+        """The keys of the ring; only clients that have or had one are in it."""
         self.clients: dict[str, ClientInfo] = {}
         """By name. Without a daemon only those are known that have keys, and not what they used."""
         self._clients_generation = 0
@@ -157,7 +159,9 @@ class AppState:
             return
         self.ring = Ring(ring.generation, [printable_struct(key) for key in ring.keys])
         self.evidence.retire(self.ring.keys, self._recent())
+        self.keys_by_client = {}
         for key in self.ring.keys:
+            self.keys_by_client.setdefault(key.client, []).append(key)
             if key.client not in self.clients:
                 self.clients[key.client] = ClientInfo(name=key.client, created_at=key.created_at)
 
@@ -202,6 +206,11 @@ class AppState:
             row = self.store.row_at(index)
             if isinstance(row, RequestRecord):
                 yield row
+
+    def live_keys(self, client: str) -> list[KeyInfo]:
+        """Return the live keys of a client, the active one first."""
+        keys = [key for key in self.keys_by_client.get(client, []) if key.state in LIVE_STATES]
+        return sorted(keys, key=lambda key: (key.state is KeyState.ACTIVE, key.created_at), reverse=True)
 
     def retiring(self) -> list[KeyInfo]:
         """Return the keys in their grace period, sorted by their end."""

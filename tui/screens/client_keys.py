@@ -50,8 +50,11 @@ class KeyList(ItemList[KeyInfo]):
     def show_client(self, client: str) -> None:
         """Take over the keys of this client, the newest first."""
         self._client = client
-        keys = [key for key in self._state.ring.keys if key.client == client]
-        keys.sort(key=lambda key: (key.state in LIVE_STATES, key.created_at), reverse=True)
+        keys = sorted(
+            self._state.keys_by_client.get(client, []),
+            key=lambda key: (key.state in LIVE_STATES, key.created_at),
+            reverse=True,
+        )
         since_s, evidence = self._now_s() - RECENT_S, self._state.evidence
         self.show(
             key
@@ -137,9 +140,7 @@ class ClientSummary(Words):
     def _text(self, client: ClientInfo) -> Text:
         text = Text()
         keys = sorted(
-            (key for key in self._state.ring.keys if key.client == client.name),
-            key=lambda key: key.created_at,
-            reverse=True,
+            self._state.keys_by_client.get(client.name, []), key=lambda key: key.created_at, reverse=True
         )
         stragglers = self._state.evidence.stragglers
         old = [

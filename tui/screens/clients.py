@@ -53,14 +53,10 @@ class ClientList(ItemList[ClientInfo]):
         super().__init__(lambda client: client.name, id="clients-list")
         self._state = state
         self._now_s = now_s
-        self._keys: dict[str, list[KeyInfo]] = {}
         self.show_ended = False
 
     def refresh_data(self) -> None:
-        """Take over the clients and their keys."""
-        self._keys = {}
-        for key in self._state.ring.keys:
-            self._keys.setdefault(key.client, []).append(key)
+        """Take over the clients."""
         clients = sorted(self._state.clients.values(), key=lambda client: client.name)
         self.show(
             client
@@ -68,14 +64,9 @@ class ClientList(ItemList[ClientInfo]):
             if client.removed_at is None or self.show_ended or self._is_dead_key_used(client.name)
         )
 
-    def keys_of(self, client: str) -> list[KeyInfo]:
-        """Return the live keys of a client, the active one first."""
-        keys = [key for key in self._keys.get(client, []) if key.state in LIVE_STATES]
-        return sorted(keys, key=lambda key: (key.state is KeyState.ACTIVE, key.created_at), reverse=True)
-
     def _is_dead_key_used(self, client: str) -> bool:
         since_s = self._now_s() - RECENT_S
-        ended = (key for key in self._keys.get(client, []) if key.state not in LIVE_STATES)
+        ended = (key for key in self._state.keys_by_client.get(client, []) if key.state not in LIVE_STATES)
         return any(self._state.evidence.refused(key.id, since_s) for key in ended)
 
     def fields(self, width: int) -> list[Field]:
@@ -124,7 +115,8 @@ class ClientList(ItemList[ClientInfo]):
 
     def _last_use(self, client: ClientInfo) -> float | None:
         """Return when any key of a client was last accepted."""
-        uses = [self._state.evidence.last_use(key) for key in self._keys.get(client.name, [])]
+        keys = self._state.keys_by_client.get(client.name, [])
+        uses = [self._state.evidence.last_use(key) for key in keys]
         found = [use[0] for use in uses if use is not None]
         if client.last_used_at is not None:
             found.append(epoch_s(client.last_used_at))
@@ -141,7 +133,7 @@ class ClientList(ItemList[ClientInfo]):
     def _state_of_keys(self, client: ClientInfo) -> tuple[str, Role]:
         """Return in a word how things stand with the keys, the most urgent first."""
         now_s = self._now_s()
-        keys = self.keys_of(client.name)
+        keys = self._state.live_keys(client.name)
         retiring = [key.expires_at for key in keys if key.state is KeyState.RETIRING and key.expires_at]
         left_s = epoch_s(client.expires_at) - now_s if client.expires_at else _SOON_S
         dead_used = self._is_dead_key_used(client.name)
@@ -263,7 +255,7 @@ class ClientsPane(FilteredItems):
         if self.keys.has_focus:
             return self.keys.chosen
         client = self.rows.chosen
-        return next(iter(self.rows.keys_of(client.name)), None) if client is not None else None
+        return next(iter(self.state.live_keys(client.name)), None) if client is not None else None
 
     def on_mount(self) -> None:
         """Lay out, and put the cursor on a rotation that is under way."""
@@ -493,7 +485,7 @@ class ClientsPane(FilteredItems):
         return [enter, rotate, revoke, *early, add, edit, *HELP_HINTS, requests, BACK_HINT, *late]
 
     def _has_active_key(self, client: ClientInfo | None) -> bool:
-        keys = self.rows.keys_of(client.name) if client is not None else []
+        keys = self.state.live_keys(client.name) if client is not None else []
         return any(key.state is KeyState.ACTIVE for key in keys)
 
     def _retiring(self) -> KeyInfo | None:

@@ -19,7 +19,7 @@ from relayd.admin.schema import ClientInfo, Clients, KeyChange, KeyInfo, KeyStat
 from tests.e2e.daemon import Daemon
 from tests.tui.app_harness import AppHarness, files, running_app
 from tests.tui.samples import NOON_S
-from tests.wire import Wire, ask, body, post, until
+from tests.wire import PATIENCE_S, Wire, ask, body, post, until
 from tui.model.app_state import AppState, Connection
 from tui.model.secret import Secret
 from tui.screens.client_dialogs import AskClient, AskRemove
@@ -65,10 +65,13 @@ async def keys_screen(
     admin: AdminClient | None = None,
     size: tuple[int, int] = (80, 24),
     now_s: Callable[[], float] = time.time,
+    redraw_every_s: float = 0.0,
 ) -> AsyncIterator[tuple[AppHarness, KeyChange]]:
     """The app on its Clients screen, the cursor on a new client."""
     made = await add_client(daemon, client)
-    async with running_app(home, admin or daemon.admin, size=size, now_s=now_s) as harness:
+    async with running_app(
+        home, admin or daemon.admin, size=size, now_s=now_s, redraw_every_s=redraw_every_s
+    ) as harness:
         await until(lambda: harness.state.connection is Connection.LIVE)
         await harness.press("K")
         choose(harness, client)
@@ -118,6 +121,17 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
         assert (await ask(daemon.port, secret, body(SHORT))).status == 200
         assert (await ask(daemon.port, old.secret or "", body(SHORT))).status == 200
         await harness.shows("First used at", "still used web 127.0.0.1", "OLD KEY")
+
+
+async def test_a_key_acts_on_what_is_known_not_on_what_was_drawn_last(daemon: Daemon, tmp_path: Path) -> None:
+    """A second rotation right after the first is one of the new key, though the list shows the old one."""
+    async with keys_screen(daemon, tmp_path, "twice", redraw_every_s=PATIENCE_S) as (harness, _):
+        for _ in range(2):
+            await rotate(harness)
+            await harness.press("escape", "d")
+            await harness.closed()
+        keys = await keys_of(daemon, "twice")
+        assert [key.state for key in keys] == [KeyState.RETIRING, KeyState.RETIRING, KeyState.ACTIVE]
 
 
 async def test_a_countdown_is_the_same_wherever_it_stands(daemon: Daemon, tmp_path: Path) -> None:
