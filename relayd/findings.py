@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TextIO
 
-from relayd.hints import typeable
+from relayd.printable import typeable
 
 _MARK_COLUMNS = 9
 _WHERE_COLUMNS = 14

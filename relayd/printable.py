@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show on a terminal.
+"""Text as it is shown on a terminal: safe if it is from outside, and with commands as they can be typed.
 
 A terminal acts on control characters (clear the screen, set the title, even answer as if typed), and
 bidirectional and invisible characters make one text look like another. Every text that a client, a
@@ -8,10 +8,20 @@ provider or a file contributed passes through here before a person sees it.
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
 
 import msgspec
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+COMMANDS = (
+    *("serve", "reload", "check", "status", "keys", "clients", "usage", "log"),
+    *("cancel", "pause", "resume", "drain", "backup", "init", "doctor", "migrate-state"),
+)
+_HINT = re.compile(rf"(?<![\w./@-])(?=relayd-tui\b|relayd (?:{'|'.join(COMMANDS)})\b)")
 
 
 def printable(text: str) -> str:
@@ -39,3 +49,21 @@ def printable_json(document: object) -> str:
     text = json.dumps(msgspec.to_builtins(document), separators=(",", ":"))
     # The one ASCII control character that JSON allows inside a string (RFC 8259, section 7).
     return text.replace("\x7f", "\\u007f")
+
+
+def typeable(text: str) -> str:
+    """Put its directory before each command in a text, unless the shell finds this program by its name.
+
+    `relayd keys list` becomes `.venv/bin/relayd keys list` for a reader who runs relayd from a clone.
+    """
+    return _HINT.sub(lambda _: _directory(), text)
+
+
+def _directory() -> str:
+    """Return the directory that this program's commands are in, with a final slash; empty if not needed."""
+    own = Path(sys.prefix) / "bin" / "relayd"
+    found = shutil.which("relayd")
+    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
+        return ""
+    near = os.path.relpath(own.parent)
+    return f"{own.parent if near.startswith('..') else near}/"

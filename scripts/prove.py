@@ -244,7 +244,7 @@ class Machine:
 def _provider() -> Iterator[str]:
     """Run the offline upstream on this machine; yield its base URL."""
     env = {"RELAYD_DEMO_KEY": _PROVIDER_KEY, "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", "relayd.demo"]
+    command = [sys.executable, "-m", "relayd.demo.upstream"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             yield process.stdout.readline().strip() if process.stdout else ""

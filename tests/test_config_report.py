@@ -8,7 +8,7 @@ import pytest
 
 from relayd.admin.schema import Applies, Setting
 from relayd.config import KEYS, Settings
-from relayd.config_report import settings_in_force
+from relayd.reload import settings_in_force
 from tests.config.harness import ConfigHarness
 
 _TOML = """

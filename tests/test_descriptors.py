@@ -13,7 +13,7 @@ import logging, os, resource, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 soft, hard, streams = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from relayd.descriptors import ask_for_descriptors
+from relayd.processes import ask_for_descriptors
 ask_for_descriptors(streams)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("FDSize:")))
 print(len(os.listdir("/proc/self/fd")))

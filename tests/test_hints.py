@@ -9,10 +9,10 @@ from argparse import _SubParsersAction
 from pathlib import Path
 
 from relayd.cli import parser
-from relayd.hints import COMMANDS
+from relayd.printable import COMMANDS
 
 _BIN = Path(sys.prefix) / "bin"
-_SHOW = "import sys; from relayd.hints import typeable; print(typeable(sys.argv[1]))"
+_SHOW = "import sys; from relayd.printable import typeable; print(typeable(sys.argv[1]))"
 _HINT = "Run `relayd keys list`, or: sudo relayd init. The page relayd checks is ./relayd keys. relayd-tui"
 
 

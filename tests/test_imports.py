@@ -31,7 +31,7 @@ _SHARED = {
     "relayd",
     "relayd.durations",
     "relayd.json_handler",
-    "relayd.paths",
+    "relayd.files",
     "relayd.pipes",
     "relayd.printable",
 }

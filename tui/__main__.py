@@ -133,7 +133,7 @@ async def _daemon(host: Host, options: argparse.Namespace, env: dict[str, str]) 
 
 
 def _socket(options: argparse.Namespace, env: dict[str, str]) -> Path:
-    from relayd.admin.paths import socket_path  # noqa: PLC0415 - the help does without
+    from relayd.files import socket_path  # noqa: PLC0415 - the help does without
 
     return socket_path(env, None if options.host else options.socket)
 
@@ -193,9 +193,9 @@ def _app(
 
     def open_archive(status: Status | None) -> Archive | None:
         from relayd.admin.archive import Archive  # noqa: PLC0415 - only when the daemon is down
-        from relayd.admin.paths import database_path, known_database  # noqa: PLC0415 - as above
+        from relayd.files import database_path  # noqa: PLC0415 - as above
 
-        path = database_path(env, _socket(options, env)) if status is None else known_database(status)
+        path = database_path(env, _socket(options, env)) if status is None else status.database
         return None if path is None or not path.exists() else Archive(path)
 
     here = "demo" if options.demo else socket.gethostname().split(".")[0]

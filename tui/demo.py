@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relayd.files import SOCKET
+
 
 @contextmanager
 def demo_daemon() -> Iterator[Path]:
@@ -25,7 +27,7 @@ def demo_daemon() -> Iterator[Path]:
             start_new_session=True,
         )
         try:
-            yield Path(directory, "admin.sock")
+            yield Path(directory, SOCKET)
         finally:
             # Nothing of it is to be kept, so it need not end in order.
             daemon.kill()

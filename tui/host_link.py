@@ -31,7 +31,7 @@ from relayd.admin.client import (
     Unreachable,
     VersionMismatch,
 )
-from relayd.admin.paths import SERVICE_DIRS, SOCKET
+from relayd.files import SERVICE_DIRS, SOCKET
 from tui.hosts import Host, HostError
 from tui.model.text import printable_text
 
@@ -67,7 +67,7 @@ _PLAIN_PATH = re.compile(r"/[\w./+,@=~-]*")
 _LONGEST_DIRECTORY = 40
 """The path of a Unix socket has at most 107 bytes (unix(7)), and ssh adds 17 to that of its own."""
 
-# The rules of relayd.admin.paths, by the environment there. It answers at once, and after each line of input
+# The rules of relayd.files, by the environment there. It answers at once, and after each line of input
 _LOOK = r"""
 say() { printf 'relayd-tui %s\n' "$*"; }
 denied() {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
 from relayd.alerts.alert import Alert, AlertKind, Alerts, Severity
+from relayd.files import DATABASE
 
 # Under these names the command line and the terminal app, which import only `relayd.admin`, know the log.
 from relayd.relay.accepting import AcceptState
@@ -279,6 +281,11 @@ class Status(DaemonFacts, kw_only=True, frozen=True):
     resume or a drain reaches them later, if at all."""
     alerts: list[Alert] = []
     """What is wrong now, the newest first."""
+
+    @property
+    def database(self) -> Path | None:
+        """The path of the daemon's database; None if it is a server."""
+        return Path(self.state_dir) / DATABASE if self.engine.kind is EngineKind.SQLITE else None
 
 
 class Reloaded(msgspec.Struct, frozen=True):

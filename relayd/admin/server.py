@@ -17,7 +17,6 @@ from typing_extensions import override
 
 from relayd.admin.alert_watch import AlertWatch
 from relayd.admin.all_instances import AllInstances
-from relayd.admin.client_handlers import ClientHandler, ClientsHandler
 from relayd.admin.context import AdminContext
 from relayd.admin.handlers import (
     AlertsHandler,
@@ -32,7 +31,14 @@ from relayd.admin.handlers import (
     ReloadHandler,
     StatusHandler,
 )
-from relayd.admin.key_handlers import FindKeyHandler, KeyChangeHandler, KeysHandler, KeyUsersHandler
+from relayd.admin.key_handlers import (
+    ClientHandler,
+    ClientsHandler,
+    FindKeyHandler,
+    KeyChangeHandler,
+    KeysHandler,
+    KeyUsersHandler,
+)
 from relayd.admin.log_handlers import (
     AuditHandler,
     EventsHandler,

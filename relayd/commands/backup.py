@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from relayd.admin.client import NoDaemon, VersionMismatch
-from relayd.admin.paths import database_path, known_database
 from relayd.commands.console import Console, size
 from relayd.commands.effective_settings import load_effective
 from relayd.config import ConfigError
+from relayd.files import database_path
 from relayd.state.backup import back_up
 from relayd.state.errors import StateError
 
@@ -17,7 +17,7 @@ async def run(args: Namespace, console: Console) -> int:
     """Copy the database of the daemon at the socket, also while the daemon is down."""
     client = console.client(args.socket)
     try:
-        database = known_database(await client.status())
+        database = (await client.status()).database
     except (NoDaemon, VersionMismatch):
         database = None if _is_configured_to_share() else database_path(console.env, client.socket)
     if database is None:

@@ -21,8 +21,7 @@ from relayd.config import KEYS, ConfigError, Key, OriginKind, Settings
 from relayd.config.schema import route_credential
 from relayd.config.toml import nested, table_toml, toml_value
 from relayd.findings import Finding, Severity, collect, has_errors
-from relayd.hints import typeable
-from relayd.printable import printable
+from relayd.printable import printable, typeable
 from relayd.public.tls import TlsError, load_context
 
 _KEY_COLUMNS = max(len(key.leaf) for key in KEYS.values())

@@ -9,10 +9,9 @@ from functools import partial
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
-from relayd.commands.changes import have_it, once, retried
 from relayd.commands.client_options import bounds_in
 from relayd.commands.console import Console, ago, counted, show, streams_after, usd
-from relayd.commands.keys import show_secret
+from relayd.commands.keys import have_it, once, retried, show_secret
 from relayd.durations import short
 from relayd.state.bounds import allows
 

@@ -14,11 +14,10 @@ from io import TextIOWrapper
 from typing import TextIO
 
 from relayd.admin.client import AdminClient, AdminClientError, NoDaemon
-from relayd.admin.paths import socket_path
 from relayd.admin.schema import FilterError, epoch_s
 from relayd.durations import short
-from relayd.hints import typeable
-from relayd.printable import printable, printable_json
+from relayd.files import socket_path
+from relayd.printable import printable, printable_json, typeable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

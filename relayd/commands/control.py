@@ -18,8 +18,7 @@ from relayd.admin.schema import (
 )
 from relayd.commands.console import EXIT_FAILED, Console, counted, left, show, size, usd
 from relayd.durations import millis, short
-from relayd.hints import typeable
-from relayd.printable import printable
+from relayd.printable import printable, typeable
 
 _INTAKE = {
     AcceptState.OPEN: "live",

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from relayd.commands.installed_service import InstalledService, installed_service
-from relayd.commands.unit_credentials import DecryptionError
+from relayd.commands.installed_service import DecryptionError, InstalledService, installed_service
 from relayd.config import ConfigError, Settings, find_config, load
 from relayd.config.schema import route_credential
 from relayd.config.sources import SECRETS, SYSTEM_CONFIG

@@ -11,10 +11,10 @@ from pathlib import Path
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from relayd.admin.paths import DATABASE, database_path, socket_path
 from relayd.commands.console import EXIT_FAILED, EXIT_USAGE, Console, counted
 from relayd.commands.effective_settings import load_effective
 from relayd.config import ConfigError
+from relayd.files import DATABASE, database_path, socket_path
 from relayd.state.copy_state import Copied, Progress, copy_state
 from relayd.state.errors import StateError
 from relayd.state.postgres import Postgres

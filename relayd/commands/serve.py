@@ -23,14 +23,12 @@ import uvloop
 from relayd.admin.events import EventBus
 from relayd.admin.unix_socket import AdminSocket, AdminSocketError, open_admin_socket
 from relayd.config import ConfigError, Settings, load
-from relayd.descriptors import ask_for_descriptors
-from relayd.files import write_file
+from relayd.files import demo_state_dir, write_file
 from relayd.findings import Finding, Severity
 from relayd.first_key import FIRST_KEY_FILE
-from relayd.hints import typeable
 from relayd.logs import set_up_logging
-from relayd.paths import demo_state_dir
-from relayd.processes import listening_process
+from relayd.printable import typeable
+from relayd.processes import ask_for_descriptors, listening_process
 from relayd.public.listener import bind, limit_send_buffer
 from relayd.public.tls import TlsError, TlsFiles
 from relayd.reload import ConfigReloader

@@ -28,8 +28,8 @@ from relayd.config.sources import (
     is_world_readable,
 )
 from relayd.config.toml import nested
+from relayd.files import SOCKET, default_state_dir, home_dir
 from relayd.findings import Finding, Severity
-from relayd.paths import default_state_dir, home_dir
 from relayd.printable import printable
 
 _MAX_SOCKET_PATH_BYTES = 107
@@ -126,7 +126,7 @@ def _derived(layers: Sequence[Layer], env: Mapping[str, str]) -> Layer:
     layer = {"state_dir": Entry(KEYS["state_dir"], default, Origin(kind, "environment", variable))}
     state_dir = next(found["state_dir"].value for found in (*reversed(layers), layer) if "state_dir" in found)
     socket = KEYS["admin.socket"]
-    layer[socket.name] = Entry(socket, state_dir / "admin.sock", Origin(OriginKind.DEFAULT, "default"))
+    layer[socket.name] = Entry(socket, state_dir / SOCKET, Origin(OriginKind.DEFAULT, "default"))
     return layer
 
 

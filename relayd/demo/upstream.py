@@ -11,11 +11,14 @@ One of these words in the model's name or in the last message asks for something
 | `demo-limited` | 429, with `Retry-After` |
 | `demo-failing` | 500 |
 | `demo-broken` | the connection ends in the middle |
+
+`python -m relayd.demo.upstream` runs it alone: it takes its key from `RELAYD_DEMO_KEY`, and prints its URL.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -363,3 +366,14 @@ def _chat_usage(request: _ChatRequest, words: list[str]) -> dict[str, int]:
         "completion_tokens": len(words),
         "total_tokens": request.prompt_tokens + len(words),
     }
+
+
+async def _serve_alone() -> None:
+    upstream = DemoUpstream(os.environ["RELAYD_DEMO_KEY"])
+    upstream.start()
+    print(upstream.base_url, flush=True)  # noqa: T201 - this is what the caller waits for
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_alone())

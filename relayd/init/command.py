@@ -15,7 +15,6 @@ import uvloop
 from relayd.config import ConfigError, Settings, load
 from relayd.config.toml import commented_toml
 from relayd.findings import collect, has_errors
-from relayd.hints import typeable
 from relayd.init.install import (
     Console,
     InitError,
@@ -25,6 +24,7 @@ from relayd.init.install import (
     program,
     refuse_hidden,
 )
+from relayd.printable import typeable
 
 _KEY_FILE = "provider-key"
 _QUESTIONS = {"upstream.base_url": "The provider's address", "server.port": "Port to listen on"}

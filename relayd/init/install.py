@@ -14,7 +14,7 @@ from typing import TextIO
 from relayd.config import Settings, load
 from relayd.config.schema import ServerSettings
 from relayd.files import write_file
-from relayd.hints import typeable
+from relayd.printable import typeable
 
 ADMIN_GROUP = "relayd-admin"
 

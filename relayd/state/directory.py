@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from relayd.files import DATABASE
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
 from relayd.state.sqlite import FileId, file_id, how_to_restore, shm_path, wal_path
 
-FILE_NAME = "relayd.db"
 LOCK_NAME = "relayd.lock"
 _SMALLEST_PAGE_BYTES = 512
 _HAS_NO_WAL = b"SQLite format 3\0", b"\1\1"
@@ -50,7 +50,7 @@ class StateDirectory:
         """Of the ring that was last in force here; 0 before the first key."""
         self.database_id: FileId | None = None
         """Which file is the database; processes that are forked later may open no other. None: no file is."""
-        self.database = path / FILE_NAME
+        self.database = path / DATABASE
         with _explained(path):
             _make_private(path)
             for file in (path / LOCK_NAME, self.database, wal_path(self.database), shm_path(self.database)):

@@ -1,9 +1,16 @@
-"""One change of keys or clients, decided and stored in one transaction with its audit row."""
+"""One change of keys or clients, decided and stored in one transaction with its audit row.
+
+The first change is made without an operator: the key of an empty ring.
+"""
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -12,7 +19,7 @@ from relayd.state.audit import append_audit, recall, remember
 from relayd.state.columns import storable_text
 from relayd.state.database import Transaction
 from relayd.state.engine import Connection
-from relayd.state.errors import GenerationMismatch, WrongState
+from relayd.state.errors import BadChange, GenerationMismatch, WrongState
 from relayd.state.key_store import (
     advance,
     cut_client,
@@ -26,6 +33,7 @@ from relayd.state.key_store import (
 )
 from relayd.state.keys import digest
 from relayd.state.records import (
+    LIVE_STATES,
     AuditEntry,
     ChangeResult,
     Client,
@@ -34,7 +42,7 @@ from relayd.state.records import (
     Peer,
     utc_text,
 )
-from relayd.state.transitions import Decision, NewKey, Rule, StoredRing
+from relayd.state.transitions import DEFAULT_CLIENT, Decision, NewKey, Rule, StoredRing, fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +181,103 @@ def _store(
 
 def _as_of(key: KeyInfo | None, now: str) -> KeyInfo | None:
     return None if key is None else key.as_of(now)
+
+
+class InitialKeyOutcome(StrEnum):
+    """What the start found and did."""
+
+    STORED = "stored"
+    """The ring was empty and took the given key."""
+    MADE = "made"
+    """The ring was empty and no key was given: a first one was made; show its secret once."""
+    KEPT = "kept"
+    """The ring had keys, and none was given or the given one is among the live ones."""
+    LOST = "lost"
+    """The ring once had keys and is empty: it stays so, the note says how to get a key."""
+    IGNORED = "ignored"
+    """The ring had keys, and the given one is not live: it is ignored, the note says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitialKey:
+    """The result of `KeyRing.ensure_initial_key`."""
+
+    outcome: InitialKeyOutcome
+    key: KeyInfo | None = None
+    secret: str | None = field(default=None, repr=False)
+    note: str | None = None
+    """A sentence for the log."""
+    unused: KeyInfo | None = None
+    """An active key, if no key was ever used: its secret may have been lost."""
+
+
+def ensure_initial_key(
+    transaction: Transaction, given: str | None, now_s: float, *, had_keys: bool
+) -> InitialKey:
+    """Put a first key into an empty ring, with its audit row; compare the given key with a filled one.
+
+    Args:
+        transaction: a durable one.
+        given: a key that the operator brought along.
+        now_s: the Unix time.
+        had_keys: whether the ring was filled before, although it may be empty now.
+
+    Raises:
+        BadChange: the ring is empty and the given key can't be one.
+        EngineError: the disk refused; roll back.
+    """
+    connection, now = transaction.connection, utc_text(now_s)
+    transaction.lock()
+    ring = load_ring(connection)
+    if ring.keys:
+        return _compare(transaction, ring, given, now)
+    if had_keys or ring.generation:
+        return InitialKey(
+            InitialKeyOutcome.LOST,
+            note="The key ring had keys and is empty now: no key works, and AUTHORIZATION_KEY is not taken "
+            f"again. Put a backup in its place, or make a key: relayd keys add {DEFAULT_CLIENT}",
+        )
+    request = ChangeRequest("fill", DEFAULT_CLIENT, "fill", partial(fill, given=given), Caller(own_peer()))
+    try:
+        change = apply_change(transaction, request, now_s, {})
+    except BadChange as error:
+        raise BadChange(f"AUTHORIZATION_KEY can't be used: {error}") from error
+    if given is None:
+        return InitialKey(InitialKeyOutcome.MADE, change.key, change.secret)
+    return InitialKey(InitialKeyOutcome.STORED, change.key)
+
+
+def own_peer() -> Peer:
+    """Return this process, as the author of what the daemon does without an operator."""
+    uid = os.getuid()
+    try:
+        login = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        login = str(uid)
+    return Peer(uid, os.getpid(), login)
+
+
+def _compare(transaction: Transaction, ring: StoredRing, given: str | None, now: str) -> InitialKey:
+    unused = None
+    if all(key.first_used_at is None for key in ring.keys):
+        unused = next((key for key in ring.keys if key.state is KeyState.ACTIVE), None)
+    if given is None:
+        return InitialKey(InitialKeyOutcome.KEPT, unused=unused)
+    known = find_by_digest(transaction.connection, digest(given.encode()))
+    if known is None:
+        return InitialKey(
+            InitialKeyOutcome.IGNORED,
+            note="AUTHORIZATION_KEY is not in the key ring and is ignored: the stored keys take precedence. "
+            "Change keys with `relayd keys`.",
+            unused=unused,
+        )
+    key = known.as_of(now)
+    if key.state in LIVE_STATES:
+        until = f"AUTHORIZATION_KEY is key {key.id}; it is retiring and works until {key.expires_at}."
+        return InitialKey(InitialKeyOutcome.KEPT, key, note=until if key.state is KeyState.RETIRING else None)
+    return InitialKey(
+        InitialKeyOutcome.IGNORED,
+        key,
+        note=f"AUTHORIZATION_KEY is key {key.id}, {key.state} since {key.revoked_at or key.expires_at}: it "
+        "no longer works and is ignored. Remove it from the environment.",
+    )

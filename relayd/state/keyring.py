@@ -31,8 +31,15 @@ from relayd.state.errors import (
     StateError,
     StateReplaced,
 )
-from relayd.state.initial_key import InitialKey, InitialKeyOutcome, ensure_initial_key
-from relayd.state.key_operations import Caller, Change, ChangeRequest, apply_change
+from relayd.state.key_operations import (
+    Caller,
+    Change,
+    ChangeRequest,
+    InitialKey,
+    InitialKeyOutcome,
+    apply_change,
+    ensure_initial_key,
+)
 from relayd.state.key_store import (
     DEAD_KEYS_SHOWN,
     REMOVED_CLIENTS_SHOWN,

@@ -14,7 +14,7 @@ from relayd.admin.client import AdminClient
 from relayd.admin.context import AlertOptions
 from relayd.admin.schema import Alert, AlertKind, Outcome, Phase, RecordedError
 from relayd.alerts.conditions import Thresholds
-from relayd.state.directory import FILE_NAME
+from relayd.files import DATABASE
 from tests.admin.harness import AdminHarness, admin_api, admin_apis, be_patient, log_requests
 from tests.wire import eventually, until
 
@@ -111,5 +111,5 @@ async def test_without_a_command_no_instance_asks_the_others(tmp_path: Path) -> 
             log_requests(apis[0].state, 1, key_id, key_id=key_id, **DENIED)
             for api in apis:
                 await until(partial(knows, api, f"dead_key:{key_id}"))
-        with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as database:
+        with closing(sqlite3.connect(tmp_path / "state" / DATABASE)) as database:
             assert database.execute("SELECT count(*) FROM commands").fetchone() == (0,)

@@ -1,4 +1,4 @@
-"""Behaviour of `relayd.admin.paths`: the same places as the daemon's own configuration."""
+"""Behaviour of `relayd.files`: the same places as the daemon's own configuration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.admin.paths import database_path, socket_path, state_dir
 from relayd.config import load
+from relayd.files import database_path, socket_path, state_dir
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.client import AnswerUnknown, Refused
-from relayd.commands.changes import once
+from relayd.commands.keys import once
 from relayd.state.errors import OutcomeUnknown
 from tests.admin.harness import admin_api
 

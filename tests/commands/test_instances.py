@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.schema import InstanceRing
-from relayd.commands.changes import have_it
+from relayd.commands.keys import have_it
 from tests.admin.harness import AdminHarness, admin_apis, be_patient
 from tests.commands.harness import relayd
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.commands.unit_credentials import Credential, unit_credentials
+from relayd.commands.installed_service import Credential, unit_credentials
 
 _UNIT = Path("/etc/systemd/system/relayd.service")
 
@@ -83,7 +83,7 @@ def test_a_name_without_a_path_is_looked_for_in_the_stores(
     stores = [tmp_path / "etc", tmp_path / "usr", tmp_path / "etc.encrypted"]
     for store in stores:
         store.mkdir()
-    monkeypatch.setattr("relayd.commands.unit_credentials._STORES", [str(store) for store in stores[:2]])
+    monkeypatch.setattr("relayd.commands.installed_service._STORES", [str(store) for store in stores[:2]])
     assert _read("LoadCredential=a") == {}
     for store in stores[1::-1]:
         (store / "a").touch()

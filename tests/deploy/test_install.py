@@ -18,7 +18,7 @@ from typing import BinaryIO
 import install
 import pytest
 
-from relayd.state.directory import FILE_NAME
+from relayd.files import DATABASE
 from tests.state.harness import opened
 from tests.wire import until
 
@@ -49,7 +49,7 @@ class Host:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.prefix = root / "opt/relayd"
-        self.database = root / "var/lib/relayd" / FILE_NAME
+        self.database = root / "var/lib/relayd" / DATABASE
         (root / "etc/relayd").mkdir(parents=True)
         self.config = root / "etc/relayd/relayd.toml"
         self.config.write_text("[server]\nport = 3666\n")

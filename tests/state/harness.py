@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relayd.files import DATABASE
 from relayd.state import postgres, sqlite
 from relayd.state.database import Database
-from relayd.state.directory import FILE_NAME, StateDirectory
+from relayd.state.directory import StateDirectory
 from relayd.state.engine import Engine, EngineError, Fault, Parameters, Result
 from relayd.state.errors import StateBusy
 from relayd.state.keyring import Caller
@@ -207,7 +208,7 @@ def engine_for(state_dir: Path, disk: Disk | None = None) -> Engine:
     if _databases:
         url = _databases[-1].url(state_dir)
         return Postgres(url) if disk is None else _FailingPostgres(url, disk)
-    path = state_dir / FILE_NAME
+    path = state_dir / DATABASE
     return Sqlite(path) if disk is None else Sqlite(path, disk.connect)
 
 
@@ -270,7 +271,7 @@ class SharedDatabase:
 
     def engine(self) -> Engine:
         """Return one process's way to it."""
-        return Sqlite(self.home / "state" / FILE_NAME) if self.url is None else Postgres(self.url)
+        return Sqlite(self.home / "state" / DATABASE) if self.url is None else Postgres(self.url)
 
     @contextmanager
     def opened(self, count: int) -> Iterator[list[State]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from relayd.files import DATABASE
 from relayd.state.backup import back_up
-from relayd.state.directory import FILE_NAME
 from relayd.state.errors import StateDamaged, StateError, StateOtherFormat, StateUnreachable
 from tests.state.harness import ALICE, Published, a_record, as_ended, make_database, opened
 
@@ -21,7 +21,7 @@ from tests.state.harness import ALICE, Published, a_record, as_ended, make_datab
 @pytest.mark.parametrize("is_running", [True, False])
 async def test_a_backup_has_keys_audit_and_log(tmp_path: Path, *, is_running: bool) -> None:
     """While the daemon writes, or after it has stopped: one file, which opens as the state of that moment."""
-    published, target = Published(), tmp_path / "copy" / FILE_NAME
+    published, target = Published(), tmp_path / "copy" / DATABASE
     target.parent.mkdir(mode=0o700)
     old_umask = os.umask(0)
     try:
@@ -35,7 +35,7 @@ async def test_a_backup_has_keys_audit_and_log(tmp_path: Path, *, is_running: bo
     finally:
         os.umask(old_umask)
     assert (backup.file, backup.database, backup.generation) == (str(target), str(state.path), 1)
-    assert [file.name for file in target.parent.iterdir()] == [FILE_NAME]
+    assert [file.name for file in target.parent.iterdir()] == [DATABASE]
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert backup.bytes == target.stat().st_size > 0
     with opened(target.parent, boot_id="boot-2") as copy:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from relayd.files import DATABASE
 from relayd.state.audit import append_audit
 from relayd.state.columns import COLUMNS
 from relayd.state.database import Database, Transaction
-from relayd.state.directory import FILE_NAME
 from relayd.state.engine import Connection, EngineError, as_state_errors
 from relayd.state.errors import (
     StateBusy,
@@ -78,7 +78,7 @@ def test_the_disk_is_measured(tmp_path: Path) -> None:
         assert disk.database_bytes == used > 0
         assert disk.free_bytes > 0
     with pytest.raises(StateBusy, match="can't be examined"):
-        Sqlite(tmp_path / "gone" / FILE_NAME).disk_use()
+        Sqlite(tmp_path / "gone" / DATABASE).disk_use()
 
 
 @pytest.mark.parametrize("open_it", [open_for_writing, read])
@@ -211,7 +211,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     """Where no daemon ran there is nothing to read, and nothing is created; a reader can't write."""
     with pytest.raises(StateUnreachable, match="no database"):
-        read(tmp_path / FILE_NAME)
+        read(tmp_path / DATABASE)
     assert list(tmp_path.iterdir()) == []
     path = make_database(tmp_path / "state")
     with pytest.raises(StateOtherFormat, match="old format"):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from relayd.files import DATABASE
 from relayd.state.backup import back_up
-from relayd.state.directory import FILE_NAME, LOCK_NAME, StateDirectory, refuse_network_file_system
+from relayd.state.directory import LOCK_NAME, StateDirectory, refuse_network_file_system
 from relayd.state.errors import StateBusy, StateDamaged, StateReplaced, StateUnreachable
 from relayd.state.sqlite import wal_path
 from tests.state.harness import ALICE, make_database, opened, opened_database
@@ -30,12 +31,12 @@ def test_nobody_else_can_read_the_state(tmp_path: Path) -> None:
         path.chmod(0o644)
         wal_path(path).touch(mode=0o666)
         assert make_database(tmp_path / "deep" / "state") == path
-        assert modes(path.parent) == dict.fromkeys([LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal"], 0o600)
+        assert modes(path.parent) == dict.fromkeys([LOCK_NAME, DATABASE, f"{DATABASE}-wal"], 0o600)
         wal_path(path).unlink()
         with opened_database(path.parent) as database, database.transaction(durable=True) as transaction:
             transaction.next_seq()
             assert modes(path.parent) == dict.fromkeys(
-                [LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"], 0o600
+                [LOCK_NAME, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"], 0o600
             )
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     finally:
@@ -100,7 +101,7 @@ def test_a_start_that_fails_gives_the_lock_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a directory", "a pipe", "a dangling link"])
-@pytest.mark.parametrize("name", [LOCK_NAME, FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"])
+@pytest.mark.parametrize("name", [LOCK_NAME, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"])
 def test_what_is_no_file_is_named(tmp_path: Path, name: str, kind: str) -> None:
     """The sentence has the path; nothing is removed, and the start does not wait."""
     path = tmp_path / name
@@ -154,15 +155,15 @@ def clients(state_dir: Path) -> list[str]:
 def test_after_a_crash_an_old_wal_is_not_replayed_over_a_backup(tmp_path: Path, crashed: Path) -> None:
     """The start is refused and changes nothing; the advice helps."""
     backup = (tmp_path / "b.db").read_bytes()
-    (crashed / FILE_NAME).write_bytes(backup)
+    (crashed / DATABASE).write_bytes(backup)
     advice = rf"was replaced, but .*stop relayd, move all files {crashed}/relayd\.db\* away"
     with pytest.raises(StateReplaced, match=advice):
         StateDirectory(crashed)
-    assert (crashed / FILE_NAME).read_bytes() == backup
+    assert (crashed / DATABASE).read_bytes() == backup
     (tmp_path / "away").mkdir()
-    for file in crashed.glob(f"{FILE_NAME}*"):
+    for file in crashed.glob(f"{DATABASE}*"):
         file.rename(tmp_path / "away" / file.name)
-    (crashed / FILE_NAME).write_bytes(backup)
+    (crashed / DATABASE).write_bytes(backup)
     assert clients(crashed) == ["web"]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.state.directory import FILE_NAME, LOCK_NAME
+from relayd.files import DATABASE
+from relayd.state.directory import LOCK_NAME
 from relayd.state.errors import BadChange, RingUnavailable
-from relayd.state.initial_key import InitialKeyOutcome
+from relayd.state.key_operations import InitialKeyOutcome
 from relayd.state.keys import new_key
 from relayd.state.records import KeyState
 from tests.state.harness import ALICE, Clock, Disk, opened
@@ -134,10 +135,10 @@ async def test_a_ring_that_was_filled_is_never_filled_again(tmp_path: Path, loss
     with opened(tmp_path) as state:
         state.ring.ensure_initial_key(GIVEN)
     if loss == "the file":
-        (tmp_path / FILE_NAME).unlink()
+        (tmp_path / DATABASE).unlink()
     else:
         (tmp_path / LOCK_NAME).unlink()
-        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
             connection.execute("DELETE FROM keys")
     for boot_id, given in (("boot-2", GIVEN), ("boot-3", None)):
         with opened(tmp_path, boot_id=boot_id) as state:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from relayd.files import DATABASE
 from relayd.state.backup import back_up
-from relayd.state.directory import FILE_NAME, LOCK_NAME
+from relayd.state.directory import LOCK_NAME
 from relayd.state.errors import (
     RingUnavailable,
     StateBusy,
     StateDamaged,
 )
-from relayd.state.initial_key import InitialKeyOutcome
+from relayd.state.key_operations import InitialKeyOutcome
 from relayd.state.records import Audited, Ended, Outcome, Phase, Started
 from tests.state.harness import (
     ALICE,
@@ -105,7 +106,7 @@ def test_a_clean_end_leaves_no_wal(tmp_path: Path) -> None:
         assert state.reader.newest_seq() >= 0
         assert state.close() is True
         assert state.close() is True
-    assert {file.name for file in (tmp_path / "state").iterdir()} == {FILE_NAME, LOCK_NAME}
+    assert {file.name for file in (tmp_path / "state").iterdir()} == {DATABASE, LOCK_NAME}
     assert threading.active_count() == 1 or "relayd-state-writer" not in {
         thread.name for thread in threading.enumerate()
     }
@@ -162,7 +163,7 @@ def test_a_first_start_on_a_full_disk_fails_in_words(tmp_path: Path) -> None:
 def test_a_start_that_cannot_be_noted_for_another_reason_fails_in_words(tmp_path: Path) -> None:
     """A database that is not what it should be is no full disk; no thread stays behind."""
     try_to_open(tmp_path / "state")
-    with sqlite3.connect(tmp_path / "state" / FILE_NAME) as connection:
+    with sqlite3.connect(tmp_path / "state" / DATABASE) as connection:
         connection.execute("DROP TABLE requests")
     connection.close()
     with pytest.raises(StateDamaged, match="no such table"):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from relayd.files import DATABASE
 from relayd.state.database import Database, Transaction
-from relayd.state.directory import FILE_NAME, LOCK_NAME
+from relayd.state.directory import LOCK_NAME
 from relayd.state.engine import EngineError, Fault
 from relayd.state.errors import StateBusy
 from relayd.state.sqlite import Sqlite
@@ -119,7 +120,7 @@ def test_closing_does_everything_that_waits(tmp_path: Path) -> None:
         assert writer.close(IN_TIME_S, last.append)
         assert [future.result(0) for future in futures] == list(range(1, 51))
         assert (len(count), len(last)) == (2, 1)
-        assert {file.name for file in (tmp_path / "state").iterdir()} == {FILE_NAME, LOCK_NAME}
+        assert {file.name for file in (tmp_path / "state").iterdir()} == {DATABASE, LOCK_NAME}
         with pytest.raises(StateBusy, match="being closed"):
             writer.submit(advance)
         assert writer.close(IN_TIME_S, last.append)

@@ -25,7 +25,7 @@ from typing import Self, cast
 
 import uvloop
 
-from relayd.descriptors import reserve_descriptors
+from relayd.processes import reserve_descriptors
 from tests.support.upstream_api import Provider, body_of, reply
 from tests.support.upstream_script import End, Request, Step, unauthorized
 from tests.wire import HOST, until
