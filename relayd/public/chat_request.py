@@ -6,7 +6,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -23,11 +23,16 @@ _MAX_SURROGATES = 400_000
 """More than 2 MiB hold; each takes time. What is left makes a body no JSON."""
 
 
+_NEXT_FIELD = re.compile(r'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*')
+# Values are not wanted here, and a number may have more digits than Python converts.
+_find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
 class _Message(msgspec.Struct):
     """The fields that every message must have; the provider judges the others."""
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[dict[str, msgspec.Raw]] | None = None
 
 
 class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,7 +52,7 @@ class _Fields(msgspec.Struct, forbid_unknown_fields=True):
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: dict[str, msgspec.Raw] | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     user: str | None = None
@@ -186,8 +191,15 @@ def _split(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         return _decode_raw(body)
     except msgspec.DecodeError:
-        # Half a surrogate pair, at which msgspec stops even where it only copies.
-        return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in json.loads(body).items()}
+        pass
+    # Half a surrogate pair, at which msgspec stops even where it only copies.
+    fields: dict[str, msgspec.Raw] = {}
+    text = body.decode()
+    end = 0
+    while (met := _NEXT_FIELD.match(text, end)) is not None:
+        _, end = _find_end(text, met.end())
+        fields[json.loads(met[1])] = msgspec.Raw(text[met.end() : end].encode())
+    return fields
 
 
 def _shown(text: str) -> str:

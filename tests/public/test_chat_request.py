@@ -63,6 +63,11 @@ def test_every_sampling_field_is_forwarded_unchanged() -> None:
         '[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:x"}}],"n":1.10}]',
         '[{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]},{"role":"tool","content":"é🎈"}]',
         r'[{"role":"user","content":"a pair: \uD83C\uDF88, no escape: \\ud83c"}]',
+        pytest.param(
+            r'[ {"role":"user","content":"half: \ud83c \"}","n":1.10,"m":1e999,"m":%s,"\udc00" :[] } ]'
+            % ("9" * 5000),
+            id="numbers beside half a pair",
+        ),
     ],
 )
 def test_messages_are_forwarded_byte_for_byte(messages: str) -> None:
