@@ -11,13 +11,21 @@ from typing import Any
 import msgspec
 
 from relayd.relay.errors import ErrorCode, RelayError, broken_off, truncated
-from relayd.relay.provider_errors import find_in_band_error, load_json, parse_error, reported_error
+from relayd.relay.provider_errors import (
+    find_in_band_error,
+    json_value,
+    load_json,
+    parse_error,
+    parse_error_body,
+    reported_error,
+)
 from relayd.relay.redact import Redactor
 from relayd.relay.sse import EventSplitter, SseEvent, parse_event
 from relayd.relay.usage import TokenCounts, read_count, read_usage
 
 MAX_EVENT_BYTES = 1 << 20
 MAX_FINISH_REASON_CHARS = 100
+_MAX_UNFRAMED_BYTES = 64 << 10
 DONE = b"[DONE]"
 
 
@@ -66,8 +74,13 @@ class ChunkReader:
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
+        self._last_words: RelayError | None = None
+        """The error of an answer that ends here, by the latest event that is no chunk: a keep-alive, or
+        what a broken provider said last."""
         self._plain_text = ""
-        """The latest event that is no chunk: a keep-alive, or the last words of a broken provider."""
+        """The latest event that is no JSON."""
+        self._unframed: RelayError | None = None
+        """The error of an answer that ends here, by what came in place of events."""
         self.finish_reason: str | None = None
         """Why the model stopped; None until it has, and again if it continues."""
         self.usage: Usage | None = None
@@ -94,7 +107,23 @@ class ChunkReader:
         """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
         if self.error is not None or self.finished:
             return self.error
-        return broken_off() if is_broken else truncated(self._plain_text)
+        if self._unframed is not None:
+            return self._unframed
+        return broken_off() if is_broken else self._last_words or truncated()
+
+    def read_unframed(self, raw: bytes) -> None:
+        """Take what is no event: an error, or a page, without `data:` before it says why the answer ends."""
+        text = raw.strip()
+        if len(text) > _MAX_UNFRAMED_BYTES or not text.startswith((b"{", b"[", b"<")):
+            return
+        said = json_value(text)
+        error = find_in_band_error(said)
+        if error is not None:
+            self._unframed = reported_error(error, self._redact)
+            return
+        message = (parse_error(said) if text[:1] != b"<" else parse_error_body(text)).message
+        if message is not None:
+            self._unframed = truncated(self._redact(message))
 
     def read_event(self, event: SseEvent, texts: list[str]) -> None:
         """Take an event; append its pieces of text, none empty."""
@@ -140,7 +169,10 @@ class ChunkReader:
                 # Its text stays out of the message: it may quote the conversation.
                 self._fail("The provider sent an event that is not a chat completion chunk.")
             elif data:
-                self._plain_text = self._redact(data.decode("utf-8", "replace"))
+                words = self._redact(data.decode("utf-8", "replace"))
+                # One such text is a sentence; several may be the reply of a provider that sends no chunks.
+                self._last_words = truncated(words, may_quote_reply=self._plain_text not in {"", words})
+                self._plain_text = words
             return
         error = chunk if event.type == b"error" else find_in_band_error(chunk)
         if error is not None:
@@ -150,7 +182,7 @@ class ChunkReader:
             self.take_chunk(_lenient_chunk(chunk), texts)
             if "choices" not in chunk:
                 # It may say why the answer ends early: `{"detail": "The model is overloaded"}`.
-                self._plain_text = self._redact(parse_error(chunk).message or "")
+                self._last_words = truncated(self._redact(parse_error(chunk).message or ""))
 
     def _add_text(self, text: str, texts: list[str]) -> None:
         texts.append(text)
@@ -208,9 +240,16 @@ class ChatCompletion(ChunkReader):
             if event is not None:
                 self.events += 1
                 self.read_event(event, texts)
+            else:
+                self.read_unframed(raw)
         if len(self._splitter.rest) > MAX_EVENT_BYTES and not self.done:
             self._overflow()
         return texts
+
+    def end(self, *, is_broken: bool = False) -> RelayError | None:
+        """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
+        self.read_unframed(self._splitter.rest)
+        return super().end(is_broken=is_broken)
 
     def _overflow(self) -> None:
         """Fail at an event that is too long. Nothing behind it is read, not even a finish."""

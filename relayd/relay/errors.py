@@ -151,7 +151,14 @@ def broken_off() -> RelayError:
     )
 
 
-def truncated(said: str = "") -> RelayError:
-    """Return the error of an answer that ended too early; `said`: the provider's last words."""
+def truncated(said: str = "", *, may_quote_reply: bool = False) -> RelayError:
+    """Return the error of an answer that ended too early.
+
+    Args:
+        said: the provider's last words.
+        may_quote_reply: whether they may be a piece of the reply, which is not recorded.
+    """
     start = "The provider's answer ended before it was finished"
-    return RelayError(ErrorCode.UPSTREAM_TRUNCATED, f"{start}; it said: {said}" if said else f"{start}.")
+    message = f"{start}; it said: {said}" if said else f"{start}."
+    recorded = f"{start}; its last words were plain text." if said and may_quote_reply else None
+    return RelayError(ErrorCode.UPSTREAM_TRUNCATED, message, recorded=recorded)

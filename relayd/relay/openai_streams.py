@@ -130,6 +130,9 @@ class EventStreamAnswer(Answer):
         """Read an event, and decide what becomes of it; called with each in turn."""
         raise NotImplementedError
 
+    def read_unframed(self, raw: bytes) -> None:
+        """Read what is no event, and may say why the stream ends."""
+
     def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
         """Read the `long_fields` of an event that was too long to be kept, and has left."""
         raise NotImplementedError
@@ -178,7 +181,9 @@ class EventStreamAnswer(Answer):
             return Verdict.PASS
         event = parse_event(raw)
         if event is None:
-            return Verdict.PASS
+            self.read_unframed(raw)
+            # It passes though no client reads it: an error without `data:` before it may quote the key.
+            return Verdict.TELL if _MAY_TELL_ERROR.search(raw) else Verdict.PASS
         self.events += 1
         self.has_progressed = True
         return self.judge(event)
@@ -247,6 +252,10 @@ class ChatStream(EventStreamAnswer):
             return Verdict.TELL
         return Verdict.DROP if reader.is_usage_only and self.wants.strips_usage else Verdict.PASS
 
+    def read_unframed(self, raw: bytes) -> None:
+        """Read an error that stands where a chunk should."""
+        self._reader.read_unframed(raw)
+
     def judge_long(self, fields: Mapping[bytes, bytes]) -> None:
         """Read a chunk with an image, or with all of an answer."""
         index = json_value(fields.get(b"index", b"0"))
@@ -266,6 +275,7 @@ class ChatStream(EventStreamAnswer):
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why the answer failed, in the words of `/chat`."""
+        self.read_unframed(self._splitter.rest)
         return self._reader.end(is_broken=is_broken)
 
 

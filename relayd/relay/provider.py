@@ -270,8 +270,10 @@ class Provider:
         # Some servers forget the type (express, net/http), and the SDK does not look at it.
         if media_type in {"", "text/plain"} and begins_with_event(await first_bytes(stream)):
             return
-        said = parse_error_body(await read_error_body(stream))
-        if said.message is None:
+        body = await read_error_body(stream)
+        said = parse_error_body(body)
+        # An answer whose type is wrong must not be told, nor recorded, as the reason.
+        if said.message is None or begins_with_event(body):
             raise not_a_stream()
         start = "The provider refused the request, with status 200"
         if not media_type.endswith("json"):

@@ -15,7 +15,11 @@ import msgspec
 from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.redact import Redactor
 
-_MESSAGE_FIELDS = ("message", "msg", "error", "detail", "error_description", "description", "title")
+_MESSAGE_FIELDS = (
+    *("message", "msg", "error", "errors", "detail", "error_description", "error_message", "error_msg"),
+    *("errmsg", "status_msg", "base_resp", "fault", "faultstring", "description", "title", "reason"),
+)
+"""In any case: AWS writes `Message`."""
 _MAX_DEPTH = 5
 _REQUEST_CODES = frozenset({"400", "404", "413", "422", "context_length_exceeded", "content_filter"})
 # Matches in one pass over any text: what is not closed goes on to the end, and no tag holds another's "<".
@@ -157,8 +161,9 @@ def _find_message(value: object, depth: int) -> str | None:
         nested = value.get("error")
         if isinstance(nested, dict) and (found := _find_message(nested, depth - 1)):
             return found
+        folded = {str(name).casefold(): part for name, part in value.items()}
         for name in _MESSAGE_FIELDS:
-            if found := _find_message(value.get(name), depth - 1):
+            if found := _find_message(folded.get(name), depth - 1):
                 return found
     return None
 

@@ -10,9 +10,10 @@ import time
 from enum import Enum, auto
 
 import httpx2
+from msgspec.structs import replace
 
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.provider_errors import ProviderError, parse_error_body
+from relayd.relay.provider_errors import ProviderError, json_value, parse_error_body
 from relayd.relay.redact import Redactor
 from relayd.relay.transport import ConnectionBroken, IncomingResponse
 
@@ -138,6 +139,9 @@ class Refusals:
             code, start = ErrorCode.UPSTREAM_FAILED, f"The provider failed ({status})"
             cools = Cools.ROUTE if status >= _FIRST_FAILURE else Cools.NOTHING
         quotes = code is ErrorCode.UPSTREAM_REJECTED
+        if said.message is None and isinstance(value := json_value(body), dict | list) and value:
+            # JSON in which no message was found tells the client more than nothing; it may quote the request.
+            said, quotes = replace(said, message=" ".join(body.decode("utf-8", "replace").split())), True
         error = self.refusal(
             code, start, said, quotes=quotes, retry_after_s=retry_s, cools=cools, wait_s=wait_s
         )
@@ -212,14 +216,20 @@ def retry_after_s(headers: httpx2.Headers) -> float | None:
     `retry-after-ms` is OpenAI's own; Retry-After is seconds or a date (RFC 9110, 10.2.3).
     """
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "")
         try:
-            seconds = float(headers.get(name, "")) * scale
+            seconds = float(text) * scale
         except ValueError:
             continue
-        if math.isfinite(seconds) and seconds >= 0:
+        # "inf" is no number here; so many digits that they become infinite are one.
+        if seconds >= 0 and (math.isfinite(seconds) or text[0].isdigit()):
             return min(seconds, _MAX_RETRY_AFTER_S)
     try:
-        at = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+        parsed = email.utils.parsedate_tz(headers.get("retry-after", ""))
+        if parsed is None:
+            return None
+        at = email.utils.mktime_tz(parsed)
+    except (ValueError, OverflowError):
+        # No date of this calendar: the year 99999999999, an hour of 5,000 digits.
         return None
-    return min(max(0.0, at.timestamp() - time.time()), _MAX_RETRY_AFTER_S)
+    return min(max(0.0, at - time.time()), _MAX_RETRY_AFTER_S)

@@ -246,6 +246,34 @@ def test_the_last_words_before_an_early_end_are_passed_on(last_words: bytes) -> 
     assert (error.code, error.message) == (ErrorCode.UPSTREAM_TRUNCATED, f"{_TRUNCATED}; it said: {_SAID}")
 
 
+@pytest.mark.parametrize("ends", ["", "\n", "\n\n", "\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (f'{{"error":{{"message":"{_SAID}"}}}}', f"{_REPORTED}: {_SAID}"),
+        (f'[{{"error":{{"message":"{_SAID}"}}}}]', f"{_REPORTED}: {_SAID}"),
+        (f'{{"detail":"{_SAID}"}}', f"{_TRUNCATED}; it said: {_SAID}"),
+        (f"<html><body>{_SAID}</body></html>", f"{_TRUNCATED}; it said: {_SAID}"),
+        ('{"error":{"mess', f"{_TRUNCATED}."),
+        ('{"choices":[]}', f"{_TRUNCATED}."),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", delta("a"), b": comment\n\n"])
+def test_an_error_in_place_of_an_event_is_passed_on(before: bytes, sent: str, said: str, ends: str) -> None:
+    """A provider that fails behind `text/event-stream` may forget the `data:` before its error."""
+    error = _failure(before, f"{sent}{ends}".encode())
+    assert error.message == error.recorded == said
+    completion, _ = _read(before, FINISH, f"{sent}{ends}".encode())
+    assert completion.end() is None
+
+
+def test_a_reply_in_plain_text_is_not_recorded() -> None:
+    """Several texts that are no chunks are a reply, not a reason."""
+    error = _failure(_raw(b"The secret"), _raw(b"is this."))
+    assert error.message == f"{_TRUNCATED}; it said: is this."
+    assert error.recorded == f"{_TRUNCATED}; its last words were plain text."
+
+
 _LONG = f"{PROVIDER_KEY} \x1b[2J " + "x" * 900_000
 
 

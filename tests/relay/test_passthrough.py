@@ -214,6 +214,7 @@ def test_a_usage_chunk_without_choices_is_taken_out_too(usage_only: dict[str, An
             (ChatStream, _event({"error": {"message": f"No: {_KEY}"}})),
             (ChatStream, _event({"error": f"No: {_KEY}"}, before="event: error\n")),
             (ChatStream, _event(_chunk("a", "stop")) + _event({"error": f"No: {_KEY}"})),
+            (ChatStream, b'{"error":{"message":"No: %b"}}\n\n' % _KEY.encode()),
             (ResponsesStream, _responses(("error", {"message": f"No: {_KEY}", "code": None}))),
             (ResponsesStream, _responses(("error", {"error": {"message": f"No: {_KEY}"}}))),
             (
@@ -233,6 +234,15 @@ def test_no_error_in_a_stream_shows_the_providers_key(
     sent, _ = _relayed(_answer(kind), cut(stream, cuts))
     assert sent.startswith(stream.replace(_KEY.encode(), b"[key]"))
     assert _KEY.encode() not in sent
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+def test_an_error_without_data_before_it_is_the_reason_of_the_end(end: bytes) -> None:
+    """No SDK reads it where it stands, so the error event tells it."""
+    sent, error = _relayed(_answer(), [_event(_chunk("a")), b'{"error":{"message":"Overloaded"}}' + end])
+    assert error is not None
+    assert error.message.endswith("Overloaded")
+    assert json.loads(_decoded(sent)[-1])["error"]["message"].endswith("Overloaded")
 
 
 @given(_CUTS)

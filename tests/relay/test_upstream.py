@@ -142,6 +142,22 @@ async def test_the_sentence_is_found_whatever_an_error_wears(
     assert len(provider.requests) == 1
 
 
+@pytest.mark.parametrize("body", [b'{"error":{"message":5}}', b'{\n "whatever": ["No!"]\n}', b"[[1], 2]"])
+async def test_json_without_a_sentence_is_passed_on_as_it_is(body: bytes) -> None:
+    """No list of names is complete. What nobody knows may quote the request, so it is not recorded."""
+    refused, _ = await _refused([http(500, body)], max_retries=0)
+    assert refused.message == f"The provider failed (500): {' '.join(body.decode().split())}"
+    assert refused.recorded == "The provider failed (500): it gave no reason"
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/octet-stream", "text/event-streamx"])
+async def test_an_answer_of_the_wrong_type_is_neither_told_nor_recorded(media_type: str) -> None:
+    """It is no reason, but the reply."""
+    refused, _ = await _refused([http(200, delta("a secret"), media_type=media_type)])
+    assert refused.code is ErrorCode.UPSTREAM_FAILED
+    assert "secret" not in refused.message + refused.recorded
+
+
 async def test_an_error_with_status_200_that_judges_the_request_is_recorded_by_its_kind() -> None:
     """Its sentence may quote the conversation."""
     body = b'{"error":{"message":"Bad: my secret","type":"invalid_request_error"}}'
@@ -331,9 +347,14 @@ def _http_date(in_s: float) -> str:
         ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "2500", "retry-after": "9"}, 2.5),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9),
-        ({"retry-after": "9999999"}, 86_400),
+        *(({"retry-after": value}, 86_400) for value in ("9999999", "1e400", "9" * 400)),
+        ({"retry-after": "Wed, 28 Nov 9999 20:49:37 -1200"}, 86_400),
+        ({"retry-after": "Mon, 01 Jan 0001 00:00:00 +1200"}, 0),
         *(({"retry-after": value}, None) for value in ("", "soon", "-5", "nan", "inf")),
-        ({"retry-after": "Fri, 99 Foo 2026 99:99:99 GMT"}, None),
+        *(
+            ({"retry-after": f"Fri, 28 {month_and_year} 20:49:37 GMT"}, None)
+            for month_and_year in ("Foo 2026", "Nov 99999", "Nov 99999999999")
+        ),
     ],
 )
 def test_the_wait_that_a_provider_asks_for_is_read_in_every_form(
