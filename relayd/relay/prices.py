@@ -30,7 +30,7 @@ class Price(NamedTuple):
     output: float
 
 
-_DEFAULTS = {
+DEFAULT_PRICES = {
     # Chat and reasoning.
     "gpt-6-astra": Price(10.0, 1.0, 50.0),
     "gpt-6.1-sol": Price(2.0, 0.10, 10.0),
@@ -83,7 +83,7 @@ class Pricing:
     """
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
-        self._prices = _DEFAULTS | dict(prices)
+        self._prices = DEFAULT_PRICES | dict(prices)
 
     def price(self, model: str) -> Price | None:
         """Return a model's price, or None. A dated snapshot costs what its model does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relayd.relay.prices import Price, Pricing
+from relayd.relay.prices import DEFAULT_PRICES, Price, Pricing
 from relayd.relay.usage import TokenCounts
 
 
@@ -41,6 +41,12 @@ def test_no_price_is_invented(model: str) -> None:
     """A name that only looks like a known one has no price, and costs None rather than nothing."""
     assert Pricing({}).price(model) is None
     assert Pricing({}).nano_usd(model, TokenCounts(10, 10)) is None
+
+
+def test_the_listed_prices_are_plausible() -> None:
+    """A cached token costs no more than a new one, and that no more than one of an answer, if it has one."""
+    for model, price in DEFAULT_PRICES.items():
+        assert 0 <= price.cached_input <= price.input <= (price.output or price.input), model
 
 
 def test_the_operator_s_price_comes_first() -> None:

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from relayd.relay.errors import ErrorCode, RelayError
-from relayd.relay.refusals import retry_after_s
+from relayd.relay.refusals import UpstreamError, retry_after_s
 from relayd.relay.upstream import Upstream, UpstreamOptions
 from tests.relay.harness import (
     BODY,
@@ -105,10 +105,11 @@ async def test_the_providers_request_id_is_bounded_and_without_the_key() -> None
 async def test_each_status_has_its_code_and_the_providers_sentence(status: int, code: ErrorCode) -> None:
     """A refusal of the request is recorded by its kind, since its sentence may quote it; others whole.
 
-    The refusal of relayd's own key is told without the sentence, which quotes the key.
+    The refusal of relayd's own key is told without the sentence, which quotes the key, and never passed on.
     """
     refused, _ = await _refused([error(status, _SAID, type="some_error", param="model")])
-    assert refused.code is code
+    assert isinstance(refused, UpstreamError)
+    assert (refused.code, refused.concerns_relay) == (code, status == 401)
     assert (_SAID in refused.message) == (status != 401)
     assert str(status) in refused.message or status == 429
     if code is ErrorCode.UPSTREAM_REJECTED:

@@ -131,7 +131,10 @@ def test_the_copy_is_a_state_like_any_other(source: Path, target: Postgres) -> N
 def test_an_interrupted_copy_continues(
     source: Path, target: Postgres, postgres_url: str, stop_at: str
 ) -> None:
-    """Wherever it ends: no relayd starts on a part of it, and what was committed is not copied again."""
+    """Wherever it ends: no relayd starts on a part of it, and what was committed is not copied again.
+
+    Each step is told to the last row of each table.
+    """
 
     def stop(progress: Progress) -> None:
         if f"{progress.step} {progress.table}".startswith(stop_at):
@@ -145,6 +148,9 @@ def test_an_interrupted_copy_continues(
             target.open()
     copied = copy_state(source, target, seen.append)
     assert copied.is_continued == (stop_at != "read")
+    last = {(progress.step, progress.table): progress for progress in seen}
+    assert {progress.rows for progress in last.values()} >= {_REQUESTS}
+    assert all(progress.rows == progress.of for progress in last.values())
     steps = [progress.rows for progress in seen if (progress.step, progress.table) == ("copied", "requests")]
     assert steps == {"copied requests": [200, 250], "verified requests": []}.get(stop_at, [100, 200, 250])
     with psycopg.connect(postgres_url) as theirs, closing(sqlite3.connect(source)) as ours:
