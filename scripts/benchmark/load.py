@@ -5,6 +5,7 @@ the parts of a request) and one group of clients. Each line on stdout is its res
 
     {"streams": 150, "ramp_s": 1, "deltas": 100, "interval_ms": 50}                  each stream once
     {"workers": 32, "for_s": 4, "deltas": 1, "interval_ms": 0}     as often as possible
+    {"workers": 70, "every_ms": 60000, "for_s": 90, ...}     each once a minute, evenly spread
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Group:
         if "streams" in self._plan:
             clients = [self._stream(number) for number in range(self._plan["streams"])]
         else:
-            clients = [self._worker() for _ in range(self._plan["workers"])]
+            clients = [self._worker(number) for number in range(self._plan["workers"])]
         await asyncio.gather(*clients)
         return {
             "deltas": len(self.ages_ns),
@@ -152,9 +153,14 @@ class Group:
         except (OSError, TimeoutError) as error:
             self._errors[str(error) or "too late"] += 1
 
-    async def _worker(self) -> None:
+    async def _worker(self, number: int) -> None:
         connection: Connection | None = None
+        every_s = self._plan.get("every_ms", 0) / 1000
+        turn_s = self._began_s + every_s * number / self._plan["workers"]
         while time.monotonic() < self._began_s + self._plan["for_s"]:
+            if every_s:
+                # One that is late leaves turns out instead of catching up.
+                await asyncio.sleep((turn_s - time.monotonic()) % every_s)
             try:
                 async with asyncio.timeout(_MAX_DELAY_S):
                     if connection is None or connection.closed:

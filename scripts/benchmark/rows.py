@@ -22,8 +22,7 @@ from typing import Any, Self
 import httpx2
 
 from benchmark.programs import Cores, Program, free_port, on_core
-from benchmark.relays import OPENAI_BODY, OPENAI_PATH, ROOT, Relay, Start, environment, with_workers
-from benchmark.terminal import SCREENS, Terminal
+from benchmark.relays import ROOT, Relay, Start, environment, with_workers
 
 Figures = dict[str, float]
 Group = dict[str, Any]
@@ -32,7 +31,7 @@ ADDED = "added"
 COST = "CPU µs"
 """Figures whose title begins with this are compared between relays, round by round."""
 
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 _START_TIMEOUT_S = 30
 _SETTLE_S = 0.5
 _POLL_S = 0.1
@@ -46,9 +45,6 @@ _EXPIRY_TOLERANCE_S = 0.1
 _CALLERS = 4
 _A_WORKERS_STREAMS = 80
 _WORKER_ROUNDS = 5
-_TERMINAL_STARTS = 3
-_AT_REST_AFTER_S = 2.0
-_AT_REST_S = 8.0
 
 
 class Bench:
@@ -313,36 +309,36 @@ class _Callers:
 
     def run(self, over: threading.Event) -> None:
         """Ask until it is over."""
-        with httpx2.Client(base_url=f"http://{_HOST}:{self._port}") as http:
+        with httpx2.Client(base_url=f"http://{HOST}:{self._port}") as http:
             while not over.is_set():
-                refused = not self._is_served(http, self.valid)
+                refused = not is_served(http, self.valid)
                 now_s = time.time()
                 expired = [key for at_s, key in self.expired if at_s + _EXPIRY_TOLERANCE_S < now_s][-1:]
-                accepted = [key for key in expired if self._is_served(http, key)]
+                accepted = [key for key in expired if is_served(http, key)]
                 with self._lock:
                     self.refused += refused
                     self.accepted += len(accepted)
                 time.sleep(0.01)
 
-    def _is_served(self, http: httpx2.Client, key: str) -> bool:
-        question = {"messages": [{"role": "user", "content": "bench:1,0,0"}]}
-        return (
-            http.post("/chat", json=question, headers={"Authorization": key}).status_code == httpx2.codes.OK
-        )
+
+def is_served(http: httpx2.Client, key: str) -> bool:
+    """Return whether a request with this key is answered."""
+    question = {"messages": [{"role": "user", "content": "bench:1,0,0"}]}
+    return http.post("/chat", json=question, headers={"Authorization": key}).status_code == httpx2.codes.OK
 
 
-def _ring(socket: Path) -> tuple[int, str]:
+def ring(socket: Path) -> tuple[int, str]:
     """Return the generation of the keys, and the id of the first one."""
     with _admin(socket) as admin:
-        ring = admin.get("/keys").json()
-        return ring["generation"], ring["keys"][0]["id"]
+        found = admin.get("/keys").json()
+        return found["generation"], found["keys"][0]["id"]
 
 
 def _admin(socket: Path) -> httpx2.Client:
     return httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://relayd")
 
 
-def _rotate(socket: Path, generation: int, key_id: str, grace_s: float) -> tuple[float, dict[str, Any]]:
+def rotate(socket: Path, generation: int, key_id: str, grace_s: float) -> tuple[float, dict[str, Any]]:
     """Make a new key in the place of this one; return the milliseconds that it took, and the answer."""
     headers = {"If-Match": f'"{generation}"', "Idempotency-Key": f"bench-{generation}"}
     with _admin(socket) as admin:
@@ -356,7 +352,7 @@ def _rotation(run: Run) -> Figures:
     """Rotate under load: no valid key is refused, and no key is accepted after its expiry."""
     callers = _Callers(run.target["port"], run.target["headers"]["Authorization"].removeprefix("Bearer "))
     over, times_ms = threading.Event(), []
-    generation, key_id = _ring(run.admin_socket)
+    generation, key_id = ring(run.admin_socket)
     with (
         on_core(run.bench.cores.load),
         # A process of its own: in this one it would wait for the callers' threads, 5 ms for each turn.
@@ -365,9 +361,7 @@ def _rotation(run: Run) -> Figures:
     ):
         running = [pool.submit(callers.run, over) for _ in range(_CALLERS)]
         for _ in range(_ROTATIONS):
-            took_ms, change = operator.submit(
-                _rotate, run.admin_socket, generation, key_id, _GRACE_S
-            ).result()
+            took_ms, change = operator.submit(rotate, run.admin_socket, generation, key_id, _GRACE_S).result()
             times_ms.append(took_ms)
             expires_at = datetime.fromisoformat(change["old"]["expires_at"]).timestamp()
             callers.expired.append((expires_at, callers.valid))
@@ -385,55 +379,7 @@ def _rotation(run: Run) -> Figures:
     }
 
 
-def _terminal(run: Run) -> Figures:
-    """Measure the operator's app, alone on the measured core; its daemon is on the load's."""
-    command = [run.start.command[0], "-m", "tui", "--socket", str(run.admin_socket)]
-
-    def start() -> Terminal:
-        # The app remembers its last screen.
-        home = run.bench.folder("home")
-        return Terminal(command, environment(run.start) | {"HOME": str(home)}, run.bench.cores.measured)
-
-    painted_s = []
-    for _ in range(_TERMINAL_STARTS):
-        with start() as terminal:
-            painted_s.append(terminal.until(b"Requests"))
-    costs = []
-    _rotate(run.admin_socket, *_ring(run.admin_socket), grace_s=3600)
-    with start() as terminal:
-        terminal.until(b"LIVE")
-        for key in SCREENS:
-            terminal.press(bytes([key]))
-            terminal.watch(_AT_REST_AFTER_S)
-            costs.append(terminal.watch(_AT_REST_S))
-    waits_ms: list[float] = []
-    with start() as terminal:
-        terminal.until(b"LIVE")
-        run.play(_requests(0.1))
-        # The list stands still while the cursor is inside it, so that every key moves the cursor.
-        terminal.press(b"kkkk")
-        terminal.watch(_SETTLE_S)
-        # Each worker waits for the provider: together they make about 1,000 requests a second. On /v1 the
-        # daemon has time for them, beside the load and the upstream on the same core.
-        run.target |= {"path": OPENAI_PATH, "body": OPENAI_BODY}
-        result, _ = run.play(
-            {"workers": 50, "deltas": 1, "interval_ms": 0, "wait_ms": 45, "for_s": 15},
-            lambda: waits_ms.append(terminal.key_to_cursor_ms()),
-        )
-        mib = terminal.resident_mib()
-    return {
-        "tui: ms from the start to the first paint": statistics.median(painted_s) * 1000,
-        "tui: % CPU at rest, a key counting down": 100 * max(cost.cpu for cost in costs),
-        "tui: bytes/s at rest, a key counting down": max(cost.bytes_a_s for cost in costs),
-        # One event when a request starts, and one when it ends.
-        "tui: events/s under load": 2 * result["complete"] / result["seconds"],
-        "tui: ms from a key to the screen, p50": statistics.median(waits_ms),
-        "tui: ms from a key to the screen, p99": statistics.quantiles(waits_ms, n=100)[98],
-        "tui: resident MiB after the load": mib,
-    }
-
-
 SHARED_ROWS = {"idle": _idle, "paced": _paced, "long": _long, "churn": _churn, "first": _first}
 """Measured in every round, one after the other on one start of each relay."""
-OWN_ROWS = {"held": _held, "growth": _growth, "rotation": _rotation, "workers": _workers, "tui": _terminal}
+OWN_ROWS = {"held": _held, "growth": _growth, "rotation": _rotation, "workers": _workers}
 """Measured once, each on a relayd of its own, and only for this tree: they have goals of their own."""
