@@ -31,6 +31,7 @@ _EVENT_END = b"\n\n"
 _MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data|data:[ \t]*(?:\[[^\r\n]{0,16}[\r\n]*)?)\Z")
 # An event that may tell an error, which could quote the provider's key.
 _MAY_TELL_ERROR = re.compile(rb'"error"|(?:\A|[\r\n])event: ?error')
+_MAX_MARK_BYTES = len(b"\nevent: error")
 _PAYLOAD = re.compile(rb"(?:\A|[\r\n])data: ?+[^\r\n]")
 _FINISHES = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _WITH_RESPONSE = _FINISHES | {"response.created", "response.queued", "response.in_progress"}
@@ -161,11 +162,11 @@ class EventStreamAnswer(Answer):
                 self._cut = raw[:sent]
             sent = 0
             if self.done or self.error is not None:
-                self._splitter.rest = b""
+                self._splitter.rest.clear()
                 break
         rest = self._splitter.rest
         if rest and not self._holds(rest, sent):
-            pieces.append(rest[sent:])
+            pieces.append(bytes(rest[sent:]))
             sent = len(rest)
             if len(rest) > _MAX_HELD_BYTES:
                 self._begin_long()
@@ -188,13 +189,15 @@ class EventStreamAnswer(Answer):
         self.has_progressed = True
         return self.judge(event)
 
-    def _holds(self, rest: bytes, sent: int) -> bool:
+    def _holds(self, rest: bytearray, sent: int) -> bool:
         """Return whether an incomplete event, of which `sent` bytes have left, must not leave further yet."""
         if len(rest) > _MAX_HELD_BYTES:
             return False
         if self.wants.strips_usage and not sent:
             return True
-        return _MAY_BE_DONE.search(rest) is not None or _MAY_TELL_ERROR.search(rest) is not None
+        # What has left began no match: only the end of it can be the beginning of one.
+        at = max(0, sent - _MAX_MARK_BYTES)
+        return _MAY_BE_DONE.search(rest, at) is not None or _MAY_TELL_ERROR.search(rest, at) is not None
 
     def _begin_long(self) -> None:
         start = self._splitter.forget()
@@ -209,7 +212,7 @@ class EventStreamAnswer(Answer):
 
     def last_bytes(self, error: RelayError | None) -> bytes:
         """Return what was held back of a whole stream, or the event that tells the error."""
-        rest = self._splitter.rest
+        rest = bytes(self._splitter.rest)
         if error is None:
             left = rest[self._sent_bytes :]
             # It ends without the empty line behind its last event.

@@ -30,32 +30,39 @@ class EventSplitter:
     """
 
     def __init__(self) -> None:
-        self.rest = b""
+        self.rest = bytearray()
         """The event that has not ended."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the events that they complete."""
-        start = max(0, len(self.rest) - _MAX_END_BYTES)
+        start = 0
         if self.rest:
-            data = self.rest + data
+            # Whatever the pieces: what has come before is neither copied nor searched again for each.
+            start = max(0, len(self.rest) - _MAX_END_BYTES)
+            self.rest += data
+            if _END_OF_EVENT.search(self.rest, start) is None:
+                return []
+            data = bytes(self.rest)
+            self.rest.clear()
         if b"\r" not in data:
             # Nearly every stream; this is ten times as fast as the expression.
             if data.endswith(_LF_LF) and data.find(_LF_LF) == len(data) - len(_LF_LF):
-                self.rest = b""
                 return [data]
-            *blocks, self.rest = data.split(_LF_LF)
+            *blocks, rest = data.split(_LF_LF)
+            self.rest += rest
             return [block + _LF_LF for block in blocks]
         events: list[bytes] = []
         at = 0
         for end in _END_OF_EVENT.finditer(data, start):
             events.append(data[at : end.end()])
             at = end.end()
-        self.rest = data[at:]
+        self.rest += data[at:]
         return events
 
     def forget(self) -> bytes:
         """Return the beginning of an event that is too long to be kept; its end will come as an event."""
-        start, self.rest = self.rest[:-_MAX_END_BYTES], self.rest[-_MAX_END_BYTES:]
+        start = bytes(self.rest[:-_MAX_END_BYTES])
+        del self.rest[:-_MAX_END_BYTES]
         return start
 
 
