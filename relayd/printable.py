@@ -35,6 +35,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return `1 client`, `2 clients`, `12,481 records`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def csv_text(text: str) -> str:
     """Return text for CSV: an apostrophe precedes what a spreadsheet would run as a formula (OWASP)."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

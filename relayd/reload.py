@@ -22,7 +22,7 @@ from relayd.config.schema import COMMAND, route_credential
 from relayd.config.sources import VARIABLES
 from relayd.config.toml import toml_key, toml_value
 from relayd.logs import set_level
-from relayd.printable import printable
+from relayd.printable import plural, printable
 from relayd.public.tls import TlsError
 from relayd.systemd import ServiceManager
 
@@ -265,7 +265,7 @@ def _public_text(key: Key, value: Any) -> str:
     program, count = program_of(value), len(value) - 1
     if program != value[0]:
         return f"[{toml_value(program)} and more, in one text]"
-    arguments = f", and {count} {'argument' if count == 1 else 'arguments'}" if count else ""
+    arguments = f", and {plural(count, 'argument')}" if count else ""
     return f"[{toml_value(program)}{arguments}]"
 
 

@@ -416,7 +416,7 @@ class RelaydApp(App[int]):
         if host in {HERE, self._options.host, *(self._options.hosts or ())}:
             return f"{host} stays: it is shown now, or the command line names it."
         settings.hosts = [text for text in settings.hosts if text != str(host)]
-        return self._settings_file.save() or self._settings_file.problem
+        return self._settings_file.keep()
 
     def switch_to(self, host: Host) -> None:
         """Show the daemon of another server."""

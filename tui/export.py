@@ -16,10 +16,9 @@ import msgspec
 from textual.app import App
 
 from relayd.admin.schema import RecordedError, RequestRecord
-from relayd.printable import csv_text
+from relayd.printable import csv_text, plural
 from tui import clipboard
 from tui.model.app_state import AppState
-from tui.model.units import plural
 from tui.screens.dialogs import AskExport
 from tui.type_ahead import ASKS, Work
 

@@ -25,11 +25,12 @@ from relayd.admin.schema import (
     epoch_s,
 )
 from relayd.pipes import while_read
+from relayd.printable import plural
 from tui.model.descriptions import cause
 from tui.model.glyphs import TERMINAL
 from tui.model.instances import still_serving
 from tui.model.text import printable_struct, printable_text
-from tui.model.units import clock, duration, plural
+from tui.model.units import clock, duration
 
 _BACKLOG = 10
 _WATCH_EVERY_S = 2.0

@@ -16,6 +16,7 @@ from textual.app import App
 from relayd.admin.client import AdminClientError, Refused
 from relayd.admin.key_search import find_owner
 from relayd.admin.schema import LIVE_STATES, ClientChange, ClientInfo, KeyChange, KeyInfo, KeyState, epoch_s
+from relayd.printable import plural
 from tui.context import Context
 from tui.daemon_commands import RingChange
 from tui.model.clients import FIELDS, texts_of
@@ -23,7 +24,7 @@ from tui.model.evidence import state_in_words, use_in_words
 from tui.model.instances import which_have_it
 from tui.model.secret import Secret
 from tui.model.text import printable_struct
-from tui.model.units import clock, in_words, plural
+from tui.model.units import clock, in_words
 from tui.screens.client_dialogs import AskClient, AskRemove
 from tui.screens.dialogs import Confirm, Dialog, ask
 from tui.screens.key_dialogs import AskGrace, AskRevoke, ConfirmRevoke, Revocation, SecretDialog

@@ -66,6 +66,10 @@ class SettingsFile:
         except FileNotFoundError:
             return Settings()
 
+    def keep(self) -> str:
+        """Save what somebody asked to keep; return why it is not, also if the file could not be read."""
+        return self.save() or self.problem
+
     def save(self) -> str:
         """Replace the file in one step; return why that failed, or an empty text."""
         if self.problem:

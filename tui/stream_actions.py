@@ -9,11 +9,11 @@ from textual.app import App
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import AcceptState, InstanceInfo, RequestRecord, Status
+from relayd.printable import plural
 from tui.daemon_commands import DaemonCommands
 from tui.feed import Feed
 from tui.model.app_state import AppState
 from tui.model.instances import stopping_with
-from tui.model.units import plural
 from tui.screens.dialogs import Confirm, ask
 from tui.type_ahead import ASKS, Work
 

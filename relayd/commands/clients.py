@@ -10,9 +10,10 @@ from functools import partial
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import Client, ClientChange, ClientInfo, epoch_s
 from relayd.commands.client_options import bounds_in
-from relayd.commands.console import Console, ago, counted, show, streams_after, usd
+from relayd.commands.console import Console, ago, show, streams_after, usd
 from relayd.commands.keys import have_it, once, retried, show_secret
 from relayd.durations import short
+from relayd.printable import plural
 from relayd.state.bounds import allows
 
 _BOUNDS = tuple(name for name in Client.__struct_fields__ if name not in {"name", "created_at", "removed_at"})
@@ -74,7 +75,7 @@ async def remove(args: Namespace, console: Console) -> int:
     client = console.client(args.socket)
     change = await _change(client, partial(client.remove_client, args.name, cut=args.cut))
     streams = streams_after(change.cut if args.cut else None)
-    keys = counted(len(change.revoked), "key")
+    keys = plural(len(change.revoked), "key")
     sentence = f"Client {args.name} is removed. Its keys are revoked ({keys}). {streams}"
     return show(args, console, change, " ".join([sentence, *have_it(change.instances)]))
 
@@ -95,7 +96,7 @@ def _row(client: ClientInfo, now_s: float) -> tuple[str, ...]:
     return (
         client.name,
         str(len(client.keys)),
-        f"{counted(client.today.requests, 'request')}, {counted(client.today.tokens, 'token')}",
+        f"{plural(client.today.requests, 'request')}, {plural(client.today.tokens, 'token')}",
         month,
         "never" if client.last_used_at is None else ago(client.last_used_at, now_s),
         "; ".join(filter(None, (_bounds(client, now_s), client.note))),

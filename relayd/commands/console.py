@@ -17,7 +17,7 @@ from relayd.admin.client import AdminClient, AdminClientError, NoDaemon
 from relayd.admin.schema import FilterError, epoch_s
 from relayd.durations import short
 from relayd.files import socket_path
-from relayd.printable import printable, printable_json, typeable
+from relayd.printable import plural, printable, printable_json, typeable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -102,11 +102,6 @@ def show(args: Namespace, console: Console, document: object, sentence: str) -> 
     return 0
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 stream`, `2 streams`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def streams_after(cut: int | None) -> str:
     """Return what becomes of the open streams of a key or client that has ended.
 
@@ -115,7 +110,7 @@ def streams_after(cut: int | None) -> str:
     """
     if cut is None:
         return "Its open streams continue to their end."
-    return f"{counted(cut, 'open stream')} ended."
+    return f"{plural(cut, 'open stream')} ended."
 
 
 def usd(amount: float) -> str:

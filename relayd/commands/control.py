@@ -16,9 +16,9 @@ from relayd.admin.schema import (
     Status,
     epoch_s,
 )
-from relayd.commands.console import EXIT_FAILED, Console, counted, left, show, size, usd
+from relayd.commands.console import EXIT_FAILED, Console, left, show, size, usd
 from relayd.durations import millis, short
-from relayd.printable import printable, typeable
+from relayd.printable import plural, printable, typeable
 
 _INTAKE = {
     AcceptState.OPEN: "live",
@@ -61,7 +61,7 @@ async def pause(args: Namespace, console: Console) -> int:
         args,
         console,
         status,
-        f"Paused{_which(status)}: new requests get 503; {counted(count, 'open stream')} may finish. "
+        f"Paused{_which(status)}: new requests get 503; {plural(count, 'open stream')} may finish. "
         "`relayd resume` accepts new requests again.",
     )
 
@@ -102,7 +102,7 @@ async def drain(args: Namespace, console: Console) -> int:
         return _show(args, console, status, _draining(args.instance, known, status.drain_timeout_s))
     count = _open_streams(status)
     rest = (
-        f"{counted(count, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
+        f"{plural(count, 'open stream')} may take {status.drain_timeout_s:g} s more, then relayd stops."
         if count
         else "no stream is open, so relayd stops now."
     )
@@ -153,7 +153,7 @@ def _routes(status: Status, now_s: float) -> list[tuple[str, str]]:
 
 
 def _route(route: RouteStatus, now_s: float) -> str:
-    counts = f"{counted(route.requests, 'request')}, {counted(route.failures, 'failure')}"
+    counts = f"{plural(route.requests, 'request')}, {plural(route.failures, 'failure')}"
     said = f"{route.base_url}, {counts}: "
     said += "ok" if route.until is None else f"cools down, {_again(route.until, now_s)}: {route.error}"
     shown, hidden = route.models[:_MAX_MODELS], len(route.models) - _MAX_MODELS
@@ -169,7 +169,7 @@ def _again(until: str, now_s: float) -> str:
 
 
 def _used(use: PeriodUse | None) -> str:
-    return "unknown" if use is None else f"{counted(use.tokens, 'token')} ({usd(use.cost_usd)})"
+    return "unknown" if use is None else f"{plural(use.tokens, 'token')} ({usd(use.cost_usd)})"
 
 
 def _alert(alert: Alert, now_s: float) -> str:
@@ -182,8 +182,8 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
     median, p95 = rates.first_token_p50_ms, rates.first_token_p95_ms
     expiry = "" if ring.next_expiry_at is None else f" ({left(ring.next_expiry_at, now_s)})"
     phases = f"{streams.connecting} connecting, {streams.waiting} waiting, {streams.streaming} streaming"
-    counts = f"{counted(rates.requests_1m, 'request')} in 1m, {counted(rates.errors_5m, 'error')} in 5m"
-    queue = f"{log.queued} waiting for the disk, {counted(log.lost, 'record')} lost"
+    counts = f"{plural(rates.requests_1m, 'request')} in 1m, {plural(rates.errors_5m, 'error')} in 5m"
+    queue = f"{log.queued} waiting for the disk, {plural(log.lost, 'record')} lost"
     instances, engine = status.instances, status.engine
     rows = [
         ("relayd", typeable(f"{status.version}, {_INTAKE[status.intake]}")),
@@ -198,7 +198,7 @@ def _rows(status: Status, now_s: float) -> list[tuple[str, str]]:
         ),
         ("used", f"{_used(status.today)} today, {_used(status.month)} this month"),
         ("keys", f"{ring.active} active, {ring.retiring} retiring{expiry}, generation {ring.generation}"),
-        ("log", f"{counted(status.seq, 'event')}, {queue}"),
+        ("log", f"{plural(status.seq, 'event')}, {queue}"),
     ]
     if disk is not None:
         rows.append(("disk", f"{size(disk.database_bytes)} used, {size(disk.free_bytes)} free"))

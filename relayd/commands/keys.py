@@ -20,7 +20,8 @@ from typing import TypeVar
 from relayd.admin.client import AdminClient, AnswerUnknown, Refused
 from relayd.admin.key_search import MAX_CHARS, Verdict, find_owner
 from relayd.admin.schema import LIVE_STATES, InstanceRing, KeyChange, KeyInfo, KeyState, Ring
-from relayd.commands.console import EXIT_FAILED, Console, ago, counted, left, show, streams_after
+from relayd.commands.console import EXIT_FAILED, Console, ago, left, show, streams_after
+from relayd.printable import plural
 
 _DEAD_SHOWN = 5
 
@@ -46,7 +47,7 @@ async def list_keys(args: Namespace, console: Console) -> int:
     ]
     console.table(rows)
     if len(dead) > _DEAD_SHOWN:
-        console.note(f"{counted(len(dead) - _DEAD_SHOWN, 'older dead key')} not shown; --json has them.")
+        console.note(f"{plural(len(dead) - _DEAD_SHOWN, 'older dead key')} not shown; --json has them.")
     return 0
 
 

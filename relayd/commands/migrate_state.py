@@ -11,10 +11,11 @@ from pathlib import Path
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from relayd.commands.console import EXIT_FAILED, EXIT_USAGE, Console, counted
+from relayd.commands.console import EXIT_FAILED, EXIT_USAGE, Console
 from relayd.commands.effective_settings import load_effective
 from relayd.config import ConfigError
 from relayd.files import DATABASE, database_path, socket_path
+from relayd.printable import plural
 from relayd.state.copy_state import Copied, Progress, copy_state
 from relayd.state.errors import StateError
 from relayd.state.postgres import Postgres
@@ -70,7 +71,7 @@ def _show(console: Console, progress: Progress) -> None:
 
 
 def _say(console: Console, copied: Copied) -> None:
-    counts = [counted(copied.rows[table], noun) for table, noun in _COUNTED.items()]
+    counts = [plural(copied.rows[table], noun) for table, noun in _COUNTED.items()]
     begun = "Continued an interrupted copy. " if copied.is_continued else ""
     console.tell(
         f"{begun}Copied and verified {', '.join(counts)} and all else, {sum(copied.rows.values()):,} rows. "

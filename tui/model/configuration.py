@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from relayd.admin.schema import Applies, Configuration, LastReload, Reloaded, Setting, Status, epoch_s
-from tui.model.units import age, bytes_text, day_clock, duration, moment, plural
+from relayd.printable import plural
+from tui.model.units import age, bytes_text, day_clock, duration, moment
 
 _FULL_SHARE = 0.8
 _RELOADS = "S reloads"

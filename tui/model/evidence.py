@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relayd.admin.schema import LIVE_STATES, KeyInfo, KeyState, Outcome, RequestRecord, epoch_s
-from tui.model.units import age, countdown, moment, plural, unix_s
+from relayd.printable import plural
+from tui.model.units import age, countdown, moment, unix_s
 
 MAX_USERS = 200
 RECENT_S = 24 * 3600

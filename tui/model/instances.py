@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relayd.admin.schema import InstanceInfo, InstanceRing
-from tui.model.units import age, plural
+from relayd.printable import plural
+from tui.model.units import age
 
 
 def which_have_it(instances: Sequence[InstanceRing]) -> str:

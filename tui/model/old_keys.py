@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relayd.admin.schema import KeyInfo, KeyState, epoch_s
+from relayd.printable import plural
 from tui.model.evidence import Evidence
-from tui.model.units import age, clock, countdown, plural
+from tui.model.units import age, clock, countdown
 
 WARN_BEFORE_S = 120
 WARN_IF_USED_S = 600

@@ -6,6 +6,7 @@ import time
 from functools import lru_cache
 
 from relayd.admin.schema import epoch_s, utc_text
+from relayd.printable import plural
 
 _TENTH_MS = 100
 _SECOND_MS = 1000
@@ -134,11 +135,6 @@ def moment(at_s: float, now_s: float) -> str:
     """Return the local time of day; on another day than today with the date."""
     day, today = time.localtime(at_s)[:3], time.localtime(now_s)[:3]
     return clock(at_s) if day == today else time.strftime("%Y-%m-%d %H:%M", time.localtime(at_s))
-
-
-def plural(number: int, one: str, many: str | None = None) -> str:
-    """Return `1 client`, `2 clients`, `12,481 records`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 @lru_cache(maxsize=512)

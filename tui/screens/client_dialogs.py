@@ -13,8 +13,8 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from relayd.admin.schema import ClientInfo, KeyInfo
+from relayd.printable import plural
 from tui.model.clients import FIELDS, parsed, texts_of
-from tui.model.units import plural
 from tui.screens.dialogs import Dialog, paragraph
 from tui.widgets.choices import Choices
 

@@ -8,11 +8,12 @@ from rich.style import Style
 from rich.text import Text
 
 from relayd.admin.schema import LIVE_STATES, ClientInfo, KeyInfo, KeyState, PeriodUse, epoch_s
+from relayd.printable import plural
 from tui.model.app_state import AppState
 from tui.model.clients import NEAR, Meter, bar, has_expired, meters
 from tui.model.evidence import RECENT_S, Use
 from tui.model.sorting import Value
-from tui.model.units import age, count, countdown, duration, moment, money, plural
+from tui.model.units import age, count, countdown, duration, moment, money
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList
 from tui.widgets.words import Words

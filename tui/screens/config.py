@@ -15,12 +15,13 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from relayd.admin.client import AdminClientError, Refused
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.configuration import Row, Shown, health, outcome, remarks, settings, what_a_reload_does
 from tui.model.sorting import Value
 from tui.model.text import printable_text
-from tui.model.units import clock, plural
+from tui.model.units import clock
 from tui.screens.dialogs import Confirm, Dialog, ask, paragraph
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style

@@ -18,7 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from relayd.durations import parse_duration
-from tui.model.units import plural
+from relayd.printable import plural
 from tui.widgets.choices import Choices
 from tui.widgets.columns import COLUMN_NAMES
 

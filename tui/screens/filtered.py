@@ -12,9 +12,9 @@ from textual.binding import Binding
 from textual.widgets import Input
 
 from relayd.admin.schema import Filter, FilterError, parse_filter
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.filter_kinds import FilterKind, NamedFilter
-from tui.model.units import plural
 from tui.screens.dialogs import ask
 from tui.screens.pane import Pane
 from tui.type_ahead import ASKS, Work
@@ -164,7 +164,7 @@ class FilteredPane(Pane):
         file = self.context.settings_file
         if not name:
             self.save_settings()
-        elif problem := file.save() or file.problem:
+        elif problem := file.keep():
             self.app.notify(problem, severity="error")
         else:
             self.app.notify(f"Saved as {name}; F chooses it.")

@@ -16,9 +16,10 @@ from textual.widgets import Button, Input, Static
 
 from relayd.admin.schema import LIVE_STATES, KeyInfo
 from relayd.durations import parse_duration
+from relayd.printable import plural
 from tui.clipboard import NoClipboard, private_file
 from tui.model.secret import Secret
-from tui.model.units import in_words, plural
+from tui.model.units import in_words
 from tui.screens.dialogs import Dialog, paragraph
 from tui.widgets.choices import Choices
 

@@ -11,11 +11,12 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from relayd.admin.schema import KeyInfo, KeyState, KeyUser, KeyUsers, epoch_s
+from relayd.printable import plural
 from tui.model.app_state import AppState, KeyUse
 from tui.model.evidence import state_in_words, use_in_words
 from tui.model.key_history import KeyEvent, history_of
 from tui.model.sorting import Value
-from tui.model.units import age, count, day_clock, moment, plural
+from tui.model.units import age, count, day_clock, moment
 from tui.model.usage import by_day
 from tui.theme import Role, style
 from tui.widgets.line_list import Field, ItemList

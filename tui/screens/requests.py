@@ -13,12 +13,12 @@ from textual.containers import Horizontal, Vertical
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import Filter, Phase, RequestRecord, epoch_s
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.app_state import Connection
 from tui.model.filter_kinds import REQUESTS, may_hold_key
 from tui.model.stats import WINDOWS, cause_filter, error_cause, is_error
 from tui.model.store import Mark, MarkKind, record_key
-from tui.model.units import plural
 from tui.screens.dialogs import AskColumns, AskTime
 from tui.screens.filtered import FILTER, FILTER_FIELDS, NAMED_FILTERS, TOGGLE_FILTER, FilteredPane
 from tui.screens.inflight import StreamList

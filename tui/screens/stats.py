@@ -12,11 +12,12 @@ from textual.containers import Horizontal
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import RouteState, RouteStatus
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.routes import in_words
 from tui.model.sorting import Value
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window, cause_filter, name_filter
-from tui.model.units import clock_short, count, duration, plural, rate
+from tui.model.units import clock_short, count, duration, rate
 from tui.screens.pane import BACK_HINT, CLIENTS_HINT, HELP_HINTS, SORT_HINT, Pane
 from tui.theme import Role, style
 from tui.widgets.bars import Bar, ClickBar, Hint

@@ -16,12 +16,13 @@ from textual.containers import Container, Horizontal, Vertical
 
 from relayd.admin.client import AdminClientError
 from relayd.admin.schema import ClientInfo, Ring, Usage, UsageRow, UsageSums, Window, epoch_s
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
 from tui.model.clients import Meter, bar, meters
 from tui.model.sorting import Value
 from tui.model.text import printable_text
-from tui.model.units import count, countdown, money, plural
+from tui.model.units import count, countdown, money
 from tui.model.usage import (
     DAYS,
     FIGURES,

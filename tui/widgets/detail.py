@@ -15,9 +15,10 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from relayd.admin.schema import Outcome, RequestRecord, UsageSource, epoch_s
+from relayd.printable import plural
 from tui.model.descriptions import cause, path_kind, state_word, time_parts, where_the_time_went
 from tui.model.stats import is_error
-from tui.model.units import bytes_text, clock, day_clock, duration, money, plural, rate
+from tui.model.units import bytes_text, clock, day_clock, duration, money, rate
 from tui.theme import Role, style
 from tui.widgets.bars import ClickBar
 from tui.widgets.cells import Piece

@@ -11,11 +11,12 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from relayd.admin.schema import RequestRecord, epoch_s
+from relayd.printable import plural
 from tui.keymap import with_ids
 from tui.model.app_state import AppState, Connection
 from tui.model.sorting import Sorting, SortValue, Value, natural
 from tui.model.store import Mark, MarkKind
-from tui.model.units import clock, plural
+from tui.model.units import clock
 from tui.theme import Role, style
 from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import SORT_KEYS, Fitted, fitted, row

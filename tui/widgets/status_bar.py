@@ -8,13 +8,14 @@ from rich.style import Style
 from rich.text import Text
 
 from relayd.admin.schema import AcceptState, AlertKind, Status, epoch_s
+from relayd.printable import plural
 from tui.context import Context
 from tui.model.alerts import KnownAlert
 from tui.model.app_state import Connection
 from tui.model.old_keys import OldKey, old_key
 from tui.model.routes import cooling
 from tui.model.stats import WINDOWS
-from tui.model.units import age, clock, countdown, duration, plural, rate
+from tui.model.units import age, clock, countdown, duration, rate
 from tui.theme import Role, style
 from tui.widgets.bars import Bar
 from tui.widgets.cells import Piece, fit, width_of

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.admin.schema import Outcome, Phase
+from relayd.printable import plural
 from tests.tui.samples import a_failure, a_record, an_open
 from tui.model.descriptions import cause, path_kind, state_word, time_parts, where_the_time_went
-from tui.model.units import age, bytes_text, count, countdown, duration, money, plural
+from tui.model.units import age, bytes_text, count, countdown, duration, money
 
 
 @given(
