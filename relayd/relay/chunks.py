@@ -248,7 +248,7 @@ class ChatCompletion(ChunkReader):
 
     def end(self, *, is_broken: bool = False) -> RelayError | None:
         """Return why the answer failed if its bytes end here, or are cut here, or None if it is whole."""
-        self.read_unframed(self._splitter.rest)
+        self.read_unframed(bytes(self._splitter.rest))
         return super().end(is_broken=is_broken)
 
     def _overflow(self) -> None:

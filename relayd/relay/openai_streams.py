@@ -278,7 +278,7 @@ class ChatStream(EventStreamAnswer):
 
     def end(self, *, is_broken: bool) -> RelayError | None:
         """Return why the answer failed, in the words of `/chat`."""
-        self.read_unframed(self._splitter.rest)
+        self.read_unframed(bytes(self._splitter.rest))
         return self._reader.end(is_broken=is_broken)
 
 
