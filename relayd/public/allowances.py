@@ -13,7 +13,8 @@ from enum import Enum, auto
 
 import msgspec
 
-from relayd.relay.errors import ErrorCode, RelayError, unauthorized
+from relayd.public.auth import unauthorized
+from relayd.relay.errors import ErrorCode, RelayError
 from relayd.relay.prices import Pricing
 from relayd.relay.usage import BYTES_PER_TOKEN, MEDIA_BYTES_PER_TOKEN, Estimates, TokenCounts
 from relayd.state.bounds import allows

@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 
 from relayd.public.allowances import Meter, Wanted
+from relayd.public.auth import presented_key, unauthorized, unverifiable
 from relayd.public.chat_request import parse_chat_request
 from relayd.public.client_address import network_of
 from relayd.public.framing import malformed_body
 from relayd.public.handlers import BaseHandler, PublicApp
-from relayd.relay.chat_answer import DONE_LINE, ChatAnswer, ChatUpstream, error_line
-from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error, unauthorized
+from relayd.relay.chat_answer import ChatAnswer, ChatUpstream
+from relayd.relay.errors import ClientGone, ErrorCode, RelayError, internal_error
+from relayd.relay.ndjson import DONE_LINE, error_line
 from relayd.relay.probe import is_probe
 from relayd.relay.stream import Answer, RelayStream
 from relayd.relay.usage import guess_prompt_tokens
@@ -24,9 +26,6 @@ from relayd.state.errors import StateError
 from relayd.state.records import Client, Outcome, Phase, RequestRecord, utc_text
 
 _NDJSON = "application/x-ndjson; charset=utf-8"
-_SCHEME = "bearer "
-# Python's own idea of white space has bytes in it that belong to a key.
-_WHITESPACE = " \t"
 _MAX_HEADER_CHARS = 200
 
 
@@ -87,12 +86,12 @@ class RelayHandler(BaseHandler):
 
     def _authenticate(self) -> None:
         context, record = self.context, self.record
-        presented = _presented_key(self.request.headers)
+        presented = presented_key(self.request.headers)
         holder, refusal = None, unauthorized()
         try:
             holder = context.keys.verify(presented)
         except StateError as error:
-            refusal = _unverifiable(str(error))
+            refusal = unverifiable(str(error))
         # A dead key is recorded with its client, so that the operator can tell them.
         known = holder or context.keys.former_owner(presented)
         if known is not None:
@@ -276,27 +275,6 @@ class ChatHandler(RelayHandler):
     def error_body(self, error: RelayError) -> tuple[str, bytes]:
         """Return an error as the two lines that every client of /chat reads."""
         return _NDJSON, error_line(error) + DONE_LINE
-
-
-def _presented_key(headers: HTTPHeaders) -> bytes:
-    """Return the key as it was sent, without `Bearer`; empty, which no key equals, if there is not one."""
-    values = headers.get_list("Authorization")
-    if len(values) != 1:
-        return b""
-    value = values[0].strip(_WHITESPACE)
-    if value[: len(_SCHEME)].lower() == _SCHEME:
-        value = value[len(_SCHEME) :].strip(_WHITESPACE)
-    # Tornado decodes headers as Latin-1, so this gives back the bytes that were sent.
-    return value.encode("latin-1", "replace")
-
-
-def _unverifiable(reason: str) -> RelayError:
-    """Return the error of every key while nothing says whether it is valid; `reason` is for the record."""
-    return RelayError(
-        ErrorCode.STATE_UNAVAILABLE,
-        "This relay cannot ask its database whether the key is valid; try again shortly.",
-        recorded=reason,
-    )
 
 
 def _cut(text: str | None) -> str | None:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, cast
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 from typing_extensions import override
 
-from relayd.relay.chat_answer import DONE_LINE, error_line
 from relayd.relay.errors import ErrorCode, RelayError
+from relayd.relay.ndjson import DONE_LINE, error_line
 
 MAX_TARGET_BYTES = 2048
 MAX_HEAD_BYTES = 16 << 10

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
-from relayd.relay.chunks import ChatCompletion, Usage
+from relayd.relay.chunks import ChatCompletion
 from relayd.relay.errors import RelayError
+from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
 from relayd.relay.redact import Redactor
 from relayd.relay.stream import Answer, UpstreamBody
-
-_encode = msgspec.json.Encoder().encode
-
-_DELTA_START = b'{"done":false,"error":false,"content":'
-_ERROR_START = b'{"done":false,"error":true,"content":'
-_DONE_START = b'{"done":true,"error":false,"content":"[DONE]"'
-
-DONE_LINE = _DONE_START + b"}\n"
-HEARTBEAT_LINE = _DELTA_START + b'""}\n'
-
-# Line ends for Python's splitlines, httpx and requests, but not for JSON.
-_LINE_SEPARATORS = (("\x85", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
 class ChatUpstream(Protocol):
@@ -80,32 +67,3 @@ class ChatAnswer(ChatCompletion, Answer):
         """Return the `done` line, after the error's if there is one."""
         done = done_line(self.finish_reason, self.usage) if self._include_usage else DONE_LINE
         return done if error is None else error_line(error) + done
-
-
-def delta_line(content: str) -> bytes:
-    """Return the line of one piece of text."""
-    return _DELTA_START + _json_string(content) + b"}\n"
-
-
-def done_line(finish_reason: str | None, usage: Usage | None) -> bytes:
-    """Return the last line for a client that asked for usage; unknown values are null."""
-    return b'%b,"finish_reason":%b,"usage":%b}\n' % (
-        _DONE_START,
-        b"null" if finish_reason is None else _json_string(finish_reason),
-        _encode(usage),
-    )
-
-
-def error_line(error: RelayError) -> bytes:
-    """Return the line of an error; the done line follows it."""
-    return _ERROR_START + _json_string(str(error)) + b"}\n"
-
-
-def _json_string(text: str) -> bytes:
-    """Encode text so that every line splitter finds the same lines."""
-    encoded = _encode(text)
-    if not text.isascii():
-        for char, escape in _LINE_SEPARATORS:
-            if char in text:
-                encoded = encoded.replace(char.encode(), escape)
-    return encoded

@@ -124,11 +124,6 @@ def internal_error(request_id: str) -> RelayError:
     )
 
 
-def unauthorized() -> RelayError:
-    """Return the one error for every key that is not valid, whatever is wrong with it."""
-    return RelayError(ErrorCode.UNAUTHORIZED, "The Authorization header has no valid key.")
-
-
 def compressed() -> RelayError:
     """Return the error of an answer that cannot be read."""
     return RelayError(

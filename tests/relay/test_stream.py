@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.relay.chat_answer import DONE_LINE, HEARTBEAT_LINE, delta_line
 from relayd.relay.errors import ClientGone, ClientStalled, ErrorCode, RelayError
+from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line
 from relayd.relay.stream import StreamLimits
 from relayd.state.records import Outcome, Phase, RecordedError
 from tests.relay.harness import (

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relayd.relay.chat_answer import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
 from relayd.relay.chunks import Usage
 from relayd.relay.errors import ErrorCode, RelayError, internal_error
+from relayd.relay.ndjson import DONE_LINE, HEARTBEAT_LINE, delta_line, done_line, error_line
 from relayd.relay.provider_errors import ProviderError, parse_error_body
 from relayd.relay.redact import Redactor
 from relayd.state.records import Outcome
