@@ -8,15 +8,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from relayd.admin.schema import KeyInfo
-from relayd.state.keys import ID_CHARS, PREFIX, digest, looks_wrong
+from relayd.state.keys import (
+    CHECKSUM_CHARS,
+    ID_CHARS,
+    MIN_GIVEN_CHARS,
+    PREFIX,
+    SECRET_CHARS,
+    digest,
+    looks_wrong,
+)
 
 MAX_CHARS = 4096
 """The longest text that is looked at: a key with what stands around it where it was found."""
-_MAX_FORMS = 8
+_MAX_FORMS = 48
+"""Each is a question to the daemon."""
 
 _OURS = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{ID_CHARS}}})_[0-9A-Za-z]*")
+_WHOLE = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{ID_CHARS}}})_[0-9A-Za-z]{{{SECRET_CHARS + CHECKSUM_CHARS}}}")
+_BREAKS = re.compile(r"[^0-9A-Za-z_]+")
+"""What no key of ours has, but a mail or a terminal may put between its lines: `= `, `> `, `\\`."""
 _PROVIDER = re.compile(r"\bsk-[A-Za-z0-9_-]{4,}")
-_AROUND = "\"'`,;()<>"
+_AROUND = "\"'`,;:()<>[]{}*"
+_MARKS = re.compile(r"[^\w.~+-]+")
 
 
 class Verdict(StrEnum):
@@ -58,7 +71,7 @@ async def find_owner(
         key = await ask(digest(form.encode(errors="replace")).hex())
         if key is not None:
             return Finding(Verdict.KNOWN, f"It is the key {key.id} of the client {key.client}.", key)
-    ours = _OURS.search(text)
+    ours = _WHOLE.search(_BREAKS.sub("", text)) or _OURS.search(text)
     if ours is not None:
         return _not_ours(ours, keys)
     if _PROVIDER.search(text):
@@ -92,10 +105,16 @@ def _not_ours(found: re.Match[str], keys: Iterable[KeyInfo]) -> Finding:
 
 
 def _forms(text: str) -> list[str]:
-    """Return what the key in a text may be: all of it, its last word, and what has the form of a key."""
+    """Return what the key in a text may be, the likeliest first.
+
+    A key of ours is known by its form, also with a break in it or with something behind it. One that was
+    brought along may have any: it is all of the text, or a word, or what stands between marks in it.
+    """
+    ours = [match[0] for form in (text, _BREAKS.sub("", text)) for match in _WHOLE.finditer(form)]
     words = text.split()
-    last = words[-1] if words else ""
-    value = last.partition("=")[2]
-    found = [match[0] for match in _OURS.finditer(text)]
-    forms = [text.strip(), last, last.strip(_AROUND), value, value.strip(_AROUND), *found]
-    return [form for form in dict.fromkeys(forms) if form][:_MAX_FORMS]
+    brought = [text.strip(), "".join(words)]
+    for word in reversed(words):
+        value = word.partition("=")[2]
+        brought += word, word.strip(_AROUND), value, value.strip(_AROUND), *reversed(_MARKS.split(word))
+    forms = [*ours, *(form for form in brought if len(form) >= MIN_GIVEN_CHARS)]
+    return list(dict.fromkeys(forms))[:_MAX_FORMS]

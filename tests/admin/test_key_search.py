@@ -27,7 +27,7 @@ async def _add(api: AdminHarness, name: str, given: str | None = None) -> tuple[
 
 
 async def test_a_key_is_found_by_its_digest_whatever_its_form_and_state(tmp_path: Path) -> None:
-    """Made here, imported, revoked; with `Bearer`, quotes, an assignment or a header around it."""
+    """Made here, imported, revoked; with quotes or a header around it, broken, or with more behind it."""
     async with admin_api(tmp_path) as api:
         made, made_id = await _add(api, "web")
         given, given_id = await _add(api, "old", "an imported key+of/any-form".replace(" ", "_"))
@@ -36,12 +36,22 @@ async def test_a_key_is_found_by_its_digest_whatever_its_form_and_state(tmp_path
             f"Bearer {made}",
             f"export KEY='{made}'\n",
             f"curl -H 'Authorization: Bearer {made}' https://a",
+            f"> {made[:40]}=\n> {made[40:]} is our key",
+            f"{made}{made}",
+            f"key:{made}and more",
         ):
             found = await _find(api, text)
             assert found.key is not None
             assert (found.verdict, found.key.id) == (Verdict.KNOWN, made_id)
             assert found.sentence == f"It is the key {made_id} of the client web."
-        for text in (given, f"KEY={given}", f'"{given}"'):
+        for text in (
+            given,
+            f"KEY={given}",
+            f'"{given}"',
+            f'curl -H "Authorization: {given}" https://a',
+            f'{{"key": "{given}", "n": 1}}',
+            f"{given[:12]}\n{given[12:]}",
+        ):
             found = await _find(api, text)
             assert found.key is not None
             assert found.key.id == given_id
