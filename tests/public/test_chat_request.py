@@ -93,7 +93,16 @@ def test_a_copy_without_surrogates_has_the_same_length(text: str) -> None:
     body = json.dumps(text).encode()
     read = without_surrogates(body)
     assert len(read) == len(body)
-    assert json.loads(read) == "".join("\ufffd" if "\ud800" <= char < "\ue000" else char for char in text)
+    # Python, too, makes one character of two halves that are escapes.
+    whole = json.loads(body)
+    assert json.loads(read) == "".join("\ufffd" if "\ud800" <= char < "\ue000" else char for char in whole)
+
+
+@pytest.mark.parametrize("content", ["hi", r"half \ud83c", r"\udf88\ud83c\udf88"])
+def test_a_character_written_as_a_surrogate_pair_is_read(content: str) -> None:
+    """Python writes each emoji so: the model is named in the record, and compared, as itself."""
+    body = rf'{{"model":"\ud83c\udf88","messages":[{{"role":"user","content":"{content}"}}]}}'
+    assert parse_chat_request(body.encode(), _RULES).model == "🎈"
 
 
 def test_a_byte_order_mark_is_ignored() -> None:
