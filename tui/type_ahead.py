@@ -23,7 +23,8 @@ from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
 Work = Callable[[], Coroutine[object, object, None]]
 """What a worker runs."""
-MAX_HELD = 64
+MAX_HELD = 1024
+"""A terminal without bracketed paste types a pasted key: all of it must wait for the field."""
 ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
 LEADS = f"{ASKS}-leads"
@@ -57,6 +58,9 @@ class TypeAhead:
 
     async def take(self, event: events.Key | events.Paste) -> None:
         """Act on a key or a paste, or keep it until its turn; beyond `MAX_HELD` it is lost."""
+        if isinstance(event, events.Paste):
+            # A field has one line, and would else take the first one alone.
+            event.text = " ".join(event.text.splitlines()).strip()
         if self.idle:
             await self._act(event)
         elif len(self._held) < MAX_HELD:

@@ -27,7 +27,7 @@ def type_at_once(harness: AppHarness, *keys: str) -> None:
 
 
 async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list(tmp_path: Path) -> None:
-    """`/x` typed at once on a running request filters by x; nothing asks to cancel."""
+    """`/x` typed at once on a running request filters by x; nothing asks to cancel. Pastes come whole."""
     async with app_with_past(tmp_path) as (harness, _):
         await harness.shows(" wait ")
         type_at_once(harness, "slash", "x", "x", "D", "e")
@@ -36,6 +36,8 @@ async def test_keys_right_after_slash_are_in_the_filter_and_never_reach_the_list
         assert box.value == "xxDe"
         assert harness.windows == 1
         assert not [worker for worker in harness.app.workers if worker.group.startswith("asks")]
+        harness.app.post_message(events.Paste(" client=web\r\nstatus>=500\n"))
+        await until(lambda: box.value == "xxDeclient=web status>=500")
 
 
 async def test_a_leaked_key_is_named_in_one_go(tmp_path: Path) -> None:
@@ -87,9 +89,9 @@ async def test_keys_right_after_the_filter_are_for_the_list_again(
 async def test_a_filter_that_is_wrong_keeps_the_keys(tmp_path: Path) -> None:
     """Enter on it does nothing, and what is typed next goes on writing it."""
     async with app_with_past(tmp_path) as (harness, _):
-        type_at_once(harness, "slash", "b", "equals_sign", "x", "enter", "P")
+        type_at_once(harness, "slash", "b", "equals_sign", "x", "enter", *"P" * 100)
         box = harness.main.query_one("#filter-input", Input)
-        await until(lambda: box.value == "b=xP")
+        await until(lambda: box.value == "b=x" + "P" * 100)
         assert harness.windows == 1
 
 

@@ -37,10 +37,10 @@ class FoundKey:
 
 
 class PastedKey(Input):
-    """A masked line; of a text with several lines that is pasted, all of it counts."""
+    """A masked line; what is pasted takes the place of what was there."""
 
     def _on_paste(self, event: events.Paste) -> None:
-        self.value = " ".join(event.text.split())[:MAX_CHARS]
+        self.value = event.text[:MAX_CHARS]
         self.cursor_position = len(self.value)
         event.stop()
         event.prevent_default()
