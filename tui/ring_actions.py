@@ -123,7 +123,7 @@ class RingActions:
         """Make a key for a client that has no active one."""
 
         def question() -> Confirm | str:
-            if any(key.state is KeyState.ACTIVE for key in self._state.live_keys(client)):
+            if self._state.active_key(client) is not None:
                 return f"{client} has an active key now."
             return Confirm(
                 f"Make a key for {client}?",
@@ -166,10 +166,21 @@ class RingActions:
             now = self._current(key)
             if now.state is not KeyState.RETIRING:
                 return _is_now(now)
+            active = self._state.active_key(key.client)
+            if active is not None and active.id != now.replaced_by:
+                return (
+                    f"The key {key.id} was replaced by {now.replaced_by}, but {active.id} is the active key"
+                    f" of {key.client} now. Undo or revoke that one first."
+                )
+            ends = (
+                f"No other key of {key.client} is active."
+                if active is None
+                else f"The new key {active.id} is revoked now and never comes back; a client that uses it is"
+                " refused."
+            )
             return Confirm(
                 f"Undo the rotation of {key.client}?",
-                f"The old key {key.id} is primary again. The new key {now.replaced_by or ''} is revoked now"
-                " and never comes back; a client that uses it is refused.",
+                f"The old key {key.id} is primary again. {ends}",
                 "Undo the rotation",
             )
 
@@ -256,10 +267,10 @@ class RingActions:
                 change = await self._commands.change_ring(f"Add the client {name}", wanted, generation)
             except AdminClientError as error:
                 await self._refresh_ring()
+                fault = f"Not added: {await self._why(error, generation)}"
                 if not _is_mendable(error):
-                    self._app.notify(f"Not added: {error}", severity="error")
+                    self._app.notify(fault, severity="error")
                     return
-                fault = f"Not added: {error}"
             else:
                 done = _Done(form, change)
                 del change
@@ -282,10 +293,11 @@ class RingActions:
             except AdminClientError as error:
                 await self._refresh_ring()
                 fresh = self._state.clients.get(client.name)
+                reason = await self._why(error, generation)
                 if not _is_mendable(error) or fresh is None or fresh.removed_at is not None:
-                    self._app.notify(f"Not changed: {error}", severity="error")
+                    self._app.notify(f"Not changed: {reason}", severity="error")
                     return
-                fault = f"Not changed. {_difference(client, fresh) or error}"
+                fault = f"Not changed. {_difference(client, fresh) or reason}"
                 texts = _merged(form.texts, texts_of(client), texts_of(fresh))
                 client = fresh
             else:
@@ -297,7 +309,8 @@ class RingActions:
         """Remove a client with all its keys."""
 
         def question() -> AskRemove | str:
-            if client.name not in self._state.clients:
+            known = self._state.clients.get(client.name)
+            if known is None or known.removed_at is not None:
                 return f"There is no client {client.name} any more."
             keys = self._state.live_keys(client.name)
             streams = self._state.open_streams.streams.values()
@@ -340,7 +353,8 @@ class RingActions:
             generation = self._state.generation
             dialog = question()
             if isinstance(dialog, str):
-                self._app.notify(f"Not done. {news or dialog}", severity="error")
+                reasons = " ".join(reason for reason in (news, dialog) if reason)
+                self._app.notify(f"Not done. {reasons}", severity="error")
                 return None
             dialog.news = news
             answer = await ask(self._app, dialog)
@@ -350,13 +364,17 @@ class RingActions:
             try:
                 return _Done(answer, await self._commands.change_ring(words, change(answer), generation))
             except AdminClientError as error:
-                if not isinstance(error, Refused) or error.status != HTTPStatus.PRECONDITION_FAILED:
+                if not _is_late(error):
                     self._app.notify(f"{words}: not done. {error}", severity="error")
                     return None
                 news = await self._changed_since(generation)
             finally:
                 self._context.feed.look_soon()
                 await self._refresh_ring()
+
+    async def _why(self, error: AdminClientError, generation: int) -> str:
+        """Return why a change was refused: in words what others did meanwhile, or what the daemon says."""
+        return await self._changed_since(generation) if _is_late(error) else str(error)
 
     async def _changed_since(self, generation: int) -> str:
         """Return in words what other operators did to keys and clients meanwhile."""
@@ -368,8 +386,8 @@ class RingActions:
                 if entry.generation > generation and entry.result == "done" and entry.client is not None
             ]
             if changes:
-                return f"Meanwhile {', then '.join(changes)}. Nothing of yours was done. Look again:"
-        return "Keys or clients were changed meanwhile. Nothing of yours was done. Look again:"
+                return f"Meanwhile {', then '.join(changes)}. Nothing of yours was done. Look again."
+        return "Keys or clients were changed meanwhile. Nothing of yours was done. Look again."
 
     async def _show_new_key(self, client: str, done: _Done[A, C], note: str) -> None:
         """Show a new key of a client once. No name but the dialog's holds its text then."""
@@ -405,6 +423,11 @@ def _is_now(key: KeyInfo) -> str:
 def _with_cut(done: str, streams: int, *, asked: bool) -> str:
     """Return what was done as a sentence, with the number of streams cut if that was asked for."""
     return f"{done}; {plural(streams, 'stream')} cut." if asked else f"{done}."
+
+
+def _is_late(error: AdminClientError) -> bool:
+    """Return whether another operator was faster."""
+    return isinstance(error, Refused) and error.status == HTTPStatus.PRECONDITION_FAILED
 
 
 def _is_mendable(error: AdminClientError) -> bool:

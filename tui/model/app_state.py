@@ -212,6 +212,10 @@ class AppState:
         keys = [key for key in self.keys_by_client.get(client, []) if key.state in LIVE_STATES]
         return sorted(keys, key=lambda key: (key.state is KeyState.ACTIVE, key.created_at), reverse=True)
 
+    def active_key(self, client: str) -> KeyInfo | None:
+        """Return the active key of a client, if it has one."""
+        return next((key for key in self.live_keys(client) if key.state is KeyState.ACTIVE), None)
+
     def retiring(self) -> list[KeyInfo]:
         """Return the keys in their grace period, sorted by their end."""
         keys = [key for key in self.ring.keys if key.state is KeyState.RETIRING]

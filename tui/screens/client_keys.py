@@ -188,7 +188,8 @@ class ClientSummary(Words):
         text.append(f"\n{word} {key.id}", self._look(Role.STRONG))
         text.append(f"  {key.state.value}, made at {moment(made_s, self._now_s())}\n", self._look(Role.DIM))
         if key.first_used_at is None:
-            text.append("  Not used yet.\n", self._look(Role.WARN if rotated else Role.DIM))
+            unused = "Not used yet" if key.state in LIVE_STATES else "It was never used"
+            text.append(f"  {unused}.\n", self._look(Role.WARN if rotated else Role.DIM))
             return
         first_s = epoch_s(key.first_used_at)
         text.append(f"  First used at {moment(first_s, self._now_s())}", self._look(Role.GOOD))

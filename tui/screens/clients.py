@@ -485,17 +485,15 @@ class ClientsPane(FilteredItems):
         return [enter, rotate, revoke, *early, add, edit, *HELP_HINTS, requests, BACK_HINT, *late]
 
     def _has_active_key(self, client: ClientInfo | None) -> bool:
-        keys = self.state.live_keys(client.name) if client is not None else []
-        return any(key.state is KeyState.ACTIVE for key in keys)
+        return client is not None and self.state.active_key(client.name) is not None
 
     def _retiring(self) -> KeyInfo | None:
-        """Return the retiring key that is meant: the chosen one, or that of the chosen client."""
+        """Return the retiring key that is meant: the chosen one, or the client's last one."""
         chosen, client = self.chosen_key, self.chosen_client
         if chosen is not None and chosen.state is KeyState.RETIRING:
             return chosen
-        return next(
-            (key for key in self.state.retiring() if client is not None and key.client == client.name), None
-        )
+        keys = [key for key in self.state.retiring() if client is not None and key.client == client.name]
+        return max(keys, key=lambda key: key.created_at, default=None)
 
     def _start(self, action: str, change: Work | None) -> None:
         """Start a change, or say why it can't be made now."""

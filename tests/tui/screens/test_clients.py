@@ -23,6 +23,7 @@ from tests.wire import PATIENCE_S, Wire, ask, body, post, until
 from tui.model.app_state import AppState, Connection
 from tui.model.secret import Secret
 from tui.screens.client_dialogs import AskClient, AskRemove
+from tui.screens.client_keys import KeyList
 from tui.screens.clients import ClientList
 from tui.screens.dialogs import Confirm
 from tui.screens.key_dialogs import AskGrace, AskRevoke, SecretDialog
@@ -49,6 +50,15 @@ async def add_client(daemon: Daemon, name: str) -> KeyChange:
     """A new client; returns its key and the text of it."""
     generation = (await daemon.admin.keys()).generation
     return await daemon.admin.add_key(name, generation=generation, idempotency_key=uuid4().hex)
+
+
+async def rotate_elsewhere(daemon: Daemon, key_id: str) -> str:
+    """Rotate as another operator, with three hours of grace; returns the new key's id."""
+    generation = (await daemon.admin.keys()).generation
+    change = await daemon.admin.rotate_key(
+        key_id, grace_s=3 * 3600, generation=generation, idempotency_key=uuid4().hex
+    )
+    return change.key.id
 
 
 async def keys_of(daemon: Daemon, client: str) -> list[KeyInfo]:
@@ -146,10 +156,7 @@ async def test_a_countdown_is_the_same_wherever_it_stands(daemon: Daemon, tmp_pa
         harness,
         old,
     ):
-        generation = (await daemon.admin.keys()).generation
-        await daemon.admin.rotate_key(
-            old.key.id, grace_s=3 * 3600, generation=generation, idempotency_key=uuid4().hex
-        )
+        await rotate_elsewhere(daemon, old.key.id)
         await until(lambda: count_down(harness, "2:55", "2:56"))
         now_s[0] += 240
         await until(lambda: count_down(harness, "2:51", "2:52"))
@@ -237,6 +244,23 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
         await harness.shows(f"undone {new.id} → {old.id}")
 
 
+async def test_what_can_be_undone_is_the_last_rotation(daemon: Daemon, tmp_path: Path) -> None:
+    """`u` names its keys; on the key of the rotation before, it says what comes first."""
+    async with keys_screen(daemon, tmp_path, "twice") as (harness, first):
+        second = await rotate_elsewhere(daemon, first.key.id)
+        third = await rotate_elsewhere(daemon, second)
+        await until(lambda: third in {key.id for key in harness.state.ring.keys})
+        await harness.redraw()
+        await harness.press("u")
+        await harness.shows(f"The old key {second} is primary again. The new key {third} is")
+        await harness.press("escape", "enter")
+        await harness.closed()
+        keys = harness.main.query_one(KeyList)
+        keys.go_to(keys.index_of(first.key.id) or 0)
+        await harness.press("u")
+        await harness.shows(f"Not done. The key {first.key.id} was replaced by {second}, but")
+
+
 async def client_of(daemon: Daemon, name: str) -> ClientInfo:
     """The client as the daemon has it."""
     return next(client for client in (await daemon.admin.clients()).clients if client.name == name)
@@ -313,8 +337,11 @@ async def test_bounds_are_edited_and_removed(daemon: Daemon, tmp_path: Path) -> 
 async def test_of_two_operators_the_slower_one_sees_what_the_other_changed(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    """The form comes again with the other's bound and the own typing; nothing is overwritten unseen."""
-    async with keys_screen(daemon, tmp_path, "raced") as (harness, _):
+    """The form comes again with the other's bound and the own typing; nothing is overwritten unseen.
+
+    Nor when the other changed a key, or removed the client.
+    """
+    async with keys_screen(daemon, tmp_path, "raced") as (harness, made):
         await harness.press("e")
         await harness.dialog(AskClient)
         await set_client(daemon, "raced", max_streams=8, tokens_per_day=700)
@@ -331,6 +358,21 @@ async def test_of_two_operators_the_slower_one_sees_what_the_other_changed(
         await harness.shows("The bounds of raced hold")
         now = await client_of(daemon, "raced")
         assert (now.max_streams, now.tokens_per_day) == (8, 900)
+        await harness.press("e")
+        await harness.dialog(AskClient)
+        await rotate_elsewhere(daemon, made.key.id)
+        await fill(harness, note="later")
+        await harness.press("enter")
+        await harness.shows("did rotate for raced. Nothing")
+        await harness.press("escape", "d")
+        await harness.dialog(AskRemove)
+        generation = (await daemon.admin.keys()).generation
+        await daemon.admin.remove_client(
+            "raced", cut=False, generation=generation, idempotency_key=uuid4().hex
+        )
+        await harness.press(*"raced", "enter")
+        await harness.closed()
+        await harness.shows("Not done. Meanwhile")
 
 
 async def test_a_client_is_removed_after_all_that_ends_was_named(daemon: Daemon, tmp_path: Path) -> None:
