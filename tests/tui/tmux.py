@@ -33,13 +33,21 @@ class Tmux:
         home: HOME of the app.
         size: columns and rows.
         in_shell: start an interactive shell, and the app in it, so that the app can be suspended.
+        zone: TZ of the app.
     """
 
     def __init__(
-        self, arguments: Sequence[str], home: Path, size: tuple[int, int], *, in_shell: bool = False
+        self,
+        arguments: Sequence[str],
+        home: Path,
+        size: tuple[int, int],
+        *,
+        in_shell: bool = False,
+        zone: str = "UTC",
     ) -> None:
         self._arguments = arguments
         self._in_shell = in_shell
+        self._zone = zone
         self._home = home
         self._size = size
         # Not in the test's own directory: the path of a Unix socket holds 107 bytes.
@@ -77,7 +85,7 @@ class Tmux:
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self._home),
-            "TZ": "UTC",
+            "TZ": self._zone,
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
             "SHELL": "/bin/sh",

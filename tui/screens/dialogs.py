@@ -155,6 +155,9 @@ class Confirm(Dialog[bool]):
 def parse_moment(text: str, now_s: float) -> float:
     """Return a time as Unix seconds.
 
+    Where the clocks go back an hour comes twice, and its last one by now is meant; where they go forward, an
+    hour is left out.
+
     Args:
         text: `14:30` or `14:30:05` (the last such time), `2026-01-31 14:30`, or `10m` ago.
         now_s: the time now.
@@ -164,23 +167,33 @@ def parse_moment(text: str, now_s: float) -> float:
     """
     text = text.strip()
     short, full = _CLOCK.fullmatch(text), _FULL.fullmatch(text)
+    if short is None and full is None:
+        try:
+            return now_s - parse_duration(text)
+        except ValueError:
+            raise ValueError("Write 14:30, 14:30:05, 2026-01-31 14:30, or how long ago: 10m.") from None
     try:
         if full is not None:
-            year, month, day, *clock = (int(part or 0) for part in full.groups())
-            return datetime.combine(
-                date(year, month, day), clock_time(clock[0], clock[1], clock[2])
-            ).timestamp()
-        if short is not None:
+            year, month, day, hour, minute, second = (int(part or 0) for part in full.groups())
+            days = [date(year, month, day)]
+        elif short is not None:
             hour, minute, second = (int(part or 0) for part in short.groups())
-            at = datetime.combine(date.fromtimestamp(now_s), clock_time(hour, minute, second))  # noqa: DTZ012 - local
-            # By the calendar: a day on which the clocks change has not 24 hours.
-            return (at if at.timestamp() <= now_s else at - timedelta(days=1)).timestamp()
-    except ValueError:
-        raise ValueError(f"There is no such time: {text}.") from None
-    try:
-        return now_s - parse_duration(text)
-    except ValueError:
-        raise ValueError("Write 14:30, 14:30:05, 2026-01-31 14:30, or how long ago: 10m.") from None
+            today = date.fromtimestamp(now_s)  # noqa: DTZ012 - days are local
+            # By the calendar: a day on which the clocks change has not 24 hours, and one may lack this time.
+            days = [today - timedelta(days=ago) for ago in range(3)]
+        clock = clock_time(hour, minute, second)
+        found_s = [at_s for day in days for at_s in _moments(datetime.combine(day, clock))]
+    except (ValueError, OverflowError):
+        found_s = []
+    if not found_s:
+        raise ValueError(f"There is no such time: {text}.")
+    return next((at_s for at_s in found_s if at_s <= now_s), found_s[-1])
+
+
+def _moments(local: datetime) -> list[float]:
+    """Return when the clocks show this time, the last first: never in the hour that is left out."""
+    moments_s = {local.replace(fold=fold).timestamp() for fold in (0, 1)}
+    return sorted((at_s for at_s in moments_s if datetime.fromtimestamp(at_s) == local), reverse=True)  # noqa: DTZ006 - local
 
 
 class AskTime(Dialog[float]):
