@@ -313,8 +313,8 @@ async def _shows(terminal: Tmux, *texts: str) -> None:
     await terminal.until(lambda screen: all(text in screen for text in texts))
 
 
-async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs(tmp_path: Path) -> None:
-    """Neither is an event of the log; both are lines."""
+async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs_and_dies(tmp_path: Path) -> None:
+    """None is an event of the log; all are lines."""
     with Daemon(tmp_path) as daemon:
         [old] = (await daemon.admin.keys()).keys
         arguments = ("-m", "tui", "--plain", "--socket", str(daemon.state_dir / "admin.sock"))
@@ -326,3 +326,5 @@ async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs(tmp_pa
             await terminal.until(lambda raw: b"no answer: " in raw)
             daemon.signal(signal.SIGCONT)
             await terminal.until(lambda raw: b"the daemon answers again" in raw)
+            await asyncio.to_thread(daemon.kill)
+            await terminal.until(lambda raw: b"no contact: " in raw)

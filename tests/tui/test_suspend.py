@@ -22,7 +22,10 @@ ROWS = 5
 
 @needs_tmux
 async def test_ctrl_z_and_a_stop_from_outside_leave_the_shell_and_come_back_whole(tmp_path: Path) -> None:
-    """In the shell the app's screen is gone; after `fg` every part is there, and keys work."""
+    """In the shell the app's screen is gone; after `fg` every part is there, and keys work.
+
+    What SIGKILL leaves switched on, `reset` switches off.
+    """
     async with admin_api(tmp_path) as api:
         api.log(ROWS)
         with Tmux(("--socket", str(api.socket)), tmp_path, (80, 24), in_shell=True) as terminal:
@@ -40,8 +43,12 @@ async def test_ctrl_z_and_a_stop_from_outside_leave_the_shell_and_come_back_whol
             await terminal.until("US$ this month")
             terminal.press("1")
             await terminal.until(_is_whole)
-            terminal.press("Q")
-            await terminal.until(lambda screen: "LIVE" not in screen)
+            assert terminal.reports_mouse()
+            os.kill(_child(terminal.pid), signal.SIGKILL)
+            await terminal.until("Killed")
+            assert terminal.reports_mouse()
+            terminal.type("reset\n")
+            await terminal.until(lambda _: not terminal.reports_mouse())
 
 
 async def test_a_stop_waits_for_the_frame_and_ends_with_the_app() -> None:

@@ -15,13 +15,19 @@ USERS = 32
 
 @needs_tmux
 async def test_32_users_of_an_old_key_are_reached_by_keys_and_a_pasted_key_is_revoked(tmp_path: Path) -> None:
-    """Enter on the key lists all of them, `G` shows the last; `W`, a paste, Enter, `!`, `y` end it."""
+    """Enter on the key lists them all and its history, `G` shows the last, Enter its requests.
+
+    `W`, a paste, Enter, `!`, `y` end the key.
+    """
     daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     try:
         ring = await daemon.admin.keys()
         old = ring.keys[0].id
-        await daemon.admin.rotate_key(old, grace_s=3600, generation=ring.generation, idempotency_key="rotate")
+        change = await daemon.admin.rotate_key(
+            old, grace_s=3600, generation=ring.generation, idempotency_key="rotate"
+        )
+        new = change.key.id
         for number in range(USERS):
             told = await ask(daemon.port, KEY, body(SHORT), {"X-Forwarded-For": f"203.0.113.{100 + number}"})
             assert told.status == 200
@@ -32,9 +38,15 @@ async def test_32_users_of_an_old_key_are_reached_by_keys_and_a_pasted_key_is_re
             terminal.press("Down", "Enter")
             await terminal.until(f"Key {old} of default  retiring")
             await terminal.until(f"{USERS} users in the log")
+            await terminal.until(f" replaced by {new}")
             await terminal.until(lambda screen: "203.0.113.130 " in screen and "203.0.113.100 " not in screen)
             terminal.press("G")
             await terminal.until(lambda screen: "203.0.113.100 " in screen and "203.0.113.130 " not in screen)
+            terminal.press("Enter")
+            await terminal.until(f'key_id="{old}" ip="203.0.113.100"')
+            await terminal.until(f"1 of {USERS} ")
+            terminal.press("Escape")
+            await terminal.until(f"{USERS} users in the log")
             terminal.press("W")
             # As a terminal sends what is pasted into an app that asked for brackets around it.
             terminal.type(f"\x1b[200~Bearer {KEY}\x1b[201~")

@@ -105,6 +105,10 @@ class Tmux:
         """Whether the bell has rung."""
         return self._tmux("display-message", "-p", "#{window_bell_flag}").strip() == "1"
 
+    def reports_mouse(self) -> bool:
+        """Whether a move of the mouse would be typed into what runs in the terminal."""
+        return self._tmux("display-message", "-p", "#{mouse_all_flag}").strip() == "1"
+
     def screen(self) -> str:
         """What the terminal shows now."""
         return self._tmux("capture-pane", "-p")
