@@ -164,6 +164,9 @@ class SeenTerminal(Terminal):
         self._decode = getincrementaldecoder(encoding)("replace").decode
         self._read_bytes = read_bytes
         self._mouse = mouse
+        self._answers: list[bytes] = []
+        self.held_answers = 0
+        """So many of the latest answers are kept back, as on a line that has not carried them yet."""
 
     async def shows(self, *texts: str, gone: str = "\0") -> str:
         """Wait until the screen shows all of these texts, and one no more; return it."""
@@ -178,13 +181,14 @@ class SeenTerminal(Terminal):
         return screen()
 
     def _read(self) -> None:
+        while len(self._answers) > self.held_answers:
+            self.send(self._answers.pop(0))
         try:
             data = os.read(self._master, self._read_bytes) if self._master >= 0 else b""
         except OSError:
             # Nothing more yet; or no program is left in the terminal.
             return
         self.raw += data
-        for answer in self._emulator.feed(self._decode(data)):
-            self.send(answer)
+        self._answers += self._emulator.feed(self._decode(data))
         if self._mouse and "?1003" in self._emulator.modes:
             self.send(b"\x1b[<35;20;10M")
