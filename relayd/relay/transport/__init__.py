@@ -110,11 +110,6 @@ class Pool:
         self._all_closed.set()
         self._loop = asyncio.get_running_loop()
 
-    @property
-    def idle(self) -> int:
-        """Number of connections that wait for a request."""
-        return len(self._idle)
-
     async def send(
         self,
         request: bytes,
