@@ -189,7 +189,6 @@ class Server:
             chat_rules=_chat_rules(settings),
             v1_rules=_v1_rules(settings),
             stored_objects=self._state.stored_objects,
-            find_owner=self._state.reader.object_owner,
             stream_limits=limits,
             max_body_bytes=settings.server.max_body_bytes,
             body_timeout_s=settings.server.body_timeout_s,

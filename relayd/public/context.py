@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from relayd.public.allowances import Allowances
@@ -19,7 +18,7 @@ from relayd.relay.request_recorder import RequestRecorder
 from relayd.relay.stream import StreamLimits
 from relayd.relay.upstream import Upstream
 from relayd.state.keyring import KeyRing
-from relayd.state.stored_objects import Owner, StoredObjects
+from relayd.state.stored_objects import StoredObjects
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,8 +42,6 @@ class AppContext:
     chat_rules: ChatRules
     v1_rules: V1Rules
     stored_objects: StoredObjects
-    find_owner: Callable[[str], Owner | None]
-    """Looks on disk for who made a stored object; blocks."""
     stream_limits: StreamLimits
     max_body_bytes: int
     body_timeout_s: float

@@ -32,7 +32,7 @@ from relayd.relay.provider_errors import load_json
 from relayd.relay.upstream import UpstreamRequest, models_in
 from relayd.relay.usage import guess_prompt_tokens
 from relayd.state.errors import StateError
-from relayd.state.stored_objects import STORED_WITHIN_S, Owner
+from relayd.state.stored_objects import Owner
 
 _PASSED_IN = ("Accept", "OpenAI-Beta", "Idempotency-Key")
 _PASSED_OUT = frozenset({b"openai-processing-ms", b"openai-version", b"openai-model", b"content-encoding"})
@@ -284,13 +284,13 @@ class V1Handler(RelayHandler):
             NotFound: they are not the client's own.
             RelayError: `state_unavailable`.
         """
-        route = None
+        stored, route = self.context.stored_objects, None
         for reference in references:
             object_id = reference.object_id
-            owner = self.context.stored_objects.recent(object_id)
+            owner = stored.recent(object_id)
             if owner is None:
                 try:
-                    owner = await self._find_owner(object_id)
+                    owner = await stored.look_up(object_id)
                 except StateError as error:
                     raise RelayError(
                         ErrorCode.STATE_UNAVAILABLE,
@@ -301,18 +301,9 @@ class V1Handler(RelayHandler):
                 shown = object_id[:_MAX_NAME_CHARS]
                 name = _OBJECT_NAMES[reference.kind]
                 raise NotFound(f"{name} with id '{shown}' not found.", param=reference.param)
-            self.context.stored_objects.keep(object_id, owner)
+            stored.keep(object_id, owner)
             route = owner.route
         return replace(request, route=route) if references else request
-
-    async def _find_owner(self, object_id: str) -> Owner | None:
-        find = self.context.find_owner
-        owner = await asyncio.to_thread(find, object_id)
-        if owner is None and self.context.stored_objects.is_shared:
-            # Another instance may have made it a moment ago.
-            await asyncio.sleep(STORED_WITHIN_S)
-            owner = await asyncio.to_thread(find, object_id)
-        return owner
 
     # Models.
 

@@ -75,7 +75,9 @@ class State:
             self.budget.settle_lost,
         )
         self.reader = LogReader(database.engine, clock)
-        self.stored_objects = StoredObjects(database, lambda: self._writer.wake(stored_task), clock)
+        self.stored_objects = StoredObjects(
+            database, lambda: self._writer.wake(stored_task), self.reader.object_owner, clock
+        )
         stored_task = Task("stored objects", math.inf, self.stored_objects.write)
         log_task = Task("request log", math.inf, self.log.write)
         self._tasks = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from relayd.state.database import Database
 from relayd.state.engine import Connection
 from relayd.state.records import Client, utc_text
 
-STORED_WITHIN_S = 0.25
+_STORED_WITHIN_S = 0.25
 """After an object was made, its owner is in the database: the time of a group and a commit, and some more."""
 _KEPT = 2000
 """Owners in memory; most objects are used again within minutes."""
@@ -46,12 +47,20 @@ class StoredObjects:
 
     Args:
         wake: makes the writer call `write` soon.
+        on_disk: returns the owner that the disk has; blocks.
         clock: returns the Unix time.
     """
 
-    def __init__(self, database: Database, wake: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        wake: Callable[[], None],
+        on_disk: Callable[[str], Owner | None],
+        clock: Callable[[], float],
+    ) -> None:
         self._database = database
         self._wake = wake
+        self._on_disk = on_disk
         self._clock = clock
         self._recent: OrderedDict[str, Owner] = OrderedDict()
         self._waiting: dict[str, Owner] = {}
@@ -72,7 +81,7 @@ class StoredObjects:
             self._wake()
 
     def keep(self, object_id: str, owner: Owner) -> None:
-        """Keep an owner that was looked up on disk, for the next time."""
+        """Keep an owner in memory, for the next time."""
         # The writer may remove it between two steps.
         self._recent.pop(object_id, None)
         self._recent[object_id] = owner
@@ -80,8 +89,21 @@ class StoredObjects:
             self._recent.popitem(last=False)
 
     def recent(self, object_id: str) -> Owner | None:
-        """Return the owner if it is in memory; else `LogReader.object_owner` may know it."""
+        """Return the owner if it is in memory; else `look_up` may find it."""
         return self._waiting.get(object_id) or self._recent.get(object_id)
+
+    async def look_up(self, object_id: str) -> Owner | None:
+        """Return the owner that is on disk; None if no client of this relay made the object.
+
+        Raises:
+            StateError: it can't be read.
+        """
+        owner = await asyncio.to_thread(self._on_disk, object_id)
+        if owner is None and self.is_shared:
+            # Another instance may have made it a moment ago.
+            await asyncio.sleep(_STORED_WITHIN_S)
+            owner = await asyncio.to_thread(self._on_disk, object_id)
+        return owner
 
     def write(self) -> float | None:
         """Commit what waits; return 0 if more does.
