@@ -1,4 +1,4 @@
-"""Text as it is shown on a terminal: safe if it is from outside, and with commands as they can be typed.
+"""Text for a terminal: text from outside made safe, counts in words, commands as the reader can type them.
 
 A terminal acts on control characters (clear the screen, set the title, even answer as if typed), and
 bidirectional and invisible characters make one text look like another. Every text that a client, a
@@ -57,7 +57,7 @@ def printable_json(document: object) -> str:
 
 
 def typeable(text: str) -> str:
-    """Put its directory before each command in a text, unless the shell finds this program by its name.
+    """Put the directory of relayd before each of its commands in a text, unless the shell finds it by name.
 
     `relayd keys list` becomes `.venv/bin/relayd keys list` for a reader who runs relayd from a clone.
     """

@@ -277,7 +277,7 @@ class AllInstances:
     def _label(self, boot_id: str) -> str:
         """Return the name of an instance; with its address, if another has the same name.
 
-        Without a boot id: metrics go on under the same name after a restart, and while the database is down.
+        It has no boot id, so that metrics keep their names after a restart and while the database is down.
         """
         known = {**self._instances.last_known(), self._own_id: self._instances.own}
         one = known.get(boot_id)

@@ -95,7 +95,7 @@ async def reload(args: Namespace, console: Console) -> int:
 async def drain(args: Namespace, console: Console) -> int:
     """Let the open streams finish, then stop the daemon."""
     client = console.client(args.socket)
-    # As they are before it: afterwards, they end.
+    # Asked before the drain: after it, instances end and are not listed any more.
     known = [] if args.instance is None else (await client.instances()).instances
     status = await client.drain(args.instance)
     if args.instance is not None:
@@ -136,7 +136,7 @@ def _show(args: Namespace, console: Console, status: Status, sentence: str) -> i
 def _which(status: Status) -> str:
     """Return which instances have done it, if there are several."""
     silent = len(status.silent)
-    # Without a database, it is not known any more whether the silent ones live.
+    # Without a database, nothing tells whether the silent ones still live.
     count = max(status.instances.live, silent + 1)
     if count == 1:
         return ""

@@ -21,7 +21,7 @@ from relayd.state.errors import StateError
 from relayd.state.postgres import Postgres
 
 _LARGE = 100_000
-"""A table of so many rows says how far it is."""
+"""Tables with at least this many rows report their progress."""
 _COUNTED = {"clients": "client", "keys": "key", "requests": "request"}
 
 

@@ -1,4 +1,4 @@
-"""HTTP as the doctor needs it: every header as it came, and the time at which each line arrived."""
+"""HTTP as the doctor needs it: unchanged headers, and the time at which each line arrived."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Answer:
     async def read_lines(self) -> AsyncGenerator[bytes, None]:
         """Yield the lines of the body as they come, and keep them in `lines`.
 
-        A break ends them early, and 4 MiB do.
+        They end early if the connection breaks, and after 4 MiB.
         """
         rest, left_bytes = b"", _MAX_BODY_BYTES
         # Not httpx2's own: it unpacks a thousandfold without a bound.
@@ -186,10 +186,10 @@ class Site:
 async def connect(
     host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float, address: str = ""
 ) -> AsyncIterator[Finding]:
-    """Connect once and leave; yield what is found of the connection and, with `tls`, of the certificate.
+    """Connect once and close; yield findings about the connection and, with `tls`, about the certificate.
 
     Args:
-        host: its name is looked up, and is what the certificate must hold.
+        host: the name that is looked up, and that the certificate must have.
         port: the port.
         tls: how the certificate is judged; None for plain HTTP.
         timeout_s: for the whole connection.

@@ -188,7 +188,7 @@ async def _check_refusal(site: Site, origin: str | None) -> Finding:
     """Check that the refusal of a request without a key comes through as relayd wrote it."""
     asked = origin or _UNKNOWN_ORIGIN
     answer = await site.ask("POST", "/chat", {"Origin": asked}, json.dumps({"messages": []}).encode())
-    # Not `unauthorized` where relayd can take no request, of whomever.
+    # A relay that takes no requests refuses with another code than `unauthorized`.
     if answer.header("X-Relayd-Error") and answer.event(0).get("error") is True:
         wrong_origin = _judge_origin(answer, asked, is_named=origin is not None)
         # A mere warning was given for the preflight already.

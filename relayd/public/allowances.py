@@ -171,7 +171,7 @@ class Allowances:
             )
 
     def remember(self, records: Iterable[RequestRecord]) -> None:
-        """Learn from the log how long answers usually are, so that a restart forgets nothing of it.
+        """Learn from the log how long answers usually are, so that a restart does not forget it.
 
         Args:
             records: that have ended, the oldest first.
@@ -269,7 +269,7 @@ class Meter:
     def _usual_output(self, model: str) -> int:
         """Return what to reserve for an answer whose request names no limit: the ceiling, if that holds.
 
-        The provider is not told of it, so answers may be longer than the ceiling.
+        The provider does not know the ceiling, so answers may be longer.
         """
         ceiling = self._client.max_output_tokens or 0
         return max(ceiling, self._estimates.usual_output(self._client.name, model, default=ceiling))

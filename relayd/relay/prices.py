@@ -94,7 +94,7 @@ class Pricing:
         return self._prices.get(_SNAPSHOT.sub("", model)) if price is None else price
 
     def nano_usd(self, model: str, counts: TokenCounts) -> int | None:
-        """Return what so many tokens cost, or None if the model has no price."""
+        """Return what these tokens cost, or None if the model has no price."""
         price = self.price(model)
         if price is None:
             return None

@@ -221,7 +221,7 @@ def retry_after_s(headers: httpx2.Headers) -> float | None:
             seconds = float(text) * scale
         except ValueError:
             continue
-        # "inf" is no number here; so many digits that they become infinite are one.
+        # "inf" is not accepted as a number; digits that overflow to infinity are.
         if seconds >= 0 and (math.isfinite(seconds) or text[0].isdigit()):
             return min(seconds, _MAX_RETRY_AFTER_S)
     try:

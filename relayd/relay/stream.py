@@ -62,7 +62,7 @@ class UpstreamBody(Protocol):
 class Answer:
     """What one protocol makes of the provider's bytes: what the client is sent, and how far the answer is.
 
-    As it stands here nothing of it has come. It has no place for a heartbeat or an error.
+    The values of this class are those of an answer that has not begun, and can show no heartbeat or error.
     """
 
     deltas: int = 0

@@ -144,12 +144,12 @@ class Estimates:
         return self._known.get((client, model)) or self._known.get((client, _ANY))
 
     def prompt_tokens(self, client: str, model: str, guess: int) -> int:
-        """Return how many tokens a prompt has for which `guess_prompt_tokens` said so many."""
+        """Return an estimate of a prompt's tokens, from what `guess_prompt_tokens` returned for it."""
         known = self._find(client, model)
         return guess if known is None else _scaled(guess, known.prompt, known.guessed)
 
     def completion_tokens(self, client: str, model: str, deltas: int) -> int:
-        """Return how many tokens an answer has of which so many pieces came."""
+        """Return an estimate of an answer's tokens, from the number of its pieces."""
         known = self._find(client, model)
         return deltas if known is None else _scaled(deltas, known.completion, known.deltas)
 

@@ -97,7 +97,7 @@ def _add_to_window(dialect: Dialect) -> str:
 
 @cache
 def _lock_windows(count: int) -> str:
-    """Return the statement that reads so many windows, missing ones too, and keeps them for the transaction.
+    """Return the statement that reads and locks this many windows, missing ones too.
 
     It takes them in the order of the parameters: in the same order everywhere, no two wait for each other.
     """
@@ -316,7 +316,7 @@ class Budget:
                 answers = [error.told] * len(asks)
             except Exception as error:  # noqa: BLE001 - a bug; it belongs to those who wait
                 answers = [error] * len(asks)
-            # A loop that is closed has nobody who waits.
+            # The loop may be closed; then no request waits for an answer.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._deliver, asks, answers)
 

@@ -183,6 +183,6 @@ def upsert_sql(values: str) -> str:
 
 
 def values_sql(rows: int) -> str:
-    """Return the placeholders of so many rows."""
+    """Return the placeholders of this many rows."""
     one_row = f"({', '.join('?' * len(COLUMNS))})"
     return f"VALUES {', '.join([one_row] * rows)}"

@@ -45,7 +45,7 @@ class Transaction:
                 self._go_on_after_loss(self._known_seq - stored)
 
     def _go_on_after_loss(self, places: int) -> None:
-        """Leave out places of the log that were seen in use, and are lost: each is given once."""
+        """Skip places of the log that the database has lost: none is given a second time."""
         _log.error(
             "The database lost the newest %d places of the log, as a standby does that was behind", places
         )
@@ -53,7 +53,7 @@ class Transaction:
         self.record_loss(places, utc_text(time.time()), "the database lost the newest part of the log")
 
     def record_loss(self, count: int, at: str, reason: str) -> None:
-        """Store in the log that at most so many records are gone for good."""
+        """Store in the log that at most `count` records are lost."""
         row = (self.next_seq(), self.boot_id, at, count, reason)
         self.connection.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", row)
         self.events.append(Lost(*row))
@@ -100,7 +100,7 @@ class Database:
 
     @property
     def is_undecided(self) -> bool:
-        """Return whether a commit got no answer, and what became of it is not known yet. For any thread."""
+        """Return whether the outcome of an unanswered commit is still unknown. For any thread."""
         return self._unknown is not None
 
     def note_seq(self, seq: int) -> None:

@@ -220,7 +220,7 @@ class Instances:
 
     @property
     def _dead_after_s(self) -> float:
-        """Return how old heartbeats may be: while none can be written, those of all others grow old, too."""
+        """Return how old heartbeats may be: while this process writes none, it reads only old ones, too."""
         own_age_s = time.monotonic() - self._beaten_at
         return DEAD_AFTER_S if own_age_s < _MAX_GAP_S else DEAD_AFTER_S + own_age_s
 
@@ -280,7 +280,7 @@ class Instances:
         self._beaten_at = beaten_at
 
     def end(self) -> None:
-        """Write that this process has ended in good order.
+        """Mark this process as ended, in good order.
 
         Raises:
             EngineError: nothing is written; the others notice by the missing heartbeats.
@@ -289,7 +289,7 @@ class Instances:
             transaction.connection.execute(_by_clock(transaction.connection, _END), (self.identity.boot_id,))
 
     def end_predecessors(self, *, of_all_workers: bool) -> None:
-        """Write that the processes have ended whose place this one takes; a dead one could not.
+        """Mark the processes as ended whose place this one takes: a dead one cannot do so itself.
 
         Args:
             of_all_workers: whether this is the first process of all; else it has the place of one worker.
@@ -430,7 +430,7 @@ class Commands:
     # On the follower's thread.
 
     def begin(self, connection: Connection) -> None:
-        """Take the commands so far as done: they were asked before this instance began.
+        """Skip the commands so far: they were asked before this instance began.
 
         Raises:
             EngineError: they can't be read.
@@ -447,7 +447,7 @@ class Commands:
         Raises:
             EngineError: it can't be read.
         """
-        # It is older if the database lost some.
+        # Its newest command is an older one if the database lost some.
         self._newest = min(self._newest, newest)
         if newest > self._newest:
             place = self._newest, self._boot_id, self._boot_id, _COMMANDS_AT_ONCE

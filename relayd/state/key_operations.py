@@ -90,7 +90,7 @@ def apply_change(
     """Decide and store a change.
 
     Args:
-        transaction: all or nothing of the change is part of it.
+        transaction: stores the change whole or not at all.
         request: the change.
         now_s: the Unix time.
         expired: the ends of retiring keys that have expired, by id, also if the clock was set back since.

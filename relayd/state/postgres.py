@@ -113,7 +113,7 @@ POSTGRES = Dialect(
 
 
 class _TooLate(psycopg.OperationalError):
-    """The server did not answer in time, or nobody waits for the answer any more."""
+    """The server did not answer in time, or the answer is not needed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,8 +551,8 @@ class Postgres(Engine):
         """Read the URL; nothing connects yet.
 
         Raises:
-            StateUnreachable: it is none, or libpq takes a part of the password for the address. The
-                message has no part of it.
+            StateUnreachable: it is not a URL, or libpq would take a part of the password for the address.
+                The message shows no part of it.
         """
         try:
             given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
@@ -656,7 +656,7 @@ class Postgres(Engine):
 
     @contextmanager
     def _fails_others(self) -> Iterator[None]:
-        """Open the breaker if the block, which nothing bounds, takes too long: nobody else waits for it."""
+        """Open the breaker if the block takes too long, so that no other thread waits for the server too."""
         # As long as it may take to connect, and to set what the connection needs.
         late = threading.Timer(2 * TIMEOUT_S, self.breaker.open, [self.unreachable(_LATE)])
         late.daemon = True

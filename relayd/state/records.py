@@ -193,7 +193,7 @@ class KeyUse(msgspec.Struct, frozen=True):
 
 
 class Client(msgspec.Struct, kw_only=True, frozen=True):
-    """Who holds keys, and what these keys may do. A bound of None, or an empty list, bounds nothing."""
+    """The holder of keys, and the bounds of their use. None or an empty list: there is no such bound."""
 
     name: str
     note: str = ""
