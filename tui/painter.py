@@ -166,5 +166,5 @@ class Painter:
             piece += ASK
             if not self._unanswered:
                 self._answer_by_s = time.monotonic() + ANSWER_WITHIN_S
-            self._unanswered.append(len(piece))
+            self._unanswered.append(len(piece.encode(self._repertoire.encoding, "replace")))
         return piece

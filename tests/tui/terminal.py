@@ -165,8 +165,8 @@ class SeenTerminal(Terminal):
         self._read_bytes = read_bytes
         self._mouse = mouse
         self._answers: list[bytes] = []
-        self.held_answers = 0
-        """So many of the latest answers are kept back, as on a line that has not carried them yet."""
+        self.holds_answers = False
+        """Whether answers are kept back, as on a line that has not carried them yet."""
 
     async def shows(self, *texts: str, gone: str = "\0") -> str:
         """Wait until the screen shows all of these texts, and one no more; return it."""
@@ -181,7 +181,7 @@ class SeenTerminal(Terminal):
         return screen()
 
     def _read(self) -> None:
-        while len(self._answers) > self.held_answers:
+        while self._answers and not self.holds_answers:
             self.send(self._answers.pop(0))
         try:
             data = os.read(self._master, self._read_bytes) if self._master >= 0 else b""

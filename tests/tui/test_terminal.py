@@ -17,7 +17,6 @@ from relayd.admin.schema import RecordedError
 from tests.tui.past import running_past
 from tests.tui.terminal import ROOT, SeenTerminal, Terminal
 from tests.wire import until
-from tui.painter import PIECE_BYTES
 
 # What Textual itself writes: CSI, the shape of the mouse pointer (OSC 22), DCS, two-character sequences.
 SEQUENCE = re.compile(
@@ -203,7 +202,7 @@ async def test_a_terminal_of_few_colours_gets_no_others_and_dialogs_cover_only_t
 
 
 async def test_on_a_slow_line_a_key_is_answered_and_no_report_reaches_the_shell(tmp_path: Path) -> None:
-    """Little is on its way, and the answer to a key is first; the mouse moves, also while the app ends."""
+    """Few bytes come before the answer; the mouse moves all the time, also while the app ends."""
     async with running_past(tmp_path) as past:
         through = ("sh", "-c", '"$@"; echo READY; IFS= read -r line; echo "<$line>"', "sh")
         arguments = ("-c", PATIENT, str(past.api.socket))
@@ -219,22 +218,15 @@ async def test_on_a_slow_line_a_key_is_answered_and_no_report_reaches_the_shell(
                 terminal.send(key)
                 await terminal.shows(there)
                 assert len(terminal.raw) - before < 6144
-            # Nothing is read and answered while the app draws four screens and a dialog.
-            terminal.held_answers = sys.maxsize
-            terminal.send(b"2451Py")
+            # Nothing is read and answered while the app draws two screens and a dialog.
+            terminal.holds_answers = True
+            terminal.send(b"41Py")
             await until(lambda: past.api.accepting.refusal)
             # What prints nothing, such as a copied id, comes next after what is on its way.
             terminal.send(b"y")
             assert len(await terminal.until(lambda raw: b"\x1b]52;" in raw)) < 4096
-            terminal.held_answers = 0
+            terminal.holds_answers = False
             await terminal.shows("PAUSED", "[1 Requests")
-            # A part of the whole screen is on its way, and unanswered, when a key is pressed.
-            terminal.held_answers = 1
-            terminal.resize(80, 23)
-            await terminal.until(lambda raw: len(raw) > PIECE_BYTES)
-            terminal.send(b" ")
-            await terminal.shows("FOLLOW")
-            terminal.held_answers = 0
             # Much is on its way to the screen when the app ends.
             terminal.send(b"2345Q")
             await terminal.until(lambda raw: b"READY" in raw)
