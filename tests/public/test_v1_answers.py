@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relayd.state.records import Outcome
+from relayd.state.records import Outcome, UsageSource
 from tests.harness import PROVIDER_KEY, Relay, running_relay
+from tests.public.test_uploads import form, upload
 from tests.public.test_v1 import ask_v1, chat, error_of, get_v1
 from tests.wire import HOST
 
@@ -97,6 +98,20 @@ async def test_an_event_that_does_not_end_is_held_back_only_so_far() -> None:
     assert record.outcome is Outcome.UPSTREAM_ERROR
 
 
+@pytest.mark.parametrize(("stream", "tokens"), [("true", 2), ("True", 2), ("false", 20), (None, 20)])
+async def test_a_text_from_speech_without_usage_is_estimated(stream: str | None, tokens: int) -> None:
+    """A stream by its pieces, one body by its bytes; the field `stream` of the upload says which."""
+    if tokens == 2:
+        answer = _answer(2 * b'data: {"type":"transcript.text.delta","delta":"hi"}\n\n', "text/event-stream")
+    else:
+        answer = _answer(json.dumps({"text": "x" * 68}).encode(), "application/json")
+    fields = [("model", "demo"), *([] if stream is None else [("stream", stream)]), ("file", b"x")]
+    async with relay_before(answer) as relay:
+        assert (await upload(relay, form(*fields))).status == 200
+        record = await relay.record()
+    assert (record.completion_tokens, record.usage_source) == (tokens, UsageSource.ESTIMATE)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_refusal_with_status_200_is_one(stream: bool) -> None:  # noqa: FBT001 - pytest gives it
     """In the provider's words, without its key."""
@@ -151,6 +166,16 @@ async def test_models_are_listed_by_what_they_lead_to(entries: str) -> None:
         reply = await get_v1(relay, "/v1/models")
     listed = json.loads(reply.body)
     assert (listed["object"], [entry["id"] for entry in listed["data"]]) == ("list", ["a", "fast"])
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [(b'{"id":"m"}', b'{"id":"fast"}'), (b"[1]", b"[1]"), (b"<html>", b"<html>")]
+)
+async def test_a_model_that_is_asked_for_by_its_alias_has_that_name(said: bytes, told: bytes) -> None:
+    """What is no description of a model passes as it is."""
+    async with relay_before(_answer(said, "text/html"), '[aliases]\nfast = "m"\n') as relay:
+        reply = await get_v1(relay, "/v1/models/fast")
+    assert (reply.status, reply.body) == (200, told)
 
 
 async def test_what_is_no_list_of_models_is_an_error() -> None:
