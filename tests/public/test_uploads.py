@@ -6,7 +6,7 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.harness import KEY, Relay, running_relay
 from tests.public.test_allowances import a_key
 from tests.public.test_v1 import error_of
 from tests.relay.harness import cut
-from tests.wire import HOST, PATIENCE_S, Reply, Wire, post, post_chunked, until
+from tests.wire import HOST, PATIENCE_S, Reply, Wire, eventually, post, post_chunked, until
 
 _PATH = "/v1/audio/transcriptions"
 _BOUNDARY = "----boundary"
@@ -387,6 +387,27 @@ async def test_an_upload_that_stands_still_is_ended() -> None:
         assert (reply.status, "arrive" in error_of(reply)["message"]) == (400, True)
         assert await wire.ended() == b""
         await until(lambda: not relay.upstream.connections)
+
+
+async def test_an_upload_that_makes_progress_has_more_time() -> None:
+    """64 KiB in each `server.body_timeout_s` are enough, however long all of it takes."""
+    body = form(("model", "demo"), ("file", b"x" * 1_000_000))
+    async with running_relay(server__body_timeout_s=0.5) as relay:
+
+        async def is_taken() -> bool:
+            before = len(relay.records)
+            # The connection of an upload that was broken off is closed under the client.
+            with suppress(OSError, RuntimeError):
+                async with await Wire.open(relay.port) as wire:
+                    wire.send(post(KEY, body[:100_000], _TYPE, path=_PATH, length=len(body)))
+                    for at in range(100_000, len(body), 100_000):
+                        await asyncio.sleep(0.1)
+                        wire.send(body[at : at + 100_000])
+                    await until(lambda: len(relay.records) > before)
+            return (await relay.record(before)).outcome is Outcome.COMPLETED
+
+        # Once more if a busy machine has let it stand still.
+        await eventually(is_taken)
 
 
 async def test_a_refusal_comes_before_the_upload_is_whole() -> None:

@@ -105,9 +105,9 @@ async def test_a_text_from_speech_without_usage_is_estimated(stream: str | None,
         answer = _answer(2 * b'data: {"type":"transcript.text.delta","delta":"hi"}\n\n', "text/event-stream")
     else:
         answer = _answer(json.dumps({"text": "x" * 68}).encode(), "application/json")
-    fields = [("model", "demo"), *([] if stream is None else [("stream", stream)]), ("file", b"x")]
+    asked: list[tuple[str, str | bytes]] = [] if stream is None else [("stream", stream)]
     async with relay_before(answer) as relay:
-        assert (await upload(relay, form(*fields))).status == 200
+        assert (await upload(relay, form(("model", "demo"), *asked, ("file", b"x")))).status == 200
         record = await relay.record()
     assert (record.completion_tokens, record.usage_source) == (tokens, UsageSource.ESTIMATE)
 

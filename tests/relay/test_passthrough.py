@@ -448,13 +448,14 @@ def test_the_usage_beside_a_streamed_image_is_read() -> None:
 
 
 def test_other_streams_end_with_their_body() -> None:
-    """Their usage is read; a body that is cut is an error."""
+    """Their usage is read; a body that is cut is an error, unless `[DONE]` came before."""
     stream = _event({"type": "transcript.text.delta", "delta": "hi"}) + _event(
         {"type": "transcript.text.done", "usage": {"input_tokens": 7, "output_tokens": 2}}
     )
     answer = _answer(OtherStream)
     assert _relayed(answer, [stream]) == (stream, None)
     assert answer.tokens == _COUNTS
+    assert _relayed(_answer(OtherStream), [stream + _DONE], is_broken=True) == (stream + _DONE, None)
     sent, error = _relayed(_answer(OtherStream), [stream[:-10]], is_broken=True)
     assert error is not None
     assert sent.startswith(stream[:-10] + b"\n\n" + b'data: {"error":')
