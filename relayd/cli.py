@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from relayd.state.calendar import local_date
 EXIT_BROKEN_PIPE = 141
 """As a shell reports a death by SIGPIPE."""
 EXIT_INTERRUPTED = 130
+_WRITE_ERRORS = frozenset({errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 refused or failed, 2 wrong usage, 3 no daemon at the socket.
     """
+    _open_closed_streams()
     args = parser().parse_args(argv)
     if args.run is None:
         args.print_help()
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left: discard what is still buffered, without an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -50,7 +53,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("relayd: The working directory was deleted. Go to another one: cd /\n")
         return 1
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS or error.filename is not None:
+            raise
+        _discard_output()
+        sys.stderr.write(
+            f"relayd: The output could not be written: {error.strerror}. Send it to another file.\n"
+        )
+        return 1
     return status
+
+
+def _open_closed_streams() -> None:
+    """Give each standard stream that the shell has closed (`>&-`) a place, which no other file gets then."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # What is written to stdout must fail, as on a full disk: it may be a key that is shown only once.
+            access = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode, encoding="utf-8"))
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _has_working_directory() -> bool:

@@ -93,6 +93,28 @@ async def test_a_reader_of_our_output_that_leaves_ends_us_in_silence(tmp_path: P
         assert (await asyncio.wait_for(process.wait(), 60), told) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (">&-", "Bad file descriptor. Send it to another file.\n"),
+        ("> /dev/full", "No space left on device. Send it to another file.\n"),
+        ("<&- >&- 2>&-", ""),
+    ],
+)
+async def test_an_answer_that_cannot_be_written_is_a_failure_in_one_line(
+    output: str, told: str, tmp_path: Path
+) -> None:
+    """A full disk, or streams that the shell has closed: 1, what happened, and no traceback."""
+    async with admin_api(tmp_path) as api:
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", f"{sys.executable} -m relayd status --socket {api.socket} {output}"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        assert process.returncode == 1
+        assert error.decode() == (told and f"relayd: The output could not be written: {told}")
+
+
 @pytest.mark.parametrize("program", [["relayd", "log", "-f"], ["tui", "--plain"]], ids=" ".join)
 async def test_a_reader_that_leaves_ends_following_at_once(program: list[str], tmp_path: Path) -> None:
     """`relayd log -f | head -1` ends with head, though nothing more happens in the log."""

@@ -90,13 +90,14 @@ def parse_url(text: str) -> SplitResult:
     Raises:
         DoctorError: it is not an address.
     """
-    url = urlsplit(text if "://" in text else f"https://{text}")
+    not_an_address = DoctorError(f"{text!r} is not an address; write it like https://relay.example.com/path.")
     try:
+        url = urlsplit(text if "://" in text else f"https://{text}")
         is_usable = url.scheme in {"http", "https"} and url.hostname and (url.port or True)
     except ValueError:
-        is_usable = False
+        raise not_an_address from None
     if not is_usable or url.username or url.query or url.fragment:
-        raise DoctorError(f"{text!r} is not an address; write it like https://relay.example.com/path.")
+        raise not_an_address
     return url._replace(path=url.path.rstrip("/").removesuffix("/chat"))
 
 

@@ -36,11 +36,15 @@ async def test_rotate_prints_the_new_key_alone_on_stdout(tmp_path: Path) -> None
 
 
 async def test_a_key_that_can_not_be_written_is_no_success(tmp_path: Path) -> None:
-    """A full disk or a closed pipe: 1, and the way back, which works."""
+    """A full disk, a closed pipe, no output at all: 1, and the way back, which works."""
     async with admin_api(tmp_path) as api:
         old = api.state.ring.keys()[0].id
         rotate = f"{sys.executable} -m relayd keys rotate default --socket {api.socket}"
-        for command in (f"{rotate} > /dev/full", f"{rotate} | true; exit ${{PIPESTATUS[0]}}"):
+        for command in (
+            f"{rotate} > /dev/full",
+            f"{rotate} >&-",
+            f"{rotate} | true; exit ${{PIPESTATUS[0]}}",
+        ):
             process = await asyncio.create_subprocess_exec(
                 "bash", "-c", command, stderr=asyncio.subprocess.PIPE
             )

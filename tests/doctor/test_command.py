@@ -85,6 +85,7 @@ async def test_on_a_machine_of_the_relay_its_database_is_examined(
     ("words", "says"),
     [
         (("ftp://x",), "is not an address"),
+        (("http://[::1",), "is not an address"),
         (("https://nothing.invalid",), "nothing.invalid has no address"),
         (("https://127.0.0.1", "--ca", "none.pem"), "none.pem: No such file"),
         (("https://127.0.0.1", "--ca", "empty.pem"), "holds no certificate"),
