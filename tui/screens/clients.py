@@ -279,7 +279,8 @@ class ClientsPane(FilteredItems):
         """Show other ages and countdowns of what is shown."""
         self.context.feed.clients_in_sight = True
         if self._opened is not None:
-            self.refresh_data()
+            if (key := self.chosen_key) is not None:
+                self._show_key(key)
             return
         self.rows.redraw()
         self.keys.redraw()

@@ -144,7 +144,7 @@ class KeyView(Vertical):
     """One key: facts above, its users and its history below each other, or side by side."""
 
     DEFAULT_CSS = """
-    KeyView #key-facts { height: auto; padding: 0 1; background: $surface; }
+    KeyView Words { height: auto; padding: 0 1; background: $surface; }
     KeyView #key-lists { height: 3fr; }
     KeyView #key-plots { height: 2fr; display: none; }
     KeyView.-high #key-plots { display: block; }
@@ -162,7 +162,9 @@ class KeyView(Vertical):
 
     def compose(self) -> ComposeResult:
         """Show facts, users and history."""
-        yield Words(id="key-facts")
+        # A countdown draws its own line again each second, and not the others.
+        yield Words(id="key-state")
+        yield Words(id="key-use")
         with Horizontal(id="key-lists"):
             yield UserList(self._now_s)
             yield EventList()
@@ -187,10 +189,11 @@ class KeyView(Vertical):
         users = self.users
         users.is_replaced, users.problem = key.replaced_by is not None, problem
         users.show(() if known is None else known.users)
-        self.query_one(EventList).show(
-            history_of(key, self._state.ring.keys, self._state.audit, self._now_s())
-        )
-        self.query_one(Words).say(self._facts(key, known))
+        history = history_of(key, self._state.ring.keys, self._state.audit, self._now_s())
+        if history != self.query_one(EventList).all_items:
+            self.query_one(EventList).show(history)
+        self.query_one("#key-state", Words).say(self._key_and_state(key))
+        self.query_one("#key-use", Words).say(self._use(key, known))
 
     def _plot(self, use: KeyUse | None, first_day: str) -> None:
         """Draw requests and tokens of each day."""
@@ -205,13 +208,17 @@ class KeyView(Vertical):
     def _look(self, role: Role) -> Style:
         return style(self.app, role)
 
-    def _facts(self, key: KeyInfo, known: KeyUsers | None) -> Text:
-        now_s = self._now_s()
+    def _key_and_state(self, key: KeyInfo) -> Text:
         text = Text()
         text.append(f"Key {key.id}", self._look(Role.STRONG))
         text.append(f" of {key.client}  ", self._look(Role.TEXT))
-        text.append(state_in_words(key, now_s), self._look(_ROLES[key.state]))
-        text.append(f"  fingerprint {key.fingerprint}\n", self._look(Role.DIM))
+        text.append(state_in_words(key, self._now_s()), self._look(_ROLES[key.state]))
+        text.append(f"  fingerprint {key.fingerprint}", self._look(Role.DIM))
+        return text
+
+    def _use(self, key: KeyInfo, known: KeyUsers | None) -> Text:
+        now_s = self._now_s()
+        text = Text()
         streams = sum(
             stream.progress.key_id == key.id for stream in self._state.open_streams.streams.values()
         )
