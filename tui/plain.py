@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from io import TextIOWrapper
 from typing import TextIO
@@ -17,8 +20,10 @@ from relayd.admin.schema import (
     Event,
     Gap,
     Hello,
+    KeyInfo,
     KeyState,
     Lost,
+    Outcome,
     RequestRecord,
     Ring,
     Status,
@@ -30,24 +35,50 @@ from tui.model.descriptions import cause
 from tui.model.glyphs import TERMINAL
 from tui.model.instances import still_serving
 from tui.model.text import printable_struct, printable_text
-from tui.model.units import clock, duration
+from tui.model.units import clock, countdown, duration, rate
 
 _BACKLOG = 10
 _WATCH_EVERY_S = 2.0
+_FIGURES_EVERY = 30
+"""The figures are told at every so many looks, if there was a request since."""
+_ERRORS_OF_S = 300
 _SILENT_AFTER_S = 3.0
 
 
 def ended_line(record: RequestRecord) -> str:
-    """Return one ended request in words."""
+    """Return one ended request in words, with the time at which it ended."""
+    ended_s = epoch_s(record.started_at) + (record.duration_ms or 0) / 1000
     outcome = record.outcome.value.replace("_", " ") if record.outcome is not None else "running"
     error = f", {record.error.code}" if record.error is not None else ""
     return (
-        f"{clock(epoch_s(record.started_at))} {outcome}{error}:"
+        f"{clock(ended_s)} {outcome}{error}:"
         f" {record.client or 'no client'} at {record.ip}, model {record.model or 'none'},"
         f" status {record.status or 'none'},"
         f" first token {duration(record.first_token_ms)}, took {duration(record.duration_ms)},"
-        f" {plural(record.completion_tokens or record.deltas, 'token')}. {cause(record)}"
+        f" {plural(record.completion_tokens or record.deltas, 'token')}."
+        f"{'' if record.outcome is Outcome.COMPLETED else f' {cause(record)}'}"
     )
+
+
+def figures_line(status: Status, keys: Iterable[KeyInfo], now_s: float) -> str:
+    """Return the figures of the app's header in words."""
+    rates, streams = status.rates, status.streams
+    since = "in 5 minutes" if status.uptime_s >= _ERRORS_OF_S else "since the start"
+    first = ""
+    if rates.first_token_p50_ms is not None:
+        half, most = duration(rates.first_token_p50_ms), duration(rates.first_token_p95_ms)
+        first = f" first token after {half} for half of the requests and {most} for 95 %,"
+    count = streams.connecting + streams.waiting + streams.streaming
+    line = (
+        f"{clock(now_s)} now: {plural(count, 'open stream')},"
+        f" {rate(rates.deltas_per_s)} tokens a second,{first} {plural(rates.errors_5m, 'error')} {since}."
+    )
+    for key in keys:
+        if key.state is KeyState.RETIRING and key.expires_at:
+            line += (
+                f" The old key {key.id} of {key.client} ends in {countdown(epoch_s(key.expires_at) - now_s)}."
+            )
+    return line
 
 
 def event_line(event: Event) -> str | None:
@@ -58,8 +89,10 @@ def event_line(event: Event) -> str | None:
             return ended_line(event.record)
         case Audited():
             entry = event.entry
-            keys = f" keys {', '.join(entry.key_ids)}" if entry.key_ids else ""
-            return f"{clock(epoch_s(entry.at))} audit: {entry.login} {entry.action} {entry.result}{keys}"
+            between = " in place of " if entry.action in {"rotate", "undo"} else ", "
+            keys = f", key {between.join(entry.key_ids)}" if entry.key_ids else ""
+            done = f"{entry.action} {entry.client or ''}".rstrip()
+            return f"{clock(epoch_s(entry.at))} audit: {entry.login}: {done}, {entry.result}{keys}"
         case Lost():
             return f"{clock(epoch_s(event.at))} lost: {plural(event.count, 'record')}, {event.reason}"
         case Gap():
@@ -107,6 +140,8 @@ class _LineMode:
         """Those that hold, as they were told."""
         self._live: set[str] = set()
         """The ids of the keys that worked when they were last looked at."""
+        self._told_seq = -1
+        """Up to where the log was when the figures were told last."""
 
     async def run(self) -> None:
         """Write lines until cancelled."""
@@ -131,7 +166,7 @@ class _LineMode:
 
     async def _watch(self) -> None:
         """Tell what no event tells: that a key has ended, and that the daemon is silent."""
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(_WATCH_EVERY_S)
             if not self._boot_id:
                 continue
@@ -143,17 +178,19 @@ class _LineMode:
                     status = await self._client.status()
             except TimeoutError:
                 if not self._is_silent:
-                    self._write("no answer: the daemon says nothing; it may be stopped, or wait for its disk")
+                    self._tell("no answer: the daemon says nothing; it may be stopped, or wait for its disk")
                 self._is_silent = True
             except AdminClientError:
                 # The stream of events says why the daemon can't be asked, and says it once.
                 continue
             else:
                 if self._is_silent:
-                    self._write("the daemon answers again")
+                    self._tell("the daemon answers again")
                 self._is_silent = False
                 self._tell_ends(ring)
                 self._tell_alerts(status)
+                if turn % _FIGURES_EVERY == 0 and status.seq != self._told_seq:
+                    self._tell_figures(status, ring)
 
     async def _note_boots(self) -> None:
         """Note which processes serve this relay. Raises AdminClientError."""
@@ -179,7 +216,7 @@ class _LineMode:
             alerts = self._alerts | alerts
         for alert in self._alerts.values():
             if alert.id not in alerts:
-                self._write(f"alert over: {alert.sentence}")
+                self._tell(f"alert over: {alert.sentence}")
         self._alerts = alerts
 
     async def _greet(self, hello: Hello) -> None:
@@ -188,7 +225,8 @@ class _LineMode:
             try:
                 status = printable_struct(await self._client.status())
                 page = await self._client.requests(before=hello.seq + 1, limit=_BACKLOG)
-                self._tell_ends(await self._client.keys())
+                ring = await self._client.keys()
+                self._tell_ends(ring)
                 await self._note_boots()
             except AdminClientError as error:
                 self._complain(error)
@@ -196,19 +234,28 @@ class _LineMode:
             self._write(f"relayd {status.version} {status.intake.value} at {status.address}")
             for record in reversed(page.records):
                 self._write(ended_line(printable_struct(record)))
+            self._tell_figures(status, ring)
         elif hello.boot_id != self._boot_id:
             # The stream of events says it if there is no contact after all.
             with suppress(AdminClientError):
                 await self._note_boots()
             if self._boot_id not in self._boots:
-                self._write("daemon restarted: what was open then is lost")
+                self._tell("daemon restarted: what was open then is lost")
         self._boot_id = hello.boot_id
 
     def _complain(self, error: AdminClientError) -> None:
         """Say once why there is no contact, until there is contact again."""
         if str(error) != self._problem:
             self._problem = str(error)
-            self._write(f"no contact: {printable_text(self._problem, 500)}")
+            self._tell(f"no contact: {printable_text(self._problem, 500)}")
+
+    def _tell_figures(self, status: Status, ring: Ring) -> None:
+        self._told_seq = status.seq
+        self._write(figures_line(status, map(printable_struct, ring.keys), time.time()))
+
+    def _tell(self, news: str) -> None:
+        """Write what happens now."""
+        self._write(f"{clock(time.time())} {news}")
 
     def _write(self, line: str) -> None:
         self._out.write(TERMINAL.shown(line) + "\n")

@@ -27,7 +27,14 @@ from tui.model.text import printable_struct
 from tui.model.units import clock, in_words
 from tui.screens.client_dialogs import AskClient, AskRemove
 from tui.screens.dialogs import Confirm, Dialog, ask
-from tui.screens.key_dialogs import AskGrace, AskRevoke, ConfirmRevoke, Revocation, SecretDialog
+from tui.screens.key_dialogs import (
+    AskGrace,
+    AskRevoke,
+    ConfirmRevoke,
+    Revocation,
+    SecretDialog,
+    streams_in_words,
+)
 from tui.screens.whose_key import FoundKey, WhoseKey
 
 _MAX_NAMED = 4
@@ -115,7 +122,7 @@ class RingActions:
             users = f"{plural(len(addresses), 'address', 'addresses')} used it in 24 h: {named}{more}."
         return (
             f"Key {key.id}. {users}\n"
-            f"{plural(self._open_streams()[key.id], 'stream')} open with it now; none is cut.\n"
+            f"{streams_in_words(self._open_streams()[key.id], cut=False)}.\n"
             "A new key works at once. The old one keeps working for the grace:"
         )
 

@@ -68,7 +68,7 @@ class StreamActions:
         user = f"{record.client or 'no client'} at {record.ip}"
         question = Confirm(
             "Cancel this request?",
-            f"{record.model or '—'} for {user}, {plural(record.deltas, 'delta')} so far.\n"
+            f"{record.model or '—'} for {user}, {plural(record.deltas, 'token')} so far.\n"
             "The client gets an error line, and the provider's stream is closed.",
             "Cancel the request",
             no="Leave it",

@@ -19,7 +19,7 @@ from tui.plain import ended_line, event_line, run_lines
 def test_an_ended_request_is_one_sentence() -> None:
     """Everything that matters, in an order that can be listened to."""
     line = ended_line(a_failure(1))
-    assert line.startswith("14:13:21 upstream error, upstream_failed: web at 192.0.2.7, model gpt-4o")
+    assert line.startswith("14:13:23 upstream error, upstream_failed: web at 192.0.2.7, model gpt-4o")
     assert line.endswith("The provider failed, or its stream broke.")
 
 
@@ -47,9 +47,10 @@ def test_hostile_text_is_harmless_in_line_mode_too() -> None:
 async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No contact is said once; then the newest requests, those that end, alerts, and a restart."""
+    """No contact is said once; then the newest requests, those that end, alerts, figures, and a restart."""
     monkeypatch.setattr("relayd.admin.alert_watch.LOOK_EVERY_S", 0.3)
     monkeypatch.setattr("tui.plain._WATCH_EVERY_S", 0.3)
+    monkeypatch.setattr("tui.plain._FIGURES_EVERY", 1)
     out = StringIO()
     socket = tmp_path / "state" / "admin.sock"
     mode = asyncio.create_task(run_lines(AdminClient(socket), out), name="line mode")
@@ -57,8 +58,16 @@ async def test_line_mode_waits_for_the_daemon_and_tells_what_happens(
     async with admin_api(tmp_path) as api:
         api.log(1, client="before")
         await until(lambda: "before at 192.0.2.1" in out.getvalue())
+        await until(lambda: " now: 0 open streams, 0 tokens a second," in out.getvalue())
+        ring = await api.client.keys()
+        key = ring.keys[0]
+        await api.client.rotate_key(key.id, grace_s=600, generation=ring.generation, idempotency_key="r")
+        await until(lambda: ": rotate default, done, key " in out.getvalue())
         api.log(1, prefix="n", client="after")
         await until(lambda: "after at 192.0.2.1" in out.getvalue())
+        await until(
+            lambda: f" errors since the start. The old key {key.id} of default ends in" in out.getvalue()
+        )
         log_requests(api.state, 1, "d", outcome=Outcome.DENIED, client="web", key_id="dead")
         await until(lambda: " alert: The ended key dead of web is still in use" in out.getvalue())
     await until(lambda: out.getvalue().count("no contact: ") > 1)

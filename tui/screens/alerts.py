@@ -1,4 +1,4 @@
-"""The list of alerts: what holds now, and what was wrong during this run."""
+"""The list of alerts: what holds now, and what was wrong before."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AlertRows(ItemList[KnownAlert]):
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that all is well."""
-        return ("No alerts: nothing is wrong, and nothing was during this run.",)
+        return ("No alerts: nothing is wrong, and nothing was since the app started.",)
 
 
 class AlertsScreen(Dialog[Alert]):
@@ -125,8 +125,8 @@ class AlertsScreen(Dialog[Alert]):
 
     def _show_bell(self) -> None:
         is_on = self._settings_file.settings.bell
-        state = "rings once when an alert begins" if is_on else "is off"
-        self.query_one("#bell", Static).update(f"Enter goes to the place. b: the bell {state}.")
+        bell = "b silences the bell, which rings once for each" if is_on else "The bell is off; b turns it on"
+        self.query_one("#bell", Static).update(f"Enter goes to the place. {bell}.")
 
     def action_bell(self) -> None:
         """Let the bell ring at each new alert, or not, and remember it."""

@@ -118,7 +118,7 @@ class KeyList(ItemList[KeyInfo]):
 
     def empty_text(self) -> tuple[str, ...]:
         """Say that there is no key."""
-        return (f"{self._client or 'It'} has no live key; r makes one.",)
+        return (f"{self._client} has no live key; r makes one." if self._client else "No client is chosen.",)
 
 
 class ClientSummary(Words):
@@ -260,7 +260,11 @@ class ClientSummary(Words):
     # Use and bounds.
 
     def _use_and_bounds(self, text: Text, client: ClientInfo) -> None:
-        text.append("\nUsed\n", self._look(Role.STRONG))
+        text.append("\nUsed", self._look(Role.STRONG))
+        streams = self._state.open_streams.streams.values()
+        if any(stream.progress.client == client.name for stream in streams):
+            text.append("  and what its open streams may still use", self._look(Role.DIM))
+        text.append("\n")
         for name, use in (("today", client.today), ("this month", client.month)):
             text.append(f"  {name:<11}", self._look(Role.DIM))
             text.append(f"{_used(use)}\n", self._look(Role.TEXT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import ClassVar
@@ -31,6 +32,7 @@ from tui.screens.pane import BACK_HINT, HELP_HINTS, SORT_HINT
 from tui.theme import Role
 from tui.type_ahead import ASKS, Work
 from tui.widgets.bars import Hint
+from tui.widgets.filter_line import Filtered
 from tui.widgets.line_list import FILTERED_OUT, Field, ItemList, Key, LineList
 from tui.widgets.plot import Line, Plot
 
@@ -228,6 +230,11 @@ class ClientsPane(FilteredItems):
             with VerticalScroll(id="right", can_focus=True):
                 yield ClientSummary(state, now_s)
         yield KeyView(state, now_s)
+
+    def filtered(self) -> Filtered:
+        """Return how the list is filtered, behind what the titles mean."""
+        now = super().filtered()
+        return replace(now, count=f"/d today   {now.count}")
 
     @property
     def rows(self) -> ClientList:
@@ -469,7 +476,8 @@ class ClientsPane(FilteredItems):
         gone = none or (f"the client {_DEFAULT_CLIENT} always exists" if is_default else "")
         add, edit = Hint("a", "add", "add", refusal), Hint("e", "edit", "edit", none)
         in_grace = [Hint("+", "extend", "extend", grace), Hint("u", "undo", "undo", grace)]
-        requests = Hint("f", "requests", "requests")
+        unknown = "" if client is not None else nobody
+        requests = Hint("f", "requests", "requests", "" if key is not None else unknown)
         rotate = Hint("r", "new key" if new_key else "rotate", "rotate", active)
         revoke = Hint("!", "revoke", "revoke", refusal)
         early = [] if grace else in_grace
@@ -482,7 +490,7 @@ class ClientsPane(FilteredItems):
         if self._is_opened:
             enter = Hint("Enter", "open key", "open_key")
             return [enter, rotate, revoke, *early, requests, edit, *HELP_HINTS, BACK_HINT, add, *late]
-        enter = Hint("Enter", "open", "open")
+        enter = Hint("Enter", "open", "open", unknown)
         return [enter, rotate, revoke, *early, add, edit, *HELP_HINTS, requests, BACK_HINT, *late]
 
     def _has_active_key(self, client: ClientInfo | None) -> bool:
@@ -549,6 +557,8 @@ class ClientsPane(FilteredItems):
             self.post_message(self.FilterRequests(f'key_id="{key.id}"'))
         elif client is not None:
             self.post_message(self.FilterRequests(f'client="{client.name}"'))
+        else:
+            self.app.notify(self.rows.empty_text()[0])
 
     @on(LineList.Chosen, "#key-users")
     def action_user_requests(self) -> None:
@@ -559,7 +569,8 @@ class ClientsPane(FilteredItems):
 
     def action_ended(self) -> None:
         """Show or hide what has ended."""
-        self.rows.show_ended = self.keys.show_ended = not self.rows.show_ended
+        shown = self.rows.show_ended = self.keys.show_ended = not self.rows.show_ended
+        self.app.notify(f"Ended keys and removed clients are {'shown' if shown else 'hidden'}.")
         self.refresh_data()
 
     def action_note(self) -> None:
@@ -579,3 +590,5 @@ class ClientsPane(FilteredItems):
         key = self.chosen_key
         if key is not None:
             self.context.exporter.copy(key.id, "The key's id")
+        else:
+            self.app.notify((self.keys if self.rows.chosen is not None else self.rows).empty_text()[0])

@@ -182,8 +182,10 @@ class InflightPane(FilteredItems):
         self.line.redraw()
         if not self.has_class("-low"):
             history = tuple(self.state.open_streams.history)
-            tokens = Line("now", history, Role.STREAM, history[-1])
-            self.query_one(Plot).show("Tokens a second", [tokens], (f"{HISTORY_S} s ago", "now"), rate)
+            title, lines = "Tokens a second", [Line("now", history, Role.STREAM, history[-1])]
+            if self.state.connection not in {Connection.LIVE, Connection.STALE}:
+                title, lines = f"{title}: not known without the daemon", []
+            self.query_one(Plot).show(title, lines, (f"{HISTORY_S} s ago", "now"), rate)
         self._show_chosen()
 
     @on(LineList.Moved)
@@ -228,17 +230,24 @@ class InflightPane(FilteredItems):
 
     def action_cancel(self) -> None:
         """Cancel the stream, after a dialog."""
-        stream = self.rows.chosen
+        stream = self._chosen()
         if stream is not None:
             self.context.stream_actions.cancel(stream.record())
 
     def action_owner(self) -> None:
         """Show the key and the client of the stream."""
-        stream = self.rows.chosen
+        stream = self._chosen()
         if stream is not None:
             self.post_message(self.OpenOwner(stream.progress.client, stream.progress.key_id))
 
     def action_copy_id(self) -> None:
         """Copy the request's id."""
-        if self.rows.cursor_key is not None:
-            self.context.exporter.copy(str(self.rows.cursor_key), "The id")
+        stream = self._chosen()
+        if stream is not None:
+            self.context.exporter.copy(stream.progress.id, "The id")
+
+    def _chosen(self) -> OpenStream | None:
+        """Return the chosen stream; if there is none, say why."""
+        if self.rows.chosen is None:
+            self.app.notify(self.rows.empty_text()[0])
+        return self.rows.chosen

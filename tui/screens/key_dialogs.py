@@ -272,9 +272,9 @@ class SecretDialog(Dialog[None]):
 
     def buttons(self) -> Iterable[Button]:
         """Show what can be done with it."""
-        yield Button("View", id="view", compact=True)
-        yield Button("Copy", id="copy", compact=True)
-        yield Button("Save", id="save", compact=True)
+        yield Button("Reveal (v)", id="view", compact=True)
+        yield Button("Copy (y)", id="copy", compact=True)
+        yield Button("Save (s)", id="save", compact=True)
         yield from super().buttons()
 
     @on(Button.Pressed, "#view")

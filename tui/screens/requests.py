@@ -490,6 +490,7 @@ class RequestsPane(FilteredPane):
         """Go to the next or previous error; at the newest row the search goes up."""
         key = self.rows.cursor_key
         if key is None:
+            self.app.notify(self.rows.empty_text()[0])
             return
         if step > 0 and self.rows.following:
             step = -1
@@ -502,6 +503,7 @@ class RequestsPane(FilteredPane):
         """Mark this row; on another one, go back to the marked row."""
         key = self.rows.cursor_key
         if key is None:
+            self.app.notify(self.rows.empty_text()[0])
             return
         if self._bookmark is None or self._bookmark == key:
             self._bookmark = None if self._bookmark == key else int(key)

@@ -14,6 +14,7 @@ from relayd.admin.client import AdminClientError
 from relayd.admin.schema import RouteState, RouteStatus
 from relayd.printable import plural
 from tui.context import Context
+from tui.model.app_state import Connection
 from tui.model.routes import in_words
 from tui.model.sorting import Value
 from tui.model.stats import NO_NAME, OTHERS, WINDOWS, Summary, Tally, Window, cause_filter, name_filter
@@ -46,12 +47,12 @@ class WindowLine(ClickBar):
         super().__init__(id="window")
         self._window = WINDOWS[0]
         self._summary: Summary | None = None
-        self._complete = True
+        self._missing = ""
         self.problem = ""
 
-    def show(self, summary: Summary, *, complete: bool) -> None:
-        """Show this window's numbers; not `complete` while older records are still counted."""
-        self._window, self._summary, self._complete = summary.window, summary, complete
+    def show(self, summary: Summary, missing: str) -> None:
+        """Show this window's numbers, and why some are `missing`, if they are."""
+        self._window, self._summary, self._missing = summary.window, summary, missing
         self.redraw()
 
     def parts(self, width: int) -> Iterable[tuple[list[Piece], str]]:
@@ -74,8 +75,8 @@ class WindowLine(ClickBar):
             (f"  {plural(whole.requests, 'request')}", style(self.app, Role.STRONG)),
             (f", {whole.errors:,} failed{share}", bad if whole.errors else text),
         ]
-        if self.problem or not self._complete:
-            numbers.append((f"  {self.problem or 'reading history …'}", style(self.app, Role.WARN)))
+        if self.problem or self._missing:
+            numbers.append((f"  {self.problem or self._missing}", style(self.app, Role.WARN)))
         numbers.append((f"  {count(whole.deltas)} tokens", text))
         numbers.append((f"  first p95 {duration(whole.first.percentile(0.95))}", text))
         return numbers
@@ -127,6 +128,7 @@ class TallyList(ItemList[tuple[str, Tally]]):
         super().__init__(lambda row: row[0], id=id, cursor_always=False)
         self.field = field
         self._requests = 0
+        self._missing = ""
 
     def fields(self, width: int) -> list[Field]:
         """Return the columns."""
@@ -137,9 +139,10 @@ class TallyList(ItemList[tuple[str, Tally]]):
         name = Field(self.field, max(8, min(30, width - 2 - taken)))
         return [name, *(Field(title, size, right=True) for title, size in numbers)]
 
-    def show_tallies(self, tallies: Sequence[tuple[str, Tally]]) -> None:
-        """Show these, and of how many requests each is a share."""
+    def show_tallies(self, tallies: Sequence[tuple[str, Tally]], missing: str) -> None:
+        """Show these, and of how many requests each is a share; if there are none, why they are missing."""
         self._requests = sum(tally.requests for _, tally in tallies)
+        self._missing = missing
         self.show(tallies)
 
     def sort_values(self) -> Mapping[str, Value[tuple[str, Tally]]]:
@@ -171,8 +174,8 @@ class TallyList(ItemList[tuple[str, Tally]]):
         }
 
     def empty_text(self) -> tuple[str, ...]:
-        """Say that nothing ended in the window."""
-        return ("No requests ended in this window.",)
+        """Say that nothing ended in the window, or that it is not known."""
+        return (self._missing or "No requests ended in this window.",)
 
 
 def _tables_at(width: int, asked: str) -> set[str]:
@@ -244,21 +247,28 @@ class StatsPane(Pane):
         stats, now_s = self.state.stats, self.context.now_s()
         summary = stats.summary(self.window, now_s)
         complete = self.context.feed.history.reaches_back(now_s - self.window.span_s)
-        self.query_one(WindowLine).show(summary, complete=complete)
+        missing = "" if complete else self._why_missing()
+        self.query_one(WindowLine).show(summary, missing)
         if self.state.status is not None:
             self.query_one(RouteLines).show(self.state.status.routes)
-        self._plot(summary, now_s)
+        self._plot(summary, now_s, is_known=complete or stats.oldest_s is not None)
         causes = self.query_one(CauseList)
         causes.show_window(stats, self.window, self.context.feed.history)
         rows = max(_LEAST_ROWS, len(summary.models), len(summary.clients), len(causes.items))
         # What the tables do not need, the plots have.
         self.query_one("#tables").styles.max_height = min(rows, self._most_rows) + 2
-        self.query_one("#models", TallyList).show_tallies(summary.models)
-        self.query_one("#clients", TallyList).show_tallies(summary.clients)
+        self.query_one("#models", TallyList).show_tallies(summary.models, missing)
+        self.query_one("#clients", TallyList).show_tallies(summary.clients, missing)
         if not complete:
             self.start_once("count-history", self._count_history)
 
-    def _plot(self, summary: Summary, now_s: float) -> None:
+    def _why_missing(self) -> str:
+        """Return why the numbers do not reach back over the whole window."""
+        if self.state.connection is Connection.LIVE or self.state.reads_disk:
+            return "Reading history …"
+        return f"{self.state.state_word}: older requests are not known."
+
+    def _plot(self, summary: Summary, now_s: float, *, is_known: bool) -> None:
         window, buckets = summary.window, summary.buckets
         start = f"{window.name} ago" if window.span_s >= _DAY_S else clock_short(now_s - window.span_s)
         times = (start, "now")
@@ -267,12 +277,13 @@ class StatsPane(Pane):
             Line("requests", [b.all.requests * per_min for b in buckets], Role.STREAM),
             Line("errors", [b.all.errors * per_min for b in buckets], Role.BAD),
         ]
-        self.query_one("#rates", Plot).show("Per minute", rates, times, rate)
+        unknown = "" if is_known else ": not known"
+        self.query_one("#rates", Plot).show(f"Per minute{unknown}", rates if is_known else [], times, rate)
         waits = [
             Line("p95", [(b.all.first.percentile(0.95) or 0.0) for b in buckets], Role.WAIT),
             Line("p50", [(b.all.first.percentile(0.5) or 0.0) for b in buckets], Role.STREAM),
         ]
-        self.query_one("#waits", Plot).show("First token", waits, times, _wait)
+        self.query_one("#waits", Plot).show(f"First token{unknown}", waits if is_known else [], times, _wait)
 
     async def _count_history(self) -> None:
         """Count what is older than memory, as far back as the window goes."""

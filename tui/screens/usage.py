@@ -332,8 +332,12 @@ class PartList(ItemList[UsageRow]):
         return cells if self._state.connection is Connection.LIVE else dimmed(cells)
 
     def empty_text(self) -> tuple[str, ...]:
-        """Say that there are none."""
-        return ("Asking …" if self._usage is None else "Nothing was used.",)
+        """Say that there are none, or that they are not known."""
+        if self._usage is not None:
+            return ("Nothing was used.",)
+        if self._state.connection is Connection.LIVE or self._state.reads_disk:
+            return ("Asking …",)
+        return (f"{self._state.state_word}: not known.",)
 
 
 class UsagePane(Pane):
@@ -581,6 +585,10 @@ class UsagePane(Pane):
     def action_month(self, months: int) -> None:
         """Show an earlier or a later month, up to the running one."""
         if self._this_month is None:
+            self.app.notify(self.rows.empty_text()[0])
+            return
+        if months > 0 and self._month is None:
+            self.app.notify("This is the running month; there is no later one.")
             return
         wanted = other_month(self._month or self._this_month, months)
         self._month = None if wanted >= self._this_month else wanted

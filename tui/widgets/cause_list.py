@@ -28,9 +28,9 @@ class CauseList(ItemList[tuple[str, CauseTally]]):
         """Show those of a window, and over which time they are known."""
         now_s = self._now_s()
         begin_s = now_s - window.span_s
-        covers = window.name
+        covers = f", {window.name}"
         if not history.reaches_back(begin_s):
-            covers = f"since {moment(stats.oldest_s or now_s, now_s)}"
+            covers = "" if stats.oldest_s is None else f", since {moment(stats.oldest_s, now_s)}"
         if covers != self._covers:
             self._covers = covers
             self.forget_drawn()
@@ -46,7 +46,7 @@ class CauseList(ItemList[tuple[str, CauseTally]]):
         cause = max(8, min(26, left * 3 // 5 if clients else left))
         if clients:
             fields.append(Field("clients", max(0, left - cause - 1)))
-        return [Field(f"errors, {self._covers}", cause), *fields]
+        return [Field(f"errors{self._covers}", cause), *fields]
 
     def sort_values(self) -> Mapping[str, Value[tuple[str, CauseTally]]]:
         """Return what a cause is sorted by."""
@@ -61,7 +61,7 @@ class CauseList(ItemList[tuple[str, CauseTally]]):
         cause, tally = item
         now_s = self._now_s()
         return {
-            f"errors, {self._covers}": (cause, Role.BAD),
+            f"errors{self._covers}": (cause, Role.BAD),
             "count": (count(tally.count), Role.STRONG),
             "first": (age(now_s - tally.first_s), Role.DIM),
             "last": (age(now_s - tally.last_s), Role.TEXT),
@@ -69,5 +69,5 @@ class CauseList(ItemList[tuple[str, CauseTally]]):
         }
 
     def empty_text(self) -> tuple[str, ...]:
-        """Say that all is well."""
-        return (f"No errors, {self._covers}.",)
+        """Say that all is well, or that nothing is known."""
+        return (f"No errors{self._covers}." if self._covers else "Errors are not known yet.",)

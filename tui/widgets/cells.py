@@ -70,7 +70,8 @@ class Drawn(Widget):
         """Draw again the lines that differ from what is on the screen."""
         width, height = self.size
         if not width or not height or len(self._drawn) != height:
-            self.refresh()
+            # Also while it is hidden: what was drawn before must not be what it comes back with.
+            self.forget_drawn()
             return
         fresh = self.all_lines(width, height)
         changed = [y for y in range(height) if fresh[y] != self._drawn[y]]

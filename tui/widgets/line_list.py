@@ -323,9 +323,11 @@ class LineList(Drawn, can_focus=True):
         self.go_to(self.row_count() - 1)
 
     def action_choose(self) -> None:
-        """Open the row under the cursor."""
+        """Open the row under the cursor; if there is none, say why."""
         if self._cursor_key is not None and self.row_count():
             self.post_message(self.Chosen(self, self._cursor_key))
+        else:
+            self.app.notify(next(iter(self.empty_text())))
 
     def on_resize(self) -> None:
         """Keep the cursor in sight at the new height."""

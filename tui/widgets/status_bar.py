@@ -28,6 +28,8 @@ _BOLD = Style(bold=True)
 _MAX_OLD_KEYS = 4
 _MAX_ALERTS = 3
 _ANSWER = "  A shows it"
+_GIVES_WAY = ("first", "tok/s", "run", "err")
+"""The figures that are left out of a narrow header, the least important first."""
 _ASKING_SHOWN_AFTER_S = 0.5
 _WHAT_IS_SHOWN = {
     Connection.CONNECTING: "Connecting.",
@@ -63,46 +65,55 @@ class StatusBar(Bar):
         if word in {Connection.DOWN, Connection.DENIED, Connection.MISMATCH}:
             role = Role.BAD
         dot = "●" if state.connection is Connection.LIVE else "○"
-        groups: list[list[Piece]] = [[(f" {self._place} ", strong), (f"{dot} {word}", look[role] + _BOLD)]]
+        left: list[Piece] = [(f" {self._place} ", strong), (f"{dot} {word}", look[role] + _BOLD)]
+        figures: dict[str, list[Piece]] = {}
         if state.connection in {Connection.LIVE, Connection.STALE} and state.status is not None:
-            groups += self._rates(state.status, dict.fromkeys(Role, look[Role.DIM]) if is_stale else look)
+            faded = dict.fromkeys(Role, look[Role.DIM]) if is_stale else look
+            left += self._trouble(state.status, faded)
+            figures = self._rates(state.status, faded)
         right = [*self._routes(), *self._rotation()]
-        # A rotation, and a route that fails, matter more than the rates.
-        while len(groups) > 1 and sum(map(width_of, groups)) + width_of(right) > width:
-            groups.pop()
-        pieces = [piece for group in groups for piece in group]
+        # What is wrong, a rotation, and a route that fails matter more than the figures.
+        taken = width_of(left) + width_of(right)
+        for name in _GIVES_WAY:
+            if taken + sum(map(width_of, figures.values())) > width:
+                figures.pop(name, None)
+        pieces = [*left, *(piece for figure in figures.values() for piece in figure)]
         room = width - width_of(pieces) - width_of(right)
         return [*pieces, (" " * max(0, room), strong), *right]
 
-    def _rates(self, status: Status, look: dict[Role, Style]) -> list[list[Piece]]:
-        text, dim, strong = look[Role.TEXT], look[Role.DIM], look[Role.STRONG]
-        live, rates = self._state.open_streams, status.rates
-        bad = look[Role.BAD]
-        groups: list[list[Piece]] = []
+    def _trouble(self, status: Status, look: dict[Role, Style]) -> Iterable[Piece]:
+        dim, bad = look[Role.DIM], look[Role.BAD]
         if status.log.error or status.log.lost:
-            groups.append([(f"  LOG LOSES {status.log.lost}", bad)])
+            yield f"  LOG LOSES {status.log.lost}", bad
         if self._state.alerts.live:
-            groups.append([(f"  {plural(len(self._state.alerts.live), 'alert')}", look[Role.WARN])])
+            yield f"  {plural(len(self._state.alerts.live), 'alert')}", look[Role.WARN]
         if not status.engine.ok:
-            groups.append([("  DATABASE DOWN", bad)])
+            yield "  DATABASE DOWN", bad
         if self._state.is_shared:
             live_count, have_ring = status.instances.live, status.instances.have_ring
-            role = Role.TEXT if have_ring == live_count else Role.WARN
-            groups.append([("  keys on ", dim), (f"{have_ring} of {live_count}", look[role])])
+            yield "  keys on ", dim
+            yield f"{have_ring} of {live_count}", look[Role.TEXT if have_ring == live_count else Role.WARN]
         if status.intake is AcceptState.DRAINING:
-            at_most = f" {len(live.streams)} left, at most {status.drain_timeout_s:.0f} s"
-            groups.append([(at_most, look[Role.WARN] + _BOLD)])
-        groups.append([("  run ", dim), (str(len(live.streams)), strong)])
+            left = len(self._state.open_streams.streams)
+            yield f" {left} left, at most {status.drain_timeout_s:.0f} s", look[Role.WARN] + _BOLD
+
+    def _rates(self, status: Status, look: dict[Role, Style]) -> dict[str, list[Piece]]:
+        """Return the figures as they stand beside each other, by the names in `_GIVES_WAY`."""
+        text, dim, strong = look[Role.TEXT], look[Role.DIM], look[Role.STRONG]
+        live, rates = self._state.open_streams, status.rates
         tokens = rates.deltas_per_s if not live.streams else live.deltas_per_s
-        groups.append([("  ", dim), ("—" if tokens is None else rate(tokens), strong), (" tok/s", dim)])
-        errors = self._errors(status)
-        words = "—" if errors is None else str(errors)
-        error_group: list[Piece] = [("  err ", dim), (words, bad if errors else text), ("/5m", dim)]
+        figures: dict[str, list[Piece]] = {
+            "run": [("  run ", dim), (str(len(live.streams)), strong)],
+            "tok/s": [("  ", dim), ("—" if tokens is None else rate(tokens), strong), (" tok/s", dim)],
+        }
         if rates.first_token_p50_ms is not None:
             p50, p95 = duration(rates.first_token_p50_ms), duration(rates.first_token_p95_ms)
             short = p50.removesuffix("s") if p50.endswith("s") and not p50.endswith("ms") else p50
-            groups.append([("  first ", dim), (f"{short}/{p95}", text)])
-        return [*groups, error_group]
+            figures["first"] = [("  first ", dim), (f"{short}/{p95}", text)]
+        errors = self._errors(status)
+        words = "—" if errors is None else str(errors)
+        figures["err"] = [("  err ", dim), (words, look[Role.BAD] if errors else text), ("/5m", dim)]
+        return figures
 
     def _errors(self, status: Status) -> int | None:
         """Return the errors of the last minutes; None if neither log nor daemon reaches so far back."""
@@ -144,11 +155,13 @@ class StatusBar(Bar):
         dim = style(self.app, Role.DIM)
         buckets = state.stats.buckets(WINDOWS[0], self._now_s())
         firsts = [bucket.all.first.percentile(0.5) for bucket in buckets]
+        is_heard = state.connection in {Connection.LIVE, Connection.STALE}
+        is_known = is_heard or state.stats.oldest_s is not None
         size = min(_SPARK, (width - 44) // 3)
         groups: list[tuple[str, str, Role]] = [
-            ("tok/s", sparkline(list(state.open_streams.history), size), Role.STREAM),
+            ("tok/s", sparkline(list(state.open_streams.history) if is_heard else [], size), Role.STREAM),
             ("first p50", sparkline(firsts, size), Role.WAIT),
-            ("errors", sparkline([bucket.all.errors for bucket in buckets], size), Role.BAD),
+            ("errors", sparkline([b.all.errors for b in buckets] if is_known else [], size), Role.BAD),
         ]
         pieces: list[Piece] = []
         for name, spark, role in groups:

@@ -32,9 +32,9 @@ async def test_an_alert_is_a_line_until_it_is_answered_and_leads_to_its_place(
         assert rung == [True]
         await harness.press("A")
         await harness.dialog(AlertsScreen)
-        await harness.shows("error spike", "of them with", "b: the bell rings")
+        await harness.shows("error spike", "of them with", "b silences the bell")
         await harness.press("b")
-        await harness.shows("the bell is off")
+        await harness.shows("The bell is off")
         assert not SettingsFile(tmp_path / "tui.json").settings.bell
         await harness.press("enter")
         await harness.closed()

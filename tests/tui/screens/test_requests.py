@@ -339,7 +339,7 @@ async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
 ) -> None:
     """Too many programs follow the events already: the app asks again, and is live once one has left.
 
-    Its list is empty then, and says what to press.
+    Its list is empty then, and says what to press; a key that can't act says why.
     """
     async with admin_api(tmp_path) as api:
         with monkeypatch.context() as full:
@@ -350,3 +350,5 @@ async def test_an_app_that_finds_no_room_says_so_and_is_let_in_when_there_is(
                 await harness.shows("● LIVE", "K shows the clients", "Enter(open)")
                 await harness.press("x")
                 await harness.shows("No request is chosen.")
+                await harness.press("enter")
+                await until(lambda: harness.text().count("No requests yet.") > 1)

@@ -1,4 +1,4 @@
-"""Every screen uses the width of a large terminal."""
+"""Every screen uses the width of a large terminal; a narrow one leaves out what matters least."""
 
 from __future__ import annotations
 
@@ -29,3 +29,13 @@ async def test_at_200_columns_what_is_chosen_stands_beside_the_list(tmp_path: Pa
                 return harness.main.pane.id == name and beside >= least
 
             await until(is_used)
+
+
+async def test_a_narrow_header_keeps_the_errors(tmp_path: Path) -> None:
+    """Beside a rotation there is no room for all figures: the time to the first token goes first."""
+    async with app_with_past(tmp_path, size=(72, 24)) as (harness, _):
+        await harness.shows("OLD KEY", " err ")
+        header = harness.text().splitlines()[0]
+        assert " run " in header
+        assert "first" not in header
+        assert header.rstrip().endswith("users")

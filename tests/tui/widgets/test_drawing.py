@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
+from textual.app import App, ComposeResult
 
 from tests.tui.samples import a_record, an_open
 from tui.model.text import printable_text
-from tui.widgets.bars import TABS, tab_labels
-from tui.widgets.cells import fit
+from tui.widgets.bars import TABS, Bar, tab_labels
+from tui.widgets.cells import Piece, fit
 from tui.widgets.columns import COLUMN_NAMES, fitted, row
 from tui.widgets.plot import columns, nice_top, resampled, sparkline
 from tui.widgets.time_bar import length, shares, time_bar
@@ -87,3 +90,28 @@ def test_plots_are_drawn_to_scale() -> None:
     assert sparkline([0, 1, None, 8], 4) == "▁▂ █"
     assert [nice_top(value) for value in (0, 0.7, 3, 240, 1001)] == [1, 0.8, 3, 300, 1500]
     assert resampled([1, 2, 3, 4], 2) == [2, 4]
+
+
+async def test_a_line_that_changed_while_it_was_hidden_comes_back_with_the_new_text() -> None:
+    """A screen that is shown again does not show what was true when it was left."""
+
+    class Word(Bar):
+        text = "before"
+
+        def pieces(self, y: int, width: int) -> Iterable[Piece]:  # noqa: ARG002 - one short line
+            return [(self.text, Style())]
+
+    class OneWord(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Word()
+
+    async with OneWord().run_test() as pilot:
+        word = pilot.app.query_one(Word)
+        assert word.render_line(0).text.strip() == "before"
+        word.display = False
+        await pilot.pause()
+        word.text = "after"
+        word.redraw()
+        word.display = True
+        await pilot.pause()
+        assert word.render_line(0).text.strip() == "after"
