@@ -150,7 +150,8 @@ async def _leaves_another_new_key(terminal: Tmux, act: str, leave: str) -> None:
     await terminal.until("•" * 12)
     terminal.press(act)
     await terminal.until("Throw the new key away?" if act == "Escape" else "The key was given to")
-    terminal.press(leave)
+    # Whoever wants to leave once more is asked no second time.
+    terminal.press(*["C-q"] * (act == "Escape"), leave)
     await terminal.until(lambda screen: "•" not in screen and "Throw" not in screen)
 
 

@@ -323,7 +323,8 @@ class SecretDialog(Dialog[None]):
     def may_quit(self) -> bool:
         """Return whether the key was copied or saved; if not, ask whether to throw it away."""
         self._hide()
-        if not self._kept and self.is_current:
+        # Only over this dialog itself: leaving twice asks once, and closes nothing else.
+        if not self._kept and self.is_active:
             self.app.push_screen(AskDiscard(self._client), lambda answer: self._close() if answer else None)
         return self._kept
 
