@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from relayd.admin.client import AdminClient
 from relayd.admin.schema import KeyState, Outcome, Phase, Progress, RequestRecord, StreamProgress, epoch_s
+from tests.support.processes import state
 from tests.wire import PATIENCE_S, until
 from tui.demo import demo_daemon
 
@@ -118,15 +118,7 @@ async def test_it_ends_with_the_app_and_leaves_nothing(how: signal.Signals) -> N
     app.send_signal(how)
     await app.wait()
     await until(lambda: not socket.parent.exists())
-    await until(lambda: not _runs(status.pid))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    await until(lambda: state(status.pid) in "ZX")
 
 
 async def test_its_clients_have_bounds_and_a_month_of_use(showcase: Path) -> None:

@@ -22,14 +22,13 @@ from relayd.admin.client import AdminClient
 from relayd.state.reader import LogReader
 from relayd.state.records import Phase, RequestRecord
 from relayd.state.sqlite import Sqlite
+from tests.support.processes import children
 from tests.support.upstream import fault_upstream_url
 from tests.wire import HOST, PATIENCE_S, Reply, until
 
 KEY = "the-key-of-the-end-to-end-tests"
 PROVIDER_KEY = "provider-key-that-must-stay-inside"
 _START_S = PATIENCE_S
-_START_TIME = 17
-"""The place in /proc/PID/stat, after the parent's number."""
 _ALL_SERVE = re.compile(r"all \d+ workers serve")
 _URL = re.compile(r"serving on https?://(127\.[0-9.]+):([0-9]+)")
 
@@ -191,21 +190,6 @@ class Daemon:
         record = reader.get(request_id)
         assert record is not None
         return record
-
-
-def children(pid: int) -> list[int]:
-    """Return the process ids of a process's children, oldest first.
-
-    The kernel's own list of them may lack some while processes end (proc(5), children).
-    """
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            # The name before it may hold anything, a parenthesis too.
-            _, parent, *rest = (process / "stat").read_text().rpartition(")")[2].split()
-            if int(parent) == pid:
-                found.append((int(rest[_START_TIME]), int(process.name)))
-    return [child for _, child in sorted(found)]
 
 
 def command(*arguments: str) -> list[str]:

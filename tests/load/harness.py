@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemon import KEY, PROVIDER_KEY, Daemon
+from tests.support.processes import cpu_s
 from tests.wire import DONE, Reply, Wire, body, post
 
 _WORDS = 20
@@ -91,9 +92,7 @@ class Usage:
         proc = Path(f"/proc/{daemon.pid}")
         lines = (proc / "status").read_text().splitlines()
         rss = next(line for line in lines if line.startswith("VmRSS"))
-        times = (proc / "stat").read_text().rpartition(")")[2].split()
-        cpu_s = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-        return cls(int(rss.split()[1]), len(list((proc / "fd").iterdir())), cpu_s)
+        return cls(int(rss.split()[1]), len(list((proc / "fd").iterdir())), cpu_s(daemon.pid))
 
 
 def fresh_address() -> str:

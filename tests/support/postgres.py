@@ -18,6 +18,7 @@ from typing import LiteralString, Self
 import psycopg
 from psycopg import sql
 
+from tests.support.processes import children, state
 from tests.support.programs import PATH, require
 from tests.wire import PATIENCE_S, wait_until
 
@@ -159,7 +160,7 @@ class Postgres:
         for pid in processes:
             _signal(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
-        wait_until(lambda: all(_state(pid) in "ZX" for pid in processes))
+        wait_until(lambda: all(state(pid) in "ZX" for pid in processes))
 
     def restart(self) -> None:
         """Stop the server and start it again."""
@@ -169,11 +170,11 @@ class Postgres:
     def freeze(self) -> None:
         """Stop all of the server's processes with SIGSTOP: the kernel still takes connections for it."""
         _signal(self._server_pid, signal.SIGSTOP)
-        wait_until(lambda: _state(self._server_pid) == "T")
+        wait_until(lambda: state(self._server_pid) == "T")
         processes = self._processes()
         for pid in processes:
             _signal(pid, signal.SIGSTOP)
-        wait_until(lambda: all(_state(pid) in "TZX" for pid in processes))
+        wait_until(lambda: all(state(pid) in "TZX" for pid in processes))
 
     def thaw(self) -> None:
         """Let a frozen server go on; nothing if it is not frozen."""
@@ -203,8 +204,7 @@ class Postgres:
         """Return the server's processes, the first of them first."""
         if not self.is_running:
             return []
-        pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-        return [self._server_pid, *(pid for pid in pids if _parent(pid) == self._server_pid)]
+        return [self._server_pid, *children(self._server_pid)]
 
     # -- standby -----------------------------------------------------------------------------------
 
@@ -285,19 +285,3 @@ def _path(program: str) -> str:
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of proc(5)'s stat from the state on; none if the process is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _state(pid: int) -> str:
-    return (_stat(pid) or ["X"])[0]
-
-
-def _parent(pid: int) -> int:
-    return int((_stat(pid) or ["", "0"])[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relayd.admin.schema import RecordedError
+from tests.support.processes import cpu_s, state
 from tests.tui.past import running_past
 from tests.tui.terminal import ROOT, SeenTerminal, Terminal
 from tests.wire import until
@@ -115,8 +115,7 @@ async def test_it_bears_what_terminals_do_and_leaves_them_as_they_were(tmp_path:
             terminal.resize(*size)
             await terminal.until(lambda raw, tab=tab: tab in raw)  # type: ignore[misc]  # the loop's own value
         terminal.signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{terminal.process.pid}/stat")
-        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        await until(lambda: state(terminal.process.pid) == "T")
         terminal.signal(signal.SIGCONT)
         await visit(terminal, (b"4", "US$ this month"))
         terminal.send(b"Q")
@@ -147,17 +146,12 @@ async def test_a_closed_window_ends_it_without_spinning(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with Terminal(WITHOUT_DAEMON, tmp_path) as terminal:
         await terminal.until(lambda raw: b"DOWN" in raw)
-        until_then_s = _cpu_s(terminal.process.pid)
+        until_then_s = cpu_s(terminal.process.pid)
         terminal.hang_up()
         assert await terminal.ended() != 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert used_s - until_then_s < 2.0
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("how", ["</dev/null", "<&-", "<&- >&-", "--plain >&-"])
