@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from relayd.state.records import Outcome
 from tests.harness import KEY, Relay, running_relay
-from tests.wire import DONE, Wire, body, post, until
+from tests.wire import DONE, DONE_BYTES, HOST, PATIENCE_S, Wire, body, post, until
 
 _ENDLESS = "demo:text=x20000,deltas=100000,interval_ms=0"
 _SMALL_BYTES = 4096
@@ -75,6 +76,32 @@ async def test_a_stream_that_is_cancelled_while_its_client_stalls_ends_in_time()
         (stream,) = relay.server.streams
         assert relay.server.streams.cancel(stream.record.id)
         await relay.upstream.wait_closed(0)
+        assert (await relay.record()).outcome is Outcome.CANCELLED
+
+
+async def test_the_last_lines_do_not_overtake_what_is_queued() -> None:
+    """Not even if the client has just read all that the kernel had, so that there is room for them."""
+    loop = asyncio.get_running_loop()
+    async with running_relay() as relay:
+        with socket.create_connection((HOST, relay.port)) as client:
+            client.sendall(post(KEY, body(_ENDLESS), {"Connection": "close"}))
+            client.settimeout(0)
+            read = bytearray()
+
+            def read_all() -> None:
+                with suppress(BlockingIOError):
+                    while data := client.recv(1 << 20):
+                        read.extend(data)
+
+            await until(lambda: any(stream.blocked for stream in relay.server.streams))
+            (stream,) = relay.server.streams
+            # In one turn of the loop, so that the relay has no time to send what is queued.
+            loop.call_soon(read_all)
+            assert relay.server.streams.cancel(stream.record.id)
+            async with asyncio.timeout(PATIENCE_S):
+                while data := await loop.sock_recv(client, 1 << 20):
+                    read.extend(data)
+        assert read.endswith(DONE_BYTES + b"\r\n0\r\n\r\n")
         assert (await relay.record()).outcome is Outcome.CANCELLED
 
 
