@@ -33,7 +33,7 @@ _OUTPUT_FD = 2
 _READ_BYTES = 4096
 # ESC [ M and three bytes of any value: button, column, row, each plus 32.
 _X10_MOUSE = re.compile(rb"\x1b\[M[\x20-\xff]{3}", re.DOTALL)
-_BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2}|0)?\Z", re.DOTALL)
+_BEGUN = re.compile(rb"\x1b\[(M[\x20-\xff]{0,2}|0|20{0,2})?\Z", re.DOTALL)
 # Press and release, motion, and the two wide forms of coordinates: as Textual asks for them.
 _MOUSE_MODES = (1000, 1003, 1015, 1006)
 _MOUSE_ON = frozenset(f"\x1b[?{mode}h" for mode in _MOUSE_MODES)
@@ -44,8 +44,9 @@ _FRAME = re.compile(r"\x1b\[\d+;\d+H")
 _ASK_PLACE = "\x1b[6n"
 """The last question to the terminal, told from all others by its answer."""
 _PLACE = re.compile(rb"\x1b\[\d+;\d+R")
-_ESCAPED = re.compile(rb"\x1b\[200~.*?(?:\x1b\[201~|\Z)|\x1b(?P<key>[^\x1b\[O])", re.DOTALL)
-"""A paste, or Escape and a key; what else begins with Escape is a sequence of one key."""
+_PASTE_BEGINS, _PASTE_ENDS = b"\x1b[200~", b"\x1b[201~"
+_ESCAPED = re.compile(rb"\x1b([^\x1b\[O])", re.DOTALL)
+"""Escape and a key; what else begins with Escape is a sequence of one key."""
 _KEY_ENDS = b"\x1b[?0;0$y"
 """The report of a mode that does not exist: Textual knows then that an Escape was a key of its own."""
 _DRAIN_S = 5.0
@@ -59,6 +60,7 @@ class InputFilter:
 
     X10 mouse reports are dropped, answers to our own questions counted, other bytes replaced. Escape and a
     key are two keys, however fast they come: Textual takes them for Alt and the key, or loses the Escape.
+    A paste loses its Escapes: Textual makes keys of what follows one, and of a line's end Enter.
 
     Args:
         encoding: of what is typed.
@@ -71,6 +73,7 @@ class InputFilter:
         self._held = b""
         self._passed = b""
         """The end of what was passed on: an answer that began with it is counted all the same."""
+        self._is_in_paste = False
         self.answers = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -83,15 +86,36 @@ class InputFilter:
         self._held = data[end:]
         data = data[:end]
         after_escape = self._passed.endswith(b"\x1b") and data[:1] not in {b"", b"\x1b", b"[", b"O"}
+        key_ends = _KEY_ENDS if after_escape and not self._is_in_paste else b""
         self._passed = (self._passed + data)[1 - len(ANSWER) :]
-        data = (_KEY_ENDS if after_escape else b"") + _ESCAPED.sub(self._two_keys, data)
-        return self._decode(data).encode()
+        return self._decode(key_ends + self._told_apart(data)).encode()
+
+    def _told_apart(self, data: bytes) -> bytes:
+        parts: list[bytes] = []
+        while data:
+            if self._is_in_paste:
+                text, end, data = data.partition(_PASTE_ENDS)
+                text, begun = (text, b"") if end else _before_end(text)
+                self._held = begun + self._held
+                parts += text.replace(b"\x1b", b""), end
+                self._is_in_paste = not end
+            else:
+                keys, begin, data = data.partition(_PASTE_BEGINS)
+                parts += _ESCAPED.sub(self._two_keys, keys), begin
+                self._is_in_paste = bool(begin)
+        return b"".join(parts)
 
     def _two_keys(self, found: re.Match[bytes]) -> bytes:
-        key: bytes | None = found["key"]
-        if key is None or self._takes_alt(key.decode("latin-1")):
-            return found[0]
-        return b"\x1b" + _KEY_ENDS + key
+        key: bytes = found[1]
+        return found[0] if self._takes_alt(key.decode("latin-1")) else b"\x1b" + _KEY_ENDS + key
+
+
+def _before_end(text: bytes) -> tuple[bytes, bytes]:
+    """Return the text of a paste, and apart from it the begun end of the paste."""
+    begun = text[text.rfind(b"\x1b") :] if b"\x1b" in text else b""
+    if begun and _PASTE_ENDS.startswith(begun):
+        return text[: -len(begun)], begun
+    return text, b""
 
 
 class InputEvent(threading.Event):

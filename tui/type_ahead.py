@@ -25,6 +25,7 @@ Work = Callable[[], Coroutine[object, object, None]]
 """What a worker runs."""
 MAX_HELD = 1024
 """A terminal without bracketed paste types a pasted key: all of it must wait for the field."""
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
 ASKS = "asks"
 """How the groups of workers begin that open a dialog first of all: the next keys wait for it."""
 LEADS = f"{ASKS}-leads"
@@ -60,7 +61,7 @@ class TypeAhead:
         """Act on a key or a paste, or keep it until its turn; beyond `MAX_HELD` it is lost."""
         if isinstance(event, events.Paste):
             # A field has one line, and would else take the first one alone.
-            event.text = " ".join(event.text.splitlines()).strip()
+            event.text = " ".join(event.text.replace("\t", " ").splitlines()).translate(_CONTROLS).strip()
         if self.idle:
             await self._act(event)
         elif len(self._held) < MAX_HELD:

@@ -93,15 +93,23 @@ def test_an_escape_is_never_held_back() -> None:
         ((b"\x1b", b"[A"), True),
         ((b"\x1b", b"OP"), True),
         ((b"\x1b\x1b[A",), True),
-        ((b"\x1b[200~\x1b!\x1b[201~",), True),
     ],
 )
 def test_escape_and_a_key_are_two_keys(pieces: tuple[bytes, ...], *, kept: bool) -> None:
-    """In one read or two; what begins as a sequence, what is pasted, and Alt keys in use stay as they are."""
+    """In one read or two; what begins as a sequence, and Alt keys in use stay as they are."""
     input_filter = InputFilter(takes_alt="f".__eq__)
     typed = b"".join(pieces)
     apart = typed.replace(b"\x1b", b"\x1b\x1b[?0;0$y")
     assert b"".join(map(input_filter.feed, pieces)) == (typed if kept else apart)
+
+
+def test_a_paste_is_text_to_its_end() -> None:
+    """No Escape in it makes keys of the rest, such as an Enter; wherever two reads meet."""
+    typed = b"a\x1b[200~b\x1b[31m\x1b\rc\x1b[201~\x1b[A\x1bd"
+    for cut in range(3, len(typed)):
+        input_filter = InputFilter()
+        passed = input_filter.feed(typed[:cut]) + input_filter.feed(typed[cut:])
+        assert passed == b"a\x1b[200~b[31m\rc\x1b[201~\x1b[A\x1b\x1b[?0;0$yd", cut
 
 
 @pytest.mark.parametrize(
