@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,6 +16,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from relayd.admin.client import AdminClientError, Refused
+from relayd.admin.schema import Reloaded
 from relayd.printable import plural
 from tui.context import Context
 from tui.model.app_state import AppState, Connection
@@ -357,30 +359,44 @@ class ConfigPane(Pane):
             self.app.run_worker(reloading, group=f"{ASKS}-reload")
 
     async def _reload(self) -> None:
-        # What the dialog says must be as the files are now.
-        await self._ask()
-        known = self.state.configuration
-        lines: Iterable[str] = (f"What it will change is not known: {self.rows.problem}",)
-        if known is not None and not self.rows.problem:
-            lines = what_a_reload_does(known)
         status = self.state.status
         which = ""
         if self.state.is_shared and status is not None:
             which = f" of all {plural(status.instances.live, 'instance')}"
-        title = f"Reload the configuration{which}?"
-        if not await ask(self.app, Confirm(title, _joined(lines), "Reload")):
-            return
-        try:
-            report = await self.context.commands.act(
-                "Reload the configuration", self.context.commands.client.reload
-            )
-        except Refused as error:
-            dialog = ReloadOutcome("Not reloaded", str(error).splitlines(), danger=True)
-        except AdminClientError as error:
-            self.app.notify(f"Reload the configuration: not done. {error}", severity="error")
-            return
-        else:
-            dialog = ReloadOutcome("Reloaded", list(outcome(report)), danger=bool(report.failed))
+        title, report, news = f"Reload the configuration{which}?", None, ""
+        # What the dialog says must be as the files are now.
+        await self._ask()
+        while report is None:
+            effect = self._effect()
+            question = Confirm(title, effect, "Reload")
+            question.news = news
+            if not await ask(self.app, question):
+                return
+            reload: Callable[[], Awaitable[Reloaded | None]] = partial(self._reload_if, effect)
+            try:
+                report = await self.context.commands.act("Reload the configuration", reload)
+            except Refused as error:
+                await self._show_outcome(ReloadOutcome("Not reloaded", str(error).splitlines(), danger=True))
+                return
+            except AdminClientError as error:
+                self.app.notify(f"Reload the configuration: not done. {error}", severity="error")
+                return
+            news = "The files were changed meanwhile. Nothing was reloaded. Look again."
+        await self._show_outcome(ReloadOutcome("Reloaded", list(outcome(report)), danger=bool(report.failed)))
+
+    def _effect(self) -> str:
+        """Return what a reload would do, in words."""
+        known = self.state.configuration
+        if known is None or self.rows.problem:
+            return f"What it will change is not known: {self.rows.problem}"
+        return _joined(what_a_reload_does(known))
+
+    async def _reload_if(self, effect: str) -> Reloaded | None:
+        """Reload if that still does what the operator has read; else return None."""
+        await self._ask()
+        return await self.context.commands.client.reload() if self._effect() == effect else None
+
+    async def _show_outcome(self, dialog: ReloadOutcome) -> None:
         await self._ask()
         await ask(self.app, dialog)
 

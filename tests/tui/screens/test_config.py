@@ -58,6 +58,13 @@ async def test_what_changed_in_the_file_is_seen_and_reloaded(tmp_path: Path) -> 
             await harness.press("S")
             await harness.dialog(Confirm)
             await harness.shows("it would be refused", "chat.heartbeat_s is -1, but must be")
+            # A reload that would do something else than was read does nothing.
+            _configure(tmp_path, heartbeat_s=40, port=4001)
+            await harness.press("y")
+            await harness.shows("The files were changed meanwhile.", "chat.heartbeat_s: 30 → 40")
+            _configure(tmp_path, heartbeat_s=-1, port=4001)
+            await harness.press("y")
+            await harness.shows("it would be refused")
             await harness.press("y")
             await harness.dialog(ReloadOutcome)
             await harness.shows("Not reloaded", "Nothing is changed.")
