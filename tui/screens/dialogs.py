@@ -78,6 +78,15 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     def fit_again(self, event: events.Resize) -> None:
         """Fit another size of the terminal."""
         self._fit(event.size)
+        # Textual keeps a scrollbar for the lines that only its own width makes too many.
+        box = self.query_one("#box")
+        box.show_vertical_scrollbar = False
+
+        def show_again() -> None:
+            if box.is_attached:
+                box.show_vertical_scrollbar = box.virtual_size.height > box.size.height
+
+        self.call_after_refresh(show_again)
 
     def _fit(self, size: Size) -> None:
         self.set_class(size.width < _NARROW, "-narrow")

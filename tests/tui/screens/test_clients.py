@@ -509,10 +509,14 @@ async def test_an_answer_that_never_came_is_asked_for_again_with_the_same_key(
 async def test_a_grace_is_written_as_everywhere_in_relayd_and_is_never_nothing(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    """`2h` is a grace; `0s` and `2 weeks` are answered with what to do."""
+    """`2h` is a grace; `0s` and `2 weeks` are answered with what to do. Buttons stay in sight."""
     async with keys_screen(daemon, tmp_path, "grace") as (harness, _):
         await harness.press("r")
         await harness.dialog(AskGrace)
+        for size in ((30, 8), (80, 24)):
+            await harness.pilot.resize_terminal(*size)
+            await harness.idle()
+        await harness.shows("Rotate (y)")
         box = harness.screen.query_one(Input)
         harness.screen.set_focus(box)
         for text, answer in (("2 weeks", "is not a duration"), ("0s", "No time at all")):
