@@ -51,7 +51,8 @@ class SettingsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # A link, as people keep for such files, stays one.
+        self.path = Path(os.path.realpath(path))
         self.problem = ""
         try:
             self.settings = self._read()

@@ -8,13 +8,20 @@ from tui.settings import SettingsFile, config_dir
 
 
 def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
-    """Filter and theme come back with the next start; the directory is made on the way."""
+    """The filter comes back with the next start; the directory is made on the way, and a link stays one."""
     path = tmp_path / "deep" / "tui.json"
     first = SettingsFile(path)
     first.settings.filter = "status>=500"
     first.save()
     assert SettingsFile(path).settings.filter == "status>=500"
     assert [entry.name for entry in path.parent.iterdir()] == ["tui.json"]
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    linked = SettingsFile(link)
+    linked.settings.filter = "status=429"
+    linked.save()
+    assert link.is_symlink()
+    assert SettingsFile(path).settings.filter == "status=429"
 
 
 def test_two_apps_and_a_person_keep_what_each_changed(tmp_path: Path) -> None:
