@@ -214,6 +214,12 @@ class RelaydApp(App[int]):
         self._choose_keys()
         if self._settings_file.problem:
             self.notify(self._settings_file.problem, severity="error")
+        theme = self._settings_file.settings.theme
+        if theme and theme not in theme_names():
+            self.notify(
+                f"Theme in the settings: there is no {theme}. : offers those that there are.",
+                severity="error",
+            )
         if self._options.trouble:
             self.notify(self._options.trouble, severity="error", timeout=_TROUBLE_SHOWN_S)
 

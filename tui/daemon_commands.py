@@ -101,7 +101,7 @@ class DaemonCommands:
     ) -> T:
         """Ask until an answer comes, each time with the same idempotency key."""
         if refusal := self.refusal():
-            raise ReadOnly(f"Not done: {refusal}.")
+            raise ReadOnly(f"Nothing can be changed now: {refusal}.")
         idempotency_key = uuid.uuid4().hex
         asking = Asking(what, self._now_s())
         self._state.asking.append(asking)

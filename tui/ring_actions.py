@@ -108,9 +108,8 @@ class RingActions:
             lambda grace_s: partial(self._client.rotate_key, key.id, grace_s=grace_s),
         )
         if done is not None:
-            await self._show_new_key(
-                key.client, done, f"The old key {key.id} works for {in_words(done.answer)} more."
-            )
+            works = f"works for {in_words(done.answer)} more" if done.answer else "has ended"
+            await self._show_new_key(key.client, done, f"The old key {key.id} {works}.")
 
     def _rotation_in_words(self, key: KeyInfo) -> str:
         uses = self._state.evidence.users(key.id, self._context.now_s())
@@ -243,7 +242,7 @@ class RingActions:
         """Return a key that was just found as a sentence: its state, and its use."""
         now_s = self._context.now_s()
         use = use_in_words(key, self._state.evidence, self._open_streams()[key.id], now_s)
-        return f"It is {state_in_words(key, now_s)}.\n{use}"
+        return f"The key {key.id} is {state_in_words(key, now_s)}.\n{use}"
 
     async def whose_key(self) -> FoundKey | None:
         """Ask for a key and say whose it is; return it, and what is wanted of it."""

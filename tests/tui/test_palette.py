@@ -76,11 +76,14 @@ async def test_a_filter_for_the_chosen_row_is_the_one_that_was_read(tmp_path: Pa
 
 
 async def test_keys_of_the_settings_replace_those_of_actions(tmp_path: Path) -> None:
-    """The new key works, footer and help name it, the old one does nothing, and a wrong one is named."""
+    """The new key works, footer and help name it, the old one does nothing, and a wrong one is named.
+
+    So is a theme that there isn't.
+    """
     keys = {"clients.rotate": "f6", "requests.cancel": "D", "clients.spin": "x"}
-    (tmp_path / "tui.json").write_text(json.dumps({"keys": keys}))
+    (tmp_path / "tui.json").write_text(json.dumps({"keys": keys, "theme": "dusk"}))
     async with app_with_past(tmp_path) as (harness, _):
-        await harness.shows("clients.spin:", "main.drain.")
+        await harness.shows("clients.spin:", "main.drain.", "there is no dusk")
         await harness.press("K", "r")
         assert harness.windows == 1
         await harness.shows("f6 rotate")

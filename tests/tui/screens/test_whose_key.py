@@ -55,7 +55,7 @@ async def test_a_pasted_key_is_named_and_revoked_without_its_text_going_anywhere
         await harness.press("escape")
         await paste(harness, f"Authorization: Bearer {KEY}\n\n")
         await harness.shows(
-            f"It is the key {key.id} of the client default.", "It is active.", "from 192.0.2.7"
+            f"It is the key {key.id} of the client default.", f"The key {key.id} is active.", "from 192.0.2.7"
         )
         await harness.shows("0 open streams with it.")
         assert not any(values(harness))
@@ -70,7 +70,9 @@ async def test_a_pasted_key_is_named_and_revoked_without_its_text_going_anywhere
         assert api.state.ring.keys()[0].state is KeyState.REVOKED
         await paste(harness, KEY)
         await harness.shows(
-            "It is revoked since", "It can't be revoked here: it is revoked already.", "!(Revoke)"
+            f"The key {key.id} is revoked since",
+            "It can't be revoked here: it is revoked already.",
+            "!(Revoke)",
         )
         await harness.press("exclamation_mark", "escape")
         await harness.closed()
@@ -91,6 +93,6 @@ async def test_a_pasted_key_leads_to_its_requests_and_to_itself(tmp_path: Path) 
         await harness.shows(f'key_id="{key.id}"', "1 of 1 ", "Esc back to Stats")
         await harness.press("escape")
         await paste(harness, KEY)
-        await harness.shows("It is active.")
+        await harness.shows("is active.")
         await harness.press("o")
         await harness.shows("[4 Clients", key.id, "Esc back to Stats")
