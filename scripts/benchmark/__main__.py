@@ -10,8 +10,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from http.client import HTTPException
 from pathlib import Path
+from subprocess import SubprocessError
+
+from httpx2 import HTTPError
 
 from benchmark.programs import CannotRunError
 from benchmark.relays import ROOT, Relay, at_v1, before, ferrogw, nginx, on_postgresql, this_tree, with_bounds
@@ -23,7 +25,7 @@ _MARKERS = ("<!-- bench:begin -->", "<!-- bench:end -->")
 _OWN_ROWS = OWN_ROWS | {"tui": terminal}
 _ROWS = [*SHARED_ROWS, *_OWN_ROWS]
 _QUICK_ROWS = ["paced", "churn"]
-_FAILURES = (CannotRunError, HTTPException, OSError, RuntimeError)
+_FAILURES = (CannotRunError, HTTPError, OSError, RuntimeError, SubprocessError)
 """What ends one relay's row, but not the run."""
 _GOALS = {
     "resident MiB, idle": "≤ 70",
