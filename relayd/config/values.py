@@ -15,10 +15,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
 from relayd.state.bounds import is_glob
-from relayd.state.keys import MIN_GIVEN_CHARS
+from relayd.state.keys import MAX_GIVEN_CHARS, MIN_GIVEN_CHARS
 
-MAX_KEY_CHARS = 4096
-"""Fits with room to spare into the 16 KiB of a request's headers."""
+MAX_KEY_CHARS = MAX_GIVEN_CHARS
+"""Of a provider's key, too."""
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 _ENDPOINT = re.compile(r"(?:[A-Z]+|\*) /v1/[!-~]+")

@@ -21,6 +21,8 @@ SECRET_CHARS = 43
 CHECKSUM_CHARS = 6
 MIN_GIVEN_CHARS = 16
 """The shortest key that an operator may bring along."""
+MAX_GIVEN_CHARS = 4096
+"""The longest one, which fits with room to spare into the 16 KiB of a request's headers."""
 
 _KEY_IN_TEXT = re.compile(r"\b(?:rly_[0-9A-Za-z]{8}_|sk-)[0-9A-Za-z_*.-]{4,}")
 _FORM = re.compile(rb"rly_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")

@@ -23,6 +23,7 @@ from relayd.state.bounds import describe, with_changes
 from relayd.state.errors import BadChange, NoSuchClient, NoSuchKey, WrongState
 from relayd.state.keys import (
     ID_CHARS,
+    MAX_GIVEN_CHARS,
     MIN_GIVEN_CHARS,
     PREFIX,
     digest,
@@ -40,7 +41,8 @@ MAX_SPAN_S = 366 * 86_400
 # Else it would be an option of a command, or a path that points elsewhere.
 _CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 # What a header can carry as one word.
-_GIVEN = re.compile(r"[!-~]*")
+# As in the configuration, so that a key which is good there can be used.
+_GIVEN = re.compile(r"(?!(?i:bearer) )(?! )[ -~]*(?<! )")
 
 
 class RingMark(NamedTuple):
@@ -255,15 +257,20 @@ def given_key(client: str, given: str, now_s: float) -> NewKey:
     """Return an operator's own key as an active one; a key that relayd made elsewhere keeps its id.
 
     Raises:
-        BadChange: it is too short, can't be sent in a header, or was cut or mistyped.
+        BadChange: it is too short or too long, can't be sent in a header, or was cut or mistyped.
     """
     if len(given) < MIN_GIVEN_CHARS:
         raise BadChange(
             f"The given key has {len(given)} characters; at least {MIN_GIVEN_CHARS} are needed. Use a longer "
             "one, or let relayd make one."
         )
+    if len(given) > MAX_GIVEN_CHARS:
+        raise BadChange(f"The given key has {len(given)} characters; at most {MAX_GIVEN_CHARS} are possible.")
     if not _GIVEN.fullmatch(given):
-        raise BadChange("The given key may only have visible ASCII characters and no spaces.")
+        raise BadChange(
+            'The given key may only have printable ASCII characters, no space at either end, and no "Bearer" '
+            "before it."
+        )
     if looks_wrong(given.encode()):
         raise BadChange(
             f"The given key begins like a relayd key ({PREFIX}…), but its length or checksum is wrong: "

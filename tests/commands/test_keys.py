@@ -220,7 +220,7 @@ async def test_a_key_that_can_not_be_imported_is_refused(
         for own, name, says in (
             ("short", "web", "has 5 characters; at least 16 are needed"),
             ("", "web", "has 0 characters"),
-            ("a key with its spaces", "web", "no spaces"),
+            ("a key with its\ttab", "web", "printable ASCII"),
             (dead[:-1], "web", "cut off or mistyped"),
             (KEY, "web", "of client 'default' and active"),
             (dead, "web", f"it is {owner.key_id} of client 'old' and revoked"),

@@ -54,6 +54,15 @@ def test_a_given_key_fills_an_empty_ring(tmp_path: Path) -> None:
         assert GIVEN.encode() not in file.read_bytes()
 
 
+@pytest.mark.parametrize("given", ["correct horse battery", "x" * 16, "!" * 4096], ids=len)
+def test_a_given_key_may_have_any_form(tmp_path: Path, given: str) -> None:
+    """A sentence too: whatever the configuration takes for a key."""
+    with opened(tmp_path / "state") as state:
+        initial = state.ring.ensure_initial_key(given)
+        assert initial.key is not None
+        assert state.ring.verify(given.encode()) is not None
+
+
 def test_a_given_key_in_our_form_keeps_its_id(tmp_path: Path) -> None:
     """A key that relayd made elsewhere is known by the id that is written in it."""
     key_id, secret = new_key()
@@ -68,8 +77,11 @@ def test_a_given_key_in_our_form_keeps_its_id(tmp_path: Path) -> None:
     [
         ("short", "5 characters; at least 16"),
         ("", "0 characters"),
-        ("has a space in its middle", "no spaces"),
-        ("nönäscii-and-long-enough", "visible ASCII"),
+        ("nönäscii-and-long-enough", "printable ASCII"),
+        ("has a\ttab in its middle", "printable ASCII"),
+        ("has a space at its end ", "at either end"),
+        ("bearer and-long-enough", '"Bearer"'),
+        pytest.param("x" * 4097, "at most 4096", id="long"),
         pytest.param(new_key()[1][:-1], "checksum is wrong", id="cut"),
     ],
 )
