@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
-from relayd.admin.schema import KeyState, Progress
+from relayd.admin.client import AdminClientError
+from relayd.admin.schema import KeyState, Progress, epoch_s
 from tests.admin.harness import admin_api
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
@@ -21,6 +24,7 @@ from tui.model.units import duration
 SLOW = "demo:deltas=40000,interval_ms=25"
 _FIGURES_LIKE_WORDS = re.compile(r"run 1  \S+ tok/s")
 """Greyed: as long as they are true, figures look unlike the words beside them."""
+_LAUNCH_AT_AGE_MS = 3000
 
 
 def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
@@ -41,12 +45,6 @@ async def add_client(daemon: Daemon, name: str) -> str:
     """Add a client; returns the id of its key."""
     generation = (await daemon.admin.keys()).generation
     return (await daemon.admin.add_key(name, generation=generation, idempotency_key=uuid4().hex)).key.id
-
-
-async def undo(daemon: Daemon, key_id: str) -> None:
-    """Undo as another operator."""
-    generation = (await daemon.admin.keys()).generation
-    await daemon.admin.undo_key(key_id, generation=generation, idempotency_key=uuid4().hex)
 
 
 async def states(daemon: Daemon) -> dict[str, str]:
@@ -90,28 +88,51 @@ async def test_a_daemon_that_hangs_is_stale_and_a_change_waits_in_sight(tmp_path
 
 
 @needs_tmux
-async def test_a_confirmation_acts_on_nothing_but_what_was_read(tmp_path: Path) -> None:
-    """Another operator undoes and rotates before the `y`: nothing is undone; it is asked anew."""
+async def test_of_two_operators_neither_acts_on_anything_but_what_was_read(tmp_path: Path) -> None:
+    """One undoes and rotates before the other's `y`: that undoes nothing; it is asked anew."""
     with Daemon(tmp_path) as daemon:
         [old] = (await daemon.admin.keys()).keys
         first = await rotate(daemon, old.id)
-        with terminal_on(daemon) as terminal:
-            await terminal.until(header("● LIVE").search)
-            terminal.press("K", "u")
-            await terminal.until(f"The new key {first}")
-            await undo(daemon, old.id)
-            second = await rotate(daemon, old.id)
+        with terminal_on(daemon) as terminal, terminal_on(daemon) as other:
+            for one in (terminal, other):
+                await one.until(header("● LIVE").search)
+                one.press("K", "u")
+                await one.until(f"The new key {first}")
+            await _undo_and_rotate(other, old.id)
+            assert f"The new key {first}" in terminal.screen()
             terminal.press("y")
+            second = next(key for key, state in (await states(daemon)).items() if state == "active")
             await terminal.until(f"The new key {second}")
             await terminal.until(
-                lambda screen: "did undo for default, then" in " ".join(screen.replace("│", "").split())
+                lambda screen: (
+                    "did undo for default, then root did rotate" in " ".join(screen.replace("│", "").split())
+                )
             )
             assert (await states(daemon)) == {old.id: "retiring", first: "revoked", second: "active"}
             terminal.press("y")
             await terminal.until(f"The key {old.id} of default is active again.")
             assert (await states(daemon)) == {old.id: "active", first: "revoked", second: "revoked"}
-            terminal.press("Q")
-            assert await terminal.ended() in {"0", ""}
+            other.press("5")
+            for key in (first, second):
+                await other.until(f"{old.id} → {key}")
+                await other.until(f"{key} → {old.id}")
+            for one in (terminal, other):
+                one.press("Q")
+                assert await one.ended() in {"0", ""}
+
+
+async def _undo_and_rotate(terminal: Tmux, key_id: str) -> None:
+    """Say yes to the undoing that is asked, then rotate, and keep the new key."""
+    terminal.press("y")
+    await terminal.until(f"The key {key_id} of default is active again.")
+    terminal.press("r")
+    await terminal.until("Rotate the key of default?")
+    terminal.press("y")
+    await terminal.until("•" * 12)
+    terminal.press("s")
+    await terminal.until("Saved to")
+    terminal.press("Escape")
+    await terminal.until("Not used yet.")
 
 
 @needs_tmux
@@ -159,13 +180,17 @@ async def _leaves_another_new_key(terminal: Tmux, act: str, leave: str) -> None:
 async def test_what_is_not_known_is_not_invented(tmp_path: Path) -> None:
     """A stream that was open before has the daemon's first-token time; a restart keeps errors and no rate."""
     with Daemon(tmp_path) as daemon:
-        async with await Wire.open(daemon.port) as wire:
+        async with await Wire.open(daemon.port) as wire, progress_of(daemon) as told:
             await wire.begin(post(KEY, body(SLOW)))
-            first_ms = await first_token_of_a_stream(daemon, age_ms=3000)
+            await until(lambda: told and told[-1].streams[0].age_ms >= _LAUNCH_AT_AGE_MS)
+            first_ms = told[-1].streams[0].first_token_ms
+            assert first_ms is not None
             with terminal_on(daemon) as terminal:
                 await terminal.until(header("● LIVE +run 1 ").search)
+                await _rates_are_true_from_the_first(terminal, told)
+                terminal.press("1")
                 await terminal.until(lambda screen: re.search(rf" run .* {duration(first_ms)} .*▸", screen))
-                await _is_found_by_its_first_token(terminal, first_ms)
+                await _is_found_and_exported_by_its_first_token(terminal, daemon, first_ms)
                 await asyncio.to_thread(daemon.kill)
                 await terminal.until(header("○").search)
                 await asyncio.to_thread(daemon.start)
@@ -180,24 +205,60 @@ async def test_what_is_not_known_is_not_invented(tmp_path: Path) -> None:
                 assert await terminal.ended() in {"0", ""}
 
 
-async def _is_found_by_its_first_token(terminal: Tmux, first_ms: int) -> None:
-    """A filter compares what the daemon says of a stream that was open before."""
+@asynccontextmanager
+async def progress_of(daemon: Daemon) -> AsyncIterator[list[Progress]]:
+    """Yield a list of all that the daemon tells of its open streams meanwhile."""
+    told: list[Progress] = []
+
+    async def listen() -> None:
+        with suppress(AdminClientError):
+            async with aclosing(daemon.admin.events()) as events:
+                async for event in events:
+                    if isinstance(event, Progress) and event.streams:
+                        told.append(event)  # noqa: PERF401 - it is read meanwhile
+
+    listening = asyncio.create_task(listen(), name="progress")
+    try:
+        yield told
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _rates_are_true_from_the_first(terminal: Tmux, told: list[Progress]) -> None:
+    """The first rates that the app shows, in all and of the stream, are between those of the daemon."""
+    terminal.press("2")
+    rates = re.compile(r"\A.* run 1  ([\d.]+) tok/s.* streaming +\S+ +\S+ +([\d.]+) ", re.DOTALL)
+    shown = rates.search(await terminal.until(rates.search))
+    assert shown is not None
+    # The reports that the app had must have come here too.
+    count = len(told)
+    await until(lambda: len(told) > count)
+    true = [
+        (now.streams[0].deltas - before.streams[0].deltas) / (epoch_s(now.at) - epoch_s(before.at))
+        for before, now in pairwise(told)
+    ]
+    for rate in map(float, shown.groups()):
+        assert 0.85 * min(true) <= rate <= 1.15 * max(true), (shown.groups(), true)
+
+
+async def _is_found_and_exported_by_its_first_token(terminal: Tmux, daemon: Daemon, first_ms: int) -> None:
+    """A filter compares what the daemon says of a stream that was open before, and the file has it."""
     terminal.press("/")
     terminal.type(f"first_token_ms={first_ms}")
     await terminal.until("1 match ")
+    terminal.press("Enter")
+    await terminal.until("1 of 1 ")
+    terminal.press("w")
+    await terminal.until("NDJSON (n)")
+    terminal.press("n")
+    await terminal.until("1 record written to")
+    [exported] = files(daemon.home, "relayd-*.ndjson")
+    assert f'"first_token_ms":{first_ms},' in exported.read_text()
+    terminal.press("/")
+    await terminal.until("Enter keeps it")
     terminal.press("C-u", "Enter")
-    await terminal.until("1 record ")
-
-
-async def first_token_of_a_stream(daemon: Daemon, age_ms: int) -> int:
-    """Wait until the one open stream is so old; returns when its first token came, as the daemon tells it."""
-    async with aclosing(daemon.admin.events()) as events:
-        async for event in events:
-            if isinstance(event, Progress) and event.streams[0].age_ms >= age_ms:
-                first_ms = event.streams[0].first_token_ms
-                assert first_ms is not None
-                return first_ms
-    raise AssertionError("the daemon closed its events")
+    await terminal.until(lambda screen: "first_token_ms" not in screen and "1 record " in screen)
 
 
 async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> None:

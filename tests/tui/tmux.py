@@ -30,7 +30,7 @@ class Tmux:
 
     Args:
         arguments: of `python -m tui`.
-        home: HOME of the app.
+        home: HOME of the app, and its working directory.
         size: columns and rows.
         in_shell: start an interactive shell, and the app in it, so that the app can be suspended.
         zone: TZ of the app.
@@ -66,7 +66,7 @@ class Tmux:
             "-d",
             *size,
             "-c",
-            str(ROOT),
+            str(self._home),
             f"exec {'sh -i' if self._in_shell else program}",
         )
         if self._in_shell:

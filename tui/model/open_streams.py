@@ -28,6 +28,8 @@ class OpenStream:
     """Smoothed over about two seconds; None until two reports tell it."""
     seq: int | None = None
     """The place of its record in the log, once that is known."""
+    is_timed: bool = True
+    """False: only its record is known, which does not say at which age it had so many deltas."""
 
     def fill(self, record: RequestRecord) -> None:
         """Put the live numbers into the record that its start left open."""
@@ -97,7 +99,9 @@ class OpenStreams:
             age_ms=0,
             last_delta_ms=None,
         )
-        self.streams[record.id] = OpenStream(progress, unix_s(record.started_at), seq=record.seq)
+        self.streams[record.id] = OpenStream(
+            progress, unix_s(record.started_at), seq=record.seq, is_timed=not record.deltas
+        )
 
     def fill(self, record: RequestRecord) -> None:
         """Put the live numbers into the record of a request that is open; others stay as they are."""
@@ -117,7 +121,7 @@ class OpenStreams:
 
 def _new_deltas(given: StreamProgress, known: OpenStream | None, elapsed_s: float | None) -> int | None:
     """Return how many deltas came since the report before; None if that is not known."""
-    if known is not None:
+    if known is not None and known.is_timed:
         return max(0, given.deltas - known.progress.deltas)
     began_since = elapsed_s is not None and given.age_ms <= elapsed_s * 1000
     return given.deltas if began_since else None
@@ -125,7 +129,7 @@ def _new_deltas(given: StreamProgress, known: OpenStream | None, elapsed_s: floa
 
 def _rate(given: StreamProgress, known: OpenStream | None) -> float | None:
     """Return the deltas a second of a stream, from its first token on; None if that is not known."""
-    if known is None or given.first_token_ms is None:
+    if known is None or not known.is_timed or given.first_token_ms is None:
         return None
     # Deltas after the first one, over the time after it.
     new = given.deltas - max(1, known.progress.deltas)
