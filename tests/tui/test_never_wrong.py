@@ -7,12 +7,13 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
 from relayd.admin.client import AdminClientError
-from relayd.admin.schema import KeyState, Progress, epoch_s
+from relayd.admin.schema import KeyChange, KeyState, Progress, epoch_s
 from tests.admin.harness import admin_api
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
@@ -32,19 +33,18 @@ def terminal_on(daemon: Daemon, size: tuple[int, int] = (80, 24)) -> Tmux:
     return Tmux(("--socket", str(daemon.state_dir / "admin.sock")), daemon.home, size)
 
 
-async def rotate(daemon: Daemon, key_id: str, grace_s: float = 3600) -> str:
-    """Rotate as another operator; returns the id of the new key."""
+async def rotate(daemon: Daemon, key_id: str, grace_s: float = 3600) -> KeyChange:
+    """Rotate as another operator; returns the new key."""
     generation = (await daemon.admin.keys()).generation
-    change = await daemon.admin.rotate_key(
+    return await daemon.admin.rotate_key(
         key_id, grace_s=grace_s, generation=generation, idempotency_key=uuid4().hex
     )
-    return change.key.id
 
 
-async def add_client(daemon: Daemon, name: str) -> str:
-    """Add a client; returns the id of its key."""
+async def add_client(daemon: Daemon, name: str) -> KeyChange:
+    """Add a client; returns its key."""
     generation = (await daemon.admin.keys()).generation
-    return (await daemon.admin.add_key(name, generation=generation, idempotency_key=uuid4().hex)).key.id
+    return await daemon.admin.add_key(name, generation=generation, idempotency_key=uuid4().hex)
 
 
 async def states(daemon: Daemon) -> dict[str, str]:
@@ -92,7 +92,7 @@ async def test_of_two_operators_neither_acts_on_anything_but_what_was_read(tmp_p
     """One undoes and rotates before the other's `y`: that undoes nothing; it is asked anew."""
     with Daemon(tmp_path) as daemon:
         [old] = (await daemon.admin.keys()).keys
-        first = await rotate(daemon, old.id)
+        first = (await rotate(daemon, old.id)).key.id
         with terminal_on(daemon) as terminal, terminal_on(daemon) as other:
             for one in (terminal, other):
                 await one.until(header("● LIVE").search)
@@ -283,13 +283,13 @@ async def test_every_old_key_is_told_by_name_up_to_its_end_and_after(tmp_path: P
     command = ["/bin/sh", "-c", 'cat >> "$1"', "sh", str(told)]
     with Daemon(tmp_path, settings={"alerts.command": command}) as daemon:
         [old] = (await daemon.admin.keys()).keys
-        web, ci = await add_client(daemon, "web"), await add_client(daemon, "ci")
+        web, ci = [(await add_client(daemon, name)).key.id for name in ("web", "ci")]
         await rotate(daemon, ci, grace_s=1)
         await rotate(daemon, web)
         await rotate(daemon, old.id, grace_s=110)
         with terminal_on(daemon) as terminal:
             await terminal.until(header("2 OLD KEYS, default .* unused").search)
-            await terminal.until(f"The old key {web} of web ends in 59:")
+            await terminal.until(f"The old key {web} of web ends in 5")
             await terminal.until(f"The old key {ci} of ci has ended at")
             assert not terminal.has_rung()
             assert (await ask(daemon.port, KEY, body("demo:deltas=2"))).status == 200
@@ -331,7 +331,7 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
                 terminal.press("Escape")
                 await terminal.until(lambda screen: "2 hours" not in screen)
                 await _dialogs_on_a_tiny_terminal(terminal, old.id)
-                new = await rotate(daemon, old.id)
+                new = (await rotate(daemon, old.id)).key.id
                 terminal.press("5")
                 await terminal.until(f"{old.id} → {new}")
                 terminal.press("4", "!")
@@ -342,8 +342,29 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
                 await terminal.until("1 stream open with it ends too.")
                 terminal.press("Enter")
                 await terminal.until("is revoked; 1 stream cut.")
+                expired = await _used_until_its_end(daemon, "ci")
+                terminal.press("Home")
+                await terminal.until(
+                    lambda screen: (
+                        f"The old key {expired} of ci has ended at" in screen
+                        and "1 address used it until then, and is refused now." in " ".join(screen.split())
+                        and "was used ci  127.0.0.1" in screen
+                        and "still used" not in screen
+                    )
+                )
                 terminal.press("Q")
                 assert await terminal.ended() in {"0", ""}
+
+
+async def _used_until_its_end(daemon: Daemon, client: str) -> str:
+    """Use the old key of a new client in its short grace; returns its id."""
+    made = await add_client(daemon, client)
+    while True:
+        changed = await rotate(daemon, made.key.id, grace_s=1)
+        # On a busy machine the grace may be over before it is used.
+        if (await ask(daemon.port, made.secret or "", body("demo:deltas=2"))).status == HTTPStatus.OK:
+            return made.key.id
+        made = changed
 
 
 async def _dialogs_on_a_tiny_terminal(terminal: Tmux, key_id: str) -> None:

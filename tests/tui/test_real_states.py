@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -143,7 +146,7 @@ async def test_a_server_of_another_version_is_only_read_from(tmp_path: Path) -> 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv")
 @pytest.mark.parametrize("closed", ["the socket", "its directory"])
 async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, closed: str) -> None:
-    """DENIED: which path, which permission, what mends it; once mended, R connects."""
+    """DENIED: which path, which permission, and a command that mends it: after that, R connects."""
     daemon = Daemon(tmp_path)
     await asyncio.to_thread(daemon.start)
     door = daemon.state_dir / "admin.sock" if closed == "the socket" else daemon.state_dir
@@ -152,12 +155,14 @@ async def test_a_closed_door_names_the_path_and_opens_with_r(tmp_path: Path, clo
     through = ("setpriv", *_NO_OVERRIDE) if os.geteuid() == 0 else ()
     arguments = ("-m", "tui", "--socket", str(daemon.state_dir / "admin.sock"))
     try:
-        with Terminal(arguments, tmp_path, (140, 40), through) as terminal:
-            said = await terminal.until(lambda raw: b"0000)" in raw)
+        with Terminal(arguments, tmp_path, (400, 40), through) as terminal:
+            advice = re.compile(rf"0000\)\. It is yours: (chmod \S+ {re.escape(str(door))})".encode())
+            said = await terminal.until(advice.search)
             assert b"DENIED" in said
-            assert b"permission" in said
-            assert b"chmod u+" in said
-            door.chmod(mode)
+            assert b"permission is missing" in said
+            command = advice.search(said)
+            assert command is not None
+            await asyncio.to_thread(subprocess.run, shlex.split(command[1].decode()), check=True)
             terminal.send(b"R")
             await terminal.until(lambda raw: "● LIVE".encode() in raw)
             terminal.send(b"Q")

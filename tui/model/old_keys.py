@@ -51,7 +51,8 @@ class OldKey:
         if self.key.state is KeyState.REVOKED or self.left_s < -ENDED_SHOWN_S:
             return ""
         at = f"{name} has ended at {clock(epoch_s(self.key.expires_at or ''))}"
-        return f"{at}; {users} used it until then, and are refused now." if self.users else f"{at}, unused."
+        are = "is" if self.users == 1 else "are"
+        return f"{at}; {users} used it until then, and {are} refused now." if self.users else f"{at}, unused."
 
 
 def old_key(key: KeyInfo, evidence: Evidence, now_s: float) -> OldKey:
