@@ -231,11 +231,13 @@ def explain_denial(path: Path) -> str:
         f"{you}, and may not {what} {barrier}: {needed} permission is missing "
         f"(owner {owner}, group {group}, mode {mode:04o})."
     )
-    if mode & (stat.S_IRGRP | stat.S_IWGRP if barrier == path else stat.S_IXGRP):
-        return f"{reason} Join the group and log in again: sudo usermod -aG {group} {user}"
+    # The system looks at one class alone: an owner has no use of what the group may do.
     if info.st_uid == os.geteuid():
         right = "u+rw" if barrier == path else "u+x"
         return f"{reason} It is yours: chmod {right} {shlex.quote(str(barrier))}"
+    enough = stat.S_IRGRP | stat.S_IWGRP if barrier == path else stat.S_IXGRP
+    if mode & enough == enough:
+        return f"{reason} Join the group and log in again: sudo usermod -aG {group} {user}"
     return (
         f"{reason} Act as the owner: {_as_user(owner, path)} -- or set admin.group in relayd.toml, "
         f"restart relayd, and join that group: sudo usermod -aG GROUP {user}"

@@ -27,6 +27,7 @@ from relayd.admin.client import (
     VersionMismatch,
 )
 from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER
+from relayd.admin.unix_socket import explain_denial
 from tests.admin.harness import admin_api
 
 _ASCII = st.characters(max_codepoint=127)
@@ -195,6 +196,20 @@ async def test_another_user_is_told_what_stops_him_and_what_mends_it(tmp_path: P
     assert "owner root" in done.stdout
     assert "mode 0700" in done.stdout
     assert "admin.group" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"), [(0o660, "Join the group"), (0o640, "Act as the owner"), (0o600, "Act as the owner")]
+)
+def test_only_a_group_that_may_write_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, advice: str
+) -> None:
+    """To join another one would not help."""
+    path = tmp_path / "admin.sock"
+    path.touch(mode)
+    path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    assert explain_denial(path).partition("). ")[2].startswith(advice)
 
 
 @given(

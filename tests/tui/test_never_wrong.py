@@ -403,8 +403,9 @@ async def test_line_mode_tells_that_a_key_ended_and_that_the_daemon_hangs_and_di
         arguments = ("-m", "tui", "--plain", "--socket", str(daemon.state_dir / "admin.sock"))
         with Terminal(arguments, tmp_path) as terminal:
             await terminal.until(lambda raw: b"relayd 0" in raw)
-            await rotate(daemon, old.id, grace_s=1)
-            await terminal.until(lambda raw: f"key ended: {old.id} of default".encode() in raw)
+            new = (await rotate(daemon, old.id, grace_s=1)).key.id
+            lines = f"key {new} in place of {old.id}".encode(), f"key ended: {old.id} of default".encode()
+            await terminal.until(lambda raw: all(line in raw for line in lines))
             daemon.signal(signal.SIGSTOP)
             await terminal.until(lambda raw: b"no answer: " in raw)
             daemon.signal(signal.SIGCONT)
