@@ -153,7 +153,7 @@ async def _run_app(options: argparse.Namespace, env: dict[str, str]) -> int:
             status = await run_app(app)
             if app.next_host is None:
                 return status
-            next_way, trouble = AsyncExitStack(), ""
+            next_way, trouble = AsyncExitStack(), app.next_reason
             try:
                 client = await _enter(next_way, app.next_host, options, env)
             except HostError as error:

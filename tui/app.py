@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 # Updates are drawn at most four to five times a second, however many events come.
 REDRAW_EVERY_S = 0.22
+_OTHER_DATABASE = "The daemon has another database than before; everything was read anew."
 _SECOND_S = 1.0
 _TROUBLE_SHOWN_S = 30
 _WORD_KEYS = "bf\x7f"
@@ -72,7 +73,7 @@ class Options:
     hosts: Sequence[Host] | None = ()
     """The servers of the command line; None if this run stays with its daemon."""
     trouble: str = ""
-    """Why the operator is back on this daemon after a switch to another one."""
+    """Why the operator is on this daemon without having asked for it."""
 
 
 class CrashConsole(Console):
@@ -166,6 +167,7 @@ class RelaydApp(App[int]):
             open_archive=open_archive,
             stale_after_s=options.stale_after_s,
             silence=SILENCE if is_here else "It, its server or the network may stand still.",
+            other_database=lambda: self._leave("Begin anew", options.host, _OTHER_DATABASE),
         )
         commands = DaemonCommands(
             client, self.state, readonly=options.readonly, now_s=now_s, changed=self.changed
@@ -183,6 +185,8 @@ class RelaydApp(App[int]):
         )
         self.next_host: Host | None = None
         """The server to show after this run of the app."""
+        self.next_reason = ""
+        """Why, if the operator did not ask for it."""
         self._chosen_keys: dict[str, str] = {}
         self._feed_worker: Worker[None] | None = None
         self._redraw: Timer | None = None
@@ -432,8 +436,8 @@ class RelaydApp(App[int]):
         """Quit the app; the daemon keeps running. Ask first if that would lose a new key."""
         self._leave("Quit", None)
 
-    def _leave(self, verb: str, next_host: Host | None) -> None:
-        """End this run of the app. Another server gets a new one, so that nothing of two daemons mixes."""
+    def _leave(self, verb: str, next_host: Host | None, reason: str = "") -> None:
+        """End this run of the app. Another server, or another database, gets a new one: nothing mixes."""
         dialogs = [screen for screen in self.screen_stack if isinstance(screen, Dialog)]
         if not all(dialog.may_quit() for dialog in dialogs):
             return
@@ -441,12 +445,12 @@ class RelaydApp(App[int]):
             if not any(isinstance(dialog, Confirm) for dialog in dialogs):
                 self.push_screen(
                     _leave_unanswered(verb, self.state.asking),
-                    lambda answer: self._end(next_host) if answer else None,
+                    lambda answer: self._end(next_host, reason) if answer else None,
                 )
             return
-        self._end(next_host)
+        self._end(next_host, reason)
 
-    def _end(self, next_host: Host | None) -> None:
-        self.next_host = next_host
+    def _end(self, next_host: Host | None, reason: str) -> None:
+        self.next_host, self.next_reason = next_host, reason
         self._settings_file.save()
         self.exit(0)

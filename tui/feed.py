@@ -30,6 +30,7 @@ from relayd.admin.schema import (
     KeyInfo,
     Lost,
     Progress,
+    Ring,
     Started,
     Status,
     Usage,
@@ -72,9 +73,10 @@ class Feed:
         open_archive: opens the database of the daemon, given its last status, if there is a file.
         stale_after_s: how long the daemon may say nothing.
         silence: what may have happened to a daemon that says nothing, as a sentence.
+        other_database: called when the daemon has another database than before; must return at once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the app decides about it, and what it tells the app
         self,
         state: AppState,
         client: AdminClient,
@@ -84,8 +86,10 @@ class Feed:
         open_archive: Callable[[Status | None], Archive | None] | None = None,
         stale_after_s: float = STALE_AFTER_S,
         silence: str = SILENCE,
+        other_database: Callable[[], None] = lambda: None,
     ) -> None:
         self._silence = silence
+        self._other_database = other_database
         self.history = History(state, lambda: self._archive or client, changed)
         self._state = state
         self._client = client
@@ -329,6 +333,9 @@ class Feed:
         state = self._state
         status = await self._client.status()
         self._heard()
+        if self._is_of_other_database(status, await self._client.keys()):
+            self._other_database()
+            raise Unreachable("The daemon has another database than before: what is shown is of the old one.")
         state.set_status(status)
         # Which of them lived on tells whether the daemon was restarted.
         with suppress(Refused):
@@ -343,6 +350,18 @@ class Feed:
         await self.refresh_ring()
         state.set_audit(await self._client.audit(limit=PAGE))
         return after
+
+    def _is_of_other_database(self, status: Status, ring: Ring) -> bool:
+        """Return whether the database was replaced, or is an older copy of it.
+
+        Of several instances one may know less of the log than another: then only the keys tell.
+        """
+        state = self._state
+        known = {key.id for key in state.ring.keys}
+        if known and known.isdisjoint(key.id for key in ring.keys):
+            return True
+        is_alone = not state.is_shared and status.instances.live <= 1
+        return is_alone and state.log_seq is not None and status.seq < state.log_seq
 
     async def _load_newest(self, reader: Reader) -> None:
         """Load the newest records; a mark before them says that older ones are missing between.

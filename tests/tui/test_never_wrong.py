@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -17,7 +18,7 @@ from relayd.admin.schema import KeyChange, KeyState, Progress, epoch_s
 from tests.admin.harness import admin_api
 from tests.e2e.daemon import KEY, Daemon
 from tests.tui.app_harness import files
-from tests.tui.terminal import Terminal
+from tests.tui.terminal import SeenTerminal, Terminal
 from tests.tui.tmux import Tmux, needs_tmux
 from tests.wire import Wire, ask, body, post, until
 from tui.model.units import duration
@@ -262,16 +263,23 @@ async def _is_found_and_exported_by_its_first_token(terminal: Tmux, daemon: Daem
 
 
 async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> None:
-    """A socket where nobody answers, another daemon's directory in the environment: no keys of that."""
-    async with admin_api(tmp_path) as other:
+    """Not that of the environment where no daemon answers, nor that of a database that was replaced."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    async with admin_api(there) as other:
         [key] = other.state.ring.keys()
     env = {"RELAYD_STATE_DIR": str(other.state.path.parent)}
-    arguments = ("-m", "tui", "--socket", str(tmp_path / "elsewhere" / "admin.sock"))
-    with Terminal(arguments, tmp_path, env=env) as terminal:
-        await terminal.until(lambda raw: b"No relayd answers" in raw)
+    arguments = ("-m", "tui", "--socket", str(here / "state" / "admin.sock"))
+    with SeenTerminal(arguments, tmp_path, env=env) as terminal:
+        await terminal.shows("No relayd answers")
         terminal.send(b"K")
-        shown = await terminal.until(lambda raw: b"the clients are not known" in raw)
-        assert key.id.encode() not in shown
+        await terminal.shows("the clients are not known", gone=key.id)
+        for _ in range(2):
+            async with admin_api(here) as api:
+                terminal.send(b"R")
+                [key] = api.state.ring.keys()
+                await terminal.shows("● LIVE", f"Key {key.id}")
+            await terminal.shows("○")
+            shutil.rmtree(here)
         terminal.send(b"Q")
         assert await terminal.ended() == 0
 
