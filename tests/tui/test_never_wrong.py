@@ -351,6 +351,7 @@ async def test_dialogs_say_what_is_configured_and_what_becomes_of_streams(tmp_pa
                 terminal.press("Enter")
                 await terminal.until("is revoked; 1 stream cut.")
                 expired = await _used_until_its_end(daemon, "ci")
+                await terminal.until(re.compile("^ ci ", re.MULTILINE).search)
                 terminal.press("Home")
                 await terminal.until(
                     lambda screen: (
