@@ -135,12 +135,12 @@ async def test_a_rotation_is_confirmed_shown_once_and_followed(daemon: Daemon, t
 
 async def test_a_key_acts_on_what_is_known_not_on_what_was_drawn_last(daemon: Daemon, tmp_path: Path) -> None:
     """A second rotation right after the first is one of the new key, though the list shows the old one."""
-    async with keys_screen(daemon, tmp_path, "twice", redraw_every_s=PATIENCE_S) as (harness, _):
+    async with keys_screen(daemon, tmp_path, "rotated-anew", redraw_every_s=PATIENCE_S) as (harness, _):
         for _ in range(2):
             await rotate(harness)
             await harness.press("escape", "d")
             await harness.closed()
-        keys = await keys_of(daemon, "twice")
+        keys = await keys_of(daemon, "rotated-anew")
         assert [key.state for key in keys] == [KeyState.RETIRING, KeyState.RETIRING, KeyState.ACTIVE]
 
 
