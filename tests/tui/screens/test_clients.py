@@ -246,7 +246,7 @@ async def test_a_grace_is_extended_and_a_rotation_undone(daemon: Daemon, tmp_pat
 
 async def test_what_can_be_undone_is_the_last_rotation(daemon: Daemon, tmp_path: Path) -> None:
     """`u` names its keys; on the key of the rotation before, it says what comes first."""
-    async with keys_screen(daemon, tmp_path, "twice") as (harness, first):
+    async with keys_screen(daemon, tmp_path, "three-keys") as (harness, first):
         second = await rotate_elsewhere(daemon, first.key.id)
         third = await rotate_elsewhere(daemon, second)
         await until(lambda: third in {key.id for key in harness.state.ring.keys})
