@@ -319,8 +319,6 @@ class _Showcase:
             self._clock.past_s = at_s
             persona, fate = self._draw(outage=_OUTAGE_AGO_S[0] < now_s - at_s < _OUTAGE_AGO_S[1])
             record = self._past_record(at_s, persona, fate)
-            if record.key_id is not None:
-                self._state.ring.record_use(record.key_id, persona.ip)
             self._state.log.started(record)
             _close(record, fate, self._random)
             self._state.log.ended(record)
@@ -328,6 +326,8 @@ class _Showcase:
 
     def _past_record(self, at_s: float, persona: _Persona, fate: _Fate) -> RequestRecord:
         key_id = None if fate is _WRONG_KEY else self._key_of(persona)
+        if key_id is not None:
+            self._state.ring.record_use(key_id, persona.ip)
         return RequestRecord(
             id=f"{self._random.getrandbits(80):016x}"[:16],
             boot_id=self._boot_id,

@@ -486,6 +486,7 @@ class ClientsPane(FilteredItems):
         late += in_grace if grace else []
         if self._opened is not None:
             enter = Hint("Enter", "its requests", "user_requests")
+            requests = replace(requests, label="all requests")
             return [enter, requests, revoke, *early, rotate, *HELP_HINTS, BACK_HINT, edit, add, *late]
         if self._is_opened:
             enter = Hint("Enter", "open key", "open_key")

@@ -217,9 +217,8 @@ class AskTime(Dialog[float]):
 
     def body(self) -> Iterable[Widget]:
         """Show one line to write it in."""
-        hint = "14:30, 2026-01-31 14:30, or 10m for ten minutes ago"
-        yield Input(placeholder=hint, id="moment", compact=True)
-        yield paragraph("", id="fault", note=True)
+        yield Input(placeholder="14:30, 2026-01-31 14:30, 10m", id="moment", compact=True)
+        yield paragraph("10m is ten minutes ago.", id="fault", note=True)
 
     def accept(self) -> None:
         """Answer with the time, if it can be understood."""

@@ -38,13 +38,13 @@ class AskHost(Dialog[Host]):
         labels = [f"{host} (now)" if host == self._current else str(host) for host in self._known]
         chosen = self._known.index(self._current) if self._current in self._known else 0
         yield Choices(labels, [chosen], id="known")
-        yield Input(placeholder="another: [user@]server[:port] (Tab)", id="another", compact=True)
+        yield Input(placeholder="another: [user@]server[:port]", id="another", compact=True)
         yield paragraph(
             "ssh connects, with its agent, configuration and known hosts. It may ask for a password before"
             " the app is back; Ctrl-C there returns here.",
             note=True,
         )
-        yield paragraph("Del forgets the chosen server.", id="fault", note=True)
+        yield paragraph("Tab goes to the line. Del forgets the chosen server.", id="fault", note=True)
 
     def accept(self) -> None:
         """Answer with the server that is written, else with the chosen one."""

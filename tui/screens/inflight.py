@@ -30,6 +30,8 @@ SIDE_BY_SIDE = 130
 _HIGH = 28
 _STALE_MS = 3000
 _WIDE = 110
+_NAMES = 16
+"""What client and model need at least."""
 
 
 class StreamList(ItemList[OpenStream]):
@@ -63,6 +65,9 @@ class StreamList(ItemList[OpenStream]):
             Field("last", 5, right=True),
             Field("waits for", 9),
         ]
+        # The last ones give way: half a column says nothing.
+        while len(fixed) > 1 and width - 2 - sum(field.width + 1 for field in fixed) < _NAMES:
+            fixed.pop()
         if self._state.is_shared and not self._brief:
             fixed.append(Field("instance", 10 if width < _WIDE else 20))
         left = max(8, width - 2 - sum(field.width + 1 for field in fixed))

@@ -39,7 +39,10 @@ def ground(widget: Widget) -> Style:
 
 
 def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = None) -> Strip:
-    """Return the pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor)."""
+    """Return the pieces as one line of exactly `width` cells; `over` is laid over all of it (the cursor).
+
+    A line that is too long ends in an ellipsis, unless only blanks are cut: half a number is another number.
+    """
     merged: list[tuple[str, Style]] = []
     for text, style in pieces:
         if not text:
@@ -50,7 +53,10 @@ def line(pieces: Iterable[Piece], width: int, rest: Style, over: Style | None = 
             merged.append((text, style))
     segments = [Segment(text, rest + style + over if over else rest + style) for text, style in merged]
     strip = Strip(segments)
-    return strip.adjust_cell_length(width, rest + over if over else rest)
+    last = rest + over if over else rest
+    if strip.cell_length > width > 0 and strip.crop(width, strip.cell_length).text.strip():
+        strip = Strip.join([strip.crop(0, width - 1), Strip([Segment("…", last)])])
+    return strip.adjust_cell_length(width, last)
 
 
 class Drawn(Widget):

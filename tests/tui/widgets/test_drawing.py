@@ -14,7 +14,7 @@ from textual.app import App, ComposeResult
 from tests.tui.samples import a_record, an_open
 from tui.model.text import printable_text
 from tui.widgets.bars import TABS, Bar, tab_labels
-from tui.widgets.cells import Piece, fit
+from tui.widgets.cells import Piece, fit, line
 from tui.widgets.columns import COLUMN_NAMES, fitted, row
 from tui.widgets.plot import columns, nice_top, resampled, sparkline
 from tui.widgets.time_bar import length, shares, time_bar
@@ -115,3 +115,12 @@ async def test_a_line_that_changed_while_it_was_hidden_comes_back_with_the_new_t
         word.display = True
         await pilot.pause()
         assert word.render_line(0).text.strip() == "after"
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [(("tokens ", "957"), "tokens …"), (("tok", "  "), "tok     "), (("12345678", "  "), "12345678")],
+)
+def test_a_line_that_is_cut_says_so(texts: tuple[str, ...], shown: str) -> None:
+    """Half a number would be another number; blanks at the end are no loss."""
+    assert line([(text, Style()) for text in texts], 8, Style()).text == shown
