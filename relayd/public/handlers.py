@@ -91,6 +91,16 @@ class BaseHandler(JsonHandler):
             self.request.headers.pop("Expect", None)
             # `finish` closes the connection.
             self.request.headers.pop("Connection", None)
+        elif self._ends_connection():
+            # RFC 9112, 9.6. Tornado sees `close` only if it stands alone.
+            self.set_header("Connection", "close")
+
+    def _ends_connection(self) -> bool:
+        """Return whether the client wants no further request on its connection, or knows none."""
+        options = self.request.headers.get("Connection", "").lower()
+        return self.request.version == "HTTP/1.0" or (
+            "close" in options and "close" in (option.strip() for option in options.split(","))
+        )
 
     def options(self, *_path: str) -> None:
         """Answer a preflight, which needs no key."""
@@ -238,8 +248,8 @@ class BaseHandler(JsonHandler):
         """End the response; a client that does not read it within the write timeout is dropped."""
         self.is_answered = True
         finished = super().finish(chunk)
-        if self.request.version == "HTTP/1.0":
-            # Its body may have no length, and Tornado would keep the connection if the client asks for it.
+        if self._ends_connection():
+            # A body of HTTP/1.0 may have no length, and Tornado would keep the connection if it is asked to.
             finished.add_done_callback(lambda _finished: self.stream.close())
         if not finished.done():
             loop = asyncio.get_running_loop()

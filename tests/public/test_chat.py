@@ -250,7 +250,7 @@ async def test_a_connection_serves_one_request_after_the_other() -> None:
     assert outcomes == [Outcome.COMPLETED, Outcome.REJECTED] * 3
 
 
-@pytest.mark.parametrize("value", ["close", "Close"])
+@pytest.mark.parametrize("value", ["close", "Close", "TE, close", "close,Upgrade"])
 async def test_a_connection_that_the_client_ends_is_ended(value: str) -> None:
     """The reply says so, is whole, and nothing comes after it."""
     async with running_relay() as relay, await Wire.open(relay.port) as wire:
