@@ -307,8 +307,8 @@ class RingActions:
                 texts = _merged(form.texts, texts_of(client), texts_of(fresh))
                 client = fresh
             else:
-                self._app.notify(f"The bounds of {client.name} hold from its next request on.")
                 await self._refresh_ring()
+                self._app.notify(f"The bounds of {client.name} hold from its next request on.")
                 return
 
     async def remove_client(self, client: ClientInfo) -> None:

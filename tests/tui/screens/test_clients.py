@@ -363,7 +363,7 @@ async def test_of_two_operators_the_slower_one_sees_what_the_other_changed(
         await rotate_elsewhere(daemon, made.key.id)
         await fill(harness, note="later")
         await harness.press("enter")
-        await harness.shows("did rotate for raced. Nothing")
+        await harness.shows("Not changed. Meanwhile")
         await harness.press("escape", "d")
         await harness.dialog(AskRemove)
         generation = (await daemon.admin.keys()).generation
