@@ -270,11 +270,13 @@ async def test_the_history_of_another_daemon_is_never_shown(tmp_path: Path) -> N
         await terminal.shows("No relayd answers")
         terminal.send(b"K")
         await terminal.shows("the clients are not known", gone=key.id)
-        for _ in range(2):
+        for client in ("web", "ci"):
             async with admin_api(here) as api:
                 terminal.send(b"R")
                 [key] = api.state.ring.keys()
-                await terminal.shows("● LIVE", f"Key {key.id}")
+                await terminal.shows("● LIVE", f"Key {key.id}", gone=" web ")
+                await api.client.add_key(client, generation=1, idempotency_key=client)
+                await terminal.shows(f" {client} ")
             await terminal.shows("○")
             shutil.rmtree(here)
         terminal.send(b"Q")
