@@ -68,7 +68,8 @@ def _directory() -> str:
     """Return the directory that this program's commands are in, with a final slash; empty if not needed."""
     own = Path(sys.prefix) / "bin" / "relayd"
     found = shutil.which("relayd")
-    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
+    # Unlike `Path.exists` it doesn't raise where this user may not look.
+    if not os.access(own, os.F_OK) or (found is not None and Path(found).resolve() == own.resolve()):
         return ""
     near = os.path.relpath(own.parent)
     return f"{own.parent if near.startswith('..') else near}/"
