@@ -83,6 +83,9 @@ class BaseHandler(JsonHandler):
         self.set_header("X-Request-Id", self.request_id)
         for name, value in self.context.cors.headers(self.request.headers.get("Origin")).items():
             self.set_header(name, value)
+        if self.request.version == "HTTP/1.1" and self._ends_connection():
+            # RFC 9112, 9.6. Tornado sees `close` only if it stands alone.
+            self.set_header("Connection", "close")
 
     def prepare(self) -> None:
         """Undo what Tornado would get wrong."""
@@ -91,9 +94,6 @@ class BaseHandler(JsonHandler):
             self.request.headers.pop("Expect", None)
             # `finish` closes the connection.
             self.request.headers.pop("Connection", None)
-        elif self._ends_connection():
-            # RFC 9112, 9.6. Tornado sees `close` only if it stands alone.
-            self.set_header("Connection", "close")
 
     def _ends_connection(self) -> bool:
         """Return whether the client wants no further request on its connection, or knows none."""

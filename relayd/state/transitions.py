@@ -40,8 +40,7 @@ MAX_SPAN_S = 366 * 86_400
 """A grace or an extension beyond a year is a mistake."""
 # Else it would be an option of a command, or a path that points elsewhere.
 _CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-# What a header can carry as one word.
-# As in the configuration, so that a key which is good there can be used.
+# What a header can carry. The configuration takes the same keys, so that the start refuses none of them.
 _GIVEN = re.compile(r"(?!(?i:bearer) )(?! )[ -~]*(?<! )")
 
 

@@ -252,12 +252,18 @@ async def test_a_connection_serves_one_request_after_the_other() -> None:
 
 @pytest.mark.parametrize("value", ["close", "Close", "TE, close", "close,Upgrade"])
 async def test_a_connection_that_the_client_ends_is_ended(value: str) -> None:
-    """The reply says so, is whole, and nothing comes after it."""
-    async with running_relay() as relay, await Wire.open(relay.port) as wire:
-        wire.send(post(KEY, body(_THREE), {"Connection": value}))
-        reply = await wire.reply()
-        assert (reply.header("Connection"), reply.lines[-1]) == ("close", DONE)
-        assert await wire.ended() == b""
+    """The reply says so, an error too; it is whole, and nothing comes after it."""
+    async with running_relay() as relay:
+        async with await Wire.open(relay.port) as wire:
+            wire.send(post(KEY, body(_THREE), {"Connection": value}))
+            reply = await wire.reply()
+            assert (reply.header("Connection"), reply.lines[-1]) == ("close", DONE)
+            assert await wire.ended() == b""
+        async with await Wire.open(relay.port) as wire:
+            wire.send(post(KEY, body(_THREE), {"Connection": value}, path="/nothing"))
+            reply = await wire.reply()
+            assert (reply.header("Connection"), reply.status) == ("close", 404)
+            assert await wire.ended() == b""
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "BREW", "HEAD"])
