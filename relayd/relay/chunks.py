@@ -6,6 +6,7 @@ are needed here; odd values in other fields never spoil an answer.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ from relayd.relay.usage import TokenCounts, read_count, read_usage
 MAX_EVENT_BYTES = 1 << 20
 MAX_FINISH_REASON_CHARS = 100
 _MAX_UNFRAMED_BYTES = 64 << 10
+# JSON or a page. A reply without `data:` may begin with `<think>`, and must not be recorded.
+_MAY_BE_REASON = re.compile(rb"[{\[]|<(?:!doctype|html|head|body|\?xml|error)\b", re.IGNORECASE)
 DONE = b"[DONE]"
 
 
@@ -114,7 +117,7 @@ class ChunkReader:
     def read_unframed(self, raw: bytes) -> None:
         """Take what is no event: an error, or a page, without `data:` before it says why the answer ends."""
         text = raw.strip()
-        if len(text) > _MAX_UNFRAMED_BYTES or not text.startswith((b"{", b"[", b"<")):
+        if len(text) > _MAX_UNFRAMED_BYTES or _MAY_BE_REASON.match(text) is None:
             return
         said = json_value(text)
         error = find_in_band_error(said)

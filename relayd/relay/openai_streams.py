@@ -28,7 +28,7 @@ HEARTBEAT = b":\n"
 _MAX_HELD_BYTES = 256 << 10
 _EVENT_END = b"\n\n"
 # An incomplete event that may become `[DONE]`.
-_MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data|data:[ \t]*(?:\[[^\r\n]{0,16}[\r\n]*)?)\Z")
+_MAY_BE_DONE = re.compile(rb"(?:\A|[\r\n])(?:d|da|dat|data|data:[ \t]{0,16}(?:\[[^\r\n]{0,16}[\r\n]*)?)\Z")
 # An event that may tell an error, which could quote the provider's key.
 _MAY_TELL_ERROR = re.compile(rb'"error"|(?:\A|[\r\n])event: ?error')
 _MAX_MARK_BYTES = len(b"\nevent: error")
@@ -197,7 +197,8 @@ class EventStreamAnswer(Answer):
             return True
         # What has left began no match: only the end of it can be the beginning of one.
         at = max(0, sent - _MAX_MARK_BYTES)
-        return _MAY_BE_DONE.search(rest, at) is not None or _MAY_TELL_ERROR.search(rest, at) is not None
+        # An error is found at its beginning, and so is cheap to find again with each of many pieces.
+        return _MAY_TELL_ERROR.search(rest, at) is not None or _MAY_BE_DONE.search(rest, at) is not None
 
     def _begin_long(self) -> None:
         start = self._splitter.forget()

@@ -256,6 +256,7 @@ def test_the_last_words_before_an_early_end_are_passed_on(last_words: bytes) -> 
         (f"<html><body>{_SAID}</body></html>", f"{_TRUNCATED}; it said: {_SAID}"),
         ('{"error":{"mess', f"{_TRUNCATED}."),
         ('{"choices":[]}', f"{_TRUNCATED}."),
+        (f"<think>{_SAID}</think> and so on", f"{_TRUNCATED}."),
     ],
 )
 @pytest.mark.parametrize("before", [b"", delta("a"), b": comment\n\n"])
