@@ -59,6 +59,7 @@ END_WITHIN_S = 1.0
 _LAST_WORDS_WITHIN_S = 10.0
 _KEPT_LINES = 20
 _MAX_NOISE_LINES = 1000
+_READ_BYTES = 1 << 16
 _MARK = "relayd-tui"
 _DENIED_WORDS = 6
 _LONGEST_REASON = 1000
@@ -249,7 +250,14 @@ class HostLink:
         return None
 
     async def _no_shell(self, ssh: Process) -> Never:
-        """Raise HostError with why ssh has ended."""
+        """Raise HostError with why there is no answer."""
+        if ssh.stdout is not None and not ssh.stdout.at_eof():
+            command = shlex.join(["ssh", *self.host.arguments, "true"])
+            raise HostError(
+                f"ssh to {self.host}: the shell there prints over {_MAX_NOISE_LINES} lines before it runs a"
+                f" command. Its start-up files should print nothing without a terminal; see: {command}",
+                needs_person=True,
+            )
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
                 await ssh.wait()
@@ -390,13 +398,21 @@ class HostLink:
                 if ssh.returncode is None:
                     with suppress(ProcessLookupError):
                         end()
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(END_WITHIN_S):
-                            await ssh.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(END_WITHIN_S):
+                        await self._wait(ssh)
+                    break
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _wait(self, ssh: Process) -> None:
+        """Wait for the end of ssh and of its output, for which asyncio waits until the event loop is closed."""
+        async with self._asking:
+            while ssh.stdout is not None and await ssh.stdout.read(_READ_BYTES):
+                pass
+        await ssh.wait()
 
     async def close(self) -> None:
         """End ssh, and remove this side of the socket."""

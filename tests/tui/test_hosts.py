@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -219,6 +220,7 @@ async def test_what_ssh_leaves_behind_does_not_hold_the_app(monkeypatch: pytest.
     forever = asyncio.Event()
     ssh = Mock(returncode=None, wait=forever.wait)
     ssh.stderr.readline = forever.wait
+    ssh.stdout.read = lambda _: forever.wait()
     ssh.terminate = lambda: setattr(ssh, "returncode", -signal.SIGTERM)
     way = HostLink(VPS1, "", {})
     async with asyncio.timeout(PATIENCE_S):
@@ -230,6 +232,24 @@ async def test_what_ssh_leaves_behind_does_not_hold_the_app(monkeypatch: pytest.
             await way.connect(may_ask=False)
         await way.close()
     ssh.kill.assert_not_called()
+
+
+def test_a_shell_that_floods_is_named_and_left_without_a_trace(tmp_path: Path) -> None:
+    """Its output was never read to the end, and the event loop told of that after its own end."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/sh\nseq {200_000}\nexec sleep {PATIENCE_S:.0f}\n")
+    ssh.chmod(0o755)
+
+    async def connect() -> None:
+        async with connected(VPS1, "", {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
+            pass
+
+    untold = Mock()
+    with patch("sys.unraisablehook", untold), pytest.raises(HostError, match="start-up files") as caught:
+        asyncio.run(connect())
+    del caught
+    gc.collect()
+    untold.assert_not_called()
 
 
 @needs_tmux
