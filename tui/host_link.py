@@ -408,7 +408,7 @@ class HostLink:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _wait(self, ssh: Process) -> None:
-        """Wait for the end of ssh and of its output, for which asyncio waits until the event loop is closed."""
+        """Wait for the end of ssh and of its output: what nobody reads keeps its pipe open."""
         async with self._asking:
             while ssh.stdout is not None and await ssh.stdout.read(_READ_BYTES):
                 pass

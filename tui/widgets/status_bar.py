@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 
 from rich.style import Style
 from rich.text import Text
@@ -27,6 +28,8 @@ _SPARK = 24
 _BOLD = Style(bold=True)
 _MAX_OLD_KEYS = 4
 _MAX_ALERTS = 3
+_MAX_NOTICE_LINES = 8
+"""One more says what they leave no room for."""
 _ANSWER = "  A shows it"
 _GIVES_WAY = ("first", "tok/s", "run", "err")
 """The figures that are left out of a narrow header, the least important first."""
@@ -173,7 +176,7 @@ class Notice(Words):
     """Lines below the tabs for what needs the operator; hidden while all is well."""
 
     DEFAULT_CSS = """
-    Notice { height: auto; max-height: 8; padding: 0 1; display: none; background: $panel; }
+    Notice { height: auto; max-height: 9; padding: 0 1; display: none; background: $panel; }
     Notice.-on { display: block; }
     """
 
@@ -187,8 +190,9 @@ class Notice(Words):
         """Say how things stand, and ring once if an alert has begun."""
         if self._state.alerts.take_news() and self._settings.bell:
             self.app.bell()
-        old_keys = [*self._old_keys()]
-        lines = [*self._connection(), *self._trouble(), *self._asking(), *self._alerts(), *old_keys]
+        lines = [*self._connection(), *self._trouble(), *self._asking(), *self._alerts()]
+        most = min(_MAX_NOTICE_LINES, self.app.size.height // 3)
+        lines += self._old_keys(most - self._height(lines))
         self.say(Text("\n".join(lines), style=style(self.app, Role.WARN)))
         self.set_class(bool(lines), "-on")
 
@@ -239,8 +243,8 @@ class Notice(Words):
         now_s, evidence = self._now_s(), self._state.evidence
         return [old_key(key, evidence, now_s) for key in self._state.ring.keys if key.expires_at]
 
-    def _old_keys(self) -> Iterable[str]:
-        """Say how each rotation stands that needs a look."""
+    def _old_keys(self, room: int) -> list[str]:
+        """Say in so many lines how each rotation stands that needs a look; at least that there are some."""
         old_keys = self._known_old_keys()
         alone = len(self._state.retiring()) < 2  # noqa: PLR2004 - the header tells of one
         sentences = [
@@ -248,9 +252,18 @@ class Notice(Words):
             for old in sorted(old_keys, key=lambda old: (not old.is_urgent, old.left_s <= 0, old.left_s))
             if (sentence := old.sentence(is_alone=alone))
         ]
-        yield from sentences[:_MAX_OLD_KEYS]
-        if len(sentences) > _MAX_OLD_KEYS:
-            yield f"{plural(len(sentences) - _MAX_OLD_KEYS, 'more old key')}; K shows all."
+        if not sentences or (len(sentences) <= _MAX_OLD_KEYS and self._height(sentences) <= room):
+            return sentences
+        shown = sentences[:_MAX_OLD_KEYS]
+        while shown and self._height(shown) >= room:
+            shown.pop()
+        kind = "more old key" if shown else "old key"
+        return [*shown, f"{plural(len(sentences) - len(shown), kind)}; K shows all."]
+
+    def _height(self, lines: Iterable[str]) -> int:
+        """Return how many lines these take, broken where the screen ends."""
+        width = self.app.size.width - 2
+        return sum(len(wrap(line, max(1, width), break_on_hyphens=False)) for line in lines)
 
     def _asking(self) -> Iterable[str]:
         now_s = self._now_s()

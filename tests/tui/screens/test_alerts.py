@@ -8,6 +8,8 @@ import pytest
 
 from relayd.admin.context import AlertOptions
 from relayd.alerts.conditions import Thresholds
+from relayd.state.keyring import Caller
+from relayd.state.records import Peer
 from tests.tui.app_harness import app_with_past
 from tests.wire import until
 from tui.screens.alerts import AlertsScreen
@@ -41,6 +43,19 @@ async def test_an_alert_is_a_line_until_it_is_answered_and_leads_to_its_place(
         await harness.shows("status>=400 outcome!=denied", "upstream_")
         assert "A shows it" not in harness.text()
         assert "1 alert" in harness.text()
+
+
+async def test_old_keys_that_do_not_fit_below_the_tabs_are_counted(tmp_path: Path) -> None:
+    """Long names break each line in two; the last line says how many are left out."""
+    caller = Caller(Peer(1000, 4242, "ada"))
+    async with app_with_past(tmp_path) as (harness, past):
+        ring = past.api.state.ring
+        for number in range(5):
+            added = await ring.add(f"the-server-of-the-second-office-{number}", caller=caller)
+            await ring.rotate(added.key.id, grace_s=600, caller=caller)
+        await until(lambda: len(harness.state.retiring()) == 6)
+        await harness.redraw()
+        await harness.shows("The old key", "3 more old keys; K shows all.")
 
 
 async def test_no_toast_covers_the_newest_rows_or_the_header(tmp_path: Path) -> None:
