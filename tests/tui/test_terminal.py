@@ -30,11 +30,12 @@ RESTORED = (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
 REVERSED = rb"\x1b\[[0-9;]*7[;m]"
 PATIENT = """
 import sys
+import tui.driver
 import tui.painter
 from tests.wire import PATIENCE_S
 from tui.__main__ import main
 
-tui.painter.ANSWER_WITHIN_S = PATIENCE_S
+tui.painter.ANSWER_WITHIN_S = tui.driver._DRAIN_S = PATIENCE_S
 sys.exit(main(["--socket", sys.argv[1]]))
 """
 """A busy machine must not look like a terminal that answers no more."""
