@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import TextIO
 
 from relayd.config import Settings, load
@@ -146,7 +147,7 @@ class UserInstall:
 
     def finish(self, settings: Settings, console: Console) -> int:
         """Say how to start the daemon; returns the exit status."""
-        option = "" if self.config == console.cwd / "relayd.toml" else f" --config {self.config}"
+        option = "" if self.config == console.cwd / "relayd.toml" else f" --config {quote(str(self.config))}"
         demo = "" if settings.openai_api_key is not None else " --demo"
         console.say(f"\nStart it: relayd serve{option}{demo}")
         return 0

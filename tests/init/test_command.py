@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import subprocess
 import time
@@ -82,6 +83,16 @@ def test_what_it_writes_is_what_serve_reads(tmp_path: Path) -> None:
     assert _KEY not in (tmp_path / "relayd.toml").read_text()
     assert _KEY not in person.out.getvalue()
     assert re.search(r"\nStart it: \S*relayd serve\n$", person.out.getvalue())
+
+
+def test_the_command_that_starts_it_can_be_pasted(tmp_path: Path) -> None:
+    """A shell reads the path of a directory with a space as one word."""
+    home = tmp_path / "Jane's relay"
+    home.mkdir()
+    person = Person(home, ["", "", ""])
+    assert _init(person, config="other.toml") == 0
+    command_line = person.out.getvalue().partition("\nStart it: ")[2]
+    assert shlex.split(command_line)[1:] == ["serve", "--config", str(home / "other.toml"), "--demo"]
 
 
 def test_enter_keeps_every_default(tmp_path: Path) -> None:
