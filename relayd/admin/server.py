@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from asyncio import Future
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, UnsatisfiableReadError
-from tornado.netutil import add_accept_handler
 from tornado.web import Application
 from typing_extensions import override
 
@@ -48,7 +47,10 @@ from relayd.admin.log_handlers import (
 )
 from relayd.admin.schema import PROTOCOL, PROTOCOL_HEADER, ErrorDetail, ErrorReply
 
+_log = logging.getLogger(__name__)
+
 MAX_CONNECTIONS = 128
+_RETRY_ACCEPT_S = 0.2
 _IDLE_TIMEOUT_S = 10.0
 _BODY_TIMEOUT_S = 10.0
 _MAX_BODY_BYTES = 64 << 10
@@ -80,7 +82,8 @@ class AdminServer:
             max_body_size=_MAX_BODY_BYTES,
             max_header_size=_MAX_HEADER_BYTES,
         )
-        self._stop_accepting: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self._retry_accept: asyncio.TimerHandle | None = None
         self._ticking: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -98,7 +101,28 @@ class AdminServer:
             asyncio.create_task(self._tick(), name="admin tick"),
             asyncio.create_task(self._tell_progress(), name="admin progress"),
         ]
-        self._stop_accepting = add_accept_handler(self._listening, self._http_server.accept)
+        self._start_accepting()
+
+    def _start_accepting(self) -> None:
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _stop_accepting(self) -> None:
+        self._loop.remove_reader(self._listening)
+        if self._retry_accept is not None:
+            self._retry_accept.cancel()
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self._listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # The socket stays readable: without a pause, the loop would only turn here and fill the log.
+            _log.warning("the admin socket accepts nothing for %g s: %s", _RETRY_ACCEPT_S, error)
+            self._stop_accepting()
+            self._retry_accept = self._loop.call_later(_RETRY_ACCEPT_S, self._start_accepting)
+            return
+        self._http_server.accept(connection, address)
 
     async def _tick(self) -> None:
         """Once a second, begin a slot of the rates."""

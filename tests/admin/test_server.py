@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import resource
+import socket
 import sqlite3
 from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
@@ -41,6 +44,30 @@ async def test_idle_connections_are_bounded(tmp_path: Path) -> None:
         writer.close()
         await stack.aclose()
         assert (await _first_status(api)).boot_id == "boot"
+
+
+async def test_accepting_pauses_while_no_descriptor_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning for each pause, not a traceback for each turn of the loop; then the waiting one is served."""
+    caplog.set_level(logging.WARNING)
+    said = "the admin socket accepts nothing for 0.2 s"
+    loop = asyncio.get_running_loop()
+    # The client's own descriptor must exist before none is left.
+    async with admin_api(tmp_path) as api:
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                await loop.sock_connect(waiting, str(api.socket))
+                await until(lambda: caplog.text.count(said) >= 2 or "Traceback" in caplog.text)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert "Traceback" not in caplog.text
+            await loop.sock_sendall(waiting, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+            got = await asyncio.wait_for(loop.sock_recv(waiting, 100), PATIENCE_S)
+            assert got.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
