@@ -41,6 +41,8 @@ _DAYS = 30
 _BAR_CELLS = 7
 _MONEY_CELLS = 11
 _MAX_KEYS = 6
+_BELOW_KEYS = 11
+"""Lines of a narrow screen for the titles, the plots, and three of the text that begins with the client."""
 _SOON_S = 7 * 86_400
 _SETTLED_S = 0.1
 """How long the cursor stands still before the use of the client under it is asked for."""
@@ -307,7 +309,8 @@ class ClientsPane(FilteredItems):
     def _show_chosen(self) -> None:
         client = self.rows.chosen
         self.keys.show_client("" if client is None else client.name)
-        self.keys.styles.height = max(2, min(_MAX_KEYS, len(self.keys.items))) + 1
+        room = self.size.height - _BELOW_KEYS if self.has_class("-narrow") else _MAX_KEYS
+        self.keys.styles.height = max(2, min(_MAX_KEYS, room, len(self.keys.items))) + 1
         self.query_one(ClientSummary).show(client)
         if client is not None:
             self._show_usage(client.name)

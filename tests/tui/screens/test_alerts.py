@@ -46,16 +46,22 @@ async def test_an_alert_is_a_line_until_it_is_answered_and_leads_to_its_place(
 
 
 async def test_old_keys_that_do_not_fit_below_the_tabs_are_counted(tmp_path: Path) -> None:
-    """Long names break each line in two; the last line says how many are left out."""
+    """Long names break each line in two; the last line says how many are left out.
+
+    They leave room for the name of the client that is open.
+    """
     caller = Caller(Peer(1000, 4242, "ada"))
     async with app_with_past(tmp_path) as (harness, past):
         ring = past.api.state.ring
-        for number in range(5):
-            added = await ring.add(f"the-server-of-the-second-office-{number}", caller=caller)
-            await ring.rotate(added.key.id, grace_s=600, caller=caller)
-        await until(lambda: len(harness.state.retiring()) == 6)
+        key = (await ring.add("the-server-of-the-second-office", caller=caller)).key
+        for _ in range(7):
+            key = (await ring.rotate(key.id, grace_s=600, caller=caller)).key
+        await until(lambda: len(harness.state.retiring()) == 8)
         await harness.redraw()
-        await harness.shows("The old key", "3 more old keys; K shows all.")
+        await harness.shows("The old key", "5 more old keys; K shows all.")
+        await harness.press("4", "slash", *"office", "enter", "enter")
+        await harness.redraw()
+        await harness.shows("8 keys so far")
 
 
 async def test_no_toast_covers_the_newest_rows_or_the_header(tmp_path: Path) -> None:
