@@ -30,7 +30,6 @@ from relayd.admin.schema import (
     KeyInfo,
     Lost,
     Progress,
-    Ring,
     Started,
     Status,
     Usage,
@@ -333,7 +332,7 @@ class Feed:
         state = self._state
         status = await self._client.status()
         self._heard()
-        if self._is_of_other_database(status, await self._client.keys()):
+        if await self._is_of_other_database(status):
             self._other_database()
             raise Unreachable("The daemon has another database than before: what is shown is of the old one.")
         state.set_status(status)
@@ -351,17 +350,18 @@ class Feed:
         state.set_audit(await self._client.audit(limit=PAGE))
         return after
 
-    def _is_of_other_database(self, status: Status, ring: Ring) -> bool:
+    async def _is_of_other_database(self, status: Status) -> bool:
         """Return whether the database was replaced, or is an older copy of it.
 
-        Of several instances one may know less of the log than another: then only the keys tell.
+        Of several instances one may know less of the log than another: then only the keys tell. At the first
+        connection nothing is known, and nothing is asked.
         """
         state = self._state
-        known = {key.id for key in state.ring.keys}
-        if known and known.isdisjoint(key.id for key in ring.keys):
-            return True
         is_alone = not state.is_shared and status.instances.live <= 1
-        return is_alone and state.log_seq is not None and status.seq < state.log_seq
+        if is_alone and state.log_seq is not None and status.seq < state.log_seq:
+            return True
+        known = {key.id for key in state.ring.keys}
+        return bool(known) and known.isdisjoint(key.id for key in (await self._client.keys()).keys)
 
     async def _load_newest(self, reader: Reader) -> None:
         """Load the newest records; a mark before them says that older ones are missing between.
